@@ -33,29 +33,29 @@ class Crop:
 
 @dataclass(frozen=True, kw_only=True)
 class CropPixels:
-    """The square before it is encoded: [size, size, 3] RGB, uint8."""
+    """The square before it is encoded: [size, size, 3] RGB, uint8; sizes as in `Crop`."""
 
     pixels: NDArray[np.uint8]
-    orientation: int
-    header: ImageHeader
+    original_width: int
+    original_height: int
+    original_format: str
 
 
 def decode_crop(data: bytes, config: ImageConfig) -> Crop:
     """Makes the stored square of one original.
 
     Raises:
-        ImageRejected: with one of the decoder's reasons; never anything else but MemoryError.
+        ImageRejected: with one of the decoder's reasons.
+        MemoryError: beyond the limit of the process.
     """
     crop = crop_pixels(data, config)
-    header = crop.header
-    turned = crop.orientation in (5, 6, 7, 8)
     return Crop(
         image=encode_pixels(crop.pixels, config),
         width=config.size,
         height=config.size,
-        original_width=header.height if turned else header.width,
-        original_height=header.width if turned else header.height,
-        original_format=header.format,
+        original_width=crop.original_width,
+        original_height=crop.original_height,
+        original_format=crop.original_format,
     )
 
 
@@ -67,22 +67,43 @@ def crop_pixels(data: bytes, config: ImageConfig, *, scaled: bool = True) -> Cro
 
     Raises:
         ImageRejected: with one of the decoder's reasons.
+        MemoryError: beyond the limit of the process.
     """
     header = read_header(data)
-    check_size(header.width, header.height, config)
-    orientation = header.orientation
+    width, height = header.shown_size(header.orientation)
+    try:
+        check_size(width, height, config)
+        square, orientation = _square(data, header, config, scaled=scaled)
+    except ImageRejected as rejected:
+        rejected.original_width, rejected.original_height = width, height
+        rejected.original_format = header.format
+        raise
+    width, height = header.shown_size(orientation)
+    return CropPixels(
+        pixels=upright(square, orientation),
+        original_width=width,
+        original_height=height,
+        original_format=header.format,
+    )
+
+
+def _square(
+    data: bytes, header: ImageHeader, config: ImageConfig, *, scaled: bool
+) -> tuple[NDArray[np.uint8], int]:
+    """The resized square, not yet turned, and the orientation by which it must be."""
     try:
         if header.format != "jpeg":
             raise NotForFastPath
         target = config.size if scaled else max(header.width, header.height)
         decoded = decode_jpeg(data, header, size=target)
-        window = centre_square(header.width, header.height).scaled(decoded.denominator)
-        pixels, reduced = decoded.image, decoded.denominator > 1
     except NotForFastPath:
         pixels, orientation = decode_square(data, header.format, config)
-        window, reduced = Window(left=0, top=0, side=len(pixels)), False
-    square = _resized(pixels, window, size=config.size, reduced=reduced)
-    return CropPixels(pixels=upright(square, orientation), orientation=orientation, header=header)
+        window = Window(left=0, top=0, side=len(pixels))
+        return _resized(pixels, window, size=config.size, reduced=False), orientation
+    reduced = decoded.denominator > 1
+    window = centre_square(header.width, header.height).scaled(decoded.denominator)
+    square = _resized(decoded.image, window, size=config.size, reduced=reduced)
+    return square, header.orientation
 
 
 def encode_pixels(pixels: NDArray[np.uint8], config: ImageConfig) -> bytes:

@@ -29,6 +29,12 @@ class ImageHeader:
     orientation: int = 1  # EXIF's, 1 to 8; read here for JPEG only
     progressive: bool = False
 
+    def shown_size(self, orientation: int) -> tuple[int, int]:
+        """(width, height) as a viewer shows it."""
+        if orientation in (5, 6, 7, 8):
+            return self.height, self.width
+        return self.width, self.height
+
 
 def read_header(data: bytes) -> ImageHeader:
     """Recognises the format by its magic bytes and reads the size.

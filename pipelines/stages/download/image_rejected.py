@@ -23,6 +23,11 @@ class ImageRejected(Exception):
         message: what was found and what is allowed, in our own words: never bytes of the input.
     """
 
+    original_width: int | None = None
+    """Pixels as a viewer shows it; filled in once the header has been read."""
+    original_height: int | None = None
+    original_format: str | None = None
+
     def __init__(self, reason: ImageReason, message: str) -> None:
         super().__init__(reason, message)
         self.reason: ImageReason = reason

@@ -38,6 +38,7 @@ _OPENERS: dict[ImageFormat, type] = {
     "tiff": TiffImagePlugin.TiffImageFile,
     "avif": AvifImagePlugin.AvifImageFile,
 }
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _STRIP_ROWS = 256
 _ORIENTATION_TAG = 0x0112
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
