@@ -39,6 +39,14 @@ _WALL_CLOCK_FACTOR = 4.0  # an answer that takes this many time limits is not wa
 _START_S = 5.0  # and what a child may take to start
 _WATCH_S = 0.25
 _MAX_DEATHS = 2
+# Numerics in one thread, and freed memory kept for the next image: faulting pages in anew took
+# longer than the pixels.
+_CHILD_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+}
 
 
 @dataclass(eq=False)
@@ -181,13 +189,12 @@ class _Child:
 
     def __init__(self, config: ImageConfig) -> None:
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        one_thread = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", _CHILD_MODULE, config.model_dump_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env={**os.environ, **one_thread, "PYTHONPATH": path},
+            env={**os.environ, **_CHILD_ENVIRONMENT, "PYTHONPATH": path},
         )
         self.stdout = cast(BinaryIO, self.process.stdout)
         self.outbox: SimpleQueue[bytes | None] = SimpleQueue()
