@@ -3,7 +3,9 @@
 from ipaddress import ip_network
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
+
+from pipelines.config import Config
 
 MAX_BODY_BYTES_IN_FLIGHT = 96 * 1024 * 1024
 """Bytes of bodies one process may hold at a time; also the largest `max_bytes`."""
@@ -27,10 +29,8 @@ def _lower_words(words: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(word.strip().lower() for word in words)
 
 
-class DownloadConfig(BaseModel):
+class DownloadConfig(Config):
     """How URLs are fetched. The defaults refuse every address that is not on the public internet."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     allow_networks: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
         default=(),
