@@ -57,6 +57,7 @@ class LoopbackServer:
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._error: OSError | None = None
+        self.transports: set[asyncio.Transport] = set()  # kept by the connections themselves
         self._thread = threading.Thread(target=self._run, name="loopback-server", daemon=True)
 
     def __enter__(self) -> "LoopbackServer":
@@ -112,15 +113,19 @@ class LoopbackServer:
             self._loop.run_forever()
         finally:
             listening.close()
-            self._loop.run_until_complete(_cancel_tasks(self._loop))
+            self._loop.run_until_complete(self._drop_connections())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
 
-
-async def _cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    tasks = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    async def _drop_connections(self) -> None:
+        for transport in list(self.transports):
+            transport.abort()
+        while self.transports:
+            await asyncio.sleep(0)
+        tasks = asyncio.all_tasks(self._loop) - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Exchange(asyncio.Protocol):
@@ -130,14 +135,15 @@ class _Exchange(asyncio.Protocol):
         self._server = server
         self._received = b""
         self._task: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._reply = Reply(transport)
+        self._server.transports.add(transport)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._server.transports.discard(self._transport)
         self._reply.set_writable(True)
         if self._task is not None:
             self._task.cancel()

@@ -44,7 +44,10 @@ class DownloadConfig(Config):
         description="Total deadline of a URL: DNS, connections, redirects, body and retries together",
     )
     connect_timeout_s: float = Field(
-        default=10.0, gt=0, le=600, description="Longest wait for one address to accept a connection"
+        default=10.0,
+        gt=0,
+        le=600,
+        description="Longest wait for one address to accept a connection",
     )
     max_bytes: int = Field(
         default=32 * 1024 * 1024,

@@ -196,9 +196,7 @@ class Connector:
             raise
         return sock
 
-    def _secured(
-        self, sock: socket.socket, target: Target, *, deadline: Deadline
-    ) -> socket.socket:
+    def _secured(self, sock: socket.socket, target: Target, *, deadline: Deadline) -> socket.socket:
         if target.scheme == "http":
             return sock
         try:

@@ -219,9 +219,7 @@ class Fetcher:
         ):
             raise FetchFailed("opted_out", "X-Robots-Tag refuses this use")
 
-    def _body(
-        self, response: http.client.HTTPResponse, *, deadline: Deadline
-    ) -> tuple[bytes, int]:
+    def _body(self, response: http.client.HTTPResponse, *, deadline: Deadline) -> tuple[bytes, int]:
         """The body and how much of the budget it holds."""
         length = response.length
         if length is not None and length > self._config.max_bytes:

@@ -124,7 +124,9 @@ def _ascii_host(host: str) -> str:
 
 def _request_path(parts: SplitResult) -> str:
     path = quote(parts.path or "/", safe=_KEPT, errors="surrogatepass")
-    return f"{path}?{quote(parts.query, safe=_KEPT, errors='surrogatepass')}" if parts.query else path
+    return (
+        f"{path}?{quote(parts.query, safe=_KEPT, errors='surrogatepass')}" if parts.query else path
+    )
 
 
 def _authorization(parts: SplitResult) -> str | None:
