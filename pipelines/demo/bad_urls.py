@@ -91,7 +91,7 @@ BAD_URLS: Final[dict[str, BadUrl]] = {
     "tls_on_a_plain_port": BadUrl(url="https://127.0.0.1:{port}/x.jpg", reason="tls_failed"),
     **{name: _served(name, reason) for name, reason in _SERVED.items()},
 }
-"""Name -> bad URL. Those without `{server}` need no server; all expect 127.0.0.0/8 to be allowed."""
+"""Name -> bad URL. Those without `{server}` need none; all expect 127.0.0.0/8 to be allowed."""
 
 ODD_BUT_GOOD: Final = (
     "rate_limited_once",

@@ -30,7 +30,7 @@ def _lower_words(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class DownloadConfig(Config):
-    """How URLs are fetched. The defaults refuse every address that is not on the public internet."""
+    """How URLs are fetched; by default from public addresses alone."""
 
     allow_networks: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
         default=(),
@@ -41,7 +41,7 @@ class DownloadConfig(Config):
         default=30.0,
         gt=0,
         le=3600,
-        description="Total deadline of a URL: DNS, connections, redirects, body and retries together",
+        description="Deadline of a URL: DNS, connections, redirects, body and retries together",
     )
     connect_timeout_s: float = Field(
         default=10.0,
@@ -63,7 +63,7 @@ class DownloadConfig(Config):
         default=0.5,
         ge=0,
         le=60,
-        description="Wait before the first retry; doubles each time, with jitter derived from the key",
+        description="Wait before the first retry; doubles each time, with jitter from the key",
     )
     threads: int = Field(default=32, ge=1, le=512, description="Concurrent fetches of one process")
     max_per_host: int = Field(

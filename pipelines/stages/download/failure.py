@@ -1,4 +1,4 @@
-"""The one way a fetch fails: a reason of a closed list, words of our own, and whether it can pass."""
+"""How a fetch fails: a reason of a closed list, words of our own, and whether it can pass."""
 
 from typing import Literal
 

@@ -87,7 +87,7 @@ class ByteBudget:
         self._changed = threading.Condition()
 
     def reserve(self, size: int, *, deadline: Deadline) -> int:
-        """Wait for `size` bytes (at most the whole budget) and take them; returns what was taken."""
+        """Wait for `size` bytes (at most the whole budget) and take them; returns how many."""
         size = min(size, self._total)
         with self._changed:
             if self._free < size:
