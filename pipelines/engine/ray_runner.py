@@ -20,7 +20,7 @@ from ray.exceptions import (
 
 from pipelines.engine.chain import Chain, EngineError
 from pipelines.manifest import Manifest
-from pipelines.step import Resources, ShardStep
+from pipelines.step import ShardStep
 
 _INFRASTRUCTURE = (
     RayActorError,
@@ -77,7 +77,7 @@ class _Slot:
 class _Pool:
     def __init__(self, step: ShardStep) -> None:
         self.step = step
-        self._actor_class = _remote_class(step.resources)
+        self._actor_class = _remote_class(step)
         self.slots = [self._start() for _ in range(step.resources.num_workers)]
         self.failed_opens = 0
 

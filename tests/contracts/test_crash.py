@@ -80,7 +80,7 @@ def test_a_killed_worker_changes_no_byte(
     ray_cluster: None, served_list: ServedList, unharmed_run: Path, tmp_path: Path, victim: str
 ) -> None:
     store = RunStore(str(tmp_path))
-    worker = f"ray::{victim}"
+    worker = f"ray::{victim.capitalize()}Worker"
 
     def ready() -> bool:
         manifests = tmp_path / "manifests" / victim
