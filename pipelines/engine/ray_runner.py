@@ -210,9 +210,12 @@ class RayRunner:
         pool.replace(slot)
 
 
-def _remote_class(resources: Resources) -> Any:
+def _remote_class(step: ShardStep) -> Any:
+    # A class of the step's own name, so that `ps` and Ray's dashboard show which worker is which.
+    named = type(f"{step.name.capitalize()}Worker", (ShardWorker,), {})
+    resources = step.resources
     return ray.remote(num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_restarts=0)(
-        ShardWorker
+        named
     )
 
 
