@@ -104,9 +104,7 @@ def load_score_models(
 
 
 @torch.inference_mode()
-def score_images(
-    models: ScoreModels, images: Tensor, *, captions: Sequence[str | None]
-) -> Scores:
+def score_images(models: ScoreModels, images: Tensor, *, captions: Sequence[str | None]) -> Scores:
     """Score a batch with one CLIP image forward.
 
     Args:

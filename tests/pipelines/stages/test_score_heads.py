@@ -20,7 +20,9 @@ def prototypes(heads: Path, model: str) -> torch.Tensor:
 
 
 def head(heads: Path, name: str, *, kind: str = "aesthetic", embed_dim: int = 768) -> ScoreHead:
-    return load_head(HeadConfig(weights=str(heads / name)), kind=kind, embed_dim=embed_dim, where="h")
+    return load_head(
+        HeadConfig(weights=str(heads / name)), kind=kind, embed_dim=embed_dim, where="h"
+    )
 
 
 @pytest.fixture(scope="module")

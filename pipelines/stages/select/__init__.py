@@ -1,0 +1,6 @@
+"""Select: facts in, verdicts out; no images and no GPU."""
+
+from pipelines.stages.select.config import SelectConfig, Threshold
+from pipelines.stages.select.step import Select
+
+__all__ = ["Select", "SelectConfig", "Threshold"]
