@@ -1,0 +1,143 @@
+"""The schema of facts and verdicts, and the closed list of reasons a row can be dropped for."""
+
+from typing import Final
+
+import pyarrow as pa
+
+# Grouped by the step that gives them; the first that applies, in this order, is the row's reason.
+PLAN_REASONS: Final = (
+    "url_missing",  # the list has no URL in this row
+    "row_unreadable",  # the list's own row cannot be parsed
+    "duplicate_row",  # the same URL and caption came earlier in plan order
+    "key_collision",  # another URL or caption with the same 64-bit key came earlier
+    "source_failed",  # the folder we read says that its own download failed
+    "member_missing",  # the archive holds no image for this sample
+)
+LIST_REASONS: Final = (
+    "claimed_size_below_min",
+    "claimed_aspect_above_max",
+    "claimed_similarity_below_min",
+    "claimed_punsafe_above_max",
+    "claimed_pwatermark_above_max",
+    "caption_too_short",
+    "caption_too_long",
+    "url_blocked",
+    "domain_blocked",
+)
+FETCH_REASONS: Final = (
+    "url_invalid",
+    "scheme_refused",
+    "address_refused",
+    "dns_failed",
+    "connection_failed",
+    "tls_failed",
+    "download_timed_out",
+    "body_too_large",
+    "body_truncated",
+    "empty_body",
+    "too_many_redirects",
+    "redirect_invalid",
+    "http_not_found",
+    "http_gone",
+    "http_forbidden",
+    "http_rate_limited",
+    "http_client_error",
+    "http_server_error",
+    "http_malformed",
+    "opted_out",
+    "content_hash_mismatch",
+    "sha256_blocked",
+)
+DECODE_REASONS: Final = (
+    "format_unsupported",
+    "image_unreadable",
+    "image_truncated",
+    "too_many_pixels",
+    "image_too_small",
+    "aspect_above_max",
+    "decode_timed_out",
+    "decode_out_of_memory",
+    "decoder_crashed",
+)
+SCORES: Final = ("clip_similarity", "aesthetic_v1", "aesthetic_v2", "punsafe", "pwatermark")
+SELECT_REASONS: Final = (
+    "score_not_finite",
+    *(f"{score}_below_min" for score in SCORES),
+    *(f"{score}_above_max" for score in SCORES),
+    "value_below_min",  # a threshold on any other column
+    "value_above_max",
+    "value_missing",  # a threshold on a column that is null in this row
+    "duplicate_bytes",  # an earlier row that passed has the same sha256
+)
+ENCODE_REASONS: Final = ("latents_not_finite",)
+ENGINE_REASONS: Final = ("shard_quarantined",)
+REASONS: Final = frozenset(
+    PLAN_REASONS
+    + LIST_REASONS
+    + FETCH_REASONS
+    + DECODE_REASONS
+    + SELECT_REASONS
+    + ENCODE_REASONS
+    + ENGINE_REASONS
+)
+
+STATUSES: Final = ("success", "failed_to_download", "failed_to_resize")  # img2dataset's words
+
+_IDENTITY = [
+    pa.field("shard_id", pa.int32(), nullable=False),
+    pa.field("row", pa.int32(), nullable=False),
+    pa.field("key", pa.string(), nullable=False),
+]
+_IMAGE_FACTS = [
+    pa.field("original_width", pa.int32()),
+    pa.field("original_height", pa.int32()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("sha256", pa.string()),
+    pa.field("final_url", pa.string()),
+    pa.field("phash", pa.string()),
+]
+_SCORE_FIELDS = [pa.field(name, pa.float32()) for name in SCORES]
+
+# One row for EVERY input row; the list's own columns follow as `source_<name>`.
+DOWNLOAD_FACTS: Final = pa.schema(
+    [
+        *_IDENTITY,
+        pa.field("url", pa.string()),
+        pa.field("caption", pa.string()),
+        pa.field("status", pa.string()),  # null: the row was settled before the fetch
+        pa.field("reason", pa.string()),
+        pa.field("rule", pa.string()),
+        pa.field("error_message", pa.string()),
+        *_IMAGE_FACTS,
+    ]
+)
+
+# One row for every image that download stored; `embedding` (fixed-size float16) on request.
+SCORE_FACTS: Final = pa.schema([*_IDENTITY, *_SCORE_FIELDS])
+
+# One row for EVERY input row, written by select.
+LEDGER: Final = pa.schema(
+    [
+        *_IDENTITY,
+        pa.field("url", pa.string()),
+        pa.field("caption", pa.string()),
+        pa.field("status", pa.string()),
+        pa.field("kept", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("rule", pa.string()),
+        pa.field("error_message", pa.string()),
+        *_IMAGE_FACTS,
+        *_SCORE_FIELDS,
+    ]
+)
+
+# Rows that encode refused: `latents/rejects/`.
+ENCODE_REJECTS: Final = pa.schema(
+    [*_IDENTITY, pa.field("reason", pa.string()), pa.field("error_message", pa.string())]
+)
+
+
+def source_fields(schema: pa.Schema) -> list[pa.Field]:
+    """The pass-through columns of the input list (`source_<name>`) in a facts or ledger schema."""
+    return [field for field in schema if field.name.startswith("source_")]

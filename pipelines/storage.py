@@ -1,0 +1,166 @@
+"""A run's folder on any fsspec URL: whole-file writes, exclusive creates, atomic replaces."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+class StorageError(Exception):
+    """A storage location cannot be used; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """One folder on local disk or an object store; every path given to it is relative to `root`.
+
+    Args:
+        root: An absolute path or an fsspec URL (`s3://bucket/run`).
+        storage_options: Passed to fsspec; may hold secrets, so it is never printed or stored.
+    """
+
+    root: str
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if "://" not in self.root and not os.path.isabs(self.root):
+            raise StorageError(
+                f"{self.root!r} is a relative path; give an absolute path or a URL, because a "
+                "submitted job runs in its own copy of the working directory"
+            )
+
+    @cached_property
+    def _target(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        filesystem, path = fsspec.core.url_to_fs(self.root, **self.storage_options)
+        return filesystem, path.rstrip("/")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "storage_options": dict(self.storage_options)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    @property
+    def filesystem(self) -> fsspec.AbstractFileSystem:
+        """The fsspec file system that holds the run."""
+        return self._target[0]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the run is on this machine's own disk (or a mounted one)."""
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    def absolute(self, path: str) -> str:
+        """The full path of `path` inside the file system (no protocol)."""
+        return f"{self._target[1]}/{path}"
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or folder is there now, past any listing cache."""
+        self.filesystem.invalidate_cache()
+        return bool(self.filesystem.exists(self.absolute(path)))
+
+    def size(self, path: str) -> int:
+        """The file's size in bytes; raises FileNotFoundError."""
+        return int(self.filesystem.info(self.absolute(path), refresh=True)["size"])
+
+    def list_files(self, folder: str) -> list[str]:
+        """Names of the files directly in `folder`, sorted; empty when there is no such folder."""
+        self.filesystem.invalidate_cache()
+        try:
+            entries = self.filesystem.ls(self.absolute(folder), detail=True)
+        except FileNotFoundError:
+            return []
+        names = (PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "file")
+        return sorted(name for name in names if not name.startswith(".tmp-"))
+
+    def read_bytes(self, path: str) -> bytes:
+        """The whole file; raises FileNotFoundError."""
+        return cast(bytes, self.filesystem.cat_file(self.absolute(path)))
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[IO[bytes]]:
+        """Open a file for reading, seekable."""
+        with self.filesystem.open(self.absolute(path), "rb") as stream:
+            yield stream
+
+    def fetch(self, path: str, local: Path) -> None:
+        """Copy a file of the run onto local disk."""
+        self.filesystem.get_file(self.absolute(path), str(local))
+
+    def put_file(self, local: Path, path: str) -> None:
+        """Publish a finished local file whole: a reader sees all of it or nothing."""
+        target = self.absolute(path)
+        if not self.is_local:
+            self.filesystem.put_file(str(local), target)
+            return
+        with _temporary_beside(target) as temporary:
+            shutil.copyfile(local, temporary)
+            _sync(temporary)
+            os.replace(temporary, target)
+
+    def replace(self, path: str, content: bytes) -> None:
+        """Write a small file atomically, over any earlier one."""
+        target = self.absolute(path)
+        if not self.is_local:
+            self.filesystem.pipe_file(target, content)
+            return
+        with _temporary_beside(target) as temporary:
+            temporary.write_bytes(content)
+            _sync(temporary)
+            os.replace(temporary, target)
+
+    def create_exclusive(self, path: str, content: bytes) -> bool:
+        """Create a small file if there is none; False, and no change, where there is one.
+
+        Locally a hard link publishes the whole content at once; object stores are asked with
+        `If-None-Match: *`.
+        """
+        target = self.absolute(path)
+        try:
+            if self.is_local:
+                with _temporary_beside(target) as temporary:
+                    temporary.write_bytes(content)
+                    _sync(temporary)
+                    os.link(temporary, target)
+            else:
+                self.filesystem.pipe_file(target, content, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if "PreconditionFailed" in str(error) or "At least one of the pre-conditions" in str(
+                error
+            ):
+                return False
+            raise
+        return True
+
+    def delete(self, path: str) -> None:
+        """Remove one file; no error where there is none."""
+        try:
+            self.filesystem.rm_file(self.absolute(path))
+        except FileNotFoundError:
+            return
+
+
+@contextmanager
+def _temporary_beside(target: str) -> Iterator[Path]:
+    folder = Path(target).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".tmp-{uuid.uuid4().hex}"
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
