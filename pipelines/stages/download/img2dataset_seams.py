@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.manifest import ShardError
-from pipelines.stages.download.intake import Intake, IncomingRow, Outcome, Taken
+from pipelines.stages.download.intake import IncomingRow, Intake, Outcome, Taken
 from pipelines.stages.download.spool import CropSpool
 
 _import_lock = threading.Lock()
