@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -57,7 +59,7 @@ class Rows:
 def run_step(folder, rows, *, download=None, image=None, **options):
     """Run shard 3; returns the store and the manifest."""
     store = RunStore(str(folder))
-    settings = {"allow_networks": ("127.0.0.0/8",), "timeout_s": 2.0, "backoff_s": 0.01}
+    settings = {"allow_networks": ("127.0.0.0/8",), "timeout_s": 3.0, "backoff_s": 0.01}
     step = DownloadStep(
         store,
         rows,
@@ -82,6 +84,10 @@ def members_of(store, manifest):
     content = store.read_bytes(manifest.file("images").path)
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         return {member.name: tar.extractfile(member).read() for member in tar}
+
+
+def raise_it(error):
+    raise error
 
 
 def drawn_jpeg(seed):
@@ -138,6 +144,17 @@ def test_successes_lie_in_the_tar_in_img2datasets_layout(everything):
     assert (facts_beside["original_width"], facts_beside["original_height"]) == (640, 480)
     with Image.open(io.BytesIO(members[f"{key}.jpg"])) as image:
         assert (image.size, image.mode) == ((SIZE, SIZE), "RGB")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it closes nothing
+def test_plain_webdataset_reads_the_tar(server, tmp_path):
+    import webdataset
+
+    store, manifest = run_step(tmp_path / "run", Rows([f"{server.url}/bad/good"] * 3))
+    path = store.absolute(manifest.file("images").path)
+    samples = list(webdataset.WebDataset(path, shardshuffle=False).decode("rgb8", handler=raise_it))
+    assert [sample["txt"] for sample in samples] == [f"picture {n}" for n in range(3)]
+    assert {sample["jpg"].shape for sample in samples} == {(SIZE, SIZE, 3)}
 
 
 def test_no_byte_of_a_server_is_in_the_facts(everything):
@@ -288,6 +305,16 @@ def test_full_disk_fails_the_shard_not_the_row(server, tmp_path, monkeypatch):
 def test_nothing_is_left_in_the_spool_folder(server, tmp_path):
     run_step(tmp_path / "run", Rows([f"{server.url}/bad/good"]))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_step_brings_neither_ray_nor_torch_into_its_process():
+    code = (
+        "import sys; from pipelines.stages.download.step import load_img2dataset;"
+        "load_img2dataset();"
+        "print({'ray', 'torch', 'albumentations', 'img2dataset'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_standard_output_survives_a_shard(server, tmp_path, capfd):
