@@ -87,11 +87,12 @@ def download_rows(
 def load_img2dataset() -> ModuleType:
     """img2dataset's downloader module, with our fetch in its seam."""
     with _import_lock:
-        downloader = _import_downloader()
+        downloader: Any = _import_downloader()
         if not hasattr(downloader, "_latent_foundry_original"):
             downloader._latent_foundry_original = downloader.download_image_with_retry
             downloader.download_image_with_retry = _fetch_seam
-    return downloader
+        module: ModuleType = downloader
+    return module
 
 
 def _import_downloader() -> ModuleType:

@@ -77,10 +77,10 @@ def write_images(facts: pa.Table, *, spool: CropSpool, path: Path, extension: st
                     continue
                 key = facts_of_row["key"]
                 _add_member(tar, f"{key}.{extension}", spool.read(row))
-                _add_member(tar, f"{key}.json", json.dumps(facts_of_row, indent=4).encode())
+                _add_member(tar, f"{key}.json", json.dumps(facts_of_row).encode())
                 _add_member(tar, f"{key}.txt", (facts_of_row["caption"] or "").encode())
                 count += 1
-            tar.members.clear()  # or it remembers every member to the end
+            tar.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
     return count
 
 
