@@ -41,9 +41,7 @@ class RowHashes:
     check: npt.NDArray[np.bytes_]
 
 
-def row_key(
-    url: str | None, *, caption: str | None, source_name: str = "", name: str = ""
-) -> str:
+def row_key(url: str | None, *, caption: str | None, source_name: str = "", name: str = "") -> str:
     """The key of one row, as 16 hex digits."""
     texts = key_texts(
         pa.array([url], pa.string()),

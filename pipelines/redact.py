@@ -6,7 +6,7 @@ the URL stays as it was, so that a stored URL still says which image it named.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 from urllib.parse import quote, unquote_plus
 
@@ -16,13 +16,16 @@ import pyarrow.compute as pc
 REDACTED = "REDACTED"
 MAX_NESTING = 3
 
-_SECRET_WORDS = frozenset(
-    "token key secret password passwd passphrase pwd pass apikey auth authorization signature sig"
-    " credential credentials jwt sas session sessionid accesskey hmac bearer".split()
+_STRONG_WORDS = frozenset(
+    {"secret", "password", "passwd", "passphrase", "pwd", "credential", "credentials"}
 )
-_STRONG_WORDS = frozenset("secret password passwd passphrase pwd credential credentials".split())
+_SECRET_WORDS = _STRONG_WORDS | {
+    *("token", "key", "pass", "apikey", "accesskey", "auth", "authorization", "bearer", "jwt"),
+    *("signature", "sig", "sas", "hmac", "session", "sessionid"),
+}
 _SECRET_NAMES = frozenset(
-    "policy awsaccesskeyid googleaccessid hdnea hdnts hdntl __gda__ jsessionid phpsessid".split()
+    {"policy", "awsaccesskeyid", "googleaccessid", "jsessionid", "phpsessid"}
+    | {"hdnea", "hdnts", "hdntl", "__gda__"}
 )
 _SECRET_ENDINGS = (
     *("token", "secret", "password", "passwd", "passphrase", "apikey", "accesskey", "signature"),
@@ -115,13 +118,13 @@ def _words(name: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(name)]
 
 
-def _map_matching(column: pa.Array | pa.ChunkedArray, redact: "type[str] | object") -> pa.Array:
+def _map_matching(column: pa.Array | pa.ChunkedArray, redact: Callable[[str], str]) -> pa.Array:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     matches = pc.fill_null(pc.match_substring_regex(array, _MAY_HOLD_SECRET), False)
     if not pc.any(matches).as_py():
         return array
     found = array.filter(matches)
-    changed = [redact(text) for text in found.to_pylist()]  # type: ignore[operator]
+    changed = [redact(text) for text in found.to_pylist()]
     return pc.replace_with_mask(array, matches, pa.array(changed, type=array.type))
 
 

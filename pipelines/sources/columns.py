@@ -1,7 +1,6 @@
-"""Columns: which is the URL, which the caption, and every other one as a storable `source_` column."""
+"""Columns: which is the URL, which the caption, and every other as a storable `source_` one."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,17 +64,14 @@ def _choose(
     if asked is not None:
         if asked in names:
             return asked
-        raise SourceError(
-            f"{where}: source.{option} is {asked!r}, but the columns are: {found}"
-        )
+        raise SourceError(f"{where}: source.{option} is {asked!r}, but the columns are: {found}")
     matches = [name for name in names if name.lower() in known]
     if len(matches) == 1:
         return matches[0]
     problem = f"several could be meant ({', '.join(matches)})" if matches else "none is known"
     hint = ' (or "" for a list without captions)' if option == "caption_column" else ""
     raise SourceError(
-        f"{where}: no {option}: {problem} among the columns: {found}; "
-        f"set source.{option}{hint}"
+        f"{where}: no {option}: {problem} among the columns: {found}; set source.{option}{hint}"
     )
 
 
@@ -126,7 +122,7 @@ def widen(first: str, second: str) -> str:
 
 
 def infer_text_type(column: pa.Array) -> str:
-    """The stored type of a CSV column, in which the empty text is no value; "" where all are empty."""
+    """The stored type of a CSV column; the empty text is no value, and "" where all are empty."""
     values = column.filter(pc.not_equal(column, ""))
     if len(values) == 0:
         return ""
@@ -141,7 +137,9 @@ def as_stored(column: pa.ChunkedArray | pa.Array, kind: str) -> pa.Array:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if kind == "string":
         return redact_text_column(as_text(array))
-    target = {"bool": pa.bool_(), "int64": pa.int64(), "uint64": pa.uint64()}.get(kind, pa.float64())
+    target = {"bool": pa.bool_(), "int64": pa.int64(), "uint64": pa.uint64()}.get(
+        kind, pa.float64()
+    )
     array = _plain(array)
     if pa.types.is_string(array.type):
         array = pc.if_else(pc.equal(array, ""), pa.scalar(None, pa.string()), array)
@@ -175,7 +173,9 @@ def array_from_values(values: Sequence[object]) -> pa.Array:
             return pa.array(values, kind)
         except (OverflowError, pa.ArrowInvalid):
             pass
-    return pa.array([value if value is None else clean_text(_json(value)) for value in values], pa.string())
+    return pa.array(
+        [value if value is None else clean_text(_json(value)) for value in values], pa.string()
+    )
 
 
 def clean_text(text: str | None) -> str | None:
@@ -206,7 +206,7 @@ def _valid_utf8(array: pa.Array) -> pa.Array:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return (
+    return bool(
         pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)
         or pa.types.is_fixed_size_binary(kind)
@@ -224,8 +224,3 @@ def _json(value: object) -> str | None:
 
 def _json_default(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
-
-
-def safe_name(name: str) -> str:
-    """A column name without line breaks, for messages."""
-    return re.sub(r"\s+", " ", name)

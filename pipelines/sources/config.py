@@ -30,7 +30,7 @@ class SourceConfig(Config):
     """Null: recognised (`TEXT`, `caption`, ...); the empty text says the list has no captions."""
     content_hash: str | None = None
     """A column with the md5, sha1 or sha256 of the image file, in hex, told by its length."""
-    storage_options: dict[str, str | int | float | bool | None | dict[str, str]] = Field(
+    storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
         default_factory=dict, repr=False
     )
     """Passed to fsspec; may hold secrets, so it is redacted wherever it is stored."""

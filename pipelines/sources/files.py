@@ -100,7 +100,7 @@ class SourceFile:
         return digest.hexdigest()
 
     def token(self) -> str:
-        """A cheap mark that changes with the file (size and ETag or time); "" where there is none."""
+        """A cheap mark that changes with the file (size, ETag or time); "" where there is none."""
         self.filesystem.invalidate_cache()
         entry = self.filesystem.info(self.path)
         marks = [f"{name}={entry[name]}" for name in _CHANGE_MARKS if entry.get(name)]
@@ -129,7 +129,7 @@ def list_files(config: SourceConfig) -> list[SourceFile]:
     if config.format == "img2dataset" or (config.format == "auto" and _is_img2dataset(names)):
         recognised = {name: "img2dataset" for name in names if name.endswith(".parquet")}
     elif config.format != "auto":
-        recognised = {name: config.format for name in names}
+        recognised = dict.fromkeys(names, config.format)
     elif len(names) > 1:  # a folder may hold a README; a single file may not
         recognised = {name: kind for name, kind in recognised.items() if kind is not None}
     unknown = [name for name, kind in recognised.items() if kind is None]
@@ -171,9 +171,7 @@ def _find(filesystem: fsspec.AbstractFileSystem, path: str) -> tuple[str, list[s
 
 
 def _is_glob(path: str) -> bool:
-    return any(sign in urlsplit(path).path for sign in "*[") or (
-        "?" in path and "://" not in path
-    )
+    return any(sign in urlsplit(path).path for sign in "*[") or ("?" in path and "://" not in path)
 
 
 def _is_hidden(name: str) -> bool:

@@ -39,7 +39,9 @@ class _Record:
     end_byte: int
 
 
-def scan_list(file: SourceFile, config: SourceConfig, rows_per_shard: int) -> Iterator[ScannedRange]:
+def scan_list(
+    file: SourceFile, config: SourceConfig, rows_per_shard: int
+) -> Iterator[ScannedRange]:
     """The file's rows in ranges of `rows_per_shard`, each with its bytes."""
     with file.open_at(0) as stream:
         header = _Header.read(stream, file)
@@ -183,9 +185,7 @@ def _parse_url(text: str) -> list[str]:
     return [text]
 
 
-def _json_columns(
-    batch: list[_Record], config: SourceConfig, file: SourceFile
-) -> TextColumns:
+def _json_columns(batch: list[_Record], config: SourceConfig, file: SourceFile) -> TextColumns:
     names = {name: None for record in batch for name in record.fields or ()}
     return recognise_columns(
         list(names),
@@ -203,12 +203,15 @@ def _to_raw(
         return _json_rows(fields, columns)  # type: ignore[arg-type]
     names = header.names or ["url"]
     width = len(names)
-    broken = [f"{len(row or ())} fields, not {width}" if len(row or ()) != width else None for row in fields]
+    broken = [
+        f"{len(row or ())} fields, not {width}" if len(row or ()) != width else None
+        for row in fields
+    ]
     blank = [None] * width
     rows = [blank if fault else row for row, fault in zip(fields, broken, strict=True)]
     by_name = {
         name: pa.array(values, pa.string())
-        for name, values in zip(names, zip(*rows, strict=True), strict=True)  # type: ignore[arg-type]
+        for name, values in zip(names, zip(*rows, strict=True), strict=True)
     }
     url, caption = _take_texts(by_name, columns, len(rows))
     return raw_rows(

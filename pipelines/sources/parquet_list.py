@@ -1,4 +1,4 @@
-"""URL lists in Parquet: a shard reads the row groups it lies in, and no more of them than it needs."""
+"""URL lists in Parquet: a shard reads the row groups it lies in, only as far as it needs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,9 +66,7 @@ def open_parquet(file: SourceFile) -> Iterator[pq.ParquetFile]:
             ) from error
 
 
-def other_types(
-    parquet: pq.ParquetFile, columns: TextColumns, file: SourceFile
-) -> dict[str, str]:
+def other_types(parquet: pq.ParquetFile, columns: TextColumns, file: SourceFile) -> dict[str, str]:
     """Stored type of every column but the URL and the caption, which must be text.
 
     Raises:
@@ -94,7 +92,7 @@ def other_types(
 def _tables(
     parquet: pq.ParquetFile, num_rows: int, *, start_row: int, only: TextColumns | None
 ) -> Iterator[pa.Table]:
-    """Consecutive tables of `num_rows` rows from `start_row` on, streamed; the last may be short."""
+    """Consecutive tables of `num_rows` rows from `start_row` on; the last may be shorter."""
     group, skip = _find_group(parquet, start_row)
     groups = list(range(group, parquet.num_row_groups))
     names = unique_names(parquet.schema_arrow.names)

@@ -1,4 +1,4 @@
-"""One door to every kind of source: list its files, scan them for the plan, read a shard of them."""
+"""One door to every kind of source: list its files, scan them for the plan, read a shard."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -78,7 +78,7 @@ def iterate_members(
         member_name = name or header.name
         wanted = max_bytes(member_name) if header.type in _FILES else 0
         content = None
-        if 0 < wanted and header.size <= wanted:
+        if wanted > 0 and header.size <= wanted:
             content = _read(stream, padded, uri, at)[: header.size]
         else:
             _pass_over(stream, padded, uri, at)

@@ -18,9 +18,7 @@ from pipelines.keys import RowHashes
 NUM_PARTITIONS = 256
 BUFFERED_ROWS = 1 << 18
 
-ROW = np.dtype(
-    [("key", ">u8"), ("check", ">u8", (2,)), ("shard_id", "<u4"), ("row", "<u4")]
-)
+ROW = np.dtype([("key", ">u8"), ("check", ">u8", (2,)), ("shard_id", "<u4"), ("row", "<u4")])
 SETTLED = np.dtype([("shard_id", "<u4"), ("row", "<u4"), ("reason", "u1")])
 SETTLED_REASONS = ("duplicate_row", "key_collision")
 
@@ -98,9 +96,7 @@ class DuplicateFinder:
         for path in self._folder.iterdir():
             path.unlink()
 
-    def add(
-        self, hashes: RowHashes, *, shard_id: int, usable: npt.NDArray[np.bool_]
-    ) -> None:
+    def add(self, hashes: RowHashes, *, shard_id: int, usable: npt.NDArray[np.bool_]) -> None:
         """Take in a shard's rows; those that are not `usable` neither win nor lose."""
         rows = np.flatnonzero(usable)
         records = np.empty(len(rows), dtype=ROW)
