@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import io
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -233,10 +234,12 @@ class Fetcher:
                 if len(body) < length:
                     raise _truncated()
             else:
-                body = self._read_up_to(response, _SMALL_BODY_BYTES)
-                if len(body) > _SMALL_BODY_BYTES:
+                stream = io.BytesIO()
+                _read_up_to(response, _SMALL_BODY_BYTES, into=stream)
+                if stream.tell() > _SMALL_BODY_BYTES:
                     reserved = self._budget.reserve(self._config.max_bytes, deadline=deadline)
-                    body += self._read_up_to(response, self._config.max_bytes - len(body))
+                    _read_up_to(response, self._config.max_bytes, into=stream)
+                body = stream.getvalue()
             if len(body) > self._config.max_bytes:
                 raise self._too_large()
             if not body:
@@ -246,24 +249,18 @@ class Fetcher:
             raise
         return body, reserved
 
-    def _read_up_to(self, response: http.client.HTTPResponse, limit: int) -> bytes:
-        """Read to the end, or until more than `limit` bytes have come.
-
-        `read` would trust the sizes of chunks; `readinto` never gives more than asked for.
-        """
-        pieces = []
-        size = 0
-        buffer = memoryview(bytearray(64 * 1024))
-        while size <= limit:
-            count = response.readinto(buffer)
-            if not count:
-                break
-            pieces.append(bytes(buffer[:count]))
-            size += count
-        return b"".join(pieces)
-
     def _too_large(self) -> FetchFailed:
         return FetchFailed("body_too_large", f"more than {self._config.max_bytes} bytes")
+
+
+def _read_up_to(response: http.client.HTTPResponse, limit: int, *, into: io.BytesIO) -> None:
+    """Read on to the end, or until `into` holds more than `limit` bytes.
+
+    `read` would trust the sizes of chunks; `readinto` never gives more than asked for.
+    """
+    buffer = memoryview(bytearray(64 * 1024))
+    while into.tell() <= limit and (count := response.readinto(buffer)):
+        into.write(buffer[:count])
 
 
 def _truncated() -> FetchFailed:

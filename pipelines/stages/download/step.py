@@ -17,6 +17,7 @@ from pipelines.stages.download.fetch import Fetcher
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.img2dataset_seams import download_rows, load_img2dataset
 from pipelines.stages.download.intake import IncomingRow, Intake, Outcome, Taken
+from pipelines.stages.download.limits import return_large_blocks_to_the_system
 from pipelines.stages.download.shard_files import build_facts, write_images
 from pipelines.stages.download.spool import CropSpool
 from pipelines.step import Resources
@@ -80,6 +81,7 @@ class DownloadStep:
     def open(self) -> None:
         """Start the decoder and load img2dataset."""
         load_img2dataset()
+        return_large_blocks_to_the_system()
         with ExitStack() as stack:
             decoder = stack.enter_context(DecoderProcess(self._image))
             fetcher = Fetcher(self._config)
