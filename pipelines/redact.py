@@ -35,9 +35,9 @@ _SIGNED_PREFIXES = ("x-amz-", "x-goog-", "x-ms-", "x-oss-", "x-cos-")
 
 _USER_INFO = re.compile(r"(//|\\\\)[^/?#\\\s]*@")
 _BARE_USER_INFO = re.compile(r"^[^/?#\s]*:[^/?#\s]*@")
-_BAD_PORT_USER_INFO = re.compile(r"//[^/?#\s:@\[\]]*:(?!\d*(?:[/?#]|$))[^\s]*@")
+_BAD_PORT_USER_INFO = re.compile(r"//[^/?#\s:\[\]]*:(?!\d*(?:[/?#]|$))[^\s]*@")
 _PARAMETER = re.compile(r"([?&;#])([^=&;#?\s]{1,200})=([^&#]*)")
-_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(?://|\\\\)[^\s<>\"']+")
+_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(?://|\\\\)[^\s<>\"]+")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _MAY_HOLD_SECRET = (
     r"(?i)@|%40|%3d|[?&;#][^=&]*%|"
@@ -89,10 +89,11 @@ def redact_config(config: Mapping[str, object]) -> dict[str, object]:
 
 
 def _redact(url: str, *, depth: int) -> str:
-    url = _BAD_PORT_USER_INFO.sub(f"//{REDACTED}@", url, count=1)
     if "//" not in url.split("?", 1)[0]:
         url = _BARE_USER_INFO.sub(f"{REDACTED}@", url)
     url = _USER_INFO.sub(rf"\g<1>{REDACTED}@", url)
+    # What cannot be a port before a later `@` is a password with an unescaped `/`, `?` or `#`.
+    url = _BAD_PORT_USER_INFO.sub(f"//{REDACTED}@", url, count=1)
     return _PARAMETER.sub(lambda match: _redact_parameter(match, depth=depth), url)
 
 
