@@ -84,6 +84,8 @@ def test_no_signed_value_survives(name: str, secret: str, before: str) -> None:
     path=st.text(string.ascii_letters + "/.%@", max_size=20),
 )
 def test_no_user_information_survives(user: str, password: str, scheme: str, path: str) -> None:
+    if "/" in password:  # with an `@` before the `/` it reads as another host's path
+        password = password.replace("@", "")
     url = f"{scheme}://{user.replace('/', '')}:{password}@a.example/{path}"
     assert "s3cr3t" not in redact_url(url)
     assert "s3cr3t" not in redact_text(f"see {url} there")
