@@ -147,14 +147,18 @@ def as_stored(column: pa.ChunkedArray | pa.Array, kind: str) -> pa.Array:
 
 
 def as_text(array: pa.Array) -> pa.Array:
-    """Any column as valid UTF-8 strings: numbers and times as such, nested values as JSON."""
+    """Any column as valid UTF-8 strings: nested values as JSON, bytes that are no text in hex."""
     array = _plain(array)
     kind = array.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
         return _valid_utf8(array)
     if pa.types.is_null(kind):
         return pa.nulls(len(array), pa.string())
-    if pa.types.is_nested(kind) or _is_binary(kind) or pa.types.is_interval(kind):
+    if pa.types.is_fixed_size_binary(kind):
+        return pa.array([_json(value) for value in array.to_pylist()], pa.string())
+    if _is_binary(kind):  # as some writers store text
+        return pa.array([_decode(value) for value in array.to_pylist()], pa.string())
+    if pa.types.is_nested(kind) or pa.types.is_interval(kind):
         return pa.array([_json(value) for value in array.to_pylist()], pa.string())
     if pa.types.is_duration(kind):
         array = array.cast(pa.int64())
@@ -207,11 +211,15 @@ def _valid_utf8(array: pa.Array) -> pa.Array:
 
 def _is_binary(kind: pa.DataType) -> bool:
     return bool(
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind)
-        or kind == pa.binary_view()
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or kind == pa.binary_view()
     )
+
+
+def _decode(value: bytes | None) -> str | None:
+    try:
+        return value if value is None else value.decode()
+    except UnicodeDecodeError:
+        return value.hex() if value is not None else None
 
 
 def _json(value: object) -> str | None:

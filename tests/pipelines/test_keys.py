@@ -21,7 +21,9 @@ def test_key_is_pinned_because_stored_runs_depend_on_it() -> None:
 
 
 def test_key_is_blake2b_of_length_prefixed_url_and_caption() -> None:
-    text = b"\x01" + (3).to_bytes(8, "little") + b"url" + b"\x01" + (2).to_bytes(8, "little") + b"ab"
+    text = (
+        b"\x01" + (3).to_bytes(8, "little") + b"url" + b"\x01" + (2).to_bytes(8, "little") + b"ab"
+    )
     assert row_key("url", caption="ab") == hashlib.blake2b(text, digest_size=8).hexdigest()
 
 

@@ -46,7 +46,10 @@ SECRETS = st.text(string.ascii_letters + string.digits + "-_.~!$'()*+,:@/", min_
         ("https://a.example/b?x&amp;token=1", "https://a.example/b?x&amp;token=REDACTED"),
         ("https://a.example/b#access_token=1", "https://a.example/b#access_token=REDACTED"),
         ("https://a.example/b;jsessionid=9", "https://a.example/b;jsessionid=REDACTED"),
-        ("https://p.example/https://u:p@a.example/b", "https://p.example/https://REDACTED@a.example/b"),
+        (
+            "https://p.example/https://u:p@a.example/b",
+            "https://p.example/https://REDACTED@a.example/b",
+        ),
         ("https://a.example/b?token=", "https://a.example/b?token="),
         ("http://[", "http://["),
         ("", ""),
@@ -98,7 +101,9 @@ def test_any_text_is_redacted_without_an_error_and_once_is_enough(text: str, mor
         assert redact_url(once) == once
 
 
-@given(st.lists(st.one_of(st.none(), st.from_regex(r"https?://[a-z@:/?&=;#%0-9.]*", fullmatch=True))))
+@given(
+    st.lists(st.one_of(st.none(), st.from_regex(r"https?://[a-z@:/?&=;#%0-9.]*", fullmatch=True)))
+)
 def test_columns_are_redacted_as_single_urls_are(urls: list[str | None]) -> None:
     expected = [url if url is None else redact_url(url) for url in urls]
     assert redact_url_column(pa.array(urls, pa.string())).to_pylist() == expected
