@@ -48,7 +48,7 @@ def _by_ranges(path: Path, rows_per_shard: int, **options: Any) -> list[list[Any
     return [list(row) for row in read]
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS, dialect=DIALECTS, rows_per_shard=st.integers(1, 5))
 def test_csv_ranges_hold_the_records_that_the_csv_module_wrote(
     tmp_path: Path,
@@ -65,7 +65,7 @@ def test_csv_ranges_hold_the_records_that_the_csv_module_wrote(
     assert _by_ranges(path, rows_per_shard) == expected
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
         st.fixed_dictionaries({"url": st.text(min_size=1).map("u{}".format), "caption": st.text()})
