@@ -60,12 +60,12 @@ def recognise_columns(
 def _choose(
     names: Sequence[str], asked: str | None, known: Sequence[str], *, option: str, where: str
 ) -> str:
-    found = ", ".join(names)
+    found = ", ".join(names) or "(none)"
     if asked is not None:
         if asked in names:
             return asked
         raise SourceError(f"{where}: source.{option} is {asked!r}, but the columns are: {found}")
-    matches = [name for name in names if name.lower() in known]
+    matches = [name for name in names if name.strip().lower() in known]
     if len(matches) == 1:
         return matches[0]
     problem = f"several could be meant ({', '.join(matches)})" if matches else "none is known"

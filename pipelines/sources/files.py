@@ -64,7 +64,7 @@ class SourceFile:
     def open(self) -> Iterator[IO[bytes]]:
         """The stored bytes, seekable."""
         try:
-            stream = self.filesystem.open(self.path, "rb")
+            stream = self.filesystem.open(self.path, "rb", block_size=CHUNK_BYTES)
         except FileNotFoundError as error:
             raise SourceError(f"{self.uri}: no such file") from error
         with stream:
@@ -125,32 +125,41 @@ def list_files(config: SourceConfig) -> list[SourceFile]:
     root, names = _find(filesystem, path)
     if not names:
         raise SourceError(f"source.path {shown}: no file found; give a file, a glob or a folder")
-    recognised = {name: _format_of(name) for name in names}
-    if config.format == "img2dataset" or (config.format == "auto" and _is_img2dataset(names)):
-        recognised = {name: "img2dataset" for name in names if name.endswith(".parquet")}
-    elif config.format != "auto":
-        recognised = dict.fromkeys(names, config.format)
-    elif len(names) > 1:  # a folder may hold a README; a single file may not
-        recognised = {name: kind for name, kind in recognised.items() if kind is not None}
-    unknown = [name for name, kind in recognised.items() if kind is None]
-    if unknown or not recognised:
-        raise SourceError(
-            f"source.path {shown}: the format of {', '.join(unknown or names[:3])} cannot be told "
-            f"from its name; allowed are {', '.join(_FORMATS)} (.gz, .bz2, .zst after them), or "
-            "set source.format"
-        )
+    formats = _choose_formats(names, config.format, shown)
     whole = len(names) == 1 and root == ""
     return [
         SourceFile(
             name=_display_name(name) if whole else name,
             path=path if whole else f"{root}{name}",
             uri=shown if whole else redact_url(filesystem.unstrip_protocol(f"{root}{name}")),
-            format=cast(Format, kind),
+            format=kind,
             compression=_compression_of(name),
             filesystem=filesystem,
         )
-        for name, kind in sorted(recognised.items())
+        for name, kind in sorted(formats.items())
     ]
+
+
+def _choose_formats(names: list[str], asked: str, shown: str) -> dict[str, Format]:
+    """Each file that is part of the source, with its format."""
+    if asked == "img2dataset" or (asked == "auto" and _is_img2dataset(names)):
+        return {name: "img2dataset" for name in names if name.endswith(".parquet")}
+    told = {name: kind for name in names if (kind := _format_of(name)) is not None}
+    if asked != "auto":
+        alike = [name for name, kind in told.items() if kind == asked]
+        return dict.fromkeys(alike or names, cast(Format, asked))
+    kinds = sorted(set(told.values()))
+    if len(kinds) == 1:
+        return told
+    if kinds:
+        raise SourceError(
+            f"source.path {shown}: holds files of several formats ({', '.join(kinds)}); "
+            "set source.format, or give a glob of those that are meant"
+        )
+    raise SourceError(
+        f"source.path {shown}: the format of {', '.join(names[:3])} cannot be told from its name; "
+        f"allowed are {', '.join(_FORMATS)} (.gz, .bz2, .zst after them), or set source.format"
+    )
 
 
 def _find(filesystem: fsspec.AbstractFileSystem, path: str) -> tuple[str, list[str]]:

@@ -273,10 +273,11 @@ def test_plan_into_an_object_store_reads_back() -> None:
 
 MEASURE = """
 import sys
-from pipelines.plan import PlanConfig, make_plan
+from pipelines.plan import PlanConfig, duplicates, make_plan
 from pipelines.sources import Source, SourceConfig
 from pipelines.storage import RunStore
 source = Source(SourceConfig(path=sys.argv[1]))
+duplicates.BUFFERED_ROWS = 8192
 make_plan(source, PlanConfig(rows_per_shard=1000), store=RunStore(sys.argv[2]))
 with open("/proc/self/status") as status:  # ru_maxrss would count the parent's memory
     print(next(line.split()[1] for line in status if line.startswith("VmHWM")))
@@ -286,10 +287,10 @@ with open("/proc/self/status") as status:  # ru_maxrss would count the parent's 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_does_not_follow_the_number_of_rows(tmp_path: Path) -> None:
     peaks = []
-    for num_rows in (2 * duplicates.BUFFERED_ROWS, 5 * duplicates.BUFFERED_ROWS):
+    for num_rows in (20_000, 100_000):
         path = tmp_path / f"{num_rows}.parquet"
         urls = [f"https://a.example/{number:09d}.jpg" for number in range(num_rows)]
-        pq.write_table(pa.table({"url": urls, "caption": urls}), path, row_group_size=20_000)
+        pq.write_table(pa.table({"url": urls, "caption": urls}), path, row_group_size=5_000)
         command = [sys.executable, "-c", MEASURE, str(path), str(tmp_path / f"run{num_rows}")]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         peaks.append(int(done.stdout))

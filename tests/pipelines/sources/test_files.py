@@ -26,9 +26,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_folder_lists_known_files_by_name_and_passes_over_others(folder: Path) -> None:
-    expected = [("a.csv.gz", "csv"), ("b.parquet", "parquet"), ("sub/c.jsonl", "jsonl")]
+    (folder / "sub" / "a.ndjson.gz").write_bytes(b"")
+    for name in ("a.csv.gz", "b.parquet"):
+        (folder / name).unlink()
+    expected = [("sub/a.ndjson.gz", "jsonl"), ("sub/c.jsonl", "jsonl")]
     assert _names(folder) == expected
     assert _names(f"{folder}/") == expected
+
+
+def test_folder_of_several_formats_is_refused_until_one_is_named(folder: Path) -> None:
+    with pytest.raises(SourceError, match=r"several formats \(csv, jsonl, parquet\); set"):
+        _names(folder)
+    assert _names(folder, format="csv") == [("a.csv.gz", "csv")]
 
 
 def test_glob_and_single_file_keep_names_that_do_not_depend_on_where_they_lie(folder: Path) -> None:
@@ -86,10 +95,10 @@ def test_token_changes_with_the_file_and_sha256_with_its_bytes(tmp_path: Path) -
 
 
 def test_source_pickles_and_prints_without_its_secrets(folder: Path) -> None:
-    config = SourceConfig(path=str(folder), storage_options={"auto_mkdir": False})
+    config = SourceConfig(path=f"{folder}/b.parquet", storage_options={"auto_mkdir": False})
     source = Source(config)
     assert source.files
-    assert pickle.loads(pickle.dumps(source)).files[0].name == "a.csv.gz"
+    assert pickle.loads(pickle.dumps(source)).files[0].name == "b.parquet"
     assert "auto_mkdir" not in repr(source)
 
 
