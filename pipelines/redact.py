@@ -33,9 +33,11 @@ _SECRET_ENDINGS = (
 )
 _SIGNED_PREFIXES = ("x-amz-", "x-goog-", "x-ms-", "x-oss-", "x-cos-")
 
-_USER_INFO = re.compile(r"(//|\\\\)[^/?#\\\s]*@")
+_AUTHORITY = r"(?:^|(?<=[:=]))[/\\]{2,}"
+_USER_INFO = re.compile(rf"({_AUTHORITY}|^[A-Za-z][A-Za-z0-9+.\-]*:[/\\])[^/?#\\\s]*@")
+_SLASHES = re.compile(r"[/\\]{2}")
 _BARE_USER_INFO = re.compile(r"^[^/?#\s]*:[^/?#\s]*@")
-_BAD_PORT_USER_INFO = re.compile(r"//[^/?#\s:\[\]]*:(?!\d*(?:[/?#]|$))[^\s]*@")
+_BAD_PORT_USER_INFO = re.compile(rf"({_AUTHORITY})[^/?#\s:\[\]]*:(?!\d*(?:[/?#]|$))[^\s]*@")
 _PARAMETER = re.compile(r"([?&;#])([^=&;#?\s]{1,200})=([^&#]*)")
 _URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(?://|\\\\)[^\s<>\"]+")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -89,11 +91,11 @@ def redact_config(config: Mapping[str, object]) -> dict[str, object]:
 
 
 def _redact(url: str, *, depth: int) -> str:
-    if "//" not in url.split("?", 1)[0]:
+    if not _SLASHES.search(url.split("?", 1)[0]):
         url = _BARE_USER_INFO.sub(f"{REDACTED}@", url)
     url = _USER_INFO.sub(rf"\g<1>{REDACTED}@", url)
     # What cannot be a port before a later `@` is a password with an unescaped `/`, `?` or `#`.
-    url = _BAD_PORT_USER_INFO.sub(f"//{REDACTED}@", url, count=1)
+    url = _BAD_PORT_USER_INFO.sub(rf"\g<1>{REDACTED}@", url, count=1)
     return _PARAMETER.sub(lambda match: _redact_parameter(match, depth=depth), url)
 
 

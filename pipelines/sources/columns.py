@@ -15,7 +15,11 @@ CAPTION_NAMES = ("text", "caption", "alt", "alt_text", "alttext")
 
 _STORED_TYPES = {"bool", "int64", "uint64", "double", "string"}
 _INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"
-_FLOAT = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$|^-?(nan|NaN|NAN|inf|Infinity)$"
+_FLOAT = (
+    r"^[+-]?((0|[1-9][0-9]*)(\.[0-9]*|[eE][+-]?[0-9]{1,3}|\.[0-9]*[eE][+-]?[0-9]{1,3})"
+    r"|\.[0-9]+([eE][+-]?[0-9]{1,3})?)$|^-?(nan|NaN|NAN|inf|Infinity)$"
+)
+"""A number with a point or an exponent: `007` and digits beyond 18 are names and stay text."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import fsspec
 import pyarrow as pa
 
-from pipelines.redact import redact_url
+from pipelines.redact import redact_text, redact_url
 from pipelines.sources.config import Format, SourceConfig, SourceError
 
 Compression = Literal["gzip", "bz2", "zstd"]
@@ -65,19 +65,19 @@ class SourceFile:
         """The stored bytes, seekable."""
         try:
             stream = self.filesystem.open(self.path, "rb", block_size=CHUNK_BYTES)
-        except FileNotFoundError as error:
-            raise SourceError(f"{self.uri}: no such file") from error
+        except FileNotFoundError:
+            raise SourceError(f"{self.uri}: no such file") from None
         with stream:
             yield cast("IO[bytes]", stream)
 
     @contextmanager
     def open_at(self, start_byte: int) -> Iterator[IO[bytes]]:
         """The decompressed bytes from `start_byte` on; a compressed file is read from its start."""
-        with self.open() as stream:
-            if self.compression is None:
-                stream.seek(start_byte)
+        if self.compression is None:
+            with self._seek(start_byte) as stream:
                 yield cast("IO[bytes]", io.BufferedReader(cast(Any, stream), CHUNK_BYTES))
-                return
+            return
+        with self.open() as stream:
             try:
                 inflated = pa.CompressedInputStream(
                     pa.PythonFile(stream, mode="r"), self.compression
@@ -90,6 +90,22 @@ class SourceFile:
                     f"{self.uri}: cannot be decompressed as {self.compression}: {error}; "
                     "the file is damaged or cut off: fetch it again"
                 ) from error
+
+    @contextmanager
+    def _seek(self, start_byte: int) -> Iterator[IO[bytes]]:
+        with self.open() as stream:
+            try:
+                stream.seek(start_byte)
+                stream.read(1)
+                stream.seek(start_byte)
+            except ValueError:  # an HTTP server that answers no range requests
+                pass
+            else:
+                yield stream
+                return
+        with self.filesystem.open(self.path, "rb", block_size=0) as stream:
+            _skip(stream, start_byte)
+            yield stream
 
     def sha256(self) -> str:
         """Hex sha256 of the stored bytes; reads the whole file."""
@@ -121,8 +137,12 @@ def list_files(config: SourceConfig) -> list[SourceFile]:
         SourceError: nothing is there, or a file's format cannot be told from its name.
     """
     shown = redact_url(config.path)
-    filesystem, path = fsspec.core.url_to_fs(config.path, **config.storage_options)
-    root, names = _find(filesystem, path)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(config.path, **config.storage_options)
+        root, names = _find(filesystem, path)
+    except (OSError, ImportError, ValueError) as error:
+        fault = redact_text(str(error))
+        raise SourceError(f"source.path {shown}: cannot be listed: {fault}") from None
     if not names:
         raise SourceError(f"source.path {shown}: no file found; give a file, a glob or a folder")
     formats = _choose_formats(names, config.format, shown)

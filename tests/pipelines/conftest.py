@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 
 from pipelines.plan import Plan, PlanConfig, make_plan, read_rows
 from pipelines.sources import Source, SourceConfig
 from pipelines.storage import RunStore
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ def _load(tmp_path: Path, **lists: str | bytes) -> BlockList:
         "http://bücher。example/x",
         "http://star.example/x",
         "//bad.example/x",
+        "http://b%61d.example/x",
     ],
 )
 def test_domain_blocks_itself_and_its_sub_domains(tmp_path: Path, url: str) -> None:

@@ -51,7 +51,7 @@ def _files(folder: Path) -> dict[str, bytes]:
     }
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=ROWS, second=ROWS, rows_per_shard=st.integers(1, 9))
 def test_first_of_equal_rows_wins_in_plan_order(
     plan_path: Any,

@@ -13,7 +13,13 @@ import pytest
 
 from pipelines.plan import PlanError
 from pipelines.sources import content_hash_kind
-from pipelines.sources.columns import name_source_columns, recognise_columns, unique_names
+from pipelines.sources.columns import (
+    as_stored,
+    infer_text_type,
+    name_source_columns,
+    recognise_columns,
+    unique_names,
+)
 from pipelines.sources.config import SourceError
 
 
@@ -138,7 +144,7 @@ def test_column_types_are_the_same_in_every_shard_and_file(plan_path: Any, tmp_p
     assert rows["source_w"].to_pylist() == [1.0, 2.0, 2.5]
     assert rows["source_only"].to_pylist() == [None, None, "x"]
     (tmp_path / "c.csv").write_text("url,caption,n,m,z\na,,1,07,\nb,,2.5,1,\nc,,,x,\n")
-    rows = plan_path(tmp_path / "c.csv", rows_per_shard=1).rows()
+    rows = plan_path(tmp_path / "c.csv", rows_per_shard=1, content_hash="z").rows()
     assert rows["source_n"].to_pylist() == [1.0, 2.5, None]
     assert rows["source_m"].to_pylist() == ["07", "1", "x"]
     assert rows["source_z"].to_pylist() == ["", "", ""]
@@ -163,6 +169,24 @@ def test_text_stored_as_bytes_is_text(plan_path: Any, tmp_path: Path) -> None:
     )
     (row,) = plan_path(tmp_path / "a.parquet").rows().to_pylist()
     assert (row["url"], row["caption"]) == ("http://a/é", "b")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["1", "-20", "0", ""], "int64"),
+        (["1", "2.5", "", "1e5", ".5", "+3.", "nan", "-inf"], "double"),
+        (["007", "1"], "string"),
+        (["12345678901234567890123456789012"], "string"),
+        (["1", "x"], "string"),
+        (["", ""], ""),
+    ],
+)
+def test_csv_values_are_numbers_only_where_nothing_is_lost(values: list[str], kind: str) -> None:
+    column = pa.array(values)
+    assert infer_text_type(column) == kind
+    if kind in ("int64", "double"):
+        assert str(as_stored(column, kind).type) == kind
 
 
 def test_secrets_in_other_columns_are_redacted(plan_path: Any, tmp_path: Path) -> None:

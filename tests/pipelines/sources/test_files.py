@@ -1,6 +1,9 @@
 """Which files a source is, and in what order."""
 
 import pickle
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,34 @@ def test_nothing_there_is_an_error_that_shows_no_secret(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="REDACTED@b") as error:
         _names("memory://u:p@b/none.csv")
     assert "u:p" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["nosuch://u:p@b/x.csv", "http://u:p@127.0.0.1:9/x.csv"])
+def test_place_that_cannot_be_listed_is_an_error_that_shows_no_secret(path: str) -> None:
+    with pytest.raises(SourceError, match="REDACTED@") as error:
+        _names(path)
+    assert "u:p" not in str(error.value)
+    assert error.value.__cause__ is None
+
+
+def test_web_server_without_ranges_is_a_source(plan_path: Any, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("".join(f"http://a/{n}\n" for n in range(50)))
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/list.txt?token=s3cr3t"
+        planned = plan_path(url, rows_per_shard=20)
+        assert planned.shard(2)["url"].to_pylist() == [f"http://a/{n}" for n in range(40, 50)]
+        server.shutdown()
+    assert planned.plan.files[0].name == "list.txt"
+    assert planned.plan.files[0].uri.endswith("/list.txt?token=REDACTED")
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Python's own file server, which knows no range requests, without its log."""
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
 
 
 def test_any_fsspec_url_is_a_source() -> None:
