@@ -35,5 +35,8 @@ class ShardStep(Protocol):
         Safe to repeat: the manifest is created exclusively, the first one wins.
         """
 
+    def rows_in(self, shard_id: int) -> int:
+        """How many rows the shard has for this step; asked before `run` and without `open`."""
+
     def close(self) -> None:
         """Free what `open` took."""

@@ -1,0 +1,148 @@
+"""What a chain of steps still owes, shard by shard: order, retries, quarantine."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pipelines.engine.config import EngineConfig
+from pipelines.manifest import Manifest, committed_shards, create_manifest
+from pipelines.step import ShardStep
+from pipelines.storage import RunStore
+
+
+class EngineError(Exception):
+    """A job cannot go on; the message says why and what to do."""
+
+
+@dataclass
+class StepState:
+    """One step's shards: `ready` to run, `running`, and `done`; the rest wait for a parent."""
+
+    step: ShardStep
+    ready: deque[int] = field(default_factory=deque)
+    running: set[int] = field(default_factory=set)
+    done: int = 0
+    tries: Counter[int] = field(default_factory=Counter)
+    deaths: Counter[int] = field(default_factory=Counter)
+
+
+class Chain:
+    """Shards flow from each step to the next as soon as they are committed.
+
+    Args:
+        store: The run.
+        steps: In order; each step's shard i needs shard i of the step before.
+        num_shards: How many shards there are.
+        config: Budgets and how far a step may run ahead of the next.
+        on_commit: Told of every manifest as it is committed.
+        on_trouble: Told, in one line, of every failed attempt.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        steps: Sequence[ShardStep],
+        num_shards: int,
+        *,
+        config: EngineConfig,
+        on_commit: Callable[[Manifest], None],
+        on_trouble: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._on_commit = on_commit
+        self._on_trouble = on_trouble
+        self.num_shards = num_shards
+        self.states = [StepState(step) for step in steps]
+        self.quarantined = 0
+        self._committed = [committed_shards(store, step.name, step.fingerprint) for step in steps]
+        for shard_id in range(num_shards):
+            self._advance(0, shard_id)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last step has committed every shard."""
+        return all(state.done == self.num_shards for state in self.states)
+
+    def next_shard(self, index: int, *, max_ahead: int | None = None) -> int | None:
+        """Take the next shard of step `index`, or None where there is nothing to start now."""
+        state = self.states[index]
+        if not state.ready:
+            return None
+        if max_ahead is not None and index + 1 < len(self.states):
+            after = self.states[index + 1]
+            if len(after.ready) + len(after.running) + len(state.running) >= max_ahead:
+                return None
+        shard_id = state.ready.popleft()
+        state.running.add(shard_id)
+        return shard_id
+
+    def finished(self, index: int, shard_id: int, manifest: Manifest) -> None:
+        """A shard of step `index` is committed: the next step may have it."""
+        state = self.states[index]
+        state.running.discard(shard_id)
+        state.done += 1
+        if manifest.quarantined is not None:
+            self.quarantined += 1
+        self._on_commit(manifest)
+        if index + 1 < len(self.states):
+            self._advance(index + 1, shard_id)
+
+    def returned(self, index: int, shard_id: int) -> None:
+        """A shard was queued at a worker that went away: it is owed again, at no charge."""
+        state = self.states[index]
+        state.running.discard(shard_id)
+        state.ready.appendleft(shard_id)
+
+    def failed(self, index: int, shard_id: int, error: str) -> None:
+        """The step raised: try again, then quarantine."""
+        state = self.states[index]
+        state.tries[shard_id] += 1
+        budget = self._config.shard_tries
+        self._report(state, shard_id, f"try {state.tries[shard_id]} of {budget}", error)
+        if state.tries[shard_id] < budget:
+            self.returned(index, shard_id)
+        else:
+            self._quarantine(index, shard_id, error)
+
+    def interrupted(self, index: int, shard_id: int, error: str) -> None:
+        """The worker died with this shard in hand: another, larger budget."""
+        state = self.states[index]
+        state.deaths[shard_id] += 1
+        budget = self._config.infrastructure_tries
+        self._report(state, shard_id, f"worker lost, {state.deaths[shard_id]} of {budget}", error)
+        if state.deaths[shard_id] < budget:
+            self.returned(index, shard_id)
+        else:
+            self._quarantine(index, shard_id, f"its workers died {budget} times: {error}")
+
+    def _advance(self, index: int, shard_id: int) -> None:
+        while index < len(self.states) and shard_id in self._committed[index]:
+            self._committed[index].discard(shard_id)
+            self.states[index].done += 1
+            index += 1
+        if index < len(self.states):
+            self.states[index].ready.append(shard_id)
+
+    def _quarantine(self, index: int, shard_id: int, error: str) -> None:
+        step = self.states[index].step
+        rows = step.rows_in(shard_id)
+        manifest = create_manifest(
+            self._store,
+            Manifest(
+                step=step.name,
+                fingerprint=step.fingerprint,
+                shard_id=shard_id,
+                files=(),
+                rows_in=rows,
+                kept=0,
+                dropped={"shard_quarantined": rows} if rows else {},
+                quarantined=error,
+            ),
+        )
+        self._on_trouble(f"{step.name} shard {shard_id}: quarantined")
+        self.finished(index, shard_id, manifest)
+
+    def _report(self, state: StepState, shard_id: int, what: str, error: str) -> None:
+        last_line = error.strip().splitlines()[-1] if error.strip() else "no message"
+        self._on_trouble(f"{state.step.name} shard {shard_id}: {what}: {last_line}")

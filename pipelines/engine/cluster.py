@@ -1,0 +1,130 @@
+"""Connect to Ray and make sure, within seconds, that the cluster can hold the job."""
+
+import logging
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipelines.engine.chain import EngineError
+from pipelines.engine.config import EngineConfig
+from pipelines.step import Resources
+from pipelines.storage import RunStore
+
+_LOCAL_OBJECT_STORE_BYTES = 200_000_000  # tasks exchange shard ids, never image bytes
+_PROBE_TIMEOUT_S = 20.0
+
+
+@contextmanager
+def connected(config: EngineConfig) -> Iterator[None]:
+    """A Ray cluster: the one a submitted job or RAY_ADDRESS names, else a small local one."""
+    if ray.is_initialized():
+        yield
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=True, logging_level=logging.ERROR)
+    else:
+        os.environ.setdefault("RAY_TMPDIR", tempfile.gettempdir())
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, config.download_workers + config.cpu_model_workers),
+            object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def count_model_workers(config: EngineConfig) -> tuple[int, float]:
+    """How many model workers the cluster gets, and the GPUs of each (0.0: on the CPU).
+
+    Raises:
+        EngineError: more GPUs are asked for than there are.
+    """
+    found = int(ray.cluster_resources().get("GPU", 0))
+    if config.gpus == "auto":
+        return (found, 1.0) if found else (config.cpu_model_workers, 0.0)
+    if config.gpus > found:
+        raise EngineError(
+            f"engine.gpus asks for {config.gpus} GPU(s), and the cluster has {found}. "
+            "Start Ray on machines with GPUs, or set engine.gpus to what there is, 0 or auto."
+        )
+    return (config.gpus, 1.0) if config.gpus else (config.cpu_model_workers, 0.0)
+
+
+def check_resources(needs: Sequence[tuple[str, Resources]]) -> None:
+    """Raise `EngineError` unless the cluster can hold all these pools at once."""
+    has = ray.cluster_resources()
+    cpus = sum(need.num_cpus * need.num_workers for _, need in needs)
+    gpus = sum(need.num_gpus * need.num_workers for _, need in needs)
+    if cpus > has.get("CPU", 0) or gpus > has.get("GPU", 0):
+        pools = ", ".join(
+            f"{name} {need.num_workers} x ({need.num_cpus:g} CPU, {need.num_gpus:g} GPU)"
+            for name, need in needs
+        )
+        raise EngineError(
+            f"the cluster has {has.get('CPU', 0):g} CPU and {has.get('GPU', 0):g} GPU, and the job "
+            f"needs {cpus:g} CPU and {gpus:g} GPU at once: {pools}. Lower engine.download_workers "
+            "or the model workers, or start Ray with more (ray start --num-cpus N: logical CPUs "
+            "may exceed the cores)."
+        )
+
+
+def probe_storage(store: RunStore, *, say: Callable[[str], None]) -> None:
+    """Write a probe file into the run and have every node read it.
+
+    Raises:
+        EngineError: a node does not see it, or does not answer in 20 s.
+    """
+    name = f"probe-{uuid.uuid4().hex}"
+    store.replace(name, name.encode())
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        probes = {_probe_on(node["NodeID"], store, name): node for node in nodes}
+        ready, late = ray.wait(list(probes), num_returns=len(probes), timeout=_PROBE_TIMEOUT_S)
+        bad = [probes[ref]["NodeManagerHostname"] for ref in ready if not ray.get(ref)]
+        if bad:
+            raise EngineError(
+                f"{store.root}: not the same storage on node(s) {', '.join(bad)}. "
+                "Give a folder that every node mounts, or an object-store URL."
+            )
+        if late:
+            names = ", ".join(probes[ref]["NodeManagerHostname"] for ref in late)
+            say(f"node(s) {names} are busy and have not confirmed that they see {store.root}")
+    finally:
+        store.delete(name)
+
+
+def _probe_on(node_id: str, store: RunStore, name: str) -> Any:
+    where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    task = _sees_probe.options(scheduling_strategy=where)
+    return task.remote(store, name)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _sees_probe(store: RunStore, name: str) -> bool:
+    try:
+        return store.read_bytes(name) == name.encode()
+    except OSError:
+        return False
+
+
+def check_local_output(store: RunStore) -> None:
+    """Raise `EngineError` where a local output folder cannot be written."""
+    if not store.is_local:
+        return
+    try:
+        Path(store.root).mkdir(parents=True, exist_ok=True)
+        store.replace(".probe", b"")
+        store.delete(".probe")
+    except OSError as error:
+        raise EngineError(f"output {store.root}: cannot be written: {error}") from error

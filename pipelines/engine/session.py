@@ -1,0 +1,131 @@
+"""One job's hold on its run and its workers: lease, cluster, preflight, chains."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+
+from pipelines.engine import cluster
+from pipelines.engine.chain import Chain, EngineError
+from pipelines.engine.config import EngineConfig
+from pipelines.engine.lease import Lease, LeaseHeldError
+from pipelines.engine.local import run_local
+from pipelines.engine.progress import Progress
+from pipelines.engine.ray_runner import RayRunner
+from pipelines.manifest import Manifest, ShardError, committed_shards
+from pipelines.plan import PlanError
+from pipelines.run import RunMismatchError
+from pipelines.sources import SourceError
+from pipelines.step import Resources, ShardStep
+from pipelines.storage import RunStore, StorageError
+from sd_core.model.weights import WeightsError
+
+
+FAILURES = (
+    EngineError,
+    LeaseHeldError,
+    PlanError,
+    RunMismatchError,
+    ShardError,
+    SourceError,
+    StorageError,
+    WeightsError,
+)
+"""What ends a job with a message for its user; anything else is a bug and keeps its trace."""
+
+
+class Session:
+    """Workers for a job, made by `open_session`.
+
+    Attributes:
+        model_resources: What a step with models may take: a GPU each where there are any.
+        download_resources: What the download step takes.
+    """
+
+    def __init__(
+        self, store: RunStore, config: EngineConfig, lease: Lease, say: Callable[[str], None]
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._lease = lease
+        self._say = say
+        self.progress = Progress(say=say)
+        self.download_resources = Resources(num_workers=config.download_workers)
+        workers, gpus = cluster.count_model_workers(config) if config.runner == "ray" else (1, 0.0)
+        self.model_resources = Resources(num_gpus=gpus, num_workers=workers)
+
+    def preflight(self) -> None:
+        """Raise `EngineError`, within seconds, unless every worker of the job fits at once."""
+        if self._config.runner == "local":
+            return
+        cluster.check_resources(
+            [("download", self.download_resources), ("models", self.model_resources)]
+        )
+        cluster.probe_storage(self._store, say=self._say)
+
+    def run(self, steps: Sequence[ShardStep], *, num_shards: int) -> None:
+        """Run a chain of steps to its end; every shard is then committed or quarantined."""
+        for step in steps:
+            done = len(committed_shards(self._store, step.name, step.fingerprint))
+            self.progress.start(step.name, shards_total=num_shards, shards_done=done)
+        chain = Chain(
+            self._store,
+            steps,
+            num_shards,
+            config=self._config,
+            on_commit=self.progress.add,
+            on_trouble=self._say,
+        )
+        if self._config.runner == "local":
+            run_local(chain, check=self._lease.check)
+        else:
+            RayRunner(say=self._say).run(
+                chain, shards_ahead=self._config.shards_ahead, check=self._lease.check
+            )
+
+    def on_commit(self, manifest: Manifest) -> None:
+        """Count a commit that the driver made itself."""
+        self._lease.check()
+        self.progress.add(manifest)
+
+
+@contextmanager
+def open_session(
+    store: RunStore, config: EngineConfig, *, say: Callable[[str], None]
+) -> Iterator[Session]:
+    """Take the run's lease, connect to the workers and check that they can hold the job.
+
+    Raises:
+        EngineError: the output cannot be written, or the cluster cannot hold the job.
+        LeaseHeldError: another job is writing this run.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_terminate_as_exit())
+        cluster.check_local_output(store)
+        lease = stack.enter_context(Lease(store, say=say))
+        if config.runner == "ray":
+            stack.enter_context(cluster.connected(config))
+        session = Session(store, config, lease, say)
+        session.preflight()
+        yield session
+
+
+@contextmanager
+def _terminate_as_exit() -> Iterator[None]:
+    """Make SIGTERM unwind the stack, so that the lease is given back and workers are stopped."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+__all__ = ["FAILURES", "EngineError", "Session", "open_session"]

@@ -1,0 +1,256 @@
+"""A run's two records: run.json says what was asked for, revision.json what is complete."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.manifest import Manifest, iterate_manifests
+from pipelines.storage import RunStore
+
+RUN_FILE = "run.json"
+REVISION_FILE = "revision.json"
+
+
+class RunMismatchError(Exception):
+    """The run was made with other options; the message names each one that differs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepIdentity:
+    """What decides a step's result: its options (models included) and its parents.
+
+    `options` is plain JSON without secrets; two steps with equal fingerprints make equal files.
+    """
+
+    step: str
+    options: Mapping[str, Any]
+    parents: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over step, options and the parents' fingerprints."""
+        text = json.dumps([self.step, self.options, self.parents], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSummary:
+    """A completed step: rows_in = kept + sum of `dropped`, over all its shards."""
+
+    fingerprint: str
+    num_shards: int
+    rows_in: int
+    kept: int
+    dropped: Mapping[str, int]
+    quarantined: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revision:
+    """The current fingerprint and counts of each completed step."""
+
+    number: int = 0
+    steps: Mapping[str, StepSummary] = field(default_factory=dict)
+
+
+def read_revision(store: RunStore) -> Revision:
+    """The current revision; revision 0 with no steps where none has completed yet."""
+    try:
+        tree = json.loads(store.read_bytes(REVISION_FILE))
+    except FileNotFoundError:
+        return Revision()
+    steps = {
+        name: StepSummary(**{**summary, "quarantined": tuple(summary["quarantined"])})
+        for name, summary in tree["steps"].items()
+    }
+    return Revision(number=tree["revision"], steps=steps)
+
+
+def complete_step(
+    store: RunStore, identity: StepIdentity, *, num_shards: int, folders: Iterable[str]
+) -> StepSummary:
+    """Write the step's `shards.txt` and `index.parquet`, then make it current.
+
+    Steps that were made from another fingerprint of this one leave the revision.
+
+    Raises:
+        ShardError: a shard has no manifest.
+    """
+    revision = read_revision(store)
+    old = revision.steps.get(identity.step)
+    if old is not None and old.fingerprint == identity.fingerprint:
+        return old
+    summary = _write_index(store, identity, num_shards=num_shards, folders=list(folders))
+    kept = {
+        name: step
+        for name, step in revision.steps.items()
+        if name != identity.step and not _descends(name, identity.step)
+    }
+    kept[identity.step] = summary
+    tree = {
+        "revision": revision.number + 1,
+        "steps": {name: _summary_tree(step) for name, step in kept.items()},
+    }
+    store.replace(REVISION_FILE, _dump(tree))
+    return summary
+
+
+_PARENTS = {"score": "download", "select": "score", "encode": "select"}
+
+
+def _descends(step: str, ancestor: str) -> bool:
+    parent = _PARENTS.get(step)
+    return parent is not None and (parent == ancestor or _descends(parent, ancestor))
+
+
+def _summary_tree(step: StepSummary) -> dict[str, Any]:
+    return {
+        "fingerprint": step.fingerprint,
+        "num_shards": step.num_shards,
+        "rows_in": step.rows_in,
+        "kept": step.kept,
+        "dropped": dict(sorted(step.dropped.items())),
+        "quarantined": list(step.quarantined),
+    }
+
+
+def _write_index(
+    store: RunStore, identity: StepIdentity, *, num_shards: int, folders: list[str]
+) -> StepSummary:
+    index: dict[str, list[dict[str, Any]]] = {folder: [] for folder in folders}
+    dropped: dict[str, int] = {}
+    rows_in = kept = 0
+    quarantined = []
+    for manifest in iterate_manifests(store, identity.step, identity.fingerprint, num_shards):
+        rows_in += manifest.rows_in
+        kept += manifest.kept
+        for reason, count in manifest.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+        if manifest.quarantined is not None:
+            quarantined.append(manifest.shard_id)
+        _index_files(index, manifest)
+    for folder, rows in index.items():
+        store.replace(f"{folder}/shards.txt", "".join(f"{r['path']}\n" for r in rows).encode())
+        store.replace(f"{folder}/index.parquet", _index_bytes(rows))
+    return StepSummary(
+        fingerprint=identity.fingerprint,
+        num_shards=num_shards,
+        rows_in=rows_in,
+        kept=kept,
+        dropped=dropped,
+        quarantined=tuple(quarantined),
+    )
+
+
+def _index_files(index: dict[str, list[dict[str, Any]]], manifest: Manifest) -> None:
+    for entry in manifest.files:
+        folder = entry.path.rpartition("/")[0]
+        if folder in index:
+            index[folder].append(
+                {
+                    "shard_id": manifest.shard_id,
+                    "path": entry.path,
+                    "sha256": entry.sha256,
+                    "num_bytes": entry.num_bytes,
+                    "num_rows": entry.num_rows,
+                }
+            )
+
+
+_INDEX_SCHEMA = pa.schema(
+    [
+        ("shard_id", pa.int32()),
+        ("path", pa.string()),
+        ("sha256", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("num_rows", pa.int64()),
+    ]
+)
+
+
+def _index_bytes(rows: list[dict[str, Any]]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_INDEX_SCHEMA), sink, write_page_checksum=True)
+    return bytes(sink.getvalue())
+
+
+def check_or_record(
+    store: RunStore,
+    identities: Iterable[StepIdentity],
+    *,
+    job: Mapping[str, Any],
+    recut: frozenset[str] = frozenset(),
+) -> None:
+    """Refuse a run whose recorded options differ; otherwise write run.json.
+
+    Args:
+        store: The run.
+        identities: Every step of the job, with its present options.
+        job: What else run.json keeps: the resolved configuration (no secrets), versions, models.
+        recut: Steps asked for by name, whose options may change as a new revision.
+
+    Raises:
+        RunMismatchError: naming each step and option that differs, and what to do.
+    """
+    now = {identity.step: identity for identity in identities}
+    recorded = read_run(store).get("steps", {})
+    differences = []
+    for step, identity in now.items():
+        before = recorded.get(step)
+        if before is None or before["fingerprint"] == identity.fingerprint or step in recut:
+            continue
+        differences += [
+            f"  - {step}.{line}" for line in describe_changes(before["options"], identity.options)
+        ]
+    if differences:
+        raise RunMismatchError(
+            f"{store.root}: this run was made with other options:\n" + "\n".join(differences) + "\n"
+            "Give the same options to resume it, another `output` for a new run, or ask by name "
+            "for a re-cut of the last steps: --steps select,encode"
+        )
+    steps = {
+        step: {"fingerprint": identity.fingerprint, "options": identity.options}
+        for step, identity in now.items()
+    }
+    store.replace(RUN_FILE, _dump({**job, "steps": steps}))
+
+
+def read_run(store: RunStore) -> dict[str, Any]:
+    """run.json as a tree; empty where the run has not begun."""
+    try:
+        tree: dict[str, Any] = json.loads(store.read_bytes(RUN_FILE))
+    except FileNotFoundError:
+        return {}
+    return tree
+
+
+def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One line for each option that differs: `name: was X, is now Y`."""
+    old, new = _flatten(before), _flatten(now)
+    return [
+        f"{name}: was {_show(old, name)}, is now {_show(new, name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) or (name in old) != (name in new)
+    ]
+
+
+def _show(flat: Mapping[str, Any], name: str) -> str:
+    return json.dumps(flat[name]) if name in flat else "not set"
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, Mapping) and tree:
+        flat: dict[str, Any] = {}
+        for name, value in tree.items():
+            flat |= _flatten(value, f"{prefix}.{name}" if prefix else str(name))
+        return flat
+    return {prefix: list(tree) if isinstance(tree, tuple) else tree}
+
+
+def _dump(tree: Mapping[str, Any]) -> bytes:
+    return (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode()

@@ -1,0 +1,139 @@
+"""Verdicts as pure functions of a shard's facts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.config import ConfigError
+from pipelines.ledger import LEDGER, SCORES, source_fields
+from pipelines.stages.select.config import SelectConfig, Threshold
+
+
+class ColumnError(ConfigError):
+    """A threshold names a column that the facts do not have, or that holds no numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """For each row, why it is dropped (None: it passed) and by which rule of the user's."""
+
+    reason: np.ndarray
+    rule: np.ndarray
+
+    @property
+    def passed(self) -> np.ndarray:
+        """Boolean, one a row."""
+        return _is_none(self.reason)
+
+
+def _is_none(values: np.ndarray) -> np.ndarray:
+    return np.fromiter((value is None for value in values), bool, len(values))
+
+
+def join_scores(facts: pa.Table, scores: pa.Table | None) -> pa.Table:
+    """Facts of every row with the score columns beside them, null where there is no image."""
+    positions = np.full(facts.num_rows, -1, dtype=np.int64)
+    if scores is not None and scores.num_rows:
+        row_to_position = {row: at for at, row in enumerate(facts["row"].to_pylist())}
+        for at, row in enumerate(scores["row"].to_pylist()):
+            positions[row_to_position[row]] = at
+    take = pa.array(positions, mask=positions < 0)
+    joined = facts
+    for name in SCORES:
+        field = LEDGER.field(name)
+        if scores is not None and name in scores.column_names:
+            column = scores[name].combine_chunks().take(take)
+        else:
+            column = pa.nulls(facts.num_rows, field.type)
+        joined = joined.append_column(field, column)
+    return joined
+
+
+def judge(joined: pa.Table, config: SelectConfig) -> Verdict:
+    """Download's reason, else a score that is not finite, else the first failing threshold."""
+    reason = np.array(joined["reason"].to_pylist(), dtype=object)
+    rule = np.array(joined["rule"].to_pylist(), dtype=object)
+    for name in SCORES:
+        values = _numbers(joined, name)
+        _mark(reason, rule, np.isinf(values.data) | values.is_nan, "score_not_finite", name)
+    for name, threshold in config.thresholds.items():
+        _apply(reason, rule, _numbers(joined, name), name, threshold)
+    return Verdict(reason=reason, rule=rule)
+
+
+def ledger_table(joined: pa.Table, verdict: Verdict) -> pa.Table:
+    """The ledger's rows: facts, scores and verdict, with the list's own columns at the end."""
+    kept = pa.array(verdict.passed)
+    columns = {
+        "kept": kept,
+        "reason": pa.array(verdict.reason.tolist(), pa.string()),
+        "rule": pa.array(verdict.rule.tolist(), pa.string()),
+    }
+    fields = [*LEDGER, *source_fields(joined.schema)]
+    arrays = [
+        columns.get(field.name, joined[field.name] if field.name in joined.column_names else None)
+        for field in fields
+    ]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def check_thresholds(config: SelectConfig, source_columns: Sequence[str]) -> None:
+    """Raise `ColumnError` where a threshold names a column that the list does not have."""
+    missing = [
+        name
+        for name in config.thresholds
+        if name.startswith("source_") and name not in source_columns
+    ]
+    if missing:
+        raise ColumnError(
+            f"select.thresholds.{missing[0]}: the list has no such column; it has: "
+            + (", ".join(source_columns) or "none of its own")
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Numbers:
+    data: np.ndarray
+    is_null: np.ndarray
+    is_nan: np.ndarray
+
+
+def _numbers(table: pa.Table, name: str) -> _Numbers:
+    if name not in table.column_names:
+        raise ColumnError(
+            f"select.thresholds.{name}: the list has no such column; it has: "
+            + (", ".join(field.name for field in source_fields(table.schema)) or "none of its own")
+        )
+    column = table[name].combine_chunks()
+    is_null = np.asarray(column.is_null())
+    try:
+        data = np.asarray(pc.fill_null(column.cast(pa.float64()), 0.0))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ColumnError(
+            f"select.thresholds.{name}: the column is {column.type}, not a number"
+        ) from error
+    return _Numbers(data=data, is_null=is_null, is_nan=np.isnan(data))
+
+
+def _apply(
+    reason: np.ndarray, rule: np.ndarray, values: _Numbers, name: str, threshold: Threshold
+) -> None:
+    stem = name if name in SCORES else "value"
+    if threshold.missing == "drop":
+        _mark(reason, rule, values.is_null | values.is_nan, "value_missing", f"{name} is missing")
+    present = ~(values.is_null | values.is_nan)
+    if threshold.min is not None:
+        below = present & (values.data < threshold.min)
+        _mark(reason, rule, below, f"{stem}_below_min", f"{name} >= {threshold.min:g}")
+    if threshold.max is not None:
+        above = present & (values.data > threshold.max)
+        _mark(reason, rule, above, f"{stem}_above_max", f"{name} <= {threshold.max:g}")
+
+
+def _mark(reason: np.ndarray, rule: np.ndarray, where: np.ndarray, code: str, text: str) -> None:
+    fresh = where & _is_none(reason)
+    reason[fresh] = code
+    rule[fresh] = text

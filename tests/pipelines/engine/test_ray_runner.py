@@ -1,0 +1,133 @@
+"""The Ray runner's promises, on a local cluster with logical CPUs and GPUs."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.engine.chain import EngineError
+from pipelines.engine.config import EngineConfig
+from pipelines.engine.session import open_session
+from pipelines.manifest import committed_shards, read_manifest
+from pipelines.step import Resources
+from pipelines.storage import RunStore
+from tests.pipelines.engine.toy_step import ToyStep
+
+pytestmark = pytest.mark.ray
+RAY = EngineConfig(runner="ray", gpus=0)
+LOCAL = EngineConfig(runner="local")
+
+
+def run(
+    store: RunStore, steps: list[ToyStep], *, num_shards: int, config: EngineConfig = RAY
+) -> list[str]:
+    said: list[str] = []
+    with open_session(store, config, say=said.append) as session:
+        session.run(steps, num_shards=num_shards)
+    return said
+
+
+def data_files(store: RunStore, folder: str = "toy") -> dict[str, bytes]:
+    return {name: store.read_bytes(f"{folder}/{name}") for name in store.list_files(folder)}
+
+
+def test_ray_and_local_commit_the_same_files(ray_cluster: None, tmp_path: Path) -> None:
+    on_ray, local = RunStore(str(tmp_path / "ray")), RunStore(str(tmp_path / "local"))
+    run(on_ray, [ToyStep(on_ray)], num_shards=5)
+    run(local, [ToyStep(local)], num_shards=5, config=LOCAL)
+    assert data_files(on_ray) == data_files(local)
+    assert committed_shards(on_ray, "toy", "f0") == set(range(5))
+    for shard_id in range(5):
+        assert read_manifest(on_ray, "toy", "f0", shard_id) == read_manifest(
+            local, "toy", "f0", shard_id
+        )
+
+
+def test_a_killed_worker_loses_nothing_and_charges_no_try(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    store = RunStore(str(tmp_path))
+    config = EngineConfig(runner="ray", gpus=0, shard_tries=1)
+    said = run(store, [ToyStep(store, die_once=(1, 2))], num_shards=6, config=config)
+    assert committed_shards(store, "toy", "f0") == set(range(6))
+    assert len(data_files(store)) == 6
+    assert not [line for line in said if "quarantined" in line]
+    assert [line for line in said if "worker lost" in line]
+
+
+def test_a_poison_shard_is_quarantined_after_its_tries_and_the_rest_go_on(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    store = RunStore(str(tmp_path))
+    config = EngineConfig(runner="ray", gpus=0, shard_tries=2)
+    said = run(store, [ToyStep(store, fail=(1,))], num_shards=4, config=config)
+    manifest = read_manifest(store, "toy", "f0", 1)
+    assert manifest is not None
+    assert manifest.quarantined is not None
+    assert "poison in shard 1" in manifest.quarantined
+    assert dict(manifest.dropped) == {"shard_quarantined": 10}
+    assert len([n for n in store.list_files("attempts") if n.startswith("toy-1-")]) == 2
+    assert len(data_files(store)) == 3
+    assert [line for line in said if "try 1 of 2" in line and "poison" in line]
+
+
+def test_shards_flow_to_the_next_step_before_the_first_has_ended(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    store = RunStore(str(tmp_path))
+    one = Resources(num_workers=1)
+    steps = [
+        ToyStep(store, name="download", resources=one, pause_s=0.5),
+        ToyStep(store, name="score", resources=one),
+    ]
+    run(store, steps, num_shards=6)
+    attempts = {
+        tuple(name.split("-")[:2]): int(name.split("-")[2]) for name in store.list_files("attempts")
+    }
+    assert attempts["score", "0"] < attempts["download", "4"]
+
+
+def test_a_worker_that_cannot_start_fails_the_job_with_its_own_words(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    store = RunStore(str(tmp_path))
+    with pytest.raises(EngineError, match="could not start: ValueError: no weights here"):
+        run(store, [ToyStep(store, fail_to_open="no weights here")], num_shards=1)
+
+
+def test_two_model_workers_on_two_gpus_see_different_ones(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    store = RunStore(str(tmp_path))
+    config = EngineConfig(runner="ray", gpus=2)
+    with open_session(store, config, say=lambda line: None) as session:
+        assert session.model_resources == Resources(num_gpus=1.0, num_workers=2)
+        step = ToyStep(store, resources=session.model_resources, pause_s=0.2)
+        session.run([step], num_shards=6)
+    seen = {content.split()[1] for content in data_files(store, "opened").values()}
+    assert seen == {b"0", b"1"}
+
+
+def test_more_gpus_than_there_are_is_refused_within_seconds(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    store = RunStore(str(tmp_path))
+    config = EngineConfig(runner="ray", gpus=3)
+    started = time.monotonic()
+    with (
+        pytest.raises(EngineError, match=r"asks for 3 GPU\(s\), and the cluster has 2"),
+        open_session(store, config, say=lambda line: None),
+    ):
+        pass
+    assert time.monotonic() - started < 30
+
+
+def test_a_cluster_too_small_for_the_job_is_refused_with_the_sum(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    config = EngineConfig(runner="ray", gpus=0, download_workers=64)
+    with (
+        pytest.raises(EngineError, match="the job needs 65 CPU"),
+        open_session(RunStore(str(tmp_path)), config, say=lambda line: None),
+    ):
+        pass

@@ -1,0 +1,64 @@
+"""A real step without models: it writes one small file a shard, and can be told to fail."""
+
+import os
+import signal
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipelines.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.step import Resources
+from pipelines.storage import RunStore
+
+ROWS = 10
+
+
+@dataclass
+class ToyStep:
+    """`die_once` and `hang` name shards; `fail` names shards that always raise."""
+
+    store: RunStore
+    name: str = "toy"
+    fingerprint: str = "f0"
+    resources: Resources = field(default_factory=lambda: Resources(num_workers=2))
+    die_once: tuple[int, ...] = ()
+    fail: tuple[int, ...] = ()
+    fail_to_open: str | None = None
+    pause_s: float = 0.0
+    min_shards_before: int = 0
+    """Shards of the step before that must be committed when this step first runs."""
+
+    def open(self) -> None:
+        if self.fail_to_open:
+            raise ValueError(self.fail_to_open)
+        mark = f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}"
+        self.store.replace(f"opened/{self.name}-{os.getpid()}", mark.encode())
+
+    def run(self, shard_id: int) -> Manifest:
+        self.store.replace(f"attempts/{self.name}-{shard_id}-{time.time_ns()}", b"")
+        first = self.store.create_exclusive(f"died/{self.name}-{shard_id}", b"")
+        if shard_id in self.die_once and first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if shard_id in self.fail:
+            raise ValueError(f"poison in shard {shard_id}")
+        time.sleep(self.pause_s)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rows.txt"
+            path.write_text(f"{self.name} {shard_id}\n" * ROWS)
+            return commit_shard(
+                self.store,
+                step=self.name,
+                fingerprint=self.fingerprint,
+                shard_id=shard_id,
+                files=[SpooledFile(folder=self.name, path=path, suffix=".txt", num_rows=ROWS)],
+                rows_in=ROWS,
+                kept=ROWS,
+                dropped={},
+            )
+
+    def rows_in(self, shard_id: int) -> int:
+        return ROWS
+
+    def close(self) -> None:
+        pass
