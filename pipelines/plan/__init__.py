@@ -1,0 +1,16 @@
+"""The plan of a run: fixed shards of the source's rows, and what is settled before any download."""
+
+from pipelines.plan.inputs import check_plan_inputs
+from pipelines.plan.make import PlanConfig, make_plan
+from pipelines.plan.record import Plan, PlanError, load_plan, read_rows, read_settled
+
+__all__ = [
+    "Plan",
+    "PlanConfig",
+    "PlanError",
+    "check_plan_inputs",
+    "load_plan",
+    "make_plan",
+    "read_rows",
+    "read_settled",
+]

@@ -1,0 +1,68 @@
+"""Whether the source's files are still those that were planned."""
+
+from collections.abc import Iterator
+
+from pipelines.plan.record import Plan, PlanError, PlannedFile
+from pipelines.sources.archives import tar_beside
+from pipelines.sources.config import SourceError
+from pipelines.sources.files import SourceFile
+from pipelines.sources.source import Source
+
+
+def check_plan_inputs(plan: Plan, source: Source) -> None:
+    """Refuse a source that is no longer the one planned; unchanged files are not read again.
+
+    Raises:
+        PlanError: names every file that changed, is gone or is new.
+    """
+    try:
+        found = {file.name: file for file in source.files}
+    except SourceError as error:
+        raise PlanError(str(error)) from error
+    planned = {file.name: file for file in plan.files}
+    faults = [f"{file.uri}: planned, and gone now" for file in plan.files if file.name not in found]
+    faults += [
+        f"{file.uri}: not in the plan" for name, file in found.items() if name not in planned
+    ]
+    for name in planned.keys() & found.keys():
+        fault = _difference(planned[name], found[name])
+        if fault is not None:
+            faults.append(fault)
+    if faults:
+        raise PlanError(
+            f"the source has changed since the run was planned ({len(faults)} file(s)):\n"
+            + "\n".join(f"  - {fault}" for fault in sorted(faults))
+            + "\nPut the files back as they were, or give another `output` to plan a new run."
+        )
+
+
+def _parts(file: SourceFile) -> Iterator[SourceFile]:
+    """The stored files that one planned file is: img2dataset's list and its tar."""
+    yield file
+    if file.format == "img2dataset":
+        tar = tar_beside(file)
+        if file.filesystem.exists(tar.path):
+            yield tar
+
+
+def file_token(file: SourceFile) -> str:
+    """A cheap mark of the file's version; "" where the file system gives none."""
+    tokens = [part.token() for part in _parts(file)]
+    return "+".join(tokens) if all(tokens) else ""
+
+
+def file_sha256(file: SourceFile) -> str:
+    """Hex sha256 of the file's stored bytes."""
+    return "+".join(part.sha256() for part in _parts(file))
+
+
+def _difference(planned: PlannedFile, found: SourceFile) -> str | None:
+    if planned.token and planned.token == file_token(found):
+        return None
+    num_bytes = found.size()
+    if num_bytes != planned.num_bytes:
+        return f"{found.uri}: {planned.num_bytes} bytes when planned, {num_bytes} now"
+    digest = file_sha256(found)
+    if digest != planned.sha256:
+        return f"{found.uri}: sha256 {planned.sha256} when planned, {digest} now"
+    return None

@@ -1,0 +1,196 @@
+"""Make a plan: read the source once, cut it into shards, settle duplicates."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from pipelines.config import Config
+from pipelines.keys import KeyHash, blake2b_64, hash_rows
+from pipelines.plan.duplicates import SETTLED_REASONS, DuplicateFinder
+from pipelines.plan.inputs import file_sha256, file_token
+from pipelines.plan.record import (
+    SCHEMA_VERSION,
+    SHARD_FIELDS,
+    Plan,
+    PlanError,
+    PlannedFile,
+    settled_path,
+    store_plan,
+    write_table,
+)
+from pipelines.sources.columns import SourceColumn, TextColumns, name_source_columns, widen
+from pipelines.sources.config import SourceError
+from pipelines.sources.files import SourceFile
+from pipelines.sources.rows import ScannedRange, SourceRange
+from pipelines.sources.source import Source
+from pipelines.storage import RunStore
+
+
+class PlanConfig(Config):
+    """How the rows are cut into shards."""
+
+    rows_per_shard: int = Field(default=10_000, ge=1, le=1_000_000)
+    """A shard never crosses files, so a file's last shard may be smaller."""
+
+
+def make_plan(
+    source: Source,
+    config: PlanConfig,
+    *,
+    store: RunStore,
+    scratch: Path | None = None,
+    key_hash: KeyHash = blake2b_64,
+    on_file: Callable[[SourceFile], None] | None = None,
+) -> Plan:
+    """Read the source once, cut it into shards, settle duplicates, and store the plan.
+
+    Args:
+        scratch: Where local temporary files go; 32 bytes a row beyond the first million.
+        key_hash: For tests of collisions only.
+        on_file: Told of each file before it is read.
+
+    Raises:
+        PlanError: the source cannot be read, has no rows, or changed while it was read.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="plan-", dir=scratch) as folder,
+        DuplicateFinder(Path(folder)) as finder,
+    ):
+        draft = _Draft(rows_per_shard=config.rows_per_shard, finder=finder, key_hash=key_hash)
+        try:
+            for file in source.files:
+                if on_file is not None:
+                    on_file(file)
+                draft.add_file(source, file)
+        except SourceError as error:
+            raise PlanError(str(error)) from error
+        return _store(draft, source, store)
+
+
+@dataclass(kw_only=True)
+class _Draft:
+    """A plan being made."""
+
+    rows_per_shard: int
+    finder: DuplicateFinder
+    key_hash: KeyHash
+    files: list[PlannedFile] = field(default_factory=list)
+    shards: list[SourceRange] = field(default_factory=list)
+    types: dict[str, str] = field(default_factory=dict)
+
+    def add_file(self, source: Source, file: SourceFile) -> None:
+        token = file_token(file)
+        digest = file_sha256(file)
+        num_rows = 0
+        text_columns = TextColumns(url=None, caption=None)
+        for scanned in source.scan(file, rows_per_shard=self.rows_per_shard):
+            num_rows += self._add_shard(file, scanned)
+            text_columns = scanned.text_columns
+        if token != file_token(file):
+            raise PlanError(f"{file.uri}: changed while it was being planned; start again")
+        self.files.append(
+            PlannedFile(
+                name=file.name,
+                uri=file.uri,
+                sha256=digest,
+                num_bytes=file.size(),
+                token=token,
+                num_rows=num_rows,
+                text_columns=text_columns,
+            )
+        )
+
+    def _add_shard(self, file: SourceFile, scanned: ScannedRange) -> int:
+        shard_id = len(self.shards)
+        texts = scanned.raw.key_texts(file=file.name, start_row=scanned.start_row)
+        self.finder.add(
+            hash_rows(texts, key_hash=self.key_hash),
+            shard_id=shard_id,
+            usable=pc.is_null(scanned.raw.reason).to_numpy(zero_copy_only=False),
+        )
+        for name, kind in scanned.types.items():
+            known = self.types.get(name, "")
+            self.types[name] = widen(known, kind) if known and kind else known or kind
+        self.shards.append(
+            SourceRange(
+                shard_id=shard_id,
+                file=file.name,
+                start_row=scanned.start_row,
+                num_rows=len(texts),
+                start_byte=scanned.start_byte,
+                end_byte=scanned.end_byte,
+            )
+        )
+        return len(texts)
+
+    def columns(self) -> tuple[SourceColumn, ...]:
+        return name_source_columns({name: kind or "string" for name, kind in self.types.items()})
+
+
+def _store(draft: _Draft, source: Source, store: RunStore) -> Plan:
+    if not draft.shards:
+        raise PlanError(f"{source.files[0].uri}: no rows in any of {len(source.files)} file(s)")
+    columns = draft.columns()
+    content_hash = _content_hash_column(source, columns)
+    settled_counts = np.zeros(len(draft.shards), dtype=np.int32)
+    totals = dict.fromkeys(SETTLED_REASONS, 0)
+    for records in draft.finder.settled():
+        shard_id = int(records["shard_id"][0])
+        settled_counts[shard_id] = len(records)
+        reasons = [SETTLED_REASONS[code] for code in records["reason"]]
+        for reason in SETTLED_REASONS:
+            totals[reason] += reasons.count(reason)
+        rows = pa.array(records["row"].astype(np.int32))
+        write_table(store, settled_path(shard_id), pa.table({"row": rows, "reason": reasons}))
+    shards = pa.Table.from_pylist(
+        [
+            {**asdict(shard), "num_settled": int(count)}
+            for shard, count in zip(draft.shards, settled_counts, strict=True)
+        ],
+        schema=SHARD_FIELDS,
+    )
+    plan = Plan(
+        fingerprint=_fingerprint(draft, columns, content_hash),
+        rows_per_shard=draft.rows_per_shard,
+        num_rows=sum(file.num_rows for file in draft.files),
+        files=tuple(draft.files),
+        columns=columns,
+        content_hash=content_hash,
+        settled=totals,
+        shards=shards,
+    )
+    store_plan(plan, store)
+    return plan
+
+
+def _content_hash_column(source: Source, columns: Sequence[SourceColumn]) -> str | None:
+    asked = source.config.content_hash
+    if asked is None:
+        return None
+    for column in columns:
+        if column.input == asked:
+            return column.name
+    raise PlanError(
+        f"source.content_hash is {asked!r}, but the columns are: "
+        f"{', '.join(column.input for column in columns) or '(none but URL and caption)'}"
+    )
+
+
+def _fingerprint(draft: _Draft, columns: Sequence[SourceColumn], content_hash: str | None) -> str:
+    tree = {
+        "schema_version": SCHEMA_VERSION,
+        "rows_per_shard": draft.rows_per_shard,
+        "files": [[file.name, file.sha256, asdict(file.text_columns)] for file in draft.files],
+        "columns": [asdict(column) for column in columns],
+        "content_hash": content_hash,
+    }
+    text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

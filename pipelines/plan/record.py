@@ -1,0 +1,175 @@
+"""What a plan is, how it is stored in a run, and a shard's rows by it."""
+
+import io
+import json
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.sources.columns import SourceColumn, TextColumns
+from pipelines.sources.rows import SourceRange
+from pipelines.sources.source import Source
+from pipelines.storage import RunStore
+
+PLAN_PATH = "plan/plan.json"
+SHARDS_PATH = "plan/shards.parquet"
+SCHEMA_VERSION = 1
+
+SHARD_FIELDS = pa.schema(
+    [
+        pa.field("shard_id", pa.int32(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("start_row", pa.int64(), nullable=False),
+        pa.field("num_rows", pa.int32(), nullable=False),
+        pa.field("start_byte", pa.int64()),
+        pa.field("end_byte", pa.int64()),
+        pa.field("num_settled", pa.int32(), nullable=False),
+    ]
+)
+
+
+class PlanError(Exception):
+    """The plan cannot be made, or no longer fits its source; says which file and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedFile:
+    """One file of the source as it was when planned; no secrets.
+
+    Attributes:
+        token: A cheap mark of this version of the file; "" where the file system gives none.
+    """
+
+    name: str
+    uri: str
+    sha256: str
+    num_bytes: int
+    token: str
+    num_rows: int
+    text_columns: TextColumns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The shards of a run and what is known of their rows before any download.
+
+    Attributes:
+        fingerprint: Changes with the files' bytes and names, the columns and the shard size.
+        content_hash: The `source_` column with the image files' hashes, where there is one.
+        shards: `SHARD_FIELDS`, one row a shard, in order.
+    """
+
+    fingerprint: str
+    rows_per_shard: int
+    num_rows: int
+    files: tuple[PlannedFile, ...]
+    columns: tuple[SourceColumn, ...]
+    content_hash: str | None
+    settled: dict[str, int]
+    shards: pa.Table = field(repr=False, compare=False)
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards there are; their ids are 0 to `num_shards` - 1."""
+        return int(self.shards.num_rows)
+
+    def shard(self, shard_id: int) -> SourceRange:
+        """Where a shard's rows lie."""
+        row = self.shards.slice(shard_id, 1).to_pylist()[0]
+        row.pop("num_settled")
+        return SourceRange(**row)
+
+    def num_settled(self, shard_id: int) -> int:
+        """How many of a shard's rows the plan settled."""
+        return int(self.shards["num_settled"][shard_id].as_py())
+
+    def text_columns(self, file: str) -> TextColumns:
+        """The URL and caption columns of a file."""
+        return next(planned.text_columns for planned in self.files if planned.name == file)
+
+
+def store_plan(plan: Plan, store: RunStore) -> None:
+    """Store the shards, then `plan.json`, which makes the plan one."""
+    write_table(store, SHARDS_PATH, plan.shards)
+    store.replace(PLAN_PATH, _to_json(plan))
+
+
+def load_plan(store: RunStore) -> Plan:
+    """The run's stored plan; raises `PlanError` where there is none or it is damaged."""
+    try:
+        tree = json.loads(store.read_bytes(PLAN_PATH))
+        with store.open(SHARDS_PATH) as stream:
+            shards = pq.read_table(stream, page_checksum_verification=True)
+        if shards.num_rows != tree.pop("num_shards") or shards.schema != SHARD_FIELDS:
+            raise ValueError(f"{SHARDS_PATH} does not belong to it")
+        if tree.pop("schema_version") != SCHEMA_VERSION:
+            raise ValueError("it was written by another version of this program")
+        tree["files"] = tuple(
+            PlannedFile(**{**file, "text_columns": TextColumns(**file["text_columns"])})
+            for file in tree["files"]
+        )
+        tree["columns"] = tuple(SourceColumn(**column) for column in tree["columns"])
+        return Plan(**tree, shards=shards)
+    except FileNotFoundError as error:
+        raise PlanError(f"{store.root}: no plan yet: {PLAN_PATH} is missing") from error
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise PlanError(f"{store.root}/{PLAN_PATH}: not a plan: {error}") from error
+
+
+def read_rows(plan: Plan, store: RunStore, source: Source, shard_id: int) -> pa.Table:
+    """A shard's rows, with the plan's verdicts among the reasons.
+
+    Columns are those of `pipelines.sources.rows.ROW_FIELDS` and the plan's `source_` columns;
+    `url` and `caption` are not redacted.
+    """
+    where = plan.shard(shard_id)
+    rows = source.read_rows(where, text_columns=plan.text_columns(where.file), columns=plan.columns)
+    settled = read_settled(plan, store, shard_id)
+    if settled is None:
+        return rows
+    reasons = np.full(rows.num_rows, None, dtype=object)
+    reasons[settled["row"].to_numpy()] = settled["reason"].to_pylist()
+    column = pc.coalesce(rows["reason"], pa.array(reasons, pa.string()))
+    return rows.set_column(rows.schema.get_field_index("reason"), rows.field("reason"), column)
+
+
+def read_settled(plan: Plan, store: RunStore, shard_id: int) -> pa.Table | None:
+    """The shard's settled rows (`row`, `reason`), or None where it has none."""
+    if plan.num_settled(shard_id) == 0:
+        return None
+    path = settled_path(shard_id)
+    try:
+        with store.open(path) as stream:
+            return pq.read_table(stream, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise PlanError(f"{store.root}/{path}: missing or damaged: {error}") from error
+
+
+def settled_path(shard_id: int) -> str:
+    """Where a shard's settled rows lie in a run."""
+    return f"plan/settled/{shard_id:06d}.parquet"
+
+
+def write_table(store: RunStore, path: str, table: pa.Table) -> None:
+    """Write a small Parquet file of the plan, with page checksums."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    store.replace(path, sink.getvalue())
+
+
+def _to_json(plan: Plan) -> bytes:
+    tree = {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": plan.fingerprint,
+        "rows_per_shard": plan.rows_per_shard,
+        "num_rows": plan.num_rows,
+        "num_shards": plan.num_shards,
+        "settled": plan.settled,
+        "content_hash": plan.content_hash,
+        "columns": [asdict(column) for column in plan.columns],
+        "files": [asdict(file) for file in plan.files],
+    }
+    return (json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,156 @@
+"""Secrets out of everything that is stored or printed.
+
+A URL may carry user information (`user:password@`) or signed query values (S3, GCS, Azure,
+CloudFront, tokens and keys of every other kind). Both are replaced by `REDACTED`; the rest of
+the URL stays as it was, so that a stored URL still says which image it named.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import cast
+from urllib.parse import quote, unquote_plus
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+REDACTED = "REDACTED"
+MAX_NESTING = 3
+
+_STRONG_WORDS = frozenset(
+    {"secret", "password", "passwd", "passphrase", "pwd", "credential", "credentials"}
+)
+_SECRET_WORDS = _STRONG_WORDS | {
+    *("token", "key", "pass", "apikey", "accesskey", "auth", "authorization", "bearer", "jwt"),
+    *("signature", "sig", "sas", "hmac", "session", "sessionid"),
+}
+_SECRET_NAMES = frozenset(
+    {"policy", "awsaccesskeyid", "googleaccessid", "jsessionid", "phpsessid"}
+    | {"hdnea", "hdnts", "hdntl", "__gda__"}
+)
+_SECRET_ENDINGS = (
+    *("token", "secret", "password", "passwd", "passphrase", "apikey", "accesskey", "signature"),
+    *("accesskeyid", "credential", "credentials", "sessionid", "authkey", "secretkey"),
+)
+_SIGNED_PREFIXES = ("x-amz-", "x-goog-", "x-ms-", "x-oss-", "x-cos-")
+
+_USER_INFO = re.compile(r"(//|\\\\)[^/?#\\\s]*@")
+_BARE_USER_INFO = re.compile(r"^[^/?#\s]*:[^/?#\s]*@")
+_BAD_PORT_USER_INFO = re.compile(r"//[^/?#\s:@\[\]]*:(?!\d*(?:[/?#]|$))[^\s]*@")
+_PARAMETER = re.compile(r"([?&;#])([^=&;#?\s]{1,200})=([^&#]*)")
+_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(?://|\\\\)[^\s<>\"']+")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_MAY_HOLD_SECRET = (
+    r"(?i)@|%40|%3d|[?&;#][^=&]*%|"
+    r"(token|key|secret|pass|pwd|auth|sig|cred|jwt|sas|sess|hmac|bearer|"
+    r"policy|accessid|hdn|gda|x-amz|x-goog|x-ms|x-oss|x-cos)[^&#]*="
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a query parameter of this name holds a secret (`X-Amz-Signature`, `sig`, `token`)."""
+    decoded = unquote_plus(name)
+    lowered = decoded.lower()
+    return (
+        lowered in _SECRET_NAMES
+        or lowered.startswith(_SIGNED_PREFIXES)
+        or lowered.endswith(_SECRET_ENDINGS)
+        or any(word in _SECRET_WORDS for word in _words(decoded))
+    )
+
+
+def redact_url(url: str) -> str:
+    """The URL without its user information and with signed or secret query values replaced.
+
+    Malformed URLs are redacted on the safe side: what may be a password goes.
+    """
+    return _redact(url, depth=0)
+
+
+def redact_text(text: str) -> str:
+    """The text with every URL in it redacted."""
+    if "//" not in text and "\\\\" not in text:
+        return text
+    return _URL_IN_TEXT.sub(lambda match: redact_url(match.group()), text)
+
+
+def redact_url_column(urls: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """`redact_url` over a string column; rows that cannot hold a secret cost one regex match."""
+    return _map_matching(urls, redact_url)
+
+
+def redact_text_column(texts: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """`redact_text` over a string column; rows that cannot hold a secret cost one regex match."""
+    return _map_matching(texts, redact_text)
+
+
+def redact_config(config: Mapping[str, object]) -> dict[str, object]:
+    """The configuration fit for `run.json`: values of secret keys and URL credentials replaced."""
+    return cast("dict[str, object]", _redact_value(config))
+
+
+def _redact(url: str, *, depth: int) -> str:
+    url = _BAD_PORT_USER_INFO.sub(f"//{REDACTED}@", url, count=1)
+    if "//" not in url.split("?", 1)[0]:
+        url = _BARE_USER_INFO.sub(f"{REDACTED}@", url)
+    url = _USER_INFO.sub(rf"\g<1>{REDACTED}@", url)
+    return _PARAMETER.sub(lambda match: _redact_parameter(match, depth=depth), url)
+
+
+def _redact_parameter(match: re.Match[str], *, depth: int) -> str:
+    separator, name, value = match.groups()
+    if not value:
+        return match.group()
+    if is_secret_name(name):
+        return f"{separator}{name}={REDACTED}"
+    if "=" in value:  # `a=1;token=2`, or a URL within the value
+        value = _PARAMETER.sub(lambda inner: _redact_parameter(inner, depth=depth), f"?{value}")[1:]
+    if "%" not in value:
+        return f"{separator}{name}={value}"
+    if depth >= MAX_NESTING:
+        return f"{separator}{name}={REDACTED}"
+    decoded = unquote_plus(value)
+    redacted = _redact(f"?{decoded}", depth=depth + 1)[1:]
+    redacted = _redact(redacted, depth=depth + 1)
+    return f"{separator}{name}={value if redacted == decoded else quote(redacted, safe='')}"
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(name)]
+
+
+def _map_matching(column: pa.Array | pa.ChunkedArray, redact: Callable[[str], str]) -> pa.Array:
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    matches = pc.fill_null(pc.match_substring_regex(array, _MAY_HOLD_SECRET), False)
+    if not pc.any(matches).as_py():
+        return array
+    found = array.filter(matches)
+    changed = [redact(text) for text in found.to_pylist()]
+    return pc.replace_with_mask(array, matches, pa.array(changed, type=array.type))
+
+
+def _redact_value(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {
+            str(key): REDACTED
+            if _is_secret_key(str(key)) and not _is_empty(item)
+            else _redact_value(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_redact_value(item) for item in value]
+    return redact_text(value) if isinstance(value, str) else value
+
+
+def _is_secret_key(key: str) -> bool:
+    """Narrower than for URLs: `tokenizer` or `token_length` are options, `hub_token` is not."""
+    words = _words(key)
+    return bool(words) and (
+        words[-1] in _SECRET_WORDS
+        or any(word in _STRONG_WORDS for word in words)
+        or key.lower().endswith(_SECRET_ENDINGS)
+        or key.lower().replace("-", "_").endswith(("access_key_id", "key_pair_id"))
+    )
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or value in ("", {}, [])

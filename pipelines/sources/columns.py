@@ -1,0 +1,226 @@
+"""Columns: which is the URL, which the caption, and every other as a storable `source_` one."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.redact import redact_text_column
+from pipelines.sources.config import SourceError
+
+URL_NAMES = ("url", "image_url", "imageurl", "img_url", "image_link", "uri")
+CAPTION_NAMES = ("text", "caption", "alt", "alt_text", "alttext")
+
+_STORED_TYPES = {"bool", "int64", "uint64", "double", "string"}
+_INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"
+_FLOAT = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$|^-?(nan|NaN|NAN|inf|Infinity)$"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceColumn:
+    """An input column and the column of the run that carries it.
+
+    Attributes:
+        input: Its name in the list.
+        name: `source_<name in lower case>`, told apart by `_2` where two would be the same.
+        type: One of bool, int64, uint64, double, string.
+    """
+
+    input: str
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextColumns:
+    """The names of a file's URL and caption columns; None where the source has none."""
+
+    url: str | None
+    caption: str | None
+
+
+def recognise_columns(
+    names: Sequence[str], *, url_column: str | None, caption_column: str | None, where: str
+) -> TextColumns:
+    """Find the URL and caption columns of a list.
+
+    Raises:
+        SourceError: a named column is absent, or none or several could be meant.
+    """
+    return TextColumns(
+        url=_choose(names, url_column, URL_NAMES, option="url_column", where=where),
+        caption=None
+        if caption_column == ""
+        else _choose(names, caption_column, CAPTION_NAMES, option="caption_column", where=where),
+    )
+
+
+def _choose(
+    names: Sequence[str], asked: str | None, known: Sequence[str], *, option: str, where: str
+) -> str:
+    found = ", ".join(names)
+    if asked is not None:
+        if asked in names:
+            return asked
+        raise SourceError(f"{where}: source.{option} is {asked!r}, but the columns are: {found}")
+    matches = [name for name in names if name.lower() in known]
+    if len(matches) == 1:
+        return matches[0]
+    problem = f"several could be meant ({', '.join(matches)})" if matches else "none is known"
+    hint = ' (or "" for a list without captions)' if option == "caption_column" else ""
+    raise SourceError(
+        f"{where}: no {option}: {problem} among the columns: {found}; set source.{option}{hint}"
+    )
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """The header with repeated names told apart: `a, a` becomes `a, a_2`."""
+    taken: set[str] = set()
+    return [_untaken(name, taken) for name in names]
+
+
+def name_source_columns(types: Mapping[str, str]) -> tuple[SourceColumn, ...]:
+    """Give every input column (in the order first seen) its own `source_` name."""
+    taken: set[str] = set()
+    return tuple(
+        SourceColumn(input=name, name=_untaken(f"source_{name.lower()}", taken), type=kind)
+        for name, kind in types.items()
+    )
+
+
+def _untaken(name: str, taken: set[str]) -> str:
+    candidate, count = name, 1
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    taken.add(candidate)
+    return candidate
+
+
+def stored_type(kind: pa.DataType) -> str:
+    """The type in which a column of the list is stored; whatever is not simple becomes text."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return stored_type(kind.storage_type)
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return stored_type(kind.value_type)
+    if pa.types.is_boolean(kind):
+        return "bool"
+    if pa.types.is_uint64(kind):
+        return "uint64"
+    if pa.types.is_integer(kind):
+        return "int64"
+    return "double" if pa.types.is_floating(kind) else "string"
+
+
+def widen(first: str, second: str) -> str:
+    """The stored type that holds the values of both."""
+    if first == second:
+        return first
+    return "double" if {first, second} == {"int64", "double"} else "string"
+
+
+def infer_text_type(column: pa.Array) -> str:
+    """The stored type of a CSV column; the empty text is no value, and "" where all are empty."""
+    values = column.filter(pc.not_equal(column, ""))
+    if len(values) == 0:
+        return ""
+    for kind, pattern in (("int64", _INTEGER), ("double", f"{_INTEGER}|{_FLOAT}")):
+        if pc.all(pc.match_substring_regex(values, pattern)).as_py():
+            return kind
+    return "string"
+
+
+def as_stored(column: pa.ChunkedArray | pa.Array, kind: str) -> pa.Array:
+    """A column of the list as an array of one of the stored types; text is redacted."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if kind == "string":
+        return redact_text_column(as_text(array))
+    target = {"bool": pa.bool_(), "int64": pa.int64(), "uint64": pa.uint64()}.get(
+        kind, pa.float64()
+    )
+    array = _plain(array)
+    if pa.types.is_string(array.type):
+        array = pc.if_else(pc.equal(array, ""), pa.scalar(None, pa.string()), array)
+    return pc.cast(array, target, safe=False)
+
+
+def as_text(array: pa.Array) -> pa.Array:
+    """Any column as valid UTF-8 strings: numbers and times as such, nested values as JSON."""
+    array = _plain(array)
+    kind = array.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
+        return _valid_utf8(array)
+    if pa.types.is_null(kind):
+        return pa.nulls(len(array), pa.string())
+    if pa.types.is_nested(kind) or _is_binary(kind) or pa.types.is_interval(kind):
+        return pa.array([_json(value) for value in array.to_pylist()], pa.string())
+    if pa.types.is_duration(kind):
+        array = array.cast(pa.int64())
+    return pc.cast(array, pa.string())
+
+
+def array_from_values(values: Sequence[object]) -> pa.Array:
+    """Parsed JSON values as an array of a stored type; mixed and nested values become text."""
+    kinds = {type(value) for value in values if value is not None}
+    simple = {frozenset({bool}): pa.bool_(), frozenset({int}): pa.int64()}
+    kind = simple.get(frozenset(kinds)) or (pa.float64() if kinds == {float, int} else None)
+    if kinds == {float}:
+        kind = pa.float64()
+    if kind is not None:
+        try:
+            return pa.array(values, kind)
+        except (OverflowError, pa.ArrowInvalid):
+            pass
+    return pa.array(
+        [value if value is None else clean_text(_json(value)) for value in values], pa.string()
+    )
+
+
+def clean_text(text: str | None) -> str | None:
+    """The text with lone surrogates, which UTF-8 cannot hold, replaced."""
+    if text is None or text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode()
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    if isinstance(array, pa.ExtensionArray):
+        return _plain(array.storage)
+    if pa.types.is_dictionary(array.type):
+        return _plain(array.dictionary_decode())
+    if pa.types.is_run_end_encoded(array.type):
+        return _plain(pc.run_end_decode(array))
+    return array
+
+
+def _valid_utf8(array: pa.Array) -> pa.Array:
+    try:
+        array.validate(full=True)
+        return array.cast(pa.string())
+    except pa.ArrowInvalid:
+        raw = array.cast(pa.large_binary()).to_pylist()
+        texts = [value if value is None else value.decode("utf-8", "replace") for value in raw]
+        return pa.array(texts, pa.string())
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or kind == pa.binary_view()
+    )
+
+
+def _json(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.hex()
+    return json.dumps(value, ensure_ascii=False, default=_json_default)
+
+
+def _json_default(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,214 @@
+"""The files of a source: listing, format by name, opening, and what tells a changed file."""
+
+import hashlib
+import io
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any, Literal, cast
+from urllib.parse import urlsplit
+
+import fsspec
+import pyarrow as pa
+
+from pipelines.redact import redact_url
+from pipelines.sources.config import Format, SourceConfig, SourceError
+
+Compression = Literal["gzip", "bz2", "zstd"]
+
+CHUNK_BYTES = 4 << 20
+_COMPRESSIONS: dict[str, Compression] = {
+    ".gz": "gzip",
+    ".tgz": "gzip",
+    ".bz2": "bz2",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+}
+_FORMATS: dict[str, Format] = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".txt": "text",
+    ".tar": "webdataset",
+    ".tgz": "webdataset",
+}
+_CHANGE_MARKS = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "updated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """One file of the source.
+
+    Attributes:
+        name: Relative to the source's folder; stands for the file in keys and in the plan.
+        path: Inside the file system, without protocol; may hold secrets, never stored.
+        uri: For messages and `plan.json`; redacted.
+    """
+
+    name: str
+    path: str
+    uri: str
+    format: Format
+    compression: Compression | None
+    filesystem: fsspec.AbstractFileSystem
+
+    @property
+    def delimiter(self) -> str:
+        """Between the fields of a CSV file: a tab in `.tsv`."""
+        return "\t" if ".tsv" in posixpath.basename(self.name).lower() else ","
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The stored bytes, seekable."""
+        try:
+            stream = self.filesystem.open(self.path, "rb")
+        except FileNotFoundError as error:
+            raise SourceError(f"{self.uri}: no such file") from error
+        with stream:
+            yield cast("IO[bytes]", stream)
+
+    @contextmanager
+    def open_at(self, start_byte: int) -> Iterator[IO[bytes]]:
+        """The decompressed bytes from `start_byte` on; a compressed file is read from its start."""
+        with self.open() as stream:
+            if self.compression is None:
+                stream.seek(start_byte)
+                yield cast("IO[bytes]", io.BufferedReader(cast(Any, stream), CHUNK_BYTES))
+                return
+            try:
+                inflated = pa.CompressedInputStream(
+                    pa.PythonFile(stream, mode="r"), self.compression
+                )
+                with io.BufferedReader(inflated, CHUNK_BYTES) as reader:
+                    _skip(cast("IO[bytes]", reader), start_byte)
+                    yield cast("IO[bytes]", reader)
+            except OSError as error:
+                raise SourceError(
+                    f"{self.uri}: cannot be decompressed as {self.compression}: {error}; "
+                    "the file is damaged or cut off: fetch it again"
+                ) from error
+
+    def sha256(self) -> str:
+        """Hex sha256 of the stored bytes; reads the whole file."""
+        digest = hashlib.sha256()
+        with self.open() as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def token(self) -> str:
+        """A cheap mark that changes with the file (size, ETag or time); "" where there is none."""
+        self.filesystem.invalidate_cache()
+        entry = self.filesystem.info(self.path)
+        marks = [f"{name}={entry[name]}" for name in _CHANGE_MARKS if entry.get(name)]
+        if not marks:
+            return ""
+        text = "|".join([f"size={entry.get('size')}", *marks])
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def size(self) -> int:
+        """Stored bytes."""
+        return int(self.filesystem.info(self.path)["size"] or 0)
+
+
+def list_files(config: SourceConfig) -> list[SourceFile]:
+    """The source's files, sorted by name.
+
+    Raises:
+        SourceError: nothing is there, or a file's format cannot be told from its name.
+    """
+    shown = redact_url(config.path)
+    filesystem, path = fsspec.core.url_to_fs(config.path, **config.storage_options)
+    root, names = _find(filesystem, path)
+    if not names:
+        raise SourceError(f"source.path {shown}: no file found; give a file, a glob or a folder")
+    recognised = {name: _format_of(name) for name in names}
+    if config.format == "img2dataset" or (config.format == "auto" and _is_img2dataset(names)):
+        recognised = {name: "img2dataset" for name in names if name.endswith(".parquet")}
+    elif config.format != "auto":
+        recognised = dict.fromkeys(names, config.format)
+    elif len(names) > 1:  # a folder may hold a README; a single file may not
+        recognised = {name: kind for name, kind in recognised.items() if kind is not None}
+    unknown = [name for name, kind in recognised.items() if kind is None]
+    if unknown or not recognised:
+        raise SourceError(
+            f"source.path {shown}: the format of {', '.join(unknown or names[:3])} cannot be told "
+            f"from its name; allowed are {', '.join(_FORMATS)} (.gz, .bz2, .zst after them), or "
+            "set source.format"
+        )
+    whole = len(names) == 1 and root == ""
+    return [
+        SourceFile(
+            name=_display_name(name) if whole else name,
+            path=path if whole else f"{root}{name}",
+            uri=shown if whole else redact_url(filesystem.unstrip_protocol(f"{root}{name}")),
+            format=cast(Format, kind),
+            compression=_compression_of(name),
+            filesystem=filesystem,
+        )
+        for name, kind in sorted(recognised.items())
+    ]
+
+
+def _find(filesystem: fsspec.AbstractFileSystem, path: str) -> tuple[str, list[str]]:
+    """The folder's prefix and the file names under it; for a single file, "" and its path."""
+    if _is_glob(path) and not filesystem.exists(path):
+        fixed = path[: min(path.index(sign) for sign in "*?[" if sign in path)]
+        root = fixed.rpartition("/")[0] + "/" if "/" in fixed else ""
+        found = filesystem.glob(path, detail=True)
+    elif filesystem.isdir(path):
+        root = path.rstrip("/") + "/"
+        found = filesystem.find(path, detail=True)
+    else:
+        return "", [path] if filesystem.exists(path) else []
+    names = [
+        name.removeprefix(root) for name, entry in found.items() if entry.get("type") == "file"
+    ]
+    return root, sorted(name for name in names if not _is_hidden(name))
+
+
+def _is_glob(path: str) -> bool:
+    return any(sign in urlsplit(path).path for sign in "*[") or ("?" in path and "://" not in path)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _is_img2dataset(names: list[str]) -> bool:
+    """A folder of `00000.parquet` beside `00000.tar`."""
+    found = set(names)
+    lists = [name for name in names if name.endswith(".parquet")]
+    return bool(lists) and all(f"{name.removesuffix('.parquet')}.tar" in found for name in lists)
+
+
+def _display_name(path: str) -> str:
+    return posixpath.basename(path.split("?", 1)[0] if "://" in path else path) or "source"
+
+
+def _suffixes(name: str) -> list[str]:
+    base = posixpath.basename(name.split("?", 1)[0] if "://" in name else name).lower()
+    return [f".{part}" for part in base.split(".")[1:]]
+
+
+def _compression_of(name: str) -> Compression | None:
+    suffixes = _suffixes(name)
+    return _COMPRESSIONS.get(suffixes[-1]) if suffixes else None
+
+
+def _format_of(name: str) -> Format | None:
+    suffixes = _suffixes(name)
+    if suffixes and suffixes[-1] in _COMPRESSIONS and suffixes[-1] != ".tgz":
+        suffixes = suffixes[:-1]
+    return _FORMATS.get(suffixes[-1]) if suffixes else None
+
+
+def _skip(stream: IO[bytes], num_bytes: int) -> None:
+    while num_bytes > 0:
+        skipped = stream.read(min(num_bytes, CHUNK_BYTES))
+        if not skipped:
+            return
+        num_bytes -= len(skipped)

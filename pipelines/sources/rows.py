@@ -1,0 +1,145 @@
+"""From what a reader found in a file to the rows of a shard."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.keys import KeyHash, blake2b_64, hash_keys, hex_keys, key_texts
+from pipelines.sources.columns import SourceColumn, TextColumns, as_stored
+
+ROW_FIELDS = (
+    pa.field("row", pa.int32(), nullable=False),
+    pa.field("key", pa.string(), nullable=False),
+    pa.field("url", pa.string()),
+    pa.field("caption", pa.string()),
+    pa.field("reason", pa.string()),
+    pa.field("error_message", pa.string()),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRange:
+    """The part of one file that a shard is.
+
+    Attributes:
+        file: The file's name within the source.
+        start_row: Of the file, from 0.
+        start_byte: Where the range starts in the decompressed file; None where rows are not
+            found by bytes (Parquet, img2dataset).
+        end_byte: Where it ends, exclusive.
+    """
+
+    shard_id: int
+    file: str
+    start_row: int
+    num_rows: int
+    start_byte: int | None = None
+    end_byte: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawRows:
+    """Rows as they stand in the file, one element a row in every array.
+
+    Attributes:
+        url: Strings; null where the row has none.
+        caption: Strings or null.
+        reason: Null, or why the row can go no further.
+        error_message: Null, or more about the reason, in our own words.
+        names: The rows' names in their file; their row numbers where None.
+        extra: Every other input column, under its name in the list.
+    """
+
+    url: pa.Array
+    caption: pa.Array
+    reason: pa.Array
+    error_message: pa.Array
+    names: Sequence[str] | None = None
+    extra: dict[str, pa.Array] = field(default_factory=dict)
+
+    def key_texts(self, *, file: str, start_row: int) -> list[bytes]:
+        """What the rows' keys are hashes of."""
+        names: Iterable[str] = (
+            self.names
+            if self.names is not None
+            else map(str, range(start_row, start_row + len(self.url)))
+        )
+        return key_texts(self.url, captions=self.caption, source_name=file, names=names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScannedRange:
+    """A shard's worth of rows met while planning; `raw.extra` may be left out.
+
+    Attributes:
+        types: Stored type of each other input column, "" where nothing tells.
+        text_columns: What the file's URL and caption columns are called.
+    """
+
+    start_row: int
+    raw: RawRows
+    types: dict[str, str]
+    text_columns: TextColumns
+    start_byte: int | None = None
+    end_byte: int | None = None
+
+
+def raw_rows(
+    *,
+    url: pa.Array,
+    caption: pa.Array,
+    reason: Sequence[str | None] | None = None,
+    error_message: Sequence[str | None] | None = None,
+    names: Sequence[str] | None = None,
+    extra: dict[str, pa.Array] | None = None,
+) -> RawRows:
+    """`RawRows` in which a blank URL is null, and null is `url_missing` unless rows have names."""
+    blank = pc.fill_null(pc.match_substring_regex(url, r"^\s*$"), True)
+    url = pc.if_else(blank, pa.scalar(None, pa.string()), url)
+    reasons = pa.array(reason, pa.string()) if reason else pa.nulls(len(url), pa.string())
+    if names is None:
+        missing = pc.and_(pc.is_null(url), pc.is_null(reasons))
+        reasons = pc.if_else(missing, "url_missing", reasons)
+    messages = pa.array(error_message, pa.string()) if error_message else None
+    return RawRows(
+        url=url,
+        caption=caption,
+        reason=reasons,
+        error_message=messages if messages is not None else pa.nulls(len(url), pa.string()),
+        names=names,
+        extra=extra or {},
+    )
+
+
+def build_rows(
+    raw: RawRows,
+    *,
+    where: SourceRange,
+    columns: Sequence[SourceColumn],
+    key_hash: KeyHash = blake2b_64,
+) -> pa.Table:
+    """The table of a shard: `ROW_FIELDS`, then every `source_` column of the plan.
+
+    `url` and `caption` are as in the list, secrets and all: `url` is for the fetcher only, and
+    both pass `pipelines.redact` before they are stored. `source_` columns are redacted here.
+    """
+    texts = raw.key_texts(file=where.file, start_row=where.start_row)
+    num_rows = len(texts)
+    arrays = [
+        pa.array(np.arange(num_rows, dtype=np.int32)),
+        hex_keys(hash_keys(texts, key_hash=key_hash)),
+        raw.url,
+        raw.caption,
+        raw.reason,
+        raw.error_message,
+    ]
+    fields = list(ROW_FIELDS)
+    for column in columns:
+        found = raw.extra.get(column.input)
+        array = as_stored(pa.nulls(num_rows) if found is None else found, column.type)
+        arrays.append(array)
+        fields.append(pa.field(column.name, array.type))
+    return pa.table(arrays, schema=pa.schema(fields))
