@@ -1,0 +1,1 @@
+"""Commands: parse, build, run, say what happened."""
