@@ -58,7 +58,8 @@ def differs(left: pa.ChunkedArray, right: pa.ChunkedArray) -> Mask:
     if pa.types.is_floating(left.type):
         both_nan = pc.and_(pc.is_nan(left), pc.is_nan(right))
         different &= ~np.asarray(pc.fill_null(both_nan, False), bool)
-    return different | (is_null(left) != is_null(right))
+    different |= is_null(left) != is_null(right)
+    return different
 
 
 def is_null(column: pa.ChunkedArray) -> Mask:

@@ -32,9 +32,7 @@ def check_sha256(local: Path, entry: FileEntry) -> Iterator[Fault]:
         yield Fault(entry.path, f"sha256 {digest}", entry.sha256)
 
 
-def load_table(
-    store: RunStore, entry: FileEntry | None, faults: list[Fault]
-) -> pa.Table | None:
+def load_table(store: RunStore, entry: FileEntry | None, faults: list[Fault]) -> pa.Table | None:
     """A committed Parquet file, its hash and page checksums verified; None where there is none.
 
     A file that is missing altogether is not reported again: its size was asked before.

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +10,15 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from pipelines.engine.lease import LEASE_FILE
-from pipelines.run import StepSummary
+from pipelines.manifest import Manifest
+from pipelines.run import Revision, StepSummary
 from pipelines.storage import RunStore
 from pipelines.verify.fault import Fault, Note
 from pipelines.verify.index import StepTotals, check_indexes, check_totals
 from pipelines.verify.keys import KeySpill
-from pipelines.verify.latents import LatentReport, LatentsCheck, check_cache_files
+from pipelines.verify.latents import LatentsCheck, check_cache_files
 from pipelines.verify.manifests import FOLDERS
-from pipelines.verify.records import Records, asked_size, read_records
+from pipelines.verify.records import asked_size, read_records
 from pipelines.verify.shard import SHARD_STEPS, ShardCheck
 
 _NUM_THREADS = 16
@@ -71,50 +72,41 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
             kept=KeySpill(Path(folder), name="kept"),
             encoded=KeySpill(Path(folder), name="encoded"),
         )
-        yield from _check_shards(store, records, totals, deep=deep)
-        yield from _check_latents(store, records, totals, deep=deep)
-        yield from _check_whole(store, records, totals, deep=deep)
+        check = ShardCheck(
+            store=store,
+            plan=records.plan,
+            steps=records.revision.steps,
+            deep=deep,
+            size=asked_size(records.run),
+        )
+        yield from _check_shards(check, totals)
+        if "encode" in totals.steps:
+            yield from _check_latents(store, records.revision.steps["encode"], totals, deep=deep)
+        yield from _check_whole(store, records.revision, totals, deep=deep)
 
 
-def _check_shards(
-    store: RunStore, records: Records, totals: _Totals, *, deep: bool
-) -> Iterator[Fault]:
-    assert records.plan is not None
-    assert records.revision is not None
-    steps = records.revision.steps
-    check = ShardCheck(
-        store=store,
-        plan=records.plan,
-        steps=steps,
-        deep=deep,
-        size=asked_size(records.run),
-    )
-    num_shards = records.plan.num_shards
-    for name in SHARD_STEPS:
-        if name in steps and steps[name].num_shards != num_shards:
-            found = f"{steps[name].num_shards} shards"
+def _check_shards(check: ShardCheck, totals: _Totals) -> Iterator[Fault]:
+    num_shards = check.plan.num_shards
+    names = [name for name in SHARD_STEPS if name in totals.steps]
+    for name in names:
+        if check.steps[name].num_shards != num_shards:
+            found = f"{check.steps[name].num_shards} shards"
             yield Fault(f"revision.json: {name}", found, f"the plan's {num_shards}")
-    for report in _in_order(check, range(num_shards), deep=deep):
+    for report in _in_order(check, range(num_shards), deep=check.deep):
         yield from report.faults
-        for name in SHARD_STEPS:
-            if name in totals.steps:
-                _count(totals.steps[name], report.manifests.get(name))
+        for name in names:
+            _count(totals.steps[name], report.manifests.get(name))
         totals.stored.add(report.shard_id, report.stored_keys)
         totals.kept.add(report.shard_id, report.kept_keys)
 
 
 def _check_latents(
-    store: RunStore, records: Records, totals: _Totals, *, deep: bool
+    store: RunStore, summary: StepSummary, totals: _Totals, *, deep: bool
 ) -> Iterator[Fault]:
-    assert records.revision is not None
-    summary = records.revision.steps.get("encode")
-    if summary is None:
-        return
     faults: list[Fault] = []
     spec = check_cache_files(store, faults)
     yield from faults
     check = LatentsCheck(store=store, summary=summary, spec=spec, deep=deep)
-    report: LatentReport
     for report in _in_order(check, range(summary.num_shards), deep=deep):
         yield from report.faults
         _count(totals.steps["encode"], report.manifest)
@@ -122,10 +114,9 @@ def _check_latents(
 
 
 def _check_whole(
-    store: RunStore, records: Records, totals: _Totals, *, deep: bool
+    store: RunStore, revision: Revision, totals: _Totals, *, deep: bool
 ) -> Iterator[Fault | Note]:
-    assert records.revision is not None
-    steps = records.revision.steps
+    steps = revision.steps
     for name, found in totals.steps.items():
         yield from check_totals(name, steps[name], found)
         yield from check_indexes(store, name, found)
@@ -141,8 +132,7 @@ def _check_whole(
             yield from _check_encoded_keys(totals)
 
 
-def _check_encode_rows(steps: "dict[str, StepSummary] | object") -> Iterator[Fault]:
-    assert isinstance(steps, dict)
+def _check_encode_rows(steps: Mapping[str, StepSummary]) -> Iterator[Fault]:
     encode, select = steps.get("encode"), steps.get("select")
     if encode is not None and select is not None and encode.rows_in != select.kept:
         found = f"{encode.rows_in} rows in"
@@ -161,10 +151,8 @@ def _check_encoded_keys(totals: _Totals) -> Iterator[Fault]:
         yield Fault(f"latents: key {place.key}", found, "kept rows only")
 
 
-def _count(totals: StepTotals, manifest: "object | None") -> None:
-    from pipelines.manifest import Manifest
-
-    if isinstance(manifest, Manifest):
+def _count(totals: StepTotals, manifest: Manifest | None) -> None:
+    if manifest is not None:
         totals.add(manifest)
     else:
         totals.is_whole = False
