@@ -36,6 +36,7 @@ class KeySpill:
         self._name = name
         self._buffer: list[Records] = []
         self._buffered = 0
+        self._partitions: set[int] = set()
 
     def add(self, shard_id: int, keys: Iterable[str]) -> None:
         """Add a shard's keys, 16 hex digits each."""
@@ -49,36 +50,39 @@ class KeySpill:
 
     def repeated(self) -> Iterator[KeyPlace]:
         """Each key that occurs again, with the shards of both occurrences."""
-        for records in self._partitions():
+        self._flush()
+        for number in sorted(self._partitions):
+            records = self._load(number)
             again = np.flatnonzero(records["key"][1:] == records["key"][:-1])
             for at in again:
                 yield _place(records[at], other=int(records[at + 1]["shard_id"]))
 
     def missing_from(self, other: "KeySpill") -> Iterator[KeyPlace]:
         """Each key that `other` does not have."""
-        for ours, theirs in zip(self._partitions(), other._partitions(), strict=True):
+        self._flush()
+        other._flush()
+        for number in sorted(self._partitions):
+            ours, theirs = self._load(number), other._load(number)
             for at in np.flatnonzero(~np.isin(ours["key"], theirs["key"])):
                 yield _place(ours[at])
 
-    def _partitions(self) -> Iterator[Records]:
-        self._flush()
-        for number in range(_NUM_PARTITIONS):
-            path = self._path(number)
-            records = np.fromfile(path, _RECORD) if path.exists() else np.empty(0, _RECORD)
-            yield records[np.lexsort((records["shard_id"], records["key"]))]
+    def _load(self, partition: int) -> Records:
+        path = self._path(partition)
+        records = np.fromfile(path, _RECORD) if path.exists() else np.empty(0, _RECORD)
+        return records[np.lexsort((records["shard_id"], records["key"]))]
 
     def _flush(self) -> None:
         if not self._buffer:
             return
         records = np.concatenate(self._buffer)
         self._buffer, self._buffered = [], 0
-        partition = (records["key"] >> np.uint64(56)).astype(np.uint8)
-        order = np.argsort(partition, kind="stable")
-        bounds = np.searchsorted(partition[order], np.arange(_NUM_PARTITIONS + 1))
-        for number in np.unique(partition):
-            with self._path(int(number)).open("ab") as stream:
-                chunk = records[order[bounds[number] : bounds[int(number) + 1]]]
-                stream.write(chunk.tobytes())
+        numbers = (records["key"] >> np.uint64(56)).astype(np.intp)
+        order = np.argsort(numbers, kind="stable")
+        bounds = np.searchsorted(numbers[order], np.arange(_NUM_PARTITIONS + 1))
+        for number in np.unique(numbers).tolist():
+            self._partitions.add(number)
+            with self._path(number).open("ab") as stream:
+                stream.write(records[order[bounds[number] : bounds[number + 1]]].tobytes())
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{self._name}-{number:03d}"
