@@ -36,9 +36,7 @@ class CurateSteps:
         identities: Step name to what decides its result; only steps that are configured.
     """
 
-    def __init__(
-        self, config: "CurateConfig", store: RunStore, source: Source, plan: Plan
-    ) -> None:
+    def __init__(self, config: "CurateConfig", store: RunStore, source: Source, plan: Plan) -> None:
         self.config = config
         self.store = store
         self.plan = plan

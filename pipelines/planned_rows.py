@@ -33,9 +33,7 @@ class PlannedRows:
     @cached_property
     def block_list(self) -> BlockList:
         """The block lists, read once per process."""
-        return load_block_list(
-            self.block, storage_options=dict(self.source.config.storage_options)
-        )
+        return load_block_list(self.block, storage_options=dict(self.source.config.storage_options))
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("store", "source", "rules", "block")
