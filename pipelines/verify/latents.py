@@ -1,23 +1,20 @@
 """The latent cache: each shard against its manifest, its rejects and the spec."""
 
-import json
-import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
 from pipelines.manifest import FileEntry, Manifest
 from pipelines.run import StepSummary
 from pipelines.storage import RunStore
-from pipelines.verify.archive import read_samples
 from pipelines.verify.facts import check_rejects
 from pipelines.verify.fault import Fault, limit
 from pipelines.verify.files import check_sha256, load_table, local_copy
 from pipelines.verify.manifests import load_manifest
+from sd_core.cache.samples import CacheShardError, LatentSample, read_empty_caption
+from sd_core.cache.shards import SUFFIXES, iterate_shard
+from sd_core.cache.spec import CacheSpec, CacheSpecError, read_spec
 
 SPEC_PATH = "latents/spec.json"
 EMPTY_CAPTION_PATH = "latents/empty_caption.safetensors"
@@ -33,19 +30,25 @@ class LatentReport:
     keys: tuple[str, ...] = ()
 
 
-def check_cache_files(store: RunStore, faults: list[Fault]) -> Mapping[str, Any] | None:
+def load_cache_files(store: RunStore, faults: list[Fault]) -> CacheSpec | None:
     """The files that every reader of the cache opens first; returns the spec."""
-    if not store.exists(EMPTY_CAPTION_PATH):
-        faults.append(Fault(EMPTY_CAPTION_PATH, "missing", "the empty caption's embedding"))
+    expected = "the cache's spec"
     try:
-        spec = json.loads(store.read_bytes(SPEC_PATH))
+        spec = read_spec(store.read_bytes(SPEC_PATH), where=SPEC_PATH)
     except FileNotFoundError:
-        faults.append(Fault(SPEC_PATH, "missing", "the cache's spec"))
+        faults.append(Fault(SPEC_PATH, "missing", expected))
         return None
-    except ValueError as error:
-        faults.append(Fault(SPEC_PATH, f"not JSON ({error})", "the cache's spec"))
+    except CacheSpecError as error:
+        faults.append(Fault(SPEC_PATH, str(error).removeprefix(f"{SPEC_PATH}: "), expected))
         return None
-    return spec if isinstance(spec, dict) else None
+    expected = "the empty caption's embedding"
+    try:
+        read_empty_caption(store.read_bytes(EMPTY_CAPTION_PATH), spec)
+    except FileNotFoundError:
+        faults.append(Fault(EMPTY_CAPTION_PATH, "missing", expected))
+    except CacheShardError as error:
+        faults.append(Fault(EMPTY_CAPTION_PATH, str(error), expected))
+    return spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ class LatentsCheck:
 
     store: RunStore
     summary: StepSummary
-    spec: Mapping[str, Any] | None
+    spec: CacheSpec | None
     deep: bool
 
     def __call__(self, shard_id: int) -> LatentReport:
@@ -80,26 +83,31 @@ class LatentsCheck:
                 keys += rejects["key"].to_pylist()
 
     def _check_latents(self, entry: FileEntry, keys: list[str]) -> Iterator[Fault]:
-        found: list[str] = []
+        before = len(keys)
         try:
             with local_copy(self.store, entry.path) as local:
                 yield from check_sha256(local, entry)
-                for key in _read_keys(local):
-                    found.append(key)
+                if self.spec is None:
+                    return  # without it nothing can be said about what is inside
+                if local.suffix != SUFFIXES[self.spec.format]:
+                    yield Fault(entry.path, f"a {local.suffix} file", f"{self.spec.format}")
+                    return
+                with local.open("rb") as stream:
+                    for sample in iterate_shard(stream, self.spec, name=entry.path):
+                        keys.append(sample.key)
+                        yield from check_finite(sample, where=f"{entry.path} {sample.key}")
         except FileNotFoundError:
             return  # reported with its size
-        except (tarfile.TarError, OSError, pa.ArrowException) as error:
-            yield Fault(entry.path, f"cannot be read ({error})", "a whole file")
-        if len(found) != entry.num_rows:
-            yield Fault(entry.path, f"{len(found)} rows", f"{entry.num_rows}")
-        keys += found
+        except CacheShardError as error:
+            found = str(error).removeprefix(f"{entry.path}: ")
+            yield Fault(entry.path, found, f"samples as {SPEC_PATH} says")
+        if len(keys) - before != entry.num_rows:
+            yield Fault(entry.path, f"{len(keys) - before} rows", f"{entry.num_rows}")
 
 
-def _read_keys(path: Path) -> Iterator[str]:
-    if path.suffix == ".tar":
-        for sample in read_samples(path):
-            yield sample.key
-    else:
-        yield from pq.read_table(path, columns=["key"], page_checksum_verification=True)[
-            "key"
-        ].to_pylist()
+def check_finite(sample: LatentSample, *, where: str) -> Iterator[Fault]:
+    """Shapes and types were checked when the sample was read; its values are checked here."""
+    arrays = {"latents": sample.raw_latents, "prompt_embeds": sample.prompt_embeds}
+    for name, array in arrays.items():
+        if array is not None and not np.isfinite(array).all():
+            yield Fault(where, f"{name} with values that are not finite", "finite values")

@@ -16,7 +16,7 @@ from pipelines.storage import RunStore
 from pipelines.verify.fault import Fault, Note
 from pipelines.verify.index import StepTotals, check_indexes, check_totals
 from pipelines.verify.keys import KeySpill
-from pipelines.verify.latents import LatentsCheck, check_cache_files
+from pipelines.verify.latents import LatentsCheck, load_cache_files
 from pipelines.verify.manifests import FOLDERS
 from pipelines.verify.records import asked_size, read_records
 from pipelines.verify.shard import SHARD_STEPS, ShardCheck
@@ -104,7 +104,7 @@ def _check_latents(
     store: RunStore, summary: StepSummary, totals: _Totals, *, deep: bool
 ) -> Iterator[Fault]:
     faults: list[Fault] = []
-    spec = check_cache_files(store, faults)
+    spec = load_cache_files(store, faults)
     yield from faults
     check = LatentsCheck(store=store, summary=summary, spec=spec, deep=deep)
     for report in _in_order(check, range(summary.num_shards), deep=deep):

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import webdataset
 from PIL import Image
 
 from pipelines.ledger import ENCODE_REJECTS, SCORE_FACTS
@@ -35,6 +34,14 @@ from pipelines.stages.download.spool import CropSpool
 from pipelines.stages.select import Select, SelectConfig, Threshold
 from pipelines.storage import RunStore
 from pipelines.tables import read_table, write_table
+from sd_core.cache.samples import EmptyCaption, LatentSample
+from sd_core.cache.shards import open_shard_writer
+from sd_core.cache.spec import (
+    AutoencoderIdentity,
+    CacheIdentity,
+    CacheSpec,
+    TextEncoderIdentity,
+)
 
 SIZE = 32
 ROWS_PER_SHARD = 8
@@ -46,6 +53,30 @@ FOLDERS = {
     "encode": ("latents", "latents/rejects"),
 }
 SELECT = SelectConfig(thresholds={"aesthetic_v2": Threshold(min=3.0)})
+SPEC = CacheSpec(
+    identity=CacheIdentity(
+        autoencoder=AutoencoderIdentity(
+            kind="kl",
+            weights_sha256="0" * 64,
+            scaling_factor=0.5,
+            shift_factor=0.0,
+            latent_channels=4,
+            downsampling=8,
+        ),
+        text_encoder=TextEncoderIdentity(
+            weights_sha256="0" * 64,
+            tokenizer_sha256="0" * 64,
+            token_length=7,
+            embed_dim=3,
+            pad_token_id=0,
+        ),
+    ),
+    form="moments",
+    dtype="float16",
+    format="webdataset",
+    resolution_px=SIZE,
+    prompt_embeds=True,
+)
 IDENTITIES = {
     name: StepIdentity(step=name, options={name: number})
     for number, name in enumerate(("download", "score", "select", "encode"))
@@ -181,7 +212,10 @@ def select(store: RunStore, source: Source, *, config: SelectConfig = SELECT) ->
 
 def redacted(rows: pa.Table) -> pa.Table:
     """The rows as they may be stored."""
-    columns = {"url": redact_url_column(rows["url"]), "caption": redact_text_column(rows["caption"])}
+    columns = {
+        "url": redact_url_column(rows["url"]),
+        "caption": redact_text_column(rows["caption"]),
+    }
     for name, column in columns.items():
         rows = rows.set_column(rows.schema.get_field_index(name), name, column)
     return rows
@@ -198,9 +232,7 @@ def commit_table(
         step=step,
         fingerprint=fingerprint(step),
         shard_id=shard_id,
-        files=[
-            SpooledFile(folder=folder, path=path, suffix=".parquet", num_rows=table.num_rows)
-        ],
+        files=[SpooledFile(folder=folder, path=path, suffix=".parquet", num_rows=table.num_rows)],
         rows_in=table.num_rows,
         kept=table.num_rows,
         dropped={},
@@ -222,20 +254,32 @@ def ledger_of(store: RunStore, plan: Plan) -> pa.Table:
     return pa.concat_tables(committed_table(store, "select", n, "ledger") for n in shards)
 
 
+def latent_sample(key: str, caption: str) -> LatentSample:
+    """A row of the cache."""
+    return LatentSample(
+        key=key,
+        raw_latents=np.zeros(SPEC.latents_shape, np.float16),
+        input_ids=np.zeros(7, np.int32),
+        prompt_embeds=np.zeros(SPEC.embeds_shape, np.float16),
+        caption=caption,
+    )
+
+
 def write_encode(store: RunStore, *, scratch: Path) -> None:
     """Commit one latent shard of all kept rows, the first of them as a reject."""
     ledger = ledger_of(store, load_plan(store))
     kept = ledger.filter(ledger["kept"]).to_pylist()
     tar, table = scratch / "latents.tar", scratch / "rejects.parquet"
-    with webdataset.TarWriter(str(tar), encoder=True, mtime=0.0) as writer:
+    with open_shard_writer(tar, SPEC) as writer:
         for row in kept[1:]:
-            latents = np.zeros((8, 4, 4), np.float16)
-            writer.write({"__key__": row["key"], "latents.npy": latents})
+            assert writer.write(latent_sample(row["key"], row["caption"]))
     reject = {name: kept[0][name] for name in ("shard_id", "row", "key")}
     rejects = [reject | {"reason": "latents_not_finite", "error_message": None}]
     write_table(pa.Table.from_pylist(rejects, schema=ENCODE_REJECTS), table)
-    store.replace("latents/spec.json", b"{}")
-    store.replace("latents/empty_caption.safetensors", b"")
+    ids, embeds = np.zeros(7, np.int32), np.zeros((7, 3), np.float32)
+    empty = EmptyCaption(input_ids=ids, prompt_embeds=embeds, pooled_prompt_embeds=embeds[0])
+    store.replace("latents/spec.json", SPEC.to_json())
+    store.replace("latents/empty_caption.safetensors", empty.to_bytes())
     commit_shard(
         store,
         step="encode",
@@ -300,9 +344,7 @@ class Forger:
 
         self.file(step, shard_id, folder, rewrite)
 
-    def values(
-        self, step: str, shard_id: int, folder: str, column: str, **rows: object
-    ) -> None:
+    def values(self, step: str, shard_id: int, folder: str, column: str, **rows: object) -> None:
         """Set values of one column, as `r3=value` for row 3."""
 
         def change(table: pa.Table) -> pa.Table:

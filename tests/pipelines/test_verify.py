@@ -232,9 +232,7 @@ def test_reason_outside_the_closed_list_is_found(store: RunStore, forger: Forger
     assert_only(found, "dropped for 'bad_luck'", "http_not_found, expected 0")
 
 
-def test_rows_of_download_that_are_not_the_plans_are_found(
-    store: RunStore, forger: Forger
-) -> None:
+def test_rows_of_download_that_are_not_the_plans_are_found(store: RunStore, forger: Forger) -> None:
     def change(tree: dict) -> None:
         tree["rows_in"] -= 1
         tree["dropped"] = {
@@ -396,17 +394,13 @@ def test_torn_json_is_found(store: RunStore, forger: Forger) -> None:
         (encoded((32, 32), exif=Image.Exif().tobytes() + b"\0"), "EXIF metadata, expected none"),
     ],
 )
-def test_wrong_image_is_found(
-    store: RunStore, forger: Forger, content: bytes, part: str
-) -> None:
+def test_wrong_image_is_found(store: RunStore, forger: Forger, content: bytes, part: str) -> None:
     forger.file("download", 0, "images", set_member(".jpg", content))
     assert_only(faults(store, deep=True), part)
 
 
 def test_swapped_samples_are_found(store: RunStore, forger: Forger) -> None:
-    forger.file(
-        "download", 0, "images", lambda p: rewrite_tar(p, lambda m: m[3:6] + m[:3] + m[6:])
-    )
+    forger.file("download", 0, "images", lambda p: rewrite_tar(p, lambda m: m[3:6] + m[:3] + m[6:]))
     assert_only(faults(store, deep=True), "sample 0 is row 1, expected the order of the facts")
 
 
@@ -537,7 +531,8 @@ def test_secret_in_a_record_is_found_and_not_printed(store: RunStore, forger: Fo
 
 def test_kept_row_without_latents_is_found(store: RunStore, forger: Forger) -> None:
     def change(members: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-        return [(f"{'f' * 16}{members[0][0][16:]}", members[0][1]), *members[1:]]
+        renamed = [(f"{'f' * 16}{name[16:]}", content) for name, content in members[:5]]
+        return [*renamed, *members[5:]]
 
     forger.file("encode", 0, "latents", lambda path: rewrite_tar(path, change))
     found = faults(store, deep=True)
@@ -552,9 +547,38 @@ def test_reject_without_a_known_reason_is_found(store: RunStore, forger: Forger)
 
 
 @pytest.mark.parametrize("name", ["spec.json", "empty_caption.safetensors"])
-def test_missing_cache_file_is_found(store: RunStore, name: str) -> None:
+def test_missing_or_torn_cache_file_is_found(store: RunStore, name: str) -> None:
+    content = store.read_bytes(f"latents/{name}")
+    store.replace(f"latents/{name}", content[:-9])
+    assert_only(faults(store, deep=False), f"latents/{name}: ")
     store.delete(f"latents/{name}")
     assert_only(faults(store, deep=False), f"latents/{name}: missing")
+
+
+def npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("array", "part"),
+    [
+        (np.full((8, 4, 4), np.nan, np.float16), "latents with values that are not finite"),
+        (np.zeros((8, 4, 4), np.float32), "latents is float32 (8, 4, 4), the spec says float16"),
+        (np.zeros((4, 4, 4), np.float16), "latents is float16 (4, 4, 4), the spec says float16 (8"),
+    ],
+)
+def test_wrong_latents_are_found(
+    store: RunStore, forger: Forger, array: np.ndarray, part: str
+) -> None:
+    forger.file("encode", 0, "latents", set_member(".latents.npy", npy(array)))
+    assert any(part in line for line in faults(store, deep=True))
+
+
+def test_latents_cut_at_a_sample_are_found(store: RunStore, forger: Forger) -> None:
+    forger.file("encode", 0, "latents", lambda p: rewrite_tar(p, lambda members: members[:-5]))
+    assert_only(faults(store, deep=True), "6 rows, expected 7", "neither encoded nor rejected")
 
 
 def test_memory_of_the_key_comparison_is_one_partition(tmp_path: Path) -> None:
