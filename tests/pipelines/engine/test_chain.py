@@ -42,7 +42,9 @@ def make_chain(
     )
 
 
-def commit(store: RunStore, step: str, shard_id: int, *, quarantined: str | None = None) -> Manifest:
+def commit(
+    store: RunStore, step: str, shard_id: int, *, quarantined: str | None = None
+) -> Manifest:
     lost = quarantined is not None
     return create_manifest(
         store,
@@ -197,9 +199,7 @@ def test_returned_shard_is_owed_again_first_and_uncharged(store: RunStore, log: 
     assert chain.states[0].done == 1
 
 
-def test_shard_quarantined_by_an_earlier_job_is_not_tried_again(
-    store: RunStore, log: Log
-) -> None:
+def test_shard_quarantined_by_an_earlier_job_is_not_tried_again(store: RunStore, log: Log) -> None:
     commit(store, "a", 0, quarantined="boom")
     chain = make_chain(store, log)
     assert chain.next_shard(0) == 1

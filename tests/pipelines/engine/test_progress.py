@@ -22,9 +22,7 @@ def manifest(shard_id: int, *, rows_in: int = 10, kept: int = 7) -> Manifest:
 
 
 def summary(rows_in: int, kept: int, dropped: dict[str, int]) -> StepSummary:
-    return StepSummary(
-        fingerprint="f0", num_shards=1, rows_in=rows_in, kept=kept, dropped=dropped
-    )
+    return StepSummary(fingerprint="f0", num_shards=1, rows_in=rows_in, kept=kept, dropped=dropped)
 
 
 def test_line_says_shards_rows_rate_share_and_time_left() -> None:
@@ -34,9 +32,7 @@ def test_line_says_shards_rows_rate_share_and_time_left() -> None:
     progress.add(manifest(0))
     progress.add(manifest(1, kept=8))
     assert len(said) == 2
-    pattern = (
-        r"download: 2/4 shards, 20 rows, [\d,.]+ images/s, kept 75\.0%, \d+:\d\d:\d\d left"
-    )
+    pattern = r"download: 2/4 shards, 20 rows, [\d,.]+ images/s, kept 75\.0%, \d+:\d\d:\d\d left"
     assert re.fullmatch(pattern, said[1])
 
 
