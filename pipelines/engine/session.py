@@ -9,13 +9,30 @@ from types import FrameType
 from pipelines.engine import cluster
 from pipelines.engine.chain import Chain, EngineError
 from pipelines.engine.config import EngineConfig
-from pipelines.engine.lease import Lease
+from pipelines.engine.lease import Lease, LeaseHeldError
 from pipelines.engine.local import run_local
 from pipelines.engine.progress import Progress
 from pipelines.engine.ray_runner import RayRunner
-from pipelines.manifest import Manifest, committed_shards
+from pipelines.manifest import Manifest, ShardError, committed_shards
+from pipelines.plan import PlanError
+from pipelines.run import RunMismatchError
+from pipelines.sources import SourceError
 from pipelines.step import Resources, ShardStep
-from pipelines.storage import RunStore
+from pipelines.storage import RunStore, StorageError
+from sd_core.model.weights import WeightsError
+
+
+FAILURES = (
+    EngineError,
+    LeaseHeldError,
+    PlanError,
+    RunMismatchError,
+    ShardError,
+    SourceError,
+    StorageError,
+    WeightsError,
+)
+"""What ends a job with a message for its user; anything else is a bug and keeps its trace."""
 
 
 class Session:
@@ -111,4 +128,4 @@ def _terminate_as_exit() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-__all__ = ["EngineError", "Session", "open_session"]
+__all__ = ["FAILURES", "EngineError", "Session", "open_session"]

@@ -1,0 +1,213 @@
+"""The curate job: four committed steps over one list, pipelined shard by shard."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from pydantic import Field
+
+from pipelines.blocklist import BlockConfig
+from pipelines.config import Config, ConfigError
+from pipelines.curate_steps import CurateSteps
+from pipelines.engine.config import EngineConfig
+from pipelines.engine.progress import funnel_table
+from pipelines.engine.session import EngineError, Session, open_session
+from pipelines.manifest import Manifest
+from pipelines.plan import Plan, PlanConfig, PlanError, check_plan_inputs, load_plan, make_plan
+from pipelines.rules import RulesConfig, check_rules
+from pipelines.run import Revision, StepSummary, check_or_record, complete_step, read_revision
+from pipelines.sources import Source, SourceConfig
+from pipelines.stages.download import DownloadConfig, ImageConfig
+from pipelines.stages.encode import EncodeConfig
+from pipelines.stages.score import ScoreConfig
+from pipelines.stages.select import SelectConfig
+from pipelines.storage import RunStore
+from pipelines.versions import describe_program
+from sd_core.model.weights import check_weights
+
+STEPS: Final = ("download", "score", "select", "encode")
+RECUTTABLE: Final = frozenset({"select", "encode"})
+
+Say = Callable[[str], None]
+
+
+class CurateConfig(Config):
+    """Everything `jobs/curate.py` can be told; one section for each part of the job."""
+
+    output: str = Field(min_length=1)
+    """The run's folder: an absolute path or an fsspec URL."""
+    source: SourceConfig
+    plan: PlanConfig = PlanConfig()
+    rules: RulesConfig = RulesConfig()
+    block: BlockConfig = BlockConfig()
+    download: DownloadConfig = DownloadConfig()
+    image: ImageConfig = ImageConfig()
+    score: ScoreConfig | None = None
+    """Null: nothing is scored."""
+    select: SelectConfig = SelectConfig()
+    encode: EncodeConfig | None = None
+    """Null: no latent cache."""
+    engine: EngineConfig = EngineConfig()
+    storage_options: dict[str, str | int | float | bool | None | dict[str, str]] = Field(
+        default_factory=dict, repr=False
+    )
+    """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurateResult:
+    """What the job ends with: the closing table, and shards that were given up."""
+
+    funnel: str
+    quarantined: int
+
+
+def curate(config: CurateConfig, *, steps: Sequence[str], say: Say) -> CurateResult:
+    """Run the asked steps of a curate job; those that are complete already are left alone.
+
+    Raises:
+        ConfigError: the configuration or the asked steps make no sense.
+        PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
+    """
+    asked = _check_steps(config, steps)
+    store = RunStore(config.output, config.storage_options)
+    source = Source(config.source)
+    if store.exists("plan/plan.json"):
+        plan = load_plan(store)
+        check_plan_inputs(plan, source)
+        job = CurateSteps(config, store, source, plan)
+        if _is_complete(job, read_revision(store), asked):
+            _record(job, steps)
+            say("nothing to do: every asked step is complete")
+            return _result(job, read_revision(store))
+    check_weights(_weight_needs(config))
+    with open_session(store, config.engine, say=say) as session:
+        plan = _plan(config, store, source, say)
+        job = CurateSteps(config, store, source, plan)
+        check_rules([column.name for column in plan.columns], config.rules)
+        _record(job, steps)
+        _run(job, session, asked, say)
+    return _result(job, read_revision(store))
+
+
+def _check_steps(config: CurateConfig, steps: Sequence[str]) -> list[str]:
+    unknown = [step for step in steps if step not in STEPS]
+    if unknown:
+        raise ConfigError(f"--steps {','.join(unknown)}: allowed: {', '.join(STEPS)}")
+    off = {name for name in ("score", "encode") if getattr(config, name) is None}
+    return [step for step in STEPS if step in steps and step not in off]
+
+
+def _plan(config: CurateConfig, store: RunStore, source: Source, say: Say) -> Plan:
+    if store.exists("plan/plan.json"):
+        plan = load_plan(store)
+    else:
+        say(f"planning: {len(source.files)} file(s)")
+        plan = make_plan(source, config.plan, store=store)
+    if plan.rows_per_shard != config.plan.rows_per_shard:
+        raise PlanError(
+            f"{config.output}: planned with plan.rows_per_shard {plan.rows_per_shard}, and the "
+            f"configuration says {config.plan.rows_per_shard}; put it back, or give another `output`"
+        )
+    settled = sum(plan.settled.values())
+    say(f"plan: {plan.num_rows:,} rows in {plan.num_shards:,} shards, {settled:,} settled already")
+    return plan
+
+
+def _weight_needs(config: CurateConfig) -> list[Any]:
+    needs: list[Any] = []
+    if config.score is not None:
+        needs += config.score.weight_needs("score")
+    if config.encode is not None:
+        needs += config.encode.weight_needs("encode")
+    return needs
+
+
+def _record(job: "CurateSteps", steps: Sequence[str]) -> None:
+    recut = RECUTTABLE & set(steps) if set(steps) != set(STEPS) else frozenset[str]()
+    check_or_record(
+        job.store,
+        job.identities.values(),
+        job={"job": "curate", "config": job.public_config, "models": job.models}
+        | describe_program(),
+        recut=recut,
+    )
+
+
+def _is_complete(job: "CurateSteps", revision: Revision, asked: list[str]) -> bool:
+    return all(
+        step in revision.steps
+        and revision.steps[step].fingerprint == job.identities[step].fingerprint
+        for step in asked
+    )
+
+
+def _run(job: "CurateSteps", session: Session, asked: list[str], say: Say) -> None:
+    _require_parents(job, asked)
+    chain = [step for step in ("download", "score") if step in asked]
+    if chain:
+        workers = {"download": session.download_resources, "score": session.model_resources}
+        session.run(
+            [job.shard_step(step, workers[step]) for step in chain], num_shards=job.plan.num_shards
+        )
+        for step in chain:
+            _complete(job, step, say)
+    if "select" in asked:
+        session.progress.start("select", shards_total=job.plan.num_shards, shards_done=0)
+        job.select().run(session.on_commit)
+        _complete(job, "select", say)
+    if "encode" in asked:
+        step = job.shard_step("encode", session.model_resources)
+        session.run([step], num_shards=job.num_shards("encode"))
+        _complete(job, "encode", say)
+
+
+def _require_parents(job: "CurateSteps", asked: list[str]) -> None:
+    revision = read_revision(job.store)
+    for step in asked:
+        for parent in job.parents(step):
+            current = revision.steps.get(parent)
+            if parent not in asked and (
+                current is None or current.fingerprint != job.identities[parent].fingerprint
+            ):
+                raise ConfigError(f"--steps {step}: {parent} is not complete; run it first")
+
+
+def _complete(job: "CurateSteps", step: str, say: Say) -> None:
+    before = read_revision(job.store).number
+    summary = complete_step(
+        job.store,
+        job.identities[step],
+        num_shards=job.num_shards(step),
+        folders=job.folders(step),
+    )
+    if step == "encode":
+        job.publish_cache()
+    allowed = job.config.engine.max_quarantined_shards
+    if len(summary.quarantined) > allowed:
+        raise EngineError(
+            f"{step}: {len(summary.quarantined)} shard(s) are quarantined (the first: "
+            f"{summary.quarantined[0]}; its manifest has the error) and "
+            f"engine.max_quarantined_shards is {allowed}; later steps were not run"
+        )
+    if read_revision(job.store).number != before:
+        say(f"{step}: complete, {summary.kept:,} of {summary.rows_in:,} rows kept")
+
+
+def _result(job: "CurateSteps", revision: Revision) -> CurateResult:
+    steps = revision.steps
+    shown: list[tuple[str, StepSummary]] = []
+    if "download" in steps:
+        shown.append(("download", steps["download"]))
+    if "select" in steps:
+        # The ledger counts every row; here each row is shown at the step that dropped it.
+        own = Counter(steps["select"].dropped) - Counter(steps["download"].dropped)
+        stored = steps["download"].kept
+        shown.append(("select", replace(steps["select"], rows_in=stored, dropped=dict(own))))
+    if "encode" in steps:
+        shown.append(("encode", steps["encode"]))
+    return CurateResult(
+        funnel=funnel_table(job.plan.num_rows, shown),
+        quarantined=sum(len(summary.quarantined) for summary in steps.values()),
+    )

@@ -1,0 +1,180 @@
+"""From a curate configuration to its steps: fingerprints, workers, folders, parents."""
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipelines.plan import Plan
+from pipelines.planned_rows import PlannedRows
+from pipelines.redact import redact_config, redact_rows
+from pipelines.run import StepIdentity
+from pipelines.sources import Source
+from pipelines.stages.download import DownloadStep
+from pipelines.stages.encode import EncodeStep, publish_cache
+from pipelines.stages.score import ScoreStep
+from pipelines.stages.select import Select
+from pipelines.step import Resources, ShardStep
+from pipelines.storage import RunStore
+
+if TYPE_CHECKING:
+    from pipelines.curate import CurateConfig
+
+_FOLDERS = {
+    "download": ("images", "facts/download"),
+    "score": ("facts/score",),
+    "select": ("ledger",),
+    "encode": ("latents", "latents/rejects"),
+}
+# Options that change how fast a result is there, and not the result.
+_PACE_OF_DOWNLOAD = {"threads", "max_per_host", "backoff_s", "connect_timeout_s"}
+
+
+class CurateSteps:
+    """The steps of one run.
+
+    Attributes:
+        identities: Step name to what decides its result; only steps that are configured.
+    """
+
+    def __init__(
+        self, config: "CurateConfig", store: RunStore, source: Source, plan: Plan
+    ) -> None:
+        self.config = config
+        self.store = store
+        self.plan = plan
+        self.rows = PlannedRows(store, source, config.rules, config.block)
+        self.identities: dict[str, StepIdentity] = {}
+        for step in self._configured():
+            parents = [self.identities[name].fingerprint for name in self.parents(step)]
+            self.identities[step] = StepIdentity(
+                step=step, options=self._options(step), parents=tuple(parents)
+            )
+
+    def _configured(self) -> list[str]:
+        optional = {"score": self.config.score, "encode": self.config.encode}
+        return [step for step in _FOLDERS if optional.get(step, self.config) is not None]
+
+    def parents(self, step: str) -> list[str]:
+        """The steps whose results this one reads."""
+        chain = self._configured()
+        parents = {
+            "download": [],
+            "score": ["download"],
+            "select": ["download", "score"],
+            "encode": ["download", "select"],
+        }
+        return [parent for parent in parents[step] if parent in chain]
+
+    def folders(self, step: str) -> Iterable[str]:
+        """The folders that the step writes."""
+        return _FOLDERS[step]
+
+    def num_shards(self, step: str) -> int:
+        """How many shards the step has."""
+        if step != "encode" or self.config.encode is None:
+            return self.plan.num_shards
+        group = self.config.encode.download_shards_per_file
+        return -(-self.plan.num_shards // group)
+
+    @cached_property
+    def public_config(self) -> dict[str, Any]:
+        """The resolved configuration for run.json, without secrets."""
+        return redact_config(self.config.model_dump(mode="json"))
+
+    @cached_property
+    def models(self) -> dict[str, Any]:
+        """What run.json says of the models, random weights included."""
+        models: dict[str, Any] = {}
+        if self.config.score is not None:
+            models["score"] = self.config.score.describe_models()
+        if self.config.encode is not None:
+            models["encode"] = self.config.encode.describe_models()
+        return models
+
+    def shard_step(self, step: str, resources: Resources) -> ShardStep:
+        """The step as the engine runs it."""
+        if step == "download":
+            return self._download(resources)
+        if step == "score":
+            return self._score(resources)
+        return self._encode(resources)
+
+    def select(self) -> Select:
+        """The select step, which the driver itself runs."""
+        return Select(
+            store=self.store,
+            fingerprint=self._fingerprint("select"),
+            config=self.config.select,
+            num_shards=self.plan.num_shards,
+            download=self._fingerprint("download"),
+            score=self._fingerprint("score") if "score" in self.identities else None,
+            read_rows=self._redacted_rows,
+        )
+
+    def publish_cache(self) -> None:
+        """Put the cache's spec and the empty caption where readers look."""
+        publish_cache(self.store, fingerprint=self._fingerprint("encode"))
+
+    def _download(self, resources: Resources) -> DownloadStep:
+        return DownloadStep(
+            self.store,
+            self.rows,
+            fingerprint=self._fingerprint("download"),
+            config=self.config.download,
+            image=self.config.image,
+            content_hash_column=self.plan.content_hash,
+            block_list=self.rows,
+            resources=resources,
+        )
+
+    def _score(self, resources: Resources) -> ScoreStep:
+        assert self.config.score is not None
+        return ScoreStep(
+            self.store,
+            fingerprint=self._fingerprint("score"),
+            download=self._fingerprint("download"),
+            config=self.config.score,
+            torch_threads=self.config.engine.torch_threads,
+            resources=resources,
+        )
+
+    def _encode(self, resources: Resources) -> EncodeStep:
+        assert self.config.encode is not None
+        return EncodeStep(
+            self.store,
+            fingerprint=self._fingerprint("encode"),
+            download=self._fingerprint("download"),
+            select=self._fingerprint("select"),
+            num_download_shards=self.plan.num_shards,
+            config=self.config.encode,
+            image_size=self.config.image.size,
+            torch_threads=self.config.engine.torch_threads,
+            resources=resources,
+        )
+
+    def _fingerprint(self, step: str) -> str:
+        return self.identities[step].fingerprint
+
+    def _redacted_rows(self, shard_id: int) -> pa.Table:
+        return redact_rows(self.rows.read(shard_id))
+
+    def _options(self, step: str) -> dict[str, Any]:
+        config = self.config
+        threads = {"torch_threads": config.engine.torch_threads}
+        if step == "download":
+            return {
+                "plan": self.plan.fingerprint,
+                "rules": config.rules.model_dump(mode="json"),
+                "block": self.rows.block_list.digest,
+                "download": config.download.model_dump(mode="json", exclude=_PACE_OF_DOWNLOAD),
+                "image": config.image.model_dump(mode="json"),
+            }
+        if step == "score":
+            assert config.score is not None
+            return {"score": config.score.identity(), **threads}
+        if step == "select":
+            return {"select": config.select.model_dump(mode="json")}
+        assert config.encode is not None
+        return {"encode": config.encode.identity(), **threads}

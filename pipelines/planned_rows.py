@@ -1,0 +1,77 @@
+"""A shard's rows as the download step takes them: read, and settled where nothing need be fetched."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.blocklist import BlockConfig, BlockList, load_block_list
+from pipelines.plan import Plan, load_plan, read_rows
+from pipelines.rules import RulesConfig, apply_rules
+from pipelines.sources import Source
+from pipelines.storage import RunStore
+
+
+@dataclass(frozen=True)
+class PlannedRows:
+    """Plan, rules and block lists together. Holds no open file and no list, so that it pickles."""
+
+    store: RunStore
+    source: Source
+    rules: RulesConfig
+    block: BlockConfig
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The run's plan, read once per process."""
+        return load_plan(self.store)
+
+    @cached_property
+    def block_list(self) -> BlockList:
+        """The block lists, read once per process."""
+        return load_block_list(
+            self.block, storage_options=dict(self.source.config.storage_options)
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("store", "source", "rules", "block")
+        return {name: self.__dict__[name] for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def __contains__(self, sha256: object) -> bool:
+        """Whether content of this hex sha256 is blocked."""
+        return isinstance(sha256, str) and self.block_list.sha256_blocked(sha256)
+
+    def url_reason(self, url: str) -> str | None:
+        """Why a URL, or the one that redirects led to, is blocked; None where it is not."""
+        return self.block_list.url_reason(url)
+
+    def num_rows(self, shard_id: int) -> int:
+        """Rows of a shard."""
+        return self.plan.shard(shard_id).num_rows
+
+    def read(self, shard_id: int) -> pa.Table:
+        """A shard's rows; `reason` and `rule` say what plan, rules and block lists settled.
+
+        `url` is as the list has it, secrets and all.
+        """
+        rows = read_rows(self.plan, self.store, self.source, shard_id)
+        verdicts = apply_rules(rows, self.rules)
+        reason = rows["reason"].combine_chunks()
+        rule = pc.if_else(pc.is_null(reason), verdicts.rule, pa.scalar(None, pa.string()))
+        reason = pc.coalesce(reason, verdicts.reason)
+        blocked = self.block_list.url_reasons(rows["url"].combine_chunks())
+        at = rows.schema.get_field_index("reason")
+        settled = pc.coalesce(reason, blocked)
+        return rows.set_column(at, "reason", settled).append_column("rule", rule)
+
+    def read_images(self, shard_id: int) -> Iterator[tuple[int, bytes]] | None:
+        """`(row, bytes)` where the images come with the source; None where they are fetched."""
+        if not self.source.holds_images:
+            return None
+        return self.source.read_images(self.plan.shard(shard_id))

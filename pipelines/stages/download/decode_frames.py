@@ -1,0 +1,73 @@
+"""What goes over the pipes between a DecoderProcess and its child."""
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from pipelines.stages.download.image_rejected import ImageReason
+
+EXIT_OUT_OF_MEMORY = 12
+"""The child's exit status when an image needed more memory than it may take."""
+
+_LENGTH = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeResult:
+    """What became of one original.
+
+    `image` holds the encoded square, or None and then `reason` and `error_message` say why; sizes
+    are in pixels, the original's as a viewer shows it, None where unknown.
+    """
+
+    image: bytes | None = None
+    width: int | None = None
+    height: int | None = None
+    original_width: int | None = None
+    original_height: int | None = None
+    original_format: str | None = None
+    reason: ImageReason | None = None
+    error_message: str | None = None
+
+
+def write_frame(pipe: BinaryIO, data: bytes) -> None:
+    """Writes the length, then the bytes, to an unbuffered pipe."""
+    for part in (_LENGTH.pack(len(data)), data):
+        rest = memoryview(part)
+        while rest:
+            rest = rest[pipe.write(rest) :]
+
+
+def read_frame(pipe: BinaryIO) -> bytes | None:
+    """The next frame's bytes, or None when the other end is gone, even in the middle of one."""
+    head = _read_exactly(pipe, _LENGTH.size)
+    if head is None:
+        return None
+    return _read_exactly(pipe, _LENGTH.unpack(head)[0])
+
+
+def write_result(pipe: BinaryIO, result: DecodeResult) -> None:
+    """Sends a result: a frame of JSON, then a frame of the image (empty when there is none)."""
+    facts = {name: value for name, value in vars(result).items() if name != "image"}
+    write_frame(pipe, json.dumps(facts).encode("ascii"))
+    write_frame(pipe, result.image or b"")
+
+
+def read_result(pipe: BinaryIO) -> DecodeResult | None:
+    """The next result, or None when the child is gone."""
+    facts, image = read_frame(pipe), read_frame(pipe)
+    if facts is None or image is None:
+        return None
+    return DecodeResult(image=image or None, **json.loads(facts))
+
+
+def _read_exactly(pipe: BinaryIO, length: int) -> bytes | None:
+    parts: list[bytes] = []
+    while length:
+        part = pipe.read(min(length, 1 << 20))
+        if not part:
+            return None
+        parts.append(part)
+        length -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,0 +1,238 @@
+"""A decoder in a process of its own: what kills it costs one image.
+
+    submit() -> pending, to_child -> [writer thread] -> child -> [reader thread] -> futures
+
+The child answers in order, so the oldest pending image is the one it works on. When the child
+dies, that image is tried once more, first in line, in a fresh child; a second death is its
+verdict. So an outside kill costs nothing, a poisonous file costs only itself, and the result of
+an image never depends on what was decoded before it. A time-out is a verdict at once.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from types import TracebackType
+from typing import BinaryIO, cast
+
+from pipelines.stages.download.decode_frames import (
+    EXIT_OUT_OF_MEMORY,
+    DecodeResult,
+    read_frame,
+    read_result,
+    write_frame,
+)
+from pipelines.stages.download.header import read_header
+from pipelines.stages.download.image_config import ImageConfig
+from pipelines.stages.download.image_rejected import ImageReason, ImageRejected
+
+__all__ = ["DecodeResult", "DecoderProcess"]
+
+_CHILD_MODULE = "pipelines.stages.download.decoder_child"
+_WALL_CLOCK_FACTOR = 4.0  # an answer that takes this many time limits is not waited for
+_START_S = 5.0  # and what a child may take to start
+_WATCH_S = 0.25
+_MAX_DEATHS = 2
+
+
+@dataclass(eq=False)
+class _Job:
+    data: bytes
+    future: "Future[DecodeResult]" = field(default_factory=Future)
+    deaths: int = 0
+
+
+class DecoderProcess:
+    """Owns one decoding child. A context manager; threads may share it.
+
+    Args:
+        config: what to make of each original, and the bounds on it.
+    """
+
+    def __init__(self, config: ImageConfig) -> None:
+        self._config = config
+        self._lock = threading.Lock()  # guards everything below
+        self._pending: deque[_Job] = deque()
+        self._waiting_since = time.monotonic()  # when the oldest pending image became so
+        self._closed = False
+        self._failure: str | None = None
+        self._child = _Child(config)
+        self._ended = threading.Event()
+        self._reader = threading.Thread(target=self._serve, name="decoder-reader", daemon=True)
+        self._reader.start()
+        threading.Thread(target=self._watch, name="decoder-watch", daemon=True).start()
+
+    def __enter__(self) -> "DecoderProcess":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id; another one after a restart."""
+        return self._child.process.pid
+
+    def submit(self, data: bytes) -> "Future[DecodeResult]":
+        """Queues an original. A bad image is a result with a reason, never an exception.
+
+        Raises:
+            RuntimeError: the decoder is closed, or its child cannot be started.
+        """
+        job = _Job(data)
+        job.future.set_running_or_notify_cancel()  # from here on it cannot be cancelled
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(self._failure or "DecoderProcess.submit: it has been closed")
+            if not self._pending:
+                self._waiting_since = time.monotonic()
+            self._pending.append(job)
+            self._child.outbox.put(data)
+        return job.future
+
+    def close(self) -> None:
+        """Finishes what was submitted, then ends the child. May be called again."""
+        with self._lock:
+            self._closed = True
+            self._child.outbox.put(None)
+        self._reader.join()
+
+    def _serve(self) -> None:
+        """The reader thread: answers become results, deaths become retries or verdicts."""
+        while self._read_answers():
+            reason = self._child.end()
+            with self._lock:
+                judged = self._judge_oldest(reason)
+                done = self._closed and not self._pending
+                if not done:
+                    self._restart()
+            if judged is not None:
+                judged.future.set_result(_verdict(judged, reason, self._config))
+            if done:
+                break
+        self._ended.set()
+
+    def _read_answers(self) -> bool:
+        """Hands out answers until the child is gone; False when it never came up."""
+        if read_frame(self._child.stdout) is None:
+            self._give_up()
+            return False
+        while (result := read_result(self._child.stdout)) is not None:
+            with self._lock:
+                job = self._pending.popleft()
+                self._waiting_since = time.monotonic()
+            job.future.set_result(result)
+        return True
+
+    def _judge_oldest(self, reason: ImageReason) -> _Job | None:
+        """Charges the image the dead child worked on; returns it if that was its last chance."""
+        if not self._pending:
+            return None
+        job = self._pending[0]
+        job.deaths += 1
+        if job.deaths < _MAX_DEATHS and reason != "decode_timed_out":
+            return None
+        return self._pending.popleft()
+
+    def _restart(self) -> None:
+        self._child = _Child(self._config)
+        self._waiting_since = time.monotonic()
+        for job in self._pending:
+            self._child.outbox.put(job.data)
+        if self._closed:
+            self._child.outbox.put(None)
+
+    def _give_up(self) -> None:
+        status = self._child.end()
+        with self._lock:
+            self._closed = True
+            self._failure = (
+                f"DecoderProcess: the child ({_CHILD_MODULE}) died while starting ({status});"
+                " its error is on this process's stderr"
+            )
+            orphans = list(self._pending)
+            self._pending.clear()
+        for job in orphans:
+            job.future.set_exception(RuntimeError(self._failure))
+
+    def _watch(self) -> None:
+        """Kills a child that gives no answer: stopped, or stuck outside its own CPU limit."""
+        patience = _WALL_CLOCK_FACTOR * self._config.decode_timeout_s + _START_S
+        while not self._ended.wait(_WATCH_S):
+            with self._lock:
+                waited = time.monotonic() - self._waiting_since
+                if self._pending and waited > patience:
+                    self._child.kill_for_time()
+
+
+class _Child:
+    """One child process, the queue of what it is to be sent, and the thread that sends it."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        one_thread = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", _CHILD_MODULE, config.model_dump_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, **one_thread, "PYTHONPATH": path},
+        )
+        self.stdout = cast(BinaryIO, self.process.stdout)
+        self.outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        self._timed_out = False
+        threading.Thread(target=self._write, name="decoder-writer", daemon=True).start()
+
+    def _write(self) -> None:
+        """The writer thread: sends until told to stop or until nobody reads any more."""
+        with cast(BinaryIO, self.process.stdin) as pipe:
+            try:
+                while (data := self.outbox.get()) is not None:
+                    write_frame(pipe, data)
+            except BrokenPipeError:
+                pass
+
+    def kill_for_time(self) -> None:
+        """Kills it for taking too long; `end` then says so."""
+        self._timed_out = True
+        self.process.kill()
+
+    def end(self) -> ImageReason:
+        """Reaps a child whose output has ended; what its death says about its image."""
+        self.outbox.put(None)
+        self.stdout.close()
+        status = self.process.wait()
+        if self._timed_out or status == -signal.SIGPROF:
+            return "decode_timed_out"
+        return "decode_out_of_memory" if status == EXIT_OUT_OF_MEMORY else "decoder_crashed"
+
+
+def _verdict(job: _Job, reason: ImageReason, config: ImageConfig) -> DecodeResult:
+    message = {
+        "decode_timed_out": f"more than image.decode_timeout_s = {config.decode_timeout_s:g}",
+        "decode_out_of_memory": f"more than image.max_memory_bytes = {config.max_memory_bytes}",
+        "decoder_crashed": f"{_MAX_DEATHS} decoder processes died on it",
+    }[reason]
+    try:
+        header = read_header(job.data)
+    except ImageRejected:
+        return DecodeResult(reason=reason, error_message=message)
+    width, height = header.shown_size(header.orientation)
+    return DecodeResult(
+        original_width=width,
+        original_height=height,
+        original_format=header.format,
+        reason=reason,
+        error_message=message,
+    )

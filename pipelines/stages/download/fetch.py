@@ -1,0 +1,303 @@
+"""One URL, its bytes: every hop checked, everything bounded, every failure named."""
+
+import hashlib
+import http.client
+import ssl
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+
+from pipelines.stages.download.addresses import AddressPolicy
+from pipelines.stages.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadConfig
+from pipelines.stages.download.connection import Connection, Connector, Resolver
+from pipelines.stages.download.failure import FetchFailed, FetchReason
+from pipelines.stages.download.limits import ByteBudget, Deadline, HostSlots
+from pipelines.stages.download.optout import is_opted_out
+from pipelines.stages.download.resolver import SystemResolver
+from pipelines.stages.download.target import Target, parse_target, redirect_target
+
+_SMALL_BODY_BYTES = 256 * 1024
+"""A body up to this size is not counted against the budget of bytes in flight."""
+
+_REFUSALS: dict[int, tuple[FetchReason, str, bool]] = {
+    401: ("http_forbidden", "the server asks for a login", False),
+    403: ("http_forbidden", "the server forbids access", False),
+    404: ("http_not_found", "the server has nothing at this URL", False),
+    408: ("http_client_error", "the server gave up waiting", True),
+    410: ("http_gone", "the server has it no longer", False),
+    429: ("http_rate_limited", "the server asks for fewer requests", True),
+    451: ("http_forbidden", "the server forbids access by law", False),
+}
+
+
+@dataclass(kw_only=True)
+class Fetched:
+    """A body. Leave its `with` block, or call `release`, once the bytes are done with.
+
+    Attributes:
+        data: The body.
+        sha256: Of the body, 64 hex digits.
+        final_url: Where the last redirect led; may hold credentials, so redact it to store it.
+    """
+
+    data: bytes
+    sha256: str
+    final_url: str
+    _reserved: int = 0
+    _budget: ByteBudget | None = field(default=None, repr=False)
+
+    def release(self) -> None:
+        """Let others use the room this body took."""
+        if self._budget is not None:
+            self._budget.release(self._reserved)
+            self._reserved = 0
+
+    def __enter__(self) -> "Fetched":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Fetcher:
+    """Fetches URLs for all threads of a process.
+
+    Args:
+        config: Limits, manners and allowed networks.
+        resolver: Name -> addresses; the system's by default.
+        tls: The TLS settings; the system's certificates by default.
+    """
+
+    def __init__(
+        self,
+        config: DownloadConfig,
+        *,
+        resolver: Resolver | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._config = config
+        self._connector = Connector(
+            AddressPolicy(config.allow_networks),
+            resolver=resolver or SystemResolver(),
+            connect_timeout_s=config.connect_timeout_s,
+            tls=tls,
+        )
+        self._hosts = HostSlots(config.max_per_host)
+        self._budget = ByteBudget(MAX_BODY_BYTES_IN_FLIGHT)
+
+    def fetch(self, url: str, *, key: str = "") -> Fetched:
+        """Fetch a URL, following redirects and retrying what can pass.
+
+        Args:
+            key: The row's key; sets the jitter of the waits between tries.
+
+        Raises:
+            FetchFailed: With the reason of the last try.
+        """
+        deadline = Deadline(self._config.timeout_s)
+        target = parse_target(url)
+        attempt = 0
+        while True:
+            try:
+                return self._follow(target, deadline=deadline)
+            except FetchFailed as failure:
+                wait_s = max(self._backoff_s(key, attempt), failure.retry_after_s or 0.0)
+                last_try = attempt >= self._config.retries or not deadline.allows(wait_s)
+                if last_try or not failure.retryable:
+                    raise
+            time.sleep(wait_s)
+            attempt += 1
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._connector.close()
+
+    def _backoff_s(self, key: str, attempt: int) -> float:
+        digest = hashlib.blake2b(f"{key}/{attempt}".encode(), digest_size=4).digest()
+        jitter = int.from_bytes(digest) / 2**32
+        return self._config.backoff_s * float(2**attempt) * (0.5 + jitter)
+
+    def _follow(self, target: Target, *, deadline: Deadline) -> Fetched:
+        for _ in range(self._config.max_redirects + 1):
+            with self._hosts.slot(target.host, deadline=deadline):
+                arrived = self._hop(target, deadline=deadline)
+            if isinstance(arrived, Fetched):
+                return arrived
+            target = arrived
+        raise FetchFailed("too_many_redirects", f"more than {self._config.max_redirects}")
+
+    def _hop(self, target: Target, *, deadline: Deadline) -> Fetched | Target:
+        """One request: the body, or where to go next."""
+        connection, response = self._request(target, deadline=deadline)
+        is_kept = False
+        try:
+            arrived = self._read(response, target=target, deadline=deadline)
+            is_kept = not response.will_close and (
+                isinstance(arrived, Fetched) or response.length == 0
+            )
+            return arrived
+        except TimeoutError:
+            raise deadline.missed() from None
+        except http.client.IncompleteRead:
+            raise _truncated() from None
+        except (OSError, http.client.HTTPException, ValueError):
+            raise FetchFailed(
+                "body_truncated", "the connection broke within the body", retryable=True
+            ) from None
+        finally:
+            response.close()
+            if is_kept:
+                self._connector.keep(connection)
+            else:
+                connection.close()
+
+    def _request(
+        self, target: Target, *, deadline: Deadline, fresh: bool = False
+    ) -> tuple[Connection, http.client.HTTPResponse]:
+        connection = self._connector.connect(target, deadline=deadline, fresh=fresh)
+        try:
+            return connection, connection.send_request(self._head(target))
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, TimeoutError):
+                raise deadline.missed() from None
+            if isinstance(error, OSError) and connection.is_reused:
+                # An idle connection that the server closed meanwhile says nothing about the URL.
+                return self._request(target, deadline=deadline, fresh=True)
+            if isinstance(error, OSError):
+                raise FetchFailed(
+                    "connection_failed", "the host closed the connection", retryable=True
+                ) from None
+            if isinstance(error, http.client.HTTPException | ValueError):
+                raise FetchFailed("http_malformed", "the answer is not HTTP") from None
+            raise
+
+    def _head(self, target: Target) -> bytes:
+        lines = [
+            f"GET {target.path} HTTP/1.1",
+            f"Host: {target.host_header}",
+            f"User-Agent: {self._config.user_agent}",
+            "Accept: image/*,*/*;q=0.8",
+            "Accept-Encoding: identity",
+        ]
+        if target.authorization:
+            lines.append(f"Authorization: {target.authorization}")
+        return "\r\n".join([*lines, "", ""]).encode("ascii")
+
+    def _read(
+        self, response: http.client.HTTPResponse, *, target: Target, deadline: Deadline
+    ) -> Fetched | Target:
+        status = response.status
+        if status < 400:
+            self._check_opt_out(response)
+        if 300 <= status < 400:
+            return redirect_target(target, response.getheader("Location"))
+        if not 200 <= status < 300:
+            raise _refusal(response)
+        body, reserved = self._body(response, deadline=deadline)
+        return Fetched(
+            data=body,
+            sha256=hashlib.sha256(body).hexdigest(),
+            final_url=target.url,
+            _reserved=reserved,
+            _budget=self._budget,
+        )
+
+    def _check_opt_out(self, response: http.client.HTTPResponse) -> None:
+        values = response.headers.get_all("X-Robots-Tag")
+        if values and is_opted_out(
+            values,
+            agent_token=self._config.user_agent_token,
+            directives=self._config.honour_opt_out_directives,
+        ):
+            raise FetchFailed("opted_out", "X-Robots-Tag refuses this use")
+
+    def _body(self, response: http.client.HTTPResponse, *, deadline: Deadline) -> tuple[bytes, int]:
+        """The body and how much of the budget it holds."""
+        length = response.length
+        if length is not None and length > self._config.max_bytes:
+            raise self._too_large()
+        reserved = 0
+        if length is not None and length > _SMALL_BODY_BYTES:
+            reserved = self._budget.reserve(length, deadline=deadline)
+        try:
+            if length is not None:
+                body = response.read(length)
+                if len(body) < length:
+                    raise _truncated()
+            else:
+                body = self._read_up_to(response, _SMALL_BODY_BYTES)
+                if len(body) > _SMALL_BODY_BYTES:
+                    reserved = self._budget.reserve(self._config.max_bytes, deadline=deadline)
+                    body += self._read_up_to(response, self._config.max_bytes - len(body))
+            if len(body) > self._config.max_bytes:
+                raise self._too_large()
+            if not body:
+                raise FetchFailed("empty_body", "the answer has no body")
+        except BaseException:
+            self._budget.release(reserved)
+            raise
+        return body, reserved
+
+    def _read_up_to(self, response: http.client.HTTPResponse, limit: int) -> bytes:
+        """Read to the end, or until more than `limit` bytes have come.
+
+        `read` would trust the sizes of chunks; `readinto` never gives more than asked for.
+        """
+        pieces = []
+        size = 0
+        buffer = memoryview(bytearray(64 * 1024))
+        while size <= limit:
+            count = response.readinto(buffer)
+            if not count:
+                break
+            pieces.append(bytes(buffer[:count]))
+            size += count
+        return b"".join(pieces)
+
+    def _too_large(self) -> FetchFailed:
+        return FetchFailed("body_too_large", f"more than {self._config.max_bytes} bytes")
+
+
+def _truncated() -> FetchFailed:
+    return FetchFailed("body_truncated", "the body ends before its end", retryable=True)
+
+
+def _refusal(response: http.client.HTTPResponse) -> FetchFailed:
+    status = response.status
+    if status in _REFUSALS:
+        reason, words, retryable = _REFUSALS[status]
+    elif 400 <= status < 500:
+        reason, words, retryable = "http_client_error", "the server refuses the request", False
+    elif 500 <= status < 600:
+        reason, words, retryable = "http_server_error", "the server failed", True
+    else:
+        reason, words, retryable = "http_malformed", "a status that HTTP does not know", False
+    return FetchFailed(
+        reason,
+        f"{words} (status {status})",
+        retryable=retryable,
+        retry_after_s=_retry_after_s(response.getheader("Retry-After")) if retryable else None,
+    )
+
+
+def _retry_after_s(value: str | None) -> float | None:
+    if not value:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

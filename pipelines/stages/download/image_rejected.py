@@ -1,0 +1,34 @@
+"""The one exception by which the decoder says no."""
+
+from typing import Literal
+
+ImageReason = Literal[
+    "format_unsupported",
+    "image_unreadable",
+    "image_truncated",
+    "too_many_pixels",
+    "image_too_small",
+    "aspect_above_max",
+    "decode_timed_out",
+    "decode_out_of_memory",
+    "decoder_crashed",
+]
+
+
+class ImageRejected(Exception):
+    """An original that gives no crop.
+
+    Args:
+        reason: the code that the ledger stores.
+        message: what was found and what is allowed, in our own words: never bytes of the input.
+    """
+
+    original_width: int | None = None
+    """Pixels as a viewer shows it; filled in once the header has been read."""
+    original_height: int | None = None
+    original_format: str | None = None
+
+    def __init__(self, reason: ImageReason, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason: ImageReason = reason
+        self.message = message

@@ -1,0 +1,104 @@
+"""What bounds a fetch: time per URL, concurrency per host, bytes in flight per process."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipelines.stages.download.failure import FetchFailed
+
+
+class Deadline:
+    """The moment by which a URL must be done with."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._ends = time.monotonic() + timeout_s
+
+    def remaining_s(self) -> float:
+        """Seconds left, at least a microsecond.
+
+        Raises:
+            FetchFailed: `download_timed_out`, when none is left.
+        """
+        remaining = self._ends - time.monotonic()
+        if remaining <= 0:
+            raise self.missed()
+        return max(remaining, 1e-6)
+
+    def missed(self) -> FetchFailed:
+        """The failure to raise when an operation ran into this deadline."""
+        return FetchFailed("download_timed_out", f"not done after {self._timeout_s:g} s")
+
+    def allows(self, wait_s: float) -> bool:
+        """Whether there is time left after waiting this long."""
+        return time.monotonic() + wait_s < self._ends
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside is not counted: it is spent in our own queues, not on the server."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._ends += time.monotonic() - start
+
+
+class HostSlots:
+    """At most `per_host` holders for each host name."""
+
+    def __init__(self, per_host: int) -> None:
+        self._per_host = per_host
+        self._lock = threading.Lock()
+        self._slots: dict[str, threading.Semaphore] = {}
+        self._users: dict[str, int] = {}
+
+    @contextmanager
+    def slot(self, host: str, *, deadline: Deadline) -> Iterator[None]:
+        """Hold one slot of `host`; the wait for it does not count against the deadline."""
+        with self._lock:
+            semaphore = self._slots.setdefault(host, threading.Semaphore(self._per_host))
+            self._users[host] = self._users.get(host, 0) + 1
+        try:
+            if not semaphore.acquire(blocking=False):
+                with deadline.paused():
+                    semaphore.acquire()
+            try:
+                yield
+            finally:
+                semaphore.release()
+        finally:
+            with self._lock:
+                self._users[host] -= 1
+                if not self._users[host]:
+                    del self._users[host], self._slots[host]
+
+
+class ByteBudget:
+    """Bytes of bodies that may be held at once.
+
+    A body is reserved whole before it is read, never piece by piece, so that two half-read bodies
+    cannot wait for each other.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._free = total
+        self._changed = threading.Condition()
+
+    def reserve(self, size: int, *, deadline: Deadline) -> int:
+        """Wait for `size` bytes (at most the whole budget) and take them; returns how many."""
+        size = min(size, self._total)
+        with self._changed:
+            if self._free < size:
+                with deadline.paused():
+                    self._changed.wait_for(lambda: self._free >= size)
+            self._free -= size
+        return size
+
+    def release(self, size: int) -> None:
+        """Give back what `reserve` returned."""
+        if size:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()

@@ -1,0 +1,131 @@
+"""Every format but plain JPEG, through Pillow: the square in the middle, as RGB or grey, 8 bits.
+
+Palettes, 16 bits, CMYK and transparency (composited on white) are settled here. Of an animation
+the first frame counts. ICC profiles are ignored, as img2dataset and open_clip ignore them: a
+profile is a program in the file, and reading them differently would move published scores.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+from PIL.Image import Image as PillowImage
+
+from pipelines.stages.download.geometry import Window, centre_square
+from pipelines.stages.download.header import ImageFormat, check_size
+from pipelines.stages.download.image_config import ImageConfig
+from pipelines.stages.download.image_rejected import ImageRejected
+
+_OPENERS: dict[ImageFormat, type] = {
+    "jpeg": JpegImagePlugin.JpegImageFile,
+    "png": PngImagePlugin.PngImageFile,
+    "gif": GifImagePlugin.GifImageFile,
+    "webp": WebPImagePlugin.WebPImageFile,
+    "bmp": BmpImagePlugin.BmpImageFile,
+    "tiff": TiffImagePlugin.TiffImageFile,
+    "avif": AvifImagePlugin.AvifImageFile,
+}
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+_STRIP_ROWS = 256
+_ORIENTATION_TAG = 0x0112
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+_WIDE_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+_PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError)
+
+
+def decode_square(
+    data: bytes, name: ImageFormat, config: ImageConfig
+) -> tuple[NDArray[np.uint8], int]:
+    """Decodes the largest square in the middle.
+
+    Returns:
+        The square [side, side, 3] RGB or [side, side, 1] grey at its original resolution, not yet
+        turned, and the EXIF orientation (1 to 8) by which it must be.
+
+    Raises:
+        ImageRejected: whatever a broken file deserves.
+        MemoryError: beyond the process's limit.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image: PillowImage = _OPENERS[name](io.BytesIO(data))
+            check_size(image.width, image.height, config)  # if the header told us otherwise
+            image.load()
+            orientation = _orientation(image)
+        except _BROKEN + (struct.error, zlib.error, OverflowError, NotImplementedError) as error:
+            raise _judged(name, error) from error
+        return _square_pixels(image, centre_square(image.width, image.height)), orientation
+
+
+def _orientation(image: PillowImage) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # a broken EXIF block says nothing; the pixels are fine
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _square_pixels(image: PillowImage, window: Window) -> NDArray[np.uint8]:
+    left, top, side = int(window.left), int(window.top), int(window.side)
+    strips = (
+        image.crop((left, top + begin, left + side, top + min(begin + _STRIP_ROWS, side)))
+        for begin in range(0, side, _STRIP_ROWS)
+    )
+    first = _strip_pixels(next(strips), image.info)
+    pixels = np.empty((side, side, first.shape[2]), np.uint8)
+    pixels[: len(first)] = first
+    for number, strip in enumerate(strips, start=1):
+        begin = number * _STRIP_ROWS
+        pixels[begin : begin + _STRIP_ROWS] = _strip_pixels(strip, image.info)
+    return pixels
+
+
+def _strip_pixels(strip: PillowImage, info: dict[str, object]) -> NDArray[np.uint8]:
+    """[rows, columns, 3] or [rows, columns, 1], uint8, of a few rows in any of Pillow's modes."""
+    transparency = info.get("transparency")
+    if strip.mode in _WIDE_GREY_MODES:
+        return _wide_grey_pixels(np.asarray(strip), transparency)
+    if strip.mode in _ALPHA_MODES or (transparency is not None and strip.mode in _PLAIN_MODES):
+        if strip.mode not in _ALPHA_MODES:
+            strip.info["transparency"] = transparency
+        rgba = strip.convert("RGBA")
+        white = Image.new("RGB", strip.size, (255, 255, 255))
+        white.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
+        return np.asarray(white)
+    if strip.mode in ("1", "L"):
+        return np.asarray(strip.convert("L"))[:, :, None]
+    if strip.mode in _PLAIN_MODES:
+        return np.asarray(strip.convert("RGB"))
+    raise ImageRejected("format_unsupported", f"pixels of Pillow's mode {strip.mode}")
+
+
+def _wide_grey_pixels(wide: NDArray[np.uint16], transparency: object) -> NDArray[np.uint8]:
+    values = wide.astype(np.uint32)
+    pixels = ((values * 255 + 32767) // 65535).astype(np.uint8)
+    if isinstance(transparency, int):
+        pixels[values == transparency] = 255
+    return pixels[:, :, None]
+
+
+def _judged(name: ImageFormat, error: Exception) -> ImageRejected:
+    if isinstance(error, ImageRejected):
+        return error
+    text = str(error).lower()
+    if isinstance(error, EOFError) or "truncated" in text:
+        return ImageRejected("image_truncated", f"the {name} data ends before the last pixel")
+    return ImageRejected("image_unreadable", f"the {name} decoder refused it")

@@ -1,0 +1,108 @@
+"""A downloaded shard's two files: the tar of crops and the facts of every row, in plan order."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import webdataset
+
+from pipelines.ledger import DOWNLOAD_FACTS, source_fields
+from pipelines.redact import redact_text_column, redact_url, redact_url_column
+from pipelines.stages.download.intake import Outcome
+from pipelines.stages.download.spool import CropSpool
+
+_OUTCOME_FIELDS = tuple(field.name for field in fields(Outcome))
+_JSON_FIELDS = (
+    "url",
+    "caption",
+    "key",
+    "status",
+    "error_message",
+    "width",
+    "height",
+    "original_width",
+    "original_height",
+    "sha256",
+    "final_url",
+)
+
+
+def build_facts(rows: pa.Table, *, shard_id: int, outcomes: Mapping[int, Outcome]) -> pa.Table:
+    """The facts table: `DOWNLOAD_FACTS`, then the `source_` columns; one row for every row.
+
+    Args:
+        rows: Columns row, key, url, caption, reason, perhaps rule and error_message, `source_*`;
+            a row with a reason was settled before the fetch.
+        outcomes: By row number, for every other row.
+    """
+    num_rows = rows.num_rows
+    columns: dict[str, Any] = {
+        "shard_id": pa.array([shard_id] * num_rows, pa.int32()),
+        "row": rows["row"].combine_chunks(),
+        "key": rows["key"].combine_chunks(),
+        "url": redact_url_column(rows["url"]),
+        "caption": redact_text_column(rows["caption"]),
+        "rule": rows["rule"].combine_chunks() if "rule" in rows.column_names else None,
+        "phash": None,
+    }
+    found = [_outcome_of(row, outcomes) for row in _settled_rows(rows)]
+    for name in _OUTCOME_FIELDS:
+        columns[name] = [getattr(outcome, name) for outcome in found]
+    columns["final_url"] = [
+        redact_url(outcome.final_url) if outcome.final_url is not None else None
+        for outcome in found
+    ]
+    arrays = [_as_array(columns[field.name], field, num_rows) for field in DOWNLOAD_FACTS]
+    sources = source_fields(rows.schema)
+    arrays += [rows[field.name].combine_chunks() for field in sources]
+    return pa.table(arrays, schema=pa.schema([*DOWNLOAD_FACTS, *sources]))
+
+
+def write_images(facts: pa.Table, *, spool: CropSpool, path: Path, extension: str) -> int:
+    """Write the tar of a shard's crops in img2dataset's layout; returns how many.
+
+    Members are `{key}.<extension>`, `{key}.json` and `{key}.txt` (the caption, empty where it is
+    null), with fixed owners and times, so that the bytes depend on the rows alone.
+    """
+    count = 0
+    with path.open("wb") as stream:
+        writer = webdataset.TarWriter(
+            stream, encoder=False, user="nobody", group="nobody", mtime=0.0
+        )
+        for batch in facts.select(["row", *_JSON_FIELDS]).to_batches(max_chunksize=1024):
+            for facts_of_row in batch.to_pylist():
+                row = facts_of_row.pop("row")
+                if row not in spool:
+                    continue
+                writer.write(
+                    {
+                        "__key__": facts_of_row["key"],
+                        extension: spool.read(row),
+                        "json": json.dumps(facts_of_row, indent=4).encode(),
+                        "txt": (facts_of_row["caption"] or "").encode(),
+                    }
+                )
+                count += 1
+        writer.close()
+    return count
+
+
+def _settled_rows(rows: pa.Table) -> Sequence[Mapping[str, Any]]:
+    names = [name for name in ("row", "reason", "error_message") if name in rows.column_names]
+    settled: list[dict[str, Any]] = rows.select(names).to_pylist()
+    return settled
+
+
+def _outcome_of(row: Mapping[str, Any], outcomes: Mapping[int, Outcome]) -> Outcome:
+    if row["reason"] is not None:
+        return Outcome(reason=row["reason"], error_message=row.get("error_message"))
+    return outcomes[row["row"]]
+
+
+def _as_array(values: Any, field: pa.Field, num_rows: int) -> pa.Array:
+    if values is None:
+        return pa.nulls(num_rows, field.type)
+    return values.cast(field.type) if isinstance(values, pa.Array) else pa.array(values, field.type)
