@@ -18,7 +18,8 @@ from pipelines.plan import Plan, PlanConfig, PlanError, check_plan_inputs, load_
 from pipelines.rules import RulesConfig, check_rules
 from pipelines.run import Revision, StepSummary, check_or_record, complete_step, read_revision
 from pipelines.sources import Source, SourceConfig
-from pipelines.stages.download import DownloadConfig, ImageConfig
+from pipelines.stages.download.config import DownloadConfig
+from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.encode import EncodeConfig
 from pipelines.stages.score import ScoreConfig
 from pipelines.stages.select import SelectConfig
@@ -158,8 +159,8 @@ def _run(job: "CurateSteps", session: Session, asked: list[str], say: Say) -> No
         job.select().run(session.on_commit)
         _complete(job, "select", say)
     if "encode" in asked:
-        step = job.shard_step("encode", session.model_resources)
-        session.run([step], num_shards=job.num_shards("encode"))
+        encode = job.shard_step("encode", session.model_resources)
+        session.run([encode], num_shards=job.num_shards("encode"))
         _complete(job, "encode", say)
 
 

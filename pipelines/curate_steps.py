@@ -4,14 +4,12 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from pipelines.plan import Plan
 from pipelines.planned_rows import PlannedRows
-from pipelines.redact import redact_config, redact_rows
+from pipelines.redact import redact_config
 from pipelines.run import StepIdentity
 from pipelines.sources import Source
-from pipelines.stages.download import DownloadStep
+from pipelines.stages.download.step import DownloadStep
 from pipelines.stages.encode import EncodeStep, publish_cache
 from pipelines.stages.score import ScoreStep
 from pipelines.stages.select import Select
@@ -38,9 +36,7 @@ class CurateSteps:
         identities: Step name to what decides its result; only steps that are configured.
     """
 
-    def __init__(
-        self, config: "CurateConfig", store: RunStore, source: Source, plan: Plan
-    ) -> None:
+    def __init__(self, config: "CurateConfig", store: RunStore, source: Source, plan: Plan) -> None:
         self.config = config
         self.store = store
         self.plan = plan
@@ -110,7 +106,7 @@ class CurateSteps:
             num_shards=self.plan.num_shards,
             download=self._fingerprint("download"),
             score=self._fingerprint("score") if "score" in self.identities else None,
-            read_rows=self._redacted_rows,
+            read_rows=self.rows.read_redacted,
         )
 
     def publish_cache(self) -> None:
@@ -125,7 +121,7 @@ class CurateSteps:
             config=self.config.download,
             image=self.config.image,
             content_hash_column=self.plan.content_hash,
-            block_list=self.rows,
+            blocked_sha256=self.rows,
             resources=resources,
         )
 
@@ -156,9 +152,6 @@ class CurateSteps:
 
     def _fingerprint(self, step: str) -> str:
         return self.identities[step].fingerprint
-
-    def _redacted_rows(self, shard_id: int) -> pa.Table:
-        return redact_rows(self.rows.read(shard_id))
 
     def _options(self, step: str) -> dict[str, Any]:
         config = self.config

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pipelines.blocklist import BlockConfig, BlockList, load_block_list
 from pipelines.plan import Plan, load_plan, read_rows
+from pipelines.redact import redact_text_column, redact_url_column
 from pipelines.rules import RulesConfig, apply_rules
 from pipelines.sources import Source
 from pipelines.storage import RunStore
@@ -32,9 +33,7 @@ class PlannedRows:
     @cached_property
     def block_list(self) -> BlockList:
         """The block lists, read once per process."""
-        return load_block_list(
-            self.block, storage_options=dict(self.source.config.storage_options)
-        )
+        return load_block_list(self.block, storage_options=dict(self.source.config.storage_options))
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("store", "source", "rules", "block")
@@ -58,7 +57,7 @@ class PlannedRows:
     def read(self, shard_id: int) -> pa.Table:
         """A shard's rows; `reason` and `rule` say what plan, rules and block lists settled.
 
-        `url` is as the list has it, secrets and all.
+        `url` and `caption` are as the list has them, secrets and all.
         """
         rows = read_rows(self.plan, self.store, self.source, shard_id)
         verdicts = apply_rules(rows, self.rules)
@@ -69,6 +68,14 @@ class PlannedRows:
         at = rows.schema.get_field_index("reason")
         settled = pc.coalesce(reason, blocked)
         return rows.set_column(at, "reason", settled).append_column("rule", rule)
+
+    def read_redacted(self, shard_id: int) -> pa.Table:
+        """As `read`, with URL and caption fit to be stored."""
+        rows = self.read(shard_id)
+        for name, redact in (("url", redact_url_column), ("caption", redact_text_column)):
+            at = rows.schema.get_field_index(name)
+            rows = rows.set_column(at, rows.schema.field(at), redact(rows[name]))
+        return rows
 
     def read_images(self, shard_id: int) -> Iterator[tuple[int, bytes]] | None:
         """`(row, bytes)` where the images come with the source; None where they are fetched."""

@@ -32,6 +32,7 @@ def connected(config: EngineConfig) -> Iterator[None]:
     else:
         os.environ.setdefault("RAY_TMPDIR", tempfile.gettempdir())
         ray.init(
+            address="local",
             num_cpus=max(os.cpu_count() or 1, config.download_workers + config.cpu_model_workers),
             object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
             include_dashboard=False,

@@ -20,7 +20,7 @@ from ray.exceptions import (
 
 from pipelines.engine.chain import Chain, EngineError
 from pipelines.manifest import Manifest
-from pipelines.step import Resources, ShardStep
+from pipelines.step import ShardStep
 
 _INFRASTRUCTURE = (
     RayActorError,
@@ -77,7 +77,7 @@ class _Slot:
 class _Pool:
     def __init__(self, step: ShardStep) -> None:
         self.step = step
-        self._actor_class = _remote_class(step.resources)
+        self._actor_class = _remote_class(step)
         self.slots = [self._start() for _ in range(step.resources.num_workers)]
         self.failed_opens = 0
 
@@ -210,9 +210,12 @@ class RayRunner:
         pool.replace(slot)
 
 
-def _remote_class(resources: Resources) -> Any:
+def _remote_class(step: ShardStep) -> Any:
+    # A class of the step's own name, so that `ps` and Ray's dashboard show which worker is which.
+    named = type(f"{step.name.capitalize()}Worker", (ShardWorker,), {})
+    resources = step.resources
     return ray.remote(num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_restarts=0)(
-        ShardWorker
+        named
     )
 
 

@@ -248,8 +248,7 @@ def _avif(data: bytes) -> ImageHeader:
             raise ImageRejected("image_unreadable", "AVIF without image properties")
         properties = properties[start + skip : end]
     sizes = [
-        struct.unpack_from(">II", properties, start + 4)
-        for start, _ in _boxes(properties, b"ispe")
+        struct.unpack_from(">II", properties, start + 4) for start, _ in _boxes(properties, b"ispe")
     ]
     if not sizes:
         raise ImageRejected("image_unreadable", "AVIF without a size")

@@ -1,0 +1,1 @@
+"""Encode kept images into the latent cache."""

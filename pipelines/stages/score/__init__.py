@@ -1,0 +1,1 @@
+"""Score images: one CLIP forward per image feeds every score."""

@@ -1,0 +1,159 @@
+"""Latent shards as Parquet, with page checksums, that Hugging Face `datasets` reads."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sd_core.cache.samples import (
+    CacheShardError,
+    LatentSample,
+    as_stored,
+    attributes_json,
+    check_shapes,
+)
+from sd_core.cache.spec import CacheSpec
+
+_ROW_GROUP_ROWS = 64
+_VALUE_TYPES = {"float16": pa.float16(), "float32": pa.float32()}
+
+
+def latents_schema(spec: CacheSpec) -> pa.Schema:
+    """Columns of a shard; arrays are flat fixed-size lists, their shapes are in the metadata."""
+    value = _VALUE_TYPES[spec.dtype]
+    fields = [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("latents", pa.list_(value, math.prod(spec.latents_shape)), nullable=False),
+        pa.field("input_ids", pa.list_(pa.int32(), spec.embeds_shape[0]), nullable=False),
+    ]
+    shapes: dict[str, tuple[int, ...]] = {"latents": spec.latents_shape}
+    if spec.prompt_embeds:
+        embeds = pa.list_(value, math.prod(spec.embeds_shape))
+        fields.append(pa.field("prompt_embeds", embeds, nullable=False))
+        shapes["prompt_embeds"] = spec.embeds_shape
+    fields.append(pa.field("attributes", pa.string(), nullable=False))
+    return pa.schema(fields, metadata={"shapes": json.dumps(shapes)})
+
+
+class ParquetShardWriter:
+    """Writes row groups of 64 samples; the same samples give the same bytes."""
+
+    def __init__(self, path: Path, spec: CacheSpec) -> None:
+        self._spec = spec
+        self._schema = latents_schema(spec)
+        self._pending: list[LatentSample] = []
+        self._writer = pq.ParquetWriter(
+            path,
+            self._schema,
+            compression={"caption": "zstd", "attributes": "zstd", "key": "zstd"},
+            use_dictionary=False,
+            write_statistics=["key"],
+            write_page_checksum=True,
+        )
+        self.num_written = 0
+
+    def write(self, sample: LatentSample) -> bool:
+        """Store a sample; False, and nothing written, where a value is not finite as stored."""
+        stored = as_stored(sample, self._spec)
+        if stored is None:
+            return False
+        self._pending.append(stored)
+        self.num_written += 1
+        if len(self._pending) == _ROW_GROUP_ROWS:
+            self._flush()
+        return True
+
+    def _flush(self) -> None:
+        samples, self._pending = self._pending, []
+        if not samples:
+            return
+        columns: dict[str, Any] = {
+            "key": [sample.key for sample in samples],
+            "caption": [sample.caption for sample in samples],
+            "latents": _to_lists([sample.raw_latents for sample in samples]),
+            "input_ids": _to_lists([sample.input_ids for sample in samples]),
+            "attributes": [attributes_json(sample).decode() for sample in samples],
+        }
+        if self._spec.prompt_embeds:
+            columns["prompt_embeds"] = _to_lists(
+                [sample.prompt_embeds for sample in samples if sample.prompt_embeds is not None]
+            )
+        arrays = [
+            column
+            if isinstance(column := columns[name], pa.Array)
+            else pa.array(column, pa.string())
+            for name in self._schema.names
+        ]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._flush()
+        finally:
+            self._writer.close()
+
+
+def iterate_parquet(stream: IO[bytes], spec: CacheSpec, *, name: str) -> Iterator[LatentSample]:
+    """Read a file's samples in order, a row group at a time; raises `CacheShardError`."""
+    try:
+        file = pq.ParquetFile(stream, page_checksum_verification=True)
+        expected = latents_schema(spec)
+        if not file.schema_arrow.equals(expected, check_metadata=False):
+            raise CacheShardError(
+                f"{name}: its columns are not those of the spec; found {file.schema_arrow}"
+            )
+        for batch in file.iter_batches(batch_size=_ROW_GROUP_ROWS):
+            yield from _to_samples(batch, spec)
+    except (pa.ArrowException, OSError) as error:
+        raise CacheShardError(f"{name}: damaged Parquet: {error}") from error
+
+
+def _to_samples(batch: pa.RecordBatch, spec: CacheSpec) -> Iterator[LatentSample]:
+    latents = _from_lists(batch.column("latents"), spec.latents_shape)
+    input_ids = _from_lists(batch.column("input_ids"), spec.embeds_shape[:1])
+    embeds = (
+        _from_lists(batch.column("prompt_embeds"), spec.embeds_shape)
+        if spec.prompt_embeds
+        else None
+    )
+    keys, captions = batch.column("key").to_pylist(), batch.column("caption").to_pylist()
+    attributes = batch.column("attributes").to_pylist()
+    for row in range(batch.num_rows):
+        tree = json.loads(attributes[row])
+        tree.pop("key", None)
+        sample = LatentSample(
+            key=keys[row],
+            raw_latents=latents[row],
+            input_ids=input_ids[row],
+            prompt_embeds=None if embeds is None else embeds[row],
+            caption=captions[row],
+            attributes=tree,
+        )
+        check_shapes(sample, spec)
+        yield sample
+
+
+def _to_lists(arrays: list[npt.NDArray[Any]]) -> pa.Array:
+    flat = pa.array(np.concatenate([array.reshape(-1) for array in arrays]))
+    return pa.FixedSizeListArray.from_arrays(flat, arrays[0].size)
+
+
+def _from_lists(column: pa.Array, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, *shape)

@@ -1,0 +1,130 @@
+"""What a latent cache holds (`spec.json`), and whether two caches may be used together."""
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SCHEMA_VERSION = 1
+
+
+class CacheMismatchError(Exception):
+    """Caches (or a cache and a model) do not belong together; names each differing field."""
+
+
+class CacheSpecError(Exception):
+    """A `spec.json` cannot be read; says what is wrong with it."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
+
+
+class AutoencoderIdentity(_Record):
+    """The autoencoder whose latents these are."""
+
+    kind: Literal["kl", "tiny", "vq"]
+    weights_sha256: str
+    scaling_factor: float
+    shift_factor: float
+    """A model sees (raw - shift_factor) * scaling_factor."""
+    latent_channels: int = Field(ge=1)
+    downsampling: int = Field(ge=1)
+
+
+class TextEncoderIdentity(_Record):
+    """The text encoder and tokenizer that made the ids and embeddings."""
+
+    weights_sha256: str
+    tokenizer_sha256: str
+    token_length: int = Field(ge=1)
+    embed_dim: int = Field(ge=1)
+    pad_token_id: int
+
+
+class CacheIdentity(_Record):
+    """What caches that are used together must share."""
+
+    autoencoder: AutoencoderIdentity
+    text_encoder: TextEncoderIdentity
+
+
+class CacheSpec(_Record):
+    """The contract of one cache; everything but `identity` may differ between caches."""
+
+    schema_version: Literal[1] = 1
+    identity: CacheIdentity
+    form: Literal["moments", "mean", "sample"]
+    dtype: Literal["float16", "float32"]
+    format: Literal["webdataset", "parquet"]
+    resolution_px: int = Field(ge=1)
+    crop: Literal["center"] = "center"
+    flip: Literal["none"] = "none"
+    prompt_embeds: bool
+    """Whether text embeddings are stored beside the token ids."""
+    sources: dict[str, str] = Field(default_factory=dict)
+    """Where the models came from, for people."""
+
+    @property
+    def latents_shape(self) -> tuple[int, int, int]:
+        """(channels, h, w) of one stored latent; moments have twice the channels."""
+        autoencoder = self.identity.autoencoder
+        side = self.resolution_px // autoencoder.downsampling
+        channels = autoencoder.latent_channels * (2 if self.form == "moments" else 1)
+        return channels, side, side
+
+    @property
+    def embeds_shape(self) -> tuple[int, int]:
+        """(L, D) of one caption's embeddings."""
+        text_encoder = self.identity.text_encoder
+        return text_encoder.token_length, text_encoder.embed_dim
+
+    def to_json(self) -> bytes:
+        """The content of `spec.json`: the same spec gives the same bytes."""
+        tree = self.model_dump(mode="json")
+        return (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode()
+
+
+def read_spec(content: bytes, *, where: str) -> CacheSpec:
+    """Parse a `spec.json`; raises `CacheSpecError` naming `where` and every fault."""
+    try:
+        return CacheSpec.model_validate_json(content)
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or '(top level)'}: {fault['msg']}"
+            for fault in error.errors()
+        ]
+        raise CacheSpecError(f"{where}: not a cache's spec: {'; '.join(faults)}") from None
+
+
+def check_identity(
+    a: CacheIdentity, b: CacheIdentity, *, a_name: str = "this cache", b_name: str = "the other"
+) -> None:
+    """Check that two caches, or a cache and a model, may be used together.
+
+    Raises:
+        CacheMismatchError: naming each field that differs, with both values.
+    """
+    ours, theirs = _flatten(a.model_dump()), _flatten(b.model_dump())
+    lines = [
+        f"  - identity.{name}: {ours[name]!r} in {a_name}, {theirs[name]!r} in {b_name}"
+        for name in ours
+        if ours[name] != theirs[name]
+    ]
+    if lines:
+        raise CacheMismatchError(
+            f"{a_name} and {b_name} cannot be used together, {len(lines)} field(s) differ:\n"
+            + "\n".join(lines)
+        )
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

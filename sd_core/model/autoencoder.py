@@ -1,0 +1,187 @@
+"""Autoencoders: images to raw latents and back. Raw means unscaled; scaling is the cache's load.
+
+Source: Rombach et al. 2022, section 3.1, arXiv:2112.10752.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from sd_core.model.autoencoder_loading import (
+    ARCHITECTURES,
+    AutoencoderKind,
+    build_random,
+    load_module,
+)
+from sd_core.model.config import ModelConfig
+from sd_core.model.precision import Precision, model_dtype
+from sd_core.model.weights import WeightsError, WeightsNeed, weights_sha256
+
+LatentsForm = Literal["moments", "mean"]
+
+
+class AutoencoderConfig(ModelConfig):
+    """Which autoencoder, and where its weights come from."""
+
+    model: str
+    """A reference to a diffusers folder (`preset:tiny/autoencoder`, `hub:org/name@revision/vae`,
+    `/a/folder`) or to TAESD's own two files' folder; with `pretrained: false` a folder that holds
+    a `config.json`, or the name of an architecture (`sd-v1`, `sd-xl`, `taesd`)."""
+    kind: Literal["auto", "kl", "tiny", "vq", "taesd"] = "auto"
+    """`auto` reads the class from `config.json`; `taesd` is the two-file layout."""
+    pretrained: bool = True
+    """False: random weights of the named architecture."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
+    """Expected digest of the folder."""
+    precision: Precision = "auto"
+    slice_size: int | None = Field(default=None, ge=1)
+    """Images per pass through the network; by default 1 on a CPU (memory) and all on a GPU."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of random weights."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "AutoencoderConfig":
+        if self.pretrained and self.model in ARCHITECTURES:
+            raise ValueError(
+                f"model {self.model!r} is an architecture without weights; name a folder, or set "
+                "pretrained to false for random weights"
+            )
+        return self
+
+    def weight_needs(self, where: str) -> list[WeightsNeed]:
+        """What `check_weights` must find; `where` is this section's key."""
+        if self.model in ARCHITECTURES:
+            return []
+        return [WeightsNeed(f"{where}.model", self.model, self.sha256)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoencoder:
+    """A loaded autoencoder in eval mode, and what its latents are."""
+
+    module: nn.Module
+    kind: AutoencoderKind
+    latent_channels: int
+    downsampling: int
+    scaling_factor: float
+    shift_factor: float
+    device: torch.device
+    dtype: torch.dtype
+    slice_size: int | None
+    weights_sha256: str
+    """Of the weights in float32, whatever precision they run in."""
+
+    @property
+    def has_posterior(self) -> bool:
+        """Whether it gives moments (KL), not only one latent (TAESD, VQ)."""
+        return self.kind == "kl"
+
+    def raw_shape(self, *, resolution_px: int, form: LatentsForm) -> tuple[int, int, int]:
+        """(channels, h, w) of one image's raw latents; moments have twice the channels."""
+        side = resolution_px // self.downsampling
+        return self.latent_channels * (2 if form == "moments" else 1), side, side
+
+
+def load_autoencoder(config: AutoencoderConfig, *, device: str | torch.device) -> Autoencoder:
+    """Load an AutoencoderKL, AutoencoderTiny or VQModel.
+
+    Raises:
+        WeightsError: the weights cannot be had or do not fit.
+    """
+    module = build_random(config) if not config.pretrained else load_module(config)
+    module = module.eval().requires_grad_(False)
+    settings: Any = module.config
+    if settings.get("latents_mean") is not None or settings.get("latents_std") is not None:
+        raise WeightsError(
+            f"{config.model}: scales its latents per channel (latents_mean, latents_std); only one "
+            "scaling_factor and one shift_factor are supported"
+        )
+    digest = weights_sha256(module)
+    dtype = model_dtype(config.precision, device)
+    return Autoencoder(
+        module=nn.Module.to(module, device=device, dtype=dtype),  # diffusers' own warns
+        kind=_kind_of(module),
+        latent_channels=int(settings["latent_channels"]),
+        downsampling=_downsampling(module),
+        scaling_factor=float(settings["scaling_factor"]),
+        shift_factor=float(settings.get("shift_factor") or 0.0),
+        device=torch.device(device),
+        dtype=dtype,
+        slice_size=config.slice_size or (1 if torch.device(device).type == "cpu" else None),
+        weights_sha256=digest,
+    )
+
+
+def default_form(autoencoder: Autoencoder) -> LatentsForm:
+    """Moments where there is a posterior, else the one latent there is."""
+    return "moments" if autoencoder.has_posterior else "mean"
+
+
+@torch.inference_mode()
+def encode_images(autoencoder: Autoencoder, images: Tensor, *, form: LatentsForm) -> Tensor:
+    """Encode images to raw (unscaled) latents.
+
+    Args:
+        autoencoder: Frozen; runs in its own dtype, `slice_size` images at a time.
+        images: (B, 3, H, W) RGB, float, in [-1, 1].
+        form: `moments` gives the posterior's mean and log-variance (as the network gives it, not
+            clamped) along the channels; `mean` its mean, TAESD's latent, or VQ's latent before
+            quantisation.
+
+    Returns:
+        (B, C or 2C, h, w) float32 on the CPU's or GPU's own device; h = H / downsampling.
+
+    Raises:
+        ValueError: H or W is no multiple of `downsampling`, or moments of a model without them.
+    """
+    height, width = images.shape[-2:]
+    if height % autoencoder.downsampling or width % autoencoder.downsampling:
+        raise ValueError(
+            f"{width}x{height} images: both sides must be multiples of {autoencoder.downsampling}"
+        )
+    if form == "moments" and not autoencoder.has_posterior:
+        raise ValueError(f"a {autoencoder.kind} autoencoder has no moments; use form 'mean'")
+    parts = images.split(autoencoder.slice_size or len(images))
+    return torch.cat([_encode_slice(autoencoder, part, form) for part in parts])
+
+
+@torch.inference_mode()
+def decode_latents(autoencoder: Autoencoder, raw_latents: Tensor) -> Tensor:
+    """Decode (B, C, h, w) raw (unscaled) latents to (B, 3, H, W) float32 images in [-1, 1]."""
+    parts = raw_latents.split(autoencoder.slice_size or len(raw_latents))
+    return torch.cat([_decode_slice(autoencoder, part) for part in parts])
+
+
+def _encode_slice(autoencoder: Autoencoder, images: Tensor, form: LatentsForm) -> Tensor:
+    module: Any = autoencoder.module
+    encoded = module.encode(images.to(device=autoencoder.device, dtype=autoencoder.dtype))
+    if not autoencoder.has_posterior:
+        return encoded.latents.float()  # type: ignore[no-any-return]
+    posterior = encoded.latent_dist
+    moments = torch.cat([posterior.mean, posterior.logvar], dim=1)
+    return (moments if form == "moments" else posterior.mean).float()
+
+
+def _decode_slice(autoencoder: Autoencoder, raw_latents: Tensor) -> Tensor:
+    module: Any = autoencoder.module
+    decoded = module.decode(raw_latents.to(device=autoencoder.device, dtype=autoencoder.dtype))
+    return decoded.sample.float().clamp_(-1, 1)  # type: ignore[no-any-return]
+
+
+def _kind_of(module: nn.Module) -> AutoencoderKind:
+    kinds: dict[str, AutoencoderKind] = {
+        "AutoencoderKL": "kl",
+        "AutoencoderTiny": "tiny",
+        "VQModel": "vq",
+    }
+    return kinds[type(module).__name__]
+
+
+def _downsampling(module: nn.Module) -> int:
+    """Each level but the last halves the sides; AutoencoderTiny's levels count the same."""
+    settings: Any = module.config
+    key = "encoder_block_out_channels"
+    return int(2 ** (len(settings.get(key) or settings["block_out_channels"]) - 1))

@@ -1,0 +1,148 @@
+"""Build diffusers' autoencoders: from a diffusers folder, TAESD's two files, or at random."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sd_core.model.precision import seeded
+from sd_core.model.weights import WeightsError, resolve_weights
+
+if TYPE_CHECKING:
+    from sd_core.model.autoencoder import AutoencoderConfig
+
+AutoencoderKind = Literal["kl", "tiny", "vq"]
+
+_CLASSES: Final = {"kl": "AutoencoderKL", "tiny": "AutoencoderTiny", "vq": "VQModel"}
+
+_STABLE_DIFFUSION: Final[dict[str, Any]] = {
+    "_class_name": "AutoencoderKL",
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "sample_size": 512,
+    "scaling_factor": 0.18215,
+}
+ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
+    "sd-v1": _STABLE_DIFFUSION,
+    "sd-xl": {**_STABLE_DIFFUSION, "sample_size": 1024, "scaling_factor": 0.13025},
+    "taesd": {"_class_name": "AutoencoderTiny"},
+}
+"""Configurations of known autoencoders, for random weights of their size."""
+
+
+def load_module(config: "AutoencoderConfig") -> nn.Module:
+    """Load the weights that `config` names; raises `WeightsError`."""
+    folder = resolve_weights(config.model, sha256=config.sha256, where="autoencoder.model")
+    if not folder.is_dir():
+        raise WeightsError(f"autoencoder.model: {folder} is a file; a folder is needed")
+    if config.kind == "taesd" or (config.kind == "auto" and _is_taesd(folder)):
+        return _load_taesd(folder)
+    class_name = _class_name(_read_config(folder), config.kind, folder)
+    try:
+        module, report = _diffusers_class(class_name).from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"autoencoder.model: {folder} does not load as {class_name} from safetensors: {error}"
+        ) from error
+    wrong = [*report["missing_keys"], *report["unexpected_keys"]]
+    if wrong:
+        raise WeightsError(
+            f"autoencoder.model: {folder} does not fit its config.json: {len(wrong)} keys are "
+            f"missing or unknown, {wrong[0]} for one"
+        )
+    loaded: nn.Module = module
+    return loaded
+
+
+def build_random(config: "AutoencoderConfig") -> nn.Module:
+    """Build the architecture that `config` names with weights drawn from its seed."""
+    if config.model in ARCHITECTURES:
+        settings = ARCHITECTURES[config.model]
+    else:
+        settings = _read_config(resolve_weights(config.model, where="autoencoder.model"))
+    class_name = _class_name(settings, config.kind, Path(config.model))
+    with seeded(config.seed):
+        module: nn.Module = _diffusers_class(class_name).from_config(settings)
+    return module
+
+
+def _diffusers_class(name: str) -> Any:
+    import diffusers
+
+    return getattr(diffusers, name)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise WeightsError(
+            f"autoencoder.model: {folder} holds no config.json, so it is no diffusers folder "
+            "(of a whole pipeline, name its vae subfolder)"
+        )
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return settings
+
+
+def _class_name(settings: dict[str, Any], kind: str, folder: Path) -> str:
+    found = str(settings.get("_class_name", _CLASSES.get(kind, "")))
+    allowed = [_CLASSES[kind]] if kind in _CLASSES else list(_CLASSES.values())
+    if found not in allowed:
+        raise WeightsError(
+            f"autoencoder.model: {folder} is a {found or 'model without _class_name'}; "
+            f"expected {' or '.join(allowed)}"
+        )
+    return found
+
+
+def _is_taesd(folder: Path) -> bool:
+    return not (folder / "config.json").exists() and bool(_taesd_file(folder, "encoder"))
+
+
+def _taesd_file(folder: Path, part: str) -> Path | None:
+    found = sorted(folder.glob(f"*{part}.safetensors"))
+    return found[0] if len(found) == 1 else None
+
+
+def _load_taesd(folder: Path) -> nn.Module:
+    """Load TAESD's published layout: `*encoder.safetensors` and `*decoder.safetensors`.
+
+    Its decoder opens with a clamp that diffusers keeps outside the layers, so decoder layer `i`
+    of the file is layer `i - 1` there.
+    """
+    from safetensors.torch import load_file
+
+    encoder, decoder = _taesd_file(folder, "encoder"), _taesd_file(folder, "decoder")
+    if encoder is None or decoder is None:
+        raise WeightsError(
+            f"autoencoder.model: {folder} must hold one *encoder.safetensors and one "
+            "*decoder.safetensors"
+        )
+    state: dict[str, Tensor] = {
+        f"encoder.layers.{name}": tensor for name, tensor in load_file(encoder).items()
+    }
+    for name, tensor in load_file(decoder).items():
+        index, _, rest = name.partition(".")
+        state[f"decoder.layers.{int(index) - 1}.{rest}"] = tensor
+    with seeded(0):
+        module: nn.Module = _diffusers_class("AutoencoderTiny")()
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"autoencoder.model: {folder} does not fit TAESD: {error}") from error
+    return module

@@ -1,0 +1,247 @@
+"""Any open_clip model: loaded, fed from the device, and scored with in one forward pass."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from sd_core.model.config import ModelConfig
+from sd_core.model.precision import Precision, model_dtype, seeded
+from sd_core.model.weights import (
+    WeightsError,
+    WeightsNeed,
+    resolve_weights,
+    weights_sha256,
+)
+
+
+class ClipConfig(ModelConfig):
+    """Which CLIP, and where its weights come from."""
+
+    name: str
+    """An open_clip model name (`ViT-L-14-quickgelu`), or a reference to a folder that open_clip
+    reads (`preset:tiny/clip`, `hub:org/name@revision`, `/a/folder`)."""
+    pretrained: str | Literal[False] | None = None
+    """A tag of open_clip's table (`openai`), or false for random weights. The tag also says how
+    the weights were trained: activation, mean, standard deviation, interpolation."""
+    checkpoint: str | None = None
+    """A reference to the checkpoint file, instead of where open_clip's table says."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
+    """Expected sha256 of the checkpoint file, or of the folder."""
+    precision: Precision = "auto"
+    seed: int = Field(default=0, ge=0)
+    """Seed of random weights."""
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether `name` refers to a folder rather than to open_clip's own list."""
+        return ":" in self.name or self.name.startswith(("/", ".", "~"))
+
+    @model_validator(mode="after")
+    def _check(self) -> "ClipConfig":
+        if self.is_folder:
+            if self.pretrained is not None or self.checkpoint is not None:
+                raise ValueError(
+                    f"name {self.name!r} is a folder with its own weights; leave pretrained and "
+                    "checkpoint out"
+                )
+            return self
+        if self.checkpoint is not None and self.pretrained is False:
+            raise ValueError("pretrained is false (random weights), yet a checkpoint is named")
+        if self.checkpoint is None and self.pretrained is None:
+            raise ValueError(f"pretrained must be set for {self.name}: a tag, or false")
+        _check_open_clip_name(self.name, self.pretrained)
+        return self
+
+    def weight_needs(self, where: str) -> list[WeightsNeed]:
+        """What `check_weights` must find; `where` is this section's key."""
+        if self.is_folder:
+            return [WeightsNeed(f"{where}.name", self.name, self.sha256)]
+        if self.pretrained is False:
+            return []
+        ref = self.checkpoint or f"open_clip:{self.name}/{self.pretrained}"
+        return [WeightsNeed(f"{where}.checkpoint", ref, self.sha256)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A loaded CLIP in eval mode, with what its inputs must look like."""
+
+    model: nn.Module
+    tokenizer: Callable[[list[str]], Tensor]
+    name: str
+    image_size: int
+    resize_mode: str
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    embed_dim: int
+    context_length: int
+    device: torch.device
+    dtype: torch.dtype
+    weights_sha256: str
+    """Of the float32 weights, whatever precision they run in."""
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Resize, centre-crop and normalise on the images' device, as open_clip's `preprocess`.
+
+        Args:
+            images: (B, 3, H, W) uint8 RGB.
+
+        Returns:
+            (B, 3, image_size, image_size) float32.
+        """
+        pixels = _resize(images, self.image_size, self.interpolation, self.resize_mode)
+        pixels = _center_crop(pixels, self.image_size).float()
+        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1) * 255
+        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1) * 255
+        return pixels.sub_(mean).div_(std)
+
+    @torch.inference_mode()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Embed (B, 3, H, W) uint8 RGB images: (B, embed_dim) float32, L2-normalised."""
+        pixels = self.preprocess(images.to(self.device)).to(self.dtype)
+        return F.normalize(self.model.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
+
+    @torch.inference_mode()
+    def encode_captions(self, captions: Sequence[str]) -> Tensor:
+        """Embed captions: (B, embed_dim) float32, L2-normalised; long ones are truncated."""
+        input_ids = self.tokenizer(list(captions)).to(self.device)
+        return F.normalize(self.model.encode_text(input_ids).float(), dim=-1)  # type: ignore[operator]
+
+
+def load_clip(config: ClipConfig, *, device: str | torch.device) -> Clip:
+    """Build the model that `config` names and load its weights.
+
+    Raises:
+        WeightsError: the weights cannot be had, have another sha256, or do not fit the model.
+    """
+    import open_clip
+
+    with quiet_open_clip(), seeded(config.seed):
+        name, checkpoint = _locate_model(config)
+        try:
+            model = open_clip.create_model(
+                name,
+                pretrained=checkpoint,
+                pretrained_text=False,
+                force_preprocess_cfg=_trained_preprocess(config),
+                weights_only=True,
+            )
+            tokenizer = open_clip.get_tokenizer(name)
+        except (RuntimeError, ValueError, OSError, KeyError) as error:
+            raise WeightsError(f"{config.name}: open_clip cannot load it: {error}") from error
+    preprocess = open_clip.get_model_preprocess_cfg(model)
+    model.eval().requires_grad_(False)
+    digest = weights_sha256(model)
+    with torch.inference_mode():
+        embed_dim = int(model.encode_text(tokenizer([""])).shape[-1])
+    dtype = model_dtype(config.precision, device)
+    size = preprocess["size"]
+    side = size if isinstance(size, int) else size[0]
+    return Clip(
+        model=model.to(device=device, dtype=dtype),
+        tokenizer=tokenizer,
+        name=config.name,
+        image_size=side,
+        resize_mode=preprocess["resize_mode"],
+        interpolation=preprocess["interpolation"],
+        mean=tuple(preprocess["mean"]),
+        std=tuple(preprocess["std"]),
+        embed_dim=embed_dim,
+        context_length=int(tokenizer.context_length),
+        device=torch.device(device),
+        dtype=dtype,
+        weights_sha256=digest,
+    )
+
+
+@contextmanager
+def quiet_open_clip() -> Iterator[None]:
+    """Keep open_clip from writing to (and configuring) the root logger; errors still raise."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _locate_model(config: ClipConfig) -> tuple[str, str | None]:
+    needs = config.weight_needs("clip")
+    if not needs:
+        return config.name, None
+    path = resolve_weights(needs[0].ref, sha256=config.sha256, where=needs[0].where)
+    if not config.is_folder:
+        return config.name, str(path)
+    if not any(path.glob("*.safetensors")):
+        raise WeightsError(f"clip.name: {path} holds no .safetensors file")
+    return f"local-dir:{path}", None
+
+
+def _check_open_clip_name(name: str, pretrained: str | Literal[False] | None) -> None:
+    """Refuse unknown names and tags, and a tag whose activation is not the model's.
+
+    OpenAI's weights (and a few more) were trained with QuickGELU. open_clip builds the plain name
+    with GELU and only warns; a V1 score moved from 4.44 to 5.05.
+    """
+    import open_clip
+    from open_clip import pretrained as table
+
+    if name not in open_clip.list_models():
+        raise ValueError(f"open_clip has no model {name!r}; see open_clip.list_models()")
+    if not pretrained:
+        return
+    tag = table.get_pretrained_cfg(name, pretrained)
+    base = name.removesuffix("-quickgelu")
+    other = base if name != base else f"{base}-quickgelu"
+    if not tag:
+        tags = ", ".join(table.list_pretrained_tags_by_model(name)) or "none"
+        hint = f" ({other} has it)" if table.get_pretrained_cfg(other, pretrained) else ""
+        raise ValueError(f"open_clip has no tag {pretrained!r} for {name}{hint}; it has: {tags}")
+    builds_quick = bool((open_clip.get_model_config(name) or {}).get("quick_gelu", False))
+    if builds_quick != bool(tag.get("quick_gelu", False)):
+        trained, built = ("QuickGELU", "GELU") if not builds_quick else ("GELU", "QuickGELU")
+        raise ValueError(
+            f"{name} is built with {built}, but {pretrained!r} was trained with {trained} and "
+            f"would give wrong embeddings; name it {other}"
+        )
+
+
+def _resize(images: Tensor, size: int, interpolation: str, mode: str) -> Tensor:
+    height, width = images.shape[-2:]
+    if mode == "squash" or height == width:
+        target = (size, size)
+    elif mode == "shortest":
+        short = min(height, width)
+        target = (int(size * height / short), int(size * width / short))
+    else:
+        raise ValueError(f"resize mode {mode!r} needs square images, got {width}x{height}")
+    if target == (height, width):
+        return images
+    options: dict[str, Any] = {"mode": interpolation, "antialias": True, "align_corners": False}
+    if images.device.type == "cpu":  # fixed-point arithmetic, like Pillow's
+        return F.interpolate(images, target, **options)
+    pixels = F.interpolate(images.float(), target, **options)
+    return pixels.round_().clamp_(0, 255)
+
+
+def _center_crop(images: Tensor, size: int) -> Tensor:
+    height, width = images.shape[-2:]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return images[..., top : top + size, left : left + size]
+
+
+def _trained_preprocess(config: ClipConfig) -> dict[str, Any]:
+    """What the tag says of preprocessing; open_clip forgets it when the checkpoint is a path."""
+    from open_clip import pretrained as table
+
+    entry = table.get_pretrained_cfg(config.name, config.pretrained) if config.pretrained else {}
+    wanted = ("mean", "std", "interpolation", "resize_mode")
+    return {key: entry[key] for key in wanted if key in entry}

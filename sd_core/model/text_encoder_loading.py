@@ -1,0 +1,147 @@
+"""Build a transformers CLIP text model: from a diffusers folder or an open_clip text tower."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sd_core.model.clip import ClipConfig, load_clip
+from sd_core.model.precision import seeded
+from sd_core.model.weights import WeightsError, join_reference, resolve_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedTextEncoder:
+    """A float32 model on the CPU and its tokenizer."""
+
+    module: nn.Module
+    tokenizer: Any
+
+
+def load_from_folder(model: str, *, sha256: str | None) -> LoadedTextEncoder:
+    """Load the `text_encoder` and `tokenizer` subfolders of a diffusers folder."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    where = "text_encoder.model"
+    weights = resolve_weights(join_reference(model, "text_encoder"), sha256=sha256, where=where)
+    vocabulary = resolve_weights(join_reference(model, "tokenizer"), where=where)
+    try:
+        module, report = CLIPTextModel.from_pretrained(
+            weights,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+        tokenizer = CLIPTokenizer.from_pretrained(vocabulary, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise WeightsError(
+            f"{where}: {model} does not load as a CLIP text model from safetensors: {error}"
+        ) from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise WeightsError(f"{where}: {weights} lacks {len(missing)} tensors, {missing[0]} for one")
+    return LoadedTextEncoder(module=module, tokenizer=tokenizer)
+
+
+def load_from_open_clip(config: ClipConfig) -> LoadedTextEncoder:
+    """Convert an open_clip model's text tower; the same ids give the same hidden states."""
+    clip = load_clip(config.model_copy(update={"precision": "fp32"}), device="cpu")
+    tower: Any = getattr(clip.model, "text", clip.model)
+    if not hasattr(tower, "ln_final") or not hasattr(tower, "token_embedding"):
+        raise WeightsError(
+            f"text_encoder.clip: {config.name}'s text tower is no CLIP transformer; use a model "
+            "with one, or a diffusers folder as text_encoder.model"
+        )
+    tokenizer = clip_tokenizer(clip.tokenizer)
+    return LoadedTextEncoder(module=convert_text_tower(tower, tokenizer), tokenizer=tokenizer)
+
+
+def convert_text_tower(tower: Any, tokenizer: Any) -> nn.Module:
+    """Copy an open_clip CLIP text transformer into a transformers `CLIPTextModel`."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    blocks = tower.transformer.resblocks
+    vocabulary_size, width = tower.token_embedding.weight.shape
+    settings = CLIPTextConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=width,
+        intermediate_size=blocks[0].mlp.c_fc.out_features,
+        num_hidden_layers=len(blocks),
+        num_attention_heads=blocks[0].attn.num_heads,
+        max_position_embeddings=len(tower.positional_embedding),
+        hidden_act="quick_gelu" if "Quick" in type(blocks[0].mlp.gelu).__name__ else "gelu",
+        layer_norm_eps=tower.ln_final.eps,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        projection_dim=width,
+    )
+    with seeded(0):
+        model = CLIPTextModel(settings)
+    _load_tower(getattr(model, "text_model", model), tower)
+    converted: nn.Module = model
+    return converted
+
+
+def clip_tokenizer(tokenizer: Any) -> Any:
+    """The transformers tokenizer behind an open_clip one; its built-in one is rebuilt from its
+    vocabulary, padding with EOS."""
+    from transformers import CLIPTokenizer
+
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is not None:
+        return inner
+    merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
+    vocabulary = {
+        token.replace("<start_of_text>", "<|startoftext|>").replace(
+            "<end_of_text>", "<|endoftext|>"
+        ): index
+        for token, index in tokenizer.encoder.items()
+    }
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Hex sha256 of the vocabulary and special ids, whatever files they came from."""
+    content = {
+        "vocabulary": sorted(tokenizer.get_vocab().items()),
+        "special": [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id],
+    }
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _load_tower(model: Any, tower: Any) -> None:
+    state: dict[str, Tensor] = {
+        "embeddings.token_embedding.weight": tower.token_embedding.weight,
+        "embeddings.position_embedding.weight": tower.positional_embedding,
+        "final_layer_norm.weight": tower.ln_final.weight,
+        "final_layer_norm.bias": tower.ln_final.bias,
+    }
+    for index, block in enumerate(tower.transformer.resblocks):
+        state |= {
+            f"encoder.layers.{index}.{name}": tensor for name, tensor in _block_state(block).items()
+        }
+    model.load_state_dict(state, strict=True)
+
+
+def _block_state(block: Any) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    modules = {
+        "layer_norm1": block.ln_1,
+        "layer_norm2": block.ln_2,
+        "self_attn.out_proj": block.attn.out_proj,
+        "mlp.fc1": block.mlp.c_fc,
+        "mlp.fc2": block.mlp.c_proj,
+    }
+    for name, module in modules.items():
+        state[f"{name}.weight"], state[f"{name}.bias"] = module.weight, module.bias
+    weights = block.attn.in_proj_weight.chunk(3)
+    biases = block.attn.in_proj_bias.chunk(3)
+    for name, weight, bias in zip("qkv", weights, biases, strict=True):
+        state[f"self_attn.{name}_proj.weight"] = weight
+        state[f"self_attn.{name}_proj.bias"] = bias
+    return state

@@ -1,0 +1,123 @@
+"""Kill anything, run the same command again: the same bytes as an unharmed run."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.curate import CurateConfig
+from pipelines.storage import RunStore
+from tests.contracts import cases
+from tests.contracts.conftest import ServedList
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def on_ray(served_list: ServedList, output: Path, **options: object) -> CurateConfig:
+    return cases.configuration(
+        served_list.path, output, engine__runner="ray", engine__gpus=0, **options
+    )
+
+
+def processes(marker: str) -> list[int]:
+    """Pids whose command line or title holds the text."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                title = (
+                    (folder / "cmdline")
+                    .read_bytes()
+                    .replace(b"\0", b" ")
+                    .decode("utf-8", "replace")
+                )
+            except OSError:
+                continue
+            if marker in title:
+                found.append(int(folder.name))
+    return found
+
+
+def kill_when(ready: Callable[[], bool], pids: Callable[[], list[int]]) -> threading.Thread:
+    """Kill -9 the first process that `pids` finds once `ready` holds; join to be sure it did."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if ready():
+                victims = pids()
+                if victims:
+                    os.kill(victims[0], signal.SIGKILL)
+                    killed.append(victims[0])
+                    return
+            time.sleep(0.02)
+
+    killed: list[int] = []
+    thread = threading.Thread(target=watch)
+    thread.killed = killed  # type: ignore[attr-defined]
+    thread.start()
+    return thread
+
+
+def test_local_and_ray_runs_are_byte_identical_whatever_the_number_of_workers(
+    ray_cluster: None, served_list: ServedList, unharmed_run: Path, tmp_path: Path
+) -> None:
+    cases.run(
+        on_ray(served_list, tmp_path, engine__download_workers=2, engine__cpu_model_workers=2)
+    )
+    assert cases.data_files(tmp_path) == cases.data_files(unharmed_run)
+
+
+@pytest.mark.parametrize("victim", ["download", "score", "encode"])
+def test_a_killed_worker_changes_no_byte(
+    ray_cluster: None, served_list: ServedList, unharmed_run: Path, tmp_path: Path, victim: str
+) -> None:
+    store = RunStore(str(tmp_path))
+    worker = f"ray::{victim.capitalize()}Worker"
+
+    def ready() -> bool:
+        manifests = tmp_path / "manifests" / victim
+        return manifests.exists() and any(manifests.glob("*/*.json"))
+
+    killer = kill_when(ready, lambda: processes(worker))
+    _, said = cases.run(on_ray(served_list, tmp_path))
+    killer.join()
+    assert killer.killed, f"no {worker} process was found"  # type: ignore[attr-defined]
+    assert store.exists("revision.json")
+    assert cases.data_files(tmp_path) == cases.data_files(unharmed_run), said
+
+
+def test_a_killed_driver_is_resumed_by_the_same_command_to_the_same_bytes(
+    served_list: ServedList, unharmed_run: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    config = cases.configuration(served_list.path, output)
+    path = tmp_path / "curate.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, str(cases.ROOT / "jobs/curate.py"), "--config", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(cases.ROOT), "RAY_TMPDIR": "/tmp"}
+    for folder in ("download", "encode"):
+        process = subprocess.Popen(
+            [*command, "--set", "engine.runner=ray"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        manifests = output / "manifests" / folder
+        while process.poll() is None and not any(manifests.glob("*/*.json")):
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every row is accounted for" in done.stdout
+    assert cases.data_files(output) == cases.data_files(unharmed_run)
