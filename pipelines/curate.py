@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.blocklist import BlockConfig
 from pipelines.config import Config, ConfigError
@@ -22,7 +22,7 @@ from pipelines.stages.download.config import DownloadConfig
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.encode import EncodeConfig
 from pipelines.stages.score import ScoreConfig
-from pipelines.stages.select import SelectConfig
+from pipelines.stages.select import SelectConfig, check_thresholds
 from pipelines.storage import RunStore
 from pipelines.versions import describe_program
 from sd_core.model.weights import check_weights
@@ -55,6 +55,24 @@ class CurateConfig(Config):
     )
     """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
 
+    @model_validator(mode="after")
+    def _scores_are_made(self) -> Self:
+        score = self.score
+        made = {
+            "clip_similarity": score is not None and score.similarity,
+            "aesthetic_v1": score is not None and score.aesthetic_v1 is not None,
+            "aesthetic_v2": score is not None and score.aesthetic_v2 is not None,
+            "punsafe": score is not None and score.nsfw is not None,
+            "pwatermark": False,
+        }
+        for name in self.select.thresholds:
+            if not made.get(name, True):
+                raise ValueError(
+                    f"select.thresholds.{name}: nothing in `score` makes this score; configure it, "
+                    f"or use source_{name} where the list has it"
+                )
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class CurateResult:
@@ -86,7 +104,9 @@ def curate(config: CurateConfig, *, steps: Sequence[str], say: Say) -> CurateRes
     with open_session(store, config.engine, say=say) as session:
         plan = _plan(config, store, source, say)
         job = CurateSteps(config, store, source, plan)
-        check_rules([column.name for column in plan.columns], config.rules)
+        columns = [column.name for column in plan.columns]
+        check_rules(columns, config.rules)
+        check_thresholds(config.select, columns)
         _record(job, steps)
         _run(job, session, asked, say)
     return _result(job, read_revision(store))

@@ -1,16 +1,18 @@
 """Verdicts as pure functions of a shard's facts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.config import ConfigError
 from pipelines.ledger import LEDGER, SCORES, source_fields
 from pipelines.stages.select.config import SelectConfig, Threshold
 
 
-class ColumnError(Exception):
+class ColumnError(ConfigError):
     """A threshold names a column that the facts do not have, or that holds no numbers."""
 
 
@@ -76,6 +78,20 @@ def ledger_table(joined: pa.Table, verdict: Verdict) -> pa.Table:
         for field in fields
     ]
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def check_thresholds(config: SelectConfig, source_columns: Sequence[str]) -> None:
+    """Raise `ColumnError` where a threshold names a column that the list does not have."""
+    missing = [
+        name
+        for name in config.thresholds
+        if name.startswith("source_") and name not in source_columns
+    ]
+    if missing:
+        raise ColumnError(
+            f"select.thresholds.{missing[0]}: the list has no such column; it has: "
+            + (", ".join(source_columns) or "none of its own")
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
