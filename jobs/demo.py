@@ -32,7 +32,6 @@ from pipelines.engine.chain import EngineError
 from pipelines.storage import RunStore
 
 _CONFIG = PROJECT / "configs/curate/demo.yaml"
-_ROWS_A_REPEAT = 40
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,11 +64,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _write_input(folder: LocalFolder, server: str, options: argparse.Namespace) -> int:
     pictures = write_pictures(
-        folder.served,
-        count=options.pictures,
-        num_repeated=options.pictures // _ROWS_A_REPEAT,
-        server=server,
-        seed=options.seed,
+        folder.served, count=options.pictures, server=server, seed=options.seed
     )
     bad = bad_url_rows(choose_bad_urls(options.bad_urls), server=server)
     rows = mix(pictures, bad, seed=options.seed)
