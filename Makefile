@@ -1,5 +1,9 @@
 # One folder, one virtual environment; every target sets up what it needs.
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+RIGHT_PYTHON := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+ifndef PYTHON
+PYTHON := $(shell for python in python3.11 python3.12 python3 python; do \
+	$$python -c '$(RIGHT_PYTHON)' 2>/dev/null && echo $$python && break; done)
+endif
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -13,8 +17,8 @@ AUTOENCODER ?= $(PHOTOS)/../../autoencoders/taesd
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v not in ((3, 11), (3, 12)) and \
-		f"Python 3.11 or 3.12 is needed, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11")'
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(RIGHT_PYTHON)' || { \
+		echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,s3]'
 	@touch $@
