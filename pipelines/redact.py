@@ -27,6 +27,7 @@ _SECRET_NAMES = frozenset(
     {"policy", "awsaccesskeyid", "googleaccessid", "jsessionid", "phpsessid"}
     | {"hdnea", "hdnts", "hdntl", "__gda__"}
 )
+_NOT_SECRET_KEYS = frozenset({"user_agent_token"})  # a robots agent's name, sent to every server
 _SECRET_ENDINGS = (
     *("token", "secret", "password", "passwd", "passphrase", "apikey", "accesskey", "signature"),
     *("accesskeyid", "credential", "credentials", "sessionid", "authkey", "secretkey"),
@@ -147,6 +148,8 @@ def _redact_value(value: object) -> object:
 def _is_secret_key(key: str) -> bool:
     """Narrower than for URLs: `tokenizer` or `token_length` are options, `hub_token` is not."""
     words = _words(key)
+    if key in _NOT_SECRET_KEYS:
+        return False
     return bool(words) and (
         words[-1] in _SECRET_WORDS
         or any(word in _STRONG_WORDS for word in words)
