@@ -5,10 +5,12 @@ import http.client
 import io
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
+from typing import cast
 
 from pipelines.stages.download.addresses import AddressPolicy
 from pipelines.stages.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadConfig
@@ -74,6 +76,8 @@ class Fetcher:
         config: Limits, manners and allowed networks.
         resolver: Name -> addresses; the system's by default.
         tls: The TLS settings; the system's certificates by default.
+        url_reason: Why a redirect may not be followed: the block lists' `url_blocked` or
+            `domain_blocked`, or None.
     """
 
     def __init__(
@@ -82,8 +86,10 @@ class Fetcher:
         *,
         resolver: Resolver | None = None,
         tls: ssl.SSLContext | None = None,
+        url_reason: Callable[[str], str | None] | None = None,
     ) -> None:
         self._config = config
+        self._url_reason = url_reason
         self._connector = Connector(
             AddressPolicy(config.allow_networks),
             resolver=resolver or SystemResolver(),
@@ -132,6 +138,11 @@ class Fetcher:
             if isinstance(arrived, Fetched):
                 return arrived
             target = arrived
+            reason = self._url_reason(target.url) if self._url_reason else None
+            if reason is not None:
+                raise FetchFailed(
+                    cast(FetchReason, reason), "a redirect leads to what the block list has"
+                )
         raise FetchFailed("too_many_redirects", f"more than {self._config.max_redirects}")
 
     def _hop(self, target: Target, *, deadline: Deadline) -> Fetched | Target:

@@ -30,14 +30,13 @@ class Square:
 def centre_square(width: int, height: int, *, align: int = 1) -> Square:
     """The largest square in the middle whose bounds are multiples of `align` pixels.
 
-    It is off the exact middle by less than `align` pixels, to the left or the top.
+    Its left and top are the multiples nearest to the middle, the smaller one of two as near.
     """
     side = min(width, height) // align * align
-    return Square(
-        left=(width - side) // 2 // align * align,
-        top=(height - side) // 2 // align * align,
-        side=side,
+    left, top = (
+        (room + align - 1) // (2 * align) * align for room in (width - side, height - side)
     )
+    return Square(left=left, top=top, side=side)
 
 
 def resize_square(
@@ -50,8 +49,8 @@ def resize_square(
         square: the window to read.
         size: side of the result, in pixels.
         reduced: the image was itself averaged from one 2, 4 or 8 times as large, so that
-            another mean would blur twice. The mean of a linear and a cubic resampling is within
-            43 dB of the area mean of the large one on photographs; an area mean, within 37.
+            another mean would blur twice: on photographs at 1,024 to 1,600 px the mean of a linear
+            and a cubic resampling comes 3 dB nearer to the area mean of the large one.
 
     Returns:
         [size, size, 3], uint8; grey is repeated in its three channels.

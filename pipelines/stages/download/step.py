@@ -28,6 +28,9 @@ from pipelines.tables import write_table
 class ShardRows(Protocol):
     """The planned rows, a shard at a time. Holds no open file, so that it pickles."""
 
+    def url_reason(self, url: str) -> str | None:
+        """Which block list has the URL that a redirect leads to, if any."""
+
     def num_rows(self, shard_id: int) -> int:
         """Rows of a shard."""
 
@@ -84,7 +87,7 @@ class DownloadStep:
         return_large_blocks_to_the_system()
         with ExitStack() as stack:
             decoder = stack.enter_context(DecoderProcess(self._image))
-            fetcher = Fetcher(self._config)
+            fetcher = Fetcher(self._config, url_reason=self._rows.url_reason)
             stack.callback(fetcher.close)
             self._intake = Intake(
                 fetcher,

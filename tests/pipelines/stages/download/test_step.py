@@ -32,6 +32,7 @@ class Rows:
     def __init__(self, urls, *, captions=None, reasons=None, images=None, **sources):
         count = len(urls)
         self.images = images
+        self.blocked_url = None
         self.table = pa.table(
             {
                 "row": pa.array(range(count), pa.int32()),
@@ -45,6 +46,9 @@ class Rows:
                 **sources,
             }
         )
+
+    def url_reason(self, url):
+        return "url_blocked" if url == self.blocked_url else None
 
     def num_rows(self, shard_id):
         return self.table.num_rows
@@ -214,6 +218,15 @@ def test_blocked_bytes_are_not_kept(server, tmp_path):
     )
     assert dict(manifest.dropped) == {"sha256_blocked": 1}
     assert facts_of(store, manifest)["sha256"].to_pylist() == [blocked]
+
+
+def test_redirect_to_a_blocked_url_is_not_followed(tmp_path):
+    with LoopbackServer() as server:
+        rows = Rows([f"{server.url}/bad/redirect_to_good"])
+        rows.blocked_url = f"{server.url}/bad/good"
+        _, manifest = run_step(tmp_path / "run", rows)
+        assert server.hits["/bad/good"] == 0
+    assert dict(manifest.dropped) == {"url_blocked": 1}
 
 
 @pytest.mark.parametrize("kind", ["md5", "sha1", "sha256"])
