@@ -9,79 +9,49 @@ Exit codes: 0 measured, 1 failed.
 
 import argparse
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from pipelines.bench.download import BenchError, DownloadBench, measure_download
+from pipelines.bench.curate import measure_curate
+from pipelines.bench.download import BenchError, measure_download
 from pipelines.bench.hardware import describe_hardware
-from pipelines.bench.img2dataset_command import Concurrency
-from pipelines.bench.tables import download_table, write_json
+from pipelines.bench.memory import measure_memory
+from pipelines.bench.options import curate_benches, download_bench, memory_bench, parse
+from pipelines.bench.tables import curate_table, download_table, memory_table, write_json
+from pipelines.engine.session import FAILURES
 
-_SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+_CURATE = Path(__file__).with_name("curate.py")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one of the measurements; returns the exit code."""
-    options = _parse(arguments)
+    options = parse(arguments, description=__doc__.split("\n")[0])
     hardware = describe_hardware()
     print(hardware, flush=True)
     try:
-        results = measure_download(_download_bench(options), say=_say)
-    except (BenchError, FileNotFoundError) as error:
+        results, table = _measure(options)
+    except (BenchError, FileNotFoundError, *FAILURES) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    print(download_table(results))
+    print(table)
     if options.json:
-        write_json(options.json, hardware=hardware, download=results)
+        write_json(options.json, command=options.command, hardware=hardware, results=results)
     return 0
+
+
+def _measure(options: argparse.Namespace) -> tuple[list[object], str]:
+    if options.command == "download":
+        sets = measure_download(download_bench(options), say=_say)
+        return [*sets], download_table(sets)
+    if options.command == "curate":
+        runs = [measure_curate(bench, say=_say) for bench in curate_benches(options)]
+        return [*runs], curate_table(runs)
+    memory = measure_memory(memory_bench(options, script=_CURATE), say=_say)
+    return [memory], memory_table(memory)
 
 
 def _say(line: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)
-
-
-def _download_bench(options: argparse.Namespace) -> DownloadBench:
-    return DownloadBench(
-        metadata=options.metadata,
-        photos=options.photos,
-        cache=options.cache,
-        num_images=options.images,
-        num_large=options.large_images,
-        grid=tuple(options.grid),
-        ours=options.ours,
-        repeats=options.repeats,
-    )
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    download = commands.add_parser("download", help="our download beside img2dataset's command")
-    download.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
-    download.add_argument("--images", type=int, default=2400, help="0: not this set")
-    download.add_argument("--large-images", type=int, default=600, help="0: not this set")
-    download.add_argument("--repeats", type=int, default=3)
-    download.add_argument(
-        "--grid",
-        type=_concurrency,
-        nargs="+",
-        default=[Concurrency(processes=p, threads=t) for p in (1, 2, 3) for t in (16, 32)],
-        metavar="PROCESSESxTHREADS",
-        help="what img2dataset is tried with",
-    )
-    download.add_argument("--ours", type=_concurrency, default=Concurrency(processes=2, threads=32))
-    for command in (download,):
-        command.add_argument("--photos", type=Path, default=_SHARED / "photos" / "coco_mini")
-        cache = Path(tempfile.gettempdir()) / "latent-foundry-bench"
-        command.add_argument("--cache", type=Path, default=cache)
-        command.add_argument("--json", type=Path, help="write the results here as well")
-    return parser.parse_args(arguments)
-
-
-def _concurrency(text: str) -> Concurrency:
-    processes, _, threads = text.partition("x")
-    return Concurrency(processes=int(processes), threads=int(threads))
 
 
 if __name__ == "__main__":

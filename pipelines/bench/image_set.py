@@ -78,8 +78,10 @@ def make_image_set(
     files = sorted(photos.glob("*.jpg"))
     if not files:
         raise FileNotFoundError(f"no .jpg photographs in {photos}; give another --photos")
-    rounds = [random.Random(seed + turn).sample(list(sizes), len(sizes))
-              for turn in range(-(-num_images // len(sizes)))]
+    rounds = [
+        random.Random(seed + turn).sample(list(sizes), len(sizes))
+        for turn in range(-(-num_images // len(sizes)))
+    ]
     drawn = [size for one in rounds for size in one][:num_images]
     facts = [_RECIPE, seed, [vars(size) for size in drawn], [file.name for file in files]]
     folder = cache / f"jpegs-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"

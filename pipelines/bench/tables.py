@@ -4,12 +4,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipelines.bench.curate import CurateResult
 from pipelines.bench.download import SetResult, SideRun, median_rate
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from pipelines.bench.hardware import Hardware
+from pipelines.bench.memory import MemoryResult
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -67,10 +67,40 @@ def _decibels(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def write_json(path: Path, **parts: "DataclassInstance | Sequence[DataclassInstance]") -> None:
-    """Write named results to a file."""
-    tree: dict[str, Any] = {
-        name: [asdict(one) for one in part] if isinstance(part, Sequence) else asdict(part)
-        for name, part in parts.items()
+def curate_table(results: Sequence[CurateResult]) -> str:
+    """Each step alone, the whole, and both ratios."""
+    head = ["job", "images", "download s", "score s", "select s", "encode s", "sum s"]
+    head += ["whole s", "/ sum", "/ models"]
+    rows = [
+        [
+            f"{result.name} ({result.models} models, answers after {result.delay_s:g} s)",
+            str(result.num_rows),
+            *(f"{seconds:.1f}" for seconds in result.alone.values()),
+            f"{sum(result.alone.values()):.1f}",
+            f"{result.whole:.1f}",
+            f"{result.to_sum:.2f}",
+            f"{result.to_model_work:.2f}",
+        ]
+        for result in results
+    ]
+    return text_table(head, rows)
+
+
+def memory_table(result: MemoryResult) -> str:
+    """Each role's peak at both sizes."""
+    head = ["process", f"MB at {result.few_rows} rows", f"MB at {result.many_rows} rows", "ratio"]
+    rows = [
+        [role.role, megabytes(role.few_bytes), megabytes(role.many_bytes), f"{role.ratio:.2f}"]
+        for role in result.roles
+    ]
+    return text_table(head, rows)
+
+
+def write_json(path: Path, *, command: str, hardware: Hardware, results: Sequence[Any]) -> None:
+    """Write a command's results (dataclasses) to a file."""
+    tree = {
+        "command": command,
+        "hardware": asdict(hardware),
+        "results": [asdict(result) for result in results],
     }
     path.write_text(json.dumps(tree, indent=1) + "\n")
