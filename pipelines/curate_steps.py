@@ -124,7 +124,6 @@ class CurateSteps:
             image=self.config.image,
             content_hash_column=self.plan.content_hash,
             blocked_sha256=self.rows,
-            url_reason=self.rows.url_reason,
             resources=resources,
         )
 

@@ -1,7 +1,7 @@
 """From a body to a crop or a reason: hash, block list, decode. The same for every source."""
 
 import hashlib
-from collections.abc import Callable, Container
+from collections.abc import Container
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -73,7 +73,6 @@ class Intake:
 
     Args:
         blocked_sha256: Hex digests whose bytes are neither decoded nor kept.
-        url_reason: Why a URL is blocked, or None; asked of where redirects led.
         max_bytes: Larger bodies are refused, wherever they come from.
     """
 
@@ -83,22 +82,17 @@ class Intake:
         decoder: Decoder,
         *,
         blocked_sha256: Container[str] = frozenset(),
-        url_reason: Callable[[str], str | None] = lambda url: None,
         max_bytes: int,
     ) -> None:
         self._fetcher = fetcher
         self._decoder = decoder
         self._blocked_sha256 = blocked_sha256
-        self._url_reason = url_reason
         self._max_bytes = max_bytes
 
     def fetch(self, row: IncomingRow) -> Taken:
         """Fetch a row's URL and take what it gives."""
         try:
             with self._fetcher.fetch(row.url, key=row.key) as fetched:
-                blocked = self._url_reason(fetched.final_url)
-                if blocked is not None:
-                    return _refused(blocked, "redirected to a URL that the block list has")
                 return self._take(
                     fetched.data, row=row, sha256=fetched.sha256, final_url=fetched.final_url
                 )

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -51,7 +51,6 @@ class DownloadStep:
         fingerprint: Of everything that can change the result.
         content_hash_column: The `source_` column with the hash that the body must have.
         blocked_sha256: Hex digests whose bytes are neither decoded nor kept.
-        url_reason: Why the URL that redirects led to is blocked, or None.
         spool_folder: Local, with room for a shard's crops twice; the system's by default.
     """
 
@@ -67,7 +66,6 @@ class DownloadStep:
         image: ImageConfig,
         content_hash_column: str | None = None,
         blocked_sha256: Container[str] = frozenset(),
-        url_reason: Callable[[str], str | None] | None = None,
         resources: Resources | None = None,
         spool_folder: str | None = None,
     ) -> None:
@@ -79,7 +77,6 @@ class DownloadStep:
         self._image = image
         self._content_hash_column = content_hash_column
         self._blocked_sha256 = blocked_sha256
-        self._url_reason = url_reason or _not_blocked
         self._spool_folder = spool_folder
         self._intake: Intake | None = None
         self._opened: ExitStack | None = None
@@ -96,7 +93,6 @@ class DownloadStep:
                 fetcher,
                 decoder,
                 blocked_sha256=self._blocked_sha256,
-                url_reason=self._url_reason,
                 max_bytes=self._config.max_bytes,
             )
             self._opened = stack.pop_all()
@@ -189,10 +185,6 @@ class DownloadStep:
             )
         )
         return files
-
-
-def _not_blocked(url: str) -> str | None:
-    return None
 
 
 def take_images(
