@@ -16,6 +16,7 @@ from jobs.verify import main
 from pipelines.manifest import manifest_path
 from pipelines.storage import RunStore
 from pipelines.verify import Fault, NotARunError, Note, verify_run
+from tests.conftest import S3Endpoint
 from tests.pipelines.synthetic_run import Forger, build_run, complete, fingerprint
 
 
@@ -320,6 +321,39 @@ def test_quarantined_shard_is_a_note_and_its_rows_are_counted(
     forger.manifest("encode", 0, lambda tree: tree.update(dropped={"latents_not_finite": 8}))
     complete(store)
     assert_only(faults(store, deep=False), "quarantined with 0 of 8 rows under shard_quarantined")
+
+
+@pytest.mark.parametrize("step", ["download", "score"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_run_with_a_shard_given_up_early_verifies(tmp_path: Path, step: str, deep: bool) -> None:
+    store = build_run(tmp_path, lost={step: 1})
+    assert faults(store, deep=deep) == []
+    assert f"{step} shard 1: quarantined" in notes(store)
+
+
+def test_rows_of_a_quarantined_shard_that_the_ledger_does_not_count_are_found(
+    tmp_path: Path,
+) -> None:
+    store = build_run(tmp_path, lost={"score": 1})
+
+    def change(tree: dict) -> None:
+        tree["dropped"]["duplicate_bytes"] = tree["dropped"].pop("shard_quarantined")
+
+    Forger(store).manifest("select", 1, change)
+    complete(store)
+    assert_only(faults(store, deep=False), "0 rows shard_quarantined, expected 7")
+
+
+def test_run_on_an_object_store_verifies_and_a_lost_object_is_found(
+    tmp_path: Path, s3_endpoint: S3Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = f"s3://{s3_endpoint.bucket}/verified"
+    store = build_run(tmp_path, store=RunStore(root, s3_endpoint.storage_options))
+    assert main([root, "--deep"]) == 0  # the endpoint and keys come from the environment
+    name = store.list_files("images")[1]
+    store.delete(f"images/{name}")
+    assert main([root, "--deep"]) == 1
+    assert capsys.readouterr().out.startswith(f"images/{name}: missing, expected ")
 
 
 # Deep: bytes ---------------------------------------------------------------------------------
