@@ -90,9 +90,7 @@ class PictureSpec:
     flaw: Flaw | None
 
 
-def plan_pictures(
-    first_seed: int, count: int, *, flawed_share: float = 0.4
-) -> list[PictureSpec]:
+def plan_pictures(first_seed: int, count: int, *, flawed_share: float = 0.4) -> list[PictureSpec]:
     """Seeds `first_seed`.. with flaws: exactly round(count * flawed_share) of them, evenly mixed.
 
     Deterministic in its arguments. Raises ValueError if `flawed_share` is not within 0..1.
@@ -106,9 +104,7 @@ def plan_pictures(
     return [PictureSpec(first_seed + place, flaws[pick]) for place, pick in enumerate(order)]
 
 
-def draw(
-    seed: int, *, width: int = 64, height: int = 64, flaw: Flaw | None = None
-) -> Picture:
+def draw(seed: int, *, width: int = 64, height: int = 64, flaw: Flaw | None = None) -> Picture:
     """Draw the picture of `seed`; the subject lies in the centre square of width x height pixels.
 
     Deterministic in its arguments; the flaw leaves the attributes as they are.
@@ -181,6 +177,8 @@ def _render(
     side = min(canvas)
     x, y = np.array(POSITIONS[subject.position]) + rng.uniform(-0.025, 0.025, size=2)
     radius = SIZES[subject.size] * side * rng.uniform(0.92, 1.08)
+    reach = 1.13 * radius / side  # of the widest shape
+    x, y = np.clip((x, y), reach, 1 - reach)
     centre = (x * side + (canvas[0] - side) / 2, y * side + (canvas[1] - side) / 2)
     tilt = math.radians(rng.uniform(-9, 9))
     mask = Image.new("L", canvas, 0)

@@ -7,7 +7,6 @@ the scaling factor, 1 / standard deviation of the latents) and safetensors weigh
 import argparse
 import logging
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,16 @@ import torch
 from diffusers import AutoencoderKL
 
 from sd_core.presets.drawing import FIRST_HELD_OUT_SEED, draw
+from sd_core.presets.loading import TINY
+from sd_core.presets.pacing import Pace
 
 LOG = logging.getLogger(__name__)
-TINY = Path(__file__).parent / "tiny"
 _KL_WEIGHT = 1e-6
 
 
 def build_autoencoder() -> AutoencoderKL:
     """The untrained architecture: (b, 3, h, w) in -1..1 to latents (b, 4, h/8, w/8)."""
-    return AutoencoderKL(
+    model: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(16, 32, 64, 96),
@@ -35,6 +35,10 @@ def build_autoencoder() -> AutoencoderKL:
         sample_size=64,
         mid_block_add_attention=False,
     )
+    with torch.no_grad():  # start with little noise on the latents: log variance about -6
+        model.quant_conv.bias[4:] -= 6
+    built: AutoencoderKL = model
+    return built
 
 
 def draw_images(
@@ -60,33 +64,32 @@ def psnr(autoencoder: Any, images: npt.NDArray[np.uint8]) -> float:
     return float((-10 * errors.log10()).mean())
 
 
-def train(*, steps: int, seed: int, pictures: int, batch_size: int, rate: float) -> AutoencoderKL:
+def train(
+    *, steps: int, minutes: float | None, seed: int, pictures: int, batch_size: int, rate: float
+) -> AutoencoderKL:
     """Train from scratch on the pictures of seeds 0..pictures-1; sets the scaling factor."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     images = draw_images(0, pictures)
     held_out = draw_images(FIRST_HELD_OUT_SEED, 64)
-    model: Any = build_autoencoder().to(memory_format=torch.channels_last)
+    model: Any = build_autoencoder()
     count = sum(weights.numel() for weights in model.parameters())
     LOG.info("drew %d pictures; the autoencoder has %d parameters", pictures, count)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=rate, total_steps=steps, pct_start=0.05
-    )
-    start = time.monotonic()
-    for step in range(1, steps + 1):
-        inputs = as_input(_flipped(images[rng.integers(pictures, size=batch_size)], rng))
-        loss = _loss(model, inputs.contiguous(memory_format=torch.channels_last))
+    pace, step = Pace(steps, minutes), 0
+    while (progress := pace.progress(step)) < 1:
+        optimizer.param_groups[0]["lr"] = pace.rate(progress, peak=rate)
+        batch = _flipped(images[rng.integers(pictures, size=batch_size)], rng)
+        loss = _loss(model, as_input(batch))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
-        if step % 100 == 0 or step == steps:
-            seconds = time.monotonic() - start
-            figures = (step, float(loss), psnr(model.eval(), held_out), seconds)
+        step += 1
+        if step % 100 == 0:
+            figures = (step, loss.item(), psnr(model, held_out), pace.seconds)
             LOG.info("step %d: loss %.4f, held out %.2f dB, %.0f s", *figures)
-            model.train()
+    LOG.info("%d steps: held out %.2f dB, %.0f s", step, psnr(model, held_out), pace.seconds)
     model.eval()
     model.register_to_config(scaling_factor=_scaling_factor(model, images[:1024]))
     trained: AutoencoderKL = model
@@ -94,16 +97,18 @@ def train(*, steps: int, seed: int, pictures: int, batch_size: int, rate: float)
 
 
 def _flipped(batch: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    return np.ascontiguousarray(batch[:, :, ::-1] if rng.random() < 0.5 else batch)
+    if rng.random() < 0.5:
+        batch = batch[:, :, ::-1]
+    if rng.random() < 0.5:
+        batch = batch.transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(batch)
 
 
 def _loss(model: Any, inputs: torch.Tensor) -> torch.Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_BF16):
-        posterior = model.encode(inputs).latent_dist
-        outputs = model.decode(posterior.sample()).sample
-    difference = outputs.float() - inputs
+    posterior = model.encode(inputs).latent_dist
+    difference = model.decode(posterior.sample()).sample - inputs
     closeness = difference.abs().mean() + 2 * difference.square().mean()
-    weighed: torch.Tensor = closeness + _KL_WEIGHT * posterior.kl().float().mean()
+    weighed: torch.Tensor = closeness + _KL_WEIGHT * posterior.kl().mean()
     return weighed
 
 
@@ -113,17 +118,15 @@ def _scaling_factor(model: Any, images: npt.NDArray[np.uint8]) -> float:
     return round(1 / float(latents.std()), 5)
 
 
-_BF16 = True
-
-
 def main() -> None:
     """Parse the command line, train and save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--minutes", type=float, default=None)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=8000)
-    parser.add_argument("--batch-size", type=int, default=24)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--pictures", type=int, default=4000)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=TINY / "autoencoder")
     options = parser.parse_args()
@@ -131,6 +134,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model: Any = train(
         steps=options.steps,
+        minutes=options.minutes,
         seed=options.seed,
         pictures=options.pictures,
         batch_size=options.batch_size,
