@@ -1,7 +1,5 @@
 """Unit embeddings of the tiny CLIP."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import open_clip

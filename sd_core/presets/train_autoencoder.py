@@ -28,10 +28,10 @@ def build_autoencoder() -> AutoencoderKL:
     model: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 96),
+        block_out_channels=(16, 16, 48, 96),
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=8,
+        norm_num_groups=4,
         sample_size=64,
         mid_block_add_attention=False,
     )
@@ -86,7 +86,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        if step % 100 == 0:
+        if step % 200 == 0:
             figures = (step, loss.item(), psnr(model, held_out), pace.seconds)
             LOG.info("step %d: loss %.4f, held out %.2f dB, %.0f s", *figures)
     LOG.info("%d steps: held out %.2f dB, %.0f s", step, psnr(model, held_out), pace.seconds)
@@ -121,12 +121,12 @@ def _scaling_factor(model: Any, images: npt.NDArray[np.uint8]) -> float:
 def main() -> None:
     """Parse the command line, train and save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--minutes", type=float, default=None)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=4000)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--pictures", type=int, default=3000)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=TINY / "autoencoder")
     options = parser.parse_args()

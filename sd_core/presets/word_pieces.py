@@ -46,7 +46,7 @@ hot cold warm clean dirty empty full open closed three four five six seven eight
 brown silver gold grey cyan magenta beige maroon navy oval rectangle diamond heart line dot arrow
 pattern stripe texture surface shadow glass wood stone metal paper plastic cloth leather brick
 background foreground colorful beautiful simple modern vintage style art design color shape size
-""".split()
+"""
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -115,4 +115,4 @@ def _text() -> list[str]:
         caption_of(Subject(*choice), template=place % len(TEMPLATES)).replace(",", " ")
         for place, choice in enumerate(choices)
     ]
-    return [*captions, *_COMMON_WORDS]
+    return [*captions, *_COMMON_WORDS.split()]
