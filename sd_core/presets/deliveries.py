@@ -1,4 +1,4 @@
-"""Drawn pictures as a pipeline meets them: of any size, through JPEG, resized to the model's side."""
+"""Drawn pictures as a pipeline meets them: of any size, through JPEG, resized for the model."""
 
 import io
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ def random_caption(subject: Subject, rng: np.random.Generator) -> str:
 
 
 def normalized(images: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """uint8 (b, h, w, 3) to float32 (b, 3, h, w) in -1..1, as the tiny CLIP's preprocessing does."""
+    """uint8 (b, h, w, 3) to float32 (b, 3, h, w) in -1..1, as the CLIP's preprocessing does."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

@@ -1,6 +1,6 @@
 """Train the tiny autoencoder: `python -m sd_core.presets.train_autoencoder`.
 
-An f8 autoencoder with 4 latent channels, on drawn pictures; writes diffusers' config.json (with
+An f4 autoencoder with 4 latent channels, on drawn pictures; writes diffusers' config.json (with
 the scaling factor, 1 / standard deviation of the latents) and safetensors weights.
 """
 
@@ -24,14 +24,14 @@ _KL_WEIGHT = 1e-6
 
 
 def build_autoencoder() -> AutoencoderKL:
-    """The untrained architecture: (b, 3, h, w) in -1..1 to latents (b, 4, h/8, w/8)."""
+    """The untrained architecture: (b, 3, h, w) in -1..1 to latents (b, 4, h/4, w/4)."""
     model: Any = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 16, 48, 96),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 16, 48),
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=4,
+        norm_num_groups=1,
         sample_size=64,
         mid_block_add_attention=False,
     )
@@ -86,7 +86,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        if step % 200 == 0:
+        if step % 100 == 0:
             figures = (step, loss.item(), psnr(model, held_out), pace.seconds)
             LOG.info("step %d: loss %.4f, held out %.2f dB, %.0f s", *figures)
     LOG.info("%d steps: held out %.2f dB, %.0f s", step, psnr(model, held_out), pace.seconds)
@@ -124,9 +124,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--minutes", type=float, default=None)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=3000)
+    parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=TINY / "autoencoder")
     options = parser.parse_args()
