@@ -10,6 +10,7 @@ import webdataset
 from PIL import Image
 
 from jobs import verify
+from tests.conftest import S3Endpoint
 from tests.contracts import cases
 from tests.contracts.conftest import ServedList
 
@@ -85,22 +86,17 @@ def test_a_parquet_cache_holds_what_the_webdataset_cache_holds(
 
 
 def test_the_same_run_on_s3_has_the_same_files_and_verifies(
-    s3_endpoint: str, served_list: ServedList, unharmed_run: Path
+    s3_endpoint: S3Endpoint, served_list: ServedList, unharmed_run: Path
 ) -> None:
     import s3fs
 
-    options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": s3_endpoint}}
-    filesystem = s3fs.S3FileSystem(**options)
-    filesystem.mkdir("curate-contract")
-    config = cases.configuration(served_list.path, "s3://curate-contract/run")
-    cases.run(config)
-    found = {
-        path.removeprefix("curate-contract/run/"): filesystem.cat_file(path)
-        for path in filesystem.find("curate-contract/run")
-    }
+    run = f"s3://{s3_endpoint.bucket}/curate-contract"
+    cases.run(cases.configuration(served_list.path, run))
+    filesystem = s3fs.S3FileSystem(**s3_endpoint.storage_options)
     for path in cases.data_files(unharmed_run):
-        assert found[path] == (unharmed_run / path).read_bytes(), path
-    assert verify.main(["s3://curate-contract/run", "--deep"]) == 0
+        found = filesystem.cat_file(f"{run}/{path}")
+        assert found == (unharmed_run / path).read_bytes(), path
+    assert verify.main([run, "--deep"]) == 0
 
 
 def test_an_unharmed_run_verifies_deeply(unharmed_run: Path) -> None:
