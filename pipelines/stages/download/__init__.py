@@ -1,1 +1,1 @@
-"""Download: a shard's URLs become verified crops in a tar, and one facts row for every input row."""
+"""Download: URLs become verified crops in a tar, and one facts row for every input row."""

@@ -23,6 +23,8 @@ FetchReason = Literal[
     "http_server_error",
     "http_malformed",
     "opted_out",
+    "url_blocked",
+    "domain_blocked",
 ]
 
 

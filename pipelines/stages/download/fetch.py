@@ -2,12 +2,15 @@
 
 import hashlib
 import http.client
+import io
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
+from typing import cast
 
 from pipelines.stages.download.addresses import AddressPolicy
 from pipelines.stages.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadConfig
@@ -73,6 +76,8 @@ class Fetcher:
         config: Limits, manners and allowed networks.
         resolver: Name -> addresses; the system's by default.
         tls: The TLS settings; the system's certificates by default.
+        url_reason: Why a redirect may not be followed: the block lists' `url_blocked` or
+            `domain_blocked`, or None.
     """
 
     def __init__(
@@ -81,8 +86,10 @@ class Fetcher:
         *,
         resolver: Resolver | None = None,
         tls: ssl.SSLContext | None = None,
+        url_reason: Callable[[str], str | None] | None = None,
     ) -> None:
         self._config = config
+        self._url_reason = url_reason
         self._connector = Connector(
             AddressPolicy(config.allow_networks),
             resolver=resolver or SystemResolver(),
@@ -131,6 +138,11 @@ class Fetcher:
             if isinstance(arrived, Fetched):
                 return arrived
             target = arrived
+            reason = self._url_reason(target.url) if self._url_reason else None
+            if reason is not None:
+                raise FetchFailed(
+                    cast(FetchReason, reason), "a redirect leads to what the block list has"
+                )
         raise FetchFailed("too_many_redirects", f"more than {self._config.max_redirects}")
 
     def _hop(self, target: Target, *, deadline: Deadline) -> Fetched | Target:
@@ -233,10 +245,12 @@ class Fetcher:
                 if len(body) < length:
                     raise _truncated()
             else:
-                body = self._read_up_to(response, _SMALL_BODY_BYTES)
-                if len(body) > _SMALL_BODY_BYTES:
+                stream = io.BytesIO()
+                _read_up_to(response, _SMALL_BODY_BYTES, into=stream)
+                if stream.tell() > _SMALL_BODY_BYTES:
                     reserved = self._budget.reserve(self._config.max_bytes, deadline=deadline)
-                    body += self._read_up_to(response, self._config.max_bytes - len(body))
+                    _read_up_to(response, self._config.max_bytes, into=stream)
+                body = stream.getvalue()
             if len(body) > self._config.max_bytes:
                 raise self._too_large()
             if not body:
@@ -246,24 +260,18 @@ class Fetcher:
             raise
         return body, reserved
 
-    def _read_up_to(self, response: http.client.HTTPResponse, limit: int) -> bytes:
-        """Read to the end, or until more than `limit` bytes have come.
-
-        `read` would trust the sizes of chunks; `readinto` never gives more than asked for.
-        """
-        pieces = []
-        size = 0
-        buffer = memoryview(bytearray(64 * 1024))
-        while size <= limit:
-            count = response.readinto(buffer)
-            if not count:
-                break
-            pieces.append(bytes(buffer[:count]))
-            size += count
-        return b"".join(pieces)
-
     def _too_large(self) -> FetchFailed:
         return FetchFailed("body_too_large", f"more than {self._config.max_bytes} bytes")
+
+
+def _read_up_to(response: http.client.HTTPResponse, limit: int, *, into: io.BytesIO) -> None:
+    """Read on to the end, or until `into` holds more than `limit` bytes.
+
+    `read` would trust the sizes of chunks; `readinto` never gives more than asked for.
+    """
+    buffer = memoryview(bytearray(64 * 1024))
+    while into.tell() <= limit and (count := response.readinto(buffer)):
+        into.write(buffer[:count])
 
 
 def _truncated() -> FetchFailed:

@@ -1,11 +1,28 @@
 """What bounds a fetch: time per URL, concurrency per host, bytes in flight per process."""
 
+import ctypes
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipelines.stages.download.failure import FetchFailed
+
+_M_MMAP_THRESHOLD = -3
+_LARGE_BLOCK_BYTES = 1024 * 1024
+
+
+def return_large_blocks_to_the_system() -> None:
+    """Have glibc map large blocks one by one, so that a freed body leaves the process at once.
+
+    By default it learns from the first large body to keep such blocks in the heap of each thread:
+    with 64 threads and bodies of 30 MB that was 770 MB instead of 280.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:  # glibc; musl has no such heap
+            mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
 class Deadline:

@@ -17,6 +17,7 @@ from pipelines.stages.download.fetch import Fetcher
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.img2dataset_seams import download_rows, load_img2dataset
 from pipelines.stages.download.intake import IncomingRow, Intake, Outcome, Taken
+from pipelines.stages.download.limits import return_large_blocks_to_the_system
 from pipelines.stages.download.shard_files import build_facts, write_images
 from pipelines.stages.download.spool import CropSpool
 from pipelines.step import Resources
@@ -26,6 +27,9 @@ from pipelines.tables import write_table
 
 class ShardRows(Protocol):
     """The planned rows, a shard at a time. Holds no open file, so that it pickles."""
+
+    def url_reason(self, url: str) -> str | None:
+        """Which block list has the URL that a redirect leads to, if any."""
 
     def num_rows(self, shard_id: int) -> int:
         """Rows of a shard."""
@@ -80,9 +84,10 @@ class DownloadStep:
     def open(self) -> None:
         """Start the decoder and load img2dataset."""
         load_img2dataset()
+        return_large_blocks_to_the_system()
         with ExitStack() as stack:
             decoder = stack.enter_context(DecoderProcess(self._image))
-            fetcher = Fetcher(self._config)
+            fetcher = Fetcher(self._config, url_reason=self._rows.url_reason)
             stack.callback(fetcher.close)
             self._intake = Intake(
                 fetcher,
