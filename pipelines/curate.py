@@ -13,7 +13,6 @@ from pipelines.curate_steps import CurateSteps
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.progress import funnel_table
 from pipelines.engine.session import EngineError, Session, open_session
-from pipelines.manifest import Manifest
 from pipelines.plan import Plan, PlanConfig, PlanError, check_plan_inputs, load_plan, make_plan
 from pipelines.rules import RulesConfig, check_rules
 from pipelines.run import Revision, StepSummary, check_or_record, complete_step, read_revision
@@ -50,7 +49,7 @@ class CurateConfig(Config):
     encode: EncodeConfig | None = None
     """Null: no latent cache."""
     engine: EngineConfig = EngineConfig()
-    storage_options: dict[str, str | int | float | bool | None | dict[str, str]] = Field(
+    storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
         default_factory=dict, repr=False
     )
     """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
@@ -129,7 +128,8 @@ def _plan(config: CurateConfig, store: RunStore, source: Source, say: Say) -> Pl
     if plan.rows_per_shard != config.plan.rows_per_shard:
         raise PlanError(
             f"{config.output}: planned with plan.rows_per_shard {plan.rows_per_shard}, and the "
-            f"configuration says {config.plan.rows_per_shard}; put it back, or give another `output`"
+            f"configuration says {config.plan.rows_per_shard}; put it back, or give another "
+            "`output`"
         )
     settled = sum(plan.settled.values())
     say(f"plan: {plan.num_rows:,} rows in {plan.num_shards:,} shards, {settled:,} settled already")

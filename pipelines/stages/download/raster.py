@@ -9,6 +9,7 @@ import io
 import struct
 import warnings
 import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,14 +61,18 @@ _BROKEN = (  # what Pillow's readers raise on hostile bytes
 )
 
 
-def decode_square(
-    data: bytes, name: ImageFormat, config: ImageConfig
-) -> tuple[NDArray[np.uint8], int]:
-    """Decodes the largest square in the middle.
+@dataclass(frozen=True, kw_only=True)
+class RasterSquare:
+    """The square at its original resolution, not yet turned by `orientation` (EXIF's, 1 to 8)."""
 
-    Returns:
-        The square [side, side, 3] RGB or [side, side, 1] grey at its original resolution, not yet
-        turned, and the EXIF orientation (1 to 8) by which it must be.
+    pixels: NDArray[np.uint8]  # [side, side, 3] RGB, or [side, side, 1] grey
+    orientation: int
+    width: int  # of the whole original, in pixels, not yet turned
+    height: int
+
+
+def decode_square(data: bytes, name: ImageFormat, config: ImageConfig) -> RasterSquare:
+    """Decodes the largest square in the middle.
 
     Raises:
         ImageRejected: whatever a broken file deserves.
@@ -82,7 +87,12 @@ def decode_square(
             orientation = _orientation(image)
         except _BROKEN as error:
             raise _judged(name, error) from error
-        return _square_pixels(image, centre_square(image.width, image.height)), orientation
+        return RasterSquare(
+            pixels=_square_pixels(image, centre_square(image.width, image.height)),
+            orientation=orientation,
+            width=image.width,
+            height=image.height,
+        )
 
 
 def _orientation(image: PillowImage) -> int:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from pipelines.stages.score.heads import HeadConfig, ScoreHead, load_head
-from sd_core.model.weights import WeightsError
 
 V1 = "aesthetic-predictor/sa_0_4_vit_{}_linear.pth"
 V2 = "improved-aesthetic-predictor/sac+logos+ava1-l14-linearMSE.pth"
