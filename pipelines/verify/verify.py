@@ -115,7 +115,7 @@ def _check_latents(
     store: RunStore, summary: StepSummary, totals: _Totals, *, deep: bool
 ) -> Iterator[Fault]:
     faults: list[Fault] = []
-    spec = load_cache_files(store, faults)
+    spec = load_cache_files(store, summary, faults)
     yield from faults
     check = LatentsCheck(store=store, summary=summary, spec=spec, deep=deep)
     for report in _in_order(check, range(summary.num_shards), deep=deep):

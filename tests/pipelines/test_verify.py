@@ -616,6 +616,12 @@ def test_missing_or_torn_cache_file_is_found(store: RunStore, name: str) -> None
     assert_only(faults(store, deep=False), f"latents/{name}: missing")
 
 
+def test_spec_of_another_revision_is_found(store: RunStore) -> None:
+    other = store.read_bytes("latents/spec.json").replace(b"0.5", b"0.25")
+    store.replace(f"manifests/encode/{fingerprint('encode')}/spec.json", other)
+    assert_only(faults(store, deep=False), "latents/spec.json: the spec of another revision")
+
+
 def npy(array: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array)
