@@ -10,9 +10,10 @@ from pydantic import Field, model_validator
 from pipelines.blocklist import BlockConfig
 from pipelines.config import Config, ConfigError
 from pipelines.curate_steps import CurateSteps
+from pipelines.engine.chain import QuarantineError
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.progress import funnel_table
-from pipelines.engine.session import EngineError, Session, open_session
+from pipelines.engine.session import Session, open_session
 from pipelines.plan import Plan, PlanConfig, PlanError, check_plan_inputs, load_plan, make_plan
 from pipelines.rules import RulesConfig, check_rules
 from pipelines.run import Revision, StepSummary, check_or_record, complete_step, read_revision
@@ -207,7 +208,7 @@ def _complete(job: "CurateSteps", step: str, say: Say) -> None:
         job.publish_cache()
     allowed = job.config.engine.max_quarantined_shards
     if len(summary.quarantined) > allowed:
-        raise EngineError(
+        raise QuarantineError(
             f"{step}: {len(summary.quarantined)} shard(s) are quarantined (the first: "
             f"{summary.quarantined[0]}; its manifest has the error) and "
             f"engine.max_quarantined_shards is {allowed}; later steps were not run"

@@ -29,7 +29,9 @@ def clip_folder(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
 
     settings = {**CLIP, **changes}
     torch.manual_seed(seed)
-    model = open_clip.CLIP(**settings)
+    parts = {name: value for name, value in settings.items() if name != "custom_text"}
+    model_class = open_clip.CustomTextCLIP if settings.get("custom_text") else open_clip.CLIP
+    model = model_class(**parts)
     folder.mkdir(parents=True)
     (folder / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": settings, "preprocess_cfg": {}})

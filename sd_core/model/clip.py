@@ -156,7 +156,7 @@ def load_clip(config: ClipConfig, *, device: str | torch.device) -> Clip:
                 weights_only=True,
             )
             tokenizer = open_clip.get_tokenizer(name)
-        except (RuntimeError, ValueError, OSError, KeyError) as error:
+        except (RuntimeError, ValueError, OSError, KeyError, AssertionError) as error:
             raise WeightsError(f"{config.name}: open_clip cannot load it: {error}") from error
     preprocess = open_clip.get_model_preprocess_cfg(model)
     model.eval().requires_grad_(False)

@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from sd_core.presets.drawing import FIRST_HELD_OUT_SEED, draw
-from sd_core.presets.loading import TINY
+from sd_core.presets.loading import TINY, load_autoencoder
 from sd_core.presets.pacing import Pace
 
 LOG = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def build_autoencoder() -> AutoencoderKL:
         block_out_channels=(16, 16, 48),
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=1,
+        norm_num_groups=4,
         sample_size=64,
         mid_block_add_attention=False,
     )
@@ -65,14 +65,24 @@ def psnr(autoencoder: Any, images: npt.NDArray[np.uint8]) -> float:
 
 
 def train(
-    *, steps: int, minutes: float | None, seed: int, pictures: int, batch_size: int, rate: float
+    *,
+    steps: int,
+    minutes: float | None,
+    seed: int,
+    pictures: int,
+    batch_size: int,
+    rate: float,
+    start: Path | None = None,
 ) -> AutoencoderKL:
-    """Train from scratch on the pictures of seeds 0..pictures-1; sets the scaling factor."""
+    """Train on the pictures of seeds 0..pictures-1, from scratch or from the folder `start`.
+
+    Sets the scaling factor.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     images = draw_images(0, pictures)
     held_out = draw_images(FIRST_HELD_OUT_SEED, 64)
-    model: Any = build_autoencoder()
+    model: Any = load_autoencoder(start).train() if start else build_autoencoder()
     count = sum(weights.numel() for weights in model.parameters())
     LOG.info("drew %d pictures; the autoencoder has %d parameters", pictures, count)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=1e-4)
@@ -128,6 +138,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--start", type=Path, help="a trained autoencoder's folder to go on from")
     parser.add_argument("--output", type=Path, default=TINY / "autoencoder")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
@@ -139,6 +150,7 @@ def main() -> None:
         pictures=options.pictures,
         batch_size=options.batch_size,
         rate=options.rate,
+        start=options.start,
     )
     model.half().save_pretrained(options.output, safe_serialization=True)
     LOG.info("saved to %s", options.output)

@@ -79,8 +79,13 @@ SPEC = CacheSpec(
     prompt_embeds=True,
 )
 IDENTITIES = {
-    name: StepIdentity(step=name, options={name: number})
-    for number, name in enumerate(("download", "score", "select", "encode"))
+    name: StepIdentity(step=name, options={name: options})
+    for name, options in {
+        "download": {"retries": 2},
+        "score": {},
+        "select": SELECT.model_dump(mode="json"),
+        "encode": {},
+    }.items()
 }
 
 

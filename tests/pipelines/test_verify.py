@@ -532,6 +532,33 @@ def test_key_stored_in_two_shards_is_found(store: RunStore, forger: Forger) -> N
     assert any(part in line for line in faults(store, deep=True))
 
 
+def test_copies_among_the_kept_rows_are_found_only_where_none_may_be(
+    store: RunStore, forger: Forger
+) -> None:
+    for step, folder in (("download", "facts/download"), ("select", "ledger")):
+        for shard_id, row in ((0, "r4"), (1, "r4")):
+            forger.values(step, shard_id, folder, "sha256", **{row: "ab" * 32})
+    part = "ledger: sha256 abababababababab…: kept more than once, in shards 0 and 1"
+    assert any(part in line for line in faults(store, deep=True))
+    forger.values("select", 1, "ledger", "sha256", r4="ab" * 31 + "cd")
+    assert not any("kept more than once" in line for line in faults(store, deep=True))
+    forger.values("select", 1, "ledger", "sha256", r4="ab" * 32)
+
+    def allow(tree: dict) -> None:
+        tree["steps"]["select"]["options"]["select"]["duplicates"] = "off"
+
+    edit_json(store, "run.json", allow)
+    assert not any("kept more than once" in line for line in faults(store, deep=True))
+
+
+def test_options_of_a_cut_that_is_not_complete_are_noted(store: RunStore) -> None:
+    edit_json(store, "run.json", lambda t: t["steps"]["select"].update(fingerprint="other"))
+    assert faults(store, deep=True) == []
+    assert notes(store) == [
+        "run.json: select: its options are those of a revision not complete yet"
+    ]
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -587,6 +614,12 @@ def test_missing_or_torn_cache_file_is_found(store: RunStore, name: str) -> None
     assert_only(faults(store, deep=False), f"latents/{name}: ")
     store.delete(f"latents/{name}")
     assert_only(faults(store, deep=False), f"latents/{name}: missing")
+
+
+def test_spec_of_another_revision_is_found(store: RunStore) -> None:
+    other = store.read_bytes("latents/spec.json").replace(b"0.5", b"0.25")
+    store.replace(f"manifests/encode/{fingerprint('encode')}/spec.json", other)
+    assert_only(faults(store, deep=False), "latents/spec.json: the spec of another revision")
 
 
 def npy(array: np.ndarray) -> bytes:
