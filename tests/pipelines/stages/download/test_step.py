@@ -63,7 +63,7 @@ class Rows:
 def run_step(folder, rows, *, download=None, image=None, **options):
     """Run shard 3; returns the store and the manifest."""
     store = RunStore(str(folder))
-    settings = {"allow_networks": ("127.0.0.0/8",), "timeout_s": 3.0, "backoff_s": 0.01}
+    settings = {"allow_networks": ("127.0.0.0/8",), "timeout_s": 30.0, "backoff_s": 0.01}
     step = DownloadStep(
         store,
         rows,
@@ -109,7 +109,9 @@ def everything(server, tmp_path_factory):
         bad_url(name, server=server.url) if name in BAD_URLS else f"{server.url}/bad/{name}"
         for name in names
     ]
-    store, manifest = run_step(tmp_path_factory.mktemp("run") / "run", Rows(urls))
+    store, manifest = run_step(
+        tmp_path_factory.mktemp("run") / "run", Rows(urls), download={"timeout_s": 5.0}
+    )
     return names, facts_of(store, manifest), members_of(store, manifest), manifest
 
 
