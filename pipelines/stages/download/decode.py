@@ -19,7 +19,6 @@ from pipelines.stages.download.jpeg import (
 )
 from pipelines.stages.download.raster import decode_square
 
-
 # What these decoders take in all, measured at 50 million pixels. Short of memory they fail like a
 # broken file or abort, so they are not started.
 _BYTES_PER_PIXEL = {"webp": 18, "avif": 16}

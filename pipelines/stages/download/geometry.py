@@ -33,7 +33,9 @@ def centre_square(width: int, height: int, *, align: int = 1) -> Square:
     Its left and top are the multiples nearest to the middle, the smaller one of two as near.
     """
     side = min(width, height) // align * align
-    left, top = ((room + align - 1) // (2 * align) * align for room in (width - side, height - side))
+    left, top = (
+        (room + align - 1) // (2 * align) * align for room in (width - side, height - side)
+    )
     return Square(left=left, top=top, side=side)
 
 

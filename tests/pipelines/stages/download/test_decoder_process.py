@@ -46,8 +46,7 @@ def _has_set_its_limits(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return any(
-        line.startswith("Max data size") and "unlimited" not in line
-        for line in limits.splitlines()
+        line.startswith("Max data size") and "unlimited" not in line for line in limits.splitlines()
     )
 
 
