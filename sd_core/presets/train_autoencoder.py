@@ -103,7 +103,8 @@ def train(
             LOG.info("step %d: loss %.4f, held out %.2f dB, %.0f s", *figures)
     LOG.info("%d steps: held out %.2f dB, %.0f s", step, psnr(model, held_out), pace.seconds)
     model.eval()
-    model.register_to_config(scaling_factor=_scaling_factor(model, images[:1024]))
+    factor = _scaling_factor(model, images[:1024])
+    model.register_to_config(scaling_factor=factor, _name_or_path="")
     trained: AutoencoderKL = model
     return trained
 
