@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import fsspec
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.config import Config, ConfigError
-from pipelines.redact import redact_url
+from pipelines.redact import redact_text, redact_url
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CHUNK_BYTES = 65 << 16  # a multiple of a hex digest and its line feed
@@ -123,7 +123,7 @@ def normalise_url(url: str) -> str:
 @lru_cache(maxsize=65_536)
 def normalise_host(host: str) -> str:
     """A host name in lower-case punycode without a trailing dot."""
-    name = host.strip().rstrip(".").lower()
+    name = unquote(host).strip().rstrip(".").lower()
     if name.isascii():
         return name
     for dot in "。．｡":
@@ -186,7 +186,9 @@ def _entries(path: str | None, option: str, options: dict[str, Any]) -> Iterator
                 if entry and not entry.startswith("#"):
                     yield entry
     except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"block.{option} {_shown(path)}: cannot be read: {error}") from error
+        raise ConfigError(
+            f"block.{option} {_shown(path)}: cannot be read: {redact_text(str(error))}"
+        ) from None
 
 
 def _parquet_entries(stream: Any, path: str) -> Iterator[str]:
@@ -214,7 +216,8 @@ def _read_sha256(path: str | None, options: dict[str, Any]) -> Digests:
             with fsspec.open(path, "rb", compression="infer", **options) as stream:
                 blocks += _hex_file(stream, path)
         except OSError as error:
-            raise ConfigError(f"block.sha256 {_shown(path)}: cannot be read: {error}") from error
+            fault = redact_text(str(error))
+            raise ConfigError(f"block.sha256 {_shown(path)}: cannot be read: {fault}") from None
     digests: Digests = np.frombuffer(b"".join(blocks), dtype="S32").copy()
     digests.sort()
     if len(digests) > 1:

@@ -1,12 +1,16 @@
 """Load a job's YAML, apply `--set` overrides and report every fault of it at once."""
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipelines.redact import REDACTED, redact_config, redact_text
+from pipelines.yaml_text import YamlError, parse_yaml
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -33,9 +37,11 @@ def load_config(
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        tree = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+        tree = parse_yaml(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except YamlError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -47,17 +53,17 @@ def load_config(
 
 def validate_config(model: type[ConfigT], tree: Mapping[str, Any], *, where: str) -> ConfigT:
     """Validate a parsed mapping; raises `ConfigError` naming `where` and every problem."""
+    text = _to_json(tree, where)
     try:
         # Through JSON, strict mode still accepts paths, tuples and integers for floats.
-        return model.model_validate_json(_to_json(tree, where))
+        return model.model_validate_json(text)
     except ValidationError as error:
-        lines = [f"  - {_describe(model, problem)}" for problem in error.errors()]
-        raise ConfigError(f"{where}: {len(lines)} problem(s)\n" + "\n".join(lines)) from None
+        found = _describe_all(model, json.loads(text), error)
+    lines = [f"  - {line}" for line in found]
+    raise ConfigError(f"{where}: {len(lines)} problem(s)\n" + "\n".join(lines))
 
 
 def _to_json(tree: Mapping[str, Any], where: str) -> str:
-    import json
-
     try:
         return json.dumps(tree, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -73,14 +79,14 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     if not equals or not all(keys):
         raise ConfigError(f"--set {override}: expected section.field=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {name}: the value is not valid YAML: {error}") from error
+        value = parse_yaml(text)
+    except YamlError as error:
+        raise ConfigError(f"--set {name}: not YAML: {error}") from error
     node: Any = tree
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
+            if not key.isdecimal() or int(key) >= len(node):
                 raise ConfigError(
                     f"--set {name}: {'.'.join(keys[:depth])} is a list of {len(node)}; "
                     f"{key!r} is not one of its indices"
@@ -101,31 +107,56 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         node = child
 
 
-def _describe(model: type[BaseModel], problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        return f"{where}: unknown key{_suggestion(model, problem['loc'])}"
-    if kind == "missing":
-        return f"{where}: required, not set"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    found = problem["input"]
-    shown = f"{type(found).__name__}" if isinstance(found, dict | list) else repr(found)
-    return f"{where}: {message}, got {shown}"
+def _describe_all(model: type[BaseModel], tree: Any, error: ValidationError) -> list[str]:
+    """One line for each place; where several types are allowed, pydantic gives each its error."""
+    lines: dict[str, str] = {}
+    messages: dict[str, list[str]] = {}
+    for problem in error.errors():
+        path = _path_of(tree, problem)
+        where = ".".join(path) or "(top level)"
+        if problem["type"] == "extra_forbidden":
+            lines[where] = f"{where}: unknown key{_suggestion(model, path)}"
+        elif problem["type"] == "missing":
+            lines[where] = f"{where}: required, not set"
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:]
+            before = messages.setdefault(where, [])
+            before.append(message.removeprefix("input should be ") if before else message)
+            lines[where] = f"{where}: {' or '.join(before)}, got {_show(problem['input'], path)}"
+    return list(lines.values())
 
 
-def _suggestion(model: type[BaseModel], location: tuple[Any, ...]) -> str:
+def _path_of(tree: Any, problem: ErrorDetails) -> tuple[str, ...]:
+    """The keys of a problem's place; what pydantic adds to tell types apart is left out."""
+    path = []
+    for part in problem["loc"]:
+        in_list = isinstance(tree, list) and isinstance(part, int) and part < len(tree)
+        if in_list or (isinstance(tree, dict) and part in tree):
+            tree = tree[part]
+            path.append(str(part))
+    if problem["type"] == "missing":
+        path.append(str(problem["loc"][-1]))
+    return tuple(path)
+
+
+def _show(found: Any, path: tuple[str, ...]) -> str:
+    if any(redact_config({name: "value"})[name] == REDACTED for name in path):
+        return REDACTED
+    return type(found).__name__ if isinstance(found, dict | list) else redact_text(repr(found))
+
+
+def _suggestion(model: type[BaseModel], location: tuple[str, ...]) -> str:
     allowed = sorted(_fields_at(model, location[:-1]))
     if not allowed:
         return ""
-    close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+    close = difflib.get_close_matches(location[-1], allowed, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; allowed: {', '.join(allowed)}"
 
 
-def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> set[str]:
+def _fields_at(model: type[BaseModel], location: tuple[str, ...]) -> set[str]:
     models = [model]
     for part in location:
         found: list[type[BaseModel]] = []

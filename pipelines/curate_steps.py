@@ -45,7 +45,9 @@ class CurateSteps:
         for step in self._configured():
             parents = [self.identities[name].fingerprint for name in self.parents(step)]
             self.identities[step] = StepIdentity(
-                step=step, options=self._options(step), parents=tuple(parents)
+                step=step,
+                options=redact_config(self._options(step)),
+                parents=tuple(parents),
             )
 
     def _configured(self) -> list[str]:

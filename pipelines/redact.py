@@ -27,17 +27,20 @@ _SECRET_NAMES = frozenset(
     {"policy", "awsaccesskeyid", "googleaccessid", "jsessionid", "phpsessid"}
     | {"hdnea", "hdnts", "hdntl", "__gda__"}
 )
+_NOT_SECRET_KEYS = frozenset({"user_agent_token"})  # a robots agent's name, sent to every server
 _SECRET_ENDINGS = (
     *("token", "secret", "password", "passwd", "passphrase", "apikey", "accesskey", "signature"),
     *("accesskeyid", "credential", "credentials", "sessionid", "authkey", "secretkey"),
 )
 _SIGNED_PREFIXES = ("x-amz-", "x-goog-", "x-ms-", "x-oss-", "x-cos-")
 
-_USER_INFO = re.compile(r"(//|\\\\)[^/?#\\\s]*@")
+_AUTHORITY = r"(?:^|(?<=[:=]))[/\\]{2,}"
+_USER_INFO = re.compile(rf"({_AUTHORITY}|^[A-Za-z][A-Za-z0-9+.\-]*:[/\\])[^/?#\\\s]*@")
+_SLASHES = re.compile(r"[/\\]{2}")
 _BARE_USER_INFO = re.compile(r"^[^/?#\s]*:[^/?#\s]*@")
-_BAD_PORT_USER_INFO = re.compile(r"//[^/?#\s:@\[\]]*:(?!\d*(?:[/?#]|$))[^\s]*@")
+_BAD_PORT_USER_INFO = re.compile(rf"({_AUTHORITY})[^/?#\s:\[\]]*:(?!\d*(?:[/?#]|$))[^\s]*@")
 _PARAMETER = re.compile(r"([?&;#])([^=&;#?\s]{1,200})=([^&#]*)")
-_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(?://|\\\\)[^\s<>\"']+")
+_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(?://|\\\\)[^\s<>\"]+")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _MAY_HOLD_SECRET = (
     r"(?i)@|%40|%3d|[?&;#][^=&]*%|"
@@ -89,10 +92,11 @@ def redact_config(config: Mapping[str, object]) -> dict[str, object]:
 
 
 def _redact(url: str, *, depth: int) -> str:
-    url = _BAD_PORT_USER_INFO.sub(f"//{REDACTED}@", url, count=1)
-    if "//" not in url.split("?", 1)[0]:
+    if not _SLASHES.search(url.split("?", 1)[0]):
         url = _BARE_USER_INFO.sub(f"{REDACTED}@", url)
     url = _USER_INFO.sub(rf"\g<1>{REDACTED}@", url)
+    # What cannot be a port before a later `@` is a password with an unescaped `/`, `?` or `#`.
+    url = _BAD_PORT_USER_INFO.sub(rf"\g<1>{REDACTED}@", url, count=1)
     return _PARAMETER.sub(lambda match: _redact_parameter(match, depth=depth), url)
 
 
@@ -144,6 +148,8 @@ def _redact_value(value: object) -> object:
 def _is_secret_key(key: str) -> bool:
     """Narrower than for URLs: `tokenizer` or `token_length` are options, `hub_token` is not."""
     words = _words(key)
+    if key in _NOT_SECRET_KEYS:
+        return False
     return bool(words) and (
         words[-1] in _SECRET_WORDS
         or any(word in _STRONG_WORDS for word in words)

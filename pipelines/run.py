@@ -199,14 +199,7 @@ def check_or_record(
     """
     now = {identity.step: identity for identity in identities}
     recorded = read_run(store).get("steps", {})
-    differences = []
-    for step, identity in now.items():
-        before = recorded.get(step)
-        if before is None or before["fingerprint"] == identity.fingerprint or step in recut:
-            continue
-        differences += [
-            f"  - {step}.{line}" for line in describe_changes(before["options"], identity.options)
-        ]
+    differences = _describe_differences(recorded, now, recut=recut)
     if differences:
         raise RunMismatchError(
             f"{store.root}: this run was made with other options:\n" + "\n".join(differences) + "\n"
@@ -217,7 +210,25 @@ def check_or_record(
         step: {"fingerprint": identity.fingerprint, "options": identity.options}
         for step, identity in now.items()
     }
-    store.replace(RUN_FILE, _dump({**job, "steps": steps}))
+    store.replace(RUN_FILE, _dump({**job, "steps": {**recorded, **steps}}))
+
+
+def _describe_differences(
+    recorded: Mapping[str, Any], now: Mapping[str, StepIdentity], *, recut: frozenset[str]
+) -> list[str]:
+    differences: list[str] = []
+    is_explained = False  # by an earlier step that differs, which changes this one's fingerprint
+    for step, identity in now.items():
+        before = recorded.get(step)
+        if before is None or before["fingerprint"] == identity.fingerprint:
+            continue
+        if step not in recut:
+            lines = describe_changes(before["options"], identity.options)
+            if not lines and not is_explained:
+                differences.append(f"  - {step}: a step that it is made from was added or left out")
+            differences += [f"  - {step}.{line}" for line in lines]
+        is_explained = True
+    return differences
 
 
 def read_run(store: RunStore) -> dict[str, Any]:
@@ -249,6 +260,8 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
         for name, value in tree.items():
             flat |= _flatten(value, f"{prefix}.{name}" if prefix else str(name))
         return flat
+    if not prefix:
+        return {}
     return {prefix: list(tree) if isinstance(tree, tuple) else tree}
 
 

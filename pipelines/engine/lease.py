@@ -130,7 +130,9 @@ class Lease:
                     self.lost = True
                     return
                 self._store.replace(LEASE_FILE, self._content())
-            except OSError as error:  # the storage may come back before the lease expires
+            except Exception as error:
+                # The storage may come back before the lease expires, and not every client of
+                # an object store raises OSError: a heart that stops would lose a living run.
                 self._say(f"the lease's heartbeat could not be written: {type(error).__name__}")
 
     def _content(self) -> bytes:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pipelines.keys import RowHashes
 
 NUM_PARTITIONS = 256
-BUFFERED_ROWS = 1 << 18
+BUFFERED_ROWS = 1 << 16
 
 ROW = np.dtype([("key", ">u8"), ("check", ">u8", (2,)), ("shard_id", "<u4"), ("row", "<u4")])
 SETTLED = np.dtype([("shard_id", "<u4"), ("row", "<u4"), ("reason", "u1")])

@@ -15,7 +15,7 @@ from pydantic import Field
 from pipelines.config import Config
 from pipelines.keys import KeyHash, blake2b_64, hash_rows
 from pipelines.plan.duplicates import SETTLED_REASONS, DuplicateFinder
-from pipelines.plan.inputs import file_sha256, file_token
+from pipelines.plan.inputs import file_sha256, file_token, source_options
 from pipelines.plan.record import (
     SCHEMA_VERSION,
     SHARD_FIELDS,
@@ -131,14 +131,17 @@ class _Draft:
         )
         return len(texts)
 
-    def columns(self) -> tuple[SourceColumn, ...]:
-        return name_source_columns({name: kind or "string" for name, kind in self.types.items()})
+    def columns(self, content_hash: str | None) -> tuple[SourceColumn, ...]:
+        types = {name: kind or "string" for name, kind in self.types.items()}
+        if content_hash in types:
+            types[content_hash] = "string"  # a digest may look like a number
+        return name_source_columns(types)
 
 
 def _store(draft: _Draft, source: Source, store: RunStore) -> Plan:
     if not draft.shards:
         raise PlanError(f"{source.files[0].uri}: no rows in any of {len(source.files)} file(s)")
-    columns = draft.columns()
+    columns = draft.columns(source.config.content_hash)
     content_hash = _content_hash_column(source, columns)
     settled_counts = np.zeros(len(draft.shards), dtype=np.int32)
     totals = dict.fromkeys(SETTLED_REASONS, 0)
@@ -163,6 +166,7 @@ def _store(draft: _Draft, source: Source, store: RunStore) -> Plan:
         num_rows=sum(file.num_rows for file in draft.files),
         files=tuple(draft.files),
         columns=columns,
+        options=source_options(source),
         content_hash=content_hash,
         settled=totals,
         shards=shards,

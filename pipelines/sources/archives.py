@@ -80,7 +80,7 @@ def webdataset_images(file: SourceFile, where: SourceRange) -> Iterator[tuple[in
     """Each row of the range that has an image, with the image's bytes as stored."""
     samples = _samples(file, start_byte=where.start_byte or 0, with_images=True)
     for row, sample in enumerate(itertools.islice(samples, where.num_rows)):
-        if sample.image is not None:
+        if sample.image:
             yield row, sample.image
 
 
@@ -147,7 +147,7 @@ def img2dataset_images(
         return
     for sample in _samples(tar, start_byte=0, with_images=True):
         row = rows.pop(sample.name, None)
-        if row is not None and sample.image is not None:
+        if row is not None and sample.image:
             yield row, sample.image
         if not rows:
             return

@@ -15,7 +15,11 @@ CAPTION_NAMES = ("text", "caption", "alt", "alt_text", "alttext")
 
 _STORED_TYPES = {"bool", "int64", "uint64", "double", "string"}
 _INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"
-_FLOAT = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$|^-?(nan|NaN|NAN|inf|Infinity)$"
+_FLOAT = (
+    r"^[+-]?((0|[1-9][0-9]*)(\.[0-9]*|[eE][+-]?[0-9]{1,3}|\.[0-9]*[eE][+-]?[0-9]{1,3})"
+    r"|\.[0-9]+([eE][+-]?[0-9]{1,3})?)$|^-?(nan|NaN|NAN|inf|Infinity)$"
+)
+"""A number with a point or an exponent: `007` and digits beyond 18 are names and stay text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +64,12 @@ def recognise_columns(
 def _choose(
     names: Sequence[str], asked: str | None, known: Sequence[str], *, option: str, where: str
 ) -> str:
-    found = ", ".join(names)
+    found = ", ".join(names) or "(none)"
     if asked is not None:
         if asked in names:
             return asked
         raise SourceError(f"{where}: source.{option} is {asked!r}, but the columns are: {found}")
-    matches = [name for name in names if name.lower() in known]
+    matches = [name for name in names if name.strip().lower() in known]
     if len(matches) == 1:
         return matches[0]
     problem = f"several could be meant ({', '.join(matches)})" if matches else "none is known"
@@ -147,14 +151,18 @@ def as_stored(column: pa.ChunkedArray | pa.Array, kind: str) -> pa.Array:
 
 
 def as_text(array: pa.Array) -> pa.Array:
-    """Any column as valid UTF-8 strings: numbers and times as such, nested values as JSON."""
+    """Any column as valid UTF-8 strings: nested values as JSON, bytes that are no text in hex."""
     array = _plain(array)
     kind = array.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
         return _valid_utf8(array)
     if pa.types.is_null(kind):
         return pa.nulls(len(array), pa.string())
-    if pa.types.is_nested(kind) or _is_binary(kind) or pa.types.is_interval(kind):
+    if pa.types.is_fixed_size_binary(kind):
+        return pa.array([_json(value) for value in array.to_pylist()], pa.string())
+    if _is_binary(kind):  # as some writers store text
+        return pa.array([_decode(value) for value in array.to_pylist()], pa.string())
+    if pa.types.is_nested(kind) or pa.types.is_interval(kind):
         return pa.array([_json(value) for value in array.to_pylist()], pa.string())
     if pa.types.is_duration(kind):
         array = array.cast(pa.int64())
@@ -207,11 +215,15 @@ def _valid_utf8(array: pa.Array) -> pa.Array:
 
 def _is_binary(kind: pa.DataType) -> bool:
     return bool(
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind)
-        or kind == pa.binary_view()
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or kind == pa.binary_view()
     )
+
+
+def _decode(value: bytes | None) -> str | None:
+    try:
+        return value if value is None else value.decode()
+    except UnicodeDecodeError:
+        return value.hex() if value is not None else None
 
 
 def _json(value: object) -> str | None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import fsspec
 import pyarrow as pa
 
-from pipelines.redact import redact_url
+from pipelines.redact import redact_text, redact_url
 from pipelines.sources.config import Format, SourceConfig, SourceError
 
 Compression = Literal["gzip", "bz2", "zstd"]
@@ -64,20 +64,20 @@ class SourceFile:
     def open(self) -> Iterator[IO[bytes]]:
         """The stored bytes, seekable."""
         try:
-            stream = self.filesystem.open(self.path, "rb")
-        except FileNotFoundError as error:
-            raise SourceError(f"{self.uri}: no such file") from error
+            stream = self.filesystem.open(self.path, "rb", block_size=CHUNK_BYTES)
+        except FileNotFoundError:
+            raise SourceError(f"{self.uri}: no such file") from None
         with stream:
             yield cast("IO[bytes]", stream)
 
     @contextmanager
     def open_at(self, start_byte: int) -> Iterator[IO[bytes]]:
         """The decompressed bytes from `start_byte` on; a compressed file is read from its start."""
-        with self.open() as stream:
-            if self.compression is None:
-                stream.seek(start_byte)
+        if self.compression is None:
+            with self._seek(start_byte) as stream:
                 yield cast("IO[bytes]", io.BufferedReader(cast(Any, stream), CHUNK_BYTES))
-                return
+            return
+        with self.open() as stream:
             try:
                 inflated = pa.CompressedInputStream(
                     pa.PythonFile(stream, mode="r"), self.compression
@@ -90,6 +90,22 @@ class SourceFile:
                     f"{self.uri}: cannot be decompressed as {self.compression}: {error}; "
                     "the file is damaged or cut off: fetch it again"
                 ) from error
+
+    @contextmanager
+    def _seek(self, start_byte: int) -> Iterator[IO[bytes]]:
+        with self.open() as stream:
+            try:
+                stream.seek(start_byte)
+                stream.read(1)
+                stream.seek(start_byte)
+            except ValueError:  # an HTTP server that answers no range requests
+                pass
+            else:
+                yield stream
+                return
+        with self.filesystem.open(self.path, "rb", block_size=0) as stream:
+            _skip(stream, start_byte)
+            yield stream
 
     def sha256(self) -> str:
         """Hex sha256 of the stored bytes; reads the whole file."""
@@ -121,36 +137,49 @@ def list_files(config: SourceConfig) -> list[SourceFile]:
         SourceError: nothing is there, or a file's format cannot be told from its name.
     """
     shown = redact_url(config.path)
-    filesystem, path = fsspec.core.url_to_fs(config.path, **config.storage_options)
-    root, names = _find(filesystem, path)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(config.path, **config.storage_options)
+        root, names = _find(filesystem, path)
+    except (OSError, ImportError, ValueError) as error:
+        fault = redact_text(str(error))
+        raise SourceError(f"source.path {shown}: cannot be listed: {fault}") from None
     if not names:
         raise SourceError(f"source.path {shown}: no file found; give a file, a glob or a folder")
-    recognised = {name: _format_of(name) for name in names}
-    if config.format == "img2dataset" or (config.format == "auto" and _is_img2dataset(names)):
-        recognised = {name: "img2dataset" for name in names if name.endswith(".parquet")}
-    elif config.format != "auto":
-        recognised = dict.fromkeys(names, config.format)
-    elif len(names) > 1:  # a folder may hold a README; a single file may not
-        recognised = {name: kind for name, kind in recognised.items() if kind is not None}
-    unknown = [name for name, kind in recognised.items() if kind is None]
-    if unknown or not recognised:
-        raise SourceError(
-            f"source.path {shown}: the format of {', '.join(unknown or names[:3])} cannot be told "
-            f"from its name; allowed are {', '.join(_FORMATS)} (.gz, .bz2, .zst after them), or "
-            "set source.format"
-        )
+    formats = _choose_formats(names, config.format, shown)
     whole = len(names) == 1 and root == ""
     return [
         SourceFile(
             name=_display_name(name) if whole else name,
             path=path if whole else f"{root}{name}",
             uri=shown if whole else redact_url(filesystem.unstrip_protocol(f"{root}{name}")),
-            format=cast(Format, kind),
+            format=kind,
             compression=_compression_of(name),
             filesystem=filesystem,
         )
-        for name, kind in sorted(recognised.items())
+        for name, kind in sorted(formats.items())
     ]
+
+
+def _choose_formats(names: list[str], asked: str, shown: str) -> dict[str, Format]:
+    """Each file that is part of the source, with its format."""
+    if asked == "img2dataset" or (asked == "auto" and _is_img2dataset(names)):
+        return {name: "img2dataset" for name in names if name.endswith(".parquet")}
+    told = {name: kind for name in names if (kind := _format_of(name)) is not None}
+    if asked != "auto":
+        alike = [name for name, kind in told.items() if kind == asked]
+        return dict.fromkeys(alike or names, cast(Format, asked))
+    kinds = sorted(set(told.values()))
+    if len(kinds) == 1:
+        return told
+    if kinds:
+        raise SourceError(
+            f"source.path {shown}: holds files of several formats ({', '.join(kinds)}); "
+            "set source.format, or give a glob of those that are meant"
+        )
+    raise SourceError(
+        f"source.path {shown}: the format of {', '.join(names[:3])} cannot be told from its name; "
+        f"allowed are {', '.join(_FORMATS)} (.gz, .bz2, .zst after them), or set source.format"
+    )
 
 
 def _find(filesystem: fsspec.AbstractFileSystem, path: str) -> tuple[str, list[str]]:

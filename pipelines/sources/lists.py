@@ -6,6 +6,7 @@ A shard is a range of bytes, found while planning, so that it is read without th
 import csv
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
 MAX_RECORD_BYTES = 16 << 20
 _BOM = b"\xef\xbb\xbf"
 _BROKEN = "row_unreadable"
+_LONE_CR = "\ufdd0"  # a noncharacter, for use within a process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,7 @@ class _Lines:
 
     def __init__(self, stream: IO[bytes], file: SourceFile, *, at: int) -> None:
         self.at = at
+        self.has_lone_cr = False
         self._uri = file.uri
         self._lines = iter(partial(stream.readline, MAX_RECORD_BYTES), b"")
 
@@ -137,7 +140,12 @@ class _Lines:
             )
         if start == 0 and line.startswith(_BOM):
             line = line[len(_BOM) :]
-        return line.decode("utf-8", "replace")
+        text = line.decode("utf-8", "replace")
+        if "\r" in text[:-2] or text.endswith("\r"):
+            # The csv module refuses a carriage return in an unquoted field.
+            self.has_lone_cr = True
+            text = re.sub(r"\r(?!\n)", _LONE_CR, text)
+        return text
 
 
 def _records(stream: IO[bytes], file: SourceFile, header: _Header) -> Iterator[_Record]:
@@ -148,7 +156,7 @@ def _records(stream: IO[bytes], file: SourceFile, header: _Header) -> Iterator[_
         return
     parse = _parse_json if file.format == "jsonl" else _parse_url
     for line in lines:
-        text = line.strip()
+        text = line.replace(_LONE_CR, "\r").strip() if lines.has_lone_cr else line.strip()
         if text:
             yield _Record(fields=parse(text), end_byte=lines.at)
 
@@ -166,8 +174,10 @@ def _csv_records(lines: _Lines, file: SourceFile) -> Iterator[_Record]:
         except csv.Error as error:
             raise SourceError(
                 f"{file.uri}: the record at byte {start} cannot be read as CSV: {error}; "
-                "a quote that is not closed, or a lone carriage return?"
+                "is a quote not closed?"
             ) from error
+        if fields and lines.has_lone_cr:
+            fields = [field.replace(_LONE_CR, "\r") for field in fields]
         if fields:
             yield _Record(fields=fields, end_byte=lines.at)
         start = lines.at

@@ -57,7 +57,10 @@ def open_parquet(file: SourceFile) -> Iterator[pq.ParquetFile]:
     with file.open() as stream:
         try:
             with pq.ParquetFile(
-                stream, buffer_size=_READ_BUFFER_BYTES, page_checksum_verification=True
+                stream,
+                buffer_size=_READ_BUFFER_BYTES,
+                pre_buffer=False,  # would keep every row group it has read
+                page_checksum_verification=True,
             ) as parquet:
                 yield parquet
         except (pa.ArrowException, OSError) as error:

@@ -156,4 +156,5 @@ def _to_lists(arrays: list[npt.NDArray[Any]]) -> pa.Array:
 
 
 def _from_lists(column: pa.Array, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, *shape)
+    arrays: npt.NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
+    return arrays.reshape(-1, *shape)

@@ -18,7 +18,13 @@ from sd_core.model.autoencoder_loading import (
 )
 from sd_core.model.config import ModelConfig
 from sd_core.model.precision import Precision, model_dtype
-from sd_core.model.weights import WeightsError, WeightsNeed, weights_sha256
+from sd_core.model.weights import (
+    WeightsError,
+    WeightsNeed,
+    public_reference,
+    weights_identity,
+    weights_sha256,
+)
 
 LatentsForm = Literal["moments", "mean"]
 
@@ -56,6 +62,22 @@ class AutoencoderConfig(ModelConfig):
         if self.model in ARCHITECTURES:
             return []
         return [WeightsNeed(f"{where}.model", self.model, self.sha256)]
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change a latent, as plain JSON without secrets."""
+        options: dict[str, Any] = {
+            "kind": self.kind,
+            "precision": self.precision,
+            "slice_size": self.slice_size,
+        }
+        if not self.pretrained:
+            options |= {"pretrained": False, "seed": self.seed}
+        return options | weights_identity(self.model, self.sha256)
+
+    def describe(self) -> str:
+        """One line for people."""
+        shown = public_reference(self.model)
+        return shown if self.pretrained else f"{shown}, RANDOM weights of seed {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +149,11 @@ def encode_images(autoencoder: Autoencoder, images: Tensor, *, form: LatentsForm
     Args:
         autoencoder: Frozen; runs in its own dtype, `slice_size` images at a time.
         images: (B, 3, H, W) RGB, float, in [-1, 1].
-        form: `moments` gives the posterior's mean and log-variance (as the network gives it, not
-            clamped) along the channels; `mean` its mean, TAESD's latent, or VQ's latent before
-            quantisation.
+        form: `moments` gives the posterior's mean and log-variance (clamped to [-30, 20]) along
+            the channels; `mean` its mean, TAESD's latent, or VQ's latent before quantisation.
 
     Returns:
-        (B, C or 2C, h, w) float32 on the CPU's or GPU's own device; h = H / downsampling.
+        (B, C or 2C, h, w) float32 on the autoencoder's device; h = H / downsampling.
 
     Raises:
         ValueError: H or W is no multiple of `downsampling`, or moments of a model without them.
@@ -144,14 +165,14 @@ def encode_images(autoencoder: Autoencoder, images: Tensor, *, form: LatentsForm
         )
     if form == "moments" and not autoencoder.has_posterior:
         raise ValueError(f"a {autoencoder.kind} autoencoder has no moments; use form 'mean'")
-    parts = images.split(autoencoder.slice_size or len(images))
+    parts = torch.split(images, autoencoder.slice_size or len(images))
     return torch.cat([_encode_slice(autoencoder, part, form) for part in parts])
 
 
 @torch.inference_mode()
 def decode_latents(autoencoder: Autoencoder, raw_latents: Tensor) -> Tensor:
     """Decode (B, C, h, w) raw (unscaled) latents to (B, 3, H, W) float32 images in [-1, 1]."""
-    parts = raw_latents.split(autoencoder.slice_size or len(raw_latents))
+    parts = torch.split(raw_latents, autoencoder.slice_size or len(raw_latents))
     return torch.cat([_decode_slice(autoencoder, part) for part in parts])
 
 

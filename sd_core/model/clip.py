@@ -16,7 +16,9 @@ from sd_core.model.precision import Precision, model_dtype, seeded
 from sd_core.model.weights import (
     WeightsError,
     WeightsNeed,
+    public_reference,
     resolve_weights,
+    weights_identity,
     weights_sha256,
 )
 
@@ -67,6 +69,25 @@ class ClipConfig(ModelConfig):
             return []
         ref = self.checkpoint or f"open_clip:{self.name}/{self.pretrained}"
         return [WeightsNeed(f"{where}.checkpoint", ref, self.sha256)]
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change an embedding, as plain JSON without secrets."""
+        options: dict[str, Any] = {"precision": self.precision}
+        needs = self.weight_needs("")
+        if not self.is_folder:
+            options |= {"name": self.name, "pretrained": self.pretrained}
+        if not needs:
+            return options | {"seed": self.seed}
+        return options | weights_identity(needs[0].ref, self.sha256)
+
+    def describe(self) -> str:
+        """One line for people."""
+        if self.is_folder:
+            return public_reference(self.name)
+        if self.pretrained is False:
+            return f"{self.name}, RANDOM weights of seed {self.seed}"
+        source = f" from {public_reference(self.checkpoint)}" if self.checkpoint else ""
+        return f"{self.name}, {self.pretrained or 'own checkpoint'}{source}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +156,7 @@ def load_clip(config: ClipConfig, *, device: str | torch.device) -> Clip:
                 weights_only=True,
             )
             tokenizer = open_clip.get_tokenizer(name)
-        except (RuntimeError, ValueError, OSError, KeyError) as error:
+        except (RuntimeError, ValueError, OSError, KeyError, AssertionError) as error:
             raise WeightsError(f"{config.name}: open_clip cannot load it: {error}") from error
     preprocess = open_clip.get_model_preprocess_cfg(model)
     model.eval().requires_grad_(False)

@@ -16,7 +16,13 @@ from sd_core.model.text_encoder_loading import (
     load_from_open_clip,
     tokenizer_sha256,
 )
-from sd_core.model.weights import WeightsNeed, join_reference, weights_sha256
+from sd_core.model.weights import (
+    WeightsNeed,
+    join_reference,
+    public_reference,
+    weights_identity,
+    weights_sha256,
+)
 
 
 class TextEncoderConfig(ModelConfig):
@@ -46,6 +52,19 @@ class TextEncoderConfig(ModelConfig):
             WeightsNeed(f"{where}.model", join_reference(model, "text_encoder"), self.sha256),
             WeightsNeed(f"{where}.model", join_reference(model, "tokenizer")),
         ]
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change an embedding, as plain JSON without secrets."""
+        options: dict[str, Any] = {"precision": self.precision}
+        if self.clip is not None:
+            return options | {"clip": self.clip.identity()}
+        return options | weights_identity(str(self.model), self.sha256)
+
+    def describe(self) -> str:
+        """One line for people."""
+        if self.clip is not None:
+            return f"text tower of {self.clip.describe()}"
+        return public_reference(str(self.model))
 
 
 @dataclass(frozen=True, kw_only=True)

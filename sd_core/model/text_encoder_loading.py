@@ -23,20 +23,22 @@ class LoadedTextEncoder:
 
 def load_from_folder(model: str, *, sha256: str | None) -> LoadedTextEncoder:
     """Load the `text_encoder` and `tokenizer` subfolders of a diffusers folder."""
-    from transformers import CLIPTextModel, CLIPTokenizer
+    import transformers
 
+    # Not typed: transformers' annotations do not know output_loading_info.
+    model_class: Any = transformers.CLIPTextModel
     where = "text_encoder.model"
     weights = resolve_weights(join_reference(model, "text_encoder"), sha256=sha256, where=where)
     vocabulary = resolve_weights(join_reference(model, "tokenizer"), where=where)
     try:
-        module, report = CLIPTextModel.from_pretrained(
+        module, report = model_class.from_pretrained(
             weights,
             use_safetensors=True,
             local_files_only=True,
             dtype=torch.float32,
             output_loading_info=True,
         )
-        tokenizer = CLIPTokenizer.from_pretrained(vocabulary, local_files_only=True)
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(vocabulary, local_files_only=True)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise WeightsError(
             f"{where}: {model} does not load as a CLIP text model from safetensors: {error}"

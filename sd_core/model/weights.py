@@ -87,6 +87,11 @@ def public_reference(ref: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
+def weights_identity(ref: str, sha256: str | None) -> dict[str, str]:
+    """What tells these weights from others: their sha256 where it is pinned, else the reference."""
+    return {"sha256": sha256.lower()} if sha256 else {"ref": public_reference(ref)}
+
+
 def digest_file(path: Path) -> str:
     """Hex sha256 of a file."""
     with path.open("rb") as stream:

@@ -1,21 +1,27 @@
 """One decode of an original: bytes in, the stored square out. A pure function of its arguments."""
 
-import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.stages.download.geometry import Window, centre_square, upright
-from pipelines.stages.download.header import ImageHeader, check_size, read_header
+from pipelines.stages.download.geometry import Square, centre_square, resize_square, upright
+from pipelines.stages.download.header import ImageHeader, check_size, read_header, shown_size
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.image_rejected import ImageRejected
-from pipelines.stages.download.jpeg import NotForFastPath, decode_jpeg, encode_jpeg
+from pipelines.stages.download.jpeg import (
+    NotForFastPath,
+    decode_jpeg,
+    encode_jpeg,
+    scale_denominator,
+)
 from pipelines.stages.download.raster import decode_square
-from pipelines.stages.download.resample import resize_square
 
-_MAX_BANDED_SHRINK = 2.0  # beyond it OpenCV's own area mean is faster
+# What these decoders take in all, measured at 50 million pixels. Short of memory they fail like a
+# broken file or abort, so they are not started.
+_BYTES_PER_PIXEL = {"webp": 18, "avif": 16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,40 +76,58 @@ def crop_pixels(data: bytes, config: ImageConfig, *, scaled: bool = True) -> Cro
         MemoryError: beyond the limit of the process.
     """
     header = read_header(data)
-    width, height = header.shown_size(header.orientation)
     try:
-        check_size(width, height, config)
-        square, orientation = _square(data, header, config, scaled=scaled)
+        check_size(header.width, header.height, config)
+        _check_memory(header, config)
+        if header.format == "jpeg":
+            with suppress(NotForFastPath):
+                return _jpeg_crop(data, header, config, scaled=scaled)
+        return _raster_crop(data, header, config)
     except ImageRejected as rejected:
+        width, height = shown_size(header.width, header.height, header.orientation)
         rejected.original_width, rejected.original_height = width, height
         rejected.original_format = header.format
         raise
-    width, height = header.shown_size(orientation)
+
+
+def _check_memory(header: ImageHeader, config: ImageConfig) -> None:
+    needed = header.width * header.height * _BYTES_PER_PIXEL.get(header.format, 0)
+    if needed > config.max_memory_bytes:
+        raise ImageRejected(
+            "decode_out_of_memory",
+            f"{header.format} of {header.width} x {header.height} takes about {needed} bytes;"
+            f" image.max_memory_bytes is {config.max_memory_bytes}",
+        )
+
+
+def _jpeg_crop(
+    data: bytes, header: ImageHeader, config: ImageConfig, *, scaled: bool
+) -> CropPixels:
+    align = scale_denominator(min(header.width, header.height), config.size)
+    denominator = align if scaled else 1
+    image = decode_jpeg(data, header, denominator=denominator)
+    square = centre_square(header.width, header.height, align=align).reduced(denominator)
+    pixels = resize_square(image, square, size=config.size, reduced=denominator > 1)
+    width, height = shown_size(header.width, header.height, header.orientation)
     return CropPixels(
-        pixels=upright(square, orientation),
+        pixels=upright(pixels, header.orientation),
         original_width=width,
         original_height=height,
         original_format=header.format,
     )
 
 
-def _square(
-    data: bytes, header: ImageHeader, config: ImageConfig, *, scaled: bool
-) -> tuple[NDArray[np.uint8], int]:
-    """The resized square, not yet turned, and the orientation by which it must be."""
-    try:
-        if header.format != "jpeg":
-            raise NotForFastPath
-        target = config.size if scaled else max(header.width, header.height)
-        decoded = decode_jpeg(data, header, size=target)
-    except NotForFastPath:
-        pixels, orientation = decode_square(data, header.format, config)
-        window = Window(left=0, top=0, side=len(pixels))
-        return _resized(pixels, window, size=config.size, reduced=False), orientation
-    reduced = decoded.denominator > 1
-    window = centre_square(header.width, header.height).scaled(decoded.denominator)
-    square = _resized(decoded.image, window, size=config.size, reduced=reduced)
-    return square, header.orientation
+def _raster_crop(data: bytes, header: ImageHeader, config: ImageConfig) -> CropPixels:
+    raster = decode_square(data, header.format, config)
+    whole = Square(left=0, top=0, side=len(raster.pixels))
+    pixels = resize_square(raster.pixels, whole, size=config.size)
+    width, height = shown_size(raster.width, raster.height, raster.orientation)
+    return CropPixels(
+        pixels=upright(pixels, raster.orientation),
+        original_width=width,
+        original_height=height,
+        original_format=header.format,
+    )
 
 
 def encode_pixels(pixels: NDArray[np.uint8], config: ImageConfig) -> bytes:
@@ -113,19 +137,3 @@ def encode_pixels(pixels: NDArray[np.uint8], config: ImageConfig) -> bytes:
     options = [] if config.format == "png" else [cv2.IMWRITE_WEBP_QUALITY, config.quality]
     _, encoded = cv2.imencode(f".{config.format}", pixels[:, :, ::-1], options)
     return encoded.tobytes()
-
-
-def _resized(
-    pixels: NDArray[np.uint8], window: Window, *, size: int, reduced: bool
-) -> NDArray[np.uint8]:
-    if reduced or window.side <= _MAX_BANDED_SHRINK * size:
-        return resize_square(pixels, window=window, size=size, edge_order=4 if reduced else 2)
-    left, top, side = (math.floor(value) for value in (window.left, window.top, window.side))
-    square = pixels[top : top + side, left : left + side]
-    small = cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
-    if small.ndim == 2:
-        small = cv2.cvtColor(small, cv2.COLOR_GRAY2RGB)
-    return np.asarray(small, np.uint8)
-
-
-__all__ = ["Crop", "CropPixels", "ImageRejected", "crop_pixels", "decode_crop", "encode_pixels"]

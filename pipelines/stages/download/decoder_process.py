@@ -28,7 +28,7 @@ from pipelines.stages.download.decode_frames import (
     read_result,
     write_frame,
 )
-from pipelines.stages.download.header import read_header
+from pipelines.stages.download.header import read_header, shown_size
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.image_rejected import ImageReason, ImageRejected
 
@@ -39,6 +39,15 @@ _WALL_CLOCK_FACTOR = 4.0  # an answer that takes this many time limits is not wa
 _START_S = 5.0  # and what a child may take to start
 _WATCH_S = 0.25
 _MAX_DEATHS = 2
+_MAX_FAILED_STARTS = 3
+# Numerics in one thread, and freed memory kept for the next image: faulting pages in anew took
+# longer than the pixels.
+_CHILD_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+}
 
 
 @dataclass(eq=False)
@@ -109,24 +118,37 @@ class DecoderProcess:
         self._reader.join()
 
     def _serve(self) -> None:
-        """The reader thread: answers become results, deaths become retries or verdicts."""
-        while self._read_answers():
+        """The reader thread; whatever happens to it, no future is left waiting."""
+        try:
+            self._answer_until_closed()
+        except Exception as error:
+            self._give_up(f"its reader failed: {type(error).__name__}: {error}")
+        finally:
+            self._ended.set()
+
+    def _answer_until_closed(self) -> None:
+        """Answers become results, deaths become retries or verdicts."""
+        failed_starts = 0
+        while True:
+            started = self._read_answers()
             reason = self._child.end()
+            failed_starts = 0 if started else failed_starts + 1
+            if failed_starts == _MAX_FAILED_STARTS:
+                self._give_up(f"{failed_starts} children died while starting; see stderr")
+                return
             with self._lock:
-                judged = self._judge_oldest(reason)
+                judged = self._judge_oldest(reason) if started else None
                 done = self._closed and not self._pending
                 if not done:
                     self._restart()
             if judged is not None:
                 judged.future.set_result(_verdict(judged, reason, self._config))
             if done:
-                break
-        self._ended.set()
+                return
 
     def _read_answers(self) -> bool:
         """Hands out answers until the child is gone; False when it never came up."""
         if read_frame(self._child.stdout) is None:
-            self._give_up()
             return False
         while (result := read_result(self._child.stdout)) is not None:
             with self._lock:
@@ -153,18 +175,14 @@ class DecoderProcess:
         if self._closed:
             self._child.outbox.put(None)
 
-    def _give_up(self) -> None:
-        status = self._child.end()
+    def _give_up(self, why: str) -> None:
+        failure = f"DecoderProcess ({_CHILD_MODULE}): {why}"
         with self._lock:
-            self._closed = True
-            self._failure = (
-                f"DecoderProcess: the child ({_CHILD_MODULE}) died while starting ({status});"
-                " its error is on this process's stderr"
-            )
+            self._closed, self._failure = True, failure
             orphans = list(self._pending)
             self._pending.clear()
         for job in orphans:
-            job.future.set_exception(RuntimeError(self._failure))
+            job.future.set_exception(RuntimeError(failure))
 
     def _watch(self) -> None:
         """Kills a child that gives no answer: stopped, or stuck outside its own CPU limit."""
@@ -181,13 +199,12 @@ class _Child:
 
     def __init__(self, config: ImageConfig) -> None:
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        one_thread = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", _CHILD_MODULE, config.model_dump_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env={**os.environ, **one_thread, "PYTHONPATH": path},
+            env={**os.environ, **_CHILD_ENVIRONMENT, "PYTHONPATH": path},
         )
         self.stdout = cast(BinaryIO, self.process.stdout)
         self.outbox: SimpleQueue[bytes | None] = SimpleQueue()
@@ -228,7 +245,7 @@ def _verdict(job: _Job, reason: ImageReason, config: ImageConfig) -> DecodeResul
         header = read_header(job.data)
     except ImageRejected:
         return DecodeResult(reason=reason, error_message=message)
-    width, height = header.shown_size(header.orientation)
+    width, height = shown_size(header.width, header.height, header.orientation)
     return DecodeResult(
         original_width=width,
         original_height=height,

@@ -31,7 +31,7 @@ class ImageConfig(BaseModel):
     max_pixels: int = Field(50_000_000, ge=1, le=200_000_000)
     """Originals with more pixels in their header are `too_many_pixels`; nothing is decoded."""
 
-    max_memory_bytes: int = Field(480 << 20, ge=64 << 20)
+    max_memory_bytes: int = Field(448 << 20, ge=64 << 20)
     """Memory one decoder process may add to what its imports take; above it, the original is
     `decode_out_of_memory`."""
 

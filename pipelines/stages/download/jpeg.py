@@ -1,7 +1,5 @@
 """JPEG through libjpeg-turbo: scaled decoding, and errors told apart."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
@@ -29,21 +27,16 @@ class NotForFastPath(Exception):
     """The file may be fine, but this decoder cannot vouch for it: ask the thorough one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecodedJpeg:
-    """Pixels of a JPEG at 1/denominator of its size (rounded up)."""
-
-    image: NDArray[np.uint8]  # [height, width, 3] RGB, or [height, width, 1] grey
-    denominator: int
-
-
 def scale_denominator(shorter_side: int, size: int) -> int:
     """The strongest reduction at which the shorter side still covers `size` pixels."""
     return next((d for d in _DENOMINATORS if shorter_side >= d * size), 1)
 
 
-def decode_jpeg(data: bytes, header: ImageHeader, *, size: int) -> DecodedJpeg:
-    """Decodes a grey or three-channel JPEG, at the least scale that still covers `size`.
+def decode_jpeg(data: bytes, header: ImageHeader, *, denominator: int) -> NDArray[np.uint8]:
+    """Decodes a grey or three-channel JPEG at 1/denominator of its size (1, 2, 4 or 8).
+
+    Returns:
+        [height, width, 3] RGB or [height, width, 1] grey; sides divided and rounded up.
 
     Raises:
         ImageRejected: `image_truncated` or `image_unreadable`.
@@ -51,20 +44,15 @@ def decode_jpeg(data: bytes, header: ImageHeader, *, size: int) -> DecodedJpeg:
     """
     if header.channels not in (1, 3) or header.bit_depth != 8:
         raise NotForFastPath
-    denominator = scale_denominator(min(header.width, header.height), size)
+    height, width = -(-header.height // denominator), -(-header.width // denominator)
+    colour = "GRAY" if header.channels == 1 else "RGB"
     try:
-        image = simplejpeg.decode_jpeg(
-            data,
-            "GRAY" if header.channels == 1 else "RGB",
-            min_height=-(-header.height // denominator),
-            min_width=-(-header.width // denominator),
-        )
+        image = simplejpeg.decode_jpeg(data, colour, min_height=height, min_width=width)
     except ValueError as error:
         raise _judged(str(error)) from error
-    expected = (-(-header.height // denominator), -(-header.width // denominator))
-    if image.shape[:2] != expected:
+    if image.shape[:2] != (height, width):
         raise NotForFastPath
-    return DecodedJpeg(image=image, denominator=denominator)
+    return np.asarray(image, np.uint8)
 
 
 def encode_jpeg(image: NDArray[np.uint8], *, quality: int, subsampling: str) -> bytes:

@@ -6,9 +6,9 @@ profile is a program in the file, and reading them differently would move publis
 """
 
 import io
-import struct
 import warnings
-import zlib
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from PIL import (
 )
 from PIL.Image import Image as PillowImage
 
-from pipelines.stages.download.geometry import Window, centre_square
+from pipelines.stages.download.geometry import Square, centre_square
 from pipelines.stages.download.header import ImageFormat, check_size
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.image_rejected import ImageRejected
@@ -44,17 +44,20 @@ _ORIENTATION_TAG = 0x0112
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _WIDE_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
-_BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError)
 
 
-def decode_square(
-    data: bytes, name: ImageFormat, config: ImageConfig
-) -> tuple[NDArray[np.uint8], int]:
+@dataclass(frozen=True, kw_only=True)
+class RasterSquare:
+    """The square at its original resolution, not yet turned by `orientation` (EXIF's, 1 to 8)."""
+
+    pixels: NDArray[np.uint8]  # [side, side, 3] RGB, or [side, side, 1] grey
+    orientation: int
+    width: int  # of the whole original, in pixels, not yet turned
+    height: int
+
+
+def decode_square(data: bytes, name: ImageFormat, config: ImageConfig) -> RasterSquare:
     """Decodes the largest square in the middle.
-
-    Returns:
-        The square [side, side, 3] RGB or [side, side, 1] grey at its original resolution, not yet
-        turned, and the EXIF orientation (1 to 8) by which it must be.
 
     Raises:
         ImageRejected: whatever a broken file deserves.
@@ -66,10 +69,16 @@ def decode_square(
             image: PillowImage = _OPENERS[name](io.BytesIO(data))
             check_size(image.width, image.height, config)  # if the header told us otherwise
             image.load()
-            orientation = _orientation(image)
-        except _BROKEN + (struct.error, zlib.error, OverflowError, NotImplementedError) as error:
+            return RasterSquare(
+                pixels=_square_pixels(image, centre_square(image.width, image.height)),
+                orientation=_orientation(image),
+                width=image.width,
+                height=image.height,
+            )
+        except (ImageRejected, MemoryError):
+            raise
+        except Exception as error:  # hostile bytes make Pillow's readers raise nearly anything
             raise _judged(name, error) from error
-        return _square_pixels(image, centre_square(image.width, image.height)), orientation
 
 
 def _orientation(image: PillowImage) -> int:
@@ -80,24 +89,24 @@ def _orientation(image: PillowImage) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _square_pixels(image: PillowImage, window: Window) -> NDArray[np.uint8]:
-    left, top, side = int(window.left), int(window.top), int(window.side)
+def _square_pixels(image: PillowImage, square: Square) -> NDArray[np.uint8]:
+    left, top, side = square.left, square.top, square.side
     strips = (
         image.crop((left, top + begin, left + side, top + min(begin + _STRIP_ROWS, side)))
         for begin in range(0, side, _STRIP_ROWS)
     )
-    first = _strip_pixels(next(strips), image.info)
+    transparency = image.info.get("transparency")
+    first = _strip_pixels(next(strips), transparency)
     pixels = np.empty((side, side, first.shape[2]), np.uint8)
     pixels[: len(first)] = first
     for number, strip in enumerate(strips, start=1):
         begin = number * _STRIP_ROWS
-        pixels[begin : begin + _STRIP_ROWS] = _strip_pixels(strip, image.info)
+        pixels[begin : begin + _STRIP_ROWS] = _strip_pixels(strip, transparency)
     return pixels
 
 
-def _strip_pixels(strip: PillowImage, info: dict[str, object]) -> NDArray[np.uint8]:
+def _strip_pixels(strip: PillowImage, transparency: Any) -> NDArray[np.uint8]:
     """[rows, columns, 3] or [rows, columns, 1], uint8, of a few rows in any of Pillow's modes."""
-    transparency = info.get("transparency")
     if strip.mode in _WIDE_GREY_MODES:
         return _wide_grey_pixels(np.asarray(strip), transparency)
     if strip.mode in _ALPHA_MODES or (transparency is not None and strip.mode in _PLAIN_MODES):
@@ -114,7 +123,7 @@ def _strip_pixels(strip: PillowImage, info: dict[str, object]) -> NDArray[np.uin
     raise ImageRejected("format_unsupported", f"pixels of Pillow's mode {strip.mode}")
 
 
-def _wide_grey_pixels(wide: NDArray[np.uint16], transparency: object) -> NDArray[np.uint8]:
+def _wide_grey_pixels(wide: NDArray[np.uint16], transparency: Any) -> NDArray[np.uint8]:
     values = wide.astype(np.uint32)
     pixels = ((values * 255 + 32767) // 65535).astype(np.uint8)
     if isinstance(transparency, int):
@@ -123,8 +132,6 @@ def _wide_grey_pixels(wide: NDArray[np.uint16], transparency: object) -> NDArray
 
 
 def _judged(name: ImageFormat, error: Exception) -> ImageRejected:
-    if isinstance(error, ImageRejected):
-        return error
     text = str(error).lower()
     if isinstance(error, EOFError) or "truncated" in text:
         return ImageRejected("image_truncated", f"the {name} data ends before the last pixel")

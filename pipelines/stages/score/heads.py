@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,7 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sd_core.model.config import ModelConfig
-from sd_core.model.weights import WeightsError, WeightsNeed, resolve_weights
+from sd_core.model.weights import (
+    WeightsError,
+    WeightsNeed,
+    public_reference,
+    resolve_weights,
+    weights_identity,
+)
 
 HeadKind = Literal["aesthetic", "nsfw"]
 
@@ -30,6 +36,14 @@ class HeadConfig(ModelConfig):
     def weight_needs(self, where: str) -> list[WeightsNeed]:
         """What `check_weights` must find; `where` is this section's key."""
         return [WeightsNeed(f"{where}.weights", self.weights, self.sha256)]
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change a score."""
+        return weights_identity(self.weights, self.sha256)
+
+    def describe(self) -> str:
+        """One line for people."""
+        return public_reference(self.weights)
 
 
 class ScoreHead(nn.Module):
@@ -137,8 +151,8 @@ def _linear_layers(tensors: Mapping[str, Tensor]) -> list[nn.Linear]:
             raise ValueError(f"{prefix}weight of shape {tuple(weight.shape)} is no linear layer")
         if width is not None and weight.shape[1] != width:
             raise ValueError(f"{prefix}weight takes {weight.shape[1]} values, it gets {width}")
-        layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])
-        layer.load_state_dict({"weight": weight, "bias": bias})
+        layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+        layer.load_state_dict({"weight": weight, "bias": bias}, assign=True)
         layers.append(layer)
         width = weight.shape[0]
     if width != 1:

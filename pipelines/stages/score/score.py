@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,10 +10,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipelines.stages.score.heads import HeadConfig, ScoreHead, load_head
+from pipelines.stages.score.heads import HeadConfig, HeadKind, ScoreHead, load_head
 from sd_core.model.clip import Clip, ClipConfig, load_clip
 from sd_core.model.config import ModelConfig
-from sd_core.model.weights import WeightsNeed
+from sd_core.model.weights import WeightsNeed, weights_sha256
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -45,6 +46,22 @@ class ScoreConfig(ModelConfig):
             needs += head.weight_needs(f"{where}.{name}") if head else []
         return needs
 
+    def identity(self) -> dict[str, Any]:
+        """The options that change a score, as plain JSON without secrets."""
+        heads = {name: head.identity() for name, head in self._heads().items() if head}
+        return {
+            "clip": self.clip.identity(),
+            **heads,
+            "similarity": self.similarity,
+            "embeddings": self.embeddings,
+            "batch_size": self.batch_size,
+        }
+
+    def describe_models(self) -> dict[str, str]:
+        """One line for each model, for run.json."""
+        heads = {name: head.describe() for name, head in self._heads().items() if head}
+        return {"clip": self.clip.describe(), **heads}
+
     def _heads(self) -> dict[str, HeadConfig | None]:
         return {
             "aesthetic_v1": self.aesthetic_v1,
@@ -63,6 +80,20 @@ class ScoreModels:
     nsfw: ScoreHead | None
     similarity: bool
     embeddings: bool
+
+    def describe(self) -> dict[str, Any]:
+        """What the scores are made with, for the run's record."""
+        heads = {
+            "aesthetic_v1": self.aesthetic_v1,
+            "aesthetic_v2": self.aesthetic_v2,
+            "nsfw": self.nsfw,
+        }
+        return {
+            "device": self.clip.device.type,
+            "dtype": str(self.clip.dtype),
+            "clip": self.clip.weights_sha256,
+            **{name: weights_sha256(head) for name, head in heads.items() if head is not None},
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +120,7 @@ def load_score_models(
     def head(name: str, section: HeadConfig | None, *, nsfw: bool = False) -> ScoreHead | None:
         if section is None:
             return None
-        kind = "nsfw" if nsfw else "aesthetic"
+        kind: HeadKind = "nsfw" if nsfw else "aesthetic"
         loaded = load_head(section, kind=kind, embed_dim=width, where=f"{where}.{name}")
         return loaded.to(device)
 

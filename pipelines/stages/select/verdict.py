@@ -108,14 +108,13 @@ def _numbers(table: pa.Table, name: str) -> _Numbers:
             + (", ".join(field.name for field in source_fields(table.schema)) or "none of its own")
         )
     column = table[name].combine_chunks()
-    is_null = np.asarray(column.is_null())
-    try:
-        data = np.asarray(pc.fill_null(column.cast(pa.float64()), 0.0))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ColumnError(
-            f"select.thresholds.{name}: the column is {column.type}, not a number"
-        ) from error
-    return _Numbers(data=data, is_null=is_null, is_nan=np.isnan(data))
+    kind = column.type
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    if not (is_number or pa.types.is_boolean(kind)):
+        raise ColumnError(f"select.thresholds.{name}: the column is {kind}, not a number")
+    # In the column's own precision: a float32 that was stored as 0.1 is not above a max of 0.1.
+    data = np.asarray(pc.fill_null(column, pa.scalar(0).cast(kind)))
+    return _Numbers(data=data, is_null=np.asarray(column.is_null()), is_nan=np.isnan(data))
 
 
 def _apply(

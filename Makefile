@@ -1,0 +1,46 @@
+# One folder, one virtual environment; every target sets up what it needs.
+RIGHT_PYTHON := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+ifndef PYTHON
+PYTHON := $(shell for python in python3.11 python3.12 python3 python; do \
+	$$python -c '$(RIGHT_PYTHON)' 2>/dev/null && echo $$python && break; done)
+endif
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+PHOTOS ?= ../shared/data/photos/coco_mini
+HEADS ?= $(PHOTOS)/../../heads
+AUTOENCODER ?= $(PHOTOS)/../../autoencoders/taesd
+
+.PHONY: setup check test demo photographs lock clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(RIGHT_PYTHON)' || { \
+		echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,s3]'
+	@touch $@
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup
+	$(BIN)/python -m pytest
+
+demo: setup
+	$(BIN)/python jobs/demo.py
+
+photographs: setup
+	$(BIN)/python jobs/photographs.py --photos "$(PHOTOS)" --heads "$(HEADS)" --autoencoder "$(AUTOENCODER)"
+
+lock: setup
+	{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,116 @@
+"""Show the main job on pictures drawn here: what it keeps, what it drops, and why.
+
+    python jobs/demo.py            (or: make demo)
+
+Draws pictures with planted flaws, serves them and every kind of bad URL on loopback, submits
+jobs/curate.py to a local Ray cluster, prints how many of each flaw were found, and writes a
+contact sheet. Exit codes: 0 done, 1 failed or short of the promised shares.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from jobs.local_run import (
+    PROJECT,
+    LocalFolder,
+    LocalRunError,
+    curate_as_job,
+    start_afresh,
+    terminate_as_exit,
+    verify_deeply,
+)
+from pipelines.demo.bad_urls import BAD_URLS
+from pipelines.demo.contact_sheet import choose_rows, draw_contact_sheet
+from pipelines.demo.outcome import read_outcomes
+from pipelines.demo.pictures import DEMO_SEED, write_pictures
+from pipelines.demo.pixels import read_images
+from pipelines.demo.recall import findings_table, judge_outcomes
+from pipelines.demo.server import LoopbackServer
+from pipelines.demo.url_list import bad_url_rows, choose_bad_urls, mix, write_list
+from pipelines.engine.chain import EngineError
+from pipelines.storage import RunStore
+
+_CONFIG = PROJECT / "configs/curate/demo.yaml"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the demo; returns the exit code."""
+    options = _parse(arguments)
+    try:
+        with terminate_as_exit():
+            return _run(options)
+    except (LocalRunError, EngineError, OSError) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    folder = start_afresh(options.output, say=_say)
+    with LoopbackServer(folder.served, port=options.port) as server:
+        num_rows = _write_input(folder, server.url, options)
+        _say(f"serving {num_rows} rows of a list on {server.url}: {folder.url_list}")
+        curate_as_job(
+            _CONFIG,
+            settings=[f"output={folder.run}", f"source.path={folder.url_list}"],
+            say=_say,
+        )
+    verify_deeply(folder.run, say=_say)
+    return _report(folder)
+
+
+def _write_input(folder: LocalFolder, server: str, options: argparse.Namespace) -> int:
+    pictures = write_pictures(
+        folder.served, count=options.pictures, server=server, seed=options.seed
+    )
+    bad = bad_url_rows(choose_bad_urls(options.bad_urls), server=server)
+    rows = mix(pictures, bad, seed=options.seed)
+    write_list(rows, folder.url_list)
+    return len(rows)
+
+
+def _report(folder: LocalFolder) -> int:
+    store = RunStore(str(folder.run))
+    outcomes = read_outcomes(store)
+    selection = choose_rows(outcomes)
+    draw_contact_sheet(
+        selection,
+        read_images(store, (row.key for row in selection.shown)),
+        folder.contact_sheet,
+        title=f"{len(outcomes):,} rows, {selection.kept.rows:,} kept",
+    )
+    findings = judge_outcomes(outcomes)
+    print()
+    print(findings_table(findings))
+    print()
+    print(f"run:           {folder.run}")
+    print(f"contact sheet: {folder.contact_sheet}")
+    if not findings.is_good_enough:
+        print("failed: short of what is asked, see above", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--pictures", type=int, default=400, help="how many to draw")
+    parser.add_argument(
+        "--bad-urls", type=int, default=len(BAD_URLS), help="how many; every kind by default"
+    )
+    parser.add_argument("--seed", type=int, default=DEMO_SEED, help="first held-out seed")
+    parser.add_argument(
+        "--port", type=int, default=18471, help="of the loopback server; 0 takes any free one"
+    )
+    parser.add_argument("--output", type=Path, default=PROJECT / "runs/demo", help="cleared first")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Curate real photographs with real model sizes, bad URLs among them, and check what came of it.
+
+    python jobs/photographs.py --photos FOLDER       (or: make photographs PHOTOS=FOLDER)
+
+The folder holds JPEGs and `captions.jsonl` (`file`, `captions`). They are served on loopback and
+curated by configs/curate/photographs.yaml, submitted to a local Ray cluster. Exit codes: 0 every
+check holds, 1 failed or one does not.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import fmean
+
+from jobs.local_run import (
+    PROJECT,
+    LocalFolder,
+    LocalRunError,
+    curate_as_job,
+    start_afresh,
+    terminate_as_exit,
+    verify_deeply,
+)
+from pipelines.demo.outcome import read_outcomes
+from pipelines.demo.pixels import describe_other_images, measure_psnr
+from pipelines.demo.recall import GOOD, bad_url_table, judge_outcomes
+from pipelines.demo.server import LoopbackServer
+from pipelines.demo.url_list import ListRow, bad_url_rows, choose_bad_urls, mix, write_list
+from pipelines.engine.chain import EngineError
+from pipelines.storage import RunStore
+from sd_core.model.autoencoder import AutoencoderConfig
+
+_CONFIG = PROJECT / "configs/curate/photographs.yaml"
+_SEED = 20_000_000
+_SIZE_PX = 512
+_DECODED = 30
+_MIN_PSNR_DB = 25.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run and check; returns the exit code."""
+    options = _parse(arguments)
+    try:
+        with terminate_as_exit():
+            return _run(options)
+    except (LocalRunError, EngineError, OSError) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    head = options.heads.resolve() / "aesthetic-predictor/sa_0_4_vit_b_32_linear.pth"
+    autoencoder = options.autoencoder.resolve()
+    for needed in (options.photos / "captions.jsonl", head, autoencoder):
+        if not needed.exists():
+            raise LocalRunError(f"there is nothing at {needed}")
+    folder = start_afresh(options.output, say=_say)
+    with LoopbackServer(options.photos, port=options.port) as server:
+        photographs = _read_photographs(options.photos, server.url)[: options.count]
+        bad = bad_url_rows(choose_bad_urls(options.bad_urls), server=server.url)
+        write_list(mix(photographs, bad, seed=_SEED), folder.url_list)
+        _say(f"serving {len(photographs)} photographs and {len(bad)} bad URLs on {server.url}")
+        settings = [
+            f"output={folder.run}",
+            f"source.path={folder.url_list}",
+            f"score.aesthetic_v1.weights={head}",
+            f"encode.autoencoder.model={autoencoder}",
+        ]
+        curate_as_job(_CONFIG, settings=settings, say=_say)
+    verify_deeply(folder.run, say=_say)
+    return _check(folder, num_rows=len(photographs) + len(bad), autoencoder=autoencoder)
+
+
+def _read_photographs(photos: Path, server: str) -> list[ListRow]:
+    lines = (photos / "captions.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    return [
+        ListRow(url=f"{server}/{entry['file']}", caption=entry["captions"][0], planted=GOOD)
+        for entry in entries
+    ]
+
+
+def _check(folder: LocalFolder, *, num_rows: int, autoencoder: Path) -> int:
+    store = RunStore(str(folder.run))
+    outcomes = read_outcomes(store)
+    print()
+    print(bad_url_table(outcomes))
+    findings = judge_outcomes(outcomes)
+    kept = findings.good
+    others = describe_other_images(store, size=_SIZE_PX)
+    psnr = measure_psnr(store, AutoencoderConfig(model=str(autoencoder)), count=_DECODED)
+    mean_psnr = fmean(psnr) if psnr else 0.0
+    checks = {
+        f"{len(outcomes)} of {num_rows} rows accounted for": len(outcomes) == num_rows,
+        f"{findings.bad_urls.right} of {findings.bad_urls.rows} bad URLs under their reason": (
+            not findings.surprises
+        ),
+        f"{kept.right} of {kept.rows} photographs kept": kept.right == kept.rows,
+        f"images that are not {_SIZE_PX}x{_SIZE_PX} RGB8: {', '.join(others) or 'none'}": (
+            not others
+        ),
+        f"{len(psnr)} latents decode to {mean_psnr:.2f} dB mean PSNR against the stored crops "
+        f"(at least {_MIN_PSNR_DB:g} is asked)": mean_psnr >= _MIN_PSNR_DB,
+    }
+    print()
+    for text, holds in checks.items():
+        print(f"{'ok    ' if holds else 'FAILED'}  {text}")
+    print(f"run: {folder.run}")
+    return 0 if all(checks.values()) else 1
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--photos", type=Path, required=True, help="JPEGs and captions.jsonl")
+    parser.add_argument("--heads", type=Path, help="LAION's heads; default PHOTOS/../../heads")
+    parser.add_argument(
+        "--autoencoder", type=Path, help="TAESD; default PHOTOS/../../autoencoders/taesd"
+    )
+    parser.add_argument("--count", type=int, help="only the first photographs")
+    parser.add_argument("--bad-urls", type=int, default=40, help="a kind for every reason first")
+    parser.add_argument("--port", type=int, default=18472, help="0 takes any free one")
+    parser.add_argument(
+        "--output", type=Path, default=PROJECT / "runs/photographs", help="cleared first"
+    )
+    options = parser.parse_args(arguments)
+    options.heads = options.heads or options.photos / "../../heads"
+    options.autoencoder = options.autoencoder or options.photos / "../../autoencoders/taesd"
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""The encode step: the kept rows of a few download shards in, one latent shard committed."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from pipelines.ledger import ENCODE_REJECTS
+from pipelines.manifest import Manifest, ShardError, SpooledFile, commit_shard, read_manifest
+from pipelines.model_worker import free_models, prepare_torch, record_models
+from pipelines.overlap import run_overlapped
+from pipelines.stages.encode.cache_files import record_cache
+from pipelines.stages.encode.encode import (
+    EncodeConfig,
+    EncodedBatch,
+    EncodeModels,
+    describe_cache,
+    encode_batch,
+    encode_empty_caption,
+    load_encode_models,
+)
+from pipelines.step import Resources
+from pipelines.storage import RunStore
+from pipelines.stored_images import StoredImage, batches, iterate_images, stack_pixels
+from pipelines.tables import read_table, write_table
+from sd_core.cache.samples import LatentSample
+from sd_core.cache.shards import SUFFIXES, ShardWriter, open_shard_writer
+from sd_core.cache.spec import CacheSpec
+
+_ATTRIBUTES = ("row", "sha256", "original_width", "original_height", "width", "height")
+
+
+class EncodeStep:
+    """Encodes and commits latent shards.
+
+    Args:
+        store: The run.
+        fingerprint: Of everything that can change the result.
+        download: Fingerprint of the download step.
+        select: Fingerprint of the select step.
+        num_download_shards: How many download shards there are.
+        image_size: Side of the stored crops.
+        torch_threads: Torch's threads in this worker.
+    """
+
+    name = "encode"
+
+    def __init__(
+        self,
+        store: RunStore,
+        *,
+        fingerprint: str,
+        download: str,
+        select: str,
+        num_download_shards: int,
+        config: EncodeConfig,
+        image_size: int,
+        torch_threads: int,
+        resources: Resources | None = None,
+    ) -> None:
+        self.fingerprint = fingerprint
+        self.resources = resources or Resources()
+        self._store = store
+        self._download = download
+        self._select = select
+        self._num_download_shards = num_download_shards
+        self._config = config
+        self._image_size = image_size
+        self._torch_threads = torch_threads
+        self._models: EncodeModels | None = None
+        self._spec: CacheSpec | None = None
+
+    def open(self) -> None:
+        """Load the models and record what cache they make."""
+        device = prepare_torch(self.resources, threads=self._torch_threads)
+        models = load_encode_models(self._config, device=device)
+        spec = describe_cache(models, self._config, resolution_px=self._image_size)
+        record_models(
+            self._store, step=self.name, fingerprint=self.fingerprint, models=models.describe()
+        )
+        record_cache(
+            self._store,
+            fingerprint=self.fingerprint,
+            spec=spec,
+            empty_caption=encode_empty_caption(models),
+        )
+        self._models, self._spec = models, spec
+
+    def close(self) -> None:
+        """Drop the models."""
+        self._models = self._spec = None
+        free_models()
+
+    def rows_in(self, shard_id: int) -> int:
+        """Rows that select kept."""
+        return sum(self._ledger_manifest(source).kept for source in self._download_shards(shard_id))
+
+    def run(self, shard_id: int) -> Manifest:
+        """Encode the kept rows of the shard's download shards and commit them."""
+        if self._spec is None:
+            raise RuntimeError("open() comes before run()")
+        with tempfile.TemporaryDirectory(prefix=f"encode-{shard_id:06d}-") as folder:
+            path = Path(folder) / f"latents{SUFFIXES[self._spec.format]}"
+            rejects: list[dict[str, Any]] = []
+            with open_shard_writer(path, self._spec) as writer:
+                run_overlapped(
+                    self._read(shard_id),
+                    work=self._encode,
+                    write=lambda batch: _write_batch(batch, writer, rejects),
+                )
+            return self._commit(shard_id, path, writer.num_written, rejects)
+
+    def _read(self, shard_id: int) -> Iterator["_Batch"]:
+        size = self._config.batch_size
+        for images in batches(self._kept_images(shard_id), size=size):
+            where = f"encode shard {shard_id}"
+            pixels = stack_pixels(images, batch_size=len(images), where=where)
+            yield _Batch(images, torch.from_numpy(pixels))
+
+    def _kept_images(self, shard_id: int) -> Iterator[StoredImage]:
+        for source in self._download_shards(shard_id):
+            keys = self._kept_keys(source)
+            if not keys:
+                continue
+            found = 0
+            for image in iterate_images(
+                self._store, download=self._download, shard_id=source, keys=keys
+            ):
+                found += 1
+                image.facts["shard_id"] = source
+                yield image
+            if found != len(keys):
+                raise ShardError(
+                    f"download shard {source}: select kept {len(keys)} rows, {found} have images"
+                )
+
+    def _encode(self, batch: "_Batch") -> "_Batch":
+        if self._models is None:
+            raise RuntimeError("open() comes before run()")
+        captions = [image.facts["caption"] or "" for image in batch.images]
+        batch.encoded = encode_batch(
+            self._models, batch.pixels, captions=captions, batch_size=self._config.batch_size
+        )
+        return batch
+
+    def _commit(
+        self, shard_id: int, path: Path, num_written: int, rejects: list[dict[str, Any]]
+    ) -> Manifest:
+        files = []
+        if num_written:
+            files.append(
+                SpooledFile(folder="latents", path=path, suffix=path.suffix, num_rows=num_written)
+            )
+        if rejects:
+            table = path.with_name("rejects.parquet")
+            write_table(pa.Table.from_pylist(rejects, schema=ENCODE_REJECTS), table)
+            files.append(
+                SpooledFile(
+                    folder="latents/rejects", path=table, suffix=".parquet", num_rows=len(rejects)
+                )
+            )
+        return commit_shard(
+            self._store,
+            step=self.name,
+            fingerprint=self.fingerprint,
+            shard_id=shard_id,
+            files=files,
+            rows_in=num_written + len(rejects),
+            kept=num_written,
+            dropped=Counter(reject["reason"] for reject in rejects),
+        )
+
+    def _download_shards(self, shard_id: int) -> range:
+        group = self._config.download_shards_per_file
+        return range(shard_id * group, min((shard_id + 1) * group, self._num_download_shards))
+
+    def _ledger_manifest(self, shard_id: int) -> Manifest:
+        manifest = read_manifest(self._store, "select", self._select, shard_id)
+        if manifest is None:
+            raise ShardError(f"select shard {shard_id} is not committed; run that step first")
+        return manifest
+
+    def _kept_keys(self, shard_id: int) -> frozenset[str]:
+        entry = self._ledger_manifest(shard_id).file("ledger")
+        if entry is None:
+            return frozenset()
+        ledger = read_table(self._store, entry.path, columns=["key", "kept"])
+        return frozenset(ledger.filter(ledger["kept"])["key"].to_pylist())
+
+
+class _Batch:
+    """Images on their way through the step."""
+
+    def __init__(self, images: Sequence[StoredImage], pixels: torch.Tensor) -> None:
+        self.images = images
+        self.pixels = pixels
+        self.encoded: EncodedBatch | None = None
+
+
+def _write_batch(batch: _Batch, writer: ShardWriter, rejects: list[dict[str, Any]]) -> None:
+    encoded = batch.encoded
+    assert encoded is not None
+    for index, image in enumerate(batch.images):
+        facts = image.facts
+        sample = LatentSample(
+            key=facts["key"],
+            raw_latents=encoded.raw_latents[index].numpy(),
+            input_ids=encoded.input_ids[index].numpy(),
+            prompt_embeds=None
+            if encoded.prompt_embeds is None
+            else encoded.prompt_embeds[index].numpy(),
+            caption=facts["caption"] or "",
+            attributes={"shard_id": facts["shard_id"], **{n: facts[n] for n in _ATTRIBUTES}},
+        )
+        if not writer.write(sample):
+            rejects.append(
+                {
+                    "shard_id": facts["shard_id"],
+                    "row": facts["row"],
+                    "key": facts["key"],
+                    "reason": "latents_not_finite",
+                    "error_message": "a latent or embedding is not finite in the cache's dtype",
+                }
+            )

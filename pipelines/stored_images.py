@@ -1,0 +1,140 @@
+"""Read the crops that download stored: a shard's tar, one decoded image at a time, in order."""
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from pipelines.manifest import ShardError, read_manifest
+from pipelines.storage import RunStore
+from pipelines.tables import read_table
+
+_IMAGE_SUFFIXES = ("jpg", "png", "webp")
+_FACTS = (
+    "row",
+    "key",
+    "caption",
+    "reason",
+    "sha256",
+    "original_width",
+    "original_height",
+    "width",
+    "height",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredImage:
+    """One crop and the facts of its row.
+
+    Attributes:
+        facts: Columns row, key, caption (perhaps null), sha256, and sizes of `facts/download`.
+        pixels: (H, W, 3) uint8 RGB.
+    """
+
+    facts: dict[str, Any]
+    pixels: npt.NDArray[np.uint8]
+
+
+def count_images(store: RunStore, *, download: str, shard_id: int) -> int:
+    """How many images a committed shard holds (none where it was quarantined)."""
+    manifest = read_manifest(store, "download", download, shard_id)
+    if manifest is None:
+        raise ShardError(f"download shard {shard_id} is not committed; run that step first")
+    return manifest.kept
+
+
+def iterate_images(
+    store: RunStore, *, download: str, shard_id: int, keys: frozenset[str] | None = None
+) -> Iterator[StoredImage]:
+    """Read a shard's images in plan order, streaming.
+
+    Args:
+        store: The run.
+        download: Fingerprint of the download step.
+        shard_id: Which shard.
+        keys: Only these are decoded; all by default.
+
+    Raises:
+        ShardError: the shard is not committed, or its tar and its facts disagree.
+    """
+    manifest = read_manifest(store, "download", download, shard_id)
+    if manifest is None:
+        raise ShardError(f"download shard {shard_id} is not committed; run that step first")
+    images, facts = manifest.file("images"), manifest.file("facts/download")
+    if images is None or facts is None:
+        if manifest.kept:
+            raise ShardError(f"download shard {shard_id}: {manifest.kept} images, but no tar")
+        return
+    rows = read_table(store, facts.path, columns=_FACTS).to_pylist()
+    stored = iter([row for row in rows if row.pop("reason") is None])
+    for key, encoded in _iterate_tar(store, images.path):
+        row = next(stored, None)
+        if row is None or row["key"] != key:
+            raise ShardError(f"{images.path}: {key} is not the next row of {facts.path}")
+        if keys is None or key in keys:
+            yield StoredImage(facts=row, pixels=_decode(encoded, f"{images.path}: {key}"))
+    if next(stored, None) is not None:
+        raise ShardError(f"{images.path}: holds fewer images than {facts.path} has")
+
+
+def batches(images: Iterator[StoredImage], *, size: int) -> Iterator[Sequence[StoredImage]]:
+    """Group images into lists of `size`; the last may be shorter."""
+    group: list[StoredImage] = []
+    for image in images:
+        group.append(image)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def stack_pixels(
+    images: Sequence[StoredImage], *, batch_size: int, where: str
+) -> npt.NDArray[np.uint8]:
+    """Stack to (batch_size, 3, H, W) uint8; missing ones at the end are black.
+
+    A model's last bit depends on the size of its batch, so that is always the same.
+    """
+    height, width, channels = images[0].pixels.shape
+    stacked = np.zeros((batch_size, height, width, channels), np.uint8)
+    for slot, image in zip(stacked, images, strict=False):
+        if image.pixels.shape != slot.shape:
+            raise ShardError(
+                f"{where}: {image.facts['key']} is {image.pixels.shape}, others {slot.shape}"
+            )
+        slot[...] = image.pixels
+    return stacked.transpose(0, 3, 1, 2)
+
+
+def _iterate_tar(store: RunStore, path: str) -> Iterator[tuple[str, bytes]]:
+    try:
+        with store.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                key, _, suffix = member.name.partition(".")
+                if suffix not in _IMAGE_SUFFIXES:
+                    continue
+                content = archive.extractfile(member)
+                if content is not None:
+                    yield key, content.read()
+    except (tarfile.TarError, EOFError) as error:
+        raise ShardError(f"{path}: damaged tar: {error}") from error
+
+
+def _decode(encoded: bytes, where: str) -> npt.NDArray[np.uint8]:
+    try:
+        if encoded[:2] == b"\xff\xd8":
+            pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded, "RGB")
+            return pixels
+        decoded = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except (ValueError, cv2.error) as error:
+        raise ShardError(f"{where}: a stored image does not decode: {error}") from error
+    if decoded is None:
+        raise ShardError(f"{where}: a stored image does not decode")
+    return np.asarray(decoded, dtype=np.uint8)

@@ -1,0 +1,78 @@
+"""Columns of one table against those of another, and against closed lists."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.verify.fault import Fault, show
+
+Mask = npt.NDArray[np.bool_]
+
+
+def check_schema(table: pa.Table, expected: Iterable[pa.Field], *, where: str) -> Iterator[Fault]:
+    """The columns are the expected ones, in order and of the same types."""
+    found = [f"{field.name}: {field.type}" for field in table.schema]
+    asked = [f"{field.name}: {field.type}" for field in expected]
+    for name in found:
+        if name not in asked:
+            yield Fault(where, f"column {name}", "only columns of the schema")
+    for name in asked:
+        if name not in found:
+            yield Fault(where, f"no column {name}", "every column of the schema")
+    if found != asked and sorted(found) == sorted(asked):
+        yield Fault(where, "columns out of order", ", ".join(asked))
+
+
+def check_rows(rows: Mask, *, where: str, found: str, expected: str) -> Iterator[Fault]:
+    """One fault for all the rows of a table that break a promise."""
+    at = np.flatnonzero(rows)
+    if len(at):
+        yield Fault(where, f"{found} in {len(at)} row(s), first row {at[0]}", expected)
+
+
+def check_same(
+    table: pa.Table, truth: pa.Table, names: Iterable[str], *, where: str, origin: str
+) -> Iterator[Fault]:
+    """The named columns hold the same values in both tables, row by row."""
+    if table.num_rows != truth.num_rows:
+        yield Fault(where, f"{table.num_rows} rows", f"{truth.num_rows} as in {origin}")
+        return
+    for name in names:
+        at = np.flatnonzero(differs(table[name], truth[name]))
+        if len(at):
+            first = int(at[0])
+            yield Fault(
+                where,
+                f"{name} {show(table[name][first].as_py())} at row {first} "
+                f"({len(at)} row(s) differ)",
+                f"{show(truth[name][first].as_py())} as in {origin}",
+            )
+
+
+def differs(left: pa.ChunkedArray, right: pa.ChunkedArray) -> Mask:
+    """Where two columns differ; null equals null and NaN equals NaN."""
+    different = np.asarray(pc.fill_null(pc.not_equal(left, right), False), bool)
+    if pa.types.is_floating(left.type):
+        both_nan = pc.and_(pc.is_nan(left), pc.is_nan(right))
+        different &= ~np.asarray(pc.fill_null(both_nan, False), bool)
+    different |= is_null(left) != is_null(right)
+    return different
+
+
+def is_null(column: pa.ChunkedArray) -> Mask:
+    """Boolean, one a row."""
+    return np.asarray(column.is_null(), bool)
+
+
+def is_not_in(column: pa.ChunkedArray, allowed: Iterable[str]) -> Mask:
+    """Where a text column holds something else than null or one of the allowed."""
+    known = pc.is_in(column, value_set=pa.array(sorted(allowed), pa.string()))
+    return ~np.asarray(known, bool) & ~is_null(column)
+
+
+def does_not_match(column: pa.ChunkedArray, pattern: str) -> Mask:
+    """Where a text column is null or does not match."""
+    return ~np.asarray(pc.fill_null(pc.match_substring_regex(column, pattern), False), bool)

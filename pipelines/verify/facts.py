@@ -1,0 +1,216 @@
+"""One shard's tables, row by row: download's facts, score's facts, the ledger."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.ledger import (
+    DOWNLOAD_FACTS,
+    ENCODE_REASONS,
+    ENCODE_REJECTS,
+    LEDGER,
+    REASONS,
+    SCORE_FACTS,
+    SCORES,
+    STATUSES,
+)
+from pipelines.manifest import Manifest
+from pipelines.sources.columns import SourceColumn
+from pipelines.verify.columns import (
+    check_rows,
+    check_same,
+    check_schema,
+    does_not_match,
+    is_not_in,
+    is_null,
+)
+from pipelines.verify.fault import Fault
+from pipelines.verify.secrets import check_table_secrets
+
+_KEY = r"^[0-9a-f]{16}$"
+_SHA256 = r"^[0-9a-f]{64}$"
+
+
+def check_download_facts(
+    facts: pa.Table,
+    manifest: Manifest,
+    *,
+    where: str,
+    columns: Sequence[SourceColumn],
+    settled: pa.Table | None,
+    size: int | None,
+) -> Iterator[Fault]:
+    """One row for every row of the plan, with a status, and a reason where there is no image.
+
+    Args:
+        columns: The plan's pass-through columns.
+        settled: The rows that the plan settled (row, reason).
+        size: Pixels of a side of every stored image, where it is known.
+    """
+    schema = [*DOWNLOAD_FACTS, *source_schema(columns)]
+    yield from (faults := list(check_schema(facts, schema, where=where)))
+    if faults:
+        return
+    yield from _check_identity(facts, manifest, where=where)
+    yield from _check_reasons(facts, manifest, where=where)
+    yield from check_table_secrets(facts, where=where)
+    no_image = ~is_null(facts["reason"])
+    yield from check_rows(
+        is_not_in(facts["status"], STATUSES), where=where, found="status", expected=str(STATUSES)
+    )
+    success = np.asarray(pc.fill_null(pc.equal(facts["status"], "success"), False), bool)
+    yield from check_rows(
+        success == no_image,
+        where=where,
+        found="status against reason",
+        expected="success where the reason is null, and only there",
+    )
+    stored = facts.filter(pa.array(~no_image))
+    yield from _check_stored(stored, where=where, size=size)
+    if settled is not None:
+        truth = settled.set_column(1, "reason", settled["reason"].cast(pa.string()))
+        found = facts.select(["row", "reason"]).take(settled["row"])
+        yield from check_same(found, truth, ["reason"], where=where, origin="the plan")
+
+
+def check_score_facts(
+    scores: pa.Table, stored: pa.Table | None, manifest: Manifest, *, where: str
+) -> Iterator[Fault]:
+    """One row for every stored image, in order, with scores of the schema."""
+    fields = [*SCORE_FACTS, *(field for field in scores.schema if field.name == "embedding")]
+    yield from (faults := list(check_schema(scores, fields, where=where)))
+    if faults:
+        return
+    if scores.num_rows != manifest.rows_in:
+        yield Fault(where, f"{scores.num_rows} rows", f"{manifest.rows_in}, its rows in")
+    if stored is not None:
+        names = ["shard_id", "row", "key"]
+        yield from check_same(scores, stored, names, where=where, origin="download's images")
+
+
+def check_ledger(
+    ledger: pa.Table,
+    facts: pa.Table | None,
+    scores: pa.Table | None,
+    manifest: Manifest,
+    *,
+    where: str,
+    columns: Sequence[SourceColumn],
+) -> Iterator[Fault]:
+    """One row for every row of the plan: the facts as they were, and one verdict."""
+    schema = [*LEDGER, *source_schema(columns)]
+    yield from (faults := list(check_schema(ledger, schema, where=where)))
+    if faults:
+        return
+    yield from _check_identity(ledger, manifest, where=where)
+    yield from _check_reasons(ledger, manifest, where=where)
+    yield from check_table_secrets(ledger, where=where)
+    kept = np.asarray(ledger["kept"], bool)
+    yield from check_rows(
+        kept != is_null(ledger["reason"]),
+        where=where,
+        found="kept against reason",
+        expected="kept where the reason is null, and only there",
+    )
+    yield from check_rows(
+        kept & ~is_null(ledger["rule"]), where=where, found="a rule at a kept row", expected="none"
+    )
+    if facts is not None:
+        yield from _check_carried(ledger, facts, where=where)
+    if scores is not None and not (set(SCORES) - set(scores.column_names)):
+        rows = np.asarray(pc.is_in(ledger["row"], value_set=scores["row"].combine_chunks()), bool)
+        found = ledger.filter(pa.array(rows))
+        yield from check_same(found, scores, SCORES, where=where, origin="score's facts")
+
+
+def check_rejects(rejects: pa.Table, manifest: Manifest, *, where: str) -> Iterator[Fault]:
+    """Rows that encode refused, each with a reason of its own."""
+    yield from (faults := list(check_schema(rejects, ENCODE_REJECTS, where=where)))
+    if faults:
+        return
+    yield from _check_reasons(rejects, manifest, where=where)
+    yield from check_table_secrets(rejects, where=where)
+    yield from check_rows(
+        is_null(rejects["reason"]) | is_not_in(rejects["reason"], ENCODE_REASONS),
+        where=where,
+        found="reason",
+        expected=f"one of {', '.join(ENCODE_REASONS)}",
+    )
+
+
+def stored_rows(facts: pa.Table) -> pa.Table:
+    """Download's rows that have an image, in order."""
+    return facts.filter(facts["reason"].is_null())
+
+
+def source_schema(columns: Sequence[SourceColumn]) -> list[pa.Field]:
+    """The fields of the plan's pass-through columns."""
+    return [pa.field(column.name, pa.type_for_alias(column.type)) for column in columns]
+
+
+def _check_identity(table: pa.Table, manifest: Manifest, *, where: str) -> Iterator[Fault]:
+    if table.num_rows != manifest.rows_in:
+        yield Fault(where, f"{table.num_rows} rows", f"{manifest.rows_in}, its rows in")
+    rows, shard_ids = np.asarray(table["row"]), np.asarray(table["shard_id"])
+    wrong = (rows != np.arange(table.num_rows)) | (shard_ids != manifest.shard_id)
+    yield from check_rows(
+        wrong,
+        where=where,
+        found="row number or shard id",
+        expected=f"shard {manifest.shard_id}, rows 0 to {manifest.rows_in - 1} in order",
+    )
+    yield from check_rows(
+        does_not_match(table["key"], _KEY), where=where, found="key", expected="16 hex digits"
+    )
+
+
+def _check_reasons(table: pa.Table, manifest: Manifest, *, where: str) -> Iterator[Fault]:
+    yield from check_rows(
+        is_not_in(table["reason"], REASONS),
+        where=where,
+        found="an unknown reason",
+        expected="a reason of the closed list",
+    )
+    counts = Counter(table["reason"].drop_null().to_pylist())
+    if counts != Counter(manifest.dropped):
+        yield Fault(
+            where,
+            f"dropped {dict(sorted(counts.items()))}",
+            f"{dict(sorted(manifest.dropped.items()))} as its manifest says",
+        )
+
+
+def _check_stored(stored: pa.Table, *, where: str, size: int | None) -> Iterator[Fault]:
+    where = f"{where} (rows with an image)"
+    yield from check_rows(
+        does_not_match(stored["sha256"], _SHA256),
+        where=where,
+        found="sha256",
+        expected="64 hex digits",
+    )
+    for name in ("width", "height"):
+        values = stored[name]
+        wrong = is_null(values) | (np.asarray(pc.fill_null(values, 0)) < 1)
+        if size is not None:
+            wrong |= np.asarray(pc.fill_null(values, 0)) != size
+        expected = "at least 1" if size is None else str(size)
+        yield from check_rows(wrong, where=where, found=name, expected=expected)
+
+
+def _check_carried(ledger: pa.Table, facts: pa.Table, *, where: str) -> Iterator[Fault]:
+    judged = ("reason", "rule")
+    names = [name for name in facts.column_names if name not in judged]
+    yield from check_same(ledger, facts, names, where=where, origin="download's facts")
+    if ledger.num_rows != facts.num_rows:
+        return
+    failed = pa.array(~is_null(facts["reason"]))
+    yield from check_same(
+        ledger.filter(failed),
+        facts.filter(failed),
+        judged,
+        where=f"{where} (rows without an image)",
+        origin="download's facts",
+    )

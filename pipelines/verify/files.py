@@ -1,0 +1,53 @@
+"""Committed files, read whole: hash, then what is inside."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.manifest import FileEntry, sha256_of
+from pipelines.storage import RunStore
+from pipelines.verify.fault import Fault
+
+
+@contextmanager
+def local_copy(store: RunStore, path: str) -> Iterator[Path]:
+    """The file on local disk: itself where the run is local, otherwise a temporary copy."""
+    if store.is_local:
+        yield Path(store.absolute(path))
+        return
+    with TemporaryDirectory(prefix="latent-foundry-verify-") as folder:
+        copy = Path(folder) / Path(path).name
+        store.fetch(path, copy)
+        yield copy
+
+
+def check_sha256(local: Path, entry: FileEntry) -> Iterator[Fault]:
+    """The file's bytes are the committed ones."""
+    digest = sha256_of(local)
+    if digest != entry.sha256:
+        yield Fault(entry.path, f"sha256 {digest}", entry.sha256)
+
+
+def load_table(store: RunStore, entry: FileEntry | None, faults: list[Fault]) -> pa.Table | None:
+    """A committed Parquet file, its hash and page checksums verified; None where there is none.
+
+    A file that is missing altogether is not reported again: its size was asked before.
+    """
+    if entry is None:
+        return None
+    try:
+        with local_copy(store, entry.path) as local:
+            faults += check_sha256(local, entry)
+            table = pq.read_table(local, page_checksum_verification=True, memory_map=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, pa.ArrowException) as error:
+        faults.append(Fault(entry.path, f"cannot be read ({error})", "a whole Parquet file"))
+        return None
+    if table.num_rows != entry.num_rows:
+        faults.append(Fault(entry.path, f"{table.num_rows} rows", f"{entry.num_rows}"))
+    return table

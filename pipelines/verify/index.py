@@ -1,0 +1,116 @@
+"""What readers start from: each folder's shards.txt and index.parquet against the manifests."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from pipelines.manifest import Manifest
+from pipelines.run import REVISION_FILE, StepSummary
+from pipelines.storage import RunStore
+from pipelines.tables import read_table
+from pipelines.verify.fault import Fault, limit, show
+from pipelines.verify.manifests import FOLDERS
+
+_COLUMNS = ("shard_id", "path", "sha256", "num_bytes", "num_rows")
+_Row = tuple[int, str, str, int, int]
+
+
+@dataclass
+class StepTotals:
+    """What a step's manifests add up to, gathered in shard order: a few hundred bytes a shard."""
+
+    rows_in: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    quarantined: list[int] = field(default_factory=list)
+    is_whole: bool = True
+    """False once a manifest could not be read: the sums then say nothing."""
+    files: dict[str, list[_Row]] = field(default_factory=dict)
+
+    def add(self, manifest: Manifest) -> None:
+        """Count one shard."""
+        self.rows_in += manifest.rows_in
+        self.kept += manifest.kept
+        self.dropped.update(manifest.dropped)
+        if manifest.quarantined is not None:
+            self.quarantined.append(manifest.shard_id)
+        for entry in manifest.files:
+            row = (manifest.shard_id, entry.path, entry.sha256, entry.num_bytes, entry.num_rows)
+            self.files.setdefault(entry.path.rpartition("/")[0], []).append(row)
+
+
+def check_totals(name: str, summary: StepSummary, totals: StepTotals) -> Iterator[Fault]:
+    """revision.json's counts of a step are the sums of its manifests."""
+    if not totals.is_whole:
+        return
+    pairs = [
+        ("rows in", summary.rows_in, totals.rows_in),
+        ("kept", summary.kept, totals.kept),
+        ("dropped", dict(sorted(summary.dropped.items())), dict(sorted(totals.dropped.items()))),
+        ("quarantined shards", list(summary.quarantined), totals.quarantined),
+    ]
+    for what, recorded, summed in pairs:
+        if recorded != summed:
+            yield Fault(
+                f"{REVISION_FILE}: {name}", f"{what} {recorded}", f"{summed} as its manifests say"
+            )
+
+
+def check_indexes(store: RunStore, name: str, totals: StepTotals) -> Iterator[Fault]:
+    """Every folder of a step lists exactly the files of its manifests, in order."""
+    if not totals.is_whole:
+        return
+    for folder in FOLDERS[name]:
+        rows = totals.files.get(folder, [])
+        path = f"{folder}/shards.txt"
+        yield from limit(_check_shards(store, path, [row[1] for row in rows]), path)
+        path = f"{folder}/index.parquet"
+        yield from limit(_check_index(store, path, rows), path)
+
+
+def _check_shards(store: RunStore, path: str, expected: list[str]) -> Iterator[Fault]:
+    try:
+        lines = store.read_bytes(path).decode().splitlines()
+    except FileNotFoundError:
+        if expected:
+            yield Fault(path, "missing", f"{len(expected)} path(s)")
+        return
+    except UnicodeDecodeError:
+        yield Fault(path, "not UTF-8", "one path a line")
+        return
+    yield from _check_list(path, lines, expected)
+
+
+def _check_index(store: RunStore, path: str, expected: list[_Row]) -> Iterator[Fault]:
+    try:
+        table = read_table(store, path)
+    except FileNotFoundError:
+        if expected:
+            yield Fault(path, "missing", f"{len(expected)} row(s)")
+        return
+    except (OSError, pa.ArrowException) as error:
+        yield Fault(path, f"cannot be read ({error})", "Parquet")
+        return
+    if tuple(table.column_names) != _COLUMNS:
+        yield Fault(path, f"columns {table.column_names}", f"{list(_COLUMNS)}")
+        return
+    rows = list(zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True))
+    yield from _check_list(path, [row[1] for row in rows], [row[1] for row in expected])
+    by_path = {row[1]: row for row in expected}
+    for row in rows:
+        truth = by_path.get(row[1], row)
+        if row != truth:
+            yield Fault(path, f"{show(row)}", f"{show(truth)} as its manifest says")
+
+
+def _check_list(path: str, found: list[str], expected: list[str]) -> Iterator[Fault]:
+    if found == expected:
+        return
+    for extra in (Counter(found) - Counter(expected)).elements():
+        yield Fault(path, f"lists {show(extra)}", "only files of this revision, once")
+    for missing in (Counter(expected) - Counter(found)).elements():
+        yield Fault(path, f"does not list {missing}", "every file of this revision")
+    if sorted(found) == sorted(expected):
+        yield Fault(path, "files out of order", "the order of the shards")

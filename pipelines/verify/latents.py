@@ -1,0 +1,124 @@
+"""The latent cache: each shard against its manifest, its rejects and the spec."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.manifest import FileEntry, Manifest
+from pipelines.run import StepSummary
+from pipelines.storage import RunStore
+from pipelines.verify.facts import check_rejects
+from pipelines.verify.fault import Fault, limit
+from pipelines.verify.files import check_sha256, load_table, local_copy
+from pipelines.verify.manifests import load_manifest
+from sd_core.cache.samples import CacheShardError, LatentSample, read_empty_caption
+from sd_core.cache.shards import SUFFIXES, iterate_shard
+from sd_core.cache.spec import CacheSpec, CacheSpecError, read_spec
+
+SPEC_PATH = "latents/spec.json"
+EMPTY_CAPTION_PATH = "latents/empty_caption.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentReport:
+    """What was found in one shard of the cache; `keys` are the encoded and the rejected rows."""
+
+    shard_id: int
+    manifest: Manifest | None
+    faults: tuple[Fault, ...]
+    keys: tuple[str, ...] = ()
+
+
+def load_cache_files(
+    store: RunStore, summary: StepSummary, faults: list[Fault]
+) -> CacheSpec | None:
+    """The files that every reader of the cache opens first; returns the spec.
+
+    A cache in which no row was encoded may have neither.
+    """
+    if not summary.kept and not store.exists(SPEC_PATH):
+        return None
+    expected = "the cache's spec"
+    recorded = f"manifests/encode/{summary.fingerprint}/spec.json"
+    try:
+        content = store.read_bytes(SPEC_PATH)
+        if store.exists(recorded) and store.read_bytes(recorded) != content:
+            faults.append(Fault(SPEC_PATH, "the spec of another revision", f"as in {recorded}"))
+        spec = read_spec(content, where=SPEC_PATH)
+    except FileNotFoundError:
+        faults.append(Fault(SPEC_PATH, "missing", expected))
+        return None
+    except CacheSpecError as error:
+        faults.append(Fault(SPEC_PATH, str(error).removeprefix(f"{SPEC_PATH}: "), expected))
+        return None
+    expected = "the empty caption's embedding"
+    try:
+        read_empty_caption(store.read_bytes(EMPTY_CAPTION_PATH), spec)
+    except FileNotFoundError:
+        faults.append(Fault(EMPTY_CAPTION_PATH, "missing", expected))
+    except CacheShardError as error:
+        faults.append(Fault(EMPTY_CAPTION_PATH, str(error), expected))
+    return spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentsCheck:
+    """Checks shards of the cache one at a time; safe to call from several threads."""
+
+    store: RunStore
+    summary: StepSummary
+    spec: CacheSpec | None
+    deep: bool
+
+    def __call__(self, shard_id: int) -> LatentReport:
+        """Check one shard of the encode step."""
+        faults: list[Fault] = []
+        manifest = load_manifest(self.store, "encode", self.summary, shard_id, faults)
+        keys: list[str] = []
+        if manifest is not None and self.deep:
+            self._look_inside(manifest, faults, keys)
+        return LatentReport(
+            shard_id=shard_id, manifest=manifest, faults=tuple(faults), keys=tuple(keys)
+        )
+
+    def _look_inside(self, manifest: Manifest, faults: list[Fault], keys: list[str]) -> None:
+        entry = manifest.file("latents")
+        if entry is not None:
+            faults += limit(self._check_latents(entry, keys), entry.path)
+        entry = manifest.file("latents/rejects")
+        rejects = load_table(self.store, entry, faults)
+        if entry is not None and rejects is not None:
+            faults += limit(check_rejects(rejects, manifest, where=entry.path), entry.path)
+            if "key" in rejects.column_names:
+                keys += rejects["key"].to_pylist()
+
+    def _check_latents(self, entry: FileEntry, keys: list[str]) -> Iterator[Fault]:
+        before = len(keys)
+        try:
+            with local_copy(self.store, entry.path) as local:
+                yield from check_sha256(local, entry)
+                if self.spec is None:
+                    return  # without it nothing can be said about what is inside
+                if local.suffix != SUFFIXES[self.spec.format]:
+                    yield Fault(entry.path, f"a {local.suffix} file", f"{self.spec.format}")
+                    return
+                with local.open("rb") as stream:
+                    for sample in iterate_shard(stream, self.spec, name=entry.path):
+                        keys.append(sample.key)
+                        yield from check_finite(sample, where=f"{entry.path} {sample.key}")
+        except FileNotFoundError:
+            return  # reported with its size
+        except CacheShardError as error:
+            found = str(error).removeprefix(f"{entry.path}: ")
+            yield Fault(entry.path, found, f"samples as {SPEC_PATH} says")
+        if len(keys) - before != entry.num_rows:
+            yield Fault(entry.path, f"{len(keys) - before} rows", f"{entry.num_rows}")
+
+
+def check_finite(sample: LatentSample, *, where: str) -> Iterator[Fault]:
+    """Shapes and types were checked when the sample was read; its values are checked here."""
+    arrays = {"latents": sample.raw_latents, "prompt_embeds": sample.prompt_embeds}
+    for name, array in arrays.items():
+        if array is not None and not np.isfinite(array).all():
+            yield Fault(where, f"{name} with values that are not finite", "finite values")

@@ -1,0 +1,152 @@
+"""One shard's manifests: counts, files and what one step says against the next."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+
+from pipelines.ledger import (
+    DECODE_REASONS,
+    ENCODE_REASONS,
+    ENGINE_REASONS,
+    FETCH_REASONS,
+    LIST_REASONS,
+    PLAN_REASONS,
+    REASONS,
+)
+from pipelines.manifest import Manifest, ShardError, manifest_path, read_manifest
+from pipelines.run import StepSummary
+from pipelines.storage import RunStore
+from pipelines.verify.fault import Fault, show
+from pipelines.verify.secrets import check_tree_secrets
+
+QUARANTINED = ENGINE_REASONS[0]
+_DOWNLOAD_REASONS = (*PLAN_REASONS, *LIST_REASONS, *FETCH_REASONS, *DECODE_REASONS)
+_ALLOWED = {
+    "download": {*_DOWNLOAD_REASONS, QUARANTINED},
+    "score": {QUARANTINED},
+    "select": REASONS - set(ENCODE_REASONS),
+    "encode": {*ENCODE_REASONS, QUARANTINED},
+}
+FOLDERS = {
+    "download": ("images", "facts/download"),
+    "score": ("facts/score",),
+    "select": ("ledger",),
+    "encode": ("latents", "latents/rejects"),
+}
+
+
+def load_manifest(
+    store: RunStore, step: str, summary: StepSummary, shard_id: int, faults: list[Fault]
+) -> Manifest | None:
+    """The shard's manifest; None, and a fault, where it is missing or torn."""
+    path = manifest_path(step, summary.fingerprint, shard_id)
+    try:
+        manifest = read_manifest(store, step, summary.fingerprint, shard_id)
+    except ShardError as error:
+        faults.append(Fault(path, str(error).removeprefix(f"{path}: "), "the shard's manifest"))
+        return None
+    if manifest is None:
+        faults.append(Fault(path, "missing", "the manifest of a completed step's shard"))
+        return None
+    faults += check_manifest(manifest, where=path)
+    if manifest.quarantined is None:
+        faults += check_files(store, manifest)
+    return manifest
+
+
+def check_manifest(manifest: Manifest, *, where: str) -> Iterator[Fault]:
+    """Counts are plausible and reasons are those that the step may give; no secrets."""
+    allowed = _ALLOWED.get(manifest.step, REASONS)
+    for reason, count in manifest.dropped.items():
+        if reason not in allowed:
+            yield Fault(where, f"dropped for {show(reason)}", "a reason of this step")
+        if count < 1:
+            yield Fault(where, f"{count} rows dropped for {reason}", "at least 1")
+    if manifest.kept < 0:
+        yield Fault(where, f"{manifest.kept} rows kept", "at least 0")
+    quarantined = manifest.dropped.get(QUARANTINED, 0)
+    if manifest.quarantined is None:
+        if quarantined and manifest.step != "select":
+            yield Fault(where, f"{quarantined} rows {QUARANTINED}", "none: the shard is not")
+    elif quarantined != manifest.rows_in or manifest.files:
+        yield Fault(
+            where,
+            f"quarantined with {quarantined} of {manifest.rows_in} rows under {QUARANTINED} "
+            f"and {len(manifest.files)} file(s)",
+            "all rows and no file",
+        )
+    yield from check_tree_secrets(asdict(manifest), where=where)
+
+
+def check_files(store: RunStore, manifest: Manifest) -> Iterator[Fault]:
+    """Each folder has its file, with the recorded size, the rows it should and its hash's name."""
+    rows = _rows_of_files(manifest)
+    found = [entry.path.rpartition("/")[0] for entry in manifest.files]
+    path = manifest_path(manifest.step, manifest.fingerprint, manifest.shard_id)
+    for folder, expected in rows.items():
+        if found.count(folder) > 1 or (folder not in found and expected):
+            yield Fault(path, f"{found.count(folder)} files in {folder}", "one")
+    for entry, folder in zip(manifest.files, found, strict=True):
+        if folder not in rows:
+            yield Fault(path, f"a file in {folder}", f"only {', '.join(rows)}")
+        elif entry.num_rows != rows[folder]:
+            yield Fault(entry.path, f"{entry.num_rows} rows recorded", f"{rows[folder]}")
+        stem = f"{folder}/{manifest.shard_id:06d}-{entry.sha256[:16]}."
+        if not entry.path.startswith(stem):
+            yield Fault(path, f"a file named {entry.path}", f"{stem}*")
+        try:
+            size = store.size(entry.path)
+        except FileNotFoundError:
+            yield Fault(entry.path, "missing", f"{entry.num_bytes} bytes")
+            continue
+        if size != entry.num_bytes:
+            yield Fault(entry.path, f"{size} bytes", f"{entry.num_bytes} bytes")
+
+
+def check_flow(
+    manifests: Mapping[str, Manifest], *, num_rows: int, has_score: bool
+) -> Iterator[Fault]:
+    """Rows in of each step are what the one before it gave; reasons carry over to the ledger.
+
+    Args:
+        manifests: One shard's, by step; a missing one is left out.
+        num_rows: Of the shard, in the plan.
+        has_score: Whether the run scores.
+    """
+    download, score = manifests.get("download"), manifests.get("score")
+    select = manifests.get("select")
+    if download is not None:
+        yield from _same_rows(download, num_rows, "the plan's rows")
+    if score is not None and download is not None:
+        yield from _same_rows(score, download.kept, "download's kept rows")
+    if select is None:
+        return
+    yield from _same_rows(select, num_rows, "the plan's rows")
+    if download is None or (has_score and score is None):
+        return
+    before = dict(download.dropped)
+    if score is not None and score.quarantined is not None and score.rows_in:
+        before[QUARANTINED] = before.get(QUARANTINED, 0) + score.rows_in
+    for reason in sorted({*_DOWNLOAD_REASONS, QUARANTINED}):
+        count, expected = select.dropped.get(reason, 0), before.get(reason, 0)
+        if count != expected:
+            yield Fault(_path(select), f"{count} rows {reason}", f"{expected} as in earlier steps")
+
+
+def _same_rows(manifest: Manifest, expected: int, what: str) -> Iterator[Fault]:
+    if manifest.rows_in != expected:
+        yield Fault(_path(manifest), f"{manifest.rows_in} rows in", f"{what}, {expected}")
+
+
+def _path(manifest: Manifest) -> str:
+    return manifest_path(manifest.step, manifest.fingerprint, manifest.shard_id)
+
+
+def _rows_of_files(manifest: Manifest) -> dict[str, int]:
+    dropped = sum(manifest.dropped.values())
+    rows = {
+        "download": (manifest.kept, manifest.rows_in),
+        "score": (manifest.rows_in,),
+        "select": (manifest.rows_in,),
+        "encode": (manifest.kept, dropped),
+    }[manifest.step]
+    return dict(zip(FOLDERS[manifest.step], rows, strict=True))

@@ -1,0 +1,124 @@
+"""The run's own records: run.json, revision.json and the plan."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.ledger import PLAN_REASONS
+from pipelines.plan import Plan, PlanError, load_plan
+from pipelines.run import REVISION_FILE, RUN_FILE, Revision, read_revision
+from pipelines.storage import RunStore
+from pipelines.verify.fault import Fault, show
+from pipelines.verify.secrets import check_config_secrets, check_tree_secrets
+
+STEPS = ("download", "score", "select", "encode")
+PARENTS = {"score": "download", "select": "download", "encode": "select"}
+"""What must be complete for a step to be: select does without score where nothing is scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """What could be read of the records; the faults say what could not."""
+
+    run: Mapping[str, Any] | None
+    revision: Revision | None
+    plan: Plan | None
+    faults: tuple[Fault, ...]
+
+
+def read_records(store: RunStore) -> Records | None:
+    """Read and check the records; None where there is none of them: this is no run."""
+    if not any(store.exists(path) for path in (RUN_FILE, REVISION_FILE, "plan/plan.json")):
+        return None
+    faults: list[Fault] = []
+    run = _read_run(store, faults)
+    revision = _read_revision(store, faults)
+    plan = _read_plan(store, faults)
+    if run is not None:
+        faults += check_config_secrets(run, where=RUN_FILE)
+    if revision is not None:
+        faults += check_revision(revision, run)
+    if plan is not None:
+        faults += check_plan(plan)
+    return Records(run=run, revision=revision, plan=plan, faults=tuple(faults))
+
+
+def asked_size(run: Mapping[str, Any] | None) -> int | None:
+    """Pixels of a side of every stored image, where run.json says so."""
+    size = (run or {}).get("config", {}).get("image", {}).get("size")
+    return size if isinstance(size, int) else None
+
+
+def check_revision(revision: Revision, run: Mapping[str, Any] | None) -> Iterator[Fault]:
+    """Known steps with their parents, each recorded in run.json, with counts that add up."""
+    recorded = (run or {}).get("steps")
+    for name, step in revision.steps.items():
+        where = f"{REVISION_FILE}: {name}"
+        if name not in STEPS:
+            yield Fault(where, "unknown step", f"one of {', '.join(STEPS)}")
+        parent = PARENTS.get(name)
+        if parent is not None and parent not in revision.steps:
+            yield Fault(where, f"complete without {parent}", f"{parent} complete before it")
+        if isinstance(recorded, Mapping) and name not in recorded:
+            yield Fault(RUN_FILE, f"no options of the completed step {name}", "its options")
+        if step.rows_in != step.kept + sum(step.dropped.values()):
+            yield Fault(
+                where,
+                f"{step.rows_in} rows in, {step.kept} kept, {sum(step.dropped.values())} dropped",
+                "rows in = kept + dropped",
+            )
+
+
+def check_plan(plan: Plan) -> Iterator[Fault]:
+    """The shards are numbered in order and hold every row; settled rows are counted."""
+    where = "plan/shards.parquet"
+    ids = plan.shards["shard_id"]
+    if not ids.equals(pa.chunked_array([pa.array(range(plan.num_shards), pa.int32())])):
+        yield Fault(where, "shard ids out of order", f"0 to {plan.num_shards - 1}")
+    num_rows = sum(plan.shards["num_rows"].to_pylist())
+    if num_rows != plan.num_rows:
+        yield Fault(where, f"{num_rows} rows in the shards", f"{plan.num_rows} rows")
+    settled = sum(plan.shards["num_settled"].to_pylist())
+    if settled != sum(plan.settled.values()):
+        yield Fault(where, f"{settled} settled rows", f"{sum(plan.settled.values())}")
+    for reason in plan.settled.keys() - set(PLAN_REASONS):
+        yield Fault("plan/plan.json", f"settled as {show(reason)}", "a reason of the closed list")
+
+
+def _read_run(store: RunStore, faults: list[Fault]) -> Mapping[str, Any] | None:
+    expected = "the job's options as JSON"
+    try:
+        tree = json.loads(store.read_bytes(RUN_FILE))
+    except FileNotFoundError:
+        faults.append(Fault(RUN_FILE, "missing", expected))
+    except ValueError as error:
+        faults.append(Fault(RUN_FILE, f"not JSON ({error})", expected))
+    else:
+        if isinstance(tree, dict) and isinstance(tree.get("steps"), dict):
+            return tree
+        faults.append(Fault(RUN_FILE, "no mapping with `steps`", expected))
+    return None
+
+
+def _read_revision(store: RunStore, faults: list[Fault]) -> Revision | None:
+    try:
+        return read_revision(store)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        found = f"cannot be read ({type(error).__name__}: {error})"
+        faults.append(Fault(REVISION_FILE, found, "the completed steps as JSON"))
+        return None
+
+
+def _read_plan(store: RunStore, faults: list[Fault]) -> Plan | None:
+    try:
+        plan = load_plan(store)
+        faults += check_tree_secrets(
+            json.loads(store.read_bytes("plan/plan.json")), where="plan/plan.json"
+        )
+    except PlanError as error:
+        faults.append(Fault("plan", str(error).replace("\n", " "), "plan.json and shards.parquet"))
+        return None
+    return plan

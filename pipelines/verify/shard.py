@@ -1,0 +1,177 @@
+"""Everything about one shard of the plan: its manifests, and with `deep` its files' insides."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.manifest import Manifest
+from pipelines.plan import Plan, PlanError, read_settled
+from pipelines.run import StepSummary
+from pipelines.storage import RunStore
+from pipelines.verify.archive import check_archive
+from pipelines.verify.facts import (
+    check_download_facts,
+    check_ledger,
+    check_score_facts,
+    stored_rows,
+)
+from pipelines.verify.fault import Fault, limit
+from pipelines.verify.files import check_sha256, load_table, local_copy
+from pipelines.verify.manifests import check_flow, load_manifest
+
+SHARD_STEPS = ("download", "score", "select")
+"""Steps whose shards are the plan's; encode has its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """What was found in one shard, and what the whole run's checks need of it."""
+
+    shard_id: int
+    manifests: Mapping[str, Manifest]
+    faults: tuple[Fault, ...]
+    stored_keys: tuple[str, ...] = ()
+    kept_keys: tuple[str, ...] = ()
+    kept_hashes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCheck:
+    """Checks shards one at a time; safe to call from several threads.
+
+    Attributes:
+        steps: The completed steps, by name.
+        size: Pixels of a side of every stored image, where it is known.
+    """
+
+    store: RunStore
+    plan: Plan
+    steps: Mapping[str, StepSummary]
+    deep: bool
+    size: int | None = None
+
+    def __call__(self, shard_id: int) -> ShardReport:
+        """Check a shard of the plan over download, score and select."""
+        faults: list[Fault] = []
+        manifests = {}
+        for step in SHARD_STEPS:
+            if step in self.steps:
+                manifest = load_manifest(self.store, step, self.steps[step], shard_id, faults)
+                if manifest is not None:
+                    manifests[step] = manifest
+        num_rows = int(self.plan.shards["num_rows"][shard_id].as_py())
+        faults += check_flow(manifests, num_rows=num_rows, has_score="score" in self.steps)
+        report = _Deep(shard_id=shard_id, manifests=manifests, faults=faults)
+        if self.deep:
+            self._look_inside(report)
+        return ShardReport(
+            shard_id=shard_id,
+            manifests=manifests,
+            faults=tuple(report.faults),
+            stored_keys=report.stored_keys,
+            kept_keys=report.kept_keys,
+            kept_hashes=report.kept_hashes,
+        )
+
+    def _look_inside(self, report: "_Deep") -> None:
+        facts = self._load(report, "download", "facts/download")
+        scores = self._load(report, "score", "facts/score")
+        ledger = self._load(report, "select", "ledger")
+        if facts is not None:
+            path = report.path("download", "facts/download")
+            report.add(self._check_facts(report, facts, path), path)
+            facts = facts if {"key", "reason"} <= set(facts.column_names) else None
+        stored = stored_rows(facts) if facts is not None else None
+        if stored is not None:
+            report.stored_keys = _hex_digits(stored["key"])
+            report.add(self._check_images(report, stored), "images")
+        if scores is not None:
+            path = report.path("score", "facts/score")
+            manifest = report.manifests["score"]
+            report.add(check_score_facts(scores, stored, manifest, where=path), path)
+        if ledger is not None:
+            path = report.path("select", "ledger")
+            report.add(self._check_ledger(report, ledger, facts, scores, path), path)
+            if {"key", "kept", "sha256"} <= set(ledger.column_names):
+                kept = ledger.filter(ledger["kept"])
+                report.kept_keys = _hex_digits(kept["key"])
+                report.kept_hashes = _hex_digits(pc.utf8_slice_codeunits(kept["sha256"], 0, 16))
+
+    def _check_facts(self, report: "_Deep", facts: pa.Table, path: str) -> Iterator[Fault]:
+        try:
+            settled = read_settled(self.plan, self.store, report.shard_id)
+        except PlanError as error:
+            yield Fault("plan/settled", str(error), "the rows that the plan settled")
+            settled = None
+        yield from check_download_facts(
+            facts,
+            report.manifests["download"],
+            where=path,
+            columns=self.plan.columns,
+            settled=settled,
+            size=self.size,
+        )
+
+    def _check_ledger(
+        self,
+        report: "_Deep",
+        ledger: pa.Table,
+        facts: pa.Table | None,
+        scores: pa.Table | None,
+        path: str,
+    ) -> Iterator[Fault]:
+        score = report.manifests.get("score")
+        if score is not None and score.quarantined is not None:
+            facts = None  # its rows with an image are given another reason
+        return check_ledger(
+            ledger,
+            facts,
+            scores,
+            report.manifests["select"],
+            where=path,
+            columns=self.plan.columns,
+        )
+
+    def _check_images(self, report: "_Deep", stored: pa.Table) -> Iterator[Fault]:
+        entry = report.manifests["download"].file("images")
+        if entry is None:
+            return
+        try:
+            with local_copy(self.store, entry.path) as local:
+                yield from check_sha256(local, entry)
+                yield from check_archive(local, stored, where=entry.path)
+        except FileNotFoundError:
+            return  # reported with its size
+
+    def _load(self, report: "_Deep", step: str, folder: str) -> pa.Table | None:
+        manifest = report.manifests.get(step)
+        if manifest is None:
+            return None
+        return load_table(self.store, manifest.file(folder), report.faults)
+
+
+@dataclass(kw_only=True)
+class _Deep:
+    """A shard's report being made."""
+
+    shard_id: int
+    manifests: Mapping[str, Manifest]
+    faults: list[Fault]
+    stored_keys: tuple[str, ...] = ()
+    kept_keys: tuple[str, ...] = ()
+    kept_hashes: tuple[str, ...] = ()
+
+    def path(self, step: str, folder: str) -> str:
+        entry = self.manifests[step].file(folder)
+        return entry.path if entry is not None else folder
+
+    def add(self, faults: Iterator[Fault], where: str) -> None:
+        self.faults += limit(faults, where)
+
+
+def _hex_digits(column: pa.ChunkedArray) -> tuple[str, ...]:
+    """The values of 16 hex digits; another one is a fault of its own."""
+    matches = pc.match_substring_regex(column, "^[0-9a-f]{16}$")
+    return tuple(column.filter(pc.fill_null(matches, False)).to_pylist())

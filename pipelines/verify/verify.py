@@ -1,0 +1,199 @@
+"""The whole of a run, streamed: each shard once, then what only all of them together say."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from pipelines.engine.lease import LEASE_FILE
+from pipelines.manifest import Manifest
+from pipelines.run import StepSummary
+from pipelines.storage import RunStore
+from pipelines.verify.copies import check_copies, forbids_copies
+from pipelines.verify.fault import Fault, Note, limit
+from pipelines.verify.index import StepTotals, check_indexes, check_totals
+from pipelines.verify.keys import KeySpill
+from pipelines.verify.latents import LatentsCheck, load_cache_files
+from pipelines.verify.manifests import FOLDERS, QUARANTINED
+from pipelines.verify.records import Records, asked_size, read_records
+from pipelines.verify.shard import SHARD_STEPS, ShardCheck
+
+_NUM_THREADS = 16
+ItemT = TypeVar("ItemT")
+
+
+class NotARunError(Exception):
+    """The folder holds none of a run's records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Totals:
+    """What the shards add up to."""
+
+    steps: dict[str, StepTotals]
+    stored: KeySpill
+    kept: KeySpill
+    kept_hashes: KeySpill
+    encoded: KeySpill
+
+
+def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
+    """Every promise of the run that can be read off its files; yields what breaks one.
+
+    Memory does not grow with the rows: keys are compared on local disk (48 bytes a row with
+    `deep`), and a shard's tables and one image of each thread are held at a time.
+
+    Args:
+        deep: Also read every file whole: hashes, Parquet, tars, images, keys, latents, secrets.
+
+    Raises:
+        NotARunError: there is no run.json, no revision.json and no plan.
+    """
+    records = read_records(store)
+    if records is None:
+        raise NotARunError(
+            f"{store.root}: not a run: no run.json, revision.json or plan in it; give the "
+            "`output` of a job"
+        )
+    yield from records.faults
+    if store.exists(LEASE_FILE):
+        yield Note(LEASE_FILE, "a job holds this run, or was killed; only what is complete counts")
+    yield from _newer_options(records)
+    if records.revision is None or records.plan is None:
+        return
+    if not records.revision.steps:
+        yield Note("revision.json", "no step is complete yet")
+    with TemporaryDirectory(prefix="latent-foundry-verify-") as folder:
+        totals = _Totals(
+            steps={name: StepTotals() for name in records.revision.steps if name in FOLDERS},
+            stored=KeySpill(Path(folder), name="stored"),
+            kept=KeySpill(Path(folder), name="kept"),
+            kept_hashes=KeySpill(Path(folder), name="kept-hashes"),
+            encoded=KeySpill(Path(folder), name="encoded"),
+        )
+        check = ShardCheck(
+            store=store,
+            plan=records.plan,
+            steps=records.revision.steps,
+            deep=deep,
+            size=asked_size(records.run),
+        )
+        yield from _check_shards(check, totals)
+        if "encode" in totals.steps:
+            yield from _check_latents(store, records.revision.steps["encode"], totals, deep=deep)
+        yield from _check_whole(check, records.run, totals)
+
+
+def _newer_options(records: Records) -> Iterator[Note]:
+    recorded = (records.run or {}).get("steps", {})
+    for name, step in records.revision.steps.items() if records.revision else ():
+        if name in recorded and recorded[name].get("fingerprint") != step.fingerprint:
+            yield Note(f"run.json: {name}", "its options are those of a revision not complete yet")
+
+
+def _check_shards(check: ShardCheck, totals: _Totals) -> Iterator[Fault]:
+    num_shards = check.plan.num_shards
+    names = [name for name in SHARD_STEPS if name in totals.steps]
+    for name in names:
+        if check.steps[name].num_shards != num_shards:
+            found = f"{check.steps[name].num_shards} shards"
+            yield Fault(f"revision.json: {name}", found, f"the plan's {num_shards}")
+    for report in _in_order(check, range(num_shards), deep=check.deep):
+        yield from report.faults
+        for name in names:
+            _count(totals.steps[name], report.manifests.get(name))
+        totals.stored.add(report.shard_id, report.stored_keys)
+        totals.kept.add(report.shard_id, report.kept_keys)
+        totals.kept_hashes.add(report.shard_id, report.kept_hashes)
+
+
+def _check_latents(
+    store: RunStore, summary: StepSummary, totals: _Totals, *, deep: bool
+) -> Iterator[Fault]:
+    faults: list[Fault] = []
+    spec = load_cache_files(store, summary, faults)
+    yield from faults
+    check = LatentsCheck(store=store, summary=summary, spec=spec, deep=deep)
+    for report in _in_order(check, range(summary.num_shards), deep=deep):
+        yield from report.faults
+        _count(totals.steps["encode"], report.manifest)
+        totals.encoded.add(report.shard_id, report.keys)
+
+
+def _check_whole(
+    check: ShardCheck, run: Mapping[str, Any] | None, totals: _Totals
+) -> Iterator[Fault | Note]:
+    steps, store = check.steps, check.store
+    for name, found in totals.steps.items():
+        yield from check_totals(name, steps[name], found)
+        yield from check_indexes(store, name, found)
+        yield from (
+            Note(f"{name} shard {shard_id}", "quarantined") for shard_id in found.quarantined
+        )
+    yield from _check_encode_rows(steps)
+    if check.deep:
+        yield from limit(_check_stored_keys(totals), "images")
+        if forbids_copies(run, steps.get("select")):
+            copies = check_copies(store, steps["select"], totals.kept_hashes)
+            yield from limit(copies, "ledger")
+        if "encode" in steps:
+            yield from limit(_check_encoded_keys(totals), "latents")
+
+
+def _check_encode_rows(steps: Mapping[str, StepSummary]) -> Iterator[Fault]:
+    encode, select = steps.get("encode"), steps.get("select")
+    if encode is not None and select is not None and encode.rows_in != select.kept:
+        found = f"{encode.rows_in} rows in"
+        yield Fault("revision.json: encode", found, f"select's kept rows, {select.kept}")
+
+
+def _check_stored_keys(totals: _Totals) -> Iterator[Fault]:
+    for place in totals.stored.repeated():
+        shards = f"shards {place.shard_id} and {place.other_shard}"
+        yield Fault(f"images: key {place.key}", f"stored twice, in {shards}", "once in the run")
+
+
+def _check_encoded_keys(totals: _Totals) -> Iterator[Fault]:
+    for place in totals.encoded.repeated():
+        shards = f"shards {place.shard_id} and {place.other_shard}"
+        yield Fault(f"latents: key {place.key}", f"encoded twice, in {shards}", "once")
+    for place in totals.encoded.missing_from(totals.kept):
+        found = f"encoded in shard {place.shard_id}, not kept by the ledger"
+        yield Fault(f"latents: key {place.key}", found, "kept rows only")
+    lost = totals.steps["encode"].dropped[QUARANTINED]
+    missing = totals.kept.missing_from(totals.encoded)
+    if not lost:
+        for place in missing:
+            found = f"kept in shard {place.shard_id}, neither encoded nor rejected"
+            yield Fault(f"latents: key {place.key}", found, "one or the other")
+        return
+    num_missing = sum(1 for _ in missing)
+    if num_missing != lost:
+        found = f"{num_missing} kept rows neither encoded nor rejected"
+        yield Fault("latents", found, f"the {lost} of quarantined shards")
+
+
+def _count(totals: StepTotals, manifest: Manifest | None) -> None:
+    if manifest is not None:
+        totals.add(manifest)
+    else:
+        totals.is_whole = False
+
+
+def _in_order(
+    check: Callable[[int], ItemT], shard_ids: Iterable[int], *, deep: bool
+) -> Iterator[ItemT]:
+    """Check shards on threads, a few at a time; reports come in the order of the shards."""
+    num_threads = min(_NUM_THREADS, os.cpu_count() or 1) if deep else _NUM_THREADS
+    with ThreadPoolExecutor(num_threads) as pool:
+        waiting: deque[Future[ItemT]] = deque()
+        for shard_id in shard_ids:
+            waiting.append(pool.submit(check, shard_id))
+            if len(waiting) > 2 * num_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,65 @@
+"""`make demo`, with fewer pictures."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipelines.demo.bad_urls import BAD_URLS
+from pipelines.demo.pictures import DEMO_SEED
+from tests.e2e.conftest import Command
+
+pytestmark = [pytest.mark.e2e, pytest.mark.ray]
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's folder."""
+    return tmp_path_factory.mktemp("demo") / "out"
+
+
+@pytest.fixture(scope="module")
+def demo(command: Command, output: Path) -> subprocess.CompletedProcess[str]:
+    """The demo on seeds that neither a recipe nor `make demo` draws from."""
+    return command(
+        "jobs/demo.py", "--pictures", 120, "--seed", DEMO_SEED + 1_000_000, "--port", 0,
+        "--output", output,
+    )  # fmt: skip
+
+
+def test_flawed_pictures_are_dropped_and_good_ones_kept(demo: subprocess.CompletedProcess[str]):
+    assert demo.returncode == 0, demo.stdout[-5000:]
+    for kind in ("blur", "noise", "low_contrast", "wrong_caption", "exact_copy", "good"):
+        assert f"\n{kind} " in demo.stdout
+    assert "NOT AS EXPECTED" not in demo.stdout
+    assert "every row is accounted for" in demo.stdout
+
+
+def test_every_kind_of_bad_url_meets_its_reason(demo: subprocess.CompletedProcess[str]):
+    line = next(line for line in demo.stdout.splitlines() if line.startswith("bad URLs"))
+    assert line.split()[2:4] == [str(len(BAD_URLS))] * 2
+
+
+def test_it_ends_with_a_contact_sheet_and_a_run_that_verifies(
+    demo: subprocess.CompletedProcess[str], output: Path, command: Command
+):
+    assert f"contact sheet: {output / 'contact_sheet.png'}" in demo.stdout
+    with Image.open(output / "contact_sheet.png") as sheet:
+        assert sheet.width > 1000
+    verified = command("jobs/verify.py", output / "run", "--deep")
+    assert verified.returncode == 0, verified.stdout
+
+
+def test_a_folder_of_someone_else_is_not_cleared(command: Command, tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("final")
+    refused = command("jobs/demo.py", "--output", tmp_path)
+    assert refused.returncode == 1
+    assert "is not empty and was not written by this command" in refused.stdout
+    assert (tmp_path / "thesis.txt").read_text() == "final"
+
+
+def test_help_needs_nothing_but_python(command: Command):
+    shown = command("jobs/demo.py", "--help")
+    assert shown.returncode == 0
+    assert "--pictures" in shown.stdout

@@ -1,0 +1,104 @@
+"""The reference runner."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pipelines.engine.chain import Chain
+from pipelines.engine.config import EngineConfig
+from pipelines.engine.local import run_local
+from pipelines.manifest import Manifest, committed_shards, read_manifest
+from pipelines.storage import RunStore
+from tests.pipelines.engine.toy_step import ToyStep
+
+
+@dataclass
+class Recorder(ToyStep):
+    """A toy step that says what is done with it."""
+
+    events: list[str] = field(default_factory=list)
+
+    def open(self) -> None:
+        super().open()
+        self.events.append(f"open {self.name}")
+
+    def run(self, shard_id: int) -> Manifest:
+        self.events.append(f"{self.name} {shard_id}")
+        return super().run(shard_id)
+
+    def close(self) -> None:
+        self.events.append(f"close {self.name}")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(str(tmp_path))
+
+
+def make_chain(store: RunStore, steps: list[Recorder], *, num_shards: int = 3) -> Chain:
+    return Chain(
+        store,
+        steps,
+        num_shards,
+        config=EngineConfig(shard_tries=2),
+        on_commit=lambda manifest: None,
+        on_trouble=lambda line: None,
+    )
+
+
+def recorders(store: RunStore, **options: object) -> tuple[list[Recorder], list[str]]:
+    events: list[str] = []
+    names = ("a", "b")
+    return [Recorder(store, name, events=events, **options) for name in names], events
+
+
+def test_shards_flow_through_before_the_next_is_begun(store: RunStore) -> None:
+    steps, events = recorders(store)
+    run_local(make_chain(store, steps), check=lambda: None)
+    assert events == [
+        *("open a", "a 0", "open b", "b 0", "a 1", "b 1", "a 2", "b 2"),
+        *("close a", "close b"),
+    ]
+    assert committed_shards(store, "b", "f0") == {0, 1, 2}
+
+
+def test_step_with_nothing_to_do_is_not_opened(store: RunStore) -> None:
+    steps, events = recorders(store)
+    run_local(make_chain(store, steps[:1]), check=lambda: None)
+    events.clear()
+    run_local(make_chain(store, steps), check=lambda: None)
+    assert events == ["open b", "b 0", "b 1", "b 2", "close b"]
+
+
+def test_poisoned_shard_is_quarantined_and_the_others_go_on(store: RunStore) -> None:
+    steps, events = recorders(store)
+    steps[0].fail = (1,)
+    chain = make_chain(store, steps)
+    run_local(chain, check=lambda: None)
+    assert chain.is_done
+    assert chain.quarantined == 1
+    assert events.count("a 1") == 2
+    manifest = read_manifest(store, "a", "f0", 1)
+    assert manifest is not None
+    assert manifest.quarantined is not None
+    assert "poison in shard 1" in manifest.quarantined
+
+
+def test_step_that_cannot_be_opened_ends_the_job(store: RunStore) -> None:
+    steps, events = recorders(store, fail_to_open="no weights")
+    with pytest.raises(ValueError, match="no weights"):
+        run_local(make_chain(store, steps), check=lambda: None)
+    assert events == []
+
+
+def test_check_may_stop_the_run_and_opened_steps_are_closed(store: RunStore) -> None:
+    steps, events = recorders(store)
+
+    def check() -> None:
+        if "b 0" in events:
+            raise RuntimeError("the lease is lost")
+
+    with pytest.raises(RuntimeError, match="the lease is lost"):
+        run_local(make_chain(store, steps), check=check)
+    assert events[-3:] == ["b 0", "close a", "close b"]

@@ -1,0 +1,156 @@
+"""Scoring a committed shard."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from pipelines.ledger import SCORE_FACTS
+from pipelines.manifest import Manifest, ShardError
+from pipelines.stages.score import HeadConfig, ScoreConfig, ScoreStep
+from pipelines.stages.score.score import load_score_models, score_images
+from pipelines.storage import RunStore
+from pipelines.tables import read_table
+from sd_core.model.clip import ClipConfig
+from tests import model_cases, run_cases
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(str(tmp_path / "run"))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ScoreConfig:
+    return ScoreConfig(
+        clip=ClipConfig(name=str(model_cases.clip_folder(tmp_path / "clip"))),
+        aesthetic_v1=HeadConfig(
+            weights=str(model_cases.aesthetic_head(tmp_path / "h.safetensors"))
+        ),
+        embeddings=True,
+        batch_size=4,
+    )
+
+
+def make_step(store: RunStore, config: ScoreConfig, *, fingerprint: str = "f" * 16) -> ScoreStep:
+    return ScoreStep(
+        store, fingerprint=fingerprint, download="d" * 16, config=config, torch_threads=1
+    )
+
+
+def score(store: RunStore, config: ScoreConfig, **changes: str) -> Manifest:
+    step = make_step(store, config, **changes)
+    step.open()
+    try:
+        return step.run(0)
+    finally:
+        step.close()
+
+
+def read(store: RunStore, manifest: Manifest) -> pa.Table:
+    entry = manifest.file("facts/score")
+    assert entry is not None
+    return read_table(store, entry.path)
+
+
+def test_every_stored_image_gets_one_row_in_plan_order(
+    store: RunStore, config: ScoreConfig, tmp_path: Path
+) -> None:
+    shard = run_cases.rows(11)
+    run_cases.commit_download(store, 0, shard, tmp_path)
+    manifest = score(store, config)
+    table = read(store, manifest)
+    stored = [(number, row) for number, row in enumerate(shard) if row.pixels is not None]
+    assert table["key"].to_pylist() == [row.key for _, row in stored]
+    assert table["row"].to_pylist() == [number for number, _ in stored]
+    assert manifest.rows_in == manifest.kept == len(stored) == 9
+    assert make_step(store, config).rows_in(0) == 9
+
+
+def test_scores_are_those_of_the_pure_function(
+    store: RunStore, config: ScoreConfig, tmp_path: Path
+) -> None:
+    shard = [row for row in run_cases.rows(4) if row.pixels is not None]
+    run_cases.commit_download(store, 0, shard, tmp_path)
+    table = read(store, score(store, config))
+    models = load_score_models(config, device="cpu")
+    pixels = np.stack([row.pixels for row in shard if row.pixels is not None])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    expected = score_images(models, images, captions=[row.caption for row in shard])
+    np.testing.assert_array_equal(table["aesthetic_v1"].to_numpy(), expected.aesthetic_v1)
+    assert table["clip_similarity"].null_count == 1
+    assert table["clip_similarity"][1].as_py() is None  # its caption is null
+    assert expected.embeddings is not None
+    flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    np.testing.assert_array_equal(flat.reshape(-1, 16), expected.embeddings)
+
+
+def test_a_score_that_was_not_asked_for_is_null(
+    store: RunStore, config: ScoreConfig, tmp_path: Path
+) -> None:
+    run_cases.commit_download(store, 0, run_cases.rows(3), tmp_path)
+    lean = config.model_copy(update={"embeddings": False, "similarity": False})
+    table = read(store, score(store, lean))
+    assert table.schema.equals(SCORE_FACTS)
+    for name in ("aesthetic_v2", "punsafe", "pwatermark", "clip_similarity"):
+        assert table[name].null_count == table.num_rows == 3
+    assert table["aesthetic_v1"].null_count == 0
+
+
+def test_a_row_scores_the_same_whatever_comes_after_it(
+    store: RunStore, config: ScoreConfig, tmp_path: Path
+) -> None:
+    shard = run_cases.rows(9)
+    run_cases.commit_download(store, 0, shard, tmp_path)
+    whole = read(store, score(store, config))
+    short_store = RunStore(str(tmp_path / "short"))
+    run_cases.commit_download(short_store, 0, shard[:7], tmp_path)
+    short = read(short_store, score(short_store, config))
+    assert 0 < short.num_rows < whole.num_rows
+    assert whole.slice(0, short.num_rows).equals(short)
+
+
+def test_a_shard_without_images_gets_an_empty_table(
+    store: RunStore, config: ScoreConfig, tmp_path: Path
+) -> None:
+    run_cases.commit_download(store, 0, [run_cases.Row(key="0" * 16, pixels=None)], tmp_path)
+    manifest = score(store, config)
+    assert (manifest.rows_in, manifest.kept) == (0, 0)
+    table = read(store, manifest)
+    assert table.num_rows == 0
+    assert table.schema.names == [*SCORE_FACTS.names, "embedding"]
+
+
+def test_weights_that_changed_in_place_are_refused(
+    store: RunStore, config: ScoreConfig, tmp_path: Path
+) -> None:
+    make_step(store, config).open()
+    model_cases.aesthetic_head(tmp_path / "h.safetensors", seed=1)
+    with pytest.raises(ShardError, match=r"aesthetic_v1: was .* is now"):
+        make_step(store, config).open()
+
+
+def test_a_tar_that_is_not_its_facts_is_refused(
+    store: RunStore, config: ScoreConfig, tmp_path: Path
+) -> None:
+    shard = run_cases.rows(3)
+    run_cases.commit_download(store, 0, shard, tmp_path)
+    tar = next(Path(store.root, "images").glob("*.tar"))
+    content = bytearray(tar.read_bytes())
+    content[:16] = b"f" * 16  # the first member's name
+    tar.write_bytes(content)
+    with pytest.raises(ShardError, match=r"not the next row|damaged tar"):
+        score(store, config)
+
+
+def test_a_stored_image_that_does_not_decode_is_named(
+    store: RunStore, config: ScoreConfig, tmp_path: Path
+) -> None:
+    run_cases.commit_download(store, 0, run_cases.rows(2), tmp_path)
+    tar = next(Path(store.root, "images").glob("*.tar"))
+    content = tar.read_bytes().replace(b"\x89PNG", b"\x00\x00\x00\x00", 1)
+    tar.write_bytes(content)
+    with pytest.raises(ShardError, match="0000000000000000: a stored image does not decode"):
+        score(store, config)

@@ -1,0 +1,125 @@
+"""A run whose download and select are committed, for steps that read them."""
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image
+
+from pipelines.ledger import DOWNLOAD_FACTS, LEDGER
+from pipelines.manifest import SpooledFile, commit_shard
+from pipelines.storage import RunStore
+from pipelines.tables import write_table
+
+
+@dataclass(frozen=True)
+class Row:
+    """An input row; without pixels its download failed."""
+
+    key: str
+    pixels: npt.NDArray[np.uint8] | None
+    caption: str | None = "a caption"
+    kept: bool = True
+
+
+def rows(count: int, *, size: int = 32, seed: int = 0) -> list[Row]:
+    """Rows of coloured noise; every fifth has no image."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for index in range(count):
+        pixels = generator.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        has_image = index % 5 != 4
+        found.append(
+            Row(
+                key=f"{seed * 1000 + index:016x}",
+                pixels=pixels if has_image else None,
+                caption=None if index == 1 else f"caption {index}",
+                kept=has_image and index % 3 != 2,
+            )
+        )
+    return found
+
+
+def commit_download(store: RunStore, shard_id: int, shard: Sequence[Row], folder: Path) -> None:
+    """Commit a shard as the download step does, with lossless crops."""
+    tar, facts = folder / f"{shard_id}.tar", folder / f"{shard_id}.parquet"
+    stored = [row for row in shard if row.pixels is not None]
+    with tarfile.open(tar, "w") as archive:
+        for row in stored:
+            assert row.pixels is not None
+            png = io.BytesIO()
+            Image.fromarray(row.pixels).save(png, "PNG")
+            members = {
+                "png": png.getvalue(),
+                "json": json.dumps({"key": row.key}).encode(),
+                "txt": (row.caption or "").encode(),
+            }
+            for suffix, content in members.items():
+                member = tarfile.TarInfo(f"{row.key}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    table = [_facts(shard_id, number, row) for number, row in enumerate(shard)]
+    write_table(pa.Table.from_pylist(table, schema=DOWNLOAD_FACTS), facts)
+    failed = len(shard) - len(stored)
+    files = [
+        SpooledFile(folder="facts/download", path=facts, suffix=".parquet", num_rows=len(table))
+    ]
+    if stored:
+        files.append(SpooledFile(folder="images", path=tar, suffix=".tar", num_rows=len(stored)))
+    commit_shard(
+        store,
+        step="download",
+        fingerprint="d" * 16,
+        shard_id=shard_id,
+        files=files,
+        rows_in=len(shard),
+        kept=len(stored),
+        dropped={"http_not_found": failed},
+    )
+
+
+def commit_ledger(store: RunStore, shard_id: int, shard: Sequence[Row], folder: Path) -> None:
+    """Commit the verdicts as select does."""
+    path = folder / f"ledger-{shard_id}.parquet"
+    table = [
+        {**_facts(shard_id, number, row), "kept": row.kept} for number, row in enumerate(shard)
+    ]
+    for row in table:
+        if not row["kept"] and row["reason"] is None:
+            row["reason"] = "aesthetic_v1_below_min"
+    write_table(pa.Table.from_pylist(table, schema=LEDGER), path)
+    kept = sum(row.kept for row in shard)
+    dropped = {"aesthetic_v1_below_min": len(shard) - kept}
+    commit_shard(
+        store,
+        step="select",
+        fingerprint="e" * 16,
+        shard_id=shard_id,
+        files=[SpooledFile(folder="ledger", path=path, suffix=".parquet", num_rows=len(shard))],
+        rows_in=len(shard),
+        kept=kept,
+        dropped=dropped,
+    )
+
+
+def _facts(shard_id: int, number: int, row: Row) -> dict[str, Any]:
+    if row.pixels is None:
+        reason, side = "http_not_found", None
+    else:
+        reason, side = None, len(row.pixels)
+    return {
+        "shard_id": shard_id,
+        "row": number,
+        "key": row.key,
+        "caption": row.caption,
+        "reason": reason,
+        "sha256": None if side is None else f"{number:064x}",
+        **dict.fromkeys(("original_width", "original_height", "width", "height"), side),
+    }
