@@ -3,7 +3,7 @@
     python jobs/curate.py --config configs/curate/demo.yaml --set output=/data/run
     ray job submit --working-dir . -- python jobs/curate.py --config ... --set output=/data/run
 
-Exit codes: 0 done, 1 failed, 2 wrong configuration, 3 done but with quarantined shards.
+Exit codes: 0 done, 1 failed, 2 wrong configuration, 3 shards were quarantined (given up).
 """
 
 import argparse
@@ -12,6 +12,7 @@ import time
 
 from pipelines.config import ConfigError, load_config
 from pipelines.curate import STEPS, CurateConfig, curate
+from pipelines.engine.chain import QuarantineError
 from pipelines.engine.session import FAILURES
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except FAILURES as error:
         print(f"failed: {error}", file=sys.stderr)
-        return 1
+        return 3 if isinstance(error, QuarantineError) else 1
     print(result.funnel)
     print(f"run: {config.output}")
     return 3 if result.quarantined else 0

@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from pipelines.blocklist import BlockConfig
 from pipelines.config import Config, ConfigError
 from pipelines.curate_steps import CurateSteps
+from pipelines.engine.chain import QuarantineError
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.progress import funnel_table
-from pipelines.engine.session import EngineError, Session, open_session
-from pipelines.manifest import Manifest
+from pipelines.engine.session import Session, open_session
 from pipelines.plan import Plan, PlanConfig, PlanError, check_plan_inputs, load_plan, make_plan
 from pipelines.rules import RulesConfig, check_rules
 from pipelines.run import Revision, StepSummary, check_or_record, complete_step, read_revision
@@ -50,7 +50,7 @@ class CurateConfig(Config):
     encode: EncodeConfig | None = None
     """Null: no latent cache."""
     engine: EngineConfig = EngineConfig()
-    storage_options: dict[str, str | int | float | bool | None | dict[str, str]] = Field(
+    storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
         default_factory=dict, repr=False
     )
     """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
@@ -92,9 +92,8 @@ def curate(config: CurateConfig, *, steps: Sequence[str], say: Say) -> CurateRes
     asked = _check_steps(config, steps)
     store = RunStore(config.output, config.storage_options)
     source = Source(config.source)
-    if store.exists("plan/plan.json"):
-        plan = load_plan(store)
-        check_plan_inputs(plan, source)
+    plan = _stored_plan(config, store, source)
+    if plan is not None:
         job = CurateSteps(config, store, source, plan)
         if _is_complete(job, read_revision(store), asked):
             _record(job, steps)
@@ -121,18 +120,27 @@ def _check_steps(config: CurateConfig, steps: Sequence[str]) -> list[str]:
 
 
 def _plan(config: CurateConfig, store: RunStore, source: Source, say: Say) -> Plan:
-    if store.exists("plan/plan.json"):
-        plan = load_plan(store)
-    else:
+    plan = _stored_plan(config, store, source)
+    if plan is None:
         say(f"planning: {len(source.files)} file(s)")
         plan = make_plan(source, config.plan, store=store)
+    settled = sum(plan.settled.values())
+    say(f"plan: {plan.num_rows:,} rows in {plan.num_shards:,} shards, {settled:,} settled already")
+    return plan
+
+
+def _stored_plan(config: CurateConfig, store: RunStore, source: Source) -> Plan | None:
+    """The run's plan, held against the source and the configuration; None where there is none."""
+    if not store.exists("plan/plan.json"):
+        return None
+    plan = load_plan(store)
+    check_plan_inputs(plan, source)
     if plan.rows_per_shard != config.plan.rows_per_shard:
         raise PlanError(
             f"{config.output}: planned with plan.rows_per_shard {plan.rows_per_shard}, and the "
-            f"configuration says {config.plan.rows_per_shard}; put it back, or give another `output`"
+            f"configuration says {config.plan.rows_per_shard}; put it back, or give another "
+            "`output`"
         )
-    settled = sum(plan.settled.values())
-    say(f"plan: {plan.num_rows:,} rows in {plan.num_shards:,} shards, {settled:,} settled already")
     return plan
 
 
@@ -197,17 +205,17 @@ def _require_parents(job: "CurateSteps", asked: list[str]) -> None:
 
 def _complete(job: "CurateSteps", step: str, say: Say) -> None:
     before = read_revision(job.store).number
+    if step == "encode":
+        job.publish_cache()  # before the revision: a complete cache has its spec
     summary = complete_step(
         job.store,
         job.identities[step],
         num_shards=job.num_shards(step),
         folders=job.folders(step),
     )
-    if step == "encode":
-        job.publish_cache()
     allowed = job.config.engine.max_quarantined_shards
     if len(summary.quarantined) > allowed:
-        raise EngineError(
+        raise QuarantineError(
             f"{step}: {len(summary.quarantined)} shard(s) are quarantined (the first: "
             f"{summary.quarantined[0]}; its manifest has the error) and "
             f"engine.max_quarantined_shards is {allowed}; later steps were not run"

@@ -1,4 +1,4 @@
-"""A shard's rows as the download step takes them: read, and settled where nothing need be fetched."""
+"""A shard's rows for the download step: read, and settled where nothing need be fetched."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

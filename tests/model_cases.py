@@ -10,21 +10,37 @@ from safetensors.torch import save_file
 CLIP = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
-    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    "text_cfg": {
+        "context_length": 12,
+        "vocab_size": 514,
+        "width": 32,
+        "heads": 2,
+        "layers": 2,
+        "hf_tokenizer_name": "in this folder",
+    },
 }
 
 
 def clip_folder(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
-    """An open_clip folder (`local-dir:`) with open_clip's built-in tokenizer."""
+    """An open_clip folder (`local-dir:`) whose tokenizer knows single characters."""
     import open_clip
+    from open_clip.tokenizer import bytes_to_unicode
+    from transformers import CLIPTokenizer
 
     settings = {**CLIP, **changes}
     torch.manual_seed(seed)
-    model = open_clip.CLIP(**settings)
+    parts = {name: value for name, value in settings.items() if name != "custom_text"}
+    model_class = open_clip.CustomTextCLIP if settings.get("custom_text") else open_clip.CLIP
+    model = model_class(**parts)
     folder.mkdir(parents=True)
     (folder / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": settings, "preprocess_cfg": {}})
     )
+    characters = list(bytes_to_unicode().values())
+    tokens = [*characters, *(f"{character}</w>" for character in characters)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
     return folder

@@ -14,6 +14,10 @@ class EngineError(Exception):
     """A job cannot go on; the message says why and what to do."""
 
 
+class QuarantineError(EngineError):
+    """More shards were given up than the configuration allows."""
+
+
 @dataclass
 class StepState:
     """One step's shards: `ready` to run, `running`, and `done`; the rest wait for a parent."""

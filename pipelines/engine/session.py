@@ -21,7 +21,6 @@ from pipelines.step import Resources, ShardStep
 from pipelines.storage import RunStore, StorageError
 from sd_core.model.weights import WeightsError
 
-
 FAILURES = (
     EngineError,
     LeaseHeldError,

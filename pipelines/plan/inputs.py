@@ -13,8 +13,18 @@ def check_plan_inputs(plan: Plan, source: Source) -> None:
     """Refuse a source that is no longer the one planned; unchanged files are not read again.
 
     Raises:
-        PlanError: names every file that changed, is gone or is new.
+        PlanError: names every option that changed, and every file that changed, is gone or is new.
     """
+    changed = [
+        f"  - source.{name}: {plan.options.get(name)!r} when planned, {value!r} now"
+        for name, value in source_options(source).items()
+        if value != plan.options.get(name)
+    ]
+    if changed:
+        raise PlanError(
+            f"the source is read in another way than the run was planned ({len(changed)} "
+            "option(s)):\n" + "\n".join(changed) + "\nPut them back, or give another `output`."
+        )
     try:
         found = {file.name: file for file in source.files}
     except SourceError as error:
@@ -34,6 +44,17 @@ def check_plan_inputs(plan: Plan, source: Source) -> None:
             + "\n".join(f"  - {fault}" for fault in sorted(faults))
             + "\nPut the files back as they were, or give another `output` to plan a new run."
         )
+
+
+def source_options(source: Source) -> dict[str, str | None]:
+    """The options that decide what a row is; none of them is secret."""
+    config = source.config
+    return {
+        "format": config.format,
+        "url_column": config.url_column,
+        "caption_column": config.caption_column,
+        "content_hash": config.content_hash,
+    }
 
 
 def _parts(file: SourceFile) -> Iterator[SourceFile]:

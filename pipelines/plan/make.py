@@ -15,7 +15,7 @@ from pydantic import Field
 from pipelines.config import Config
 from pipelines.keys import KeyHash, blake2b_64, hash_rows
 from pipelines.plan.duplicates import SETTLED_REASONS, DuplicateFinder
-from pipelines.plan.inputs import file_sha256, file_token
+from pipelines.plan.inputs import file_sha256, file_token, source_options
 from pipelines.plan.record import (
     SCHEMA_VERSION,
     SHARD_FIELDS,
@@ -166,6 +166,7 @@ def _store(draft: _Draft, source: Source, store: RunStore) -> Plan:
         num_rows=sum(file.num_rows for file in draft.files),
         files=tuple(draft.files),
         columns=columns,
+        options=source_options(source),
         content_hash=content_hash,
         settled=totals,
         shards=shards,

@@ -58,6 +58,7 @@ class Plan:
 
     Attributes:
         fingerprint: Changes with the files' bytes and names, the columns and the shard size.
+        options: The source's options that decide what a row is, as they were set.
         content_hash: The `source_` column with the image files' hashes, where there is one.
         shards: `SHARD_FIELDS`, one row a shard, in order.
     """
@@ -67,6 +68,7 @@ class Plan:
     num_rows: int
     files: tuple[PlannedFile, ...]
     columns: tuple[SourceColumn, ...]
+    options: dict[str, str | None]
     content_hash: str | None
     settled: dict[str, int]
     shards: pa.Table = field(repr=False, compare=False)
@@ -168,6 +170,7 @@ def _to_json(plan: Plan) -> bytes:
         "num_rows": plan.num_rows,
         "num_shards": plan.num_shards,
         "settled": plan.settled,
+        "options": plan.options,
         "content_hash": plan.content_hash,
         "columns": [asdict(column) for column in plan.columns],
         "files": [asdict(file) for file in plan.files],

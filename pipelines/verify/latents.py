@@ -30,11 +30,22 @@ class LatentReport:
     keys: tuple[str, ...] = ()
 
 
-def load_cache_files(store: RunStore, faults: list[Fault]) -> CacheSpec | None:
-    """The files that every reader of the cache opens first; returns the spec."""
+def load_cache_files(
+    store: RunStore, summary: StepSummary, faults: list[Fault]
+) -> CacheSpec | None:
+    """The files that every reader of the cache opens first; returns the spec.
+
+    A cache in which no row was encoded may have neither.
+    """
+    if not summary.kept and not store.exists(SPEC_PATH):
+        return None
     expected = "the cache's spec"
+    recorded = f"manifests/encode/{summary.fingerprint}/spec.json"
     try:
-        spec = read_spec(store.read_bytes(SPEC_PATH), where=SPEC_PATH)
+        content = store.read_bytes(SPEC_PATH)
+        if store.exists(recorded) and store.read_bytes(recorded) != content:
+            faults.append(Fault(SPEC_PATH, "the spec of another revision", f"as in {recorded}"))
+        spec = read_spec(content, where=SPEC_PATH)
     except FileNotFoundError:
         faults.append(Fault(SPEC_PATH, "missing", expected))
         return None

@@ -1,9 +1,10 @@
 """Everything about one shard of the plan: its manifests, and with `deep` its files' insides."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.manifest import Manifest
 from pipelines.plan import Plan, PlanError, read_settled
@@ -33,6 +34,7 @@ class ShardReport:
     faults: tuple[Fault, ...]
     stored_keys: tuple[str, ...] = ()
     kept_keys: tuple[str, ...] = ()
+    kept_hashes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,7 @@ class ShardCheck:
             faults=tuple(report.faults),
             stored_keys=report.stored_keys,
             kept_keys=report.kept_keys,
+            kept_hashes=report.kept_hashes,
         )
 
     def _look_inside(self, report: "_Deep") -> None:
@@ -82,7 +85,7 @@ class ShardCheck:
             facts = facts if {"key", "reason"} <= set(facts.column_names) else None
         stored = stored_rows(facts) if facts is not None else None
         if stored is not None:
-            report.stored_keys = _keys(stored)
+            report.stored_keys = _hex_digits(stored["key"])
             report.add(self._check_images(report, stored), "images")
         if scores is not None:
             path = report.path("score", "facts/score")
@@ -91,8 +94,10 @@ class ShardCheck:
         if ledger is not None:
             path = report.path("select", "ledger")
             report.add(self._check_ledger(report, ledger, facts, scores, path), path)
-            if {"key", "kept"} <= set(ledger.column_names):
-                report.kept_keys = _keys(ledger.filter(ledger["kept"]))
+            if {"key", "kept", "sha256"} <= set(ledger.column_names):
+                kept = ledger.filter(ledger["kept"])
+                report.kept_keys = _hex_digits(kept["key"])
+                report.kept_hashes = _hex_digits(pc.utf8_slice_codeunits(kept["sha256"], 0, 16))
 
     def _check_facts(self, report: "_Deep", facts: pa.Table, path: str) -> Iterator[Fault]:
         try:
@@ -155,7 +160,8 @@ class _Deep:
     manifests: Mapping[str, Manifest]
     faults: list[Fault]
     stored_keys: tuple[str, ...] = ()
-    kept_keys: tuple[str, ...] = field(default=())
+    kept_keys: tuple[str, ...] = ()
+    kept_hashes: tuple[str, ...] = ()
 
     def path(self, step: str, folder: str) -> str:
         entry = self.manifests[step].file(folder)
@@ -165,10 +171,7 @@ class _Deep:
         self.faults += limit(faults, where)
 
 
-def _keys(table: pa.Table) -> tuple[str, ...]:
-    """The keys that are whole; a malformed one is a fault of its own."""
-    return tuple(key for key in table["key"].to_pylist() if _is_key(key))
-
-
-def _is_key(key: str) -> bool:
-    return len(key) == 16 and all(digit in "0123456789abcdef" for digit in key)
+def _hex_digits(column: pa.ChunkedArray) -> tuple[str, ...]:
+    """The values of 16 hex digits; another one is a fault of its own."""
+    matches = pc.match_substring_regex(column, "^[0-9a-f]{16}$")
+    return tuple(column.filter(pc.fill_null(matches, False)).to_pylist())

@@ -4,21 +4,22 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipelines.engine.lease import LEASE_FILE
 from pipelines.manifest import Manifest
-from pipelines.run import Revision, StepSummary
+from pipelines.run import StepSummary
 from pipelines.storage import RunStore
-from pipelines.verify.fault import Fault, Note
+from pipelines.verify.copies import check_copies, forbids_copies
+from pipelines.verify.fault import Fault, Note, limit
 from pipelines.verify.index import StepTotals, check_indexes, check_totals
 from pipelines.verify.keys import KeySpill
 from pipelines.verify.latents import LatentsCheck, load_cache_files
-from pipelines.verify.manifests import FOLDERS
-from pipelines.verify.records import asked_size, read_records
+from pipelines.verify.manifests import FOLDERS, QUARANTINED
+from pipelines.verify.records import Records, asked_size, read_records
 from pipelines.verify.shard import SHARD_STEPS, ShardCheck
 
 _NUM_THREADS = 16
@@ -36,14 +37,14 @@ class _Totals:
     steps: dict[str, StepTotals]
     stored: KeySpill
     kept: KeySpill
+    kept_hashes: KeySpill
     encoded: KeySpill
-    notes: list[Note] = field(default_factory=list)
 
 
 def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
     """Every promise of the run that can be read off its files; yields what breaks one.
 
-    Memory does not grow with the rows: keys are compared on local disk (40 bytes a row with
+    Memory does not grow with the rows: keys are compared on local disk (48 bytes a row with
     `deep`), and a shard's tables and one image of each thread are held at a time.
 
     Args:
@@ -61,6 +62,7 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
     yield from records.faults
     if store.exists(LEASE_FILE):
         yield Note(LEASE_FILE, "a job holds this run, or was killed; only what is complete counts")
+    yield from _newer_options(records)
     if records.revision is None or records.plan is None:
         return
     if not records.revision.steps:
@@ -70,6 +72,7 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
             steps={name: StepTotals() for name in records.revision.steps if name in FOLDERS},
             stored=KeySpill(Path(folder), name="stored"),
             kept=KeySpill(Path(folder), name="kept"),
+            kept_hashes=KeySpill(Path(folder), name="kept-hashes"),
             encoded=KeySpill(Path(folder), name="encoded"),
         )
         check = ShardCheck(
@@ -82,7 +85,14 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
         yield from _check_shards(check, totals)
         if "encode" in totals.steps:
             yield from _check_latents(store, records.revision.steps["encode"], totals, deep=deep)
-        yield from _check_whole(store, records.revision, totals, deep=deep)
+        yield from _check_whole(check, records.run, totals)
+
+
+def _newer_options(records: Records) -> Iterator[Note]:
+    recorded = (records.run or {}).get("steps", {})
+    for name, step in records.revision.steps.items() if records.revision else ():
+        if name in recorded and recorded[name].get("fingerprint") != step.fingerprint:
+            yield Note(f"run.json: {name}", "its options are those of a revision not complete yet")
 
 
 def _check_shards(check: ShardCheck, totals: _Totals) -> Iterator[Fault]:
@@ -98,13 +108,14 @@ def _check_shards(check: ShardCheck, totals: _Totals) -> Iterator[Fault]:
             _count(totals.steps[name], report.manifests.get(name))
         totals.stored.add(report.shard_id, report.stored_keys)
         totals.kept.add(report.shard_id, report.kept_keys)
+        totals.kept_hashes.add(report.shard_id, report.kept_hashes)
 
 
 def _check_latents(
     store: RunStore, summary: StepSummary, totals: _Totals, *, deep: bool
 ) -> Iterator[Fault]:
     faults: list[Fault] = []
-    spec = load_cache_files(store, faults)
+    spec = load_cache_files(store, summary, faults)
     yield from faults
     check = LatentsCheck(store=store, summary=summary, spec=spec, deep=deep)
     for report in _in_order(check, range(summary.num_shards), deep=deep):
@@ -114,9 +125,9 @@ def _check_latents(
 
 
 def _check_whole(
-    store: RunStore, revision: Revision, totals: _Totals, *, deep: bool
+    check: ShardCheck, run: Mapping[str, Any] | None, totals: _Totals
 ) -> Iterator[Fault | Note]:
-    steps = revision.steps
+    steps, store = check.steps, check.store
     for name, found in totals.steps.items():
         yield from check_totals(name, steps[name], found)
         yield from check_indexes(store, name, found)
@@ -124,12 +135,13 @@ def _check_whole(
             Note(f"{name} shard {shard_id}", "quarantined") for shard_id in found.quarantined
         )
     yield from _check_encode_rows(steps)
-    if deep:
-        for place in totals.stored.repeated():
-            shards = f"shards {place.shard_id} and {place.other_shard}"
-            yield Fault(f"images: key {place.key}", f"stored twice, in {shards}", "once in the run")
-        if "encode" in steps and not totals.steps["encode"].quarantined:
-            yield from _check_encoded_keys(totals)
+    if check.deep:
+        yield from limit(_check_stored_keys(totals), "images")
+        if forbids_copies(run, steps.get("select")):
+            copies = check_copies(store, steps["select"], totals.kept_hashes)
+            yield from limit(copies, "ledger")
+        if "encode" in steps:
+            yield from limit(_check_encoded_keys(totals), "latents")
 
 
 def _check_encode_rows(steps: Mapping[str, StepSummary]) -> Iterator[Fault]:
@@ -139,16 +151,30 @@ def _check_encode_rows(steps: Mapping[str, StepSummary]) -> Iterator[Fault]:
         yield Fault("revision.json: encode", found, f"select's kept rows, {select.kept}")
 
 
+def _check_stored_keys(totals: _Totals) -> Iterator[Fault]:
+    for place in totals.stored.repeated():
+        shards = f"shards {place.shard_id} and {place.other_shard}"
+        yield Fault(f"images: key {place.key}", f"stored twice, in {shards}", "once in the run")
+
+
 def _check_encoded_keys(totals: _Totals) -> Iterator[Fault]:
     for place in totals.encoded.repeated():
         shards = f"shards {place.shard_id} and {place.other_shard}"
         yield Fault(f"latents: key {place.key}", f"encoded twice, in {shards}", "once")
-    for place in totals.kept.missing_from(totals.encoded):
-        found = f"kept in shard {place.shard_id}, neither encoded nor rejected"
-        yield Fault(f"latents: key {place.key}", found, "one or the other")
     for place in totals.encoded.missing_from(totals.kept):
         found = f"encoded in shard {place.shard_id}, not kept by the ledger"
         yield Fault(f"latents: key {place.key}", found, "kept rows only")
+    lost = totals.steps["encode"].dropped[QUARANTINED]
+    missing = totals.kept.missing_from(totals.encoded)
+    if not lost:
+        for place in missing:
+            found = f"kept in shard {place.shard_id}, neither encoded nor rejected"
+            yield Fault(f"latents: key {place.key}", found, "one or the other")
+        return
+    num_missing = sum(1 for _ in missing)
+    if num_missing != lost:
+        found = f"{num_missing} kept rows neither encoded nor rejected"
+        yield Fault("latents", found, f"the {lost} of quarantined shards")
 
 
 def _count(totals: StepTotals, manifest: Manifest | None) -> None:

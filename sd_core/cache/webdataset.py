@@ -67,12 +67,30 @@ class WebDatasetShardWriter:
 
 def iterate_webdataset(stream: IO[bytes], spec: CacheSpec, *, name: str) -> Iterator[LatentSample]:
     """Read a tar's samples in order, streaming; raises `CacheShardError`."""
+    counted = _CountingReader(stream)
     try:
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
+        with tarfile.open(fileobj=counted, mode="r|") as archive:
             for key, members in _grouped(archive):
                 yield _to_sample(key, members, spec, name)
+            # tarfile takes a file that ends between two members for a whole one.
+            if counted.num_read < archive.offset + 2 * tarfile.BLOCKSIZE:
+                raise CacheShardError(f"{name}: damaged tar: its end is missing")
     except (tarfile.TarError, EOFError) as error:
         raise CacheShardError(f"{name}: damaged tar: {error}") from error
+
+
+class _CountingReader(io.RawIOBase):
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.num_read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._stream.read(size)
+        self.num_read += len(content)
+        return content
 
 
 def _grouped(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -5,7 +5,7 @@ import io
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipelines.manifest import (
     Manifest,
     SpooledFile,
     commit_shard,
+    create_manifest,
     manifest_path,
     read_manifest,
     sha256_of,
@@ -78,8 +79,13 @@ SPEC = CacheSpec(
     prompt_embeds=True,
 )
 IDENTITIES = {
-    name: StepIdentity(step=name, options={name: number})
-    for number, name in enumerate(("download", "score", "select", "encode"))
+    name: StepIdentity(step=name, options={name: options})
+    for name, options in {
+        "download": {"retries": 2},
+        "score": {},
+        "select": SELECT.model_dump(mode="json"),
+        "encode": {},
+    }.items()
 }
 
 
@@ -88,14 +94,30 @@ def fingerprint(step: str) -> str:
     return IDENTITIES[step].fingerprint
 
 
-def build_run(root: Path) -> RunStore:
-    """21 rows in 3 shards: every step complete, drops of several kinds, one encode reject."""
-    store = RunStore(str(root / "run"))
+def build_run(
+    root: Path, *, store: RunStore | None = None, lost: Mapping[str, int] | None = None
+) -> RunStore:
+    """21 rows in 3 shards: every step complete, drops of several kinds, one encode reject.
+
+    Args:
+        root: Local scratch, and where the run is unless `store` says otherwise.
+        lost: Step to the shard that it gave up.
+    """
+    store = store or RunStore(str(root / "run"))
+    lost = lost or {}
     source = write_list(root)
     plan = make_plan(source, PlanConfig(rows_per_shard=ROWS_PER_SHARD), store=store)
     for shard_id in range(plan.num_shards):
-        write_download(store, source, shard_id, scratch=root)
-        write_score(store, shard_id, scratch=root)
+        rows_in = plan.shards["num_rows"][shard_id].as_py()
+        if lost.get("download") == shard_id:
+            quarantine(store, "download", shard_id, rows_in=rows_in)
+            quarantine(store, "score", shard_id, rows_in=0)
+            continue
+        download = write_download(store, source, shard_id, scratch=root)
+        if lost.get("score") == shard_id:
+            quarantine(store, "score", shard_id, rows_in=download.kept)
+        else:
+            write_score(store, shard_id, scratch=root)
     select(store, source).run(lambda manifest: None)
     write_encode(store, scratch=root)
     check_or_record(
@@ -103,6 +125,23 @@ def build_run(root: Path) -> RunStore:
     )
     complete(store)
     return store
+
+
+def quarantine(store: RunStore, step: str, shard_id: int, *, rows_in: int) -> None:
+    """Give a shard up, as the engine does."""
+    create_manifest(
+        store,
+        Manifest(
+            step=step,
+            fingerprint=fingerprint(step),
+            shard_id=shard_id,
+            files=(),
+            rows_in=rows_in,
+            kept=0,
+            dropped={"shard_quarantined": rows_in} if rows_in else {},
+            quarantined="boom",
+        ),
+    )
 
 
 def complete(store: RunStore) -> None:
@@ -138,7 +177,7 @@ def picture(number: int) -> bytes:
     return stream.getvalue()
 
 
-def write_download(store: RunStore, source: Source, shard_id: int, *, scratch: Path) -> None:
+def write_download(store: RunStore, source: Source, shard_id: int, *, scratch: Path) -> Manifest:
     """Commit a shard of images and facts; every seventh row is not found."""
     rows = read_rows(load_plan(store), store, source, shard_id)
     outcomes = {}
@@ -166,7 +205,7 @@ def write_download(store: RunStore, source: Source, shard_id: int, *, scratch: P
     count = write_images(facts, spool=spool, path=tar, extension="jpg")
     spool.close()
     write_table(facts, table)
-    commit_shard(
+    return commit_shard(
         store,
         step="download",
         fingerprint=fingerprint("download"),

@@ -16,6 +16,7 @@ from jobs.verify import main
 from pipelines.manifest import manifest_path
 from pipelines.storage import RunStore
 from pipelines.verify import Fault, NotARunError, Note, verify_run
+from tests.conftest import S3Endpoint
 from tests.pipelines.synthetic_run import Forger, build_run, complete, fingerprint
 
 
@@ -322,6 +323,39 @@ def test_quarantined_shard_is_a_note_and_its_rows_are_counted(
     assert_only(faults(store, deep=False), "quarantined with 0 of 8 rows under shard_quarantined")
 
 
+@pytest.mark.parametrize("step", ["download", "score"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_run_with_a_shard_given_up_early_verifies(tmp_path: Path, step: str, deep: bool) -> None:
+    store = build_run(tmp_path, lost={step: 1})
+    assert faults(store, deep=deep) == []
+    assert f"{step} shard 1: quarantined" in notes(store)
+
+
+def test_rows_of_a_quarantined_shard_that_the_ledger_does_not_count_are_found(
+    tmp_path: Path,
+) -> None:
+    store = build_run(tmp_path, lost={"score": 1})
+
+    def change(tree: dict) -> None:
+        tree["dropped"]["duplicate_bytes"] = tree["dropped"].pop("shard_quarantined")
+
+    Forger(store).manifest("select", 1, change)
+    complete(store)
+    assert_only(faults(store, deep=False), "0 rows shard_quarantined, expected 7")
+
+
+def test_run_on_an_object_store_verifies_and_a_lost_object_is_found(
+    tmp_path: Path, s3_endpoint: S3Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = f"s3://{s3_endpoint.bucket}/verified"
+    store = build_run(tmp_path, store=RunStore(root, s3_endpoint.storage_options))
+    assert main([root, "--deep"]) == 0  # the endpoint and keys come from the environment
+    name = store.list_files("images")[1]
+    store.delete(f"images/{name}")
+    assert main([root, "--deep"]) == 1
+    assert capsys.readouterr().out.startswith(f"images/{name}: missing, expected ")
+
+
 # Deep: bytes ---------------------------------------------------------------------------------
 
 
@@ -498,6 +532,33 @@ def test_key_stored_in_two_shards_is_found(store: RunStore, forger: Forger) -> N
     assert any(part in line for line in faults(store, deep=True))
 
 
+def test_copies_among_the_kept_rows_are_found_only_where_none_may_be(
+    store: RunStore, forger: Forger
+) -> None:
+    for step, folder in (("download", "facts/download"), ("select", "ledger")):
+        for shard_id, row in ((0, "r4"), (1, "r4")):
+            forger.values(step, shard_id, folder, "sha256", **{row: "ab" * 32})
+    part = "ledger: sha256 abababababababab…: kept more than once, in shards 0 and 1"
+    assert any(part in line for line in faults(store, deep=True))
+    forger.values("select", 1, "ledger", "sha256", r4="ab" * 31 + "cd")
+    assert not any("kept more than once" in line for line in faults(store, deep=True))
+    forger.values("select", 1, "ledger", "sha256", r4="ab" * 32)
+
+    def allow(tree: dict) -> None:
+        tree["steps"]["select"]["options"]["select"]["duplicates"] = "off"
+
+    edit_json(store, "run.json", allow)
+    assert not any("kept more than once" in line for line in faults(store, deep=True))
+
+
+def test_options_of_a_cut_that_is_not_complete_are_noted(store: RunStore) -> None:
+    edit_json(store, "run.json", lambda t: t["steps"]["select"].update(fingerprint="other"))
+    assert faults(store, deep=True) == []
+    assert notes(store) == [
+        "run.json: select: its options are those of a revision not complete yet"
+    ]
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -553,6 +614,12 @@ def test_missing_or_torn_cache_file_is_found(store: RunStore, name: str) -> None
     assert_only(faults(store, deep=False), f"latents/{name}: ")
     store.delete(f"latents/{name}")
     assert_only(faults(store, deep=False), f"latents/{name}: missing")
+
+
+def test_spec_of_another_revision_is_found(store: RunStore) -> None:
+    other = store.read_bytes("latents/spec.json").replace(b"0.5", b"0.25")
+    store.replace(f"manifests/encode/{fingerprint('encode')}/spec.json", other)
+    assert_only(faults(store, deep=False), "latents/spec.json: the spec of another revision")
 
 
 def npy(array: np.ndarray) -> bytes:

@@ -1,13 +1,14 @@
 """One decode of an original: bytes in, the stored square out. A pure function of its arguments."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.stages.download.geometry import centre_square, resize_square, upright
-from pipelines.stages.download.header import ImageHeader, check_size, read_header
+from pipelines.stages.download.geometry import Square, centre_square, resize_square, upright
+from pipelines.stages.download.header import ImageHeader, check_size, read_header, shown_size
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.image_rejected import ImageRejected
 from pipelines.stages.download.jpeg import (
@@ -17,7 +18,6 @@ from pipelines.stages.download.jpeg import (
     scale_denominator,
 )
 from pipelines.stages.download.raster import decode_square
-
 
 # What these decoders take in all, measured at 50 million pixels. Short of memory they fail like a
 # broken file or abort, so they are not started.
@@ -76,22 +76,18 @@ def crop_pixels(data: bytes, config: ImageConfig, *, scaled: bool = True) -> Cro
         MemoryError: beyond the limit of the process.
     """
     header = read_header(data)
-    width, height = header.shown_size(header.orientation)
     try:
-        check_size(width, height, config)
+        check_size(header.width, header.height, config)
         _check_memory(header, config)
-        square, orientation = _square(data, header, config, scaled=scaled)
+        if header.format == "jpeg":
+            with suppress(NotForFastPath):
+                return _jpeg_crop(data, header, config, scaled=scaled)
+        return _raster_crop(data, header, config)
     except ImageRejected as rejected:
+        width, height = shown_size(header.width, header.height, header.orientation)
         rejected.original_width, rejected.original_height = width, height
         rejected.original_format = header.format
         raise
-    width, height = header.shown_size(orientation)
-    return CropPixels(
-        pixels=upright(square, orientation),
-        original_width=width,
-        original_height=height,
-        original_format=header.format,
-    )
 
 
 def _check_memory(header: ImageHeader, config: ImageConfig) -> None:
@@ -104,22 +100,34 @@ def _check_memory(header: ImageHeader, config: ImageConfig) -> None:
         )
 
 
-def _square(
+def _jpeg_crop(
     data: bytes, header: ImageHeader, config: ImageConfig, *, scaled: bool
-) -> tuple[NDArray[np.uint8], int]:
-    """The resized square, not yet turned, and the orientation by which it must be."""
-    try:
-        if header.format != "jpeg":
-            raise NotForFastPath
-        align = scale_denominator(min(header.width, header.height), config.size)
-        denominator = align if scaled else 1
-        image = decode_jpeg(data, header, denominator=denominator)
-    except NotForFastPath:
-        image, orientation = decode_square(data, header.format, config)
-        return resize_square(image, centre_square(*image.shape[:2]), size=config.size), orientation
+) -> CropPixels:
+    align = scale_denominator(min(header.width, header.height), config.size)
+    denominator = align if scaled else 1
+    image = decode_jpeg(data, header, denominator=denominator)
     square = centre_square(header.width, header.height, align=align).reduced(denominator)
     pixels = resize_square(image, square, size=config.size, reduced=denominator > 1)
-    return pixels, header.orientation
+    width, height = shown_size(header.width, header.height, header.orientation)
+    return CropPixels(
+        pixels=upright(pixels, header.orientation),
+        original_width=width,
+        original_height=height,
+        original_format=header.format,
+    )
+
+
+def _raster_crop(data: bytes, header: ImageHeader, config: ImageConfig) -> CropPixels:
+    raster = decode_square(data, header.format, config)
+    whole = Square(left=0, top=0, side=len(raster.pixels))
+    pixels = resize_square(raster.pixels, whole, size=config.size)
+    width, height = shown_size(raster.width, raster.height, raster.orientation)
+    return CropPixels(
+        pixels=upright(pixels, raster.orientation),
+        original_width=width,
+        original_height=height,
+        original_format=header.format,
+    )
 
 
 def encode_pixels(pixels: NDArray[np.uint8], config: ImageConfig) -> bytes:

@@ -28,7 +28,7 @@ from pipelines.stages.download.decode_frames import (
     read_result,
     write_frame,
 )
-from pipelines.stages.download.header import read_header
+from pipelines.stages.download.header import read_header, shown_size
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.image_rejected import ImageReason, ImageRejected
 
@@ -245,7 +245,7 @@ def _verdict(job: _Job, reason: ImageReason, config: ImageConfig) -> DecodeResul
         header = read_header(job.data)
     except ImageRejected:
         return DecodeResult(reason=reason, error_message=message)
-    width, height = header.shown_size(header.orientation)
+    width, height = shown_size(header.width, header.height, header.orientation)
     return DecodeResult(
         original_width=width,
         original_height=height,

@@ -7,8 +7,6 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import cast
 
@@ -19,20 +17,11 @@ from pipelines.stages.download.failure import FetchFailed, FetchReason
 from pipelines.stages.download.limits import ByteBudget, Deadline, HostSlots
 from pipelines.stages.download.optout import is_opted_out
 from pipelines.stages.download.resolver import SystemResolver
+from pipelines.stages.download.status import status_failure
 from pipelines.stages.download.target import Target, parse_target, redirect_target
 
 _SMALL_BODY_BYTES = 256 * 1024
 """A body up to this size is not counted against the budget of bytes in flight."""
-
-_REFUSALS: dict[int, tuple[FetchReason, str, bool]] = {
-    401: ("http_forbidden", "the server asks for a login", False),
-    403: ("http_forbidden", "the server forbids access", False),
-    404: ("http_not_found", "the server has nothing at this URL", False),
-    408: ("http_client_error", "the server gave up waiting", True),
-    410: ("http_gone", "the server has it no longer", False),
-    429: ("http_rate_limited", "the server asks for fewer requests", True),
-    451: ("http_forbidden", "the server forbids access by law", False),
-}
 
 
 @dataclass(kw_only=True)
@@ -212,7 +201,7 @@ class Fetcher:
         if 300 <= status < 400:
             return redirect_target(target, response.getheader("Location"))
         if not 200 <= status < 300:
-            raise _refusal(response)
+            raise status_failure(response)
         body, reserved = self._body(response, deadline=deadline)
         return Fetched(
             data=body,
@@ -276,36 +265,3 @@ def _read_up_to(response: http.client.HTTPResponse, limit: int, *, into: io.Byte
 
 def _truncated() -> FetchFailed:
     return FetchFailed("body_truncated", "the body ends before its end", retryable=True)
-
-
-def _refusal(response: http.client.HTTPResponse) -> FetchFailed:
-    status = response.status
-    if status in _REFUSALS:
-        reason, words, retryable = _REFUSALS[status]
-    elif 400 <= status < 500:
-        reason, words, retryable = "http_client_error", "the server refuses the request", False
-    elif 500 <= status < 600:
-        reason, words, retryable = "http_server_error", "the server failed", True
-    else:
-        reason, words, retryable = "http_malformed", "a status that HTTP does not know", False
-    return FetchFailed(
-        reason,
-        f"{words} (status {status})",
-        retryable=retryable,
-        retry_after_s=_retry_after_s(response.getheader("Retry-After")) if retryable else None,
-    )
-
-
-def _retry_after_s(value: str | None) -> float | None:
-    if not value:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -29,11 +29,10 @@ class ImageHeader:
     orientation: int = 1  # EXIF's, 1 to 8; read here for JPEG only
     progressive: bool = False
 
-    def shown_size(self, orientation: int) -> tuple[int, int]:
-        """(width, height) as a viewer shows it."""
-        if orientation in (5, 6, 7, 8):
-            return self.height, self.width
-        return self.width, self.height
+
+def shown_size(width: int, height: int, orientation: int) -> tuple[int, int]:
+    """(width, height) as a viewer shows an image of that EXIF orientation."""
+    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
 def read_header(data: bytes) -> ImageHeader:

@@ -6,9 +6,8 @@ profile is a program in the file, and reading them differently would move publis
 """
 
 import io
-import struct
 import warnings
-import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,29 +44,20 @@ _ORIENTATION_TAG = 0x0112
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _WIDE_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
-_BROKEN = (  # what Pillow's readers raise on hostile bytes
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    AttributeError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-)
 
 
-def decode_square(
-    data: bytes, name: ImageFormat, config: ImageConfig
-) -> tuple[NDArray[np.uint8], int]:
+@dataclass(frozen=True, kw_only=True)
+class RasterSquare:
+    """The square at its original resolution, not yet turned by `orientation` (EXIF's, 1 to 8)."""
+
+    pixels: NDArray[np.uint8]  # [side, side, 3] RGB, or [side, side, 1] grey
+    orientation: int
+    width: int  # of the whole original, in pixels, not yet turned
+    height: int
+
+
+def decode_square(data: bytes, name: ImageFormat, config: ImageConfig) -> RasterSquare:
     """Decodes the largest square in the middle.
-
-    Returns:
-        The square [side, side, 3] RGB or [side, side, 1] grey at its original resolution, not yet
-        turned, and the EXIF orientation (1 to 8) by which it must be.
 
     Raises:
         ImageRejected: whatever a broken file deserves.
@@ -79,10 +69,16 @@ def decode_square(
             image: PillowImage = _OPENERS[name](io.BytesIO(data))
             check_size(image.width, image.height, config)  # if the header told us otherwise
             image.load()
-            orientation = _orientation(image)
-        except _BROKEN as error:
+            return RasterSquare(
+                pixels=_square_pixels(image, centre_square(image.width, image.height)),
+                orientation=_orientation(image),
+                width=image.width,
+                height=image.height,
+            )
+        except (ImageRejected, MemoryError):
+            raise
+        except Exception as error:  # hostile bytes make Pillow's readers raise nearly anything
             raise _judged(name, error) from error
-        return _square_pixels(image, centre_square(image.width, image.height)), orientation
 
 
 def _orientation(image: PillowImage) -> int:
@@ -136,8 +132,6 @@ def _wide_grey_pixels(wide: NDArray[np.uint16], transparency: Any) -> NDArray[np
 
 
 def _judged(name: ImageFormat, error: Exception) -> ImageRejected:
-    if isinstance(error, ImageRejected):
-        return error
     text = str(error).lower()
     if isinstance(error, EOFError) or "truncated" in text:
         return ImageRejected("image_truncated", f"the {name} data ends before the last pixel")

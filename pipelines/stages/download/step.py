@@ -1,6 +1,5 @@
 """The download step: a shard's rows in, a tar of crops and a facts table committed."""
 
-import tempfile
 from collections import Counter, deque
 from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from pipelines.stages.download.intake import IncomingRow, Intake, Outcome, Taken
 from pipelines.stages.download.limits import return_large_blocks_to_the_system
 from pipelines.stages.download.shard_files import build_facts, write_images
 from pipelines.stages.download.spool import CropSpool
+from pipelines.stages.download.spool_folder import remove_abandoned, spool_folder
 from pipelines.step import Resources
 from pipelines.storage import RunStore
 from pipelines.tables import write_table
@@ -82,7 +82,8 @@ class DownloadStep:
         self._opened: ExitStack | None = None
 
     def open(self) -> None:
-        """Start the decoder and load img2dataset."""
+        """Start the decoder and load img2dataset; what killed workers left behind is removed."""
+        remove_abandoned(self._spool_folder)
         load_img2dataset()
         return_large_blocks_to_the_system()
         with ExitStack() as stack:
@@ -113,10 +114,8 @@ class DownloadStep:
         Raises:
             ShardError: Something failed that is not a row's own fault.
         """
-        with tempfile.TemporaryDirectory(
-            prefix=f"download-{shard_id:06d}-", dir=self._spool_folder
-        ) as folder:
-            return self._run(shard_id, Path(folder))
+        with spool_folder(self._spool_folder) as folder:
+            return self._run(shard_id, folder)
 
     def _run(self, shard_id: int, folder: Path) -> Manifest:
         rows = self._rows.read(shard_id)

@@ -223,6 +223,16 @@ def test_every_changed_gone_and_new_file_is_named(plan_path: Any, tmp_path: Path
     assert "d.parquet" not in message
 
 
+def test_changed_reading_of_the_same_files_is_refused(plan_path: Any, tmp_path: Path) -> None:
+    _write(tmp_path / "in" / "0.parquet", [("a", "x")])
+    planned = plan_path(tmp_path / "in")
+    config = planned.source.config.model_copy(update={"caption_column": "", "url_column": "url"})
+    with pytest.raises(PlanError) as error:
+        check_plan_inputs(planned.plan, Source(config))
+    assert "2 option(s)" in str(error.value)
+    assert "source.caption_column: None when planned, '' now" in str(error.value)
+
+
 def test_changed_tar_of_an_img2dataset_folder_is_refused(plan_path: Any, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

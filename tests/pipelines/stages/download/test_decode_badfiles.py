@@ -96,7 +96,8 @@ EXPECTED: dict[str, str | Shown] = {
     "sharp__rotating-squares.webp": (80, 80, (199, 216, 226)),
     "sharp__tbgn2c16.png": (32, 32, (167, 174, 169)),
     "sharp__truncated.jpg": "image_truncated",
-    "sharp__truncated.png": "image_truncated",}
+    "sharp__truncated.png": "image_truncated",
+}
 UNCAPPED_ASPECT = 20.0  # libvips__big-height.webp is 13 x 169
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipelines.manifest import Manifest, ShardError, create_manifest, read_manifest
+from pipelines.manifest import ShardError, read_manifest
 from pipelines.plan import PlanConfig, load_plan, make_plan
 from pipelines.sources import Source
 from pipelines.stages.select import Select, SelectConfig, Threshold
@@ -18,6 +18,7 @@ from tests.pipelines.synthetic_run import (
     NUM_ROWS,
     ROWS_PER_SHARD,
     fingerprint,
+    quarantine,
     select,
     write_download,
     write_list,
@@ -37,22 +38,6 @@ def source(store: RunStore, tmp_path: Path) -> Source:
     source = write_list(tmp_path)
     make_plan(source, PlanConfig(rows_per_shard=ROWS_PER_SHARD), store=store)
     return source
-
-
-def quarantine(store: RunStore, step: str, shard_id: int, rows_in: int) -> None:
-    create_manifest(
-        store,
-        Manifest(
-            step=step,
-            fingerprint=fingerprint(step),
-            shard_id=shard_id,
-            files=(),
-            rows_in=rows_in,
-            kept=0,
-            dropped={"shard_quarantined": rows_in} if rows_in else {},
-            quarantined="boom",
-        ),
-    )
 
 
 @pytest.fixture
@@ -142,8 +127,8 @@ def test_rows_of_a_shard_whose_download_was_quarantined_are_in_the_ledger(
     for shard_id in (0, 2):
         write_download(store, source, shard_id, scratch=tmp_path)
         write_score(store, shard_id, scratch=tmp_path)
-    quarantine(store, "download", 1, ROWS_PER_SHARD)
-    quarantine(store, "score", 1, 0)
+    quarantine(store, "download", 1, rows_in=ROWS_PER_SHARD)
+    quarantine(store, "score", 1, rows_in=0)
     ledger = run(select(store, source, config=OFF))
     lost = ledger.slice(ROWS_PER_SHARD, ROWS_PER_SHARD)
     assert set(lost["reason"].to_pylist()) == {"shard_quarantined"}
@@ -162,7 +147,7 @@ def test_images_of_a_shard_whose_score_was_quarantined_are_dropped_and_failures_
         write_score(store, shard_id, scratch=tmp_path)
     download = read_manifest(store, "download", fingerprint("download"), 2)
     assert download is not None
-    quarantine(store, "score", 2, download.kept)
+    quarantine(store, "score", 2, rows_in=download.kept)
     ledger = run(select(store, source, config=OFF))
     lost = ledger.slice(2 * ROWS_PER_SHARD)
     assert reasons(lost) == {"shard_quarantined": download.kept, "duplicate_row": 1}

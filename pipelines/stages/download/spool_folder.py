@@ -1,0 +1,44 @@
+"""Local folders for unfinished shards, which outlive no process, even one that was killed."""
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PREFIX = "latent-foundry-shard-"
+_LOCK = "lock"
+
+
+@contextmanager
+def spool_folder(parent: str | None) -> Iterator[Path]:
+    """A new folder, removed at the end; a lock on a file in it says that its process lives.
+
+    Args:
+        parent: A local folder; the system's temporary one where None.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    try:
+        with (folder / _LOCK).open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(parent: str | None) -> list[Path]:
+    """Remove the spool folders of processes that are gone; returns them.
+
+    A folder without its lock file is being made, or removed, and left alone.
+    """
+    removed = []
+    for folder in Path(parent or tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        try:
+            with (folder / _LOCK).open("rb+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+                removed.append(folder)
+        except OSError:  # held by a living process, gone meanwhile, or another user's
+            continue
+    return removed
