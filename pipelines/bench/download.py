@@ -5,6 +5,7 @@ last file that they write, so that neither side's start-up or exit counts. Neith
 its processes to be up. The server takes its share of the same cores.
 """
 
+import os
 import shutil
 import statistics
 import subprocess
@@ -20,17 +21,18 @@ import pyarrow.parquet as pq
 from pipelines.bench.fidelity import Fidelity, measure_fidelity
 from pipelines.bench.image_set import ImageSet, make_image_set, read_real_sizes
 from pipelines.bench.img2dataset_command import (
-    SHARDS_PER_PROCESS,
+    QUIET,
     Concurrency,
     count_successes,
-    start_img2dataset,
+    img2dataset_command,
 )
-from pipelines.bench.process_memory import MemorySampler
+from pipelines.bench.process_memory import MemorySampler, cpu_seconds
 from pipelines.bench.timed_server import ServerProcess, serve
 from pipelines.stages.download.image_config import ImageConfig
 
 LARGE_SIDE_PX = 1024
 IMAGE_SIZE_PX = 512
+_FEW = 8  # images of a run that is all start-up and exit
 
 Say = Callable[[str], None]
 
@@ -69,6 +71,8 @@ class SideRun:
 
     images_per_s: float
     seconds: float
+    cpu_s: float
+    """Of all its processes and the server, start-up and exit included."""
     peak_memory_bytes: int
     """Proportional set sizes of all its processes together."""
     largest_process_bytes: int
@@ -87,6 +91,9 @@ class SetResult:
     grid: dict[str, float]
     img2dataset_concurrency: str
     our_concurrency: str
+    img2dataset_cpu_ms: float
+    """CPU milliseconds an image (the median run's), without start-up; the server's are in it."""
+    our_cpu_ms: float
     img2dataset: list[SideRun]
     ours: list[SideRun]
     fidelity: Fidelity
@@ -95,6 +102,11 @@ class SetResult:
     def ratio(self) -> float:
         """Our median images/s over img2dataset's."""
         return median_rate(self.ours) / median_rate(self.img2dataset)
+
+    @property
+    def cpu_ratio(self) -> float:
+        """img2dataset's CPU time an image over ours."""
+        return self.img2dataset_cpu_ms / self.our_cpu_ms
 
 
 def median_rate(runs: Sequence[SideRun]) -> float:
@@ -131,6 +143,7 @@ def _measure_set(name: str, images: ImageSet, bench: DownloadBench, say: Say) ->
             grid[concurrency] = sides.img2dataset(concurrency).images_per_s
             say(f"{name}: img2dataset {concurrency}: {grid[concurrency]:.1f} images/s")
         best = max(grid, key=lambda concurrency: grid[concurrency])
+        idle = sides.img2dataset(best, num_rows=_FEW), sides.ours(bench.ours, num_rows=_FEW)
         theirs, ours = [], []
         for _ in range(bench.repeats):
             theirs.append(sides.img2dataset(best))
@@ -148,10 +161,17 @@ def _measure_set(name: str, images: ImageSet, bench: DownloadBench, say: Say) ->
         grid={str(concurrency): rate for concurrency, rate in grid.items()},
         img2dataset_concurrency=str(best),
         our_concurrency=str(bench.ours),
+        img2dataset_cpu_ms=_cpu_ms(theirs, idle[0], num_images=len(images.names)),
+        our_cpu_ms=_cpu_ms(ours, idle[1], num_images=len(images.names)),
         img2dataset=theirs,
         ours=ours,
         fidelity=measure_fidelity((images.folder / file for file in images.names), config),
     )
+
+
+def _cpu_ms(runs: Sequence[SideRun], idle: SideRun, *, num_images: int) -> float:
+    spent = statistics.median(run.cpu_s for run in runs) - idle.cpu_s
+    return 1000 * spent / (num_images - _FEW)
 
 
 class _Sides:
@@ -161,50 +181,67 @@ class _Sides:
         self._num_images = len(images.names)
         self._server = server
         self._folder = folder
-        self._list = folder / "list.parquet"
-        captions = [f"photograph {number}" for number in range(self._num_images)]
-        urls = [f"{server.url}/{name}" for name in images.names]
-        pq.write_table(pa.table({"url": urls, "caption": captions}), self._list)
+        self._urls = [f"{server.url}/{name}" for name in images.names]
 
-    def img2dataset(self, concurrency: Concurrency) -> SideRun:
+    def img2dataset(self, concurrency: Concurrency, *, num_rows: int | None = None) -> SideRun:
+        url_list = self._write_list(num_rows)
         output = self._folder / "img2dataset"
-        process = start_img2dataset(
-            self._list,
+        command = img2dataset_command(
+            url_list,
             output,
-            num_rows=self._num_images,
+            rows_per_shard=concurrency.rows_per_shard(num_rows or self._num_images),
             concurrency=concurrency,
             image_size=IMAGE_SIZE_PX,
         )
-        return self._finish(process, output, lambda log: count_successes(output))
+        return self._run(command, output, num_rows, lambda log: count_successes(output))
 
-    def ours(self, concurrency: Concurrency) -> SideRun:
+    def ours(self, concurrency: Concurrency, *, num_rows: int | None = None) -> SideRun:
+        url_list = self._write_list(num_rows)
         output = self._folder / "ours"
-        command = [sys.executable, "-m", "pipelines.bench.our_download"]
-        command += [str(self._list), str(output), "--workers", str(concurrency.processes)]
-        rows = -(-self._num_images // (SHARDS_PER_PROCESS * concurrency.processes))
-        command += ["--threads", str(concurrency.threads), "--rows-per-shard", str(rows)]
-        command += ["--image-size", str(IMAGE_SIZE_PX)]
-        with output.with_suffix(".log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        return self._finish(process, output, lambda log: int(log.split()[-1]))
+        rows_per_shard = concurrency.rows_per_shard(num_rows or self._num_images)
+        command = [sys.executable, "-m", "pipelines.bench.our_download", str(url_list), str(output)]
+        command += ["--workers", str(concurrency.processes), "--threads", str(concurrency.threads)]
+        command += ["--rows-per-shard", str(rows_per_shard), "--image-size", str(IMAGE_SIZE_PX)]
+        return self._run(command, output, num_rows, lambda log: int(log.split()[-1]))
 
-    def _finish(
-        self, process: "subprocess.Popen[bytes]", output: Path, count: Callable[[str], int]
+    def _write_list(self, num_rows: int | None) -> Path:
+        path = self._folder / "list.parquet"
+        urls = self._urls[:num_rows]
+        captions = [f"photograph {number}" for number in range(len(urls))]
+        pq.write_table(pa.table({"url": urls, "caption": captions}), path)
+        return path
+
+    def _run(
+        self,
+        command: Sequence[str],
+        output: Path,
+        num_rows: int | None,
+        count: Callable[[str], int],
     ) -> SideRun:
+        expected = num_rows or self._num_images
+        server_cpu_s = cpu_seconds(self._server.pid)
+        log_file = output.with_suffix(".log")
+        with log_file.open("wb") as stream:
+            process = subprocess.Popen(
+                command, env=os.environ | QUIET, stdout=stream, stderr=subprocess.STDOUT
+            )
         with MemorySampler(process.pid) as memory:
-            status = process.wait()
-        log = output.with_suffix(".log").read_text(errors="replace")
+            _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = status  # it is reaped: Popen need not wait for it
+        server_cpu_s = cpu_seconds(self._server.pid) - server_cpu_s
+        log = log_file.read_text(errors="replace")
         stored = 0 if status else count(log)
-        if stored != self._num_images:
+        if stored != expected:
             raise BenchError(
-                f"{output.name} stored {stored} of {self._num_images} images (exit status "
-                f"{status}); the end of what it said:\n{log[-2000:]}"
+                f"{output.name} stored {stored} of {expected} images (wait status {status}); the "
+                f"end of what it said:\n{log[-2000:]}"
             )
         seconds = _last_write(output) - self._server.take_times().first
         shutil.rmtree(output)
         return SideRun(
-            images_per_s=self._num_images / seconds,
+            images_per_s=expected / seconds,
             seconds=seconds,
+            cpu_s=usage.ru_utime + usage.ru_stime + server_cpu_s,
             peak_memory_bytes=memory.peak.total,
             largest_process_bytes=memory.peak.largest,
         )

@@ -70,7 +70,7 @@ def make_image_set(
 ) -> ImageSet:
     """Draw `num_images` sizes (with repetition only where there are too few) and make the files.
 
-    What is in the cache already is not made again.
+    What is in the cache already is not made again; a larger set begins with the smaller one.
 
     Raises:
         FileNotFoundError: no photographs in the folder `photos`.
@@ -83,7 +83,7 @@ def make_image_set(
         for turn in range(-(-num_images // len(sizes)))
     ]
     drawn = [size for one in rounds for size in one][:num_images]
-    facts = [_RECIPE, seed, [vars(size) for size in drawn], [file.name for file in files]]
+    facts = [_RECIPE, seed, [vars(size) for size in sizes], [file.name for file in files]]
     folder = cache / f"jpegs-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     names = tuple(f"{number:05d}.jpg" for number in range(num_images))

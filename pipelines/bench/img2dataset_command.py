@@ -1,14 +1,13 @@
 """img2dataset's own command, with the options under which it makes what we make."""
 
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 SHARDS_PER_PROCESS = 2  # more than five would have its pool start a process anew, imports and all
+QUIET = {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
+"""Its environment: nothing of it calls home."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +25,15 @@ class Concurrency:
         return -(-num_rows // (SHARDS_PER_PROCESS * self.processes))
 
 
-def start_img2dataset(
-    url_list: Path, output: Path, *, num_rows: int, concurrency: Concurrency, image_size: int
-) -> "subprocess.Popen[bytes]":
-    """Start the command; its output is in `output`'s neighbour `<name>.log`."""
+def img2dataset_command(
+    url_list: Path,
+    output: Path,
+    *,
+    rows_per_shard: int,
+    concurrency: Concurrency,
+    image_size: int,
+) -> list[str]:
+    """The command line."""
     options: dict[str, object] = {
         "url_list": url_list,
         "input_format": "parquet",
@@ -43,22 +47,13 @@ def start_img2dataset(
         "encode_quality": 95,
         "processes_count": concurrency.processes,
         "thread_count": concurrency.threads,
-        "number_sample_per_shard": concurrency.rows_per_shard(num_rows),
+        "number_sample_per_shard": rows_per_shard,
         "extract_exif": False,
         "enable_wandb": False,
         "timeout": 30,
     }
     command = [str(Path(sys.executable).with_name("img2dataset"))]
-    command += [f"--{name}={value}" for name, value in options.items()]
-    return _start(command, log=output.with_suffix(".log"))
-
-
-def _start(command: Sequence[str], *, log: Path) -> "subprocess.Popen[bytes]":
-    quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
-    with log.open("wb") as stream:
-        return subprocess.Popen(
-            command, env=os.environ | quiet, stdout=stream, stderr=subprocess.STDOUT
-        )
+    return command + [f"--{name}={value}" for name, value in options.items()]
 
 
 def count_successes(output: Path) -> int:

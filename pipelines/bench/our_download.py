@@ -8,6 +8,7 @@ Like img2dataset's command it plans, starts a pool of processes and hands them s
 import argparse
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from pipelines.blocklist import BlockConfig
@@ -51,6 +52,7 @@ def main() -> None:
 def _open(step: DownloadStep) -> None:
     step.open()
     _opened.append(step)
+    Finalize(None, step.close, exitpriority=10)  # the process waits for its decoder
 
 
 def _run(shard_id: int) -> Manifest:

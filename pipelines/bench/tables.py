@@ -40,6 +40,8 @@ def download_table(results: Sequence[SetResult]) -> str:
                     concurrency,
                     f"{median_rate(runs):.1f}",
                     f"{result.ratio:.2f}" if is_ours else "",
+                    f"{result.our_cpu_ms if is_ours else result.img2dataset_cpu_ms:.2f}",
+                    f"{result.cpu_ratio:.2f}" if is_ours else "",
                     megabytes(max(run.peak_memory_bytes for run in runs)),
                     megabytes(max(run.largest_process_bytes for run in runs)),
                     _decibels(result.fidelity.mean_db) if is_ours else "",
@@ -53,8 +55,8 @@ def download_table(results: Sequence[SetResult]) -> str:
             "are decoded at a smaller scale; img2dataset by processes x threads: "
             + ", ".join(f"{name}: {rate:.0f}" for name, rate in result.grid.items())
         )
-    head = ["set: side", "processes x threads", "images/s", "ratio", "memory MB", "largest MB"]
-    head += ["PSNR dB", "lowest"]
+    head = ["set: side", "processes x threads", "images/s", "ratio", "CPU ms", "ratio"]
+    head += ["memory MB", "largest MB", "PSNR dB", "lowest"]
     return "\n".join([text_table(head, rows), *notes])
 
 
@@ -101,6 +103,11 @@ def write_json(path: Path, *, command: str, hardware: Hardware, results: Sequenc
     tree = {
         "command": command,
         "hardware": asdict(hardware),
-        "results": [asdict(result) for result in results],
+        "results": [asdict(result) | _ratios(result) for result in results],
     }
     path.write_text(json.dumps(tree, indent=1) + "\n")
+
+
+def _ratios(result: object) -> dict[str, float]:
+    names = ("ratio", "cpu_ratio", "to_sum", "to_model_work")
+    return {name: getattr(result, name) for name in names if hasattr(result, name)}

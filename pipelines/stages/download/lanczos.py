@@ -18,6 +18,7 @@ _TAPS = 8
 _WEIGHT_UNIT = 2048
 _ROW_UNIT = 8
 _BLOCK = 16  # output rows per product; wider ones multiply more zeros
+_NOTHING = np.zeros(4)  # OpenCV's form of a scalar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +45,12 @@ def enlarge_square(image: NDArray[np.uint8], *, size: int) -> NDArray[np.uint8]:
     rows = image.reshape(side, -1).astype(np.float32)
     between = _resize_rows(rows, bands, size=size, unit=_ROW_UNIT / _WEIGHT_UNIT)
     np.rint(between, out=between)
-    columns = cv2.transpose(between.reshape(size, side, channels)).reshape(side, -1)
+    turned = cv2.transpose(between.reshape(size, side, channels))
+    columns = np.asarray(turned, np.float32).reshape(side, -1)
     result = _resize_rows(columns, bands, size=size, unit=1 / (_ROW_UNIT * _WEIGHT_UNIT))
-    pixels = cv2.add(result, 0.0, dtype=cv2.CV_8U)  # rounds and saturates
-    return np.asarray(cv2.transpose(pixels.reshape(size, size, channels)), np.uint8).reshape(
-        size, size, channels
-    )
+    pixels = cv2.add(result, _NOTHING, dtype=cv2.CV_8U)  # rounds and saturates
+    turned = cv2.transpose(pixels.reshape(size, size, channels))
+    return np.asarray(turned, np.uint8).reshape(size, size, channels)
 
 
 def _resize_rows(

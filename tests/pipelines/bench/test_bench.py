@@ -64,11 +64,11 @@ def test_download_command_measures_both_sides(shared_data: Path, tmp_path: Path)
     result = tmp_path / "result.json"
     options = ["--metadata", str(shared_data / "metadata"), "--cache", str(tmp_path / "cache")]
     options += ["--photos", str(shared_data / "photos" / "coco_mini"), "--json", str(result)]
-    options += ["--images", "12", "--large-images", "3", "--grid", "1x4", "--repeats", "1"]
+    options += ["--images", "24", "--large-images", "10", "--grid", "1x4", "--repeats", "1"]
     assert bench.main(["download", *options, "--ours", "2x4"]) == 0
     every, large = json.loads(result.read_text())["results"]
-    assert (every["num_images"], large["num_images"]) == (12, 3)
-    assert large["fidelity"]["num_scaled"] == 3
+    assert (every["num_images"], large["num_images"]) == (24, 10)
+    assert large["fidelity"]["num_scaled"] == 10
     assert large["fidelity"]["min_db"] >= 40
 
 
