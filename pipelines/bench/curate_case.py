@@ -23,8 +23,8 @@ _MODELS: dict[Models, dict[str, Any]] = {
             "text_encoder": {"clip": {"name": "preset:tiny/clip"}},
         },
     },
-    "real": {  # sizes of real models, random weights: nothing is looked up
-        "image": {"size": 512},
+    "real": {  # models of real sizes with random weights: nothing is looked up
+        "image": {"size": 256},  # at 512 px TAESD alone takes seconds an image on one core
         "score": {"clip": {"name": "ViT-B-32", "pretrained": False}},
         "encode": {
             "autoencoder": {"model": "taesd", "pretrained": False},

@@ -100,7 +100,7 @@ def _add_download(command: argparse.ArgumentParser) -> None:
 def _add_curate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rows", type=int, default=2000, help="with tiny models; 0: not this")
     command.add_argument(
-        "--waiting-rows", type=int, default=96, help="with real sizes and a slow server; 0: not"
+        "--waiting-rows", type=int, default=64, help="with real sizes and a slow server; 0: not"
     )
     command.add_argument("--rows-per-shard", type=int, default=100)
     command.add_argument("--repeats", type=int, default=2, help="the fastest of each side counts")
