@@ -92,9 +92,8 @@ def curate(config: CurateConfig, *, steps: Sequence[str], say: Say) -> CurateRes
     asked = _check_steps(config, steps)
     store = RunStore(config.output, config.storage_options)
     source = Source(config.source)
-    if store.exists("plan/plan.json"):
-        plan = load_plan(store)
-        check_plan_inputs(plan, source)
+    plan = _stored_plan(config, store, source)
+    if plan is not None:
         job = CurateSteps(config, store, source, plan)
         if _is_complete(job, read_revision(store), asked):
             _record(job, steps)
@@ -121,19 +120,27 @@ def _check_steps(config: CurateConfig, steps: Sequence[str]) -> list[str]:
 
 
 def _plan(config: CurateConfig, store: RunStore, source: Source, say: Say) -> Plan:
-    if store.exists("plan/plan.json"):
-        plan = load_plan(store)
-    else:
+    plan = _stored_plan(config, store, source)
+    if plan is None:
         say(f"planning: {len(source.files)} file(s)")
         plan = make_plan(source, config.plan, store=store)
+    settled = sum(plan.settled.values())
+    say(f"plan: {plan.num_rows:,} rows in {plan.num_shards:,} shards, {settled:,} settled already")
+    return plan
+
+
+def _stored_plan(config: CurateConfig, store: RunStore, source: Source) -> Plan | None:
+    """The run's plan, held against the source and the configuration; None where there is none."""
+    if not store.exists("plan/plan.json"):
+        return None
+    plan = load_plan(store)
+    check_plan_inputs(plan, source)
     if plan.rows_per_shard != config.plan.rows_per_shard:
         raise PlanError(
             f"{config.output}: planned with plan.rows_per_shard {plan.rows_per_shard}, and the "
             f"configuration says {config.plan.rows_per_shard}; put it back, or give another "
             "`output`"
         )
-    settled = sum(plan.settled.values())
-    say(f"plan: {plan.num_rows:,} rows in {plan.num_shards:,} shards, {settled:,} settled already")
     return plan
 
 
@@ -198,14 +205,14 @@ def _require_parents(job: "CurateSteps", asked: list[str]) -> None:
 
 def _complete(job: "CurateSteps", step: str, say: Say) -> None:
     before = read_revision(job.store).number
+    if step == "encode":
+        job.publish_cache()  # before the revision: a complete cache has its spec
     summary = complete_step(
         job.store,
         job.identities[step],
         num_shards=job.num_shards(step),
         folders=job.folders(step),
     )
-    if step == "encode":
-        job.publish_cache()
     allowed = job.config.engine.max_quarantined_shards
     if len(summary.quarantined) > allowed:
         raise QuarantineError(

@@ -1,5 +1,6 @@
 """A run's folder on any fsspec URL: whole-file writes, exclusive creates, atomic replaces."""
 
+import errno
 import os
 import shutil
 import uuid
@@ -12,6 +13,9 @@ from typing import IO, Any, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+_LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class StorageError(Exception):
@@ -126,18 +130,13 @@ class RunStore:
         target = self.absolute(path)
         try:
             if self.is_local:
-                with _temporary_beside(target) as temporary:
-                    temporary.write_bytes(content)
-                    _sync(temporary)
-                    os.link(temporary, target)
+                _link_whole(target, content)
             else:
                 self.filesystem.pipe_file(target, content, mode="create")
         except FileExistsError:
             return False
         except OSError as error:
-            if "PreconditionFailed" in str(error) or "At least one of the pre-conditions" in str(
-                error
-            ):
+            if any(sign in str(error) for sign in _LOST_RACE):
                 return False
             raise
         return True
@@ -148,6 +147,19 @@ class RunStore:
             self.filesystem.rm_file(self.absolute(path))
         except FileNotFoundError:
             return
+
+
+def _link_whole(target: str, content: bytes) -> None:
+    with _temporary_beside(target) as temporary:
+        temporary.write_bytes(content)
+        _sync(temporary)
+        try:
+            os.link(temporary, target)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            with open(target, "xb") as stream:  # a file system without hard links
+                stream.write(content)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ _COLUMNS = [
     "clip_similarity",
     "aesthetic_v1",
     "aesthetic_v2",
-    "width",
+    "status",
 ]
 
 
@@ -60,7 +60,7 @@ def read_outcomes(store: RunStore) -> list[Outcome]:
                     rule=row["rule"],
                     clip_similarity=row["clip_similarity"],
                     aesthetic=row["aesthetic_v1"] if score is None else score,
-                    has_image=row["width"] is not None,
+                    has_image=row["status"] == "success",
                     planted=row.get("source_planted"),
                 )
             )

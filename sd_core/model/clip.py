@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sd_core.model.config import ModelConfig
 from sd_core.model.precision import Precision, model_dtype, seeded
+from sd_core.model.resample import OriginalSize, resample_crops
 from sd_core.model.weights import (
     WeightsError,
     WeightsNeed,
@@ -109,25 +110,42 @@ class Clip:
     weights_sha256: str
     """Of the float32 weights, whatever precision they run in."""
 
-    def preprocess(self, images: Tensor) -> Tensor:
+    def preprocess(
+        self, images: Tensor, *, originals: Sequence[OriginalSize] | None = None
+    ) -> Tensor:
         """Resize, centre-crop and normalise on the images' device, as open_clip's `preprocess`.
 
         Args:
             images: (B, 3, H, W) uint8 RGB.
+            originals: Where the images are centre crops: the sizes of their originals, so that
+                the result is what open_clip makes of the originals, to a part of a pixel.
 
         Returns:
             (B, 3, image_size, image_size) float32.
         """
-        pixels = _resize(images, self.image_size, self.interpolation, self.resize_mode)
-        pixels = _center_crop(pixels, self.image_size).float()
+        if originals is not None and self._follows_originals(images):
+            pixels = resample_crops(images, originals, size=self.image_size)
+        else:
+            pixels = _resize(images, self.image_size, self.interpolation, self.resize_mode)
+            pixels = _center_crop(pixels, self.image_size).float()
         mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1) * 255
         std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1) * 255
         return pixels.sub_(mean).div_(std)
 
+    def _follows_originals(self, images: Tensor) -> bool:
+        height, width = images.shape[-2:]
+        return (
+            height == width != self.image_size
+            and self.resize_mode == "shortest"
+            and self.interpolation == "bicubic"
+        )
+
     @torch.inference_mode()
-    def encode_images(self, images: Tensor) -> Tensor:
+    def encode_images(
+        self, images: Tensor, *, originals: Sequence[OriginalSize] | None = None
+    ) -> Tensor:
         """Embed (B, 3, H, W) uint8 RGB images: (B, embed_dim) float32, L2-normalised."""
-        pixels = self.preprocess(images.to(self.device)).to(self.dtype)
+        pixels = self.preprocess(images.to(self.device), originals=originals).to(self.dtype)
         return F.normalize(self.model.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
 
     @torch.inference_mode()

@@ -30,7 +30,8 @@ def load_clip(folder: Path = TINY / "clip") -> TinyClip:
 
 def load_autoencoder(folder: Path = TINY / "autoencoder") -> AutoencoderKL:
     """Load the autoencoder in eval mode and float32."""
-    model: Any = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+    family: Any = AutoencoderKL
+    model = family.from_pretrained(folder, torch_dtype=torch.float32)
     loaded: AutoencoderKL = model.eval()
     return loaded
 

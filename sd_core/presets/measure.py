@@ -75,7 +75,7 @@ def judge(scores: Scores, thresholds: Thresholds) -> Verdict:
     dropped = (scores.aesthetic < thresholds.aesthetic_v1) | (
         scores.similarity < thresholds.clip_similarity
     )
-    by_flaw = {
+    by_flaw: dict[str, float] = {
         flaw: float(dropped[[other == flaw for other in scores.flaws]].mean()) for flaw in FLAWS
     }
     flawed = np.array([flaw is not None for flaw in scores.flaws])

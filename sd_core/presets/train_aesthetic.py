@@ -8,6 +8,7 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -38,7 +39,7 @@ def fit(embeddings: torch.Tensor, good: torch.Tensor, *, decay: float) -> nn.Lin
     weight = torch.zeros(inputs.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
     balance = torch.where(good, 0.5 / good.sum(), 0.5 / (~good).sum()).double()
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=300, line_search_fn="strong_wolfe")
+    optimizer: Any = torch.optim.LBFGS([weight, bias], max_iter=300, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()

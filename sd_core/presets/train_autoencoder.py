@@ -25,7 +25,8 @@ _KL_WEIGHT = 1e-6
 
 def build_autoencoder() -> AutoencoderKL:
     """The untrained architecture: (b, 3, h, w) in -1..1 to latents (b, 4, h/4, w/4)."""
-    model: Any = AutoencoderKL(
+    family: Any = AutoencoderKL
+    model = family(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(16, 16, 48),
@@ -82,7 +83,8 @@ def train(
     rng = np.random.default_rng(seed)
     images = draw_images(0, pictures)
     held_out = draw_images(FIRST_HELD_OUT_SEED, 64)
-    model: Any = load_autoencoder(start).train() if start else build_autoencoder()
+    model: Any = load_autoencoder(start) if start else build_autoencoder()
+    model.train()
     count = sum(weights.numel() for weights in model.parameters())
     LOG.info("drew %d pictures; the autoencoder has %d parameters", pictures, count)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=1e-4)
@@ -92,7 +94,7 @@ def train(
         batch = _flipped(images[rng.integers(pictures, size=batch_size)], rng)
         loss = _loss(model, as_input(batch))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
@@ -101,7 +103,8 @@ def train(
             LOG.info("step %d: loss %.4f, held out %.2f dB, %.0f s", *figures)
     LOG.info("%d steps: held out %.2f dB, %.0f s", step, psnr(model, held_out), pace.seconds)
     model.eval()
-    model.register_to_config(scaling_factor=_scaling_factor(model, images[:1024]))
+    factor = _scaling_factor(model, images[:1024])
+    model.register_to_config(scaling_factor=factor, _name_or_path="")
     trained: AutoencoderKL = model
     return trained
 

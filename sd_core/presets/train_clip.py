@@ -40,7 +40,6 @@ from sd_core.presets.word_pieces import (
     CONTEXT_LENGTH,
     VOCABULARY_SIZE,
     load_tokenizer,
-    write_tokenizer,
 )
 
 LOG = logging.getLogger(__name__)
@@ -138,7 +137,7 @@ def train(
         images = normalized(_varied(data.images[chosen], rng))
         loss = _loss(model, heads, images, _tokens(tokenizer, captions), labels[chosen])
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         with torch.no_grad():
@@ -245,7 +244,6 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     torch.set_num_threads(options.threads)
-    write_tokenizer(TINY / "tokenizer")
     data = deliver(plan_pictures(0, options.pictures), low_quality=80, high_quality=95)
     LOG.info("drew %d pictures", options.pictures)
     model = train(

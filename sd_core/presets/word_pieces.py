@@ -3,8 +3,13 @@
 Ids: the padding token is 0, then 256 bytes, 256 bytes that end a word, the merges, the start
 token 1022 and the end token 1023. The end token is the highest id and occurs once in a row of
 ids, so pooling by argmax (open_clip) and by end-of-text id (transformers) pick the same position.
+
+`python -m sd_core.presets.word_pieces --output <folder>` learns it anew. The library breaks ties
+between equally frequent pairs in no fixed order, so two runs differ in some ids: the files in
+tiny/tokenizer belong to the CLIP trained with them, and train_clip reads them as they are.
 """
 
+import argparse
 import itertools
 import json
 from pathlib import Path
@@ -52,7 +57,7 @@ background foreground colorful beautiful simple modern vintage style art design 
 def write_tokenizer(folder: Path) -> None:
     """Learn the merges from captions and common words; write the tokenizer's files to `folder`.
 
-    Writes vocab.json, merges.txt and tokenizer_config.json; deterministic.
+    Writes vocab.json, merges.txt and tokenizer_config.json.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merge_count = VOCABULARY_SIZE - 3 - 2 * len(alphabet)
@@ -116,3 +121,14 @@ def _text() -> list[str]:
         for place, choice in enumerate(choices)
     ]
     return [*captions, *_COMMON_WORDS.split()]
+
+
+def main() -> None:
+    """Parse the command line, learn the merges and write the files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    write_tokenizer(parser.parse_args().output)
+
+
+if __name__ == "__main__":
+    main()

@@ -68,7 +68,7 @@ def test_a_finished_run_repeated_does_nothing_and_says_so(
     ("option", "value", "named"),
     [
         ("image__size", 128, "download.image.size: was 64, is now 128"),
-        ("engine__torch_threads", 1, "torch_threads"),
+        ("engine__torch_threads", 2, "torch_threads"),
         ("select__thresholds__clip_similarity__min", 0.99, "clip_similarity"),
         ("plan__rows_per_shard", 11, "rows_per_shard"),
     ],

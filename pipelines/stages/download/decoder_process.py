@@ -36,7 +36,8 @@ __all__ = ["DecodeResult", "DecoderProcess"]
 
 _CHILD_MODULE = "pipelines.stages.download.decoder_child"
 _WALL_CLOCK_FACTOR = 4.0  # an answer that takes this many time limits is not waited for
-_START_S = 5.0  # and what a child may take to start
+_WALL_CLOCK_SLACK_S = 5.0  # and this much on top
+_START_S = 120.0  # what a child may take to start, on however busy a machine
 _WATCH_S = 0.25
 _MAX_DEATHS = 2
 _MAX_FAILED_STARTS = 3
@@ -150,6 +151,9 @@ class DecoderProcess:
         """Hands out answers until the child is gone; False when it never came up."""
         if read_frame(self._child.stdout) is None:
             return False
+        with self._lock:
+            self._child.ready = True
+            self._waiting_since = time.monotonic()
         while (result := read_result(self._child.stdout)) is not None:
             with self._lock:
                 job = self._pending.popleft()
@@ -186,10 +190,11 @@ class DecoderProcess:
 
     def _watch(self) -> None:
         """Kills a child that gives no answer: stopped, or stuck outside its own CPU limit."""
-        patience = _WALL_CLOCK_FACTOR * self._config.decode_timeout_s + _START_S
+        answer_s = _WALL_CLOCK_FACTOR * self._config.decode_timeout_s + _WALL_CLOCK_SLACK_S
         while not self._ended.wait(_WATCH_S):
             with self._lock:
                 waited = time.monotonic() - self._waiting_since
+                patience = answer_s if self._child.ready else _START_S
                 if self._pending and waited > patience:
                     self._child.kill_for_time()
 
@@ -208,6 +213,7 @@ class _Child:
         )
         self.stdout = cast(BinaryIO, self.process.stdout)
         self.outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        self.ready = False
         self._timed_out = False
         threading.Thread(target=self._write, name="decoder-writer", daemon=True).start()
 

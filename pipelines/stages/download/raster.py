@@ -6,9 +6,7 @@ profile is a program in the file, and reading them differently would move publis
 """
 
 import io
-import struct
 import warnings
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,19 +44,6 @@ _ORIENTATION_TAG = 0x0112
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _WIDE_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
-_BROKEN = (  # what Pillow's readers raise on hostile bytes
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    AttributeError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +69,16 @@ def decode_square(data: bytes, name: ImageFormat, config: ImageConfig) -> Raster
             image: PillowImage = _OPENERS[name](io.BytesIO(data))
             check_size(image.width, image.height, config)  # if the header told us otherwise
             image.load()
-            orientation = _orientation(image)
-        except _BROKEN as error:
+            return RasterSquare(
+                pixels=_square_pixels(image, centre_square(image.width, image.height)),
+                orientation=_orientation(image),
+                width=image.width,
+                height=image.height,
+            )
+        except (ImageRejected, MemoryError):
+            raise
+        except Exception as error:  # hostile bytes make Pillow's readers raise nearly anything
             raise _judged(name, error) from error
-        return RasterSquare(
-            pixels=_square_pixels(image, centre_square(image.width, image.height)),
-            orientation=orientation,
-            width=image.width,
-            height=image.height,
-        )
 
 
 def _orientation(image: PillowImage) -> int:
@@ -146,8 +132,6 @@ def _wide_grey_pixels(wide: NDArray[np.uint16], transparency: Any) -> NDArray[np
 
 
 def _judged(name: ImageFormat, error: Exception) -> ImageRejected:
-    if isinstance(error, ImageRejected):
-        return error
     text = str(error).lower()
     if isinstance(error, EOFError) or "truncated" in text:
         return ImageRejected("image_truncated", f"the {name} data ends before the last pixel")

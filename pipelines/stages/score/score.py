@@ -13,6 +13,7 @@ from torch import Tensor
 from pipelines.stages.score.heads import HeadConfig, HeadKind, ScoreHead, load_head
 from sd_core.model.clip import Clip, ClipConfig, load_clip
 from sd_core.model.config import ModelConfig
+from sd_core.model.resample import OriginalSize
 from sd_core.model.weights import WeightsNeed, weights_sha256
 
 FloatArray = npt.NDArray[np.float32]
@@ -135,17 +136,24 @@ def load_score_models(
 
 
 @torch.inference_mode()
-def score_images(models: ScoreModels, images: Tensor, *, captions: Sequence[str | None]) -> Scores:
+def score_images(
+    models: ScoreModels,
+    images: Tensor,
+    *,
+    captions: Sequence[str | None],
+    originals: Sequence[OriginalSize] | None = None,
+) -> Scores:
     """Score a batch with one CLIP image forward.
 
     Args:
         models: From `load_score_models`.
         images: (B, 3, H, W) uint8 RGB; the stored crops.
         captions: B captions; null or blank ones get no similarity.
+        originals: Sizes of the B originals, so that embeddings are those of the originals.
     """
     if len(captions) != len(images):
         raise ValueError(f"{len(images)} images but {len(captions)} captions")
-    embeddings = models.clip.encode_images(images)
+    embeddings = models.clip.encode_images(images, originals=originals)
     return Scores(
         aesthetic_v1=_apply(models.aesthetic_v1, embeddings),
         aesthetic_v2=_apply(models.aesthetic_v2, embeddings),

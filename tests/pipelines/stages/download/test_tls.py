@@ -70,6 +70,6 @@ def test_certificate_that_nobody_vouches_for_is_refused(port, make_fetcher):
 
 def test_deadline_holds_over_tls(port, certificate, make_fetcher):
     trusting = ssl.create_default_context(cafile=certificate)
-    fetcher = make_fetcher(resolver=to_loopback, tls=trusting)
+    fetcher = make_fetcher(resolver=to_loopback, tls=trusting, timeout_s=1.0)
     with pytest.raises(FetchFailed, match="download_timed_out"):
         fetcher.fetch(f"https://photos.example:{port}/bad/drip")

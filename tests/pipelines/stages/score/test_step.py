@@ -78,7 +78,8 @@ def test_scores_are_those_of_the_pure_function(
     models = load_score_models(config, device="cpu")
     pixels = np.stack([row.pixels for row in shard if row.pixels is not None])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    expected = score_images(models, images, captions=[row.caption for row in shard])
+    captions = [row.caption for row in shard]
+    expected = score_images(models, images, captions=captions)
     np.testing.assert_array_equal(table["aesthetic_v1"].to_numpy(), expected.aesthetic_v1)
     assert table["clip_similarity"].null_count == 1
     assert table["clip_similarity"][1].as_py() is None  # its caption is null
