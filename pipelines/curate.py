@@ -56,6 +56,15 @@ class CurateConfig(Config):
     """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
 
     @model_validator(mode="after")
+    def _latents_have_whole_sizes(self) -> Self:
+        if self.encode is not None and self.image.size % 4:
+            raise ValueError(
+                f"image.size: {self.image.size} has no latent of a whole size; give a multiple of "
+                "the autoencoder's down-sampling (8 for Stable Diffusion's)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _scores_are_made(self) -> Self:
         score = self.score
         made = {

@@ -73,7 +73,7 @@ def iterate_webdataset(stream: IO[bytes], spec: CacheSpec, *, name: str) -> Iter
             for key, members in _grouped(archive):
                 yield _to_sample(key, members, spec, name)
             # tarfile takes a file that ends between two members for a whole one.
-            if counted.num_read < archive.offset + 2 * tarfile.BLOCKSIZE:
+            if counted.num_read < archive.offset + tarfile.BLOCKSIZE:
                 raise CacheShardError(f"{name}: damaged tar: its end is missing")
     except (tarfile.TarError, EOFError) as error:
         raise CacheShardError(f"{name}: damaged tar: {error}") from error
