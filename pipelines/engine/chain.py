@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from pipelines.engine.config import EngineConfig
 from pipelines.manifest import Manifest, committed_shards, create_manifest
+from pipelines.redact import redact_text
 from pipelines.step import ShardStep
 from pipelines.storage import RunStore
 
@@ -99,7 +100,8 @@ class Chain:
         state.ready.appendleft(shard_id)
 
     def failed(self, index: int, shard_id: int, error: str) -> None:
-        """The step raised: try again, then quarantine."""
+        """The step raised: try again, then quarantine. URLs in `error` lose their secrets."""
+        error = redact_text(error)
         state = self.states[index]
         state.tries[shard_id] += 1
         budget = self._config.shard_tries
@@ -111,6 +113,7 @@ class Chain:
 
     def interrupted(self, index: int, shard_id: int, error: str) -> None:
         """The worker died with this shard in hand: another, larger budget."""
+        error = redact_text(error)
         state = self.states[index]
         state.deaths[shard_id] += 1
         budget = self._config.infrastructure_tries

@@ -161,6 +161,21 @@ def test_failing_shard_is_tried_again_first_and_quarantined_after_its_budget(
     assert chain.next_shard(1) == 0  # the next step has the shard all the same
 
 
+def test_no_secret_of_an_error_is_stored_or_said(store: RunStore, log: Log) -> None:
+    chain = make_chain(store, log, num_shards=2)
+    error = "ClientResponseError: 403, url='https://me:pass1@host/list.csv?X-Amz-Signature=sig1'"
+    for shard_id, tell, budget in ((0, chain.failed, 3), (1, chain.interrupted, 4)):
+        for _ in range(budget):
+            assert chain.next_shard(0) == shard_id
+            tell(0, shard_id, error)
+        manifest = read_manifest(store, "a", "f0", shard_id)
+        assert manifest is not None
+        assert manifest.quarantined is not None
+        for text in (manifest.quarantined, *log.trouble):
+            assert "pass1" not in text
+            assert "sig1" not in text
+
+
 def test_quarantine_loses_to_a_manifest_that_is_there_already(store: RunStore, log: Log) -> None:
     chain = make_chain(store, log)
     chain.next_shard(0)
