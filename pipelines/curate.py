@@ -214,13 +214,12 @@ def _require_parents(job: "CurateSteps", asked: list[str]) -> None:
 
 def _complete(job: "CurateSteps", step: str, say: Say) -> None:
     before = read_revision(job.store).number
-    if step == "encode":
-        job.publish_cache()  # before the revision: a complete cache has its spec
     summary = complete_step(
         job.store,
         job.identities[step],
         num_shards=job.num_shards(step),
         folders=job.folders(step),
+        publish=job.publish_cache if step == "encode" else None,
     )
     allowed = job.config.engine.max_quarantined_shards
     if len(summary.quarantined) > allowed:

@@ -52,6 +52,7 @@ class WebDatasetShardWriter:
         member.size = len(content)
         member.mode = 0o444
         self._archive.addfile(member, io.BytesIO(content))
+        self._archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +98,7 @@ def _grouped(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]
     current: str | None = None
     members: dict[str, bytes] = {}
     for member in archive:
+        archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
         content = archive.extractfile(member)
         if content is None:
             continue
