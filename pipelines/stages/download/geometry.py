@@ -7,6 +7,8 @@ import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 
+from pipelines.stages.download.lanczos import enlarge_square
+
 _BLEND_BELOW = 1.6  # shrinking by less, a once-reduced image is resampled, not averaged again
 
 
@@ -61,7 +63,7 @@ def resize_square(
     if square.side == size:
         result = window
     elif square.side < size:
-        result = cv2.resize(window, target, interpolation=cv2.INTER_LANCZOS4)
+        result = enlarge_square(window, size=size)
     elif reduced and square.side < _BLEND_BELOW * size:
         linear = cv2.resize(window, target, interpolation=cv2.INTER_LINEAR)
         cubic = cv2.resize(window, target, interpolation=cv2.INTER_CUBIC)

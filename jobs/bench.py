@@ -1,0 +1,58 @@
+"""Bench: what the job costs, measured on this machine.
+
+    python jobs/bench.py download   our download beside img2dataset's command
+    python jobs/bench.py curate     the whole on Ray beside the sum of its steps
+    python jobs/bench.py memory     peak memory at ten times the rows
+
+Exit codes: 0 measured, 1 failed.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from pipelines.bench.curate import measure_curate
+from pipelines.bench.download import BenchError, measure_download
+from pipelines.bench.hardware import describe_hardware
+from pipelines.bench.memory import measure_memory
+from pipelines.bench.options import curate_benches, download_bench, memory_bench, parse
+from pipelines.bench.tables import curate_table, download_table, memory_table, write_json
+from pipelines.engine.session import FAILURES
+
+_CURATE = Path(__file__).with_name("curate.py")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one of the measurements; returns the exit code."""
+    options = parse(arguments, description=__doc__.split("\n")[0])
+    hardware = describe_hardware()
+    print(hardware, flush=True)
+    try:
+        results, table = _measure(options)
+    except (BenchError, FileNotFoundError, *FAILURES) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    print(table)
+    if options.json:
+        write_json(options.json, command=options.command, hardware=hardware, results=results)
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> tuple[list[object], str]:
+    if options.command == "download":
+        sets = measure_download(download_bench(options), say=_say)
+        return [*sets], download_table(sets)
+    if options.command == "curate":
+        runs = [measure_curate(bench, say=_say) for bench in curate_benches(options)]
+        return [*runs], curate_table(runs)
+    memory = measure_memory(memory_bench(options, script=_CURATE), say=_say)
+    return [memory], memory_table(memory)
+
+
+def _say(line: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

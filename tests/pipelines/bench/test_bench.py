@@ -1,0 +1,95 @@
+"""Every command of jobs/bench.py, on a handful of images; no time is asserted."""
+
+import json
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+
+from jobs import bench
+from pipelines.bench.image_set import RealSize, make_image_set, read_real_sizes
+from pipelines.bench.process_memory import MemorySampler
+from pipelines.bench.timed_server import serve
+
+
+def test_pictures_have_the_sizes_that_were_asked_for(shared_data: Path, tmp_path: Path) -> None:
+    sizes = [
+        RealSize(width=1300, height=1100, num_bytes=200_000),
+        RealSize(width=90, height=120, num_bytes=5_000),
+    ]
+    made = make_image_set(
+        tmp_path, sizes=sizes, photos=shared_data / "photos" / "coco_mini", num_images=4
+    )
+    shapes = [cv2.imread(str(made.folder / name)).shape[:2] for name in made.names]
+    assert sorted(shapes) == [(120, 90), (120, 90), (1100, 1300), (1100, 1300)]
+    assert 0.7 * made.real_bytes < made.num_bytes <= made.real_bytes
+
+
+def test_large_sizes_are_large(shared_data: Path) -> None:
+    sizes = read_real_sizes(shared_data / "metadata", min_side_px=1024)
+    assert len(sizes) > 300
+    assert min(min(size.width, size.height) for size in sizes) >= 1024
+
+
+def test_server_knows_when_it_was_asked_and_numbers_make_files_unique(tmp_path: Path) -> None:
+    import urllib.request
+
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8rest")
+    with serve(tmp_path) as server:
+        before = time.time()
+        bodies = [
+            urllib.request.urlopen(f"{server.url}/{path}").read()
+            for path in ("a.jpg", "1/a.jpg", "2/a.jpg")
+        ]
+        times = server.take_times()
+        assert server.take_times().count == 0
+    assert len(set(bodies)) == 3
+    assert all(body.startswith(b"\xff\xd8") and body.endswith(b"rest") for body in bodies)
+    assert times.count == 3
+    assert before <= times.first <= times.last <= time.time()
+
+
+def test_memory_of_this_process_is_seen() -> None:
+    import os
+
+    with MemorySampler(os.getpid(), period_s=0.01) as memory:
+        time.sleep(0.3)
+    assert memory.peak.largest_of("python") == memory.peak.largest
+    assert memory.peak.total > 10_000_000
+
+
+@pytest.mark.slow
+def test_download_command_measures_both_sides(shared_data: Path, tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    options = ["--metadata", str(shared_data / "metadata"), "--cache", str(tmp_path / "cache")]
+    options += ["--photos", str(shared_data / "photos" / "coco_mini"), "--json", str(result)]
+    options += ["--images", "24", "--large-images", "10", "--grid", "1x4", "--repeats", "1"]
+    assert bench.main(["download", *options, "--ours", "2x4"]) == 0
+    every, large = json.loads(result.read_text())["results"]
+    assert (every["num_images"], large["num_images"]) == (24, 10)
+    assert large["fidelity"]["num_scaled"] == 10
+    assert large["fidelity"]["min_db"] >= 40
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_curate_command_measures_steps_and_whole(shared_data: Path, tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    options = ["--photos", str(shared_data / "photos" / "coco_mini"), "--json", str(result)]
+    options += ["--rows", "12", "--waiting-rows", "0", "--rows-per-shard", "6", "--repeats", "1"]
+    assert bench.main(["curate", *options]) == 0
+    (work,) = json.loads(result.read_text())["results"]
+    assert list(work["alone"]) == ["download", "score", "select", "encode"]
+    assert list(work["whole_by_chain"]) == ["download + score", "select", "encode"]
+
+
+@pytest.mark.slow
+def test_memory_command_measures_every_process(shared_data: Path, tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    options = ["--photos", str(shared_data / "photos" / "coco_mini"), "--json", str(result)]
+    options += ["--few", "150", "--many", "300", "--rows-per-shard", "30"]
+    assert bench.main(["memory", *options]) == 0
+    (memory,) = json.loads(result.read_text())["results"]
+    roles = [role["role"] for role in memory["roles"]]
+    assert roles == ["driver", "download worker", "decoder", "score worker", "encode worker"]
