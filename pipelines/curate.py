@@ -210,6 +210,8 @@ def _require_parents(job: "CurateSteps", asked: list[str]) -> None:
                 current is None or current.fingerprint != job.identities[parent].fingerprint
             ):
                 raise ConfigError(f"--steps {step}: {parent} is not complete; run it first")
+            if parent not in asked and current is not None:
+                _check_quarantine(job, parent, current)
 
 
 def _complete(job: "CurateSteps", step: str, say: Say) -> None:
@@ -221,6 +223,12 @@ def _complete(job: "CurateSteps", step: str, say: Say) -> None:
         folders=job.folders(step),
         publish=job.publish_cache if step == "encode" else None,
     )
+    _check_quarantine(job, step, summary)
+    if read_revision(job.store).number != before:
+        say(f"{step}: complete, {summary.kept:,} of {summary.rows_in:,} rows kept")
+
+
+def _check_quarantine(job: "CurateSteps", step: str, summary: StepSummary) -> None:
     allowed = job.config.engine.max_quarantined_shards
     if len(summary.quarantined) > allowed:
         raise QuarantineError(
@@ -228,8 +236,6 @@ def _complete(job: "CurateSteps", step: str, say: Say) -> None:
             f"{summary.quarantined[0]}; its manifest has the error) and "
             f"engine.max_quarantined_shards is {allowed}; later steps were not run"
         )
-    if read_revision(job.store).number != before:
-        say(f"{step}: complete, {summary.kept:,} of {summary.rows_in:,} rows kept")
 
 
 def _result(job: "CurateSteps", revision: Revision) -> CurateResult:
