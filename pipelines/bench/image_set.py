@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 SIZES_FILE = "laion_aesthetics_image_sizes.json"
 _MIN_SIDE_PX = 16
 _MAX_ASPECT = 3.0  # our own default limit; img2dataset would take the few that are longer
-_TILE_PX = 640  # the photographs' own size: larger pictures are quilts, as sharp as a photograph
 _LOWEST_QUALITY, _HIGHEST_QUALITY = 10, 100
-_RECIPE = 1  # raise it when the pictures change, so that old caches are not used
+_RECIPE = 2  # raise it when the pictures change, so that old caches are not used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,24 +106,10 @@ def make_image_set(
 
 def _make_file(path: Path, size: RealSize, photos: list[Path], number: int) -> None:
     cv2.setNumThreads(1)
-    pixels = _quilt(size, photos, number)
+    pixels = _cover(_read_photo(photos[number % len(photos)]), size.width, size.height)
     part = path.with_suffix(".part")
     part.write_bytes(_encode_near(pixels, num_bytes=size.num_bytes))
     part.replace(path)
-
-
-def _quilt(size: RealSize, photos: list[Path], number: int) -> NDArray[np.uint8]:
-    """[height, width, 3] BGR: photographs side by side, each cropped to its tile's shape."""
-    across, down = (max(1, round(side / _TILE_PX)) for side in (size.width, size.height))
-    canvas = np.empty((size.height, size.width, 3), np.uint8)
-    lefts = [size.width * column // across for column in range(across + 1)]
-    tops = [size.height * row // down for row in range(down + 1)]
-    for row in range(down):
-        for column in range(across):
-            photo = _read_photo(photos[(number + row * across + column) % len(photos)])
-            tile = canvas[tops[row] : tops[row + 1], lefts[column] : lefts[column + 1]]
-            tile[...] = _cover(photo, tile.shape[1], tile.shape[0])
-    return canvas
 
 
 @lru_cache(maxsize=32)
