@@ -114,7 +114,7 @@ def curate(config: CurateConfig, *, steps: Sequence[str], say: Say) -> CurateRes
         job = CurateSteps(config, store, source, plan)
         columns = [column.name for column in plan.columns]
         check_rules(columns, config.rules)
-        check_thresholds(config.select, columns)
+        check_thresholds(config.select, {c.name: c.type for c in plan.columns})
         _record(job, steps)
         _run(job, session, asked, say)
     return _result(job, read_revision(store))
