@@ -39,7 +39,7 @@ photographs: setup
 	$(BIN)/python jobs/photographs.py --photos "$(PHOTOS)" --heads "$(HEADS)" --autoencoder "$(AUTOENCODER)"
 
 lock: setup
-	{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.new
+	{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable; } > constraints.new
 	mv constraints.new constraints.txt
 
 clean:

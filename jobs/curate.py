@@ -14,6 +14,7 @@ from pipelines.config import ConfigError, load_config
 from pipelines.curate import STEPS, CurateConfig, curate
 from pipelines.engine.chain import QuarantineError
 from pipelines.engine.session import FAILURES
+from pipelines.redact import redact_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,19 +23,19 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
 
     def say(line: str) -> None:
-        print(f"[{time.monotonic() - started:7.1f} s] {line}", flush=True)
+        print(f"[{time.monotonic() - started:7.1f} s] {redact_text(line)}", flush=True)
 
     try:
         config = load_config(CurateConfig, options.config, overrides=options.set)
         result = curate(config, steps=tuple(options.steps.split(",")), say=say)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(redact_text(str(error)), file=sys.stderr)
         return 2
     except FAILURES as error:
-        print(f"failed: {error}", file=sys.stderr)
+        print(f"failed: {redact_text(str(error))}", file=sys.stderr)
         return 3 if isinstance(error, QuarantineError) else 1
     print(result.funnel)
-    print(f"run: {config.output}")
+    print(f"run: {redact_text(config.output)}")
     return 3 if result.quarantined else 0
 
 

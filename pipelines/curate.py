@@ -56,6 +56,15 @@ class CurateConfig(Config):
     """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
 
     @model_validator(mode="after")
+    def _latents_have_whole_sizes(self) -> Self:
+        if self.encode is not None and self.image.size % 4:
+            raise ValueError(
+                f"image.size: {self.image.size} has no latent of a whole size; give a multiple of "
+                "the autoencoder's down-sampling (8 for Stable Diffusion's)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _scores_are_made(self) -> Self:
         score = self.score
         made = {
@@ -105,7 +114,7 @@ def curate(config: CurateConfig, *, steps: Sequence[str], say: Say) -> CurateRes
         job = CurateSteps(config, store, source, plan)
         columns = [column.name for column in plan.columns]
         check_rules(columns, config.rules)
-        check_thresholds(config.select, columns)
+        check_thresholds(config.select, {c.name: c.type for c in plan.columns})
         _record(job, steps)
         _run(job, session, asked, say)
     return _result(job, read_revision(store))
@@ -201,18 +210,25 @@ def _require_parents(job: "CurateSteps", asked: list[str]) -> None:
                 current is None or current.fingerprint != job.identities[parent].fingerprint
             ):
                 raise ConfigError(f"--steps {step}: {parent} is not complete; run it first")
+            if parent not in asked and current is not None:
+                _check_quarantine(job, parent, current)
 
 
 def _complete(job: "CurateSteps", step: str, say: Say) -> None:
     before = read_revision(job.store).number
-    if step == "encode":
-        job.publish_cache()  # before the revision: a complete cache has its spec
     summary = complete_step(
         job.store,
         job.identities[step],
         num_shards=job.num_shards(step),
         folders=job.folders(step),
+        publish=job.publish_cache if step == "encode" else None,
     )
+    _check_quarantine(job, step, summary)
+    if read_revision(job.store).number != before:
+        say(f"{step}: complete, {summary.kept:,} of {summary.rows_in:,} rows kept")
+
+
+def _check_quarantine(job: "CurateSteps", step: str, summary: StepSummary) -> None:
     allowed = job.config.engine.max_quarantined_shards
     if len(summary.quarantined) > allowed:
         raise QuarantineError(
@@ -220,8 +236,6 @@ def _complete(job: "CurateSteps", step: str, say: Say) -> None:
             f"{summary.quarantined[0]}; its manifest has the error) and "
             f"engine.max_quarantined_shards is {allowed}; later steps were not run"
         )
-    if read_revision(job.store).number != before:
-        say(f"{step}: complete, {summary.kept:,} of {summary.rows_in:,} rows kept")
 
 
 def _result(job: "CurateSteps", revision: Revision) -> CurateResult:

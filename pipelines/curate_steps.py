@@ -170,6 +170,6 @@ class CurateSteps:
             assert config.score is not None
             return {"score": config.score.identity(), **threads}
         if step == "select":
-            return {"select": config.select.model_dump(mode="json")}
+            return {"select": config.select.identity()}
         assert config.encode is not None
         return {"encode": config.encode.identity(), **threads}

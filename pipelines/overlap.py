@@ -35,16 +35,16 @@ def run_overlapped(
     inbox: _Pipe[ItemT] = _Pipe(max_queued, stop)
     outbox: _Pipe[ResultT] = _Pipe(max_queued, stop)
     with ThreadPoolExecutor(2, thread_name_prefix="overlap") as pool:
-        reading = pool.submit(_read, items, inbox)
-        writing = pool.submit(_write, outbox, write)
-        try:
+        try:  # around all of it: SIGTERM raises anywhere, and the threads must not wait for more
+            reading = pool.submit(_read, items, inbox)
+            writing = pool.submit(_write, outbox, write)
             for item in inbox:
                 outbox.put(work(item))
+            outbox.end()
+            _raise_first(reading, writing)
         except BaseException:
             stop.set()
             raise
-        outbox.end()
-        _raise_first(reading, writing)
 
 
 class _Pipe(Generic[ItemT]):

@@ -87,7 +87,11 @@ def redact_text_column(texts: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def redact_config(config: Mapping[str, object]) -> dict[str, object]:
-    """The configuration fit for `run.json`: values of secret keys and URL credentials replaced."""
+    """The configuration fit for `run.json`: values of secret keys and URL credentials replaced.
+
+    Of `storage_options` only the names stay: any of them may be a secret (`connection_string`).
+    The names in `thresholds` are columns.
+    """
     return cast("dict[str, object]", _redact_value(config))
 
 
@@ -134,15 +138,20 @@ def _map_matching(column: pa.Array | pa.ChunkedArray, redact: Callable[[str], st
 
 def _redact_value(value: object) -> object:
     if isinstance(value, Mapping):
-        return {
-            str(key): REDACTED
-            if _is_secret_key(str(key)) and not _is_empty(item)
-            else _redact_value(item)
-            for key, item in value.items()
-        }
+        return {str(key): _redact_item(str(key), item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_redact_value(item) for item in value]
     return redact_text(value) if isinstance(value, str) else value
+
+
+def _redact_item(key: str, value: object) -> object:
+    if key == "storage_options" and isinstance(value, Mapping):
+        return {str(name): REDACTED for name in value}
+    if key == "thresholds" and isinstance(value, Mapping):  # by column: `source_pass` is no secret
+        return {str(name): _redact_value(bounds) for name, bounds in value.items()}
+    if (_is_secret_key(key) or key == "storage_options") and not _is_empty(value):
+        return REDACTED
+    return _redact_value(value)
 
 
 def _is_secret_key(key: str) -> bool:

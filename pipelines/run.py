@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,32 +72,55 @@ def read_revision(store: RunStore) -> Revision:
 
 
 def complete_step(
-    store: RunStore, identity: StepIdentity, *, num_shards: int, folders: Iterable[str]
+    store: RunStore,
+    identity: StepIdentity,
+    *,
+    num_shards: int,
+    folders: Iterable[str],
+    publish: Callable[[], None] | None = None,
 ) -> StepSummary:
     """Write the step's `shards.txt` and `index.parquet`, then make it current.
 
-    Steps that were made from another fingerprint of this one leave the revision.
+    Steps that were made from another fingerprint of this one leave the revision, and so does this
+    step's own, before the files that readers find beside it are overwritten: a crash in between
+    leaves a step that is not complete, never a complete one with another's files.
+
+    Args:
+        store: The run.
+        identity: The step, with its present options.
+        num_shards: How many shards it has.
+        folders: Those that it writes.
+        publish: Writes what else readers find in them.
 
     Raises:
-        ShardError: a shard has no manifest.
+        ShardError: a shard has no manifest; nothing is changed then.
     """
     revision = read_revision(store)
     old = revision.steps.get(identity.step)
     if old is not None and old.fingerprint == identity.fingerprint:
         return old
-    summary = _write_index(store, identity, num_shards=num_shards, folders=list(folders))
+    index: _Index = {folder: [] for folder in folders}
+    summary = _summarise(store, identity, num_shards=num_shards, index=index)
     kept = {
         name: step
         for name, step in revision.steps.items()
         if name != identity.step and not _descends(name, identity.step)
     }
-    kept[identity.step] = summary
+    if old is not None:
+        _write_revision(store, revision.number, kept)
+    _write_index(store, index)
+    if publish is not None:
+        publish()
+    _write_revision(store, revision.number + 1, {**kept, identity.step: summary})
+    return summary
+
+
+def _write_revision(store: RunStore, number: int, steps: Mapping[str, StepSummary]) -> None:
     tree = {
-        "revision": revision.number + 1,
-        "steps": {name: _summary_tree(step) for name, step in kept.items()},
+        "revision": number,
+        "steps": {name: _summary_tree(step) for name, step in steps.items()},
     }
     store.replace(REVISION_FILE, _dump(tree))
-    return summary
 
 
 _PARENTS = {"score": "download", "select": "score", "encode": "select"}
@@ -119,10 +142,13 @@ def _summary_tree(step: StepSummary) -> dict[str, Any]:
     }
 
 
-def _write_index(
-    store: RunStore, identity: StepIdentity, *, num_shards: int, folders: list[str]
+_Index = dict[str, list[dict[str, Any]]]
+
+
+def _summarise(
+    store: RunStore, identity: StepIdentity, *, num_shards: int, index: _Index
 ) -> StepSummary:
-    index: dict[str, list[dict[str, Any]]] = {folder: [] for folder in folders}
+    """The step's counts; its files are added to `index`."""
     dropped: dict[str, int] = {}
     rows_in = kept = 0
     quarantined = []
@@ -134,9 +160,6 @@ def _write_index(
         if manifest.quarantined is not None:
             quarantined.append(manifest.shard_id)
         _index_files(index, manifest)
-    for folder, rows in index.items():
-        store.replace(f"{folder}/shards.txt", "".join(f"{r['path']}\n" for r in rows).encode())
-        store.replace(f"{folder}/index.parquet", _index_bytes(rows))
     return StepSummary(
         fingerprint=identity.fingerprint,
         num_shards=num_shards,
@@ -147,7 +170,13 @@ def _write_index(
     )
 
 
-def _index_files(index: dict[str, list[dict[str, Any]]], manifest: Manifest) -> None:
+def _write_index(store: RunStore, index: _Index) -> None:
+    for folder, rows in index.items():
+        store.replace(f"{folder}/shards.txt", "".join(f"{r['path']}\n" for r in rows).encode())
+        store.replace(f"{folder}/index.parquet", _index_bytes(rows))
+
+
+def _index_files(index: _Index, manifest: Manifest) -> None:
     for entry in manifest.files:
         folder = entry.path.rpartition("/")[0]
         if folder in index:

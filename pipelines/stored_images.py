@@ -117,6 +117,7 @@ def _iterate_tar(store: RunStore, path: str) -> Iterator[tuple[str, bytes]]:
     try:
         with store.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
+                archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
                 key, _, suffix = member.name.partition(".")
                 if suffix not in _IMAGE_SUFFIXES:
                     continue

@@ -166,7 +166,7 @@ def _tile(content: bytes) -> Image.Image:
 
 def _notes(row: Outcome) -> list[tuple[str, Colour]]:
     """The lines under a picture: caption, scores, the rule it failed, what was planted."""
-    lines = [(text, _INK) for text in _wrap(row.caption or "(no caption)", num_lines=2)]
+    lines = [(text, _INK) for text in _wrap(row.caption or "(no caption)", num_lines=4)]
     scores = [("aesthetic", row.aesthetic), ("similarity", row.clip_similarity)]
     lines += [(f"{name} {value:.2f}", _GREY) for name, value in scores if value is not None]
     if row.rule:

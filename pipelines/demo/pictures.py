@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from PIL import Image
-from sd_core.presets.drawing import FIRST_HELD_OUT_SEED, PictureSpec, draw, plan_pictures
 
 from pipelines.demo.recall import DUPLICATE_ROW, GOOD
 from pipelines.demo.url_list import ListRow
+from sd_core.presets.drawing import FIRST_HELD_OUT_SEED, PictureSpec, draw, plan_pictures
 
 DEMO_SEED: Final = FIRST_HELD_OUT_SEED + 10_000_000
 COPY: Final = "exact_copy"

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 from pipelines.engine.config import EngineConfig
 from pipelines.manifest import Manifest, committed_shards, create_manifest
+from pipelines.redact import redact_text
 from pipelines.step import ShardStep
 from pipelines.storage import RunStore
+
+_MAX_QUARANTINED_IN_A_ROW = 10
 
 
 class EngineError(Exception):
@@ -59,6 +62,7 @@ class Chain:
         self.num_shards = num_shards
         self.states = [StepState(step) for step in steps]
         self.quarantined = 0
+        self._quarantined_in_a_row = 0
         self._committed = [committed_shards(store, step.name, step.fingerprint) for step in steps]
         for shard_id in range(num_shards):
             self._advance(0, shard_id)
@@ -86,8 +90,11 @@ class Chain:
         state = self.states[index]
         state.running.discard(shard_id)
         state.done += 1
-        if manifest.quarantined is not None:
+        if manifest.quarantined is None:
+            self._quarantined_in_a_row = 0
+        else:
             self.quarantined += 1
+            self._quarantined_in_a_row += 1
         self._on_commit(manifest)
         if index + 1 < len(self.states):
             self._advance(index + 1, shard_id)
@@ -99,7 +106,8 @@ class Chain:
         state.ready.appendleft(shard_id)
 
     def failed(self, index: int, shard_id: int, error: str) -> None:
-        """The step raised: try again, then quarantine."""
+        """The step raised: try again, then quarantine. URLs in `error` lose their secrets."""
+        error = redact_text(error)
         state = self.states[index]
         state.tries[shard_id] += 1
         budget = self._config.shard_tries
@@ -111,6 +119,7 @@ class Chain:
 
     def interrupted(self, index: int, shard_id: int, error: str) -> None:
         """The worker died with this shard in hand: another, larger budget."""
+        error = redact_text(error)
         state = self.states[index]
         state.deaths[shard_id] += 1
         budget = self._config.infrastructure_tries
@@ -130,6 +139,13 @@ class Chain:
 
     def _quarantine(self, index: int, shard_id: int, error: str) -> None:
         step = self.states[index].step
+        allowed = max(_MAX_QUARANTINED_IN_A_ROW, self._config.max_quarantined_shards)
+        if self._quarantined_in_a_row >= allowed:
+            raise EngineError(
+                f"{step.name}: {allowed} shards in a row were given up, and shard {shard_id} would "
+                f"be the next: the fault is hardly theirs. The last error: {error.strip()}. Mend "
+                "it and give the same command again; the other shards are still to be tried"
+            )
         rows = step.rows_in(shard_id)
         manifest = create_manifest(
             self._store,

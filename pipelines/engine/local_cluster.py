@@ -29,6 +29,7 @@ from pipelines.engine.chain import EngineError
 
 _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 20.0
+_UNFINISHED = ("PENDING", "RUNNING")
 _OBJECT_STORE_BYTES = 200_000_000  # tasks exchange shard ids, never image bytes
 # Ray's own lines about the submission, and the log that it prints again when a job fails.
 _RAY_CHATTER = re.compile(r"^\S+ \S+\s+\w+ \w+\.py:\d+ -- |^Running entrypoint for job ")
@@ -74,6 +75,7 @@ class LocalCluster:
                 code = process.wait()
             except BaseException:
                 process.kill()
+                self._stop_job(name)  # its script would outlive the cluster otherwise
                 raise
         found = self._driver_exit_code(name)
         if found is None:
@@ -81,10 +83,21 @@ class LocalCluster:
             return code or 1
         return found
 
+    def _stop_job(self, name: str) -> None:
+        """Have the cluster end the job's script, and wait until it says that it has."""
+        job = f"{self.address}/api/jobs/{name}"
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        with contextlib.suppress(URLError, OSError, ValueError, KeyError):
+            _request(f"{job}/stop", self.environment, method="POST")
+            while time.monotonic() < deadline:
+                if json.loads(_request(job, self.environment))["status"] not in _UNFINISHED:
+                    return
+                time.sleep(0.3)
+
     def _driver_exit_code(self, name: str) -> int | None:
         """What the job's script exited with; None where the cluster knows of no such end."""
         with contextlib.suppress(URLError, OSError, ValueError):
-            job = json.loads(_get(f"{self.address}/api/jobs/{name}", self.environment))
+            job = json.loads(_request(f"{self.address}/api/jobs/{name}", self.environment))
             code = job["driver_exit_code"]
             return None if code is None else int(code)
         return None
@@ -167,7 +180,7 @@ def _await_dashboard(cluster: LocalCluster, head: subprocess.Popen[bytes], log: 
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and head.poll() is None:
         with contextlib.suppress(URLError, OSError):
-            _get(f"{cluster.address}/api/version", cluster.environment)
+            _request(f"{cluster.address}/api/version", cluster.environment)
             return
         time.sleep(0.3)
     lines = log.read_text(errors="replace").splitlines()[-30:]
@@ -197,9 +210,10 @@ def _relay(process: subprocess.Popen[str], say: Callable[[str], None]) -> list[s
     return lines
 
 
-def _get(url: str, environment: dict[str, str]) -> bytes:
+def _request(url: str, environment: dict[str, str], *, method: str = "GET") -> bytes:
     token = environment["RAY_AUTH_TOKEN"]
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    headers = {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(url, headers=headers, method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=5) as response:
         content: bytes = response.read()

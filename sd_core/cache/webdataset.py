@@ -52,6 +52,7 @@ class WebDatasetShardWriter:
         member.size = len(content)
         member.mode = 0o444
         self._archive.addfile(member, io.BytesIO(content))
+        self._archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +74,7 @@ def iterate_webdataset(stream: IO[bytes], spec: CacheSpec, *, name: str) -> Iter
             for key, members in _grouped(archive):
                 yield _to_sample(key, members, spec, name)
             # tarfile takes a file that ends between two members for a whole one.
-            if counted.num_read < archive.offset + 2 * tarfile.BLOCKSIZE:
+            if counted.num_read < archive.offset + tarfile.BLOCKSIZE:
                 raise CacheShardError(f"{name}: damaged tar: its end is missing")
     except (tarfile.TarError, EOFError) as error:
         raise CacheShardError(f"{name}: damaged tar: {error}") from error
@@ -97,6 +98,7 @@ def _grouped(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]
     current: str | None = None
     members: dict[str, bytes] = {}
     for member in archive:
+        archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
         content = archive.extractfile(member)
         if content is None:
             continue

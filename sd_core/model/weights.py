@@ -18,6 +18,9 @@ PRESETS = Path(__file__).resolve().parents[1] / "presets"
 _HUB = re.compile(r"hub:(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>[^/@\s]+))?(/(?P<path>.+))?")
 
 
+_HAS_SCHEME = re.compile(r"[a-z_0-9+]{2,}:")
+
+
 class WeightsError(Exception):
     """Weights cannot be had; says what is needed, from where, and where to put it instead."""
 
@@ -88,8 +91,19 @@ def public_reference(ref: str) -> str:
 
 
 def weights_identity(ref: str, sha256: str | None) -> dict[str, str]:
-    """What tells these weights from others: their sha256 where it is pinned, else the reference."""
-    return {"sha256": sha256.lower()} if sha256 else {"ref": public_reference(ref)}
+    """What tells these weights from others.
+
+    Their sha256 where it is pinned or the files are on this machine's disks; else the reference,
+    with a digest of what `public_reference` leaves out.
+    """
+    if sha256:
+        return {"sha256": sha256.lower()}
+    is_local = ref.startswith(("preset:", "file://")) or not _HAS_SCHEME.match(ref)
+    if is_local and (path := _locate(ref)).exists():
+        return {"sha256": digest_folder(path) if path.is_dir() else digest_file(path)}
+    shown = public_reference(ref)
+    hidden = {} if shown == ref else {"ref_sha256": hashlib.sha256(ref.encode()).hexdigest()[:16]}
+    return {"ref": shown, **hidden}
 
 
 def digest_file(path: Path) -> str:

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from sd_core.presets.drawing import FIRST_HELD_OUT_SEED, draw
 
 from pipelines.config import load_config
 from pipelines.curate import STEPS, CurateConfig, CurateResult, curate
+from sd_core.presets.drawing import FIRST_HELD_OUT_SEED, draw
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_PICTURES = 48

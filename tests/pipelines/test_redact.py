@@ -127,7 +127,8 @@ def test_config_keeps_options_and_loses_secrets() -> None:
     config = {
         "source": {
             "path": "s3://u:p@bucket/list.parquet",
-            "storage_options": {"key": "AKIA", "secret": "x", "anon": False, "password": 1234},
+            "storage_options": {"key": "AKIA", "connection_string": "AccountKey=x", "anon": False},
+            "auth": {"secret": "x", "password": 1234},
         },
         "model": {"tokenizer": "clip", "token_length": 77, "hub_token": "hf_x", "key": None},
         "urls": ["https://a.example/?sig=x", 3, None],
@@ -137,10 +138,10 @@ def test_config_keeps_options_and_loses_secrets() -> None:
             "path": "s3://REDACTED@bucket/list.parquet",
             "storage_options": {
                 "key": "REDACTED",
-                "secret": "REDACTED",
-                "anon": False,
-                "password": "REDACTED",
+                "connection_string": "REDACTED",
+                "anon": "REDACTED",
             },
+            "auth": "REDACTED",
         },
         "model": {"tokenizer": "clip", "token_length": 77, "hub_token": "REDACTED", "key": None},
         "urls": ["https://a.example/?sig=REDACTED", 3, None],

@@ -213,6 +213,25 @@ def test_completing_a_step_again_changes_nothing(store: RunStore) -> None:
     assert store.read_bytes("revision.json") == before
 
 
+def test_crash_amid_a_recut_leaves_no_complete_step_with_the_new_files(
+    store: RunStore,
+) -> None:
+    old, new = identities(), identities(select={"min": 5})
+    for identity in old.values():
+        complete(store, identity)
+    commit(store, new["select"])
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        complete_step(store, new["select"], num_shards=2, folders=["select"], publish=stop)
+    assert new["select"].fingerprint in store.read_bytes("select/shards.txt").decode()
+    assert set(read_revision(store).steps) == {"download", "score"}
+    complete(store, old["select"])  # the old options again: the old files again
+    assert old["select"].fingerprint in store.read_bytes("select/shards.txt").decode()
+
+
 def test_quarantined_shards_are_listed(store: RunStore) -> None:
     score = identities()["score"]
     commit(store, score, num_shards=1)

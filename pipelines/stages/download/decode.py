@@ -107,7 +107,9 @@ def _jpeg_crop(
     denominator = align if scaled else 1
     image = decode_jpeg(data, header, denominator=denominator)
     square = centre_square(header.width, header.height, align=align).reduced(denominator)
-    pixels = resize_square(image, square, size=config.size, reduced=denominator > 1)
+    pixels = resize_square(
+        image, square, size=config.size, enlarge=config.enlarge, reduced=denominator > 1
+    )
     width, height = shown_size(header.width, header.height, header.orientation)
     return CropPixels(
         pixels=upright(pixels, header.orientation),
@@ -120,7 +122,7 @@ def _jpeg_crop(
 def _raster_crop(data: bytes, header: ImageHeader, config: ImageConfig) -> CropPixels:
     raster = decode_square(data, header.format, config)
     whole = Square(left=0, top=0, side=len(raster.pixels))
-    pixels = resize_square(raster.pixels, whole, size=config.size)
+    pixels = resize_square(raster.pixels, whole, size=config.size, enlarge=config.enlarge)
     width, height = shown_size(raster.width, raster.height, raster.orientation)
     return CropPixels(
         pixels=upright(pixels, raster.orientation),

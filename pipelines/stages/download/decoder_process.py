@@ -90,6 +90,11 @@ class DecoderProcess:
         self.close()
 
     @property
+    def is_usable(self) -> bool:
+        """Whether it takes images: neither closed nor given up."""
+        return not self._closed
+
+    @property
     def pid(self) -> int:
         """The child's process id; another one after a restart."""
         return self._child.process.pid
@@ -137,15 +142,12 @@ class DecoderProcess:
             if failed_starts == _MAX_FAILED_STARTS:
                 self._give_up(f"{failed_starts} children died while starting; see stderr")
                 return
+            if started:
+                self._judge_oldest(reason)
             with self._lock:
-                judged = self._judge_oldest(reason) if started else None
-                done = self._closed and not self._pending
-                if not done:
-                    self._restart()
-            if judged is not None:
-                judged.future.set_result(_verdict(judged, reason, self._config))
-            if done:
-                return
+                if self._closed and not self._pending:
+                    return
+                self._restart()
 
     def _read_answers(self) -> bool:
         """Hands out answers until the child is gone; False when it never came up."""
@@ -161,15 +163,22 @@ class DecoderProcess:
             job.future.set_result(result)
         return True
 
-    def _judge_oldest(self, reason: ImageReason) -> _Job | None:
-        """Charges the image the dead child worked on; returns it if that was its last chance."""
-        if not self._pending:
-            return None
-        job = self._pending[0]
+    def _judge_oldest(self, reason: ImageReason) -> None:
+        """Charges the image the dead child worked on, with a verdict if that was its last chance.
+
+        It is pending until it has its verdict, so that a failure here leaves no future waiting.
+        """
+        with self._lock:
+            job = self._pending[0] if self._pending else None
+        if job is None:
+            return
         job.deaths += 1
         if job.deaths < _MAX_DEATHS and reason != "decode_timed_out":
-            return None
-        return self._pending.popleft()
+            return
+        verdict = _verdict(job, reason, self._config)
+        with self._lock:
+            self._pending.popleft()
+        job.future.set_result(verdict)
 
     def _restart(self) -> None:
         self._child = _Child(self._config)

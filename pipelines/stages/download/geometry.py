@@ -7,6 +7,7 @@ import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 
+from pipelines.stages.download.image_config import Enlarge
 from pipelines.stages.download.lanczos import enlarge_square
 
 _BLEND_BELOW = 1.6  # shrinking by less, a once-reduced image is resampled, not averaged again
@@ -42,14 +43,20 @@ def centre_square(width: int, height: int, *, align: int = 1) -> Square:
 
 
 def resize_square(
-    image: NDArray[np.uint8], square: Square, *, size: int, reduced: bool = False
+    image: NDArray[np.uint8],
+    square: Square,
+    *,
+    size: int,
+    enlarge: Enlarge = "lanczos",
+    reduced: bool = False,
 ) -> NDArray[np.uint8]:
-    """Cuts the square and resizes it: Lanczos to enlarge, area to shrink, as img2dataset does.
+    """Cuts the square and resizes it; area to shrink, as img2dataset does.
 
     Args:
         image: [height, width, 3] RGB or [height, width, 1] grey, uint8.
         square: the window to read.
         size: side of the result, in pixels.
+        enlarge: how a smaller square is resampled.
         reduced: the image was itself averaged from one 2, 4 or 8 times as large, so that
             another mean would blur twice: on photographs at 1,024 to 1,600 px the mean of a linear
             and a cubic resampling comes 3 dB nearer to the area mean of the large one.
@@ -62,8 +69,10 @@ def resize_square(
     result: MatLike
     if square.side == size:
         result = window
-    elif square.side < size:
+    elif square.side < size and enlarge == "lanczos":
         result = enlarge_square(window, size=size)
+    elif square.side < size:
+        result = cv2.resize(window, target, interpolation=cv2.INTER_LINEAR)
     elif reduced and square.side < _BLEND_BELOW * size:
         linear = cv2.resize(window, target, interpolation=cv2.INTER_LINEAR)
         cubic = cv2.resize(window, target, interpolation=cv2.INTER_CUBIC)

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Enlarge = Literal["lanczos", "linear"]
+
 
 class ImageConfig(BaseModel):
     """The stored crop, and the bounds within which an original is decoded."""
@@ -21,6 +23,10 @@ class ImageConfig(BaseModel):
 
     subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
     """Chroma subsampling of jpg; png and webp ignore it."""
+
+    enlarge: Enlarge = "lanczos"
+    """How originals smaller than `size` are resampled; `linear` sharpens nothing that is not there.
+    Larger ones are always averaged by area."""
 
     min_side_px: int = Field(1, ge=1)
     """Originals whose shorter side is below this are dropped as `image_too_small`."""

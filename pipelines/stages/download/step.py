@@ -79,6 +79,7 @@ class DownloadStep:
         self._blocked_sha256 = blocked_sha256
         self._spool_folder = spool_folder
         self._intake: Intake | None = None
+        self._decoder: DecoderProcess | None = None
         self._opened: ExitStack | None = None
 
     def open(self) -> None:
@@ -96,13 +97,14 @@ class DownloadStep:
                 blocked_sha256=self._blocked_sha256,
                 max_bytes=self._config.max_bytes,
             )
+            self._decoder = decoder
             self._opened = stack.pop_all()
 
     def close(self) -> None:
         """Stop the decoder and drop the connections."""
         if self._opened is not None:
             self._opened.close()
-        self._opened = self._intake = None
+        self._opened = self._intake = self._decoder = None
 
     def rows_in(self, shard_id: int) -> int:
         """Rows of a shard, as planned."""
@@ -114,8 +116,17 @@ class DownloadStep:
         Raises:
             ShardError: Something failed that is not a row's own fault.
         """
+        self._replace_broken_decoder()
         with spool_folder(self._spool_folder) as folder:
             return self._run(shard_id, folder)
+
+    def _replace_broken_decoder(self) -> None:
+        """One that gave up would fail every later shard of this worker, and those fail fast."""
+        decoder = self._decoder
+        if decoder is not None and not decoder.is_usable:
+            self.close()
+            self._decoder = decoder  # until there is a new one, so that the next shard tries again
+            self.open()
 
     def _run(self, shard_id: int, folder: Path) -> Manifest:
         rows = self._rows.read(shard_id)

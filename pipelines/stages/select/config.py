@@ -1,7 +1,7 @@
 """The rules that decide which stored images are kept."""
 
 import math
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -42,6 +42,10 @@ class SelectConfig(Config):
     """Column of the ledger (or `source_<name>`) to bounds; the first that fails is the reason."""
     duplicates: Literal["sha256", "off"] = "sha256"
     """Exact copies: the first in plan order stays, the others say whose copy they are."""
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change a verdict, as plain JSON; the thresholds' order is one."""
+        return {**self.model_dump(mode="json"), "order": list(self.thresholds)}
 
     @model_validator(mode="after")
     def _columns_exist(self) -> Self:

@@ -1,6 +1,6 @@
 """Verdicts as pure functions of a shard's facts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 from pipelines.config import ConfigError
 from pipelines.ledger import LEDGER, SCORES, source_fields
 from pipelines.stages.select.config import SelectConfig, Threshold
+
+_NUMBER_TYPES = ("int64", "uint64", "double")
 
 
 class ColumnError(ConfigError):
@@ -80,18 +82,28 @@ def ledger_table(joined: pa.Table, verdict: Verdict) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
-def check_thresholds(config: SelectConfig, source_columns: Sequence[str]) -> None:
-    """Raise `ColumnError` where a threshold names a column that the list does not have."""
-    missing = [
-        name
-        for name in config.thresholds
-        if name.startswith("source_") and name not in source_columns
-    ]
-    if missing:
-        raise ColumnError(
-            f"select.thresholds.{missing[0]}: the list has no such column; it has: "
-            + (", ".join(source_columns) or "none of its own")
-        )
+def check_thresholds(config: SelectConfig, source_columns: Mapping[str, str]) -> None:
+    """Refuse thresholds on columns that the list does not have, or that hold no numbers.
+
+    Args:
+        config: Thresholds by column.
+        source_columns: The run's `source_` columns and their types, as the plan names them.
+
+    Raises:
+        ColumnError: naming the threshold, and what the list has.
+    """
+    for name in config.thresholds:
+        if not name.startswith("source_"):
+            continue
+        if name not in source_columns:
+            raise ColumnError(
+                f"select.thresholds.{name}: the list has no such column; it has: "
+                + (", ".join(source_columns) or "none of its own")
+            )
+        if source_columns[name] not in _NUMBER_TYPES:
+            raise ColumnError(
+                f"select.thresholds.{name}: the column holds {source_columns[name]}, not numbers"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

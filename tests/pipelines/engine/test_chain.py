@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.engine.chain import Chain
+from pipelines.engine.chain import Chain, EngineError
 from pipelines.engine.config import EngineConfig
 from pipelines.manifest import Manifest, create_manifest, read_manifest
 from pipelines.storage import RunStore
@@ -159,6 +159,38 @@ def test_failing_shard_is_tried_again_first_and_quarantined_after_its_budget(
     assert chain.quarantined == 1
     assert chain.next_shard(0) == 1
     assert chain.next_shard(1) == 0  # the next step has the shard all the same
+
+
+def test_no_secret_of_an_error_is_stored_or_said(store: RunStore, log: Log) -> None:
+    chain = make_chain(store, log, num_shards=2)
+    error = "ClientResponseError: 403, url='https://me:pass1@host/list.csv?X-Amz-Signature=sig1'"
+    for shard_id, tell, budget in ((0, chain.failed, 3), (1, chain.interrupted, 4)):
+        for _ in range(budget):
+            assert chain.next_shard(0) == shard_id
+            tell(0, shard_id, error)
+        manifest = read_manifest(store, "a", "f0", shard_id)
+        assert manifest is not None
+        assert manifest.quarantined is not None
+        for text in (manifest.quarantined, *log.trouble):
+            assert "pass1" not in text
+            assert "sig1" not in text
+
+
+def test_fault_of_every_shard_stops_the_job_before_all_are_given_up(
+    store: RunStore, log: Log
+) -> None:
+    chain = make_chain(store, log, names=("a",), num_shards=30)
+    finish(chain, store, 0, chain.next_shard(0) or 0)
+
+    def fail_on() -> None:
+        while (shard_id := chain.next_shard(0)) is not None:
+            chain.failed(0, shard_id, "OSError: no space left on device")
+
+    with pytest.raises(EngineError, match=r"10 shards in a row .* shard 11 .* no space left"):
+        fail_on()
+    assert chain.quarantined == 10
+    assert read_manifest(store, "a", "f0", 11) is None
+    assert make_chain(store, log, names=("a",), num_shards=30).next_shard(0) == 11
 
 
 def test_quarantine_loses_to_a_manifest_that_is_there_already(store: RunStore, log: Log) -> None:

@@ -190,6 +190,15 @@ def test_the_empty_caption_round_trips() -> None:
         read_empty_caption(caption.to_bytes(), longer)
 
 
+def test_a_whole_tar_is_whole_wherever_its_end_falls_in_the_buffer(tmp_path: Path) -> None:
+    spec = make_spec()
+    for size in range(40):  # the members end at every block of tarfile's 10 KiB buffer
+        (sample,) = make_samples(1, spec)
+        padded = replace(sample, caption="x" * (512 * size + 1))
+        path = write(tmp_path / "shard.tar", [padded], spec)
+        assert len(read(path, spec)) == 1
+
+
 def test_a_tar_cut_between_two_samples_is_damaged(tmp_path: Path) -> None:
     spec = make_spec()
     whole = write(tmp_path / "whole.tar", make_samples(2, spec), spec).read_bytes()

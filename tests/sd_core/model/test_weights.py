@@ -16,8 +16,10 @@ from sd_core.model.weights import (
     WeightsError,
     WeightsNeed,
     check_weights,
+    digest_file,
     digest_folder,
     resolve_weights,
+    weights_identity,
     weights_sha256,
 )
 
@@ -172,3 +174,18 @@ def test_a_modules_digest_does_not_depend_on_memory_layout() -> None:
     convolution = nn.Conv2d(3, 4, 3)
     base = weights_sha256(convolution)
     assert weights_sha256(convolution.to(memory_format=torch.channels_last)) == base
+
+
+def test_other_weights_under_the_same_path_have_another_identity(tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    path.write_bytes(b"one")
+    first = weights_identity(str(path), None)
+    assert first == weights_identity(str(path), digest_file(path))
+    path.write_bytes(b"two")
+    assert weights_identity(str(path), None) != first
+
+
+def test_what_a_public_reference_hides_still_tells_weights_apart() -> None:
+    identities = [weights_identity(f"https://host/weights?id={n}", None) for n in (1, 2)]
+    assert identities[0]["ref"] == identities[1]["ref"] == "https://host/weights"
+    assert identities[0] != identities[1]

@@ -112,6 +112,18 @@ def test_an_idle_decoder_that_is_killed_is_replaced() -> None:
         assert decoder.submit(SMALL).result().reason is None
 
 
+def test_a_child_that_cannot_be_started_again_leaves_no_one_waiting(
+    slow: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DecoderProcess(ImageConfig(size=64, decode_timeout_s=0.1)) as decoder:
+        futures = [decoder.submit(data) for data in (slow, SMALL)]
+        monkeypatch.setattr(sys, "executable", "/nowhere/python")  # no process to be had any more
+        assert futures[0].result(30).reason == "decode_timed_out"
+        with pytest.raises(RuntimeError, match="its reader failed: FileNotFoundError"):
+            futures[1].result(30)
+        assert not decoder.is_usable
+
+
 def test_a_decode_beyond_its_cpu_time_is_timed_out_and_the_next_is_not(slow: bytes) -> None:
     with DecoderProcess(ImageConfig(size=64, decode_timeout_s=0.1)) as decoder:
         futures = [decoder.submit(data) for data in (slow, SMALL)]

@@ -3,9 +3,12 @@
 import hashlib
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -320,6 +323,30 @@ def test_full_disk_fails_the_shard_not_the_row(server, tmp_path, monkeypatch):
         run_step(tmp_path / "run", Rows([f"{server.url}/bad/good"] * 4))
     assert isinstance(caught.value.__cause__, OSError)
     assert not (tmp_path / "run" / "manifests").exists()
+
+
+def test_decoder_that_gave_up_costs_no_later_shard(tmp_path, monkeypatch):
+    store = RunStore(str(tmp_path / "run"))
+    step = DownloadStep(
+        store,
+        Rows([""], images=[(0, drawn_jpeg(1))]),
+        fingerprint="f",
+        config=DownloadConfig(),
+        image=ImageConfig(size=SIZE),
+    )
+    step.open()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", "/nowhere/python")  # no process to be had for a while
+            decoder = step._intake._decoder
+            os.kill(decoder.pid, signal.SIGKILL)
+            while decoder.is_usable:
+                time.sleep(0.01)
+            with pytest.raises(FileNotFoundError):
+                step.run(1)
+        assert step.run(2).kept == 1
+    finally:
+        step.close()
 
 
 def test_nothing_is_left_in_the_spool_folder(server, tmp_path):

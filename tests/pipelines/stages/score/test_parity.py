@@ -16,9 +16,9 @@ from sd_core.model.resample import OriginalSize, resample_crops
 
 
 def test_crops_are_resampled_on_open_clips_grid() -> None:
-    # 32 * 397 / 256 = 49 rows, and (49 - 32) / 2 is rounded: open_clip's square is half a row off.
-    height, width = 397, 256
-    coarse = torch.rand(1, 3, 24, 16, generator=torch.Generator().manual_seed(0))
+    # int(32 * 398 / 256) is 49 rows and (49 - 32) / 2 is rounded: the square is half a row off.
+    height, width = 398, 256
+    coarse = torch.rand(1, 3, 12, 8, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
     picture = (smooth.clamp(0, 1) * 255).byte()
     theirs = open_clip.image_transform(32, is_train=False, mean=(0.0,) * 3, std=(1 / 255,) * 3)
@@ -27,8 +27,10 @@ def test_crops_are_resampled_on_open_clips_grid() -> None:
     crop = picture[:, :, top : top + width]
     found = resample_crops(crop, [OriginalSize(width, height)], size=32)
     plain = torch.nn.functional.interpolate(crop, (32, 32), mode="bicubic", antialias=True)
-    assert (found[0] - expected).abs().mean() < 1
-    assert (plain[0] - expected).abs().mean() > 5
+    inner = slice(2, -2)  # at the edge the crop has no more to give
+    ours = (found[0] - expected)[:, inner].abs().mean()
+    assert ours < 1
+    assert (plain[0] - expected)[:, inner].abs().mean() > 5 * ours
 
 
 @pytest.mark.slow

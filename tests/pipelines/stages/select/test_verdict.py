@@ -127,8 +127,10 @@ def test_text_column_is_refused_even_where_it_holds_digits() -> None:
 def test_column_that_the_list_lacks_is_refused_before_and_while_it_runs() -> None:
     config = SelectConfig(thresholds={"source_size": Threshold(min=1)})
     with pytest.raises(ColumnError, match="no such column; it has: source_width"):
-        check_thresholds(config, ["source_width"])
-    check_thresholds(config, ["source_size"])
+        check_thresholds(config, {"source_width": "int64"})
+    check_thresholds(config, {"source_size": "double"})
+    with pytest.raises(ColumnError, match="holds string, not numbers"):
+        check_thresholds(config, {"source_size": "string"})
     with pytest.raises(ColumnError, match="no such column; it has: none of its own"):
         judge(join_scores(facts(1), None), config)
 
