@@ -1,13 +1,10 @@
 """Every command of jobs/bench.py, on a handful of images; no time is asserted."""
 
-import json
 import time
 from pathlib import Path
 
 import cv2
-import pytest
 
-from jobs import bench
 from pipelines.bench.image_set import RealSize, make_image_set, read_real_sizes
 from pipelines.bench.process_memory import MemorySampler
 from pipelines.bench.timed_server import serve
@@ -57,39 +54,3 @@ def test_memory_of_this_process_is_seen() -> None:
         time.sleep(0.3)
     assert memory.peak.largest_of("python") == memory.peak.largest
     assert memory.peak.total > 10_000_000
-
-
-@pytest.mark.slow
-def test_download_command_measures_both_sides(shared_data: Path, tmp_path: Path) -> None:
-    result = tmp_path / "result.json"
-    options = ["--metadata", str(shared_data / "metadata"), "--cache", str(tmp_path / "cache")]
-    options += ["--photos", str(shared_data / "photos" / "coco_mini"), "--json", str(result)]
-    options += ["--images", "24", "--large-images", "10", "--grid", "1x4", "--repeats", "1"]
-    assert bench.main(["download", *options, "--ours", "2x4"]) == 0
-    every, large = json.loads(result.read_text())["results"]
-    assert (every["num_images"], large["num_images"]) == (24, 10)
-    assert large["fidelity"]["num_scaled"] == 10
-    assert large["fidelity"]["min_db"] >= 40
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_curate_command_measures_steps_and_whole(shared_data: Path, tmp_path: Path) -> None:
-    result = tmp_path / "result.json"
-    options = ["--photos", str(shared_data / "photos" / "coco_mini"), "--json", str(result)]
-    options += ["--rows", "12", "--waiting-rows", "0", "--rows-per-shard", "6", "--repeats", "1"]
-    assert bench.main(["curate", *options]) == 0
-    (work,) = json.loads(result.read_text())["results"]
-    assert list(work["alone"]) == ["download", "score", "select", "encode"]
-    assert list(work["whole_by_chain"]) == ["download + score", "select", "encode"]
-
-
-@pytest.mark.slow
-def test_memory_command_measures_every_process(shared_data: Path, tmp_path: Path) -> None:
-    result = tmp_path / "result.json"
-    options = ["--photos", str(shared_data / "photos" / "coco_mini"), "--json", str(result)]
-    options += ["--few", "150", "--many", "300", "--rows-per-shard", "30"]
-    assert bench.main(["memory", *options]) == 0
-    (memory,) = json.loads(result.read_text())["results"]
-    roles = [role["role"] for role in memory["roles"]]
-    assert roles == ["driver", "download worker", "decoder", "score worker", "encode worker"]
