@@ -27,4 +27,4 @@ def test_thirty_photographs_and_fifteen_bad_urls(
     ):
         assert line in result.stdout
     run = json.loads((tmp_path / "out/run/run.json").read_text())
-    assert "random" in json.dumps(run["models"])
+    assert "RANDOM weights" in json.dumps(run["models"])
