@@ -56,3 +56,8 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver(
     _FLOAT, re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
+
+
+def dump_yaml(tree: Any) -> str:
+    """A tree as YAML, its keys in their own order."""
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

@@ -22,8 +22,12 @@ _PROBE_TIMEOUT_S = 20.0
 
 
 @contextmanager
-def connected(config: EngineConfig) -> Iterator[None]:
-    """A Ray cluster: the one a submitted job or RAY_ADDRESS names, else a small local one."""
+def connected(*, num_cpus: int) -> Iterator[None]:
+    """A Ray cluster: the one a submitted job or RAY_ADDRESS names, else a small local one.
+
+    Args:
+        num_cpus: Logical CPUs of a local one, or the machine's cores where those are more.
+    """
     if ray.is_initialized():
         yield
         return
@@ -33,7 +37,7 @@ def connected(config: EngineConfig) -> Iterator[None]:
         os.environ.setdefault("RAY_TMPDIR", tempfile.gettempdir())
         ray.init(
             address="local",
-            num_cpus=max(os.cpu_count() or 1, config.download_workers + config.cpu_model_workers),
+            num_cpus=max(os.cpu_count() or 1, num_cpus),
             object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
             include_dashboard=False,
             logging_level=logging.ERROR,

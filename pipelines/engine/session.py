@@ -100,18 +100,19 @@ def open_session(
         LeaseHeldError: another job is writing this run.
     """
     with ExitStack() as stack:
-        stack.enter_context(_terminate_as_exit())
+        stack.enter_context(terminate_as_exit())
         cluster.check_local_output(store)
         lease = stack.enter_context(Lease(store, say=say))
         if config.runner == "ray":
-            stack.enter_context(cluster.connected(config))
+            num_cpus = config.download_workers + config.cpu_model_workers
+            stack.enter_context(cluster.connected(num_cpus=num_cpus))
         session = Session(store, config, lease, say)
         session.preflight()
         yield session
 
 
 @contextmanager
-def _terminate_as_exit() -> Iterator[None]:
+def terminate_as_exit() -> Iterator[None]:
     """Make SIGTERM unwind the stack, so that the lease is given back and workers are stopped."""
 
     def stop(number: int, frame: FrameType | None) -> None:

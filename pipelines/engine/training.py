@@ -1,0 +1,170 @@
+"""Run a training's workers: in this process, or on Ray Train."""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import ray
+import torch
+
+from pipelines.engine import cluster
+from pipelines.engine.chain import EngineError
+from pipelines.engine.lease import Lease
+from pipelines.engine.session import terminate_as_exit
+from pipelines.redact import redact_text
+from pipelines.storage import RunStore
+from pipelines.training.worker import Place, train_worker
+from sd_core.cache.samples import CacheShardError
+from sd_core.cache.spec import CacheMismatchError, CacheSpecError
+from sd_core.model.weights import WeightsError
+from sd_core.training.checkpoint import CheckpointError
+from sd_core.training.trainer import NonFiniteLossError
+
+if TYPE_CHECKING:
+    from pipelines.training.config import TrainConfig
+
+TRAINING_FAILURES = (
+    CacheMismatchError,
+    CacheShardError,
+    CacheSpecError,
+    CheckpointError,
+    NonFiniteLossError,
+    WeightsError,
+)
+"""What ends a training with a message for its user; starting it again would not help."""
+
+
+@contextmanager
+def open_training(
+    store: RunStore, config: "TrainConfig", *, say: Callable[[str], None]
+) -> Iterator[Callable[[str], None]]:
+    """Take the output's lease; gives a function that trains, called with the fingerprint.
+
+    Raises:
+        EngineError: the output cannot be written, or the cluster cannot hold the workers.
+        LeaseHeldError: another job is writing to this output.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(terminate_as_exit())
+        cluster.check_local_output(store)
+        stack.enter_context(Lease(store, say=say))
+        if config.engine.runner == "local":
+            yield lambda fingerprint: _train_here(config, fingerprint, say)
+        else:
+            yield lambda fingerprint: _train_on_ray(store, config, fingerprint, say)
+
+
+def _train_here(config: "TrainConfig", fingerprint: str, say: Callable[[str], None]) -> None:
+    wanted = config.engine.use_gpu
+    found = torch.cuda.is_available()
+    if wanted is True and not found:
+        raise EngineError("engine.use_gpu is true, and torch finds no GPU on this machine")
+    device = torch.device("cuda" if found and wanted else "cpu")
+    place = Place(rank=0, world_size=1, device=device)
+    train_worker(config, place, fingerprint=fingerprint, say=say)
+
+
+def _train_on_ray(
+    store: RunStore, config: "TrainConfig", fingerprint: str, say: Callable[[str], None]
+) -> None:
+    engine = config.engine
+    with cluster.connected(num_cpus=engine.num_workers * engine.cpus_per_worker):
+        use_gpu = _check_cluster(config)
+        cluster.probe_storage(store, say=say)
+        for left in range(engine.max_failures, -1, -1):
+            failure = _fit(config, fingerprint, use_gpu=use_gpu)
+            if failure is None:
+                return
+            if not left:
+                raise EngineError(f"the workers died too often; the last time: {failure}")
+            say(f"the workers died; starting them again, {left} more time(s): {failure}")
+
+
+def _fit(config: "TrainConfig", fingerprint: str, *, use_gpu: bool) -> str | None:
+    """One try; gives what killed the workers, None where they finished.
+
+    Raises:
+        One of TRAINING_FAILURES, as a worker raised it.
+    """
+    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    engine = config.engine
+    resources: dict[str, float] = {"CPU": engine.cpus_per_worker}
+    with tempfile.TemporaryDirectory(prefix="ray-train-") as scratch:
+        trainer: Any = TorchTrainer(
+            _worker,
+            train_loop_config={"config": config, "fingerprint": fingerprint},
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=engine.num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker={**resources, "GPU": 1} if use_gpu else resources,
+            ),
+            # Our own checkpoints go to the output; Ray's records of this try are not kept.
+            run_config=RunConfig(name="training", storage_path=scratch),
+        )
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            for failure in error.worker_failures.values():
+                cause = _cause(failure)
+                if cause is not None:
+                    raise cause from None
+            return redact_text(str(error)).strip().splitlines()[-1]
+    return None
+
+
+def _cause(failure: BaseException | None) -> Exception | None:
+    """The failure of a training inside what Ray wrapped it in."""
+    seen: set[int] = set()
+    while failure is not None and id(failure) not in seen:
+        if isinstance(failure, TRAINING_FAILURES):
+            return failure
+        seen.add(id(failure))
+        failure = getattr(failure, "_base_exc", None) or failure.__cause__
+    return None
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """Runs in a worker of Ray Train, with its process group set up."""
+    from ray.train import get_context
+    from ray.train.torch import get_device
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    context = get_context()
+    place = Place(
+        rank=context.get_world_rank(), world_size=context.get_world_size(), device=get_device()
+    )
+    started = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - started:7.1f} s] {redact_text(line)}", flush=True)
+
+    train_worker(settings["config"], place, fingerprint=settings["fingerprint"], say=say)
+
+
+def _check_cluster(config: "TrainConfig") -> bool:
+    """Whether workers get GPUs; raises `EngineError` where the cluster cannot hold them."""
+    engine, has = config.engine, ray.cluster_resources()
+    gpus, cpus = int(has.get("GPU", 0)), has.get("CPU", 0)
+    use_gpu = gpus > 0 if engine.use_gpu == "auto" else bool(engine.use_gpu)
+    if use_gpu and gpus < engine.num_workers:
+        raise EngineError(
+            f"engine.num_workers asks for {engine.num_workers} GPU(s), and the cluster has {gpus}; "
+            "lower it, or set engine.use_gpu to false"
+        )
+    needed = engine.num_workers * engine.cpus_per_worker
+    if cpus < needed:
+        raise EngineError(
+            f"the cluster has {cpus:g} CPU, and {engine.num_workers} worker(s) of "
+            f"engine.cpus_per_worker {engine.cpus_per_worker} need {needed}; lower one of them"
+        )
+    return use_gpu
+
+
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")

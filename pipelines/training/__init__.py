@@ -1,0 +1,1 @@
+"""Training jobs: a latent diffusion model from caches, on one process or many."""

@@ -1,0 +1,104 @@
+"""Everything `jobs/train.py` can be told."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipelines.config import Config
+from sd_core.model.latent_diffusion import LatentDiffusionConfig
+from sd_core.sampling.samplers import SamplerName
+from sd_core.training.config import LoopConfig, OptimizerConfig
+from sd_core.training.objectives import ObjectiveConfig
+
+StorageOptions = dict[str, str | int | float | bool | dict[str, str] | None]
+
+
+class DataConfig(Config):
+    """A latent cache, and how much of the training it makes up."""
+
+    path: str = Field(min_length=1)
+    """A run's `latents` folder: an absolute path or an fsspec URL."""
+    weight: float = Field(default=1.0, gt=0)
+    """Its share of the samples is its weight over the sum of all weights."""
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
+    """Passed to fsspec; may hold secrets, so it is never stored."""
+
+
+class OrderConfig(Config):
+    """The order of samples, which depends on `loop.seed` and on these alone."""
+
+    num_streams: int = Field(default=64, ge=1, le=65_536)
+    """Canonical streams that are divided among the workers, whose number must divide it."""
+
+
+class SamplesConfig(Config):
+    """The grid of images that shows how the training goes; an empty list of prompts: none."""
+
+    prompts: list[str] = Field(default_factory=list)
+    seed: int = Field(default=0, ge=0)
+    sampler: SamplerName = "ddim"
+    num_inference_steps: int = Field(default=30, ge=1)
+    guidance_scale: float = Field(default=7.5, ge=0)
+
+
+class TrackingConfig(Config):
+    """Where figures go besides `metrics.jsonl` and the log."""
+
+    tensorboard: bool = True
+    """Event files under `<output>/tensorboard`; only where the output is a local folder."""
+    wandb: str | None = None
+    """A Weights & Biases project; `pip install wandb` and its environment variables are needed."""
+
+
+class TrainEngineConfig(Config):
+    """Where the workers run; none but `torch_threads` changes a result beyond rounding."""
+
+    runner: Literal["ray", "local"] = "ray"
+    """`local` trains in this process, without Ray."""
+    num_workers: int = Field(default=1, ge=1, le=10_000)
+    use_gpu: Literal["auto"] | bool = "auto"
+    """A GPU for each worker; `auto` where the cluster has any."""
+    cpus_per_worker: int = Field(default=1, ge=1, le=1024)
+    """Logical CPUs that Ray sets aside for each worker."""
+    torch_threads: int | None = Field(default=None, ge=1, le=256)
+    """Threads of a worker on a CPU; null leaves torch's own choice."""
+    max_failures: int = Field(default=3, ge=0)
+    """How often workers that die are started again, from the last checkpoint."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.runner == "local" and self.num_workers > 1:
+            raise ValueError("runner local has one worker; set runner to ray for more")
+        return self
+
+
+class TrainConfig(Config):
+    """One section for each part of the job."""
+
+    output: str = Field(min_length=1)
+    """An absolute path or an fsspec URL."""
+    data: list[DataConfig] = Field(min_length=1)
+    model: LatentDiffusionConfig
+    """What training starts from; its caches must be of the same autoencoder and text encoder."""
+    loop: LoopConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    order: OrderConfig = OrderConfig()
+    samples: SamplesConfig = SamplesConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    engine: TrainEngineConfig = TrainEngineConfig()
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
+    """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
+    peak_tflops: float | None = Field(default=None, gt=0)
+    """What a worker's device can do at `loop.precision`; null measures it with a product of
+    matrices at the start. Only the progress line uses it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        workers = self.engine.num_workers
+        if self.loop.batch_size % workers or self.order.num_streams % workers:
+            raise ValueError(
+                f"engine.num_workers {workers} must divide loop.batch_size {self.loop.batch_size} "
+                f"and order.num_streams {self.order.num_streams}"
+            )
+        return self

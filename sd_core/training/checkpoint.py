@@ -1,0 +1,60 @@
+"""A training's state as files: safetensors and one JSON, no pickle."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+STATE_FILE = "state.json"
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be used; says which file and what is wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a training needs to go on as if it had never stopped.
+
+    Every random choice follows from the rows' keys and the step, so there is no random state.
+    """
+
+    step: int
+    """Steps done."""
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    """By file name without suffix, by tensor name."""
+    counts: Mapping[str, int]
+    """Updates of each average."""
+    recipe: Mapping[str, object]
+    """What must be the same for a resumed training to equal an uninterrupted one."""
+
+
+def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the files into an empty local folder."""
+    for name, tensors in checkpoint.tensors.items():
+        # Clones: safetensors refuses tensors that share memory.
+        own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        save_file(own, folder / f"{name}.safetensors")
+    state = {
+        "step": checkpoint.step,
+        "files": sorted(checkpoint.tensors),
+        "counts": dict(checkpoint.counts),
+        "recipe": dict(checkpoint.recipe),
+    }
+    (folder / STATE_FILE).write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read what `write_checkpoint` wrote; raises `CheckpointError`."""
+    try:
+        state = json.loads((folder / STATE_FILE).read_text())
+        tensors = {name: load_file(folder / f"{name}.safetensors") for name in state["files"]}
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: not a whole checkpoint: {error}") from error
+    return Checkpoint(
+        step=state["step"], tensors=tensors, counts=state["counts"], recipe=state["recipe"]
+    )

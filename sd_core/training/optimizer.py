@@ -1,0 +1,60 @@
+"""AdamW, its learning rate at each step, and its state as named tensors."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sd_core.training.config import OptimizerConfig
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over the parameters that ask for gradients."""
+    parameters = [value for value in module.parameters() if value.requires_grad]
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate_at(step: int, config: OptimizerConfig, *, steps: int) -> float:
+    """The learning rate of `step` (from 0) of a training of `steps`."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """AdamW's state by parameter: `<parameter>/exp_avg`, `/exp_avg_sq` and `/step`."""
+    names = {id(value): name for name, value in module.named_parameters()}
+    return {
+        f"{names[id(parameter)]}/{field}": value.detach()
+        for parameter, state in optimizer.state.items()
+        for field, value in state.items()
+    }
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]
+) -> None:
+    """Put saved state back; raises KeyError where a parameter's is missing."""
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        state: dict[str, Any] = {}
+        for field in ("exp_avg", "exp_avg_sq"):
+            value = tensors[f"{name}/{field}"]
+            if value.shape != parameter.shape:
+                raise KeyError(f"{name}/{field} of shape {tuple(value.shape)}")
+            state[field] = value.to(parameter.device).clone()
+        # A fused AdamW keeps its count beside the weights.
+        state["step"] = tensors[f"{name}/step"].to(parameter.device).clone()
+        optimizer.state[parameter] = state

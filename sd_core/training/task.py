@@ -1,0 +1,60 @@
+"""What the trainer trains: parts with their own optimizers, and the losses of a batch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from sd_core.training.config import OptimizerConfig
+
+
+class Batch(Protocol):
+    """A step's samples."""
+
+    keys: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on another device."""
+
+    def part(self, start: int, end: int) -> Self:
+        """Samples start..end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedPart:
+    """A module with an optimizer of its own; most trainings have one, a GAN has two."""
+
+    name: str
+    module: nn.Module
+    optimizer: OptimizerConfig
+    ema_decay: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """Each sample's loss, (B,) float32 with gradients, and what else to report, already scalar."""
+
+    losses: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """Says what to learn; the trainer says how."""
+
+    @property
+    def parts(self) -> Sequence[TrainedPart]:
+        """In the order in which each step trains them."""
+
+    def losses(
+        self, part: str, modules: Mapping[str, nn.Module], batch: Any, *, step: int
+    ) -> Losses | None:
+        """The losses of one part; None where it does not learn at this step.
+
+        Args:
+            part: Whose turn it is.
+            modules: Every part's module, wrapped for its device and workers; call these.
+            batch: What the batches' iterator gave, on the device.
+            step: From 0.
+        """

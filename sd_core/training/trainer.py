@@ -1,0 +1,302 @@
+"""The training loop: one process or many, with averages, checkpoints and early failure."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sd_core.model.precision import model_dtype
+from sd_core.training.checkpoint import Checkpoint, CheckpointError
+from sd_core.training.config import LoopConfig
+from sd_core.training.ema import Ema
+from sd_core.training.optimizer import (
+    build_optimizer,
+    learning_rate_at,
+    load_optimizer,
+    optimizer_tensors,
+)
+from sd_core.training.task import Batch, Losses, Task, TrainedPart
+
+
+class NonFiniteLossError(Exception):
+    """A loss or gradient became infinite or NaN; names the step and the rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What a log line says; losses are means over the steps since the last one."""
+
+    step: int
+    seconds: float
+    """Of this process, since its start."""
+    samples_per_second: float
+    values: Mapping[str, float]
+
+
+class TrainingEvents(Protocol):
+    """What the first worker is told."""
+
+    def on_metrics(self, metrics: Metrics) -> None:
+        """Every `log_every` steps, and at the last."""
+
+    def on_checkpoint(self, step: int, trainer: "Trainer") -> None:
+        """Every `checkpoint_every` steps, and at the last."""
+
+    def on_samples(self, step: int, trainer: "Trainer") -> None:
+        """Every `sample_every` steps, and at the last."""
+
+
+@dataclass(kw_only=True)
+class _Part:
+    """A part at work."""
+
+    trained: TrainedPart
+    runnable: nn.Module
+    optimizer: torch.optim.AdamW
+    ema: Ema | None
+
+
+@dataclass
+class _Window:
+    """Sums since the last log line."""
+
+    started: float = field(default_factory=time.monotonic)
+    steps: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            before = self.sums.get(name)
+            self.sums[name] = value.detach() if before is None else before + value.detach()
+
+
+class Trainer:
+    """Trains a task's parts, in float32 weights, on one device of one worker.
+
+    Uses the default process group where one is set up (gloo or nccl) and averages gradients over
+    it. The same global batches give the same training whatever the number of workers, up to the
+    order of floating-point sums.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        loop: LoopConfig,
+        *,
+        device: torch.device,
+        events: TrainingEvents,
+        recipe: Mapping[str, object] | None = None,
+    ) -> None:
+        self.task = task
+        self.loop = loop
+        self.device = device
+        self.step = 0
+        self._events = events
+        self._recipe = dict(recipe or {})
+        self._distributed = dist.is_available() and dist.is_initialized()
+        self._rank = dist.get_rank() if self._distributed else 0
+        self._parts = {part.name: self._prepare(part) for part in task.parts}
+        self._dtype = model_dtype(loop.precision, device)
+        self._started = time.monotonic()
+
+    def run(self, batches: Iterator[Batch], *, until: int | None = None) -> None:
+        """Train from the present step to `until` (default: the loop's steps).
+
+        Args:
+            batches: This worker's share of each global batch, from the present step on.
+            until: An earlier end; the learning rate still follows the loop's steps.
+
+        Raises:
+            NonFiniteLossError: before the weights are touched.
+        """
+        last = min(until or self.loop.steps, self.loop.steps)
+        window = _Window()
+        while self.step < last:
+            window.add(self._train_step(next(batches).to(self.device)))
+            window.steps += 1
+            self.step += 1
+            if self._due(self.loop.log_every, last):
+                self._log(window)
+                window = _Window()
+            if self._rank:
+                continue
+            if self._due(self.loop.sample_every, last):
+                self._events.on_samples(self.step, self)
+            if self._due(self.loop.checkpoint_every, last):
+                self._events.on_checkpoint(self.step, self)
+
+    def averaged_weights(self, part: str) -> dict[str, Tensor]:
+        """The averages of a part's weights; its present ones where none are kept."""
+        held = self._parts[part]
+        if held.ema is not None:
+            return held.ema.weights
+        return {name: value.detach() for name, value in held.trained.module.named_parameters()}
+
+    def checkpoint(self) -> Checkpoint:
+        """The present state."""
+        tensors: dict[str, Mapping[str, Tensor]] = {}
+        counts: dict[str, int] = {}
+        for name, part in self._parts.items():
+            tensors[name] = part.trained.module.state_dict()
+            tensors[f"{name}_optimizer"] = optimizer_tensors(part.optimizer, part.trained.module)
+            if part.ema is not None:
+                tensors[f"{name}_ema"] = part.ema.weights
+                counts[name] = part.ema.num_updates
+        return Checkpoint(step=self.step, tensors=tensors, counts=counts, recipe=self._recipe)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            CheckpointError: it is of another recipe or another architecture; nothing is changed
+                by the first.
+        """
+        _check_recipe(checkpoint.recipe, self._recipe)
+        try:
+            for name, part in self._parts.items():
+                _load_state(part.trained.module, checkpoint.tensors[name])
+                optimizer = dict(checkpoint.tensors[f"{name}_optimizer"])
+                if optimizer or checkpoint.step == 0:
+                    load_optimizer(part.optimizer, part.trained.module, optimizer)
+                if part.ema is not None:
+                    averages = dict(checkpoint.tensors[f"{name}_ema"])
+                    part.ema.load(averages, num_updates=checkpoint.counts[name])
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the checkpoint of step {checkpoint.step} is of another architecture: {error}"
+            ) from error
+        self.step = checkpoint.step
+
+    def _prepare(self, part: TrainedPart) -> _Part:
+        module: Any = part.module.train().to(device=self.device)
+        if self.loop.channels_last:
+            module = module.to(memory_format=torch.channels_last)
+        if self.loop.gradient_checkpointing and hasattr(module, "enable_gradient_checkpointing"):
+            module.enable_gradient_checkpointing()
+        runnable: Any = DistributedDataParallel(module) if self._distributed else module
+        if self.loop.compile:
+            runnable = torch.compile(runnable)
+        return _Part(
+            trained=part,
+            runnable=runnable,
+            optimizer=build_optimizer(module, part.optimizer),
+            ema=None if part.ema_decay is None else Ema(module, decay=part.ema_decay),
+        )
+
+    def _train_step(self, batch: Any) -> dict[str, Tensor]:
+        values: dict[str, Tensor] = {}
+        for part in self._parts.values():
+            found = self._learn(part, batch)
+            if found is not None:
+                values |= found
+        return values
+
+    def _learn(self, part: _Part, batch: Any) -> dict[str, Tensor] | None:
+        config, name = part.trained.optimizer, part.trained.name
+        rate = learning_rate_at(self.step, config, steps=self.loop.steps)
+        part.optimizer.param_groups[0]["lr"] = rate
+        part.optimizer.zero_grad(set_to_none=True)
+        metrics = self._backward(part, batch)
+        if metrics is None:
+            return None
+        norm = nn.utils.clip_grad_norm_(part.trained.module.parameters(), config.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise NonFiniteLossError(
+                f"step {self.step}: the gradient of {name} is {norm.item()}; the rows of this "
+                f"worker's batch: {', '.join(batch.keys)}"
+            )
+        part.optimizer.step()
+        if part.ema is not None:
+            part.ema.update(part.trained.module)
+        prefix = "" if len(self._parts) == 1 else f"{name}/"
+        metrics |= {"grad_norm": norm, "learning_rate": torch.tensor(rate, device=self.device)}
+        return {prefix + key: value for key, value in metrics.items()}
+
+    def _backward(self, part: _Part, batch: Any) -> dict[str, Tensor] | None:
+        """Forward and backward over the micro-batches; the loss is the mean over them."""
+        total, pieces = len(batch.keys), self.loop.gradient_accumulation
+        size = -(-total // pieces)
+        sums: dict[str, Tensor] = {}
+        for start in range(0, total, size):
+            piece = batch.part(start, min(start + size, total))
+            share = len(piece.keys) / total
+            with self._synchronised(part, last=start + size >= total):
+                with torch.autocast(
+                    self.device.type, self._dtype, enabled=self._dtype != torch.float32
+                ):
+                    found = self._losses(part, piece)
+                if found is None:
+                    return None
+                _check_finite(found.losses, piece.keys, self.step)
+                torch.autograd.backward(found.losses.mean() * share)
+            for key, value in {"loss": found.losses.mean(), **found.metrics}.items():
+                sums[key] = sums.get(key, torch.zeros((), device=self.device)) + (
+                    value.detach() * share
+                )
+        return sums
+
+    def _losses(self, part: _Part, piece: Any) -> Losses | None:
+        modules = {name: held.runnable for name, held in self._parts.items()}
+        return self.task.losses(part.trained.name, modules, piece, step=self.step)
+
+    def _synchronised(self, part: _Part, *, last: bool) -> AbstractContextManager[None]:
+        if self._distributed and not last:
+            no_sync: Callable[[], AbstractContextManager[None]] = getattr(part.runnable, "no_sync")  # noqa: B009
+            return no_sync()
+        return nullcontext()
+
+    def _due(self, every: int, last: int) -> bool:
+        return self.step % every == 0 or self.step == last
+
+    def _log(self, window: _Window) -> None:
+        names = sorted(window.sums)
+        values = torch.stack([window.sums[name].double().reshape(()) for name in names])
+        values = values / window.steps
+        if self._distributed:
+            dist.all_reduce(values)
+            values = values / dist.get_world_size()
+        if self._rank:
+            return
+        now = time.monotonic()
+        samples = window.steps * self.loop.batch_size
+        self._events.on_metrics(
+            Metrics(
+                step=self.step,
+                seconds=now - self._started,
+                samples_per_second=samples / (now - window.started),
+                values=dict(zip(names, values.tolist(), strict=True)),
+            )
+        )
+
+
+def _check_finite(losses: Tensor, keys: tuple[str, ...], step: int) -> None:
+    finite = torch.isfinite(losses.detach())
+    if not finite.all():
+        bad = [key for key, good in zip(keys, finite.tolist(), strict=True) if not good]
+        raise NonFiniteLossError(
+            f"step {step}: the loss of {len(bad)} row(s) is not finite: {', '.join(bad)}; lower "
+            "the learning rate, or look at these rows"
+        )
+
+
+def _check_recipe(found: Mapping[str, object], expected: Mapping[str, object]) -> None:
+    different = [
+        f"{name}: {found.get(name)!r} in the checkpoint, {expected.get(name)!r} now"
+        for name in sorted({*found, *expected})
+        if found.get(name) != expected.get(name)
+    ]
+    if different:
+        raise CheckpointError(
+            "the checkpoint is of another training; give another output, or the same options:\n"
+            + "\n".join(f"  - {line}" for line in different)
+        )
+
+
+def _load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    module.load_state_dict(dict(state), strict=True)
