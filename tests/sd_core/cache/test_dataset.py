@@ -65,7 +65,7 @@ def test_the_order_does_not_depend_on_the_number_of_workers(
     tmp_path: Path, world_size: int
 ) -> None:
     caches = [make_cache(tmp_path), make_cache(tmp_path, seed=1, shard_rows=[9, 30])]
-    options = {"steps": 6, "batch_size": 24, "weights": [3, 1]}
+    options: dict[str, Any] = {"steps": 6, "batch_size": 24, "weights": [3, 1]}
     alone = places(draw(caches, **options))
     found = [
         place
