@@ -1,0 +1,217 @@
+"""Open a run's `latents` folder: its spec, its empty caption and its shards, all present."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from sd_core.cache.samples import CacheShardError, EmptyCaption, read_empty_caption
+from sd_core.cache.spec import (
+    CacheIdentity,
+    CacheMismatchError,
+    CacheSpec,
+    CacheSpecError,
+    check_identity,
+    read_spec,
+)
+
+_INDEX_COLUMNS = ("path", "sha256", "num_bytes", "num_rows")
+_URL_USER = re.compile(r"(?<=://)[^/@]*@")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheShard:
+    """One shard of a cache.
+
+    Args:
+        path: Where its file is, as the cache's file system names it.
+        num_rows: Its samples, as its index says.
+        num_bytes: The file's size.
+        sha256: The file's hash, 64 hex digits.
+    """
+
+    path: str
+    num_rows: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentCache:
+    """A cache whose files are all there, with the sizes its index says.
+
+    Args:
+        path: Its folder, any fsspec URL.
+        spec: What it holds.
+        empty_caption: The encoded empty caption.
+        shards: Those with at least one row, in the index's order.
+        storage_options: Passed to fsspec; may hold secrets, so it is never printed.
+    """
+
+    path: str
+    spec: CacheSpec
+    empty_caption: EmptyCaption = field(repr=False)
+    shards: tuple[CacheShard, ...] = field(repr=False)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Its path as errors show it, without a user or a password."""
+        return _URL_USER.sub("", self.path)
+
+    def name_of(self, shard: CacheShard) -> str:
+        """A shard's path as errors show it."""
+        return f"{self.name.rstrip('/')}/{shard.path.rpartition('/')[2]}"
+
+    @property
+    def num_rows(self) -> int:
+        """Samples over all shards."""
+        return sum(shard.num_rows for shard in self.shards)
+
+    @property
+    def filesystem(self) -> fsspec.AbstractFileSystem:
+        """The file system that holds the shards."""
+        return fsspec.core.url_to_fs(self.path, **self.storage_options)[0]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the shards are files of this machine."""
+        return isinstance(self.filesystem, LocalFileSystem)
+
+
+def open_cache(path: str, *, storage_options: Mapping[str, Any] | None = None) -> LatentCache:
+    """Open a run's `latents` folder, and check that every file it names is there.
+
+    Args:
+        path: The folder with spec.json, empty_caption.safetensors, index.parquet and the shards;
+            any fsspec URL.
+        storage_options: Passed to fsspec.
+
+    Raises:
+        CacheSpecError: the folder, or one of its own three files, is missing or cannot be read.
+        CacheShardError: a shard is missing or has another size, or there are no rows.
+    """
+    options = dict(storage_options or {})
+    folder = _Folder(path, options)
+    spec = read_spec(folder.read("spec.json"), where=f"{folder.name}/spec.json")
+    try:
+        empty_caption = read_empty_caption(folder.read("empty_caption.safetensors"), spec)
+    except CacheShardError as error:
+        raise CacheSpecError(f"{folder.name}: {error}") from error
+    shards = _read_index(folder)
+    folder.check(shards)
+    return LatentCache(
+        path=path, spec=spec, empty_caption=empty_caption, shards=shards, storage_options=options
+    )
+
+
+def check_caches(caches: Sequence[LatentCache], *, model_identity: CacheIdentity | None) -> None:
+    """Check that the caches can be mixed, and that a model can learn from them.
+
+    Args:
+        caches: At least one.
+        model_identity: The model's, or None to compare the caches with each other alone.
+
+    Raises:
+        CacheMismatchError: naming every field that differs, with both values.
+    """
+    first = caches[0]
+    faults: list[str] = []
+    for cache in caches:
+        expected, name = (
+            (first.spec.identity, first.name)
+            if model_identity is None
+            else (model_identity, "the model")
+        )
+        try:
+            check_identity(cache.spec.identity, expected, a_name=cache.name, b_name=name)
+        except CacheMismatchError as error:
+            faults.append(str(error))
+        if cache.spec.latents_shape[1:] != first.spec.latents_shape[1:]:
+            faults.append(
+                f"{cache.name} and {first.name} cannot be mixed:\n"
+                f"  - resolution_px: {cache.spec.resolution_px} in {cache.name}, "
+                f"{first.spec.resolution_px} in {first.name}"
+            )
+    if faults:
+        raise CacheMismatchError("\n".join(faults))
+
+
+class _Folder:
+    """The cache's folder: one listing, and its small files."""
+
+    def __init__(self, path: str, options: dict[str, Any]) -> None:
+        self.name = _URL_USER.sub("", path).rstrip("/")
+        try:
+            self._filesystem, root = fsspec.core.url_to_fs(path, **options)
+            self._root = root.rstrip("/")
+            # Another process may have written since fsspec last listed it.
+            self._filesystem.invalidate_cache()
+            listing = self._filesystem.ls(self._root, detail=True)
+        except (OSError, ValueError, ImportError) as error:
+            raise CacheSpecError(
+                f"{self.name}: no cache can be read there ({type(error).__name__}); give the "
+                "`latents` folder of a run whose encode step is complete"
+            ) from error
+        self._sizes = {
+            entry["name"].rstrip("/").rpartition("/")[2]: entry["size"]
+            for entry in listing
+            if entry["type"] == "file"
+        }
+
+    def path_of(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def read(self, name: str) -> bytes:
+        try:
+            if name not in self._sizes:
+                raise FileNotFoundError(name)
+            content: bytes = self._filesystem.cat_file(self.path_of(name))
+        except OSError as error:
+            raise CacheSpecError(
+                f"{self.name}/{name}: missing or unreadable ({type(error).__name__}); a `latents` "
+                "folder has it once the run's encode step is complete"
+            ) from error
+        return content
+
+    def check(self, shards: Sequence[CacheShard]) -> None:
+        """Every shard's file is there with its size; raises `CacheShardError`."""
+        for shard in shards:
+            name = shard.path.rpartition("/")[2]
+            if name not in self._sizes:
+                raise CacheShardError(
+                    f"{self.name}/{name}: the index names this shard and it is missing; copy the "
+                    "cache again, or run the encode step again"
+                )
+            if self._sizes[name] != shard.num_bytes:
+                raise CacheShardError(
+                    f"{self.name}/{name}: {self._sizes[name]} bytes, the index says "
+                    f"{shard.num_bytes}; copy the cache again, or run the encode step again"
+                )
+
+
+def _read_index(folder: _Folder) -> tuple[CacheShard, ...]:
+    where = f"{folder.name}/index.parquet"
+    content = folder.read("index.parquet")
+    try:
+        table = pq.read_table(
+            pa.BufferReader(content), columns=list(_INDEX_COLUMNS), page_checksum_verification=True
+        )
+        shards = tuple(
+            CacheShard(**{**row, "path": folder.path_of(row["path"].rpartition("/")[2])})
+            for row in table.to_pylist()
+            if row["num_rows"] != 0
+        )
+    except (pa.ArrowException, OSError, TypeError, AttributeError) as error:
+        raise CacheSpecError(f"{where}: not a cache's index: {error}") from error
+    for shard in shards:
+        if not isinstance(shard.num_rows, int) or shard.num_rows < 0:
+            raise CacheSpecError(f"{where}: {shard.path} has {shard.num_rows!r} rows")
+    if not shards:
+        raise CacheShardError(f"{folder.name}: the cache holds no rows; nothing to train on")
+    return shards

@@ -1,0 +1,62 @@
+"""Small caches, as the encode step leaves them."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sd_core.cache.samples import EmptyCaption, LatentSample
+from sd_core.cache.shards import SUFFIXES, open_shard_writer
+from sd_core.cache.spec import CacheSpec
+from tests.sd_core.cache.cases import make_samples
+
+
+def write_cache(
+    url: str, folder: Path, spec: CacheSpec, *, shard_rows: list[int], seed: int = 0
+) -> list[LatentSample]:
+    """Write `<url>/latents`; row r of all rows has key r. Shards are made in `folder` first."""
+    filesystem, root = fsspec.core.url_to_fs(f"{url}/latents")
+    filesystem.makedirs(root, exist_ok=True)
+    samples = make_samples(sum(shard_rows), spec, seed=seed)
+    rows: list[dict[str, Any]] = []
+    first = 0
+    for shard_id, count in enumerate(shard_rows):
+        local = folder / f"shard-{seed}{SUFFIXES[spec.format]}"
+        with open_shard_writer(local, spec) as writer:
+            for sample in samples[first : first + count]:
+                writer.write(sample)
+        first += count
+        content = local.read_bytes()
+        local.unlink()
+        sha256 = hashlib.sha256(content).hexdigest()
+        name = f"latents/{shard_id:06d}-{sha256[:16]}{SUFFIXES[spec.format]}"
+        filesystem.pipe_file(f"{root.rpartition('/')[0]}/{name}", content)
+        rows.append(
+            {
+                "shard_id": shard_id,
+                "path": name,
+                "sha256": sha256,
+                "num_bytes": len(content),
+                "num_rows": count,
+            }
+        )
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    filesystem.pipe_file(f"{root}/index.parquet", bytes(sink.getvalue()))
+    filesystem.pipe_file(f"{root}/spec.json", spec.to_json())
+    filesystem.pipe_file(f"{root}/empty_caption.safetensors", make_empty_caption(spec).to_bytes())
+    return samples
+
+
+def make_empty_caption(spec: CacheSpec) -> EmptyCaption:
+    """Zeros that fit the spec."""
+    length, dim = spec.embeds_shape
+    return EmptyCaption(
+        input_ids=np.zeros(length, np.int32),
+        prompt_embeds=np.zeros((length, dim), np.float32),
+        pooled_prompt_embeds=np.zeros(dim, np.float32),
+    )
