@@ -7,7 +7,8 @@ shapes. Where nothing fits well it answers None, which never agrees with a capti
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import cv2
 import numpy as np
@@ -18,7 +19,6 @@ from sd_core.presets.drawing import (
     COLORS,
     MAX_TILT_DEGREES,
     POSITIONS,
-    SHAPES,
     SIZES,
     SUPERSAMPLING,
     Subject,
@@ -26,10 +26,19 @@ from sd_core.presets.drawing import (
 )
 
 ATTRIBUTES = ("color", "background", "shape", "size", "position")
-MIN_FIT = 0.85  # of the mask with the best shape's, as intersection over union
+MIN_FIT = {  # of a mask with its best shape's, as intersection over union
+    "circle": 0.90,
+    "square": 0.90,
+    "triangle": 0.84,
+    "star": 0.78,
+    "ring": 0.82,
+    "cross": 0.84,
+}
+_SCALES = (0.92, 0.96, 1.04, 1.08)
 _MAX_COLOR_DISTANCE = 50.0  # Euclidean, of 0..255 RGB, from a name's color
 _MIN_CONTRAST = 35.0  # of what stands out, to the background
 _BORDER_PX = 2
+_SMOOTHING_PX = 0.7
 _POSITION_TOLERANCE = 0.09  # in sides; the grid's step is 0.22
 _SIZE_TOLERANCE = 0.2  # of the radius; drawing varies it by 0.08
 _OUTLIER = 40.0  # color distance from which a pixel is of neither color nor between them
@@ -54,12 +63,35 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """A shape's mask laid over a picture's: intersection over union; radius in sides."""
+class _Outline:
+    """A shape to lay over a mask, in pixels of the picture; `hole` is a ring's, in radii."""
 
     shape: str
+    tilt: float = 0.0
+    hole: float = 0.0
+    x: float = 0.0
+    y: float = 0.0
+    radius: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """An outline and its intersection over union with a picture's mask."""
+
+    outline: _Outline
     overlap: float
-    radius: float
+
+    @property
+    def margin(self) -> float:
+        """Over the least overlap of its shape; decoders blur a star more than a circle."""
+        return self.overlap - MIN_FIT[self.outline.shape]
+
+
+_OUTLINES = (
+    _Outline("circle"),
+    *(_Outline("ring", hole=hole) for hole in (0.45, 0.55, 0.65)),
+    *(_Outline(shape, tilt=tilt) for shape in ("square", "triangle", "star", "cross") for tilt in _TILTS),
+)
 
 
 def judge_picture(image: npt.NDArray[np.uint8]) -> Judgement:
@@ -80,20 +112,21 @@ def judge_picture(image: npt.NDArray[np.uint8]) -> Judgement:
     if surface is None:
         return Judgement()
     background = _nearest_color(surface.mean(axis=(0, 1)), BACKGROUNDS)
-    front = _standing_out(pixels - surface)
+    front = _standing_out(_smoothed(pixels - surface))
     if front is None:
         return Judgement(background=background)
     place = _largest_piece(front.mask)
     color = _nearest_color(_front_color(pixels, front.mask), COLORS)
     if place is None or front.outliers > _MAX_OUTLIERS:
         return Judgement(background=background, color=color)
-    best = max(_fits(front.mask), key=lambda fit: fit.overlap)
-    fitting = best.overlap >= MIN_FIT
+    best = _best_fit(front.mask)
+    shape, radius = best.outline.shape, best.outline.radius / len(pixels)
+    fitting = best.margin >= 0
     return Judgement(
         color=color,
         background=background,
-        shape=best.shape if fitting else None,
-        size=_size_of(best.radius) if fitting else None,
+        shape=shape if fitting else None,
+        size=_size_of(radius) if fitting else None,
         position=_position_of(front.mask),
         fit=best.overlap,
     )
@@ -141,6 +174,11 @@ def _standing_out(difference: Colors) -> _Front | None:
     return _Front(_sharpened(blend), float((rest > _OUTLIER).mean()))
 
 
+def _smoothed(pixels: Colors) -> Colors:
+    """Through a Gaussian, as both sides of a comparison are: decoders round off corners."""
+    return np.asarray(cv2.GaussianBlur(pixels, (0, 0), _SMOOTHING_PX), dtype=np.float64)
+
+
 def _sharpened(coverage: Mask) -> Mask:
     """Coverage without the surfaces' texture: under a quarter is 0, over three quarters 1."""
     return np.clip(2 * coverage - 0.5, 0, 1)
@@ -168,36 +206,61 @@ def _nearest_color(color: Colors, names: Mapping[str, tuple[int, int, int]]) -> 
     return nearest if distances[nearest] <= _MAX_COLOR_DISTANCE else None
 
 
-def _fits(mask: Mask) -> list[_Fit]:
-    return [
-        _fit(mask, shape, tilt)
-        for shape in SHAPES
-        for tilt in ((0.0,) if shape in ("circle", "ring") else _TILTS)
+def _best_fit(mask: Mask) -> _Fit:
+    """Lay every shape over the mask at its centroid, first with its area, then near it."""
+    x, y = _centroid(mask)
+    outlines = [
+        replace(outline, x=x, y=y, radius=math.sqrt(mask.sum() / _unit_area(outline)))
+        for outline in _OUTLINES
     ]
+    by_shape: dict[str, _Fit] = {}
+    for outline in outlines:
+        _keep_best(by_shape, _fit(mask, outline))
+    for fit in list(by_shape.values()):
+        for scale in _SCALES:
+            tried = replace(fit.outline, radius=fit.outline.radius * scale)
+            _keep_best(by_shape, _fit(mask, tried))
+    return max(by_shape.values(), key=lambda fit: fit.margin)
 
 
-def _fit(mask: Mask, shape: str, tilt: float) -> _Fit:
-    """Lay the shape over the mask: same centroid, same area."""
-    side, area = len(mask), mask.sum()
-    radius = SUPERSAMPLING * math.sqrt(area / _unit_area(shape))
-    across, down = _centroid(mask)
-    middle = SUPERSAMPLING // 2
-    centre = (SUPERSAMPLING * across + middle, SUPERSAMPLING * down + middle)
-    other = _sharpened(
-        shape_coverage(shape, centre=centre, radius=radius, tilt=tilt, width=side, height=side)
-    )
+def _keep_best(by_shape: dict[str, _Fit], fit: _Fit) -> None:
+    shape = fit.outline.shape
+    if shape not in by_shape or by_shape[shape].overlap < fit.overlap:
+        by_shape[shape] = fit
+
+
+def _fit(mask: Mask, outline: _Outline) -> _Fit:
+    other = _sharpened(_smoothed(_coverage(outline, side=len(mask))))
     overlap = np.minimum(mask, other).sum() / np.maximum(mask, other).sum()
-    return _Fit(shape, float(overlap), radius / (SUPERSAMPLING * side))
+    return _Fit(outline, float(overlap))
 
 
-def _unit_area(shape: str) -> float:
-    """The area of a shape of radius 1."""
-    side, radius = 64, 20.0
-    centre = (SUPERSAMPLING * side / 2, SUPERSAMPLING * side / 2)
-    mask = shape_coverage(
-        shape, centre=centre, radius=SUPERSAMPLING * radius, tilt=0.0, width=side, height=side
+def _coverage(outline: _Outline, *, side: int) -> Mask:
+    middle = SUPERSAMPLING // 2
+    centre = (SUPERSAMPLING * outline.x + middle, SUPERSAMPLING * outline.y + middle)
+    radius = SUPERSAMPLING * outline.radius
+    if outline.shape != "ring":
+        return shape_coverage(
+            outline.shape,
+            centre=centre,
+            radius=radius,
+            tilt=outline.tilt,
+            width=side,
+            height=side,
+        )
+    inner = radius * outline.hole
+    disc, hole = (
+        shape_coverage("circle", centre=centre, radius=reach, tilt=0, width=side, height=side)
+        for reach in (radius, inner)
     )
-    return float(mask.sum()) / radius**2
+    return disc - hole
+
+
+@cache
+def _unit_area(outline: _Outline) -> float:
+    """The area of the outline with radius 1."""
+    large = replace(outline, x=32.0, y=32.0, radius=20.0)
+    return float(_coverage(large, side=64).sum()) / large.radius**2
 
 
 def _centroid(mask: Mask) -> tuple[float, float]:
