@@ -1,0 +1,164 @@
+"""The denoiser: noisy latents, timesteps and text to a prediction, whatever its class.
+
+Sources: Rombach et al. 2022, section 3.3, arXiv:2112.10752 (the UNet with cross-attention);
+Podell et al. 2023, arXiv:2307.01952 (XL's pooled text and time ids); Chen et al. 2023,
+arXiv:2310.00426 (PixArt, the transformer).
+"""
+
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from sd_core.model.conditioning import Conditioning
+from sd_core.model.config import ModelConfig
+from sd_core.model.denoiser_loading import (
+    ARCHITECTURES,
+    TRANSFORMER,
+    build_module,
+    load_module,
+    read_settings,
+)
+from sd_core.model.precision import Precision, model_dtype
+from sd_core.model.weights import WeightsNeed, public_reference, resolve_weights, weights_identity
+
+_WHERE = "denoiser.model"
+
+
+class DenoiserConfig(ModelConfig):
+    """Which denoiser, and where its weights come from."""
+
+    model: str | None = None
+    """A reference to a diffusers folder of a UNet2DConditionModel or a PixArtTransformer2DModel
+    (`hub:org/name@revision/unet`, `/a/folder`); with `pretrained: false` a folder that holds a
+    `config.json`, or the name of an architecture (`sd-v1`, `sd-v2`, `sd-xl`, `tiny`)."""
+    settings: dict[str, Any] | None = None
+    """Instead of `model`: a diffusers configuration with its `_class_name`, for random weights."""
+    pretrained: bool = True
+    """False: random weights of the named architecture. With `settings` they always are."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
+    """Expected digest of the folder."""
+    precision: Precision = "auto"
+    """Of the weights: train with `fp32`, sample with `auto`."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of random weights."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "DenoiserConfig":
+        if (self.model is None) == (self.settings is None):
+            raise ValueError("set one of model (a folder or architecture) and settings")
+        if self.pretrained and self.model in ARCHITECTURES:
+            raise ValueError(
+                f"model {self.model!r} is an architecture without weights; name a folder, or set "
+                "pretrained to false for random weights"
+            )
+        return self
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights are drawn from the seed."""
+        return self.settings is not None or not self.pretrained
+
+    def weight_needs(self, where: str) -> list[WeightsNeed]:
+        """What `check_weights` must find; `where` is this section's key."""
+        if self.model is None or self.model in ARCHITECTURES:
+            return []
+        return [WeightsNeed(f"{where}.model", self.model, self.sha256)]
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change a prediction, as plain JSON without secrets."""
+        options: dict[str, Any] = {"precision": self.precision}
+        if self.is_random:
+            options |= {"pretrained": False, "seed": self.seed}
+        if self.model is None:
+            return options | {"settings": self.settings}
+        return options | weights_identity(self.model, self.sha256)
+
+    def describe(self) -> str:
+        """One line for people."""
+        named = public_reference(self.model) if self.model else str(_class_name(self.settings))
+        return f"{named}, RANDOM weights of seed {self.seed}" if self.is_random else named
+
+
+def load_denoiser(config: DenoiserConfig, *, device: str | torch.device) -> nn.Module:
+    """Load or build the denoiser, in eval mode, its parameters wanting gradients.
+
+    Raises:
+        WeightsError: the weights cannot be had or do not fit.
+    """
+    if config.is_random:
+        module = build_module(_random_settings(config), seed=config.seed, where=_WHERE)
+    else:
+        folder = resolve_weights(str(config.model), sha256=config.sha256, where=_WHERE)
+        module = load_module(folder, where=_WHERE)
+    dtype = model_dtype(config.precision, device)
+    return nn.Module.to(module.eval(), device=device, dtype=dtype)  # diffusers' own warns
+
+
+def predict(
+    denoiser: nn.Module, latents: Tensor, timesteps: Tensor, conditioning: Conditioning
+) -> Tensor:
+    """What the denoiser says of noisy latents: the one place that knows each class's call.
+
+    Args:
+        denoiser: Of `load_denoiser`, also wrapped for distributed training or compiled.
+        latents: (B, C, h, w) scaled noisy latents.
+        timesteps: (B,) int64, or float of a flow.
+        conditioning: B rows on the latents' device.
+
+    Returns:
+        (B, C, h, w) float32. The second half of the channels of a transformer that also predicts
+        a variance is left out.
+
+    Raises:
+        ValueError: a denoiser of XL without pooled embeddings or time ids.
+    """
+    settings: Any = unwrap_module(denoiser).config
+    dtype = next(denoiser.parameters()).dtype
+    options: dict[str, Any] = {"encoder_hidden_states": conditioning.prompt_embeds.to(dtype)}
+    if class_name_of(denoiser) == TRANSFORMER:
+        # Micro-conditions on resolution and aspect ratio are for checkpoints trained with them.
+        options["added_cond_kwargs"] = {"resolution": None, "aspect_ratio": None}
+    elif settings.get("addition_embed_type") == "text_time":
+        options["added_cond_kwargs"] = _added_conditions(conditioning, dtype)
+    output: Any = denoiser(latents.to(dtype), timestep=timesteps, return_dict=False, **options)
+    sample: Tensor = output[0]
+    return sample[:, : latents.shape[1]].float()
+
+
+def unwrap_module(module: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel and torch.compile, in whatever order."""
+    while True:
+        inner = getattr(module, "_orig_mod", None) or getattr(module, "module", None)
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+def class_name_of(denoiser: nn.Module) -> str:
+    """The diffusers class of a denoiser, wrapped or not."""
+    return type(unwrap_module(denoiser)).__name__
+
+
+def _added_conditions(conditioning: Conditioning, dtype: torch.dtype) -> dict[str, Tensor]:
+    pooled, time_ids = conditioning.pooled_prompt_embeds, conditioning.time_ids
+    if pooled is None or time_ids is None:
+        raise ValueError(
+            "this denoiser is conditioned like XL: the conditioning needs pooled_prompt_embeds and "
+            "time_ids"
+        )
+    return {"text_embeds": pooled.to(dtype), "time_ids": time_ids}
+
+
+def _random_settings(config: DenoiserConfig) -> dict[str, Any]:
+    if config.settings is not None:
+        return config.settings
+    name = str(config.model)
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    return read_settings(resolve_weights(name, where=_WHERE), where=_WHERE)
+
+
+def _class_name(settings: dict[str, Any] | None) -> Any:
+    return (settings or {}).get("_class_name")
