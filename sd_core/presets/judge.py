@@ -90,7 +90,11 @@ class _Fit:
 _OUTLINES = (
     _Outline("circle"),
     *(_Outline("ring", hole=hole) for hole in (0.45, 0.55, 0.65)),
-    *(_Outline(shape, tilt=tilt) for shape in ("square", "triangle", "star", "cross") for tilt in _TILTS),
+    *(
+        _Outline(shape, tilt=tilt)
+        for shape in ("square", "triangle", "star", "cross")
+        for tilt in _TILTS
+    ),
 )
 
 
