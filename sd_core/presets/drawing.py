@@ -50,7 +50,8 @@ TEMPLATES = (
     "a {background} background with a {size} {color} {shape} {place}",
     "a picture of a {size} {color} {shape} {place}, the background is {background}",
 )
-_SUPERSAMPLING = 3
+MAX_TILT_DEGREES = 9
+SUPERSAMPLING = 3
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,27 @@ def caption_of(subject: Subject, *, template: int = 0) -> str:
     )
 
 
+def shape_coverage(
+    shape: str,
+    *,
+    centre: tuple[float, float],
+    radius: float,
+    tilt: float,
+    width: int,
+    height: int,
+) -> npt.NDArray[np.float64]:
+    """How much of each pixel a shape covers: (height, width), 0 to 1.
+
+    `centre` (x, y) and `radius` are in pixels of a canvas SUPERSAMPLING times as wide and high;
+    `tilt` is in radians.
+    """
+    mask = Image.new("L", (width * SUPERSAMPLING, height * SUPERSAMPLING), 0)
+    _fill_shape(ImageDraw.Draw(mask), shape, centre, radius, tilt)
+    pixels = mask.resize((width, height), Image.Resampling.BOX)
+    coverage: npt.NDArray[np.float64] = np.asarray(pixels, dtype=np.float64) / 255
+    return coverage
+
+
 def _choose_subject(rng: np.random.Generator) -> Subject:
     color = str(rng.choice(list(COLORS)))
     return Subject(
@@ -172,7 +194,7 @@ def _jittered(rgb: tuple[int, int, int], rng: np.random.Generator) -> npt.NDArra
 def _render(
     subject: Subject, width: int, height: int, rng: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    scale = _SUPERSAMPLING
+    scale = SUPERSAMPLING
     canvas = (width * scale, height * scale)
     side = min(canvas)
     x, y = np.array(POSITIONS[subject.position]) + rng.uniform(-0.025, 0.025, size=2)
@@ -180,11 +202,11 @@ def _render(
     reach = 1.13 * radius / side  # of the widest shape
     x, y = np.clip((x, y), reach, 1 - reach)
     centre = (x * side + (canvas[0] - side) / 2, y * side + (canvas[1] - side) / 2)
-    tilt = math.radians(rng.uniform(-9, 9))
-    mask = Image.new("L", canvas, 0)
-    _fill_shape(ImageDraw.Draw(mask), subject.shape, centre, radius, tilt)
-    coverage = np.asarray(mask.resize((width, height), Image.Resampling.BOX), dtype=np.float64)
-    alpha = coverage[..., None] / 255
+    tilt = math.radians(rng.uniform(-MAX_TILT_DEGREES, MAX_TILT_DEGREES))
+    coverage = shape_coverage(
+        subject.shape, centre=centre, radius=radius, tilt=tilt, width=width, height=height
+    )
+    alpha = coverage[..., None]
     pixels = (1 - alpha) * _paint(BACKGROUNDS[subject.background], width, height, rng)
     pixels = pixels + alpha * _paint(COLORS[subject.color], width, height, rng)
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Sampling: from noise and text to images, with any of the usual samplers."""

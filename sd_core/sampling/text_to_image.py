@@ -1,0 +1,204 @@
+"""Text to image: guided sampling of latents, then one decoding; batches do not change a row."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sd_core.cache.latents import unscale_latents
+from sd_core.model.autoencoder import decode_latents
+from sd_core.model.conditioning import Conditioning, concatenate_conditionings
+from sd_core.model.denoiser import predict
+from sd_core.model.latent_diffusion import LatentDiffusion
+from sd_core.sampling.guidance import guide, rescale_guided
+from sd_core.sampling.samplers import SamplerName, build_sampler, draws_noise
+
+
+@torch.inference_mode()
+def generate_latents(
+    model: LatentDiffusion,
+    *,
+    conditioning: Conditioning,
+    unconditional: Conditioning,
+    noise: Tensor,
+    sampler: SamplerName,
+    num_inference_steps: int,
+    guidance_scale: float,
+    guidance_rescale: float = 0.0,
+    generators: Sequence[torch.Generator] | None = None,
+) -> Tensor:
+    """Sample latents from noise.
+
+    Args:
+        model: On any device; the noise and the conditionings are brought to it.
+        conditioning: Of the B captions.
+        unconditional: Of the empty caption, one row or B; not used where guidance_scale <= 1.
+        noise: (B, C, h, w) float32 on the CPU, standard normal, of `initial_noise`.
+        sampler: One of `samplers_of(model.noise_schedule)`.
+        num_inference_steps: At least 1; PNDM calls the denoiser once more.
+        guidance_scale: Up to 1 guides nothing and halves the work.
+        guidance_rescale: See `rescale_guided`.
+        generators: One for each row; samplers that draw noise in their steps need them.
+
+    Returns:
+        (B, C, h, w) float32 scaled latents on the model's device.
+
+    Raises:
+        ValueError: the numbers of rows differ, generators are missing, or the sampler does not
+            fit the noise schedule.
+    """
+    if num_inference_steps < 1:
+        raise ValueError(f"num_inference_steps is {num_inference_steps}; allowed are 1 and up")
+    device = next(model.denoiser.parameters()).device
+    guided = guidance_scale > 1
+    text = conditioning.to(device)
+    if guided:
+        whole = (
+            unconditional if len(unconditional) == len(noise) else _expanded(unconditional, noise)
+        )
+        text = concatenate_conditionings([whole.to(device), text])
+    _check_rows(noise, conditioning, generators, sampler)
+    scheduler = build_sampler(sampler, model.noise_schedule)
+    scheduler.set_timesteps(num_inference_steps)  # kept on the CPU, or every step waits for a GPU
+    options = _step_options(scheduler, generators)
+    latents = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
+    for timestep in scheduler.timesteps:
+        inputs = torch.cat([latents, latents]) if guided else latents
+        if hasattr(scheduler, "scale_model_input"):
+            inputs = scheduler.scale_model_input(inputs, timestep)
+        timesteps = timestep.to(device).expand(len(inputs))
+        prediction = predict(model.denoiser, inputs, timesteps, text)
+        if guided:
+            without, with_text = prediction.chunk(2)
+            prediction = guide(without, with_text, guidance_scale)
+            if guidance_rescale > 0:
+                prediction = rescale_guided(prediction, with_text, guidance_rescale)
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
+    finished: Tensor = latents
+    return finished
+
+
+@torch.inference_mode()
+def generate_images(
+    model: LatentDiffusion,
+    *,
+    conditioning: Conditioning,
+    unconditional: Conditioning,
+    noise: Tensor,
+    sampler: SamplerName,
+    num_inference_steps: int,
+    guidance_scale: float,
+    guidance_rescale: float = 0.0,
+    generators: Sequence[torch.Generator] | None = None,
+    batch_size: int | None = None,
+) -> Tensor:
+    """Sample and decode images; the arguments are those of `generate_latents`, and:
+
+    Args:
+        batch_size: Rows at a time; the last batch is filled up to it with rows that are thrown
+            away, so that an image does not depend on how many others are asked for.
+
+    Returns:
+        (B, H, W, 3) uint8 on the CPU.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; allowed are 1 and up")
+    _check_rows(noise, conditioning, generators, sampler)
+    whole = unconditional if len(unconditional) == len(noise) else _expanded(unconditional, noise)
+    images: list[Tensor] = []
+    rows = _Rows(conditioning, whole, noise, generators)
+    for batch in _batches(rows, batch_size or max(1, len(noise))):
+        latents = generate_latents(
+            model,
+            conditioning=batch.conditioning,
+            unconditional=batch.unconditional,
+            noise=batch.noise,
+            sampler=sampler,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            generators=batch.generators,
+        )
+        images.append(decode_images(model, latents))
+    return torch.cat(images)[: len(noise)]
+
+
+@torch.inference_mode()
+def decode_images(model: LatentDiffusion, latents: Tensor) -> Tensor:
+    """Scaled latents (B, C, h, w) to uint8 (B, H, W, 3) on the CPU.
+
+    They are unscaled once, and rounded as diffusers' image processor does.
+    """
+    raw = unscale_latents(latents, model.identity.autoencoder)
+    images = decode_latents(model.autoencoder, raw)
+    levels = ((images * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous().cpu()
+
+
+@dataclass(frozen=True)
+class _Rows:
+    conditioning: Conditioning
+    unconditional: Conditioning
+    noise: Tensor
+    generators: Sequence[torch.Generator] | None
+
+
+def _batches(rows: _Rows, size: int) -> Iterator[_Rows]:
+    """Batches of exactly `size` rows; the last row is repeated to fill the last one."""
+    count = len(rows.noise)
+    for start in range(0, count, size):
+        picks = torch.arange(start, start + size).clamp(max=count - 1)
+        own = list(rows.generators[start : start + size]) if rows.generators else None
+        yield _Rows(
+            _picked(rows.conditioning, picks),
+            _picked(rows.unconditional, picks),
+            rows.noise[picks],
+            own and own + [torch.Generator() for _ in range(size - len(own))],
+        )
+
+
+def _picked(conditioning: Conditioning, picks: Tensor) -> Conditioning:
+    def rows(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[picks.to(values.device)]
+
+    return Conditioning(
+        prompt_embeds=conditioning.prompt_embeds[picks.to(conditioning.prompt_embeds.device)],
+        pooled_prompt_embeds=rows(conditioning.pooled_prompt_embeds),
+        time_ids=rows(conditioning.time_ids),
+    )
+
+
+def _expanded(unconditional: Conditioning, noise: Tensor) -> Conditioning:
+    if len(unconditional) != 1:
+        raise ValueError(
+            f"the unconditional has {len(unconditional)} rows and the noise {len(noise)}; give it "
+            "one row, or as many"
+        )
+    return unconditional.expand(len(noise))
+
+
+def _check_rows(
+    noise: Tensor,
+    conditioning: Conditioning,
+    generators: Sequence[torch.Generator] | None,
+    sampler: SamplerName,
+) -> None:
+    if len(conditioning) != len(noise) or len(noise) == 0:
+        raise ValueError(
+            f"the conditioning has {len(conditioning)} rows and the noise {len(noise)}; both need "
+            "as many, at least one"
+        )
+    if generators is not None and len(generators) != len(noise):
+        raise ValueError(f"{len(generators)} generators for {len(noise)} rows; one a row is needed")
+    if generators is None and draws_noise(sampler):
+        raise ValueError(f"sampler {sampler!r} draws noise at every step; give it the generators")
+
+
+def _step_options(
+    scheduler: Any, generators: Sequence[torch.Generator] | None
+) -> dict[str, list[torch.Generator]]:
+    takes = "generator" in inspect.signature(scheduler.step).parameters
+    return {"generator": list(generators)} if takes and generators is not None else {}
