@@ -12,8 +12,9 @@ from pipelines.training.model_card import public_config
 from pipelines.training.result import MODEL_FOLDER, cache_sha256, read_result
 from pipelines.training.worker import open_caches
 from pipelines.versions import describe_program
-from sd_core.cache.reading import LatentCache, check_caches
-from sd_core.model.weights import check_weights
+from sd_core.cache.latent_cache import LatentCache, check_caches
+from sd_core.model.latent_diffusion import LatentDiffusionConfig
+from sd_core.model.weights import check_weights, weights_identity
 
 STEP = "train"
 _ONLY_HOW = {"log_every", "checkpoint_every", "keep_checkpoints", "sample_every"}
@@ -75,10 +76,23 @@ def _options(config: TrainConfig, caches: Sequence[LatentCache]) -> Mapping[str,
             str(index): {"sha256": cache_sha256(cache), "weight": data.weight}
             for index, (data, cache) in enumerate(zip(config.data, caches, strict=True))
         },
-        "model": config.model.identity_options(),
+        "model": _model_options(config.model),
         "loop": config.loop.model_dump(mode="json", exclude=_ONLY_HOW),
         "objective": config.objective.model_dump(mode="json"),
         "optimizer": config.optimizer.model_dump(mode="json"),
         "order": config.order.model_dump(mode="json"),
         "torch_threads": config.engine.torch_threads,
     }
+
+
+def _model_options(model: LatentDiffusionConfig) -> Mapping[str, Any]:
+    schedule = model.noise_schedule
+    options: dict[str, Any] = {
+        "noise_schedule": None if schedule is None else schedule.model_dump(mode="json")
+    }
+    if model.model is not None:
+        return options | {"precision": model.precision} | weights_identity(model.model, model.sha256)
+    for name in ("autoencoder", "text_encoder", "text_encoder_2", "denoiser"):
+        section = getattr(model, name)
+        options[name] = None if section is None else section.identity()
+    return options

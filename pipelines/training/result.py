@@ -14,7 +14,7 @@ from pipelines.storage import RunStore
 from pipelines.training.checkpoints import put_folder
 from pipelines.training.config import TrainConfig
 from pipelines.training.model_card import write_card
-from sd_core.cache.reading import LatentCache
+from sd_core.cache.latent_cache import LatentCache
 from sd_core.model.latent_diffusion import LatentDiffusion, save_latent_diffusion
 from sd_core.training.denoiser_task import DENOISER
 from sd_core.training.trainer import Trainer
@@ -64,7 +64,7 @@ def describe_data(
     return [
         {
             "path": redact_url(data.path),
-            "rows": sum(shard.num_rows for shard in cache.shards),
+            "rows": cache.num_rows,
             "share": data.weight / total,
             "sha256": cache_sha256(cache),
         }

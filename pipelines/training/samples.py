@@ -3,7 +3,9 @@
 import copy
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,8 @@ from pipelines.training.config import SamplesConfig
 from sd_core.model.conditioning import Conditioning
 from sd_core.model.latent_diffusion import LatentDiffusion
 from sd_core.model.text_encoder import encode_captions
-from sd_core.sampling.text_to_image import generate_images, initial_noise
+from sd_core.sampling.noise import initial_noise, row_generators
+from sd_core.sampling.text_to_image import generate_images
 
 _LABEL_HEIGHT_PX = 36
 _CELL_WIDTH_PX = 128
@@ -35,18 +38,18 @@ class SampleGrid:
         model = _with_weights(self._model, weights)
         captions = encode_captions(model.text_encoder, [*config.prompts, ""]).prompt_embeds
         count = len(config.prompts)
+        generators = row_generators([config.seed + place for place in range(count)])
         images = generate_images(
             model,
             conditioning=_conditioning(captions[:count]),
-            unconditional=_conditioning(captions[count:].expand(count, -1, -1)),
-            noise=initial_noise(
-                [f"{config.seed}/{prompt}" for prompt in config.prompts], shape=_shape(model)
-            ),
+            unconditional=_conditioning(captions[count:]),
+            noise=initial_noise(generators, shape=_shape(model)),
             sampler=config.sampler,
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
+            generators=generators,
         )
-        return draw_grid(images, config.prompts)
+        return draw_grid(images.numpy(), config.prompts)
 
 
 def draw_grid(images: npt.NDArray[np.uint8], labels: Sequence[str]) -> bytes:
@@ -67,14 +70,10 @@ def draw_grid(images: npt.NDArray[np.uint8], labels: Sequence[str]) -> bytes:
 
 
 def _wrap(label: str, width: int) -> str:
-    import textwrap
-
     return "\n".join(textwrap.wrap(label, width // 6)[:3])
 
 
 def _with_weights(model: LatentDiffusion, weights: Mapping[str, Tensor]) -> LatentDiffusion:
-    from dataclasses import replace
-
     denoiser = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
     denoiser.load_state_dict(dict(weights), strict=False)
     return replace(model, denoiser=denoiser)

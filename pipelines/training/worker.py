@@ -13,7 +13,7 @@ from pipelines.training.records import Records
 from pipelines.training.result import publish_model
 from pipelines.training.samples import SampleGrid
 from sd_core.cache.dataset import TrainingDataset
-from sd_core.cache.reading import LatentCache, check_caches, open_cache
+from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
 from sd_core.model.precision import model_dtype
 from sd_core.training.batches import TrainingBatch, collate
@@ -115,7 +115,7 @@ class _Events:
 
     def begin(self, trainer: Trainer, caches: Sequence[LatentCache], *, resumed: bool) -> None:
         """Say what is about to be trained, and find the limit of images a second."""
-        rows = sum(shard.num_rows for cache in caches for shard in cache.shards)
+        rows = sum(cache.num_rows for cache in caches)
         weights = sum(value.numel() for value in self._model.denoiser.parameters())
         self._say(f"{rows:,} cached rows; a denoiser of {weights:,} parameters on {trainer.device}")
         if resumed:
