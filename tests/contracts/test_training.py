@@ -1,0 +1,233 @@
+"""jobs/train.py: killed and resumed to the bit, the same on one worker and two, loud on bad input."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs import train
+from sd_core.cache.shards import open_shard_writer
+from tests.contracts.training_cases import (
+    ROOT,
+    losses,
+    make_cache,
+    weights_digests,
+    write_config,
+)
+from tests.sd_core.training.cases import encoded_samples, make_model, spec_of
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_cache(tmp_path_factory.mktemp("cached"))
+
+
+@pytest.fixture(scope="module")
+def unharmed(latents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unharmed")
+    assert run(folder, latents) == 0
+    return folder / "out"
+
+
+def run(folder: Path, latents: Path, **changes: Any) -> int:
+    config = write_config(folder / "config.yaml", latents, folder / "out", **changes)
+    return train.main(["--config", str(config)])
+
+
+def test_the_result_is_a_diffusers_folder_with_its_card(unharmed: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(unharmed / "model", safety_checker=None)
+    card = (unharmed / "model" / "README.md").read_text()
+    result = json.loads((unharmed / "result.json").read_text())
+
+    assert pipeline.unet.config["block_out_channels"] == [8, 16]
+    assert "20 steps of 8 samples" in card
+    assert result["data"][0]["sha256"][:16] in card
+    assert result["data"][0]["rows"] == 24
+    assert len(losses(unharmed)) == 20
+
+
+def test_a_finished_training_repeated_does_nothing_and_says_so(
+    latents: Path, unharmed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = weights_digests(unharmed)
+
+    assert run(unharmed.parent, latents) == 0
+
+    assert "nothing to do" in capsys.readouterr().out
+    assert weights_digests(unharmed) == before
+
+
+def test_only_the_last_checkpoints_are_kept(unharmed: Path) -> None:
+    assert sorted(path.name for path in (unharmed / "checkpoints").iterdir()) == [
+        "current.json",
+        "step-00000016",
+        "step-00000020",
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_to_the_same_bits(
+    latents: Path, unharmed: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "config.yaml", latents, tmp_path / "out")
+    command = [sys.executable, str(ROOT / "jobs/train.py"), "--config", str(config)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    victim_step = random.SystemRandom().randint(5, 18)
+    metrics = tmp_path / "out/metrics.jsonl"
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            if metrics.exists() and metrics.read_text().count("\n") >= victim_step:
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out/result.json").exists()
+
+    assert train.main(["--config", str(config)]) == 0
+
+    assert weights_digests(tmp_path / "out") == weights_digests(unharmed)
+    assert losses(tmp_path / "out") == losses(unharmed)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_one_worker_and_two_see_the_same_samples_and_agree_on_the_loss(
+    ray_cluster: None, latents: Path, unharmed: Path, tmp_path: Path
+) -> None:
+    code = run(
+        tmp_path,
+        latents,
+        engine__runner="ray",
+        engine__num_workers=2,
+        engine__use_gpu=False,
+    )
+
+    assert code == 0
+    assert losses(tmp_path / "out") == pytest.approx(losses(unharmed), rel=1e-4)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_failure_in_a_worker_reaches_the_user_as_it_was(
+    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latents = make_cache(tmp_path / "run")
+    _spoil(latents, value=np.float16("nan"))
+
+    code = run(tmp_path, latents, engine__runner="ray", engine__use_gpu=False)
+
+    assert code == 1
+    assert "0000000000000003" in capsys.readouterr().err
+
+
+def test_a_nan_in_the_cache_is_named_by_its_key_and_nothing_is_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latents = make_cache(tmp_path / "run")
+    _spoil(latents, value=np.float16("nan"))
+
+    assert run(tmp_path, latents) == 1
+
+    assert "0000000000000003" in capsys.readouterr().err
+    assert not (tmp_path / "out/result.json").exists()
+    assert not (tmp_path / "out/model").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("missing", "no cache can be read there"),
+        ("truncated", "bytes"),
+        ("foreign", "scaling_factor"),
+        ("no shard", "missing"),
+    ],
+)
+def test_a_bad_cache_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, message: str
+) -> None:
+    latents = make_cache(tmp_path / "run")
+    shard = sorted(latents.glob("*.tar"))[0]
+    if damage == "missing":
+        shutil.rmtree(latents)
+    elif damage == "truncated":
+        shard.write_bytes(shard.read_bytes()[:-700])
+    elif damage == "foreign":
+        spec = latents / "spec.json"
+        spec.write_text(spec.read_text().replace("0.75864", "0.18215"))
+    else:
+        shard.unlink()
+
+    assert run(tmp_path, latents) == 1
+
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out/checkpoints").exists()
+
+
+def test_an_output_of_another_training_is_not_overwritten(
+    latents: Path, unharmed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = weights_digests(unharmed)
+
+    assert run(unharmed.parent, latents, optimizer__learning_rate=5e-4) == 1
+
+    assert "optimizer.learning_rate: was 0.001, is now 0.0005" in capsys.readouterr().err
+    assert weights_digests(unharmed) == before
+
+
+def test_a_denoiser_that_does_not_fit_the_cache_is_refused(
+    latents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.sd_core.training.cases import SETTINGS
+
+    code = run(
+        tmp_path, latents, model__denoiser__settings={**SETTINGS, "cross_attention_dim": 64}
+    )
+
+    assert code == 1
+    assert "text of width 64" in capsys.readouterr().err
+
+
+def test_a_wrong_configuration_exits_with_2(
+    latents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, latents, loop__stepz=3, optimizer__learning_rate=-1.0) == 2
+
+    errors = capsys.readouterr().err
+    assert "did you mean 'steps'" in errors
+    assert "optimizer.learning_rate" in errors
+
+
+def _spoil(latents: Path, *, value: Any) -> None:
+    """Put a value that is not finite into row 3, as a foreign program might write it."""
+    import hashlib
+
+    import pyarrow.parquet as pq
+
+    model = make_model()
+    samples = encoded_samples(model, 24)[:12]
+    path = sorted(latents.glob("*.tar"))[0]
+    with open_shard_writer(path, spec_of(model)) as writer:
+        for sample in samples:
+            writer.write(sample)
+    good = samples[3].raw_latents[0, 0, :1].tobytes()
+    content = path.read_bytes()
+    where = content.index(samples[3].raw_latents.tobytes())
+    assert content[where : where + 2] == good
+    content = content[:where] + value.tobytes() + content[where + 2 :]
+    path.write_bytes(content)
+    rows = pq.read_table(latents / "index.parquet").to_pylist()
+    rows[0]["sha256"] = hashlib.sha256(content).hexdigest()
+    import pyarrow as pa
+
+    pq.write_table(pa.Table.from_pylist(rows), latents / "index.parquet")
