@@ -1,6 +1,7 @@
 """What one worker of a training does; Ray is not needed for it."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,8 @@ from sd_core.training.denoiser_task import DENOISER, DenoiserTask
 from sd_core.training.flops import count_flops, measure_peak
 from sd_core.training.prefetch import prefetch
 from sd_core.training.trainer import Metrics, Trainer
+
+_NOISE_THREADS = 4
 
 Say = Callable[[str], None]
 
@@ -95,8 +98,15 @@ def _batches(
         rank=place.rank,
         world_size=place.world_size,
     )
-    for drawn in dataset.batches(batch_size=config.loop.batch_size, start_step=start_step):
-        yield collate(drawn, caches, seed=config.loop.seed, objective=config.objective)
+    with ThreadPoolExecutor(_NOISE_THREADS, thread_name_prefix="noise") as threads:
+        for drawn in dataset.batches(batch_size=config.loop.batch_size, start_step=start_step):
+            yield collate(
+                drawn,
+                caches,
+                seed=config.loop.seed,
+                objective=config.objective,
+                threads=threads,
+            )
 
 
 class _Events:
