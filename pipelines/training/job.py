@@ -95,7 +95,9 @@ def _model_options(model: LatentDiffusionConfig) -> Mapping[str, Any]:
         "noise_schedule": None if schedule is None else schedule.model_dump(mode="json")
     }
     if model.model is not None:
-        return options | {"precision": model.precision} | weights_identity(model.model, model.sha256)
+        return (
+            options | {"precision": model.precision} | weights_identity(model.model, model.sha256)
+        )
     for name in ("autoencoder", "text_encoder", "text_encoder_2", "denoiser"):
         section = getattr(model, name)
         options[name] = None if section is None else section.identity()

@@ -10,9 +10,10 @@ import torch.distributed as dist
 from pipelines.storage import RunStore
 from pipelines.training.checkpoints import load_newest, publish_checkpoint
 from pipelines.training.config import TrainConfig
-from pipelines.training.records import Records
+from pipelines.training.loss_curve import LOSS_CURVE_FILE, draw_loss_curve
+from pipelines.training.records import Records, read_metrics
 from pipelines.training.result import publish_model
-from pipelines.training.samples import SampleGrid
+from pipelines.training.samples import SAMPLES_FOLDER, SampleGrid
 from sd_core.cache.dataset import TrainingDataset
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
@@ -77,6 +78,7 @@ def train_worker(config: TrainConfig, place: Place, *, fingerprint: str, say: Sa
     finally:
         batches.close()  # type: ignore[attr-defined]  # it is a generator
     if place.rank == 0:
+        store.replace(LOSS_CURVE_FILE, draw_loss_curve(read_metrics(store)))
         publish_model(store, config, model, trainer, caches, fingerprint=fingerprint)
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
@@ -156,7 +158,7 @@ class _Events:
     def on_samples(self, step: int, trainer: Trainer) -> None:
         image = self._grid.draw(trainer.averaged_weights(DENOISER))
         if image is not None:
-            self._store.replace(f"samples/step-{step:08d}.png", image)
+            self._store.replace(f"{SAMPLES_FOLDER}/step-{step:08d}.png", image)
 
 
 def _samples_per_second_at_peak(

@@ -88,9 +88,7 @@ def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
     return ((roots - last) * (first / (first - last))) ** 2
 
 
-def noise_schedule_of_scheduler(
-    scheduler: dict[str, Any], *, where: str
-) -> NoiseScheduleConfig:
+def noise_schedule_of_scheduler(scheduler: dict[str, Any], *, where: str) -> NoiseScheduleConfig:
     """Read a diffusers `scheduler_config.json`; keys it lacks have its class's defaults.
 
     Raises:
@@ -120,7 +118,9 @@ def noise_schedule_of_scheduler(
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
         )
-        raise WeightsError(f"{where}: {class_name} is not supported as it stands: {faults}") from None
+        raise WeightsError(
+            f"{where}: {class_name} is not supported as it stands: {faults}"
+        ) from None
 
 
 def scheduler_of_noise_schedule(config: NoiseScheduleConfig) -> dict[str, Any]:
@@ -167,7 +167,9 @@ def _class_defaults(class_name: str, *, where: str) -> dict[str, Any]:
 
     found = getattr(diffusers, class_name, None) if class_name.endswith("Scheduler") else None
     if found is None:
-        raise WeightsError(f"{where}: {class_name or 'no _class_name'} is no scheduler of diffusers")
+        raise WeightsError(
+            f"{where}: {class_name or 'no _class_name'} is no scheduler of diffusers"
+        )
     parameters = inspect.signature(found.__init__).parameters.values()
     return {
         parameter.name: parameter.default

@@ -47,9 +47,7 @@ def batches():
 
 def make_trainer(heard=None, *, steps=8, recipe=None, **loop):
     model = make_model()
-    task = DenoiserTask(
-        model, objective=ObjectiveConfig(), optimizer=OPTIMIZER, ema_decay=0.9
-    )
+    task = DenoiserTask(model, objective=ObjectiveConfig(), optimizer=OPTIMIZER, ema_decay=0.9)
     config = LoopConfig(**{"steps": steps, "batch_size": 4, "precision": "fp32", **loop})
     trainer = Trainer(
         task, config, device=torch.device("cpu"), events=heard or Heard(), recipe=recipe
