@@ -16,7 +16,7 @@ from sd_core.cache.order import (
     count_streams,
 )
 from sd_core.cache.reading import check_finite
-from sd_core.cache.samples import LatentSample
+from sd_core.cache.samples import CacheShardError, LatentSample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,8 @@ class TrainingDataset:
                 f"seed {seed}, num_streams {num_streams}, rank {rank} of {world_size}: the seed is "
                 "at least 0, num_streams at least 1, the rank under world_size"
             )
+        if scratch is not None and not scratch.is_dir():
+            raise ValueError(f"scratch {scratch} is not a folder; make it, or leave it out")
         check_caches(caches, model_identity=None)
         rows = [cache.num_rows for cache in caches]
         self.num_streams = count_streams(rows, num_streams=num_streams)
@@ -199,8 +201,12 @@ class _Drawing:
     def _read(self, index: int, pick: Pick, piece: Piece) -> DrawnSample:
         reader = self._shards.reader((pick.cache_index, piece.shard_index))
         sample = reader.read(int(piece.rows[pick.draw - piece.draws.start]))
-        cache = self._caches[pick.cache_index]
-        check_finite(sample, name=cache.name_of(cache.shards[piece.shard_index]))
+        try:
+            check_finite(sample)
+        except CacheShardError as error:
+            cache = self._caches[pick.cache_index]
+            name = cache.name_of(cache.shards[piece.shard_index])
+            raise CacheShardError(f"{name}: {error}") from None
         return DrawnSample(
             sample=sample, cache_index=pick.cache_index, epoch=piece.epoch, index=index
         )

@@ -79,7 +79,7 @@ class ParquetShardReader:
             check_shapes(sample, self._spec)
         except (pa.ArrowException, OSError, PageError) as error:
             raise CacheShardError(f"{self._name}: {key}: damaged Parquet: {error}") from error
-        except (ValueError, AttributeError, CacheShardError) as error:
+        except (ValueError, TypeError, AttributeError, CacheShardError) as error:
             raise CacheShardError(f"{self._name}: {key}: {error}") from error
         return sample
 
@@ -122,7 +122,7 @@ class _Values:
             self._places[group] = self._find(group)
         file, spans = self._spans(group, row)
         content = np.empty(sum(self._counts.values()), self._dtype)
-        room = memoryview(content).cast("B")
+        room = content.data.cast("B")
         for offset, size in spans:
             file.seek(offset)
             if file.readinto(room[:size]) != size:
@@ -187,7 +187,9 @@ class _Values:
         if self._decoded is None:
             self._decoded = tempfile.TemporaryFile(dir=self._scratch, buffering=0)  # noqa: SIM115
         self._decoded.seek((int(self._ends[group]) - len(rows)) * rows.itemsize * rows.shape[1])
-        self._decoded.write(rows.tobytes())
+        content = rows.tobytes()
+        if self._decoded.write(content) != len(content):
+            raise OSError("the scratch folder is full")
         return self._decoded
 
 

@@ -68,7 +68,7 @@ class TarShardReader:
                 attributes=attributes,
             )
             check_shapes(sample, self._spec)
-        except (OSError, ValueError, EOFError, AttributeError, CacheShardError) as error:
+        except (OSError, ValueError, TypeError, EOFError, AttributeError, CacheShardError) as error:
             raise CacheShardError(f"{self._name}: {key}: {error}") from error
         return sample
 

@@ -77,13 +77,9 @@ def test_a_row_outlives_its_shard_and_may_be_changed(tmp_path: Path, kind: str) 
     assert other.input_ids.any()
 
 
-@pytest.mark.parametrize("resolution_px", [16, 1024])  # at 1,024, rows straddle pages
-@pytest.mark.parametrize("prompt_embeds", [True, False])
-def test_parquet_of_another_writer_is_read_too(
-    tmp_path: Path, resolution_px: int, prompt_embeds: bool
-) -> None:
-    spec = make_spec(format="parquet", resolution_px=resolution_px, prompt_embeds=prompt_embeds)
-    samples = write_cache(str(tmp_path), tmp_path, spec, shard_rows=[7])
+def test_parquet_of_another_writer_is_read_too(tmp_path: Path) -> None:
+    spec = make_spec(format="parquet")
+    samples = write_cache(str(tmp_path), tmp_path, spec, shard_rows=[150])
     path = next((tmp_path / "latents").glob("*-*.parquet"))
     table = pq.read_table(path)
     ways: list[dict[str, Any]] = [
@@ -91,14 +87,14 @@ def test_parquet_of_another_writer_is_read_too(
         {"compression": "none", "use_dictionary": True},
         {"compression": "none", "use_dictionary": False, "data_page_version": "2.0"},
         {"compression": "none", "use_dictionary": False, "data_page_size": 1000},
-        {"compression": "none", "use_dictionary": False, "row_group_size": 3},
+        {"compression": "none", "use_dictionary": False, "row_group_size": 40},
     ]
     for way in ways:
         pq.write_table(table, path, **way)
         reindex(path.parent)
         cache = open_cache(str(path.parent))
         reader = open_shard_reader(cache, cache.shards[0])
-        for row in [6, 2, 0, 1, 3, 4, 5]:
+        for row in [149, 0, 80, *range(0, 150, 7)]:
             assert_equal(reader.read(row), samples[row])
         reader.close()
 
@@ -209,10 +205,12 @@ def test_a_shard_that_is_deleted_or_changed_after_opening_is_named(tmp_path: Pat
     cache = make_cache(tmp_path)
     path = Path(cache.shards[0].path)
     path.write_bytes(path.read_bytes() + bytes(512))
-    with pytest.raises(CacheShardError, match=rf"{path.name}: it changed"):
+    with pytest.raises(CacheShardError, match=rf"{path.name}: it changed after"):
         read_all(cache)
     path.unlink()
-    with pytest.raises(CacheShardError, match=rf"{path.name}: cannot be read"):
+    with pytest.raises(
+        CacheShardError, match=rf"{path.name}: cannot be read \(FileNotFoundError: No such file"
+    ):
         read_all(cache)
 
 
