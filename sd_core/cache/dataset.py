@@ -1,6 +1,6 @@
 """The training dataset: caches mixed by weight, in an order that no worker count changes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,10 @@ class DrawnSample:
     cache_index: int
     epoch: int
     index: int
+
+
+Batches = Generator[list[DrawnSample], None, None]
+"""Endless; closing it closes its files."""
 
 
 class TrainingDataset:
@@ -90,7 +94,7 @@ class TrainingDataset:
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._scratch = scratch
 
-    def batches(self, *, batch_size: int, start_step: int = 0) -> Iterator[list[DrawnSample]]:
+    def batches(self, *, batch_size: int, start_step: int = 0) -> Batches:
         """This rank's samples of step `start_step` and on, for ever.
 
         Args:
@@ -108,7 +112,7 @@ class TrainingDataset:
             )
         return self._iterate(batch_size, start_step)
 
-    def _iterate(self, batch_size: int, step: int) -> Iterator[list[DrawnSample]]:
+    def _iterate(self, batch_size: int, step: int) -> Batches:
         drawing = _Drawing(self.caches, self.counts, self.num_streams, self._seed, self._scratch)
         round_size = self.num_streams // self._world_size  # one sample a stream
         try:

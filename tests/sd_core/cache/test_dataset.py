@@ -39,7 +39,7 @@ def draw(
         batch_size=batch_size, start_step=start_step
     )
     found = [sample for batch in islice(batches, steps) for sample in batch]
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     return found
 
 
@@ -159,7 +159,7 @@ def test_many_small_shards_are_read_with_few_open(tmp_path: Path, kind: str) -> 
         assert len({one.sample.key for one in batch}) == 144
         assert {one.epoch for one in batch} == {epoch}
         assert len(os.listdir("/proc/self/fd")) - before <= 8 + 8  # one a stream, and the idle
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -224,7 +224,7 @@ def test_a_dataset_may_be_sent_to_another_process(tmp_path: Path) -> None:
     one, other = dataset.batches(batch_size=16), sent.batches(batch_size=16)
     assert places(next(one)) == places(next(other))
     for batches in (one, other):
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
 
 
 def test_two_iterators_of_one_dataset_do_not_disturb_each_other(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_two_iterators_of_one_dataset_do_not_disturb_each_other(tmp_path: Path) 
     for _ in range(12):
         assert places(next(one)) == places(next(other))
     for batches in (one, other):
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
 
 
 def test_a_cache_on_s3_gives_what_a_local_one_does(tmp_path: Path, s3_endpoint: S3Endpoint) -> None:
