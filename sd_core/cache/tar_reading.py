@@ -144,7 +144,8 @@ def _sums(headers: list[bytes]) -> npt.NDArray[np.int64]:
     """Each header's sum of bytes, the eight digits of its own checksum counted as spaces."""
     blocks = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, _BLOCK)
     digits = blocks[:, 148:156].sum(axis=1, dtype=np.int64)
-    return blocks.sum(axis=1, dtype=np.int64) - digits + 8 * ord(" ")
+    sums: npt.NDArray[np.int64] = blocks.sum(axis=1, dtype=np.int64) - digits + 8 * ord(" ")
+    return sums
 
 
 def _octal(field: bytes) -> int:
