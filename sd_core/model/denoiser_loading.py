@@ -154,7 +154,9 @@ def read_state(folder: Path, *, where: str) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     whole = folder / f"{WEIGHTS_STEM}.safetensors"
-    paths = [whole] if whole.is_file() else sorted(folder.glob(f"{WEIGHTS_STEM}-*-of-*.safetensors"))
+    paths = (
+        [whole] if whole.is_file() else sorted(folder.glob(f"{WEIGHTS_STEM}-*-of-*.safetensors"))
+    )
     if not paths:
         held = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise WeightsError(

@@ -1,6 +1,6 @@
-"""Where a tensor of a diffusers or transformers model is in an original Stable Diffusion checkpoint.
+"""Where a tensor of diffusers' models is in a checkpoint of the original Stable Diffusion code.
 
-The original code numbers a UNet's layers in one row (`model.diffusion_model.input_blocks.4.0`) where
+That code numbers a UNet's layers in one row (`model.diffusion_model.input_blocks.4.0`) where
 diffusers nests them (`down_blocks.1.resnets.0`); an open_clip text tower keeps query, key and value
 in one tensor.
 """

@@ -55,7 +55,7 @@ class TextEncoderConfig(ModelConfig):
     """Expected digest of the `text_encoder` folder (of an open_clip model: `clip.sha256`)."""
     precision: Precision = "auto"
     pretrained: bool = True
-    """False: random weights of `model`'s architecture (of an open_clip model: `clip.pretrained`)."""
+    """False: random weights of `model`'s architecture (of open_clip: `clip.pretrained`)."""
     seed: int = Field(default=0, ge=0)
     """Seed of random weights."""
 
@@ -177,9 +177,7 @@ def _load(config: TextEncoderConfig) -> LoadedTextEncoder:
     if not config.pretrained:
         return build_random(model, part=part, seed=config.seed)
     if is_single_file(model, where=f"{part}.model"):
-        return load_from_file(
-            model, part=part, layout_folder=config.layout, sha256=config.sha256
-        )
+        return load_from_file(model, part=part, layout_folder=config.layout, sha256=config.sha256)
     return load_from_folder(model, part=part, sha256=config.sha256)
 
 

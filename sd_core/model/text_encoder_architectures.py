@@ -52,7 +52,13 @@ ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
 }
 """transformers' settings of known text encoders, for random weights and single files."""
 
-_CONFIG_ONLY: Final = ("architectures", "model_type", "transformers_version", "dtype", "torch_dtype")
+_CONFIG_ONLY: Final = (
+    "architectures",
+    "model_type",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+)
 
 
 def class_name_of_settings(settings: dict[str, Any]) -> str:

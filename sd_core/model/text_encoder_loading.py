@@ -38,7 +38,7 @@ class LoadedTextEncoder:
 def load_from_folder(
     model: str, *, part: str = "text_encoder", sha256: str | None
 ) -> LoadedTextEncoder:
-    """Load the `text_encoder` and `tokenizer` subfolders (XL: also `..._2`) of a diffusers folder."""
+    """Load a diffusers folder's `text_encoder` and `tokenizer` (or `..._2`) subfolders."""
     import transformers
 
     where = f"{part}.model"

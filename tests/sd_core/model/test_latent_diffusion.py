@@ -11,13 +11,13 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+from sd_core.model.denoiser import predict
 from sd_core.model.latent_diffusion import (
     LatentDiffusion,
     LatentDiffusionConfig,
     load_latent_diffusion,
     save_latent_diffusion,
 )
-from sd_core.model.denoiser import predict
 from sd_core.model.text_conditioning import encode_conditioning, size_time_ids
 from sd_core.model.weights import WeightsError
 from tests import diffusion_cases
@@ -147,9 +147,7 @@ def test_xl_is_conditioned_as_its_own_pipeline_does(tmp_path: Path) -> None:
     model = load(folder)
     save_latent_diffusion(model, tmp_path / "ours")
     assert weight_files(tmp_path / "ours") == weight_files(folder)
-    pipeline = StableDiffusionXLPipeline.from_pretrained(
-        tmp_path / "ours", add_watermarker=False
-    )
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "ours", add_watermarker=False)
     embeds, empty, pooled, empty_pooled = pipeline.encode_prompt("a dog", device="cpu")
     time_ids = size_time_ids(2, height_px=32, width_px=32)
     ours = encode_conditioning(model, ["a dog", ""], time_ids=time_ids)
