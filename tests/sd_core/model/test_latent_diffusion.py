@@ -211,6 +211,12 @@ def damaged(folder: Path, target: Path, fault: str) -> Path:
     if fault == "pickle":
         torch.save(state, target / "unet" / "diffusion_pytorch_model.bin")
         weights.unlink()
+    elif fault.startswith("pickled"):
+        part = target / fault.split()[1]
+        path = next(part.glob("*.safetensors"))
+        stem = "pytorch_model" if part.name == "text_encoder" else path.stem
+        torch.save(load_file(path), part / f"{stem}.bin")
+        path.unlink()
     elif fault == "truncated":
         weights.write_bytes(weights.read_bytes()[:-100])
     elif fault == "channels":
@@ -242,6 +248,8 @@ def damaged(folder: Path, target: Path, fault: str) -> Path:
         ("shape", r"1 tensors are of another shape, conv_in\.bias for one"),
         ("channels", r"1 tensors are of another shape, conv_in\.weight for one"),
         ("pickle", r"holds no diffusion_pytorch_model\.safetensors .*never pickles"),
+        ("pickled vae", r"autoencoder\.model: .*does not load as AutoencoderKL from safetensors"),
+        ("pickled text_encoder", r"text_encoder\.model: .*does not load as a CLIP text model"),
         ("truncated", r"diffusion_pytorch_model\.safetensors cannot be read"),
         ("no config", r"holds no config\.json"),
         ("foreign denoiser", r"a Transformer2DModel; a denoiser is a UNet2DConditionModel or"),
