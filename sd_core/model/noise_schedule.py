@@ -8,6 +8,7 @@ scaled linear betas); Nichol and Dhariwal 2021, arXiv:2102.09672 (the squared co
 import inspect
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, Literal
 
 import torch
@@ -43,8 +44,8 @@ class NoiseScheduleConfig(ModelConfig):
     def _check(self) -> "NoiseScheduleConfig":
         if self.rescale_betas_zero_snr and self.prediction_type != "v_prediction":
             raise ValueError(
-                f"rescale_betas_zero_snr with prediction_type {self.prediction_type!r}: where there "
-                "is only noise, predicting it says nothing about the image; use 'v_prediction'"
+                f"rescale_betas_zero_snr with prediction_type {self.prediction_type!r}: where "
+                "there is only noise, predicting it tells nothing of the image; use 'v_prediction'"
             )
         if self.flow_shift != 1.0 and self.prediction_type != "flow":
             raise ValueError("flow_shift is for prediction_type 'flow' only")
@@ -156,9 +157,7 @@ def _betas(config: NoiseScheduleConfig) -> Tensor:
     bars = [
         math.cos((step / count + 0.008) / 1.008 * math.pi / 2) ** 2 for step in range(count + 1)
     ]
-    betas = [
-        min(1 - after / before, _MAX_BETA) for before, after in zip(bars, bars[1:], strict=False)
-    ]
+    betas = [min(1 - after / before, _MAX_BETA) for before, after in pairwise(bars)]
     return torch.tensor(betas, dtype=torch.float32)
 
 
