@@ -25,13 +25,13 @@ from sd_core.model.latent_diffusion import (
     LatentDiffusionConfig,
     load_latent_diffusion,
 )
+from sd_core.model.text_conditioning import encode_conditioning
 from sd_core.model.text_encoder import TextEncoderConfig
 from sd_core.presets.drawing import FIRST_HELD_OUT_SEED, Picture, Subject, draw
 from sd_core.presets.judge import ATTRIBUTES, Judgement, agreement, judge_picture
 from sd_core.presets.loading import TINY
 from sd_core.presets.picture_grid import Cell, picture_grid
 from sd_core.presets.train_autoencoder import as_input
-from sd_core.sampling.captions import condition_on
 from sd_core.sampling.noise import initial_noise, row_generators
 from sd_core.sampling.samplers import SAMPLERS, SamplerName
 from sd_core.sampling.text_to_image import decode_images, generate_images
@@ -98,8 +98,8 @@ def generate(
     generators = row_generators(seeds)
     images = generate_images(
         model,
-        conditioning=condition_on(model, [picture.caption for picture in drawn]),
-        unconditional=condition_on(model, [""]),
+        conditioning=encode_conditioning(model, [picture.caption for picture in drawn]),
+        unconditional=encode_conditioning(model, [""]),
         noise=initial_noise(generators, shape=(model.autoencoder.latent_channels, side, side)),
         sampler=sampler,
         num_inference_steps=num_inference_steps,

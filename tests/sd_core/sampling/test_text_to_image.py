@@ -8,18 +8,24 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sd_core.model.latent_diffusion import LatentDiffusion, save_latent_diffusion
-from sd_core.sampling.captions import condition_on
+from sd_core.model.latent_diffusion import (
+    LatentDiffusion,
+    LatentDiffusionConfig,
+    load_latent_diffusion,
+    save_latent_diffusion,
+)
+from sd_core.model.text_conditioning import encode_conditioning, size_time_ids
 from sd_core.sampling.noise import initial_noise, row_generators
 from sd_core.sampling.samplers import SamplerName, samplers_of
 from sd_core.sampling.text_to_image import generate_images, generate_latents
+from tests import diffusion_cases
 from tests.sd_core.sampling.cases import CAPTIONS, LATENT_SHAPE, random_model
 
 SEEDS = [11, 12, 13]
 SCHEDULES: dict[str, dict[str, Any]] = {
     "epsilon": {},
     "zero_snr": {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
-    "flow": {"prediction_type": "flow"},
+    "flow": {"prediction_type": "flow", "settings": diffusion_cases.TRANSFORMER},
 }
 CLASSES = {
     "ddim": ("DDIMScheduler", {}),
@@ -67,8 +73,8 @@ def images(
     arguments: dict[str, Any] = {"num_inference_steps": 6, "guidance_scale": 5.0, **options}
     generated = generate_images(
         model,
-        conditioning=condition_on(model, CAPTIONS[rows]),
-        unconditional=condition_on(model, [""]),
+        conditioning=encode_conditioning(model, CAPTIONS[rows]),
+        unconditional=encode_conditioning(model, [""]),
         noise=initial_noise(generators, shape=LATENT_SHAPE),
         sampler=sampler,
         generators=generators,
@@ -114,14 +120,36 @@ def test_so_they_are_with_rescaling_and_without_guidance(
     assert not np.array_equal(ours, images(models["zero_snr"], "ddim"))
 
 
+def test_the_two_text_encoders_of_xl_give_what_diffusers_gives(tmp_path: Path) -> None:
+    saved = diffusion_cases.diffusers_xl_folder(tmp_path / "theirs")
+    config = LatentDiffusionConfig(model=str(saved))
+    model = load_latent_diffusion(config, device="cpu")
+    save_latent_diffusion(model, tmp_path / "ours")
+    family: Any = diffusers.StableDiffusionXLPipeline
+    pipeline = family.from_pretrained(tmp_path / "ours", add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    generators = row_generators(SEEDS)
+    sizes = size_time_ids(3, height_px=32, width_px=32)
+    ours = generate_images(
+        model,
+        conditioning=encode_conditioning(model, CAPTIONS, time_ids=sizes),
+        unconditional=encode_conditioning(model, [""], time_ids=sizes[:1]),
+        noise=initial_noise(generators, shape=LATENT_SHAPE),
+        sampler="dpmpp_2m",
+        num_inference_steps=6,
+        guidance_scale=5.0,
+    )
+    assert furthest(ours.numpy(), of_diffusers(pipeline, "dpmpp_2m")) <= 1
+
+
 def test_every_sampler_gives_finite_latents(models: dict[str, LatentDiffusion]) -> None:
     for model in models.values():
         for sampler in samplers_of(model.noise_schedule):
             generators = row_generators(SEEDS)
             latents = generate_latents(
                 model,
-                conditioning=condition_on(model, CAPTIONS),
-                unconditional=condition_on(model, [""]),
+                conditioning=encode_conditioning(model, CAPTIONS),
+                unconditional=encode_conditioning(model, [""]),
                 noise=initial_noise(generators, shape=LATENT_SHAPE),
                 sampler=sampler,
                 num_inference_steps=3,
@@ -146,8 +174,8 @@ def test_an_image_does_not_depend_on_the_rows_beside_it(
 def test_rows_that_do_not_match_are_refused(models: dict[str, LatentDiffusion]) -> None:
     model = models["epsilon"]
     arguments: dict[str, Any] = {
-        "conditioning": condition_on(model, CAPTIONS),
-        "unconditional": condition_on(model, [""]),
+        "conditioning": encode_conditioning(model, CAPTIONS),
+        "unconditional": encode_conditioning(model, [""]),
         "noise": initial_noise(row_generators(SEEDS), shape=LATENT_SHAPE),
         "sampler": "ddim",
         "num_inference_steps": 2,
@@ -155,7 +183,7 @@ def test_rows_that_do_not_match_are_refused(models: dict[str, LatentDiffusion]) 
     }
     with pytest.raises(ValueError, match="conditioning has 3 rows and the noise 2"):
         generate_latents(model, **{**arguments, "noise": arguments["noise"][:2]})
-    two = condition_on(model, ["", ""])
+    two = encode_conditioning(model, ["", ""])
     with pytest.raises(ValueError, match="unconditional has 2 rows and the noise 3"):
         generate_latents(model, **{**arguments, "unconditional": two})
     with pytest.raises(ValueError, match="'euler_a' draws noise at every step"):
