@@ -6,6 +6,7 @@ drawn pictures. The exit status is 1 where a share is short of what is needed.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from sd_core.model.latent_diffusion import (
     LatentDiffusionConfig,
     load_latent_diffusion,
 )
+from sd_core.model.noise_schedule import NoiseScheduleConfig, noise_schedule_of_scheduler
 from sd_core.model.text_conditioning import encode_conditioning
 from sd_core.model.text_encoder import TextEncoderConfig
 from sd_core.presets.drawing import FIRST_HELD_OUT_SEED, Picture, Subject, draw
@@ -67,20 +69,31 @@ class Judged:
 
 
 def load_tiny(folder: Path, *, device: str = "cpu") -> LatentDiffusion:
-    """A whole diffusers folder, or a denoiser's with the tiny autoencoder and CLIP around it.
+    """Load a diffusers folder, or its denoiser with the tiny autoencoder and CLIP around it.
+
+    Without a `vae` subfolder, `unet` (or the folder itself) is the denoiser, and the noise
+    schedule that of `scheduler`, or Stable Diffusion's where there is none.
 
     Raises:
         WeightsError: it cannot be loaded.
     """
-    if (folder / "model_index.json").is_file():
+    if (folder / "vae").is_dir():
         return load_latent_diffusion(LatentDiffusionConfig(model=str(folder)), device=device)
+    denoiser = folder / "unet" if (folder / "unet").is_dir() else folder
     clip = ClipConfig(name=str(TINY / "clip"))
     sections = LatentDiffusionConfig(
         autoencoder=AutoencoderConfig(model=str(TINY / "autoencoder")),
         text_encoder=TextEncoderConfig(clip=clip),
-        denoiser=DenoiserConfig(model=str(folder)),
+        denoiser=DenoiserConfig(model=str(denoiser)),
+        noise_schedule=_noise_schedule(folder / "scheduler" / "scheduler_config.json"),
     )
     return load_latent_diffusion(sections, device=device)
+
+
+def _noise_schedule(path: Path) -> NoiseScheduleConfig | None:
+    if not path.is_file():
+        return None
+    return noise_schedule_of_scheduler(json.loads(path.read_text()), where=str(path))
 
 
 def generate(
@@ -208,7 +221,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--model",
         type=Path,
-        default=TINY / "denoiser",
+        default=TINY / "model",
         help="a diffusers folder, or a denoiser's to go with the tiny autoencoder and CLIP",
     )
     parser.add_argument("--count", type=int, default=200)
