@@ -146,7 +146,7 @@ def default_form(autoencoder: Autoencoder) -> LatentsForm:
     return "moments" if autoencoder.has_posterior else "mean"
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a denoiser may learn from these
 def encode_images(autoencoder: Autoencoder, images: Tensor, *, form: LatentsForm) -> Tensor:
     """Encode images to raw (unscaled) latents.
 

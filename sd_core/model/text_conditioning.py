@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sd_core.model.conditioning import Conditioning
 from sd_core.model.latent_diffusion import LatentDiffusion
-from sd_core.model.text_encoder import encode_captions, encode_token_ids
+from sd_core.model.text_encoder import embed_token_ids, tokenize_captions
 
 
 def encode_conditioning(
@@ -30,7 +30,7 @@ def encode_conditioning(
     Raises:
         ValueError: a model of XL without time ids.
     """
-    return _condition(model, encode_captions(model.text_encoder, captions).input_ids, time_ids)
+    return _condition(model, tokenize_captions(model.text_encoder, captions), time_ids)
 
 
 def encode_conditioning_of_ids(
@@ -50,19 +50,19 @@ def size_time_ids(
 
 def _condition(model: LatentDiffusion, input_ids: Tensor, time_ids: Tensor | None) -> Conditioning:
     first, second = model.text_encoder, model.text_encoder_2
-    encoded = encode_token_ids(first, input_ids)
+    embedded = embed_token_ids(first, input_ids)
     if second is None:
-        return Conditioning(prompt_embeds=encoded.prompt_embeds).to(first.device)
+        return Conditioning(prompt_embeds=embedded.prompt_embeds)
     if time_ids is None:
         raise ValueError("this model is conditioned like XL: give time_ids (see size_time_ids)")
     eos = int(first.tokenizer.eos_token_id)
     padded = _pad_with(input_ids, eos=eos, pad=second.pad_token_id)
-    encoded_2 = encode_token_ids(second, padded)
+    embedded_2 = embed_token_ids(second, padded)
     return Conditioning(
-        prompt_embeds=torch.cat([encoded.prompt_embeds, encoded_2.prompt_embeds], dim=-1),
-        pooled_prompt_embeds=encoded_2.pooled_prompt_embeds,
-        time_ids=time_ids,
-    ).to(first.device)
+        prompt_embeds=torch.cat([embedded.prompt_embeds, embedded_2.prompt_embeds], dim=-1),
+        pooled_prompt_embeds=embedded_2.pooled_prompt_embeds,
+        time_ids=time_ids.to(first.device),
+    )
 
 
 def _pad_with(input_ids: Tensor, *, eos: int, pad: int) -> Tensor:

@@ -133,20 +133,25 @@ class TextEncoder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedCaptions:
-    """Token ids and embeddings of B captions, on the CPU.
+class TextEmbeddings:
+    """Embeddings of B captions.
 
     Args:
-        input_ids: (B, L) int32.
         prompt_embeds: (B, L, D) float32, the last hidden state after the final LayerNorm (or the
             penultimate one without it, where the encoder says so).
         pooled_prompt_embeds: (B, D) float32, the last one's row at EOS, not projected; (B, P),
             projected, of an encoder with a projection.
     """
 
-    input_ids: Tensor
     prompt_embeds: Tensor
     pooled_prompt_embeds: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedCaptions(TextEmbeddings):
+    """Token ids, (B, L) int32, and embeddings of B captions, on the CPU."""
+
+    input_ids: Tensor
 
 
 def load_text_encoder(config: TextEncoderConfig, *, device: str | torch.device) -> TextEncoder:
@@ -204,20 +209,24 @@ def tokenize_captions(encoder: TextEncoder, captions: Sequence[str]) -> Tensor:
     return ids
 
 
-@torch.inference_mode()
 def encode_captions(encoder: TextEncoder, captions: Sequence[str]) -> EncodedCaptions:
     """Tokenize and encode captions (an empty one is encoded like any other)."""
-    input_ids = tokenize_captions(encoder, captions)
-    return EncodedCaptions(input_ids=input_ids, **_encode_ids(encoder, input_ids))
+    return encode_token_ids(encoder, tokenize_captions(encoder, captions))
 
 
-@torch.inference_mode()
 def encode_token_ids(encoder: TextEncoder, input_ids: Tensor) -> EncodedCaptions:
     """Encode (B, L) token ids, such as a cache holds."""
-    return EncodedCaptions(input_ids=input_ids.int().cpu(), **_encode_ids(encoder, input_ids))
+    embeddings = embed_token_ids(encoder, input_ids)
+    return EncodedCaptions(
+        input_ids=input_ids.int().cpu(),
+        prompt_embeds=embeddings.prompt_embeds.cpu(),
+        pooled_prompt_embeds=embeddings.pooled_prompt_embeds.cpu(),
+    )
 
 
-def _encode_ids(encoder: TextEncoder, input_ids: Tensor) -> dict[str, Tensor]:
+@torch.no_grad()  # not inference mode: a denoiser may learn from these
+def embed_token_ids(encoder: TextEncoder, input_ids: Tensor) -> TextEmbeddings:
+    """Embed (B, L) token ids on the encoder's device, without bringing anything to the CPU."""
     module: Any = encoder.module
     is_penultimate = encoder.hidden_states == "penultimate"
     output = module(
@@ -226,7 +235,4 @@ def _encode_ids(encoder: TextEncoder, input_ids: Tensor) -> dict[str, Tensor]:
     embeds = output.hidden_states[-2] if is_penultimate else output.last_hidden_state
     has_projection = hasattr(module, "text_projection")
     pooled = output.text_embeds if has_projection else output.pooler_output
-    return {
-        "prompt_embeds": embeds.float().cpu(),
-        "pooled_prompt_embeds": pooled.float().cpu(),
-    }
+    return TextEmbeddings(prompt_embeds=embeds.float(), pooled_prompt_embeds=pooled.float())

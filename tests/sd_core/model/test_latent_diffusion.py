@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+from sd_core.model.autoencoder import encode_images
 from sd_core.model.denoiser import predict
 from sd_core.model.latent_diffusion import (
     LatentDiffusion,
@@ -18,7 +19,13 @@ from sd_core.model.latent_diffusion import (
     load_latent_diffusion,
     save_latent_diffusion,
 )
-from sd_core.model.text_conditioning import encode_conditioning, size_time_ids
+from sd_core.model.text_conditioning import (
+    encode_conditioning,
+    encode_conditioning_of_ids,
+    size_time_ids,
+)
+from sd_core.model.text_encoder import tokenize_captions
+from sd_core.model.text_encoder_architectures import clip_vocabulary_tokenizer
 from sd_core.model.weights import WeightsError
 from tests import diffusion_cases
 
@@ -204,6 +211,12 @@ def damaged(folder: Path, target: Path, fault: str) -> Path:
     if fault == "pickle":
         torch.save(state, target / "unet" / "diffusion_pytorch_model.bin")
         weights.unlink()
+    elif fault.startswith("pickled"):
+        part = target / fault.split()[1]
+        path = next(part.glob("*.safetensors"))
+        stem = "pytorch_model" if part.name == "text_encoder" else path.stem
+        torch.save(load_file(path), part / f"{stem}.bin")
+        path.unlink()
     elif fault == "truncated":
         weights.write_bytes(weights.read_bytes()[:-100])
     elif fault == "channels":
@@ -235,6 +248,8 @@ def damaged(folder: Path, target: Path, fault: str) -> Path:
         ("shape", r"1 tensors are of another shape, conv_in\.bias for one"),
         ("channels", r"1 tensors are of another shape, conv_in\.weight for one"),
         ("pickle", r"holds no diffusion_pytorch_model\.safetensors .*never pickles"),
+        ("pickled vae", r"autoencoder\.model: .*does not load as AutoencoderKL from safetensors"),
+        ("pickled text_encoder", r"text_encoder\.model: .*does not load as a CLIP text model"),
         ("truncated", r"diffusion_pytorch_model\.safetensors cannot be read"),
         ("no config", r"holds no config\.json"),
         ("foreign denoiser", r"a Transformer2DModel; a denoiser is a UNet2DConditionModel or"),
@@ -295,3 +310,46 @@ def test_another_noise_schedule_may_be_named_with_a_whole_model(
     schedule = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
     model = load(written_by_diffusers, noise_schedule=schedule)
     assert model.noise_schedule.alphas_cumprod[-1] == 0
+
+
+def test_a_denoiser_learns_from_what_the_encoders_give(written_by_diffusers: Path) -> None:
+    model = load(written_by_diffusers)
+    latents = encode_images(model.autoencoder, torch.zeros(2, 3, 32, 32), form="mean")
+    conditioning = encode_conditioning(model, ["a dog", ""])
+    predict(model.denoiser, latents, torch.tensor([1, 2]), conditioning).mean().backward()
+    assert all(parameter.grad is not None for parameter in model.denoiser.parameters())
+    encoders = (model.autoencoder.module, model.text_encoder.module)
+    assert not any(p.requires_grad for module in encoders for p in module.parameters())
+
+
+def test_cached_token_ids_condition_like_their_captions(written_by_diffusers: Path) -> None:
+    model = load(written_by_diffusers)
+    captions = ["a dog", ""]
+    ids = tokenize_captions(model.text_encoder, captions)
+    by_ids = encode_conditioning_of_ids(model, ids).prompt_embeds
+    assert torch.equal(by_ids, encode_conditioning(model, captions).prompt_embeds)
+
+
+def test_a_pinned_hub_model_is_read_part_by_part(
+    written_by_diffusers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(written_by_diffusers, tmp_path / "models--org--tiny" / "snapshots" / commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    config = LatentDiffusionConfig(model=f"hub:org/tiny@{commit}")
+    model = load_latent_diffusion(config, device="cpu")
+    assert model.identity == load(written_by_diffusers).identity
+    with pytest.raises(WeightsError, match="no revision is pinned"):
+        load_latent_diffusion(LatentDiffusionConfig(model="hub:org/tiny"), device="cpu")
+    with pytest.raises(WeightsError, match="cannot be fetched from the model hub at revision v2"):
+        load_latent_diffusion(LatentDiffusionConfig(model="hub:org/tiny@v2"), device="cpu")
+
+
+def test_stable_diffusions_tokenizer_needs_no_download() -> None:
+    tokenizer = clip_vocabulary_tokenizer(pad_token_id=0)
+    ids = tokenizer(["a dog"], padding="max_length", max_length=77)["input_ids"][0]
+    assert ids[:5] == [49406, 320, 1929, 49407, 0]
+    assert clip_vocabulary_tokenizer(pad_token_id=49407).pad_token_id == 49407
