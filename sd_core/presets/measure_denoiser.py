@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -177,12 +176,12 @@ def cells(generated: Judged) -> list[Cell]:
 
 def _cell(image: Images, subject: Subject, judgement: Judgement) -> Cell:
     wrong = [name for name, right in agreement(judgement, subject).items() if not right]
-    seen: Any = ", ".join(f"{name[:5]} {getattr(judgement, name)}" for name in wrong)
+    seen = ", ".join(getattr(judgement, name) or f"no {name}" for name in wrong)
     lines = (
         f"{subject.size} {subject.color} {subject.shape}",
         f"{subject.position} on {subject.background}",
     )
-    return Cell(image, lines, seen or None)
+    return Cell(image, lines, f"seen: {seen}" if wrong else None)
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """A grid of generated pictures, each under what was asked for, marked where the judge disagrees."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-_SIDE, _GAP, _LINE, _LINES = 128, 8, 12, 3
+_SIDE, _GAP, _LINE, _LINES, _CHARACTERS = 128, 8, 12, 5, 24
 _GOOD, _BAD, _TEXT, _PAPER = (60, 150, 80), (205, 40, 40), (40, 40, 40), (250, 250, 250)
 
 
@@ -37,8 +38,7 @@ def _draw_cell(grid: Image.Image, brush: ImageDraw.ImageDraw, cell: Cell, x: int
     frame = (x - 3, y - 3, x + _SIDE + 2, y + _SIDE + 2)
     brush.rectangle(frame, outline=_GOOD if cell.fault is None else _BAD, width=3)
     grid.paste(picture, (x, y))
-    lines = [(line, _TEXT) for line in cell.lines[: _LINES - 1]]
-    if cell.fault is not None:
-        lines.append((cell.fault, _BAD))
-    for number, (line, color) in enumerate(lines):
+    lines = [(line, _TEXT) for line in cell.lines]
+    lines += [(line, _BAD) for line in textwrap.wrap(cell.fault or "", _CHARACTERS)]
+    for number, (line, color) in enumerate(lines[:_LINES]):
         brush.text((x, y + _SIDE + 3 + number * _LINE), line, fill=color)

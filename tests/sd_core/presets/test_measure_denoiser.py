@@ -80,7 +80,7 @@ def test_the_autoencoder_leaves_most_right(drawn: Judged, folder: Path) -> None:
 def test_the_grid_says_what_is_wrong(drawn: Judged, of_noise: Judged) -> None:
     assert {cell.fault for cell in cells(drawn)} == {None}
     faults = [cell.fault or "" for cell in cells(of_noise)]
-    assert all("shape None" in fault for fault in faults)
+    assert all("no shape" in fault for fault in faults)
     subject = drawn.subjects[0]
     assert cells(drawn)[0].lines[0] == f"{subject.size} {subject.color} {subject.shape}"
     good, bad = (np.asarray(picture_grid(cells(part), columns=4)) for part in (drawn, of_noise))
