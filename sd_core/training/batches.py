@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sd_core.cache.dataset import DrawnSample
-from sd_core.cache.latents import sample_posterior, scale_latents
 from sd_core.cache.latent_cache import LatentCache
+from sd_core.cache.latents import sample_posterior, scale_latents
 from sd_core.training.objectives import ObjectiveConfig
 
 

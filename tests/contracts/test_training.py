@@ -1,4 +1,4 @@
-"""jobs/train.py: killed and resumed to the bit, the same on one worker and two, loud on bad input."""
+"""jobs/train.py: resumed to the bit, the same on one worker and two, loud on bad input."""
 
 import json
 import os
