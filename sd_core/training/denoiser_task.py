@@ -1,13 +1,13 @@
 """Train the denoiser on cached latents: Rombach et al. 2022, arXiv:2112.10752, eq. 3."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from sd_core.model.conditioning import Conditioning
 from sd_core.model.denoiser import predict
 from sd_core.model.latent_diffusion import LatentDiffusion
+from sd_core.model.text_conditioning import encode_conditioning_of_ids
 from sd_core.training.batches import TrainingBatch
 from sd_core.training.config import OptimizerConfig
 from sd_core.training.objectives import (
@@ -60,18 +60,7 @@ class DenoiserTask:
         return Losses(losses=losses_of(prediction, target, weights))
 
     def _conditioning(self, batch: TrainingBatch) -> Conditioning:
-        embeds = batch.prompt_embeds
-        if embeds is None:
-            embeds = self._encode(batch.input_ids)
-        return Conditioning(
-            prompt_embeds=embeds.to(batch.latents.device),
-            pooled_prompt_embeds=None,
-            time_ids=None,
-        )
-
-    def _encode(self, input_ids: Tensor) -> Tensor:
-        from sd_core.model.text_encoder import encode_token_ids
-
-        encoded: Any = encode_token_ids(self._model.text_encoder, input_ids)
-        embeds: Tensor = encoded.prompt_embeds
-        return embeds.clone()  # out of inference mode
+        """The cache's embeddings, or those of its token ids."""
+        if batch.prompt_embeds is not None:
+            return Conditioning(prompt_embeds=batch.prompt_embeds)
+        return encode_conditioning_of_ids(self._model, batch.input_ids).to(batch.latents.device)

@@ -174,7 +174,9 @@ class Trainer:
         self.step = checkpoint.step
 
     def _prepare(self, part: TrainedPart) -> _Part:
-        module: Any = part.module.train().to(device=self.device)
+        module: Any = part.module.train()
+        # Weights are float32 whatever they were loaded in; diffusers' own `to` warns.
+        module = nn.Module.to(module, device=self.device, dtype=torch.float32)
         if self.loop.channels_last:
             module = module.to(memory_format=torch.channels_last)
         if self.loop.gradient_checkpointing and hasattr(module, "enable_gradient_checkpointing"):
