@@ -1,4 +1,4 @@
-"""A grid of generated pictures, each under what was asked for, marked where the judge disagrees."""
+"""A grid of generated pictures, each over what was asked for, marked where a judge disagrees."""
 
 import textwrap
 from collections.abc import Sequence
@@ -18,11 +18,12 @@ class Cell:
 
     image: npt.NDArray[np.uint8]
     lines: tuple[str, ...]
-    fault: str | None
+    fault: str | None = None
+    is_judged: bool = True
 
 
 def picture_grid(cells: Sequence[Cell], *, columns: int = 10) -> Image.Image:
-    """Draw the cells row by row; a faulty one has a red frame and says its fault in red."""
+    """Draw the cells row by row; a judged one has a frame, red and with its fault where it has one."""
     width, height = _SIDE + _GAP, _SIDE + _GAP + _LINES * _LINE
     rows = -(-len(cells) // columns)
     grid = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
@@ -36,7 +37,8 @@ def picture_grid(cells: Sequence[Cell], *, columns: int = 10) -> Image.Image:
 def _draw_cell(grid: Image.Image, brush: ImageDraw.ImageDraw, cell: Cell, x: int, y: int) -> None:
     picture = Image.fromarray(cell.image).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
     frame = (x - 3, y - 3, x + _SIDE + 2, y + _SIDE + 2)
-    brush.rectangle(frame, outline=_GOOD if cell.fault is None else _BAD, width=3)
+    if cell.is_judged:
+        brush.rectangle(frame, outline=_GOOD if cell.fault is None else _BAD, width=3)
     grid.paste(picture, (x, y))
     lines = [(line, _TEXT) for line in cell.lines]
     lines += [(line, _BAD) for line in textwrap.wrap(cell.fault or "", _CHARACTERS)]
