@@ -23,7 +23,7 @@ class Cell:
 
 
 def picture_grid(cells: Sequence[Cell], *, columns: int = 10) -> Image.Image:
-    """Draw the cells row by row; a judged one has a frame, red and with its fault where it has one."""
+    """Draw the cells row by row; a judged one has a frame, red and with its fault if it has one."""
     width, height = _SIDE + _GAP, _SIDE + _GAP + _LINES * _LINE
     rows = -(-len(cells) // columns)
     grid = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
