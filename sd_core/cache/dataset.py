@@ -1,11 +1,11 @@
 """The training dataset: caches mixed by weight, in an order that no worker count changes."""
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sd_core.cache.latent_cache import LatentCache, check_caches
+from sd_core.cache.open_shards import OpenShards
 from sd_core.cache.order import (
     BLOCK_PICKS,
     CacheOrder,
@@ -15,10 +15,8 @@ from sd_core.cache.order import (
     block_counts,
     count_streams,
 )
-from sd_core.cache.reading import ShardReader, check_finite, open_shard_reader
-from sd_core.cache.samples import LatentSample
-
-_IDLE_SHARDS = 8
+from sd_core.cache.reading import check_finite
+from sd_core.cache.samples import CacheShardError, LatentSample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +36,10 @@ class DrawnSample:
     index: int
 
 
+Batches = Generator[list[DrawnSample], None, None]
+"""Endless; closing it closes its files."""
+
+
 class TrainingDataset:
     """Endless batches of one rank; the same samples in the same order for any world size.
 
@@ -49,8 +51,8 @@ class TrainingDataset:
         num_streams: C, canonical streams, lowered where a cache has fewer rows.
         rank: This process, from 0.
         world_size: Processes; divides C.
-        scratch: Where remote shards are copied, or None for the system's temporary folder. Up to
-            C / world_size shards a cache are open at a time.
+        scratch: Where remote shards are copied, or None for the system's temporary folder. It
+            holds up to 2 C / world_size shards of each remote cache at a time.
 
     Raises:
         CacheMismatchError: the caches do not belong together.
@@ -77,6 +79,8 @@ class TrainingDataset:
                 f"seed {seed}, num_streams {num_streams}, rank {rank} of {world_size}: the seed is "
                 "at least 0, num_streams at least 1, the rank under world_size"
             )
+        if scratch is not None and not scratch.is_dir():
+            raise ValueError(f"scratch {scratch} is not a folder; make it, or leave it out")
         check_caches(caches, model_identity=None)
         rows = [cache.num_rows for cache in caches]
         self.num_streams = count_streams(rows, num_streams=num_streams)
@@ -90,7 +94,7 @@ class TrainingDataset:
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._scratch = scratch
 
-    def batches(self, *, batch_size: int, start_step: int = 0) -> Iterator[list[DrawnSample]]:
+    def batches(self, *, batch_size: int, start_step: int = 0) -> Batches:
         """This rank's samples of step `start_step` and on, for ever.
 
         Args:
@@ -108,8 +112,9 @@ class TrainingDataset:
             )
         return self._iterate(batch_size, start_step)
 
-    def _iterate(self, batch_size: int, step: int) -> Iterator[list[DrawnSample]]:
-        draw = _Drawing(self.caches, self.counts, self.num_streams, self._seed, self._scratch)
+    def _iterate(self, batch_size: int, step: int) -> Batches:
+        drawing = _Drawing(self.caches, self.counts, self.num_streams, self._seed, self._scratch)
+        round_size = self.num_streams // self._world_size  # one sample a stream
         try:
             while True:
                 first = step * batch_size
@@ -118,10 +123,13 @@ class TrainingDataset:
                     first + batch_size,
                     self._world_size,
                 )
-                yield [draw.sample(index) for index in ours]
+                batch: list[DrawnSample] = []
+                for start in range(0, len(ours), round_size):
+                    batch += drawing.draw(ours[start : start + round_size])
+                yield batch
                 step += 1
         finally:
-            draw.close()
+            drawing.close()
 
 
 class _Drawing:
@@ -135,7 +143,7 @@ class _Drawing:
         seed: int,
         scratch: Path | None,
     ) -> None:
-        self._num_streams = num_streams
+        self._caches, self._num_streams = caches, num_streams
         self._mixture = MixtureOrder(counts, seed=seed)
         self._orders = [
             CacheOrder(
@@ -146,78 +154,63 @@ class _Drawing:
             )
             for k, cache in enumerate(caches)
         ]
-        self._shards = _OpenShards(caches, scratch)
+        self._looks_ahead = [not cache.is_local for cache in caches]
+        self._shards = OpenShards(caches, scratch=scratch)
         self._blocks: dict[int, tuple[int, list[Pick]]] = {}
-        self._pieces: dict[tuple[int, int], tuple[Piece, ShardReader]] = {}
+        self._pieces: dict[tuple[int, int], Piece] = {}
+        self._next_pieces: dict[tuple[int, int], Piece] = {}
 
-    def sample(self, index: int) -> DrawnSample:
-        position, stream = divmod(index, self._num_streams)
+    def draw(self, indices: Sequence[int]) -> list[DrawnSample]:
+        """The samples of these numbers, at most one a stream; their shards open side by side."""
+        found = []
+        for index in indices:
+            position, stream = divmod(index, self._num_streams)
+            pick = self._pick(stream, position)
+            found.append((index, pick, self._piece(stream, pick)))
+        return [self._read(*place) for place in found]
+
+    def close(self) -> None:
+        """Close every shard."""
+        self._shards.close()
+
+    def _pick(self, stream: int, position: int) -> Pick:
         number, place = divmod(position, BLOCK_PICKS)
         held = self._blocks.get(stream)
         if held is None or held[0] != number:
             held = self._blocks[stream] = (number, self._mixture.block(stream, number))
-        pick = held[1][place]
-        piece, reader = self._piece(stream, pick)
-        sample = reader.read(int(piece.rows[pick.draw - piece.first_draw]))
-        shard = self._shards.name(pick.cache_index, piece.shard_index)
-        check_finite(sample, name=shard)
+        return held[1][place]
+
+    def _piece(self, stream: int, pick: Pick) -> Piece:
+        """The stream's present piece of the pick's cache; its shard is open, or opening."""
+        place = stream, pick.cache_index
+        piece = self._pieces.get(place)
+        if piece is None or pick.draw not in piece.draws:
+            old, piece = piece, self._next_pieces.pop(place, None)
+            if piece is None:
+                piece = self._enter(place, pick.draw)
+            self._pieces[place] = piece
+            if old is not None:
+                self._shards.release((pick.cache_index, old.shard_index))
+        is_half_done = pick.draw - piece.draws.start >= len(piece.draws) // 2
+        if self._looks_ahead[pick.cache_index] and is_half_done and place not in self._next_pieces:
+            self._next_pieces[place] = self._enter(place, piece.draws.stop)
+        return piece
+
+    def _enter(self, place: tuple[int, int], draw: int) -> Piece:
+        stream, cache_index = place
+        piece = self._orders[cache_index].piece(stream, draw)
+        self._shards.acquire((cache_index, piece.shard_index))
+        return piece
+
+    def _read(self, index: int, pick: Pick, piece: Piece) -> DrawnSample:
+        reader = self._shards.reader((pick.cache_index, piece.shard_index))
+        sample = reader.read(int(piece.rows[pick.draw - piece.draws.start]))
+        try:
+            check_finite(sample)
+        except CacheShardError as error:
+            cache = self._caches[pick.cache_index]
+            name = cache.name_of(cache.shards[piece.shard_index])
+            raise CacheShardError(f"{name}: {error}") from None
         return DrawnSample(
             sample=sample, cache_index=pick.cache_index, epoch=piece.epoch, index=index
         )
-
-    def _piece(self, stream: int, pick: Pick) -> tuple[Piece, ShardReader]:
-        place = stream, pick.cache_index
-        held = self._pieces.get(place)
-        if held is not None:
-            piece = held[0]
-            if piece.first_draw <= pick.draw < piece.first_draw + len(piece.rows):
-                return held
-            self._shards.release(pick.cache_index, piece.shard_index)
-            del self._pieces[place]
-        piece = self._orders[pick.cache_index].piece(stream, pick.draw)
-        reader = self._shards.acquire(pick.cache_index, piece.shard_index)
-        self._pieces[place] = piece, reader
-        return piece, reader
-
-    def close(self) -> None:
-        self._pieces.clear()
-        self._shards.close()
-
-
-class _OpenShards:
-    """Shards that streams are in, each open once, and the few that were left last."""
-
-    def __init__(self, caches: tuple[LatentCache, ...], scratch: Path | None) -> None:
-        self._caches, self._scratch = caches, scratch
-        self._readers: dict[tuple[int, int], ShardReader] = {}
-        self._users: dict[tuple[int, int], int] = {}
-        self._idle: OrderedDict[tuple[int, int], None] = OrderedDict()
-
-    def name(self, cache_index: int, shard_index: int) -> str:
-        cache = self._caches[cache_index]
-        return cache.name_of(cache.shards[shard_index])
-
-    def acquire(self, cache_index: int, shard_index: int) -> ShardReader:
-        place = cache_index, shard_index
-        if place not in self._readers:
-            cache = self._caches[cache_index]
-            self._readers[place] = open_shard_reader(
-                cache, cache.shards[shard_index], scratch=self._scratch
-            )
-        self._users[place] = self._users.get(place, 0) + 1
-        self._idle.pop(place, None)
-        return self._readers[place]
-
-    def release(self, cache_index: int, shard_index: int) -> None:
-        place = cache_index, shard_index
-        self._users[place] -= 1
-        if self._users[place] == 0:
-            self._idle[place] = None
-        while len(self._idle) > _IDLE_SHARDS:
-            oldest, _ = self._idle.popitem(last=False)
-            self._readers.pop(oldest).close()
-
-    def close(self) -> None:
-        for reader in self._readers.values():
-            reader.close()
-        self._readers.clear()

@@ -153,7 +153,7 @@ class _Folder:
             # Another process may have written since fsspec last listed it.
             self._filesystem.invalidate_cache()
             listing = self._filesystem.ls(self._root, detail=True)
-        except (OSError, ValueError, ImportError) as error:
+        except Exception as error:  # each file system has kinds of its own
             raise CacheSpecError(
                 f"{self.name}: no cache can be read there ({type(error).__name__}); give the "
                 "`latents` folder of a run whose encode step is complete"
@@ -172,7 +172,7 @@ class _Folder:
             if name not in self._sizes:
                 raise FileNotFoundError(name)
             content: bytes = self._filesystem.cat_file(self.path_of(name))
-        except OSError as error:
+        except Exception as error:  # each file system has kinds of its own
             raise CacheSpecError(
                 f"{self.name}/{name}: missing or unreadable ({type(error).__name__}); a `latents` "
                 "folder has it once the run's encode step is complete"

@@ -35,13 +35,13 @@ class Piece:
 
     Args:
         epoch: The cache's epoch, from 0.
-        first_draw: The draw that the first of `rows` is.
+        draws: The stream's draws of this cache that `rows` are.
         shard_index: Which of the cache's shards.
         rows: (n,) row numbers in the shard.
     """
 
     epoch: int
-    first_draw: int
+    draws: range
     shard_index: int
     rows: npt.NDArray[np.int64]
 
@@ -127,11 +127,12 @@ class CacheOrder:
         start = int(ends[slot]) - num_rows
         first = max(begin, start)
         last = min(begin + self._rows_per_stream, start + num_rows)
+        start_draw = epoch * self._rows_per_stream + first - begin
         seed, cache_index = self._seed
         rows = _permutation(num_rows, seed, _FOR_ROWS, cache_index, epoch, shard_index)
         return Piece(
             epoch=epoch,
-            first_draw=epoch * self._rows_per_stream + first - begin,
+            draws=range(start_draw, start_draw + last - first),
             shard_index=shard_index,
             rows=rows[first - start : last - start],
         )

@@ -54,16 +54,17 @@ class ParquetShardReader:
                     f"{self._parquet.schema_arrow}"
                 )
             small = self._parquet.read(columns=list(_SMALL_COLUMNS), use_threads=False)
+            self._columns = {name: small[name].combine_chunks() for name in small.column_names}
+            self._input_ids = _from_lists(self._columns["input_ids"], spec.embeds_shape[:1])
+            self._keys = self._columns["key"].to_pylist()
             self._values = _Values(file, self._parquet, shapes, spec.dtype, scratch)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
             raise CacheShardError(f"{name}: damaged Parquet: {error}") from error
-        self._columns = {name: small[name].combine_chunks() for name in small.column_names}
-        self._input_ids = _from_lists(self._columns["input_ids"], spec.embeds_shape[:1])
         self.num_rows = small.num_rows
 
     def read(self, row: int) -> LatentSample:
         """The row, in arrays of its own."""
-        key = self._columns["key"][row].as_py()
+        key = self._keys[row]
         try:
             arrays = self._values.read(row)
             attributes = json.loads(self._columns["attributes"][row].as_py())
@@ -79,7 +80,7 @@ class ParquetShardReader:
             check_shapes(sample, self._spec)
         except (pa.ArrowException, OSError, PageError) as error:
             raise CacheShardError(f"{self._name}: {key}: damaged Parquet: {error}") from error
-        except (ValueError, AttributeError, CacheShardError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, CacheShardError) as error:
             raise CacheShardError(f"{self._name}: {key}: {error}") from error
         return sample
 
@@ -111,8 +112,7 @@ class _Values:
         self._decoded: io.FileIO | None = None
         names = [metadata.schema.column(k).path for k in range(metadata.num_columns)]
         self._column_numbers = {
-            name: next(k for k, path in enumerate(names) if path.partition(".")[0] == name)
-            for name in shapes
+            name: [path.partition(".")[0] for path in names].index(name) for name in shapes
         }
 
     def read(self, row: int) -> dict[str, npt.NDArray[Any]]:
@@ -122,7 +122,7 @@ class _Values:
             self._places[group] = self._find(group)
         file, spans = self._spans(group, row)
         content = np.empty(sum(self._counts.values()), self._dtype)
-        room = memoryview(content).cast("B")
+        room = content.data.cast("B")
         for offset, size in spans:
             file.seek(offset)
             if file.readinto(room[:size]) != size:
@@ -156,8 +156,9 @@ class _Values:
         for name, number in self._column_numbers.items():
             column = metadata.column(number)
             levels = self._parquet.schema.column(number)
+            # Not `column.compression`: at a codec that it does not know, pyarrow ends the process.
             is_plain = (
-                column.compression == "UNCOMPRESSED"
+                column.total_compressed_size == column.total_uncompressed_size
                 and not column.has_dictionary_page
                 and column.num_values == metadata.num_rows * self._counts[name]
                 and levels.max_repetition_level == 1
@@ -187,7 +188,9 @@ class _Values:
         if self._decoded is None:
             self._decoded = tempfile.TemporaryFile(dir=self._scratch, buffering=0)  # noqa: SIM115
         self._decoded.seek((int(self._ends[group]) - len(rows)) * rows.itemsize * rows.shape[1])
-        self._decoded.write(rows.tobytes())
+        content = rows.tobytes()
+        if self._decoded.write(content) != len(content):
+            raise OSError("the scratch folder is full")
         return self._decoded
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import tempfile
 from pathlib import Path
 from typing import Protocol
@@ -47,17 +48,13 @@ def open_shard_reader(
         CacheShardError: the shard is missing, damaged, or not what its index or spec says.
     """
     name = cache.name_of(shard)
-    try:
-        file = _open(cache, shard, scratch)
-        if file.seek(0, 2) != shard.num_bytes:
-            file.close()
-            raise CacheShardError(
-                f"{name}: it changed while training; it had {shard.num_bytes} bytes"
-            )
-    except OSError as error:
-        raise CacheShardError(f"{name}: cannot be read ({type(error).__name__})") from error
+    file = _open(cache, shard, scratch)
     reader: ShardReader
     try:
+        if file.seek(0, 2) != shard.num_bytes:
+            raise CacheShardError(
+                f"{name}: it changed after it was opened; it had {shard.num_bytes} bytes"
+            )
         if cache.spec.format == "parquet":
             reader = ParquetShardReader(file, cache.spec, name=name, scratch=scratch)
         else:
@@ -74,15 +71,15 @@ def open_shard_reader(
     return reader
 
 
-def check_finite(sample: LatentSample, *, name: str) -> None:
-    """Raise `CacheShardError` naming shard and key where a value is NaN or infinite."""
+def check_finite(sample: LatentSample) -> None:
+    """Raise `CacheShardError` naming key and field where a value is NaN or infinite."""
     for field, array in (
         ("latents", sample.raw_latents),
         ("prompt_embeds", sample.prompt_embeds),
     ):
         if array is not None and not _is_finite(array):
             raise CacheShardError(
-                f"{name}: {sample.key}: {field} holds NaN or infinity; encode wrote none, so the "
+                f"{sample.key}: {field} holds NaN or infinity; encode wrote none, so the "
                 "file was changed or damaged: copy it again, or run the encode step again"
             )
 
@@ -94,21 +91,36 @@ def _is_finite(array: npt.NDArray[np.floating]) -> bool:
 
 
 def _open(cache: LatentCache, shard: CacheShard, scratch: Path | None) -> io.FileIO:
-    if cache.is_local:
-        return io.FileIO(shard.path)
+    try:
+        file, sha256 = (
+            (io.FileIO(shard.path), shard.sha256)
+            if cache.is_local
+            else _copy(cache, shard, scratch)
+        )
+    except Exception as error:  # each file system has kinds of its own
+        raise CacheShardError(
+            f"{cache.name_of(shard)}: cannot be read ({type(error).__name__}: "
+            f"{getattr(error, 'strerror', None) or 'see above'})"
+        ) from error
+    if sha256 != shard.sha256:
+        file.close()
+        raise CacheShardError(
+            f"{cache.name_of(shard)}: damaged, its SHA-256 is not the index's; copy the cache "
+            "again, or run the encode step again"
+        )
+    return file
+
+
+def _copy(cache: LatentCache, shard: CacheShard, scratch: Path | None) -> tuple[io.FileIO, str]:
+    """A nameless copy, and its SHA-256."""
     digest = hashlib.sha256()
-    copy: io.FileIO = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115
+    copy = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
     try:
         with cache.filesystem.open(shard.path, "rb") as stream:
             while content := stream.read(_COPY_BYTES):
                 digest.update(content)
                 copy.write(content)
-        if digest.hexdigest() != shard.sha256:
-            raise CacheShardError(
-                f"{cache.name_of(shard)}: damaged, its SHA-256 is not the index's; copy the cache "
-                "again, or run the encode step again"
-            )
-    except BaseException:
+        copy.flush()
+        return io.FileIO(os.dup(copy.fileno()), "r"), digest.hexdigest()
+    finally:
         copy.close()
-        raise
-    return copy

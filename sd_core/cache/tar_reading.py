@@ -68,7 +68,7 @@ class TarShardReader:
                 attributes=attributes,
             )
             check_shapes(sample, self._spec)
-        except (OSError, ValueError, EOFError, AttributeError, CacheShardError) as error:
+        except (OSError, ValueError, TypeError, EOFError, AttributeError, CacheShardError) as error:
             raise CacheShardError(f"{self._name}: {key}: {error}") from error
         return sample
 
@@ -111,6 +111,7 @@ class TarShardReader:
 def _walk_headers(view: mmap.mmap, *, name: str) -> list[tuple[str, int, int]]:
     found: list[tuple[str, int, int]] = []
     headers: list[bytes] = []
+    sums: list[int] = []
     offset = 0
     while True:
         header = view[offset : offset + _BLOCK]
@@ -119,10 +120,8 @@ def _walk_headers(view: mmap.mmap, *, name: str) -> list[tuple[str, int, int]]:
         if header[0] == 0 and not any(header):
             break
         try:
-            member, size = (
-                header[:100].rstrip(b"\0").decode(),
-                int(header[124:136].rstrip(b"\0 "), 8),
-            )
+            member, size = header[:100].rstrip(b"\0").decode(), _octal(header[124:136])
+            sums.append(_octal(header[148:156]))
         except ValueError:
             raise CacheShardError(f"{name}: damaged tar: no header at byte {offset}") from None
         if header[156] not in _FILE_TYPES:
@@ -132,20 +131,28 @@ def _walk_headers(view: mmap.mmap, *, name: str) -> list[tuple[str, int, int]]:
         headers.append(header)
         found.append((member, offset + _BLOCK, size))
         offset += _BLOCK + -(-size // _BLOCK) * _BLOCK
-    _check_sums(headers, found, name=name)
+    wrong = np.flatnonzero(_sums(headers) != np.array(sums))
+    if len(wrong):
+        offset = found[int(wrong[0])][1] - _BLOCK
+        raise CacheShardError(
+            f"{name}: damaged tar: the header at byte {offset} has another checksum"
+        )
     return found
 
 
-def _check_sums(headers: list[bytes], found: list[tuple[str, int, int]], *, name: str) -> None:
-    """Each header's own checksum, in which its eight digits count as spaces."""
-    blocks = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, _BLOCK).astype(np.uint32)
-    sums = blocks.sum(axis=1) - blocks[:, 148:156].sum(axis=1) + 8 * 32
-    for header, total, (_, offset, _size) in zip(headers, sums.tolist(), found, strict=True):
-        digits = header[148:156].rstrip(b"\0 ")
-        if not digits.strip().isdigit() or int(digits, 8) != total:
-            raise CacheShardError(
-                f"{name}: damaged tar: the header at byte {offset - _BLOCK} has another checksum"
-            )
+def _sums(headers: list[bytes]) -> npt.NDArray[np.int64]:
+    """Each header's sum of bytes, the eight digits of its own checksum counted as spaces."""
+    blocks = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, _BLOCK)
+    digits = blocks[:, 148:156].sum(axis=1, dtype=np.int64)
+    sums: npt.NDArray[np.int64] = blocks.sum(axis=1, dtype=np.int64) - digits + 8 * ord(" ")
+    return sums
+
+
+def _octal(field: bytes) -> int:
+    digits = field.strip(b"\0 ")
+    if not digits.isdigit():
+        raise ValueError("not a number")
+    return int(digits, 8)
 
 
 class _NpyFormat:
@@ -163,5 +170,8 @@ class _NpyFormat:
         """A view of the content, or a copy where its header is another one."""
         if content.size == self._size and content[: self._start].tobytes() == self._header:
             return content[self._start :].view(self._dtype).reshape(self._shape)
-        array: npt.NDArray[Any] = np.load(io.BytesIO(content.tobytes()), allow_pickle=False)
+        try:
+            array: npt.NDArray[Any] = np.load(io.BytesIO(content.tobytes()), allow_pickle=False)
+        except Exception as error:  # NumPy lets out what its own parser raises
+            raise CacheShardError(f"an array cannot be read: {error}") from error
         return array

@@ -60,3 +60,13 @@ def make_empty_caption(spec: CacheSpec) -> EmptyCaption:
         prompt_embeds=np.zeros((length, dim), np.float32),
         pooled_prompt_embeds=np.zeros(dim, np.float32),
     )
+
+
+def reindex(folder: Path) -> None:
+    """Make a local cache's index say what its shards' files now are."""
+    path = folder / "index.parquet"
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        content = (folder.parent / row["path"]).read_bytes()
+        row["num_bytes"], row["sha256"] = len(content), hashlib.sha256(content).hexdigest()
+    pq.write_table(pa.Table.from_pylist(rows), path)
