@@ -3,8 +3,9 @@
     python jobs/demo.py            (or: make demo)
 
 Draws pictures with planted flaws, serves them and every kind of bad URL on loopback, submits
-jobs/curate.py to a local Ray cluster, prints how many of each flaw were found, and writes a
-contact sheet. Exit codes: 0 done, 1 failed or short of the promised shares.
+jobs/curate.py to a local Ray cluster, prints how many of each flaw were found, writes a contact
+sheet, and trains the tiny model that ships with the project a little further by jobs/train.py on
+the cache that came of it. Exit codes: 0 done, 1 failed or short of the promised shares.
 """
 
 import argparse
@@ -15,8 +16,9 @@ from jobs.local_run import (
     PROJECT,
     LocalFolder,
     LocalRunError,
-    curate_as_job,
+    job_cluster,
     start_afresh,
+    submit_job,
     terminate_as_exit,
     verify_deeply,
 )
@@ -30,8 +32,10 @@ from pipelines.demo.server import LoopbackServer
 from pipelines.demo.url_list import bad_url_rows, choose_bad_urls, mix, write_list
 from pipelines.engine.chain import EngineError
 from pipelines.storage import RunStore
+from pipelines.training.samples import newest_sample_grid
 
-_CONFIG = PROJECT / "configs/curate/demo.yaml"
+_CURATE = PROJECT / "configs/curate/demo.yaml"
+_TRAIN = PROJECT / "configs/train/demo.yaml"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,15 +54,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     folder = start_afresh(options.output, say=_say)
-    with LoopbackServer(folder.served, port=options.port) as server:
-        num_rows = _write_input(folder, server.url, options)
-        _say(f"serving {num_rows} rows of a list on {server.url}: {folder.url_list}")
-        curate_as_job(
-            _CONFIG,
-            settings=[f"output={folder.run}", f"source.path={folder.url_list}"],
-            say=_say,
-        )
-    verify_deeply(folder.run, say=_say)
+    with job_cluster(say=_say) as cluster:
+        with LoopbackServer(folder.served, port=options.port) as server:
+            num_rows = _write_input(folder, server.url, options)
+            _say(f"serving {num_rows} rows of a list on {server.url}: {folder.url_list}")
+            settings = [f"output={folder.run}", f"source.path={folder.url_list}"]
+            submit_job(cluster, "jobs/curate.py", _CURATE, settings=settings, say=_say)
+        verify_deeply(folder.run, say=_say)
+        settings = [f"output={folder.training}", f"data.0.path={folder.run}/latents"]
+        settings.append(f"loop.steps={options.training_steps}")
+        submit_job(cluster, "jobs/train.py", _TRAIN, settings=settings, say=_say)
     return _report(folder)
 
 
@@ -88,6 +93,10 @@ def _report(folder: LocalFolder) -> int:
     print()
     print(f"run:           {folder.run}")
     print(f"contact sheet: {folder.contact_sheet}")
+    print(f"training:      {folder.training}")
+    print(f"loss curve:    {folder.training / 'loss_curve.png'}")
+    print(f"samples:       {newest_sample_grid(folder.training)}")
+    print(f"model:         {folder.training / 'model'} (StableDiffusionPipeline opens it)")
     if not findings.is_good_enough:
         print("failed: short of what is asked, see above", file=sys.stderr)
         return 1
@@ -104,6 +113,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--bad-urls", type=int, default=len(BAD_URLS), help="how many; every kind by default"
     )
+    parser.add_argument("--training-steps", type=int, default=100, help="of 32 samples each")
     parser.add_argument("--seed", type=int, default=DEMO_SEED, help="first held-out seed")
     parser.add_argument(
         "--port", type=int, default=18471, help="of the loopback server; 0 takes any free one"

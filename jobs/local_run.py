@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from jobs import verify
-from pipelines.engine.local_cluster import local_cluster
+from pipelines.engine.local_cluster import LocalCluster, local_cluster
 
 PROJECT = Path(__file__).resolve().parents[1]
 _NUM_CPUS = 4  # logical: two fetchers, a model worker, and one to spare on any machine
@@ -44,6 +44,11 @@ class LocalFolder:
         return self.root / "run"
 
     @property
+    def training(self) -> Path:
+        """What a training writes."""
+        return self.root / "training"
+
+    @property
     def contact_sheet(self) -> Path:
         """The contact sheet."""
         return self.root / "contact_sheet.png"
@@ -70,26 +75,35 @@ def start_afresh(root: Path, *, say: Say) -> LocalFolder:
     return folder
 
 
-def curate_as_job(config: Path, *, settings: Sequence[str], say: Say) -> None:
-    """Submit jobs/curate.py to a local Ray cluster and wait for its end.
+@contextmanager
+def job_cluster(*, say: Say) -> Iterator[LocalCluster]:
+    """A private Ray cluster for submitted jobs; raises `EngineError` where none can be started."""
+    with local_cluster(num_cpus=_NUM_CPUS, say=say) as cluster:
+        yield cluster
+
+
+def submit_job(
+    cluster: LocalCluster, script: str, config: Path, *, settings: Sequence[str], say: Say
+) -> None:
+    """Submit a job of the project and wait for its end.
 
     Args:
+        cluster: Of `job_cluster`.
+        script: Such as `jobs/curate.py`.
         config: The YAML file, inside the project.
         settings: `section.field=value`, as `--set` takes them.
         say: Given each line of the job's log.
 
     Raises:
         LocalRunError: the job exited with anything but 0.
-        EngineError: no cluster could be started.
     """
-    script = ["jobs/curate.py", "--config", str(config.relative_to(PROJECT))]
+    command = [script, "--config", str(config.relative_to(PROJECT))]
     for setting in settings:
-        script += ["--set", setting]
-    with local_cluster(num_cpus=_NUM_CPUS, say=say) as cluster:
-        say("ray job submit --working-dir . -- python " + " ".join(script))
-        code = cluster.submit(script, working_dir=PROJECT, say=say)
+        command += ["--set", setting]
+    say("ray job submit --working-dir . -- python " + " ".join(command))
+    code = cluster.submit(command, working_dir=PROJECT, say=say)
     if code:
-        raise LocalRunError(f"jobs/curate.py exited with {code}; its log is above")
+        raise LocalRunError(f"{script} exited with {code}; its log is above")
 
 
 def verify_deeply(run: Path, *, say: Say) -> None:

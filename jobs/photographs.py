@@ -17,8 +17,9 @@ from jobs.local_run import (
     PROJECT,
     LocalFolder,
     LocalRunError,
-    curate_as_job,
+    job_cluster,
     start_afresh,
+    submit_job,
     terminate_as_exit,
     verify_deeply,
 )
@@ -70,7 +71,8 @@ def _run(options: argparse.Namespace) -> int:
             f"score.aesthetic_v1.weights={head}",
             f"encode.autoencoder.model={autoencoder}",
         ]
-        curate_as_job(_CONFIG, settings=settings, say=_say)
+        with job_cluster(say=_say) as cluster:
+            submit_job(cluster, "jobs/curate.py", _CONFIG, settings=settings, say=_say)
     verify_deeply(folder.run, say=_say)
     return _check(folder, num_rows=len(photographs) + len(bad), autoencoder=autoencoder)
 

@@ -50,7 +50,7 @@ def train(config: TrainConfig, *, say: Callable[[str], None]) -> TrainResult:
         record = {"job": STEP, "config": public_config(config), **describe_program()}
         check_or_record(store, [identity], job=record)
         result = read_result(store)
-        if result is not None and result["fingerprint"] == identity.fingerprint:
+        if result is not None and result["step"] >= config.loop.steps:
             say("nothing to do: the training is complete")
         else:
             run_workers(identity.fingerprint)
@@ -70,14 +70,18 @@ def _refuse_foreign_output(store: RunStore) -> None:
 
 
 def _options(config: TrainConfig, caches: Sequence[LatentCache]) -> Mapping[str, Any]:
-    """Everything that changes the result."""
+    """Everything that changes the weights after a given step.
+
+    With a constant learning rate the number of steps does not, so that more may be asked later.
+    """
+    how = _ONLY_HOW | ({"steps"} if config.optimizer.schedule == "constant" else set[str]())
     return {
         "data": {
             str(index): {"sha256": cache_sha256(cache), "weight": data.weight}
             for index, (data, cache) in enumerate(zip(config.data, caches, strict=True))
         },
         "model": _model_options(config.model),
-        "loop": config.loop.model_dump(mode="json", exclude=_ONLY_HOW),
+        "loop": config.loop.model_dump(mode="json", exclude=how),
         "objective": config.objective.model_dump(mode="json"),
         "optimizer": config.optimizer.model_dump(mode="json"),
         "order": config.order.model_dump(mode="json"),
@@ -91,7 +95,9 @@ def _model_options(model: LatentDiffusionConfig) -> Mapping[str, Any]:
         "noise_schedule": None if schedule is None else schedule.model_dump(mode="json")
     }
     if model.model is not None:
-        return options | {"precision": model.precision} | weights_identity(model.model, model.sha256)
+        return (
+            options | {"precision": model.precision} | weights_identity(model.model, model.sha256)
+        )
     for name in ("autoencoder", "text_encoder", "text_encoder_2", "denoiser"):
         section = getattr(model, name)
         options[name] = None if section is None else section.identity()

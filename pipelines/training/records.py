@@ -32,7 +32,7 @@ class Records:
         self._store = store
         self._steps = steps
         self._say = say
-        self._lines = [line for line in _read_lines(store) if line["step"] <= start_step]
+        self._lines = [line for line in read_metrics(store) if line["step"] <= start_step]
         self.flush()
         self._writers = [*_tensorboard(store, tracking, start_step), *_wandb(tracking, name)]
 
@@ -71,7 +71,8 @@ def _progress_line(line: Mapping[str, Any], steps: int) -> str:
     return " | ".join(parts)
 
 
-def _read_lines(store: RunStore) -> list[dict[str, Any]]:
+def read_metrics(store: RunStore) -> list[dict[str, Any]]:
+    """The log lines of a training, in the order of their steps; a torn last one is left out."""
     try:
         text = store.read_bytes(METRICS_FILE).decode()
     except FileNotFoundError:

@@ -56,9 +56,7 @@ def publish_model(
     store.replace(RESULT_FILE, (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
 
 
-def describe_data(
-    config: TrainConfig, caches: Sequence[LatentCache]
-) -> list[Mapping[str, object]]:
+def describe_data(config: TrainConfig, caches: Sequence[LatentCache]) -> list[Mapping[str, object]]:
     """Each cache: where, how many rows, its share, and the digest of its shards."""
     total = sum(data.weight for data in config.data)
     return [

@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from sd_core.model.text_encoder import encode_captions
 from sd_core.sampling.noise import initial_noise, row_generators
 from sd_core.sampling.text_to_image import generate_images
 
+SAMPLES_FOLDER = "samples"
 _LABEL_HEIGHT_PX = 36
 _CELL_WIDTH_PX = 128
 
@@ -52,6 +54,14 @@ class SampleGrid:
         return draw_grid(images.numpy(), config.prompts)
 
 
+def newest_sample_grid(output: Path) -> Path:
+    """The last grid of a training on local disk; raises FileNotFoundError where there is none."""
+    grids = sorted((output / SAMPLES_FOLDER).glob("step-*.png"))
+    if not grids:
+        raise FileNotFoundError(f"{output / SAMPLES_FOLDER}: no grid of samples")
+    return grids[-1]
+
+
 def draw_grid(images: npt.NDArray[np.uint8], labels: Sequence[str]) -> bytes:
     """(N, H, W, 3) uint8 images over their labels, as a PNG."""
     columns = math.ceil(math.sqrt(len(images)))
@@ -62,7 +72,9 @@ def draw_grid(images: npt.NDArray[np.uint8], labels: Sequence[str]) -> bytes:
     brush = ImageDraw.Draw(sheet)
     for place, (image, label) in enumerate(zip(images, labels, strict=True)):
         x, y = place % columns * width, place // columns * (height + _LABEL_HEIGHT_PX)
-        sheet.paste(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC), (x, y))
+        sheet.paste(
+            Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC), (x, y)
+        )
         brush.multiline_text((x + 2, y + height + 1), _wrap(label, width), fill="black", spacing=0)
     stream = io.BytesIO()
     sheet.save(stream, "PNG")
@@ -86,5 +98,3 @@ def _conditioning(prompt_embeds: Tensor) -> Conditioning:
 def _shape(model: LatentDiffusion) -> tuple[int, int, int]:
     side = int(model.denoiser.config["sample_size"])  # type: ignore[index]
     return model.autoencoder.latent_channels, side, side
-
-

@@ -1,6 +1,7 @@
 """What one worker of a training does; Ray is not needed for it."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +10,10 @@ import torch.distributed as dist
 from pipelines.storage import RunStore
 from pipelines.training.checkpoints import load_newest, publish_checkpoint
 from pipelines.training.config import TrainConfig
-from pipelines.training.records import Records
+from pipelines.training.loss_curve import LOSS_CURVE_FILE, draw_loss_curve
+from pipelines.training.records import Records, read_metrics
 from pipelines.training.result import publish_model
-from pipelines.training.samples import SampleGrid
+from pipelines.training.samples import SAMPLES_FOLDER, SampleGrid
 from sd_core.cache.dataset import TrainingDataset
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
@@ -21,6 +23,8 @@ from sd_core.training.denoiser_task import DENOISER, DenoiserTask
 from sd_core.training.flops import count_flops, measure_peak
 from sd_core.training.prefetch import prefetch
 from sd_core.training.trainer import Metrics, Trainer
+
+_NOISE_THREADS = 4
 
 Say = Callable[[str], None]
 
@@ -74,6 +78,7 @@ def train_worker(config: TrainConfig, place: Place, *, fingerprint: str, say: Sa
     finally:
         batches.close()  # type: ignore[attr-defined]  # it is a generator
     if place.rank == 0:
+        store.replace(LOSS_CURVE_FILE, draw_loss_curve(read_metrics(store)))
         publish_model(store, config, model, trainer, caches, fingerprint=fingerprint)
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
@@ -95,8 +100,15 @@ def _batches(
         rank=place.rank,
         world_size=place.world_size,
     )
-    for drawn in dataset.batches(batch_size=config.loop.batch_size, start_step=start_step):
-        yield collate(drawn, caches, seed=config.loop.seed, objective=config.objective)
+    with ThreadPoolExecutor(_NOISE_THREADS, thread_name_prefix="noise") as threads:
+        for drawn in dataset.batches(batch_size=config.loop.batch_size, start_step=start_step):
+            yield collate(
+                drawn,
+                caches,
+                seed=config.loop.seed,
+                objective=config.objective,
+                threads=threads,
+            )
 
 
 class _Events:
@@ -146,7 +158,7 @@ class _Events:
     def on_samples(self, step: int, trainer: Trainer) -> None:
         image = self._grid.draw(trainer.averaged_weights(DENOISER))
         if image is not None:
-            self._store.replace(f"samples/step-{step:08d}.png", image)
+            self._store.replace(f"{SAMPLES_FOLDER}/step-{step:08d}.png", image)
 
 
 def _samples_per_second_at_peak(

@@ -34,8 +34,12 @@ class AutoencoderConfig(ModelConfig):
 
     model: str
     """A reference to a diffusers folder (`preset:tiny/autoencoder`, `hub:org/name@revision/vae`,
-    `/a/folder`) or to TAESD's own two files' folder; with `pretrained: false` a folder that holds
-    a `config.json`, or the name of an architecture (`sd-v1`, `sd-xl`, `taesd`)."""
+    `/a/folder`), to TAESD's own two files' folder or to a single-file checkpoint (.safetensors);
+    with `pretrained: false` a folder that holds a `config.json`, or the name of an architecture
+    (`sd-v1`, `sd-xl`, `taesd`)."""
+    layout: str | None = None
+    """Of a single file: a reference to a folder with the `config.json` that tells its sizes, where
+    they are not Stable Diffusion's."""
     kind: Literal["auto", "kl", "tiny", "vq", "taesd"] = "auto"
     """`auto` reads the class from `config.json`; `taesd` is the two-file layout."""
     pretrained: bool = True
@@ -142,7 +146,7 @@ def default_form(autoencoder: Autoencoder) -> LatentsForm:
     return "moments" if autoencoder.has_posterior else "mean"
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a denoiser may learn from these
 def encode_images(autoencoder: Autoencoder, images: Tensor, *, form: LatentsForm) -> Tensor:
     """Encode images to raw (unscaled) latents.
 

@@ -1,6 +1,7 @@
 """Build diffusers' autoencoders: from a diffusers folder, TAESD's two files, or at random."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sd_core.model.precision import seeded
+from sd_core.model.single_file import detect_layout, fill_from_single_file, is_single_file
+from sd_core.model.single_file_names import AUTOENCODER_PREFIX, autoencoder_source
 from sd_core.model.weights import WeightsError, resolve_weights
 
 if TYPE_CHECKING:
@@ -41,6 +44,8 @@ ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
 
 def load_module(config: "AutoencoderConfig") -> nn.Module:
     """Load the weights that `config` names; raises `WeightsError`."""
+    if is_single_file(config.model, where="autoencoder.model"):
+        return _load_from_file(config)
     folder = resolve_weights(config.model, sha256=config.sha256, where="autoencoder.model")
     if not folder.is_dir():
         raise WeightsError(f"autoencoder.model: {folder} is a file; a folder is needed")
@@ -68,6 +73,29 @@ def load_module(config: "AutoencoderConfig") -> nn.Module:
         )
     loaded: nn.Module = module
     return loaded
+
+
+def _load_from_file(config: "AutoencoderConfig") -> nn.Module:
+    """Load the `first_stage_model` of a single-file checkpoint."""
+    where = "autoencoder.model"
+    path = resolve_weights(config.model, sha256=config.sha256, where=where)
+    layout = detect_layout(path, where=where)
+    if config.layout is not None:
+        settings = _read_config(resolve_weights(config.layout, where=where))
+    else:
+        settings = ARCHITECTURES["sd-xl" if layout == "sd-xl" else "sd-v1"]
+    _class_name(settings, "kl", path)
+    with torch.device("meta"):
+        module: nn.Module = _diffusers_class("AutoencoderKL").from_config(settings)
+    fill_from_single_file(
+        module,
+        path,
+        source_of=partial(autoencoder_source, levels=len(settings["block_out_channels"])),
+        prefix=AUTOENCODER_PREFIX,
+        may_leave=lambda name: name.startswith(f"{AUTOENCODER_PREFIX}loss."),
+        where=where,
+    )
+    return module
 
 
 def build_random(config: "AutoencoderConfig") -> nn.Module:

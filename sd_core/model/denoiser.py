@@ -17,10 +17,12 @@ from sd_core.model.denoiser_loading import (
     ARCHITECTURES,
     TRANSFORMER,
     build_module,
+    load_from_file,
     load_module,
     read_settings,
 )
 from sd_core.model.precision import Precision, model_dtype
+from sd_core.model.single_file import is_single_file
 from sd_core.model.weights import WeightsNeed, public_reference, resolve_weights, weights_identity
 
 _WHERE = "denoiser.model"
@@ -31,8 +33,12 @@ class DenoiserConfig(ModelConfig):
 
     model: str | None = None
     """A reference to a diffusers folder of a UNet2DConditionModel or a PixArtTransformer2DModel
-    (`hub:org/name@revision/unet`, `/a/folder`); with `pretrained: false` a folder that holds a
-    `config.json`, or the name of an architecture (`sd-v1`, `sd-v2`, `sd-xl`, `tiny`)."""
+    (`hub:org/name@revision/unet`, `/a/folder`), or to a single-file checkpoint (.safetensors);
+    with `pretrained: false` a folder that holds a `config.json`, or the name of an architecture
+    (`sd-v1`, `sd-v2`, `sd-xl`, `tiny`)."""
+    layout: str | None = None
+    """Of a single file: a reference to a folder with the `config.json` that tells its sizes, where
+    they are not Stable Diffusion's."""
     settings: dict[str, Any] | None = None
     """Instead of `model`: a diffusers configuration with its `_class_name`, for random weights."""
     pretrained: bool = True
@@ -90,10 +96,18 @@ def load_denoiser(config: DenoiserConfig, *, device: str | torch.device) -> nn.M
     if config.is_random:
         module = build_module(_random_settings(config), seed=config.seed, where=_WHERE)
     else:
-        folder = resolve_weights(str(config.model), sha256=config.sha256, where=_WHERE)
-        module = load_module(folder, where=_WHERE)
+        module = _load(config)
     dtype = model_dtype(config.precision, device)
     return nn.Module.to(module.eval(), device=device, dtype=dtype)  # diffusers' own warns
+
+
+def _load(config: DenoiserConfig) -> nn.Module:
+    is_file = is_single_file(str(config.model), where=_WHERE)
+    path = resolve_weights(str(config.model), sha256=config.sha256, where=_WHERE)
+    if not is_file:
+        return load_module(path, where=_WHERE)
+    layout = resolve_weights(config.layout, where=_WHERE) if config.layout else None
+    return load_from_file(path, layout_folder=layout, where=_WHERE)
 
 
 def predict(

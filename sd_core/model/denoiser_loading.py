@@ -1,18 +1,22 @@
 """Build diffusers' denoisers: from a diffusers folder, from settings, or a named architecture."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sd_core.model.precision import seeded
+from sd_core.model.single_file import detect_layout, fill_from_single_file
+from sd_core.model.single_file_names import DENOISER_PREFIX, denoiser_source
 from sd_core.model.weights import WeightsError
 
 UNET: Final = "UNet2DConditionModel"
 TRANSFORMER: Final = "PixArtTransformer2DModel"
 CLASSES: Final = (UNET, TRANSFORMER)
+WEIGHTS_STEM: Final = "diffusion_pytorch_model"
 
 _STABLE_DIFFUSION: Final[dict[str, Any]] = {
     "_class_name": UNET,
@@ -85,29 +89,95 @@ def load_module(folder: Path, *, where: str) -> nn.Module:
         WeightsError: no such folder, no safetensors, or they do not fit its config.json.
     """
     settings = read_settings(folder, where=where)
-    model_class = denoiser_class(settings, where=f"{where}: {folder}")
-    try:
-        module, report = model_class.from_pretrained(
-            folder,
-            use_safetensors=True,
-            local_files_only=True,
-            torch_dtype=torch.float32,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+    module = _build_empty(settings, where=f"{where}: {folder}")
+    state = read_state(folder, where=where)
+    expected = module.state_dict()
+    faults = {
+        "missing": expected.keys() - state.keys(),
+        "unknown": state.keys() - expected.keys(),
+        "of another shape": {
+            name for name in expected.keys() & state.keys()
+            if expected[name].shape != state[name].shape
+        },
+    }  # fmt: skip
+    for fault, names in faults.items():
+        if names:
+            raise WeightsError(
+                f"{where}: {folder} does not fit its config.json: {len(names)} tensors are "
+                f"{fault}, {min(names)} for one"
+            )
+    module.load_state_dict(
+        {name: tensor.to(torch.float32) for name, tensor in state.items()}, assign=True
+    )
+    return module
+
+
+def load_from_file(path: Path, *, layout_folder: Path | None, where: str) -> nn.Module:
+    """Load the UNet of a single-file checkpoint in float32 on the CPU.
+
+    `layout_folder` holds a `config.json` that tells its sizes instead of the known ones.
+
+    Raises:
+        WeightsError: it is of no known architecture.
+    """
+    layout = detect_layout(path, where=where)
+    if layout_folder is None:
+        settings = ARCHITECTURES[layout]
+    else:
+        settings = read_settings(layout_folder, where=where)
+    if settings.get("_class_name") != UNET:
+        raise WeightsError(f"{where}: the layout {layout_folder} is not of a {UNET}")
+    module: Any = _build_empty(settings, where=where)
+    attends = tuple(name.startswith("CrossAttn") for name in module.config["up_block_types"])
+    fill_from_single_file(
+        module,
+        path,
+        source_of=partial(
+            denoiser_source,
+            layers_per_block=int(module.config["layers_per_block"]),
+            attends=attends,
+        ),
+        prefix=DENOISER_PREFIX,
+        where=where,
+    )
+    filled: nn.Module = module
+    return filled
+
+
+def read_state(folder: Path, *, where: str) -> dict[str, Tensor]:
+    """All tensors of a diffusers model folder, in one file or several, on the CPU.
+
+    Raises:
+        WeightsError: there is no safetensors file of full weights, or it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    whole = folder / f"{WEIGHTS_STEM}.safetensors"
+    paths = (
+        [whole] if whole.is_file() else sorted(folder.glob(f"{WEIGHTS_STEM}-*-of-*.safetensors"))
+    )
+    if not paths:
+        held = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise WeightsError(
-            f"{where}: {folder} does not load as {settings['_class_name']} from safetensors: "
-            f"{error}"
-        ) from error
-    wrong = [*report["missing_keys"], *report["unexpected_keys"]]
-    if wrong:
-        raise WeightsError(
-            f"{where}: {folder} does not fit its config.json: {len(wrong)} keys are missing or "
-            f"unknown, {wrong[0]} for one"
+            f"{where}: {folder} holds no {whole.name} (it holds {held}); only safetensors are "
+            "read, never pickles"
         )
-    loaded: nn.Module = module
-    return loaded
+    state: dict[str, Tensor] = {}
+    for path in paths:
+        try:
+            state |= load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{where}: {path} cannot be read: {error}") from error
+    return state
+
+
+def _build_empty(settings: dict[str, Any], *, where: str) -> nn.Module:
+    """A module without values; a transformer's is filled, as some of its tensors are computed."""
+    if settings.get("_class_name") != UNET:
+        return build_module(settings, seed=0, where=where)
+    with torch.device("meta"):
+        return build_module(settings, seed=0, where=where)
 
 
 def read_settings(folder: Path, *, where: str) -> dict[str, Any]:
@@ -128,6 +198,13 @@ def denoiser_class(settings: dict[str, Any], *, where: str) -> Any:
     if name not in CLASSES:
         found = f"a {name}" if name else "a model without _class_name"
         raise WeightsError(f"{where}: {found}; a denoiser is a {' or a '.join(CLASSES)}")
+    if settings.get("sample_size") == 128 and settings.get("use_additional_conditions") is None:
+        settings = {**settings, "use_additional_conditions": name == TRANSFORMER}
+    if settings.get("use_additional_conditions"):
+        raise WeightsError(
+            f"{where}: this {name} wants resolution and aspect ratio (use_additional_conditions), "
+            "which are not supported"
+        )
     import diffusers
 
-    return getattr(diffusers, name)
+    return getattr(diffusers, str(name))

@@ -1,5 +1,4 @@
-"""The diffusers pipeline folder of a latent diffusion model: what one holds, and how one is laid
-out."""
+"""What a diffusers pipeline folder holds, read from its index without its weights."""
 
 import json
 from dataclasses import dataclass
@@ -8,12 +7,13 @@ from typing import Any, Final
 
 from sd_core.model.denoiser_loading import TRANSFORMER, UNET
 from sd_core.model.noise_schedule import NoiseScheduleConfig, noise_schedule_of_scheduler
-from sd_core.model.weights import WeightsError, join_reference, resolve_weights
+from sd_core.model.text_encoder_architectures import PLAIN_CLASS, PROJECTED_CLASS
+from sd_core.model.weights import WeightsError, join_reference, public_reference, resolve_weights
 
-_WHERE: Final = "model"
 _ALLOWED: Final[dict[str, tuple[str, ...]]] = {
     "vae": ("AutoencoderKL", "AutoencoderTiny", "VQModel"),
-    "text_encoder": ("CLIPTextModel",),
+    "text_encoder": (PLAIN_CLASS,),
+    "text_encoder_2": (PROJECTED_CLASS,),
     "unet": (UNET,),
     "transformer": (TRANSFORMER,),
 }
@@ -21,45 +21,46 @@ _ALLOWED: Final[dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineContents:
-    """What a pipeline folder holds: the denoiser's subfolder and the noise schedule."""
+    """The denoiser's subfolder, whether there are XL's two text encoders, the noise schedule."""
 
     denoiser: str
+    is_xl: bool
     noise_schedule: NoiseScheduleConfig
 
 
-def pipeline_contents(model: str, *, sha256: str | None = None) -> PipelineContents:
+def pipeline_contents(model: str, *, where: str) -> PipelineContents:
     """Read `model_index.json` and the scheduler's file of a diffusers folder.
 
     Raises:
         WeightsError: it is no diffusers folder, or of a pipeline with parts we do not support.
     """
-    if sha256 is not None:
-        resolve_weights(model, sha256=sha256, where=_WHERE)
-    index = _read_json(model, "model_index.json")
+    index = _read_json(model, "model_index.json", where=where)
     denoiser = "transformer" if "transformer" in index else "unet"
-    for name in ("vae", "text_encoder", denoiser):
-        _check_part(index, name, model)
-    scheduler = _read_json(model, "scheduler/scheduler_config.json")
-    where = f"{_WHERE}: {model}/scheduler"
-    return PipelineContents(
-        denoiser=denoiser, noise_schedule=noise_schedule_of_scheduler(scheduler, where=where)
+    is_xl = "text_encoder_2" in index
+    parts = ["vae", "text_encoder", denoiser]
+    for name in [*parts, "text_encoder_2"] if is_xl else parts:
+        _check_part(index, name, model, where=where)
+    scheduler = _read_json(model, "scheduler/scheduler_config.json", where=where)
+    schedule = noise_schedule_of_scheduler(
+        scheduler, where=f"{where}: {public_reference(model)}/scheduler"
     )
+    return PipelineContents(denoiser=denoiser, is_xl=is_xl, noise_schedule=schedule)
 
 
-def _check_part(index: dict[str, Any], name: str, model: str) -> None:
+def _check_part(index: dict[str, Any], name: str, model: str, *, where: str) -> None:
     entry = index.get(name)
     found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
     if found not in _ALLOWED[name]:
         raise WeightsError(
-            f"{_WHERE}: {model} is a {index.get('_class_name', 'folder')} whose {name} is "
-            f"{found or 'missing'}; supported: {', '.join(_ALLOWED[name])}"
+            f"{where}: {public_reference(model)} is a {index.get('_class_name', 'folder')} whose "
+            f"{name} is {found or 'missing'}; supported: {', '.join(_ALLOWED[name])}"
         )
 
 
-def _read_json(model: str, name: str) -> dict[str, Any]:
-    path: Path = resolve_weights(join_reference(model, name), where=_WHERE)
+def _read_json(model: str, name: str, *, where: str) -> dict[str, Any]:
+    path: Path = resolve_weights(join_reference(model, name), where=where)
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise WeightsError(f"{_WHERE}: {path} is no JSON: {error}") from error
+        raise WeightsError(f"{where}: {path} is no JSON: {error}") from error
     return content

@@ -5,30 +5,42 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
 from torch import nn
 
+from sd_core.model.autoencoder import load_autoencoder
 from sd_core.model.denoiser import class_name_of, unwrap_module
-from sd_core.model.denoiser_loading import TRANSFORMER
+from sd_core.model.denoiser_loading import TRANSFORMER, WEIGHTS_STEM
+from sd_core.model.latent_diffusion_sources import (
+    copy_model_files,
+    copy_plain_files,
+    holds_same_weights,
+)
 from sd_core.model.noise_schedule import scheduler_of_noise_schedule
+from sd_core.model.text_encoder import TextEncoder, load_text_encoder
+from sd_core.model.weights import WeightsError
 
 if TYPE_CHECKING:
     from sd_core.model.latent_diffusion import LatentDiffusion
-    from sd_core.model.text_encoder import TextEncoder
 
-_WEIGHTS_FILE: Final = "diffusion_pytorch_model.safetensors"
+_TEXT_ENCODERS: Final = ("text_encoder", "text_encoder_2")
 
 
 def save_latent_diffusion(model: "LatentDiffusion", folder: Path) -> None:
     """Write a diffusers pipeline folder, safetensors only, all of it or nothing.
 
-    `StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)` opens it (a transformer
-    denoiser's: `PixArtAlphaPipeline`, with embeddings given).
+    `StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)` opens it (XL's:
+    `StableDiffusionXLPipeline`; a transformer denoiser's: `PixArtAlphaPipeline`, which takes
+    embeddings only). Parts that still are what their diffusers folder holds are copied, to the
+    byte; the encoders are saved in float32 whatever they run in, the denoiser as it is.
 
     Raises:
         FileExistsError: there is something at `folder`; nothing is overwritten.
+        WeightsError: an encoder runs in bf16 and its float32 weights cannot be had again.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already; name a new folder for the model")
@@ -36,44 +48,113 @@ def save_latent_diffusion(model: "LatentDiffusion", folder: Path) -> None:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         temporary.chmod(0o755)
-        _write_parts(model, temporary)
+        _write_pipeline(model, temporary)
         os.replace(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _write_parts(model: "LatentDiffusion", folder: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A part's subfolder, its module, and the folder that it came from."""
+
+    name: str
+    module: nn.Module
+    source: Path | None
+
+    def write(self, folder: Path) -> None:
+        if self.source is not None and holds_same_weights(self.module, self.source):
+            copy_model_files(self.source, folder / self.name)
+        elif self.name in _TEXT_ENCODERS:
+            typed: Any = self.module
+            typed.save_pretrained(folder / self.name)
+        else:
+            _write_diffusers_module(self.module, folder / self.name)
+
+
+def _write_pipeline(model: "LatentDiffusion", folder: Path) -> None:
     import diffusers
 
     denoiser = unwrap_module(model.denoiser)
-    is_transformer = class_name_of(denoiser) == TRANSFORMER
-    denoiser_name = "transformer" if is_transformer else "unet"
-    _write_diffusers_module(denoiser, folder / denoiser_name)
-    _write_diffusers_module(model.autoencoder.module, folder / "vae")
-    text_module: Any = model.text_encoder.module
-    text_module.save_pretrained(folder / "text_encoder")
-    _write_tokenizer(model.text_encoder, folder / "tokenizer")
-    version = {"_diffusers_version": diffusers.__version__}
-    scheduler = {**scheduler_of_noise_schedule(model.noise_schedule.config), **version}
-    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    denoiser_name = "transformer" if class_name_of(denoiser) == TRANSFORMER else "unet"
+    parts = [
+        _Part(name=denoiser_name, module=denoiser, source=model.sources.get("denoiser")),
+        *_encoder_parts(model),
+    ]
+    for part in parts:
+        part.write(folder)
     index: dict[str, Any] = {
-        "_class_name": "PixArtAlphaPipeline" if is_transformer else "StableDiffusionPipeline",
-        **version,
-        "scheduler": ["diffusers", scheduler["_class_name"]],
-        "text_encoder": ["transformers", type(text_module).__name__],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        denoiser_name: ["diffusers", class_name_of(denoiser)],
-        "vae": ["diffusers", type(model.autoencoder.module).__name__],
+        "_class_name": _pipeline_class(model),
+        "_diffusers_version": diffusers.__version__,
+        **_options(model),
     }
-    if not is_transformer:
-        index |= {
-            "feature_extractor": [None, None],
-            "image_encoder": [None, None],
-            "requires_safety_checker": False,
-            "safety_checker": [None, None],
-        }
+    for part in parts:
+        library = "transformers" if part.name in _TEXT_ENCODERS else "diffusers"
+        index[part.name] = [library, type(part.module).__name__]
+    for name, encoder in _text_encoders(model).items():
+        tokenizer = name.replace("text_encoder", "tokenizer")
+        _write_tokenizer(encoder, folder / tokenizer, source=model.sources.get(tokenizer))
+        index[tokenizer] = ["transformers", "CLIPTokenizer"]
+    scheduler = scheduler_of_noise_schedule(model.noise_schedule.config)
+    scheduler["_diffusers_version"] = diffusers.__version__
+    index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     _write_json(folder / "model_index.json", dict(sorted(index.items())))
+
+
+def _pipeline_class(model: "LatentDiffusion") -> str:
+    if class_name_of(model.denoiser) == TRANSFORMER:
+        return "PixArtAlphaPipeline"
+    return "StableDiffusionXLPipeline" if model.text_encoder_2 else "StableDiffusionPipeline"
+
+
+def _options(model: "LatentDiffusion") -> dict[str, Any]:
+    """What the index says beside its parts: none of the pipelines' optional parts."""
+    if class_name_of(model.denoiser) == TRANSFORMER:
+        return {}
+    nothing: list[None] = [None, None]
+    options: dict[str, Any] = {"feature_extractor": nothing, "image_encoder": nothing}
+    if model.text_encoder_2 is not None:
+        # The unconditional text is the encoded empty caption, not zeros.
+        return options | {"force_zeros_for_empty_prompt": False}
+    return options | {"requires_safety_checker": False, "safety_checker": nothing}
+
+
+def _text_encoders(model: "LatentDiffusion") -> dict[str, TextEncoder]:
+    encoders = {"text_encoder": model.text_encoder}
+    if model.text_encoder_2 is not None:
+        encoders["text_encoder_2"] = model.text_encoder_2
+    return encoders
+
+
+def _encoder_parts(model: "LatentDiffusion") -> list[_Part]:
+    """The frozen parts, loaded again in float32 where they run in less and have no folder."""
+    encoders: dict[str, Any] = {"vae": model.autoencoder, **_text_encoders(model)}
+    parts: list[_Part] = []
+    for name, encoder in encoders.items():
+        source = model.sources.get(name)
+        module = encoder.module
+        if encoder.dtype != torch.float32 and not (source and holds_same_weights(module, source)):
+            module = _in_float32(model, name, encoder.weights_sha256)
+        parts.append(_Part(name=name, module=module, source=source))
+    return parts
+
+
+def _in_float32(model: "LatentDiffusion", name: str, weights_sha256: str) -> nn.Module:
+    if model.sections is None:
+        raise WeightsError(f"{name}: runs in bf16 and cannot be loaded again; load it in fp32")
+    section = model.sections.autoencoder if name == "vae" else getattr(model.sections, name)
+    config = section.model_copy(update={"precision": "fp32"})
+    load: Any = load_autoencoder if name == "vae" else load_text_encoder
+    loaded = load(config, device="cpu")
+    if loaded.weights_sha256 != weights_sha256:
+        raise WeightsError(
+            f"{name}: runs in bf16, and its float32 weights are no longer at "
+            f"{section.describe()}; load the model with precision fp32 to save it"
+        )
+    module: nn.Module = loaded.module
+    return module
 
 
 def _write_diffusers_module(module: nn.Module, folder: Path) -> None:
@@ -84,11 +165,14 @@ def _write_diffusers_module(module: nn.Module, folder: Path) -> None:
     typed: Any = module
     typed.save_config(folder)
     state = {name: tensor.cpu().contiguous() for name, tensor in module.state_dict().items()}
-    save_file(state, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(state, folder / f"{WEIGHTS_STEM}.safetensors", metadata={"format": "pt"})
 
 
-def _write_tokenizer(encoder: "TextEncoder", folder: Path) -> None:
+def _write_tokenizer(encoder: TextEncoder, folder: Path, *, source: Path | None) -> None:
     """With the encoder's length, to which pipelines pad."""
+    if source is not None and encoder.tokenizer.model_max_length == encoder.token_length:
+        copy_plain_files(source, folder)
+        return
     tokenizer = copy.deepcopy(encoder.tokenizer)
     tokenizer.model_max_length = encoder.token_length
     tokenizer.save_pretrained(folder)

@@ -8,6 +8,7 @@ scaled linear betas); Nichol and Dhariwal 2021, arXiv:2102.09672 (the squared co
 import inspect
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, Literal
 
 import torch
@@ -43,8 +44,8 @@ class NoiseScheduleConfig(ModelConfig):
     def _check(self) -> "NoiseScheduleConfig":
         if self.rescale_betas_zero_snr and self.prediction_type != "v_prediction":
             raise ValueError(
-                f"rescale_betas_zero_snr with prediction_type {self.prediction_type!r}: where there "
-                "is only noise, predicting it says nothing about the image; use 'v_prediction'"
+                f"rescale_betas_zero_snr with prediction_type {self.prediction_type!r}: where "
+                "there is only noise, predicting it tells nothing of the image; use 'v_prediction'"
             )
         if self.flow_shift != 1.0 and self.prediction_type != "flow":
             raise ValueError("flow_shift is for prediction_type 'flow' only")
@@ -88,9 +89,7 @@ def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
     return ((roots - last) * (first / (first - last))) ** 2
 
 
-def noise_schedule_of_scheduler(
-    scheduler: dict[str, Any], *, where: str
-) -> NoiseScheduleConfig:
+def noise_schedule_of_scheduler(scheduler: dict[str, Any], *, where: str) -> NoiseScheduleConfig:
     """Read a diffusers `scheduler_config.json`; keys it lacks have its class's defaults.
 
     Raises:
@@ -120,7 +119,9 @@ def noise_schedule_of_scheduler(
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
         )
-        raise WeightsError(f"{where}: {class_name} is not supported as it stands: {faults}") from None
+        raise WeightsError(
+            f"{where}: {class_name} is not supported as it stands: {faults}"
+        ) from None
 
 
 def scheduler_of_noise_schedule(config: NoiseScheduleConfig) -> dict[str, Any]:
@@ -156,9 +157,7 @@ def _betas(config: NoiseScheduleConfig) -> Tensor:
     bars = [
         math.cos((step / count + 0.008) / 1.008 * math.pi / 2) ** 2 for step in range(count + 1)
     ]
-    betas = [
-        min(1 - after / before, _MAX_BETA) for before, after in zip(bars, bars[1:], strict=False)
-    ]
+    betas = [min(1 - after / before, _MAX_BETA) for before, after in pairwise(bars)]
     return torch.tensor(betas, dtype=torch.float32)
 
 
@@ -167,7 +166,9 @@ def _class_defaults(class_name: str, *, where: str) -> dict[str, Any]:
 
     found = getattr(diffusers, class_name, None) if class_name.endswith("Scheduler") else None
     if found is None:
-        raise WeightsError(f"{where}: {class_name or 'no _class_name'} is no scheduler of diffusers")
+        raise WeightsError(
+            f"{where}: {class_name or 'no _class_name'} is no scheduler of diffusers"
+        )
     parameters = inspect.signature(found.__init__).parameters.values()
     return {
         parameter.name: parameter.default

@@ -1,5 +1,6 @@
 """The text encoder: a transformers CLIP text model and its tokenizer, wherever they come from."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,9 +12,15 @@ from torch import Tensor, nn
 from sd_core.model.clip import ClipConfig
 from sd_core.model.config import ModelConfig
 from sd_core.model.precision import Precision, model_dtype
+from sd_core.model.single_file import is_single_file
+from sd_core.model.text_encoder_architectures import ARCHITECTURES
 from sd_core.model.text_encoder_loading import (
+    LoadedTextEncoder,
+    build_random,
+    load_from_file,
     load_from_folder,
     load_from_open_clip,
+    tokenizer_folder,
     tokenizer_sha256,
 )
 from sd_core.model.weights import (
@@ -24,23 +31,45 @@ from sd_core.model.weights import (
     weights_sha256,
 )
 
+HiddenStates = Literal["last", "penultimate"]
+
 
 class TextEncoderConfig(ModelConfig):
     """Which text encoder: that of a diffusers folder, or the text tower of an open_clip model."""
 
     model: str | None = None
     """A reference to a diffusers pipeline folder (`hub:org/name@revision`, `/a/folder`) with
-    `text_encoder` and `tokenizer` subfolders."""
+    `text_encoder` and `tokenizer` subfolders, or to a single-file checkpoint (.safetensors); with
+    `pretrained: false` such a folder without weights, or the name of an architecture (`sd-v1`,
+    `sd-v2`, `sd-xl-2`)."""
+    part: Literal["text_encoder", "text_encoder_2"] = "text_encoder"
+    """Which of the folder's encoders; the second is XL's, with `tokenizer_2`."""
+    hidden_states: HiddenStates = "last"
+    """The layer whose states the denoiser sees; XL takes the `penultimate`, without LayerNorm."""
+    layout: str | None = None
+    """Of a single file: a reference to a diffusers folder that tells its sizes and tokenizer, where
+    they are not Stable Diffusion's."""
     clip: ClipConfig | None = None
     """An open_clip model whose text tower is used instead."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
     """Expected digest of the `text_encoder` folder (of an open_clip model: `clip.sha256`)."""
     precision: Precision = "auto"
+    pretrained: bool = True
+    """False: random weights of `model`'s architecture (of open_clip: `clip.pretrained`)."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of random weights."""
 
     @model_validator(mode="after")
     def _check(self) -> "TextEncoderConfig":
         if (self.model is None) == (self.clip is None):
             raise ValueError("set one of model (a diffusers folder) and clip (an open_clip model)")
+        if self.pretrained and self.model in ARCHITECTURES:
+            raise ValueError(
+                f"model {self.model!r} is an architecture without weights; name a folder, or set "
+                "pretrained to false for random weights"
+            )
+        if self.clip is not None and (not self.pretrained or self.part != "text_encoder"):
+            raise ValueError("pretrained and part are model's; for clip, set clip.pretrained")
         return self
 
     def weight_needs(self, where: str) -> list[WeightsNeed]:
@@ -48,23 +77,35 @@ class TextEncoderConfig(ModelConfig):
         if self.clip is not None:
             return self.clip.weight_needs(f"{where}.clip")
         model = str(self.model)
+        if model in ARCHITECTURES:
+            return []
+        if is_single_file(model, where=f"{where}.model"):
+            return [WeightsNeed(f"{where}.model", model, self.sha256)]
+        tokenizer = join_reference(model, tokenizer_folder(self.part))
         return [
-            WeightsNeed(f"{where}.model", join_reference(model, "text_encoder"), self.sha256),
-            WeightsNeed(f"{where}.model", join_reference(model, "tokenizer")),
+            WeightsNeed(f"{where}.model", join_reference(model, self.part), self.sha256),
+            WeightsNeed(f"{where}.model", tokenizer),
         ]
 
     def identity(self) -> dict[str, Any]:
         """The options that change an embedding, as plain JSON without secrets."""
         options: dict[str, Any] = {"precision": self.precision}
+        if self.hidden_states != "last":
+            options |= {"hidden_states": self.hidden_states}
         if self.clip is not None:
             return options | {"clip": self.clip.identity()}
+        if self.part != "text_encoder":
+            options |= {"part": self.part}
+        if not self.pretrained:
+            options |= {"pretrained": False, "seed": self.seed}
         return options | weights_identity(str(self.model), self.sha256)
 
     def describe(self) -> str:
         """One line for people."""
         if self.clip is not None:
             return f"text tower of {self.clip.describe()}"
-        return public_reference(str(self.model))
+        shown = public_reference(str(self.model))
+        return shown if self.pretrained else f"{shown}, RANDOM weights of seed {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,35 +127,39 @@ class TextEncoder:
     device: torch.device
     dtype: torch.dtype
     weights_sha256: str
-    """Of the float32 weights."""
+    """Of the float32 weights, and of the layer that is taken where it is not the last."""
     tokenizer_sha256: str
+    hidden_states: HiddenStates = "last"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedCaptions:
-    """Token ids and embeddings of B captions, on the CPU.
+class TextEmbeddings:
+    """Embeddings of B captions.
 
     Args:
-        input_ids: (B, L) int32.
-        prompt_embeds: (B, L, D) float32, the last hidden state after the final LayerNorm.
-        pooled_prompt_embeds: (B, D) float32, its row at EOS, not projected.
+        prompt_embeds: (B, L, D) float32, the last hidden state after the final LayerNorm (or the
+            penultimate one without it, where the encoder says so).
+        pooled_prompt_embeds: (B, D) float32, the last one's row at EOS, not projected; (B, P),
+            projected, of an encoder with a projection.
     """
 
-    input_ids: Tensor
     prompt_embeds: Tensor
     pooled_prompt_embeds: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodedCaptions(TextEmbeddings):
+    """Token ids, (B, L) int32, and embeddings of B captions, on the CPU."""
+
+    input_ids: Tensor
+
+
 def load_text_encoder(config: TextEncoderConfig, *, device: str | torch.device) -> TextEncoder:
     """Load the model and tokenizer; raises `WeightsError`."""
-    if config.clip is not None:
-        loaded = load_from_open_clip(config.clip)
-    else:
-        loaded = load_from_folder(str(config.model), sha256=config.sha256)
+    loaded = _load(config)
     module: Any = loaded.module.eval().requires_grad_(False)
-    # transformers 4 nests the model one level deeper than 5; the hash must not tell them apart.
-    digest = weights_sha256(getattr(module, "text_model", module))
     dtype = model_dtype(config.precision, device)
+    digest = _digest(module, config.hidden_states)
     return TextEncoder(
         module=module.to(device=device, dtype=dtype),
         tokenizer=loaded.tokenizer,
@@ -126,7 +171,29 @@ def load_text_encoder(config: TextEncoderConfig, *, device: str | torch.device) 
         dtype=dtype,
         weights_sha256=digest,
         tokenizer_sha256=tokenizer_sha256(loaded.tokenizer),
+        hidden_states=config.hidden_states,
     )
+
+
+def _load(config: TextEncoderConfig) -> LoadedTextEncoder:
+    if config.clip is not None:
+        return load_from_open_clip(config.clip)
+    model, part = str(config.model), config.part
+    if not config.pretrained:
+        return build_random(model, part=part, seed=config.seed)
+    if is_single_file(model, where=f"{part}.model"):
+        return load_from_file(model, part=part, layout_folder=config.layout, sha256=config.sha256)
+    return load_from_folder(model, part=part, sha256=config.sha256)
+
+
+def _digest(module: Any, hidden_states: HiddenStates) -> str:
+    # transformers 4 nests the plain model one level deeper than 5; the hash must not tell them
+    # apart. A projection lies beside the nested model in both.
+    has_projection = hasattr(module, "text_projection")
+    digest = weights_sha256(module if has_projection else getattr(module, "text_model", module))
+    if hidden_states == "last":
+        return digest
+    return hashlib.sha256(f"{digest} {hidden_states}".encode()).hexdigest()
 
 
 def tokenize_captions(encoder: TextEncoder, captions: Sequence[str]) -> Tensor:
@@ -142,23 +209,30 @@ def tokenize_captions(encoder: TextEncoder, captions: Sequence[str]) -> Tensor:
     return ids
 
 
-@torch.inference_mode()
 def encode_captions(encoder: TextEncoder, captions: Sequence[str]) -> EncodedCaptions:
     """Tokenize and encode captions (an empty one is encoded like any other)."""
-    input_ids = tokenize_captions(encoder, captions)
-    return EncodedCaptions(input_ids=input_ids, **_encode_ids(encoder, input_ids))
+    return encode_token_ids(encoder, tokenize_captions(encoder, captions))
 
 
-@torch.inference_mode()
 def encode_token_ids(encoder: TextEncoder, input_ids: Tensor) -> EncodedCaptions:
     """Encode (B, L) token ids, such as a cache holds."""
-    return EncodedCaptions(input_ids=input_ids.int().cpu(), **_encode_ids(encoder, input_ids))
+    embeddings = embed_token_ids(encoder, input_ids)
+    return EncodedCaptions(
+        input_ids=input_ids.int().cpu(),
+        prompt_embeds=embeddings.prompt_embeds.cpu(),
+        pooled_prompt_embeds=embeddings.pooled_prompt_embeds.cpu(),
+    )
 
 
-def _encode_ids(encoder: TextEncoder, input_ids: Tensor) -> dict[str, Tensor]:
+@torch.no_grad()  # not inference mode: a denoiser may learn from these
+def embed_token_ids(encoder: TextEncoder, input_ids: Tensor) -> TextEmbeddings:
+    """Embed (B, L) token ids on the encoder's device, without bringing anything to the CPU."""
     module: Any = encoder.module
-    output = module(input_ids=input_ids.to(encoder.device).long())
-    return {
-        "prompt_embeds": output.last_hidden_state.float().cpu(),
-        "pooled_prompt_embeds": output.pooler_output.float().cpu(),
-    }
+    is_penultimate = encoder.hidden_states == "penultimate"
+    output = module(
+        input_ids=input_ids.to(encoder.device).long(), output_hidden_states=is_penultimate
+    )
+    embeds = output.hidden_states[-2] if is_penultimate else output.last_hidden_state
+    has_projection = hasattr(module, "text_projection")
+    pooled = output.text_embeds if has_projection else output.pooler_output
+    return TextEmbeddings(prompt_embeds=embeds.float(), pooled_prompt_embeds=pooled.float())

@@ -3,14 +3,28 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from sd_core.model.clip import ClipConfig, load_clip
 from sd_core.model.precision import seeded
+from sd_core.model.single_file import detect_layout, fill_from_single_file
+from sd_core.model.single_file_names import clip_source, open_clip_source
+from sd_core.model.text_encoder_architectures import (
+    ARCHITECTURES,
+    PLAIN_CLASS,
+    PROJECTED_CLASS,
+    build_text_model,
+    class_name_of_settings,
+    clip_vocabulary_tokenizer,
+)
 from sd_core.model.weights import WeightsError, join_reference, resolve_weights
+
+_LEFT_OVER: Final = ("position_ids", "text_projection", "logit_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,15 +35,17 @@ class LoadedTextEncoder:
     tokenizer: Any
 
 
-def load_from_folder(model: str, *, sha256: str | None) -> LoadedTextEncoder:
-    """Load the `text_encoder` and `tokenizer` subfolders of a diffusers folder."""
+def load_from_folder(
+    model: str, *, part: str = "text_encoder", sha256: str | None
+) -> LoadedTextEncoder:
+    """Load a diffusers folder's `text_encoder` and `tokenizer` (or `..._2`) subfolders."""
     import transformers
 
+    where = f"{part}.model"
+    weights = resolve_weights(join_reference(model, part), sha256=sha256, where=where)
+    vocabulary = resolve_weights(join_reference(model, tokenizer_folder(part)), where=where)
     # Not typed: transformers' annotations do not know output_loading_info.
-    model_class: Any = transformers.CLIPTextModel
-    where = "text_encoder.model"
-    weights = resolve_weights(join_reference(model, "text_encoder"), sha256=sha256, where=where)
-    vocabulary = resolve_weights(join_reference(model, "tokenizer"), where=where)
+    model_class: Any = getattr(transformers, _clip_class(weights, where=where))
     try:
         module, report = model_class.from_pretrained(
             weights,
@@ -47,6 +63,83 @@ def load_from_folder(model: str, *, sha256: str | None) -> LoadedTextEncoder:
         missing = sorted(report["missing_keys"])
         raise WeightsError(f"{where}: {weights} lacks {len(missing)} tensors, {missing[0]} for one")
     return LoadedTextEncoder(module=module, tokenizer=tokenizer)
+
+
+def load_from_file(
+    model: str, *, part: str, layout_folder: str | None, sha256: str | None
+) -> LoadedTextEncoder:
+    """Load a text encoder out of a single-file checkpoint; the tokenizer is CLIP's own.
+
+    `layout_folder` refers to a diffusers folder that tells sizes and tokenizer instead.
+    """
+    where = f"{part}.model"
+    path = resolve_weights(model, sha256=sha256, where=where)
+    layout = detect_layout(path, where=where)
+    is_second = part == "text_encoder_2"
+    if is_second and layout != "sd-xl":
+        raise WeightsError(f"{where}: {path} is of {layout}, which has one text encoder")
+    if layout_folder is None:
+        settings = ARCHITECTURES["sd-xl-2" if is_second else layout.replace("-xl", "-v1")]
+        tokenizer = clip_vocabulary_tokenizer(pad_token_id=settings["pad_token_id"])
+    else:
+        settings, tokenizer = read_layout(layout_folder, part=part, where=where)
+    module = build_text_model(settings, seed=None)
+    if layout == "sd-v2" or is_second:
+        prefix = "conditioner.embedders.1.model." if is_second else "cond_stage_model.model."
+        source_of = partial(open_clip_source, prefix=prefix)
+    else:
+        prefix = "conditioner.embedders.0.transformer." if layout == "sd-xl" else ""
+        prefix = prefix or "cond_stage_model.transformer."
+        source_of = partial(clip_source, prefix=prefix)
+    unused = f"resblocks.{settings['num_hidden_layers']}."  # v2 takes the layer before the last
+    fill_from_single_file(
+        module,
+        path,
+        source_of=source_of,
+        prefix=prefix,
+        may_leave=lambda name: name.endswith(_LEFT_OVER) or unused in name,
+        where=where,
+    )
+    return LoadedTextEncoder(module=module, tokenizer=tokenizer)
+
+
+def build_random(model: str, *, part: str, seed: int) -> LoadedTextEncoder:
+    """Build a named architecture, or that of a diffusers folder, with weights of `seed`."""
+    if model in ARCHITECTURES:
+        settings = ARCHITECTURES[model]
+        tokenizer = clip_vocabulary_tokenizer(pad_token_id=settings["pad_token_id"])
+    else:
+        settings, tokenizer = read_layout(model, part=part, where=f"{part}.model")
+    return LoadedTextEncoder(module=build_text_model(settings, seed=seed), tokenizer=tokenizer)
+
+
+def read_layout(folder: str, *, part: str, where: str) -> tuple[dict[str, Any], Any]:
+    """The settings and the tokenizer of a diffusers folder's text encoder, without its weights."""
+    from transformers import CLIPTokenizer
+
+    config_folder = resolve_weights(join_reference(folder, part), where=where)
+    vocabulary = resolve_weights(join_reference(folder, tokenizer_folder(part)), where=where)
+    _clip_class(config_folder, where=where)
+    settings = json.loads((config_folder / "config.json").read_text(encoding="utf-8"))
+    return settings, CLIPTokenizer.from_pretrained(vocabulary, local_files_only=True)
+
+
+def tokenizer_folder(part: str) -> str:
+    """The tokenizer's subfolder beside a text encoder's: `tokenizer` or `tokenizer_2`."""
+    return part.replace("text_encoder", "tokenizer")
+
+
+def _clip_class(folder: Path, *, where: str) -> str:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise WeightsError(f"{where}: {folder} holds no config.json, so it is no text encoder")
+    name = class_name_of_settings(json.loads(path.read_text(encoding="utf-8")))
+    if name not in (PLAIN_CLASS, PROJECTED_CLASS):
+        raise WeightsError(
+            f"{where}: {folder} is a {name}; a text encoder is a {PLAIN_CLASS} or a "
+            f"{PROJECTED_CLASS}"
+        )
+    return name
 
 
 def load_from_open_clip(config: ClipConfig) -> LoadedTextEncoder:

@@ -28,11 +28,11 @@ from sd_core.presets.drawing import (
 ATTRIBUTES = ("color", "background", "shape", "size", "position")
 MIN_FIT = {  # of a mask with its best shape's, as intersection over union
     "circle": 0.90,
-    "square": 0.90,
-    "triangle": 0.84,
-    "star": 0.78,
-    "ring": 0.82,
-    "cross": 0.84,
+    "square": 0.89,
+    "triangle": 0.81,
+    "star": 0.74,
+    "ring": 0.80,
+    "cross": 0.80,
 }
 _SCALES = (0.92, 0.96, 1.04, 1.08)
 _MAX_COLOR_DISTANCE = 50.0  # Euclidean, of 0..255 RGB, from a name's color

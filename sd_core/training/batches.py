@@ -2,16 +2,18 @@
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from sd_core.cache.dataset import DrawnSample
-from sd_core.cache.latents import sample_posterior, scale_latents
 from sd_core.cache.latent_cache import LatentCache
+from sd_core.cache.latents import sample_posterior, scale_latents
 from sd_core.training.objectives import ObjectiveConfig
 
 
@@ -68,6 +70,7 @@ def collate(
     *,
     seed: int,
     objective: ObjectiveConfig,
+    threads: ThreadPoolExecutor | None = None,
 ) -> TrainingBatch:
     """Sample posteriors, scale once, draw noise, drop captions.
 
@@ -76,51 +79,75 @@ def collate(
         caches: Those the samples come from, in the dataset's order.
         seed: The training's.
         objective: Caption dropout and offset noise.
+        threads: Draw the rows' noise in these; it is the same without.
     """
-    rows = [_draw_row(one, caches[one.cache_index], seed, objective) for one in drawn]
-    embeds = [row.prompt_embeds for row in rows]
+    spread = threads.map if threads else map
+    draws = list(spread(lambda one: _draw(one, caches, seed, objective), drawn))
+    latents = [_scaled_latents(part, draws, caches) for part in _by_cache(drawn, caches)]
+    order = [place for part in _by_cache(drawn, caches) for place, _ in part]
+    noise = torch.from_numpy(np.stack([one.noise for one in draws]))
+    if objective.offset_noise:
+        noise += objective.offset_noise * torch.from_numpy(np.stack([d.offset for d in draws]))
+    captions = [
+        caches[one.cache_index].empty_caption if draw.is_dropped else one.sample
+        for one, draw in zip(drawn, draws, strict=True)
+    ]
+    has_embeds = all(one.sample.prompt_embeds is not None for one in drawn)
+    embeds = [caption.prompt_embeds.astype(np.float32) for caption in captions if has_embeds]  # type: ignore[union-attr]
     return TrainingBatch(
         keys=tuple(one.sample.key for one in drawn),
-        latents=torch.stack([row.latents for row in rows]),
-        noise=torch.stack([row.noise for row in rows]),
-        uniforms=torch.tensor([row.uniform for row in rows], dtype=torch.float32),
-        input_ids=torch.stack([row.input_ids for row in rows]),
-        prompt_embeds=None
-        if any(one is None for one in embeds)
-        else torch.stack([one for one in embeds if one is not None]),
+        latents=torch.cat(latents)[torch.argsort(torch.tensor(order))],
+        noise=noise,
+        uniforms=torch.tensor([one.uniform for one in draws], dtype=torch.float32),
+        input_ids=torch.from_numpy(np.stack([one.input_ids for one in captions]).astype(np.int64)),
+        prompt_embeds=torch.from_numpy(np.stack(embeds)) if has_embeds else None,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Row:
-    latents: Tensor
-    noise: Tensor
+class _Draw:
+    """A row's random choices; arrays are (C, h, w) float32."""
+
     uniform: float
-    input_ids: Tensor
-    prompt_embeds: Tensor | None
+    is_dropped: bool
+    noise: npt.NDArray[np.float32]
+    posterior: npt.NDArray[np.float32] | None
+    offset: npt.NDArray[np.float32]
 
 
-def _draw_row(
-    drawn: DrawnSample, cache: LatentCache, seed: int, objective: ObjectiveConfig
-) -> _Row:
-    sample, spec = drawn.sample, cache.spec
-    rng = row_generator(sample.key, seed=seed, epoch=drawn.epoch)
+def _draw(
+    drawn: DrawnSample, caches: Sequence[LatentCache], seed: int, objective: ObjectiveConfig
+) -> _Draw:
+    spec = caches[drawn.cache_index].spec
+    shape = (spec.identity.autoencoder.latent_channels, *spec.latents_shape[1:])
+    rng = row_generator(drawn.sample.key, seed=seed, epoch=drawn.epoch)
     uniform, dropped = rng.random(2)
-    raw = torch.from_numpy(sample.raw_latents.astype(np.float32))
-    shape = (spec.identity.autoencoder.latent_channels, *raw.shape[-2:])
-    noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
-    if spec.form == "moments":
-        posterior = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
-        raw = sample_posterior(raw, noise=posterior)
-    if objective.offset_noise:
-        offset = rng.standard_normal((shape[0], 1, 1), dtype=np.float32)
-        noise = noise + objective.offset_noise * torch.from_numpy(offset)
-    caption: Any = cache.empty_caption if dropped < objective.caption_dropout else sample
-    embeds = None if sample.prompt_embeds is None else caption.prompt_embeds.astype(np.float32)
-    return _Row(
-        latents=scale_latents(raw, spec),
-        noise=noise,
+    return _Draw(
         uniform=min(float(np.float32(uniform)), 1 - 2**-24),
-        input_ids=torch.from_numpy(caption.input_ids.astype(np.int64)),
-        prompt_embeds=None if embeds is None else torch.from_numpy(embeds),
+        is_dropped=bool(dropped < objective.caption_dropout),
+        noise=rng.standard_normal(shape, dtype=np.float32),
+        posterior=rng.standard_normal(shape, dtype=np.float32) if spec.form == "moments" else None,
+        offset=rng.standard_normal((shape[0], 1, 1), dtype=np.float32),
     )
+
+
+_Part = list[tuple[int, DrawnSample]]
+
+
+def _by_cache(drawn: Sequence[DrawnSample], caches: Sequence[LatentCache]) -> list[_Part]:
+    """The samples of each cache, with their places in the batch."""
+    parts: list[_Part] = [[] for _ in caches]
+    for place, one in enumerate(drawn):
+        parts[one.cache_index].append((place, one))
+    return [part for part in parts if part]
+
+
+def _scaled_latents(part: _Part, draws: Sequence[_Draw], caches: Sequence[LatentCache]) -> Tensor:
+    """Scaled latents of samples of one cache."""
+    spec = caches[part[0][1].cache_index].spec
+    raw = torch.from_numpy(np.stack([one.sample.raw_latents for _, one in part])).float()
+    if spec.form == "moments":
+        posteriors = [draws[place].posterior for place, _ in part]
+        noise = torch.from_numpy(np.stack([one for one in posteriors if one is not None]))
+        raw = sample_posterior(raw, noise=noise)
+    return scale_latents(raw, spec)

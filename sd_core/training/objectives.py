@@ -50,9 +50,7 @@ def draw_timesteps(
     return (inside * schedule.config.num_train_timesteps).float()
 
 
-def add_noise(
-    latents: Tensor, noise: Tensor, timesteps: Tensor, schedule: NoiseSchedule
-) -> Tensor:
+def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, schedule: NoiseSchedule) -> Tensor:
     """The noised latents of each sample's timestep, (B, C, h, w)."""
     signal, spread = signal_and_noise(timesteps, schedule, like=latents)
     return signal * latents + spread * noise

@@ -1,4 +1,4 @@
-"""jobs/train.py: killed and resumed to the bit, the same on one worker and two, loud on bad input."""
+"""jobs/train.py: resumed to the bit, the same on one worker and two, loud on bad input."""
 
 import json
 import os
@@ -190,9 +190,7 @@ def test_a_denoiser_that_does_not_fit_the_cache_is_refused(
 ) -> None:
     from tests.sd_core.training.cases import SETTINGS
 
-    code = run(
-        tmp_path, latents, model__denoiser__settings={**SETTINGS, "cross_attention_dim": 64}
-    )
+    code = run(tmp_path, latents, model__denoiser__settings={**SETTINGS, "cross_attention_dim": 64})
 
     assert code == 1
     assert "text of width 64" in capsys.readouterr().err

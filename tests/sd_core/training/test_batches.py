@@ -68,9 +68,7 @@ def test_another_epoch_and_another_seed_draw_other_noise(model, samples):
 def test_dropped_captions_are_the_encoded_empty_caption(model, samples):
     cache = held_cache(model)
 
-    batch = collate(
-        drawn(samples), [cache], seed=0, objective=ObjectiveConfig(caption_dropout=1.0)
-    )
+    batch = collate(drawn(samples), [cache], seed=0, objective=ObjectiveConfig(caption_dropout=1.0))
 
     empty = encode_captions(model.text_encoder, [""])
     assert torch.equal(batch.input_ids, empty.input_ids.long().expand(6, -1))
@@ -81,9 +79,7 @@ def test_captions_are_dropped_at_the_configured_share(model, samples):
     cache = held_cache(model)
     many = [dataclasses.replace(samples[0], key=f"{key:016x}") for key in range(2000)]
 
-    batch = collate(
-        drawn(many), [cache], seed=0, objective=ObjectiveConfig(caption_dropout=0.1)
-    )
+    batch = collate(drawn(many), [cache], seed=0, objective=ObjectiveConfig(caption_dropout=0.1))
 
     empty = torch.from_numpy(cache.empty_caption.input_ids.astype(np.int64))
     share = (batch.input_ids == empty).all(dim=1).float().mean().item()
@@ -105,9 +101,7 @@ def test_token_ids_alone_are_encoded_on_the_fly_to_the_same_embeddings(model, sa
 def test_a_step_from_the_cache_equals_one_from_the_images():
     """Loss and gradients, to a relative 1e-5, with the latents in the cache's dtype."""
     model = make_model()
-    batch = collate(
-        drawn(encoded_samples(model, 6)), [held_cache(model)], seed=0, objective=PLAIN
-    )
+    batch = collate(drawn(encoded_samples(model, 6)), [held_cache(model)], seed=0, objective=PLAIN)
 
     cached_loss, cached = _step(model, batch)
     online_loss, online = _step(model, _from_images(model, batch, rounded=True))
@@ -124,9 +118,7 @@ def test_a_step_from_the_cache_equals_one_from_the_images():
 
 def test_storing_float16_costs_less_than_a_thousandth_of_the_gradient():
     model = make_model()
-    batch = collate(
-        drawn(encoded_samples(model, 6)), [held_cache(model)], seed=0, objective=PLAIN
-    )
+    batch = collate(drawn(encoded_samples(model, 6)), [held_cache(model)], seed=0, objective=PLAIN)
 
     _, cached = _step(model, batch)
     _, exact = _step(model, _from_images(model, batch, rounded=False))
@@ -157,9 +149,7 @@ def _from_images(model, batch, *, rounded):
 
 
 def _task(model):
-    return DenoiserTask(
-        model, objective=PLAIN, optimizer=OptimizerConfig(), ema_decay=None
-    )
+    return DenoiserTask(model, objective=PLAIN, optimizer=OptimizerConfig(), ema_decay=None)
 
 
 def _losses(model, batch):

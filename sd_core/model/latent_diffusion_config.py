@@ -1,0 +1,180 @@
+"""Which latent diffusion model: a whole one by its folder or file, or its parts one by one."""
+
+from dataclasses import dataclass
+
+from pydantic import Field, model_validator
+
+from sd_core.model.autoencoder import AutoencoderConfig
+from sd_core.model.config import ModelConfig
+from sd_core.model.denoiser import DenoiserConfig
+from sd_core.model.latent_diffusion_folder import PipelineContents, pipeline_contents
+from sd_core.model.noise_schedule import NoiseScheduleConfig
+from sd_core.model.precision import Precision
+from sd_core.model.single_file import SingleFileLayout, detect_layout, is_single_file
+from sd_core.model.text_encoder import TextEncoderConfig
+from sd_core.model.weights import (
+    WeightsError,
+    WeightsNeed,
+    join_reference,
+    public_reference,
+    resolve_weights,
+)
+
+_WHERE = "model"
+
+
+class LatentDiffusionConfig(ModelConfig):
+    """Which model: a whole one by `model`, or its parts by the other sections."""
+
+    model: str | None = None
+    """A reference to a diffusers pipeline folder (`hub:org/name@revision`, `/a/folder`), or to a
+    single-file checkpoint of Stable Diffusion v1, v2 or XL (`/a/model.safetensors`)."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
+    """Expected digest of `model`."""
+    layout: str | None = None
+    """Of a single file: a reference to a diffusers folder that tells its sizes, tokenizers and
+    noise schedule, where they are not Stable Diffusion's; its weights are not read."""
+    precision: Precision = "auto"
+    """Of all parts of `model`; sections have their own. Train with `fp32`."""
+    autoencoder: AutoencoderConfig | None = None
+    text_encoder: TextEncoderConfig | None = None
+    text_encoder_2: TextEncoderConfig | None = None
+    """XL's second one."""
+    denoiser: DenoiserConfig | None = None
+    noise_schedule: NoiseScheduleConfig | None = None
+    """With `model`: instead of its own; with sections: Stable Diffusion's where left out."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "LatentDiffusionConfig":
+        parts = {
+            "autoencoder": self.autoencoder,
+            "text_encoder": self.text_encoder,
+            "denoiser": self.denoiser,
+        }
+        missing = [name for name, section in parts.items() if section is None]
+        if self.model is None and missing:
+            raise ValueError(f"set model, or also the section(s) {', '.join(missing)}")
+        named = [name for name in [*parts, "text_encoder_2"] if getattr(self, name) is not None]
+        if self.model is not None and named:
+            raise ValueError(
+                f"model names a whole model; leave out {', '.join(named)}, or leave out model and "
+                "write each section"
+            )
+        if self.model is None and (self.sha256 or self.layout):
+            raise ValueError("sha256 and layout are model's; sections have their own")
+        return self
+
+    def weight_needs(self, where: str) -> list[WeightsNeed]:
+        """What `check_weights` must find; `where` is this section's key."""
+        key = f"{where}.model"
+        if self.model is not None and is_single_file(self.model, where=key):
+            return [WeightsNeed(key, self.model, self.sha256)]
+        if self.model is not None:
+            return [WeightsNeed(key, join_reference(self.model, "model_index.json"))]
+        needs: list[WeightsNeed] = []
+        for name in ("autoencoder", "text_encoder", "text_encoder_2", "denoiser"):
+            section = getattr(self, name)
+            needs += [] if section is None else section.weight_needs(f"{where}.{name}")
+        return needs
+
+    def describe(self) -> str:
+        """One line for people."""
+        if self.model is not None:
+            return public_reference(self.model)
+        sections = (self.autoencoder, self.text_encoder, self.text_encoder_2, self.denoiser)
+        return "; ".join(section.describe() for section in sections if section is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentDiffusionSections:
+    """One section for each part, whichever way the model was named."""
+
+    autoencoder: AutoencoderConfig
+    text_encoder: TextEncoderConfig
+    denoiser: DenoiserConfig
+    noise_schedule: NoiseScheduleConfig
+    text_encoder_2: TextEncoderConfig | None = None
+
+
+def sections_of(config: LatentDiffusionConfig) -> LatentDiffusionSections:
+    """The sections that `config` comes to, reading the model's index where it names one.
+
+    Raises:
+        WeightsError: `model` cannot be had, or is no latent diffusion model.
+    """
+    if config.model is not None:
+        if is_single_file(config.model, where=_WHERE):
+            return _sections_of_file(config, config.model)
+        return _sections_of_folder(config, config.model)
+    if config.autoencoder is None or config.text_encoder is None or config.denoiser is None:
+        raise WeightsError("model: neither a whole model nor all of its sections are named")
+    return LatentDiffusionSections(
+        autoencoder=config.autoencoder,
+        text_encoder=config.text_encoder,
+        text_encoder_2=config.text_encoder_2,
+        denoiser=config.denoiser,
+        noise_schedule=config.noise_schedule or NoiseScheduleConfig(),
+    )
+
+
+def _sections_of_folder(config: LatentDiffusionConfig, model: str) -> LatentDiffusionSections:
+    if config.sha256 is not None:
+        resolve_weights(model, sha256=config.sha256, where=_WHERE)
+    contents = pipeline_contents(model, where=_WHERE)
+    precision = config.precision
+    first, second = _text_encoders(config, model, is_xl=contents.is_xl)
+    return LatentDiffusionSections(
+        autoencoder=AutoencoderConfig(model=join_reference(model, "vae"), precision=precision),
+        text_encoder=first,
+        text_encoder_2=second,
+        denoiser=DenoiserConfig(
+            model=join_reference(model, contents.denoiser), precision=precision
+        ),
+        noise_schedule=config.noise_schedule or contents.noise_schedule,
+    )
+
+
+def _sections_of_file(config: LatentDiffusionConfig, model: str) -> LatentDiffusionSections:
+    path = resolve_weights(model, sha256=config.sha256, where=_WHERE)
+    kind = detect_layout(path, where=_WHERE)
+    contents = None if config.layout is None else pipeline_contents(config.layout, where="layout")
+    first, second = _text_encoders(config, model, is_xl=kind == "sd-xl")
+
+    def beside(name: str) -> str | None:
+        return None if config.layout is None else join_reference(config.layout, name)
+
+    return LatentDiffusionSections(
+        autoencoder=AutoencoderConfig(
+            model=model, layout=beside("vae"), precision=config.precision
+        ),
+        text_encoder=first,
+        text_encoder_2=second,
+        denoiser=DenoiserConfig(model=model, layout=beside("unet"), precision=config.precision),
+        noise_schedule=config.noise_schedule or _known_schedule(kind, contents, path.name),
+    )
+
+
+def _text_encoders(
+    config: LatentDiffusionConfig, model: str, *, is_xl: bool
+) -> tuple[TextEncoderConfig, TextEncoderConfig | None]:
+    first = TextEncoderConfig(
+        model=model,
+        layout=config.layout,
+        precision=config.precision,
+        hidden_states="penultimate" if is_xl else "last",
+    )
+    return first, first.model_copy(update={"part": "text_encoder_2"}) if is_xl else None
+
+
+def _known_schedule(
+    kind: SingleFileLayout, contents: PipelineContents | None, name: str
+) -> NoiseScheduleConfig:
+    if contents is not None:
+        return contents.noise_schedule
+    if kind == "sd-v2":
+        raise WeightsError(
+            f"{_WHERE}: {name} is of Stable Diffusion v2, whose file does not tell whether it "
+            "predicts noise (2-base) or velocity (2 at 768 px); set "
+            "noise_schedule.prediction_type to epsilon or v_prediction"
+        )
+    return NoiseScheduleConfig()

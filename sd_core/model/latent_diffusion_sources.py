@@ -1,0 +1,108 @@
+"""The folders that a model's parts came from, and whether a part still is what its folder holds."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from sd_core.model.latent_diffusion_config import LatentDiffusionSections
+from sd_core.model.single_file import is_single_file
+from sd_core.model.text_encoder import TextEncoderConfig
+from sd_core.model.text_encoder_loading import tokenizer_folder
+from sd_core.model.weights import join_reference, resolve_weights
+
+_STEMS: Final = ("diffusion_pytorch_model", "model")
+
+
+def source_folders(sections: LatentDiffusionSections) -> dict[str, Path]:
+    """The diffusers folders that the sections name, by the subfolder a pipeline keeps them in.
+
+    Parts with random weights, of a single file or of an open_clip model have none.
+    """
+    references: dict[str, str] = {}
+    if sections.autoencoder.pretrained:
+        references["vae"] = sections.autoencoder.model
+    if not sections.denoiser.is_random:
+        references["denoiser"] = str(sections.denoiser.model)
+    for part in (sections.text_encoder, sections.text_encoder_2):
+        references |= _text_references(part)
+    folders = {
+        name: resolve_weights(reference, where=name)
+        for name, reference in references.items()
+        if not is_single_file(reference, where=name)
+    }
+    return {name: folder for name, folder in folders.items() if folder.is_dir()}
+
+
+def holds_same_weights(module: nn.Module, folder: Path) -> bool:
+    """Whether a folder's safetensors, in the module's own dtypes, are the module's weights.
+
+    Stops at the first tensor that differs.
+    """
+    expected = {_bare(name): tensor for name, tensor in module.state_dict().items()}
+    seen = 0
+    for name, found in _tensors(folder):
+        tensor = expected.get(_bare(name))
+        if tensor is None:
+            if name.endswith("position_ids"):
+                continue
+            return False
+        if not torch.equal(found.to(tensor.dtype), tensor.detach().cpu()):
+            return False
+        seen += 1
+    return seen == len(expected)
+
+
+def copy_model_files(source: Path, folder: Path) -> None:
+    """Copy a part's `config.json` and full weights, and nothing else."""
+    folder.mkdir()
+    for path in [*_weight_files(source), *source.glob("*.safetensors.index.json")]:
+        shutil.copyfile(path, folder / path.name)
+    shutil.copyfile(source / "config.json", folder / "config.json")
+
+
+def copy_plain_files(source: Path, folder: Path) -> None:
+    """Copy the files of a folder without subfolders, such as a tokenizer's."""
+    folder.mkdir()
+    for path in source.iterdir():
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+
+
+def _text_references(section: TextEncoderConfig | None) -> dict[str, str]:
+    if section is None or section.model is None or not section.pretrained:
+        return {}
+    if is_single_file(section.model, where=section.part):
+        return {}
+    tokenizer = tokenizer_folder(section.part)
+    return {
+        section.part: join_reference(section.model, section.part),
+        tokenizer: join_reference(section.model, tokenizer),
+    }
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for stem in _STEMS:
+        whole = folder / f"{stem}.safetensors"
+        if whole.is_file():
+            return [whole]
+        if parts := sorted(folder.glob(f"{stem}-*-of-*.safetensors")):
+            return parts
+    return []
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import safe_open
+
+    for path in _weight_files(folder):
+        with safe_open(path, framework="pt") as stream:
+            for name in stream.keys():  # noqa: SIM118  (no mapping)
+                yield name, stream.get_tensor(name)
+
+
+def _bare(name: str) -> str:
+    """transformers 4 nests a text model one level deeper than 5."""
+    return name.removeprefix("text_model.")
