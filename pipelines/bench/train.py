@@ -4,6 +4,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -104,9 +105,7 @@ def measure_train(bench: TrainBench, *, say: Callable[[str], None]) -> TrainResu
     model = load_latent_diffusion(_model_config(bench.models), device=device)
     online = _online_batches(model, bench)
     with tempfile.TemporaryDirectory(prefix="bench-train-") as folder:
-        cache = write_random_cache(
-            Path(folder), model=model, rows=max(64, 2 * bench.batch_size)
-        )
+        cache = write_random_cache(Path(folder), model=model, rows=max(64, 2 * bench.batch_size))
         cached = _cached_batches(cache, bench)
         rates: dict[str, list[float]] = {"cached": [], "online": []}
         for name, batches in (("cached", cached), ("online", online)) * 2:
@@ -152,8 +151,9 @@ def _rate(batches: Iterator[object], *, rows: int, batch_size: int) -> float:
 
 
 def _collated(cache: LatentCache, *, batch_size: int) -> Iterator[TrainingBatch]:
-    for drawn in _dataset(cache).batches(batch_size=batch_size):
-        yield collate(drawn, [cache], seed=0, objective=ObjectiveConfig())
+    with ThreadPoolExecutor(4) as threads:
+        for drawn in _dataset(cache).batches(batch_size=batch_size):
+            yield collate(drawn, [cache], seed=0, objective=ObjectiveConfig(), threads=threads)
 
 
 def _cached_batches(cache: LatentCache, bench: TrainBench) -> Iterator[TrainingBatch]:
@@ -246,5 +246,3 @@ def _model_config(models: Literal["tiny", "real"]) -> LatentDiffusionConfig:
         ),
         denoiser=DenoiserConfig(model="sd-v1", pretrained=False, precision="fp32"),
     )
-
-
