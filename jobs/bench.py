@@ -3,6 +3,7 @@
     python jobs/bench.py download   our download beside img2dataset's command
     python jobs/bench.py curate     the whole on Ray beside the sum of its steps
     python jobs/bench.py memory     peak memory at ten times the rows
+    python jobs/bench.py train      training from the cache beside encoding online, and the loader
 
 Exit codes: 0 measured, 1 failed.
 """
@@ -16,8 +17,21 @@ from pipelines.bench.curate import measure_curate
 from pipelines.bench.download import BenchError, measure_download
 from pipelines.bench.hardware import describe_hardware
 from pipelines.bench.memory import measure_memory
-from pipelines.bench.options import curate_benches, download_bench, memory_bench, parse
-from pipelines.bench.tables import curate_table, download_table, memory_table, write_json
+from pipelines.bench.options import (
+    curate_benches,
+    download_bench,
+    memory_bench,
+    parse,
+    train_bench,
+)
+from pipelines.bench.tables import (
+    curate_table,
+    download_table,
+    memory_table,
+    train_table,
+    write_json,
+)
+from pipelines.bench.train import measure_loader, measure_train
 from pipelines.engine.session import FAILURES
 
 _CURATE = Path(__file__).with_name("curate.py")
@@ -46,6 +60,11 @@ def _measure(options: argparse.Namespace) -> tuple[list[object], str]:
     if options.command == "curate":
         runs = [measure_curate(bench, say=_say) for bench in curate_benches(options)]
         return [*runs], curate_table(runs)
+    if options.command == "train":
+        bench = train_bench(options)
+        loaders = measure_loader(bench, say=_say) if bench.loader_rows else []
+        result = measure_train(bench, say=_say)
+        return [*loaders, result], train_table(loaders, result)
     memory = measure_memory(memory_bench(options, script=_CURATE), say=_say)
     return [memory], memory_table(memory)
 

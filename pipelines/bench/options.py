@@ -5,22 +5,26 @@ import re
 import tempfile
 from pathlib import Path
 
+import torch
+
 from pipelines.bench.curate import CurateBench
 from pipelines.bench.download import DownloadBench
 from pipelines.bench.img2dataset_command import Concurrency
 from pipelines.bench.memory import MemoryBench
+from pipelines.bench.train import TrainBench
 
 _SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the project
 _WAIT_S = 1.0
 
 
 def parse(arguments: list[str] | None, *, description: str) -> argparse.Namespace:
-    """The options; `command` is download, curate or memory."""
+    """The options; `command` is download, curate, memory or train."""
     parser = argparse.ArgumentParser(description=description)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_download(commands.add_parser("download", help="our download beside img2dataset's command"))
     _add_curate(commands.add_parser("curate", help="the whole on Ray beside the sum of its steps"))
     _add_memory(commands.add_parser("memory", help="peak memory at ten times the rows"))
+    _add_train(commands.add_parser("train", help="from the cache beside encoding online"))
     for command in commands.choices.values():
         photos = _SHARED / "photos" / "coco_mini"
         command.add_argument("--photos", type=Path, default=photos, help="a folder of .jpg files")
@@ -79,6 +83,17 @@ def memory_bench(options: argparse.Namespace, *, script: Path) -> MemoryBench:
     )
 
 
+def train_bench(options: argparse.Namespace) -> TrainBench:
+    """What `train` measures."""
+    return TrainBench(
+        models=options.models,
+        batch_size=options.batch_size,
+        steps=options.steps,
+        loader_rows=options.loader_rows,
+        device=options.device,
+    )
+
+
 def _add_download(command: argparse.ArgumentParser) -> None:
     grid = [Concurrency(processes=p, threads=t) for p in (1, 2, 3) for t in (16, 32)]
     command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
@@ -111,6 +126,14 @@ def _add_memory(command: argparse.ArgumentParser) -> None:
     command.add_argument("--few", type=int, default=1_000)
     command.add_argument("--many", type=int, default=10_000)
     command.add_argument("--rows-per-shard", type=int, default=100)
+
+
+def _add_train(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--models", choices=("tiny", "real"), default="tiny")
+    command.add_argument("--batch-size", type=int, default=32)
+    command.add_argument("--steps", type=int, default=10, help="measured, on each side, twice")
+    command.add_argument("--loader-rows", type=int, default=4096, help="0: not the loader")
+    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _concurrency(text: str) -> Concurrency:

@@ -10,6 +10,7 @@ from pipelines.bench.curate import CurateResult
 from pipelines.bench.download import SetResult, SideRun, median_rate
 from pipelines.bench.hardware import Hardware
 from pipelines.bench.memory import MemoryResult
+from pipelines.bench.train import LoaderResult, TrainResult
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -96,6 +97,34 @@ def memory_table(result: MemoryResult) -> str:
         for role in result.roles
     ]
     return text_table(head, rows)
+
+
+def train_table(loaders: Sequence[LoaderResult], result: TrainResult) -> str:
+    """What the loader feeds, then training from the cache beside encoding online."""
+    loader = text_table(
+        ["loader, 4 x 64 x 64 float16", "latents/s", "training samples/s"],
+        [
+            [
+                f"{one.form} in {one.format}",
+                f"{one.drawn_per_second:,.0f}",
+                f"{one.batches_per_second:,.0f}",
+            ]
+            for one in loaders
+        ],
+    )
+    training = text_table(
+        ["training", "cached images/s", "online images/s", "ratio", "of the FLOP limit"],
+        [
+            [
+                f"{result.models} models on {result.device}",
+                f"{result.cached_per_second:.1f}",
+                f"{result.online_per_second:.1f}",
+                f"{result.ratio:.2f}",
+                f"{result.flops_share:.0%}",
+            ]
+        ],
+    )
+    return f"{loader}\n\n{training}" if loaders else training
 
 
 def write_json(path: Path, *, command: str, hardware: Hardware, results: Sequence[Any]) -> None:
