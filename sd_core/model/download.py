@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+import socket
 import tempfile
 import urllib.parse
+import urllib.request
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +59,37 @@ def snapshot_hub(repo: str, *, revision: str, inside: str | None = None) -> Path
         options["allow_patterns"] = [inside if is_file else f"{inside}/*"]
     if not is_file:
         options["ignore_patterns"] = _HUB_IGNORED
+    options["local_files_only"] = not _hub_answers()
     try:
         folder = Path(snapshot_download(repo, **options))
     except Exception as error:  # the hub's client raises its own, httpx's and OSError
+        if not _hub_answers():
+            raise DownloadError(
+                f"revision {revision} was not fetched before, and the model hub does not answer"
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise DownloadError(
             f"cannot be fetched from the model hub at revision {revision} "
             f"({type(error).__name__}: {reason[:200]})"
         ) from error
     return folder / inside if inside else folder
+
+
+@cache
+def _hub_answers() -> bool:
+    """Whether the hub's host can be connected to; its client would retry for half a minute and
+    say so. Where it cannot, what was fetched before is still found."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or urllib.request.getproxies():
+        return not constants.HF_HUB_OFFLINE
+    endpoint = urllib.parse.urlsplit(constants.ENDPOINT)
+    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    try:
+        socket.create_connection((endpoint.hostname, port), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def download_open_clip(name: str, tag: str) -> Path:
