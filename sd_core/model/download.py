@@ -59,11 +59,11 @@ def snapshot_hub(repo: str, *, revision: str, inside: str | None = None) -> Path
         options["allow_patterns"] = [inside if is_file else f"{inside}/*"]
     if not is_file:
         options["ignore_patterns"] = _HUB_IGNORED
-    options["local_files_only"] = not _hub_answers()
+    options["local_files_only"] = not hub_answers()
     try:
         folder = Path(snapshot_download(repo, **options))
     except Exception as error:  # the hub's client raises its own, httpx's and OSError
-        if not _hub_answers():
+        if not hub_answers():
             raise DownloadError(
                 f"revision {revision} was not fetched before, and the model hub does not answer"
             ) from error
@@ -76,7 +76,7 @@ def snapshot_hub(repo: str, *, revision: str, inside: str | None = None) -> Path
 
 
 @cache
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the hub's host can be connected to; its client would retry for half a minute and
     say so. Where it cannot, what was fetched before is still found."""
     from huggingface_hub import constants

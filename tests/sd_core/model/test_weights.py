@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -113,20 +114,26 @@ def test_a_hub_folder_and_file_are_asked_for_alone(
     assert asked["allow_patterns"] == ["vae/model.safetensors"]
 
 
-def test_an_unreachable_hub_is_one_short_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
+def test_an_unreachable_hub_is_one_short_error_without_retries(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from huggingface_hub import constants
 
-    def snapshot(repo: str, **options: object) -> str:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no route\nto the hub")
+    from sd_core.model import download
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    with pytest.raises(WeightsError) as caught:
-        resolve_weights("hub:org/name@abc/vae", where="encode.autoencoder.model")
+    with socket.socket() as closed:  # bound and not listening: a connection is refused
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        download.hub_answers.cache_clear()
+        with pytest.raises(WeightsError) as caught:
+            resolve_weights("hub:org/name@abc/vae", where="encode.autoencoder.model")
+        download.hub_answers.cache_clear()
     assert str(caught.value) == (
-        "encode.autoencoder.model: hub:org/name@abc/vae: cannot be fetched from the model hub at "
-        "revision abc (LocalEntryNotFoundError: no route); put the weights on a disk that every "
-        "worker sees and set encode.autoencoder.model to their path"
+        "encode.autoencoder.model: hub:org/name@abc/vae: revision abc was not fetched before, and "
+        "the model hub does not answer; put the weights on a disk that every worker sees and set "
+        "encode.autoencoder.model to their path"
     )
+    assert not caplog.records
 
 
 def test_everything_missing_is_named_at_once(tmp_path: Path) -> None:
