@@ -89,6 +89,9 @@ class TrainConfig(Config):
     engine: TrainEngineConfig = TrainEngineConfig()
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
     """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
+    check_data: bool = True
+    """Read every shard once before the first batch, and hold it against its digest; false trusts
+    what is there, and finds a damaged row when it is drawn."""
     peak_tflops: float | None = Field(default=None, gt=0)
     """What a worker's device can do at `loop.precision`; null measures it with a product of
     matrices at the start. Only the progress line uses it."""

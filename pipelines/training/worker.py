@@ -14,6 +14,7 @@ from pipelines.training.loss_curve import LOSS_CURVE_FILE, draw_loss_curve
 from pipelines.training.records import Records, read_metrics
 from pipelines.training.result import publish_model
 from pipelines.training.samples import SAMPLES_FOLDER, SampleGrid
+from sd_core.cache.checking import check_contents
 from sd_core.cache.dataset import TrainingDataset
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
@@ -53,6 +54,10 @@ def train_worker(config: TrainConfig, place: Place, *, fingerprint: str, say: Sa
     model = load_latent_diffusion(config.model, device=place.device)
     caches = open_caches(config)
     check_caches(caches, model_identity=model.identity)
+    if config.check_data:
+        rows = check_contents(caches, rank=place.rank, world_size=place.world_size)
+        if place.rank == 0:
+            say(f"{rows:,} cached rows read and found whole")
     task = DenoiserTask(
         model,
         objective=config.objective,

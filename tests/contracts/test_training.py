@@ -144,6 +144,21 @@ def test_a_nan_in_the_cache_is_named_by_its_key_and_nothing_is_published(
     assert not (tmp_path / "out/model").exists()
 
 
+def test_a_flipped_bit_is_found_before_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latents = make_cache(tmp_path / "run")
+    shard = sorted(latents.glob("*.tar"))[1]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(bytes(content))
+
+    assert run(tmp_path, latents) == 1
+
+    assert shard.name in capsys.readouterr().err
+    assert not (tmp_path / "out/metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
