@@ -72,19 +72,14 @@ class TrainEngineConfig(Config):
         return self
 
 
-class TrainConfig(Config):
-    """One section for each part of the job."""
+class TrainingConfig(Config):
+    """What every training can be told."""
 
     output: str = Field(min_length=1)
     """An absolute path or an fsspec URL."""
-    data: list[DataConfig] = Field(min_length=1)
-    model: LatentDiffusionConfig
-    """What training starts from; its caches must be of the same autoencoder and text encoder."""
     loop: LoopConfig
-    objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     order: OrderConfig = OrderConfig()
-    samples: SamplesConfig = SamplesConfig()
     tracking: TrackingConfig = TrackingConfig()
     engine: TrainEngineConfig = TrainEngineConfig()
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
@@ -94,7 +89,7 @@ class TrainConfig(Config):
     matrices at the start. Only the progress line uses it."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_workers(self) -> Self:
         workers = self.engine.num_workers
         if self.loop.batch_size % workers or self.order.num_streams % workers:
             raise ValueError(
@@ -102,3 +97,14 @@ class TrainConfig(Config):
                 f"and order.num_streams {self.order.num_streams}"
             )
         return self
+
+
+class TrainConfig(TrainingConfig):
+    """A denoiser's training from latent caches."""
+
+    task: Literal["denoiser"] = "denoiser"
+    data: list[DataConfig] = Field(min_length=1)
+    model: LatentDiffusionConfig
+    """What training starts from; its caches must be of the same autoencoder and text encoder."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    samples: SamplesConfig = SamplesConfig()

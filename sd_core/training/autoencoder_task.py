@@ -46,7 +46,7 @@ class AutoencoderLossConfig(ModelConfig):
     """VQModel: of the codebook and commitment losses."""
     commitment_weight: float = Field(default=0.25, ge=0)
     """VQModel: of the commitment within them."""
-    perceptual: PerceptualConfig
+    perceptual: PerceptualConfig = PerceptualConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
 
     def identity(self) -> dict[str, Any]:

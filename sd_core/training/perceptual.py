@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -33,26 +33,19 @@ class PerceptualConfig(ModelConfig):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
     """Expected digest of that file."""
 
-    @model_validator(mode="after")
-    def _check(self) -> "PerceptualConfig":
-        if self.weight and self.backbone is None:
-            raise ValueError(
-                "LPIPS needs VGG16's ImageNet weights: set backbone to a file of torchvision's "
-                "layout (vgg16-397923af.pth or safetensors), or weight to 0 to train without"
-            )
-        return self
-
     def weight_needs(self) -> list[WeightsNeed]:
-        """What `check_weights` must find."""
-        if not self.weight or self.backbone is None:
-            return []
-        return [WeightsNeed(_KEY, self.backbone, self.sha256)]
+        """What `check_weights` must find.
+
+        Raises:
+            WeightsError: LPIPS has a weight and no backbone is named.
+        """
+        return [WeightsNeed(_KEY, _named(self), self.sha256)] if self.weight else []
 
     def identity(self) -> dict[str, Any]:
         """The options that change the loss."""
-        if not self.weight or self.backbone is None:
+        if not self.weight:
             return {"weight": 0.0}
-        return {"weight": self.weight, **weights_identity(self.backbone, self.sha256)}
+        return {"weight": self.weight, **weights_identity(_named(self), self.sha256)}
 
 
 class PerceptualLoss(nn.Module):
@@ -81,12 +74,18 @@ def load_perceptual_loss(
         WeightsError: the backbone's weights cannot be had or are not VGG16's; random ones are
             never used.
     """
-    if not config.weight or config.backbone is None:
+    if not config.weight:
         return None
-    path = resolve_weights(config.backbone, sha256=config.sha256, where=_KEY)
+    path = resolve_weights(_named(config), sha256=config.sha256, where=_KEY)
     lpips = _build_lpips()
     _load_backbone(lpips.net, _read_state(path), path)
     return PerceptualLoss(lpips).to(device)
+
+
+def _named(config: PerceptualConfig) -> str:
+    if config.backbone is None:
+        raise WeightsError(f"{_KEY}: LPIPS has weight {config.weight} and no weights; {_ADVICE}")
+    return config.backbone
 
 
 def _build_lpips() -> Any:
