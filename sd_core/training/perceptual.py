@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sd_core.model.config import ModelConfig
-from sd_core.model.precision import seeded
 from sd_core.model.weights import WeightsError, WeightsNeed, resolve_weights, weights_identity
 
 _KEY: Final = "losses.perceptual.backbone"
@@ -77,9 +76,7 @@ def load_perceptual_loss(
     if not config.weight:
         return None
     path = resolve_weights(_named(config), sha256=config.sha256, where=_KEY)
-    lpips = _build_lpips()
-    _load_backbone(lpips.net, _read_state(path), path)
-    return PerceptualLoss(lpips).to(device)
+    return PerceptualLoss(_build_lpips(_read_state(path), path)).to(device)
 
 
 def _named(config: PerceptualConfig) -> str:
@@ -88,8 +85,8 @@ def _named(config: PerceptualConfig) -> str:
     return config.backbone
 
 
-def _build_lpips() -> Any:
-    """LPIPS with its own linear layers; the backbone's weights are still random."""
+def _build_lpips(backbone: dict[str, Tensor], path: Path) -> nn.Module:
+    """LPIPS of the package's own linear layers and the given VGG16; nothing in it is random."""
     try:
         import lpips
     except ImportError as error:
@@ -97,10 +94,16 @@ def _build_lpips() -> Any:
             "losses.perceptual: the package lpips is missing; pip install lpips, or set "
             "losses.perceptual.weight to 0"
         ) from error
-    with warnings.catch_warnings(), seeded(0):
+    with warnings.catch_warnings(), torch.device("meta"):
         # It asks torchvision in a way that torchvision has deprecated.
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
-        return lpips.LPIPS(net="vgg", version="0.1", pnet_rand=True, verbose=False)
+        model: nn.Module = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
+    model.scaling_layer = lpips.ScalingLayer()
+    layers = Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth"
+    state = torch.load(layers, map_location="cpu", weights_only=True)
+    state |= _backbone_state(model.get_submodule("net"), backbone, path)
+    model.load_state_dict(state, strict=False, assign=True)
+    return model
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
@@ -117,9 +120,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _load_backbone(backbone: nn.Module, found: dict[str, Tensor], path: Path) -> None:
-    """Fill LPIPS' slices (`slice2.5.weight`) from torchvision's layers (`features.5.weight`)."""
-    state = backbone.state_dict()
+def _backbone_state(slices: nn.Module, found: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """LPIPS' slices (`net.slice2.5.weight`) from torchvision's layers (`features.5.weight`)."""
+    state = slices.state_dict()
     names = {name: f"features.{name.partition('.')[2]}" for name in state}
     wrong = [
         source
@@ -131,7 +134,7 @@ def _load_backbone(backbone: nn.Module, found: dict[str, Tensor], path: Path) ->
             f"{_KEY}: {path} is not VGG16: {len(wrong)} of {len(names)} tensors are missing or of "
             f"another shape, {wrong[0]} for one; {_ADVICE}"
         )
-    backbone.load_state_dict({name: found[source].float() for name, source in names.items()})
+    return {f"net.{name}": found[source].float() for name, source in names.items()}
 
 
 _ADVICE: Final = (
