@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 import yaml
 from PIL import Image
 
 from jobs import train
 from pipelines.training import autoencoder_worker
 from pipelines.training.job import load_train_config
+from pipelines.training.loop import Place
 from sd_core.model.autoencoder import AutoencoderConfig, encode_images, load_autoencoder
 from sd_core.presets.drawing import draw
 from sd_core.training.image_batches import as_input
@@ -248,3 +251,31 @@ def test_the_tiny_recipe_has_the_preset_s_architecture() -> None:
         "use_post_quant_conv",
         "use_quant_conv",
     }
+
+
+def _work(rank: int, config: str, meeting: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    place = Place(rank=rank, world_size=2, device=torch.device("cpu"))
+    loaded: Any = load_train_config(config, overrides=[])
+    autoencoder_worker.train_autoencoder_worker(loaded, place, fingerprint="f", say=lambda _: None)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_workers_agree_with_one_discriminator_and_all(
+    run: Path, trained: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "config.yaml", run, tmp_path / "out")
+
+    torch.multiprocessing.spawn(_work, args=(str(config), str(tmp_path / "meeting")), nprocs=2)
+
+    def both(name: str) -> list[list[float]]:
+        outputs = (trained, tmp_path / "out")
+        return [[line[name] for line in lines_of(out) if name in line] for out in outputs]
+
+    alone, together = both("generator/loss")
+    assert together == pytest.approx(alone, rel=2e-3)
+    # The discriminator's first step of Adam turns rounding into signs; before it they agree.
+    for name in ("generator/adaptive_weight", "discriminator/loss"):
+        alone, together = both(name)
+        assert together[0] == pytest.approx(alone[0], rel=1e-3)
