@@ -69,7 +69,8 @@ def adaptive_weight(
         dist.all_reduce(gradients)
         gradients = gradients / dist.get_world_size()
     reconstruction, adversarial = gradients.flatten(1).norm(dim=1)
-    return (reconstruction / (adversarial + _EPSILON)).clamp(0, _MAX_ADAPTIVE_WEIGHT)
+    weight: Tensor = (reconstruction / (adversarial + _EPSILON)).clamp(0, _MAX_ADAPTIVE_WEIGHT)
+    return weight
 
 
 def psnr_db(reconstructions: Tensor, images: Tensor) -> Tensor:
