@@ -1,7 +1,9 @@
-"""Train: latent caches become a latent diffusion model.
+"""Train: latent caches become a latent diffusion model, or curated images an autoencoder.
 
     python jobs/train.py --config configs/train/tiny.yaml \\
         --set data.0.path=/data/run/latents --set output=/data/training
+    python jobs/train.py --config configs/train/autoencoder_tiny.yaml \\
+        --set data.0.path=/data/run --set output=/data/autoencoder
 
 Exit codes: 0 done, 1 failed, 2 wrong configuration.
 """
@@ -10,12 +12,11 @@ import argparse
 import sys
 import time
 
-from pipelines.config import ConfigError, load_config
+from pipelines.config import ConfigError
 from pipelines.engine.session import FAILURES
 from pipelines.engine.training import TRAINING_FAILURES
 from pipelines.redact import redact_text
-from pipelines.training.config import TrainConfig
-from pipelines.training.job import TrainError, train
+from pipelines.training.job import TrainError, load_train_config, train
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"[{time.monotonic() - started:7.1f} s] {redact_text(line)}", flush=True)
 
     try:
-        config = load_config(TrainConfig, options.config, overrides=options.set)
+        config = load_train_config(options.config, overrides=options.set)
         result = train(config, say=say)
     except ConfigError as error:
         print(redact_text(str(error)), file=sys.stderr)

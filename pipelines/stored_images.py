@@ -78,7 +78,7 @@ def iterate_images(
         if row is None or row["key"] != key:
             raise ShardError(f"{images.path}: {key} is not the next row of {facts.path}")
         if keys is None or key in keys:
-            yield StoredImage(facts=row, pixels=_decode(encoded, f"{images.path}: {key}"))
+            yield StoredImage(facts=row, pixels=decode_crop(encoded, f"{images.path}: {key}"))
     if next(stored, None) is not None:
         raise ShardError(f"{images.path}: holds fewer images than {facts.path} has")
 
@@ -118,9 +118,9 @@ def _iterate_tar(store: RunStore, path: str) -> Iterator[tuple[str, bytes]]:
         with store.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
                 archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
-                key, _, suffix = member.name.partition(".")
-                if suffix not in _IMAGE_SUFFIXES:
+                if not is_image(member.name):
                     continue
+                key = member.name.partition(".")[0]
                 content = archive.extractfile(member)
                 if content is not None:
                     yield key, content.read()
@@ -128,7 +128,13 @@ def _iterate_tar(store: RunStore, path: str) -> Iterator[tuple[str, bytes]]:
         raise ShardError(f"{path}: damaged tar: {error}") from error
 
 
-def _decode(encoded: bytes, where: str) -> npt.NDArray[np.uint8]:
+def is_image(member: str) -> bool:
+    """Whether a member of a shard's tar is a row's image, by its name."""
+    return member.partition(".")[2] in _IMAGE_SUFFIXES
+
+
+def decode_crop(encoded: bytes, where: str) -> npt.NDArray[np.uint8]:
+    """Decode a stored crop to (H, W, 3) uint8 RGB; raises `ShardError` naming `where`."""
     try:
         if encoded[:2] == b"\xff\xd8":
             pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded, "RGB")

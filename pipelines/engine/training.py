@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 import torch
@@ -17,7 +17,8 @@ from pipelines.engine.lease import Lease
 from pipelines.engine.session import terminate_as_exit
 from pipelines.redact import redact_text
 from pipelines.storage import RunStore
-from pipelines.training.worker import Place, train_worker
+from pipelines.training.image_set import ImageSetError
+from pipelines.training.loop import Place, Say
 from sd_core.cache.samples import CacheShardError
 from sd_core.cache.spec import CacheMismatchError, CacheSpecError
 from sd_core.model.weights import WeightsError
@@ -25,22 +26,29 @@ from sd_core.training.checkpoint import CheckpointError
 from sd_core.training.trainer import NonFiniteLossError
 
 if TYPE_CHECKING:
-    from pipelines.training.config import TrainConfig
+    from pipelines.training.config import TrainingConfig
 
 TRAINING_FAILURES = (
     CacheMismatchError,
     CacheShardError,
     CacheSpecError,
     CheckpointError,
+    ImageSetError,
     NonFiniteLossError,
     WeightsError,
 )
 """What ends a training with a message for its user; starting it again would not help."""
 
 
+class Worker(Protocol):
+    """Trains on one worker; a module's function, so that Ray can name it."""
+
+    def __call__(self, config: Any, place: Place, *, fingerprint: str, say: Say) -> None: ...
+
+
 @contextmanager
 def open_training(
-    store: RunStore, config: "TrainConfig", *, say: Callable[[str], None]
+    store: RunStore, config: "TrainingConfig", worker: Worker, *, say: Callable[[str], None]
 ) -> Iterator[Callable[[str], None]]:
     """Take the output's lease; gives a function that trains, called with the fingerprint.
 
@@ -53,30 +61,36 @@ def open_training(
         cluster.check_local_output(store)
         stack.enter_context(Lease(store, say=say))
         if config.engine.runner == "local":
-            yield lambda fingerprint: _train_here(config, fingerprint, say)
+            yield lambda fingerprint: _train_here(config, worker, fingerprint, say)
         else:
-            yield lambda fingerprint: _train_on_ray(store, config, fingerprint, say)
+            yield lambda fingerprint: _train_on_ray(store, config, worker, fingerprint, say)
 
 
-def _train_here(config: "TrainConfig", fingerprint: str, say: Callable[[str], None]) -> None:
+def _train_here(
+    config: "TrainingConfig", worker: Worker, fingerprint: str, say: Callable[[str], None]
+) -> None:
     wanted = config.engine.use_gpu
     found = torch.cuda.is_available()
     if wanted is True and not found:
         raise EngineError("engine.use_gpu is true, and torch finds no GPU on this machine")
     device = torch.device("cuda" if found and wanted else "cpu")
     place = Place(rank=0, world_size=1, device=device)
-    train_worker(config, place, fingerprint=fingerprint, say=say)
+    worker(config, place, fingerprint=fingerprint, say=say)
 
 
 def _train_on_ray(
-    store: RunStore, config: "TrainConfig", fingerprint: str, say: Callable[[str], None]
+    store: RunStore,
+    config: "TrainingConfig",
+    worker: Worker,
+    fingerprint: str,
+    say: Callable[[str], None],
 ) -> None:
     engine = config.engine
     with cluster.connected(num_cpus=engine.num_workers * engine.cpus_per_worker):
         use_gpu = _check_cluster(config)
         cluster.probe_storage(store, say=say)
         for left in range(engine.max_failures, -1, -1):
-            failure = _fit(config, fingerprint, use_gpu=use_gpu)
+            failure = _fit(config, worker, fingerprint, use_gpu=use_gpu)
             if failure is None:
                 return
             if not left:
@@ -84,7 +98,9 @@ def _train_on_ray(
             say(f"the workers died; starting them again, {left} more time(s): {failure}")
 
 
-def _fit(config: "TrainConfig", fingerprint: str, *, use_gpu: bool) -> str | None:
+def _fit(
+    config: "TrainingConfig", worker: Worker, fingerprint: str, *, use_gpu: bool
+) -> str | None:
     """One try; gives what killed the workers, None where they finished.
 
     Raises:
@@ -98,7 +114,7 @@ def _fit(config: "TrainConfig", fingerprint: str, *, use_gpu: bool) -> str | Non
     with tempfile.TemporaryDirectory(prefix="ray-train-") as scratch:
         trainer: Any = TorchTrainer(
             _worker,
-            train_loop_config={"config": config, "fingerprint": fingerprint},
+            train_loop_config={"config": config, "worker": worker, "fingerprint": fingerprint},
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=engine.num_workers,
@@ -145,10 +161,11 @@ def _worker(settings: dict[str, Any]) -> None:
     def say(line: str) -> None:
         print(f"[{time.monotonic() - started:7.1f} s] {redact_text(line)}", flush=True)
 
-    train_worker(settings["config"], place, fingerprint=settings["fingerprint"], say=say)
+    worker: Worker = settings["worker"]
+    worker(settings["config"], place, fingerprint=settings["fingerprint"], say=say)
 
 
-def _check_cluster(config: "TrainConfig") -> bool:
+def _check_cluster(config: "TrainingConfig") -> bool:
     """Whether workers get GPUs; raises `EngineError` where the cluster cannot hold them."""
     engine, has = config.engine, ray.cluster_resources()
     gpus, cpus = int(has.get("GPU", 0)), has.get("CPU", 0)

@@ -72,32 +72,24 @@ class TrainEngineConfig(Config):
         return self
 
 
-class TrainConfig(Config):
-    """One section for each part of the job."""
+class TrainingConfig(Config):
+    """What every training can be told."""
 
     output: str = Field(min_length=1)
     """An absolute path or an fsspec URL."""
-    data: list[DataConfig] = Field(min_length=1)
-    model: LatentDiffusionConfig
-    """What training starts from; its caches must be of the same autoencoder and text encoder."""
     loop: LoopConfig
-    objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     order: OrderConfig = OrderConfig()
-    samples: SamplesConfig = SamplesConfig()
     tracking: TrackingConfig = TrackingConfig()
     engine: TrainEngineConfig = TrainEngineConfig()
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
     """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
-    check_data: bool = True
-    """Read every shard once before the first batch, and hold it against its digest; false trusts
-    what is there, and finds a damaged row when it is drawn."""
     peak_tflops: float | None = Field(default=None, gt=0)
     """What a worker's device can do at `loop.precision`; null measures it with a product of
     matrices at the start. Only the progress line uses it."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_workers(self) -> Self:
         workers = self.engine.num_workers
         if self.loop.batch_size % workers or self.order.num_streams % workers:
             raise ValueError(
@@ -105,3 +97,17 @@ class TrainConfig(Config):
                 f"and order.num_streams {self.order.num_streams}"
             )
         return self
+
+
+class TrainConfig(TrainingConfig):
+    """A denoiser's training from latent caches."""
+
+    task: Literal["denoiser"] = "denoiser"
+    data: list[DataConfig] = Field(min_length=1)
+    model: LatentDiffusionConfig
+    """What training starts from; its caches must be of the same autoencoder and text encoder."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    check_data: bool = True
+    """Read every shard once before the first batch, and hold it against its digest; false trusts
+    what is there, and finds a damaged row when it is drawn."""
+    samples: SamplesConfig = SamplesConfig()

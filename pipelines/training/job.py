@@ -1,23 +1,27 @@
 """The training job: check everything, then train on one process or many."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from pipelines.engine.training import open_training
+from pydantic import ConfigDict
+
+from pipelines.config import Config, load_config
+from pipelines.engine.training import Worker, open_training
 from pipelines.run import StepIdentity, check_or_record, read_run
 from pipelines.storage import RunStore
+from pipelines.training.autoencoder_config import AutoencoderTrainConfig
+from pipelines.training.autoencoder_worker import train_autoencoder_worker
 from pipelines.training.config import TrainConfig
 from pipelines.training.model_card import public_config
-from pipelines.training.result import MODEL_FOLDER, cache_sha256, read_result
-from pipelines.training.worker import open_caches
+from pipelines.training.options import autoencoder_options, denoiser_options
+from pipelines.training.result import MODEL_FOLDER, read_result
+from pipelines.training.worker import train_worker
 from pipelines.versions import describe_program
-from sd_core.cache.latent_cache import LatentCache, check_caches
-from sd_core.model.latent_diffusion import LatentDiffusionConfig
-from sd_core.model.weights import check_weights, weights_identity
 
 STEP = "train"
-_ONLY_HOW = {"log_every", "checkpoint_every", "keep_checkpoints", "sample_every"}
+AnyTrainConfig = TrainConfig | AutoencoderTrainConfig
 
 
 class TrainError(Exception):
@@ -33,20 +37,40 @@ class TrainResult:
     """The diffusers folder."""
 
 
-def train(config: TrainConfig, *, say: Callable[[str], None]) -> TrainResult:
+class _TaskChoice(Config):
+    """The one key that says what the others are."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    task: Literal["denoiser", "autoencoder"] = "denoiser"
+
+
+def load_train_config(path: str | Path, *, overrides: Iterable[str]) -> AnyTrainConfig:
+    """Read a training's YAML; its top-level `task` says of what. Raises `ConfigError`."""
+    overrides = list(overrides)
+    choice = load_config(_TaskChoice, path, overrides=overrides)
+    if choice.task == "autoencoder":
+        return load_config(AutoencoderTrainConfig, path, overrides=overrides)
+    return load_config(TrainConfig, path, overrides=overrides)
+
+
+def train(config: AnyTrainConfig, *, say: Callable[[str], None]) -> TrainResult:
     """Train, or go on where an earlier call stopped, or say that there is nothing to do.
 
     Raises:
         RunMismatchError: the output holds a training with other options; they are named.
-        What `train_worker` raises, and the engine's errors: see their messages.
+        What the task's worker raises, and the engine's errors: see their messages.
     """
     store = RunStore(config.output, config.storage_options)
-    caches = open_caches(config)
-    check_caches(caches, model_identity=None)
-    check_weights(config.model.weight_needs("model"))
-    identity = StepIdentity(step=STEP, options=_options(config, caches))
+    worker: Worker
+    options: Mapping[str, Any]
+    if isinstance(config, AutoencoderTrainConfig):
+        worker, options = train_autoencoder_worker, autoencoder_options(config)
+    else:
+        worker, options = train_worker, denoiser_options(config)
+    identity = StepIdentity(step=STEP, options=options)
     _refuse_foreign_output(store)
-    with open_training(store, config, say=say) as run_workers:
+    with open_training(store, config, worker, say=say) as run_workers:
         record = {"job": STEP, "config": public_config(config), **describe_program()}
         check_or_record(store, [identity], job=record)
         result = read_result(store)
@@ -67,38 +91,3 @@ def _refuse_foreign_output(store: RunStore) -> None:
             f"{store.root}: holds a run of another job ({', '.join(sorted(steps))}); give another "
             "output"
         )
-
-
-def _options(config: TrainConfig, caches: Sequence[LatentCache]) -> Mapping[str, Any]:
-    """Everything that changes the weights after a given step.
-
-    With a constant learning rate the number of steps does not, so that more may be asked later.
-    """
-    how = _ONLY_HOW | ({"steps"} if config.optimizer.schedule == "constant" else set[str]())
-    return {
-        "data": {
-            str(index): {"sha256": cache_sha256(cache), "weight": data.weight}
-            for index, (data, cache) in enumerate(zip(config.data, caches, strict=True))
-        },
-        "model": _model_options(config.model),
-        "loop": config.loop.model_dump(mode="json", exclude=how),
-        "objective": config.objective.model_dump(mode="json"),
-        "optimizer": config.optimizer.model_dump(mode="json"),
-        "order": config.order.model_dump(mode="json"),
-        "torch_threads": config.engine.torch_threads,
-    }
-
-
-def _model_options(model: LatentDiffusionConfig) -> Mapping[str, Any]:
-    schedule = model.noise_schedule
-    options: dict[str, Any] = {
-        "noise_schedule": None if schedule is None else schedule.model_dump(mode="json")
-    }
-    if model.model is not None:
-        return (
-            options | {"precision": model.precision} | weights_identity(model.model, model.sha256)
-        )
-    for name in ("autoencoder", "text_encoder", "text_encoder_2", "denoiser"):
-        section = getattr(model, name)
-        options[name] = None if section is None else section.identity()
-    return options

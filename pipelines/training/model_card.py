@@ -3,24 +3,38 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipelines.training.config import TrainConfig
+from pipelines.training.autoencoder_config import AutoencoderTrainConfig
+from pipelines.training.config import TrainConfig, TrainingConfig
 from pipelines.versions import describe_program
 from pipelines.yaml_text import dump_yaml
 from sd_core.model.weights import digest_file
 
-_HEADER = """---
+_HEADERS = {
+    "denoiser": """---
 library_name: diffusers
 pipeline_tag: text-to-image
 tags: [latent-diffusion, latent-foundry]
 ---
 # A latent diffusion model trained with Latent Foundry
-"""
+""",
+    "autoencoder": """---
+library_name: diffusers
+tags: [autoencoder, latent-foundry]
+---
+# An autoencoder trained with Latent Foundry
+""",
+}
 
 
 def write_card(
-    config: TrainConfig, *, data: Sequence[Mapping[str, object]], steps: int, folder: Path
+    config: TrainConfig | AutoencoderTrainConfig,
+    *,
+    data: Sequence[Mapping[str, object]],
+    steps: int,
+    folder: Path,
+    figures: Mapping[str, float] | None = None,
 ) -> str:
-    """Markdown with Hugging Face's header: data, steps, configuration, digests of the weights."""
+    """Markdown with Hugging Face's header: data, steps, figures, configuration, digests."""
     rows = [
         f"| {one['path']} | {one['rows']:,} | {one['share']:.1%} | `{str(one['sha256'])[:16]}` |"
         for one in data
@@ -32,10 +46,11 @@ def write_card(
     averaged = config.loop.ema_decay
     return "\n".join(
         [
-            _HEADER,
+            _HEADERS[config.task],
             f"{steps:,} steps of {config.loop.batch_size} samples. "
             + (f"The weights are averages of decay {averaged}." if averaged else ""),
-            "\n## Data\n\n| cache | rows | share | digest |\n|---|---|---|---|",
+            *(f"- {name}: {value:g}" for name, value in (figures or {}).items()),
+            "\n## Data\n\n| data | rows | share | digest |\n|---|---|---|---|",
             *rows,
             "\n## Weights\n\n| file | sha256 |\n|---|---|",
             *weights,
@@ -48,7 +63,7 @@ def write_card(
     )
 
 
-def public_config(config: TrainConfig) -> Mapping[str, object]:
+def public_config(config: TrainingConfig) -> Mapping[str, object]:
     """The resolved configuration without secrets."""
     from pipelines.redact import redact_config
 

@@ -46,13 +46,22 @@ class Records:
         }
         if flops_share is not None:
             line["flops_share"] = flops_share
+        self._write(line)
+        self._say(_progress_line(line, self._steps))
+
+    def add_values(self, step: int, values: Mapping[str, float]) -> None:
+        """Record and say figures that are measured now and then, in a line of their own."""
+        self._write({"step": step, **values})
+        figures = " | ".join(f"{name} {value:.2f}" for name, value in values.items())
+        self._say(f"step {step:,} of {self._steps:,} | {figures}")
+
+    def _write(self, line: dict[str, Any]) -> None:
         self._lines.append(line)
         if self._store.is_local:
             with Path(self._store.absolute(METRICS_FILE)).open("a") as stream:
                 stream.write(json.dumps(line) + "\n")
         for write in self._writers:
             write(line)
-        self._say(_progress_line(line, self._steps))
 
     def flush(self) -> None:
         """Write the whole file, which is what an object store needs."""

@@ -1,5 +1,6 @@
 """What a finished training leaves: a diffusers folder with its card, and result.json last."""
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from pipelines.redact import redact_url
 from pipelines.storage import RunStore
 from pipelines.training.checkpoints import put_folder
 from pipelines.training.config import TrainConfig
+from pipelines.training.image_set import ImageSet
 from pipelines.training.model_card import write_card
 from sd_core.cache.latent_cache import LatentCache
 from sd_core.model.latent_diffusion import LatentDiffusion, save_latent_diffusion
@@ -53,6 +55,11 @@ def publish_model(
         (folder / "README.md").write_text(card, encoding="utf-8")
         files = put_folder(store, folder, MODEL_FOLDER)
     result = {"step": trainer.step, "fingerprint": fingerprint, "data": data, "files": files}
+    write_result(store, result)
+
+
+def write_result(store: RunStore, result: Mapping[str, object]) -> None:
+    """Write result.json, when everything else is there."""
     store.replace(RESULT_FILE, (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
 
 
@@ -72,7 +79,14 @@ def describe_data(config: TrainConfig, caches: Sequence[LatentCache]) -> list[Ma
 
 def cache_sha256(cache: LatentCache) -> str:
     """Hex sha256 over the spec and the digests of the shards, in their order."""
-    import hashlib
-
     lines = "".join(f"{shard.sha256}  {shard.num_rows}\n" for shard in cache.shards)
     return hashlib.sha256(cache.spec.to_json() + lines.encode()).hexdigest()
+
+
+def image_set_sha256(images: ImageSet) -> str:
+    """Hex sha256 over the digests of tars and ledgers, and which of their kept rows are in it."""
+    lines = "".join(
+        f"{shard.tar.sha256}  {shard.ledger.sha256}  {shard.first_row}  {shard.num_rows}\n"
+        for shard in images.shards
+    )
+    return hashlib.sha256(f"{images.resolution_px}\n{lines}".encode()).hexdigest()

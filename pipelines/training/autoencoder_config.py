@@ -1,0 +1,54 @@
+"""Everything `jobs/train.py` can be told about an autoencoder's training."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipelines.config import Config
+from pipelines.training.config import StorageOptions, TrainingConfig
+from sd_core.training.autoencoder_task import AutoencoderLossConfig
+from sd_core.training.trained_autoencoder import TrainedAutoencoderConfig
+
+
+class ImageDataConfig(Config):
+    """A curated run, and how much of the training it makes up."""
+
+    path: str = Field(min_length=1)
+    """The run's folder: an absolute path or an fsspec URL."""
+    weight: float = Field(default=1.0, gt=0)
+    """Its share of the samples is its weight over the sum of all weights."""
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
+    """Passed to fsspec; may hold secrets, so it is never stored."""
+
+
+class HeldOutConfig(Config):
+    """Images of the first run that are not trained on and show how it goes."""
+
+    held_out: int = Field(default=64, ge=1)
+    """The first kept rows of the first run; their PSNR is recorded."""
+    shown: int = Field(default=8, ge=1)
+    """How many of them the grid shows."""
+
+
+class AutoencoderTrainConfig(TrainingConfig):
+    """An autoencoder's training from curated images."""
+
+    task: Literal["autoencoder"]
+    data: list[ImageDataConfig] = Field(min_length=1)
+    model: TrainedAutoencoderConfig
+    losses: AutoencoderLossConfig = AutoencoderLossConfig()
+    random_flip: bool = False
+    """Show each image from left to right or mirrored, by chance, in each epoch."""
+    samples: HeldOutConfig = HeldOutConfig()
+    scaling_images: int = Field(default=1024, ge=1)
+    """Training images whose latents the scaling factor is measured on."""
+
+    @model_validator(mode="after")
+    def _check_compile(self) -> Self:
+        if self.loop.compile and self.losses.discriminator.weight:
+            raise ValueError(
+                "loop.compile: the adaptive weight goes through the decoder's graph three times, "
+                "which a compiled graph does not allow; set loop.compile to false, or "
+                "losses.discriminator.weight to 0"
+            )
+        return self

@@ -1,0 +1,77 @@
+"""How an autoencoder reconstructs held-out images: a grid, and the PSNR."""
+
+import copy
+import io
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pipelines.training.loop import Shown
+from sd_core.training.autoencoder_losses import psnr_db
+from sd_core.training.image_batches import as_input
+from sd_core.training.trained_autoencoder import TrainedAutoencoder
+
+PSNR = "held_out_psnr_db"
+_COLUMNS = 8
+_CELL_PX = 128
+_GAP_PX = 4
+
+
+def with_weights(
+    autoencoder: TrainedAutoencoder, weights: Mapping[str, Tensor]
+) -> TrainedAutoencoder:
+    """A frozen copy with other weights; the training's own is left alone."""
+    frozen = copy.deepcopy(autoencoder).eval().requires_grad_(False)
+    frozen.load_state_dict(dict(weights), strict=False)
+    return nn.Module.to(frozen, memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
+
+
+@torch.inference_mode()
+def show_reconstructions(
+    autoencoder: TrainedAutoencoder,
+    originals: npt.NDArray[np.uint8],
+    *,
+    shown: int,
+    batch_size: int,
+) -> Shown:
+    """Reconstruct from the posterior's mean, or the nearest codes.
+
+    Args:
+        autoencoder: In eval mode.
+        originals: (N, H, W, 3) uint8.
+        shown: How many of them go into the grid.
+        batch_size: Images at a time.
+
+    Returns:
+        Originals over their reconstructions, and the mean PSNR.
+    """
+    device = next(autoencoder.parameters()).device
+    found, ratios = [], []
+    for images in as_input(originals).split(batch_size):
+        reconstructions = autoencoder(images.to(device)).images.float().clamp(-1, 1).cpu()
+        ratios.append(psnr_db(reconstructions, images))
+        found.append(((reconstructions + 1) * 127.5).round().to(torch.uint8))
+    drawn = torch.cat(found).permute(0, 2, 3, 1).numpy()
+    image = draw_pairs(originals[:shown], drawn[:shown])
+    return Shown(image=image, values={PSNR: float(torch.cat(ratios).mean())})
+
+
+def draw_pairs(originals: npt.NDArray[np.uint8], reconstructions: npt.NDArray[np.uint8]) -> bytes:
+    """A PNG of (N, H, W, 3) uint8 originals, each over its reconstruction, at least 128 px wide."""
+    height, width = originals.shape[1:3]
+    scale = -(-_CELL_PX // width) if width < _CELL_PX else 1
+    cell_width, cell_height = width * scale + _GAP_PX, 2 * height * scale + _GAP_PX
+    columns = min(_COLUMNS, len(originals))
+    rows = -(-len(originals) // columns)
+    sheet = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
+    for place, pair in enumerate(zip(originals, reconstructions, strict=True)):
+        picture = Image.fromarray(np.concatenate(pair))
+        picture = picture.resize((width * scale, 2 * height * scale), Image.Resampling.NEAREST)
+        sheet.paste(picture, (place % columns * cell_width, place // columns * cell_height))
+    stream = io.BytesIO()
+    sheet.save(stream, "PNG")
+    return stream.getvalue()

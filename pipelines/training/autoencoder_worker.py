@@ -1,0 +1,129 @@
+"""What one worker of an autoencoder's training does; Ray is not needed for it."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from pipelines.storage import RunStore
+from pipelines.training.autoencoder_config import AutoencoderTrainConfig
+from pipelines.training.autoencoder_result import publish_autoencoder
+from pipelines.training.autoencoder_samples import show_reconstructions, with_weights
+from pipelines.training.image_dataset import ImageDataset, check_image_sets
+from pipelines.training.image_set import ImageSet, open_image_set, read_first
+from pipelines.training.loop import Place, Say, Shown, run_training
+from sd_core.training.autoencoder_task import GENERATOR, AutoencoderTask
+from sd_core.training.flops import count_flops
+from sd_core.training.image_batches import ImageBatch, collate_images
+from sd_core.training.trained_autoencoder import load_trained_autoencoder
+from sd_core.training.trainer import Trainer
+
+
+def train_autoencoder_worker(
+    config: AutoencoderTrainConfig, place: Place, *, fingerprint: str, say: Say
+) -> None:
+    """Train an autoencoder to the end from the newest checkpoint.
+
+    Raises:
+        ImageSetError: the images cannot be trained on.
+        WeightsError: the model, or what its loss needs, cannot be loaded.
+        What `run_training` raises.
+    """
+    if config.engine.torch_threads is not None:
+        torch.set_num_threads(config.engine.torch_threads)
+    training = AutoencoderTraining(config, open_image_sets(config), device=place.device)
+    run_training(training, config, place, fingerprint=fingerprint, say=say)
+
+
+def open_image_sets(config: AutoencoderTrainConfig) -> list[ImageSet]:
+    """Open every run of the configuration, the first less its held-out rows; all of one size.
+
+    Raises:
+        ImageSetError: see `open_image_set`.
+    """
+    sets = [open_image_set(one.path, storage_options=one.storage_options) for one in config.data]
+    check_image_sets(sets)
+    return [sets[0].without_first(config.samples.held_out), *sets[1:]]
+
+
+class AutoencoderTraining:
+    """An autoencoder, learning from curated images."""
+
+    def __init__(
+        self,
+        config: AutoencoderTrainConfig,
+        image_sets: Sequence[ImageSet],
+        *,
+        device: torch.device,
+    ) -> None:
+        self._config = config
+        self._image_sets = image_sets
+        self._autoencoder = load_trained_autoencoder(config.model)
+        self._latents_shape = self._autoencoder.latents_shape(
+            resolution_px=image_sets[0].resolution_px
+        )
+        first = config.data[0]
+        whole = open_image_set(first.path, storage_options=first.storage_options)
+        self._held_out = read_first(whole, config.samples.held_out)
+        self.task = AutoencoderTask(
+            self._autoencoder,
+            losses=config.losses,
+            optimizer=config.optimizer,
+            ema_decay=config.loop.ema_decay,
+            device=device,
+        )
+
+    def batches(self, place: Place, *, start_step: int) -> Iterator[ImageBatch]:
+        """Batches of images."""
+        config = self._config
+        dataset = ImageDataset(
+            self._image_sets,
+            weights=[data.weight for data in config.data],
+            seed=config.loop.seed,
+            num_streams=config.order.num_streams,
+            rank=place.rank,
+            world_size=place.world_size,
+        )
+        for drawn in dataset.batches(batch_size=config.loop.batch_size, start_step=start_step):
+            yield collate_images(
+                drawn,
+                latents_shape=self._latents_shape,
+                seed=config.loop.seed,
+                random_flip=config.random_flip,
+            )
+
+    def describe(self) -> str:
+        """Images and parameters."""
+        rows = sum(one.num_rows for one in self._image_sets)
+        counts = [
+            f"a {part.name} of {sum(one.numel() for one in part.module.parameters()):,} parameters"
+            for part in self.task.parts
+        ]
+        return f"{rows:,} images, {len(self._held_out)} held out; {', '.join(counts)}"
+
+    def count_sample_flops(self) -> int:
+        """Of the autoencoder's forward and backward; LPIPS and the discriminator come on top."""
+        side = self._image_sets[0].resolution_px
+        device = next(self._autoencoder.parameters()).device
+        zeros = torch.zeros(1, 3, side, side, device=device)
+        return 3 * count_flops(lambda: self._autoencoder(zeros))
+
+    def show(self, trainer: Trainer) -> Shown:
+        """Held-out images over their reconstructions, and the PSNR."""
+        return show_reconstructions(
+            with_weights(self._autoencoder, trainer.averaged_weights(GENERATOR)),
+            self._held_out,
+            shown=self._config.samples.shown,
+            batch_size=self._config.loop.batch_size,
+        )
+
+    def publish(self, store: RunStore, trainer: Trainer, *, fingerprint: str) -> None:
+        """The autoencoder as a diffusers folder."""
+        publish_autoencoder(
+            store,
+            self._config,
+            with_weights(self._autoencoder, trainer.averaged_weights(GENERATOR)),
+            self._image_sets,
+            step=trainer.step,
+            values=self.show(trainer).values,
+            fingerprint=fingerprint,
+        )

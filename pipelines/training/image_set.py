@@ -1,0 +1,233 @@
+"""A curated run's kept images: what there is, and any of them at random."""
+
+import os
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.manifest import FileEntry, Manifest, ShardError, read_manifest, sha256_of
+from pipelines.run import read_revision, read_run
+from pipelines.storage import RunStore
+from pipelines.stored_images import decode_crop, is_image
+from pipelines.tables import read_table
+
+_COLUMNS = ("key", "kept", "width", "height")
+
+
+class ImageSetError(Exception):
+    """A run's images cannot be trained on; says which file or row, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageShard:
+    """One download shard that holds kept rows.
+
+    Args:
+        tar: Its crops, those of rows that were not kept among them.
+        ledger: Its rows and whether each was kept.
+        num_rows: Kept rows that belong to the set.
+        first_row: The first of them, among the shard's kept rows; those before are held out.
+    """
+
+    tar: FileEntry
+    ledger: FileEntry
+    num_rows: int
+    first_row: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """The kept images of a run, all of one size."""
+
+    store: RunStore
+    resolution_px: int
+    shards: tuple[ImageShard, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Over all shards."""
+        return sum(shard.num_rows for shard in self.shards)
+
+    def without_first(self, count: int) -> "ImageSet":
+        """The set less its first `count` rows, which are held out.
+
+        Raises:
+            ImageSetError: nothing would be left.
+        """
+        if count >= self.num_rows:
+            raise ImageSetError(
+                f"{self.store.root}: {self.num_rows} kept image(s), and {count} are to be held "
+                "out; lower samples.held_out, or curate more"
+            )
+        kept = []
+        for shard in self.shards:
+            taken = min(count, shard.num_rows)
+            count -= taken
+            if shard.num_rows > taken:
+                first, left = shard.first_row + taken, shard.num_rows - taken
+                kept.append(replace(shard, first_row=first, num_rows=left))
+        return replace(self, shards=tuple(kept))
+
+
+def open_image_set(path: str, *, storage_options: Mapping[str, Any]) -> ImageSet:
+    """Look a run's kept images up in its manifests; no image is read.
+
+    Raises:
+        ImageSetError: no curated run is there, it is not complete, kept nothing, or a file of it
+            is missing or of another size.
+    """
+    store = RunStore(path, storage_options)
+    steps = read_revision(store).steps
+    download, select = steps.get("download"), steps.get("select")
+    size = read_run(store).get("config", {}).get("image", {}).get("size")
+    if download is None or select is None or not isinstance(size, int):
+        raise ImageSetError(
+            f"{path}: no curated run with complete download and select steps; give the folder "
+            "that jobs/curate.py wrote (the one that holds run.json), and let it finish"
+        )
+    shards = []
+    try:
+        for shard_id in range(download.num_shards):
+            images = read_manifest(store, "download", download.fingerprint, shard_id)
+            verdicts = read_manifest(store, "select", select.fingerprint, shard_id)
+            if images is None or verdicts is None:
+                raise ImageSetError(f"{path}: shard {shard_id} has lost a manifest")
+            if verdicts.kept:
+                shards.append(_shard(store, images, verdicts))
+    except ShardError as error:
+        raise ImageSetError(f"{path}: {error}") from error
+    if not shards:
+        raise ImageSetError(f"{path}: no row was kept; there is nothing to train on")
+    return ImageSet(store=store, resolution_px=size, shards=tuple(shards))
+
+
+def _shard(store: RunStore, images: Manifest, verdicts: Manifest) -> ImageShard:
+    tar, ledger = images.file("images"), verdicts.file("ledger")
+    if tar is None or ledger is None:
+        raise ImageSetError(f"{store.root}: shard {images.shard_id} kept rows without an image")
+    for entry in (tar, ledger):
+        try:
+            found = store.size(entry.path)
+        except FileNotFoundError:
+            raise ImageSetError(f"{store.root}/{entry.path}: is missing") from None
+        if found != entry.num_bytes:
+            raise ImageSetError(
+                f"{store.root}/{entry.path}: has {found} bytes, its manifest says "
+                f"{entry.num_bytes}; copy the run again"
+            )
+    return ImageShard(tar=tar, ledger=ledger, num_rows=verdicts.kept)
+
+
+class ImageReader:
+    """An open shard; any kept row of it in any order. Reads are safe from several threads.
+
+    A remote tar is copied to a file without a name first, and its digest checked.
+
+    Raises:
+        ImageSetError: the tar is damaged, lacks a kept row, or a crop has another size.
+    """
+
+    def __init__(self, image_set: ImageSet, shard: ImageShard) -> None:
+        store = image_set.store
+        self._name = f"{store.root}/{shard.tar.path}"
+        self._size = image_set.resolution_px
+        self._keys = _kept_keys(store, shard, resolution_px=self._size)[shard.first_row :]
+        self._file = _open(store, shard.tar)
+        try:
+            self._places = _index(self._file, self._name)
+        except BaseException:
+            self._file.close()
+            raise
+        missing = [key for key in self._keys if key not in self._places]
+        if missing:
+            self._file.close()
+            raise ImageSetError(
+                f"{self._name}: {len(missing)} kept row(s) are not in it, {missing[0]} for one"
+            )
+
+    def key(self, row: int) -> str:
+        """The key of a row of the set in this shard."""
+        return self._keys[row]
+
+    def read(self, row: int) -> npt.NDArray[np.uint8]:
+        """Its crop, (H, W, 3) uint8 RGB."""
+        key = self._keys[row]
+        offset, size = self._places[key]
+        content = os.pread(self._file.fileno(), size, offset)
+        try:
+            pixels = decode_crop(content, f"{self._name}: {key}")
+        except ShardError as error:
+            raise ImageSetError(str(error)) from error
+        if pixels.shape != (self._size, self._size, 3):
+            raise ImageSetError(
+                f"{self._name}: {key}: a crop of {pixels.shape[1]}x{pixels.shape[0]} px in a run "
+                f"of {self._size} px"
+            )
+        return pixels
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_first(image_set: ImageSet, count: int) -> npt.NDArray[np.uint8]:
+    """The set's first images, at most `count`, as (N, H, W, 3) uint8."""
+    found: list[npt.NDArray[np.uint8]] = []
+    for shard in image_set.shards:
+        if len(found) == count:
+            break
+        with closing(ImageReader(image_set, shard)) as reader:
+            wanted = min(count - len(found), shard.num_rows)
+            found += [reader.read(row) for row in range(wanted)]
+    return np.stack(found)
+
+
+def _kept_keys(store: RunStore, shard: ImageShard, *, resolution_px: int) -> list[str]:
+    rows = read_table(store, shard.ledger.path, columns=_COLUMNS).to_pylist()
+    kept = [row for row in rows if row["kept"]]
+    for row in kept:
+        if (row["width"], row["height"]) != (resolution_px, resolution_px):
+            raise ImageSetError(
+                f"{store.root}/{shard.ledger.path}: {row['key']} is {row['width']}x"
+                f"{row['height']} px in a run of {resolution_px} px"
+            )
+    expected = shard.first_row + shard.num_rows
+    if len(kept) != expected:
+        raise ImageSetError(
+            f"{store.root}/{shard.ledger.path}: {len(kept)} kept rows, its manifest says {expected}"
+        )
+    return [row["key"] for row in kept]
+
+
+def _open(store: RunStore, entry: FileEntry) -> IO[bytes]:
+    if store.is_local:
+        return Path(store.absolute(entry.path)).open("rb")
+    with tempfile.TemporaryDirectory(prefix="images-") as scratch:
+        local = Path(scratch) / "images.tar"
+        store.fetch(entry.path, local)
+        if sha256_of(local) != entry.sha256:
+            raise ImageSetError(
+                f"{store.root}/{entry.path}: damaged, its sha256 is not its manifest's; copy the "
+                "run again"
+            )
+        return local.open("rb")
+
+
+def _index(file: IO[bytes], name: str) -> dict[str, tuple[int, int]]:
+    """Offset and size of each key's image."""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            return {
+                member.name.partition(".")[0]: (member.offset_data, member.size)
+                for member in archive
+                if is_image(member.name)
+            }
+    except (tarfile.TarError, EOFError) as error:
+        raise ImageSetError(f"{name}: damaged tar: {error}") from error

@@ -1,0 +1,155 @@
+"""What the workers of every training share: resume, train, record, publish."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from pipelines.storage import RunStore
+from pipelines.training.checkpoints import load_newest, publish_checkpoint
+from pipelines.training.config import TrainingConfig
+from pipelines.training.loss_curve import LOSS_CURVE_FILE, draw_loss_curve
+from pipelines.training.records import Records, read_metrics
+from pipelines.training.samples import SAMPLES_FOLDER
+from sd_core.model.precision import model_dtype
+from sd_core.training.flops import measure_peak
+from sd_core.training.prefetch import prefetch
+from sd_core.training.task import Batch, Task
+from sd_core.training.trainer import Metrics, Trainer
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Which worker this is, and on what device."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """How the training goes: a PNG, and figures for the metrics."""
+
+    image: bytes | None
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+class Training(Protocol):
+    """What one kind of training brings to the loop, on one worker."""
+
+    @property
+    def task(self) -> Task:
+        """What is learnt."""
+
+    def batches(self, place: Place, *, start_step: int) -> Iterator[Batch]:
+        """This worker's share of each global batch, from a step on."""
+
+    def describe(self) -> str:
+        """One line: the data and the model."""
+
+    def count_sample_flops(self) -> int:
+        """Operations that one sample's step takes."""
+
+    def show(self, trainer: Trainer) -> Shown:
+        """A grid by the present averages, and what it says in figures."""
+
+    def publish(self, store: RunStore, trainer: Trainer, *, fingerprint: str) -> None:
+        """Store the result."""
+
+
+def run_training(
+    training: Training, config: TrainingConfig, place: Place, *, fingerprint: str, say: Say
+) -> None:
+    """Train to the end from the newest checkpoint; the first worker stores what comes of it.
+
+    Raises:
+        CheckpointError: the stored state is damaged or of another training.
+        NonFiniteLossError: with the keys of the rows.
+    """
+    store = RunStore(config.output, config.storage_options)
+    events = _Events(config, store, training, say)
+    trainer = Trainer(
+        training.task,
+        config.loop,
+        device=place.device,
+        events=events,
+        recipe={"fingerprint": fingerprint},
+    )
+    checkpoint = load_newest(store)
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+    if place.rank == 0:
+        events.begin(trainer, resumed=checkpoint is not None)
+    batches: Any = prefetch(training.batches(place, start_step=trainer.step))
+    try:
+        trainer.run(batches)
+    finally:
+        batches.close()
+    if place.rank == 0:
+        store.replace(LOSS_CURVE_FILE, draw_loss_curve(read_metrics(store)))
+        training.publish(store, trainer, fingerprint=fingerprint)
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
+
+class _Events:
+    """Stores and says what the first worker is told."""
+
+    def __init__(
+        self, config: TrainingConfig, store: RunStore, training: Training, say: Say
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._training = training
+        self._say = say
+        self._records: Records | None = None
+        self._sample_limit: float | None = None
+
+    def begin(self, trainer: Trainer, *, resumed: bool) -> None:
+        """Say what is about to be trained, and find the limit of images a second."""
+        self._say(f"{self._training.describe()} on {trainer.device}")
+        if resumed:
+            self._say(f"resuming from the checkpoint of step {trainer.step:,}")
+        self._records = Records(
+            self._store,
+            self._config.tracking,
+            start_step=trainer.step,
+            steps=self._config.loop.steps,
+            name=self._config.output.rstrip("/").rpartition("/")[2],
+            say=self._say,
+        )
+        flops = self._training.count_sample_flops()
+        self._sample_limit = _flops_at_peak(self._config, trainer.device) / flops
+
+    def on_metrics(self, metrics: Metrics) -> None:
+        share = None
+        if self._sample_limit is not None:
+            share = metrics.samples_per_second / self._sample_limit
+        if self._records is not None:
+            self._records.add(metrics, flops_share=share)
+
+    def on_checkpoint(self, step: int, trainer: Trainer) -> None:
+        keep = self._config.loop.keep_checkpoints
+        publish_checkpoint(self._store, trainer.checkpoint(), keep=keep)
+        if self._records is not None:
+            self._records.flush()
+
+    def on_samples(self, step: int, trainer: Trainer) -> None:
+        shown = self._training.show(trainer)
+        if shown.image is not None:
+            self._store.replace(f"{SAMPLES_FOLDER}/step-{step:08d}.png", shown.image)
+        if shown.values and self._records is not None:
+            self._records.add_values(step, shown.values)
+
+
+def _flops_at_peak(config: TrainingConfig, device: torch.device) -> float:
+    """Operations a second of all workers if they computed at their peak all the time."""
+    peak = config.peak_tflops
+    dtype = model_dtype(config.loop.precision, device)
+    peak_flops = measure_peak(device, dtype) if peak is None else peak * 1e12
+    return config.engine.num_workers * peak_flops

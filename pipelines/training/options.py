@@ -1,0 +1,76 @@
+"""What decides a training's weights: checked before anything is written, then recorded."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.training.autoencoder_config import AutoencoderTrainConfig
+from pipelines.training.autoencoder_worker import open_image_sets
+from pipelines.training.config import TrainConfig, TrainingConfig
+from pipelines.training.result import cache_sha256, image_set_sha256
+from pipelines.training.worker import open_caches
+from sd_core.cache.latent_cache import LatentCache, check_caches
+from sd_core.model.latent_diffusion import LatentDiffusionConfig
+from sd_core.model.weights import check_weights, weights_identity
+
+_ONLY_HOW = {"log_every", "checkpoint_every", "keep_checkpoints", "sample_every"}
+
+
+def denoiser_options(config: TrainConfig) -> Mapping[str, Any]:
+    """Check caches and weights; everything that changes the weights after a given step."""
+    caches: Sequence[LatentCache] = open_caches(config)
+    check_caches(caches, model_identity=None)
+    check_weights(config.model.weight_needs("model"))
+    return {
+        "data": {
+            str(index): {"sha256": cache_sha256(cache), "weight": data.weight}
+            for index, (data, cache) in enumerate(zip(config.data, caches, strict=True))
+        },
+        "model": _model_options(config.model),
+        "objective": config.objective.model_dump(mode="json"),
+        **_shared_options(config),
+    }
+
+
+def autoencoder_options(config: AutoencoderTrainConfig) -> Mapping[str, Any]:
+    """Check images and weights; everything that changes the weights after a given step."""
+    image_sets = open_image_sets(config)
+    check_weights([*config.model.weight_needs(), *config.losses.perceptual.weight_needs()])
+    return {
+        "task": config.task,
+        "data": {
+            str(index): {"sha256": image_set_sha256(images), "weight": data.weight}
+            for index, (data, images) in enumerate(zip(config.data, image_sets, strict=True))
+        },
+        "held_out": config.samples.held_out,
+        "random_flip": config.random_flip,
+        "model": config.model.identity(),
+        "losses": config.losses.identity(),
+        **_shared_options(config),
+    }
+
+
+def _shared_options(config: TrainingConfig) -> dict[str, Any]:
+    """With a constant learning rate the number of steps does not count, so that more may be asked
+    later."""
+    how = _ONLY_HOW | ({"steps"} if config.optimizer.schedule == "constant" else set[str]())
+    return {
+        "loop": config.loop.model_dump(mode="json", exclude=how),
+        "optimizer": config.optimizer.model_dump(mode="json"),
+        "order": config.order.model_dump(mode="json"),
+        "torch_threads": config.engine.torch_threads,
+    }
+
+
+def _model_options(model: LatentDiffusionConfig) -> Mapping[str, Any]:
+    schedule = model.noise_schedule
+    options: dict[str, Any] = {
+        "noise_schedule": None if schedule is None else schedule.model_dump(mode="json")
+    }
+    if model.model is not None:
+        return (
+            options | {"precision": model.precision} | weights_identity(model.model, model.sha256)
+        )
+    for name in ("autoencoder", "text_encoder", "text_encoder_2", "denoiser"):
+        section = getattr(model, name)
+        options[name] = None if section is None else section.identity()
+    return options

@@ -1,0 +1,84 @@
+"""From drawn images to a batch of an autoencoder's training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sd_core.training.batches import row_generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnImage:
+    """An image in its place in the order.
+
+    Args:
+        key: Its row.
+        pixels: (H, W, 3) uint8 RGB.
+        epoch: How many times its stream has seen all its rows of that image set.
+    """
+
+    key: str
+    pixels: npt.NDArray[np.uint8]
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch:
+    """What one step of a rank needs.
+
+    Args:
+        keys: The rows, for error messages.
+        images: (B, 3, H, W) float32 in [-1, 1].
+        noise: (B, C, h, w) float32 standard normal, from which latents are drawn.
+    """
+
+    keys: tuple[str, ...]
+    images: Tensor
+    noise: Tensor
+
+    def to(self, device: torch.device) -> "ImageBatch":
+        """The batch on another device."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            noise=self.noise.to(device, non_blocking=True),
+        )
+
+    def part(self, start: int, end: int) -> "ImageBatch":
+        """Samples start..end."""
+        return ImageBatch(
+            keys=self.keys[start:end], images=self.images[start:end], noise=self.noise[start:end]
+        )
+
+
+def as_input(pixels: npt.NDArray[np.uint8]) -> Tensor:
+    """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def collate_images(
+    drawn: Sequence[DrawnImage],
+    *,
+    latents_shape: tuple[int, int, int],
+    seed: int,
+    random_flip: bool,
+) -> ImageBatch:
+    """Scale to [-1, 1], flip half of the images left to right where asked, draw the noise.
+
+    What happens to a row follows from the seed, its key and its epoch alone.
+    """
+    pixels, noise = [], []
+    for one in drawn:
+        rng = row_generator(one.key, seed=seed, epoch=one.epoch, purpose="autoencoder")
+        is_flipped = rng.random() < 0.5
+        pixels.append(one.pixels[:, ::-1] if random_flip and is_flipped else one.pixels)
+        noise.append(rng.standard_normal(latents_shape, dtype=np.float32))
+    return ImageBatch(
+        keys=tuple(one.key for one in drawn),
+        images=as_input(np.stack(pixels)),
+        noise=torch.from_numpy(np.stack(noise)),
+    )
