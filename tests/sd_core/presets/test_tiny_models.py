@@ -11,9 +11,15 @@ import torch
 from PIL import Image
 from transformers import CLIPTokenizer
 
+from sd_core.model.autoencoder import AutoencoderConfig
+from sd_core.model.clip import ClipConfig
+from sd_core.model.denoiser import DenoiserConfig
+from sd_core.model.latent_diffusion import LatentDiffusionConfig, load_latent_diffusion
+from sd_core.model.text_encoder import TextEncoderConfig
 from sd_core.presets.drawing import FIRST_HELD_OUT_SEED, draw, plan_pictures
 from sd_core.presets.loading import TINY, load_aesthetic_head, load_autoencoder, load_clip
 from sd_core.presets.measure import Thresholds, Verdict, judge, score
+from sd_core.presets.measure_denoiser import generate, load_tiny
 from sd_core.presets.train_autoencoder import as_input, draw_images, psnr
 from sd_core.presets.word_pieces import write_tokenizer
 
@@ -105,5 +111,33 @@ def test_the_preprocessing_of_open_clip_equals_the_one_trained_with() -> None:
 
 def test_the_folder_is_small_and_its_weights_are_safetensors() -> None:
     files = [path for path in TINY.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 10_000_000
+    assert sum(path.stat().st_size for path in files) < 40_000_000
     assert {path.suffix for path in files} <= {".json", ".txt", ".md", ".safetensors"}
+
+
+def test_the_tiny_model_draws_what_it_is_asked_for() -> None:
+    generated = generate(
+        load_tiny(TINY / "model"),
+        range(FIRST_HELD_OUT_SEED + 300_000, FIRST_HELD_OUT_SEED + 300_024),
+        sampler="dpmpp_2m",
+        num_inference_steps=15,
+        guidance_scale=3.0,
+        batch_size=24,
+    )
+    shares = generated.shares()
+    # 24 pictures scatter; python -m sd_core.presets.measure_denoiser asks more of 200.
+    assert shares["color"] >= 0.87
+    assert shares["background"] >= 0.87
+    assert shares["position"] >= 0.8
+    assert shares["size"] >= 0.75
+    assert shares["shape"] >= 0.7
+
+
+def test_the_tiny_model_shares_its_encoders_with_the_demos_caches() -> None:
+    sections = LatentDiffusionConfig(
+        autoencoder=AutoencoderConfig(model="preset:tiny/autoencoder"),
+        text_encoder=TextEncoderConfig(clip=ClipConfig(name="preset:tiny/clip")),
+        denoiser=DenoiserConfig(model="preset:tiny/model/unet"),
+    )
+    curated = load_latent_diffusion(sections, device="cpu")
+    assert load_tiny(TINY / "model").identity == curated.identity
