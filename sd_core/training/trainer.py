@@ -1,6 +1,7 @@
 """The training loop: one process or many, with averages, checkpoints and early failure."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -64,16 +65,22 @@ class _Part:
 
 @dataclass
 class _Window:
-    """Sums since the last log line."""
+    """Sums since the last log line, and over how many steps; a part may not learn at each."""
 
     started: float = field(default_factory=time.monotonic)
     steps: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, values: Mapping[str, Tensor]) -> None:
+        self.steps += 1
+        self.counts.update(values.keys())
         for name, value in values.items():
             before = self.sums.get(name)
             self.sums[name] = value.detach() if before is None else before + value.detach()
+
+    def means(self) -> dict[str, Tensor]:
+        return {name: self.sums[name].double() / self.counts[name] for name in sorted(self.sums)}
 
 
 class Trainer:
@@ -119,7 +126,6 @@ class Trainer:
         window = _Window()
         while self.step < last:
             window.add(self._train_step(next(batches).to(self.device)))
-            window.steps += 1
             self.step += 1
             if self._due(self.loop.log_every, last):
                 self._log(window)
@@ -257,9 +263,8 @@ class Trainer:
         return self.step % every == 0 or self.step == last
 
     def _log(self, window: _Window) -> None:
-        names = sorted(window.sums)
-        values = torch.stack([window.sums[name].double().reshape(()) for name in names])
-        values = values / window.steps
+        means = window.means()
+        names, values = list(means), torch.stack([mean.reshape(()) for mean in means.values()])
         if self._distributed:
             dist.all_reduce(values)
             values = values / dist.get_world_size()

@@ -90,7 +90,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(batches):
 
     for name, value in whole_model.denoiser.state_dict().items():
         torch.testing.assert_close(
-            value, cut_model.denoiser.state_dict()[name], rtol=1e-3, atol=2e-5
+            value, cut_model.denoiser.state_dict()[name], rtol=1e-3, atol=3e-4
         )
 
 
@@ -102,7 +102,7 @@ def test_gradient_checkpointing_and_channels_last_change_no_result(batches):
 
     for name, value in plain_model.denoiser.state_dict().items():
         torch.testing.assert_close(
-            value, other_model.denoiser.state_dict()[name], rtol=1e-3, atol=2e-5
+            value, other_model.denoiser.state_dict()[name], rtol=1e-3, atol=3e-4
         )
 
 
