@@ -64,7 +64,7 @@ def measure_scaling_factor(
     """
     device = next(autoencoder.parameters()).device
     count, total, squares = 0, 0.0, 0.0
-    for part in images.split(batch_size):
+    for part in torch.split(images, batch_size):
         found = autoencoder.encode(part.to(device), None)
         latents = found.latents
         if latents is None:
@@ -76,7 +76,7 @@ def measure_scaling_factor(
         if found.log_variance is not None:
             squares += float(found.log_variance.double().exp().sum())
     variance = squares / count - (total / count) ** 2
-    return round(variance**-0.5, _DIGITS)
+    return float(round(variance**-0.5, _DIGITS))
 
 
 def _describe_data(

@@ -27,7 +27,7 @@ def with_weights(
     """A frozen copy with other weights; the training's own is left alone."""
     frozen = copy.deepcopy(autoencoder).eval().requires_grad_(False)
     frozen.load_state_dict(dict(weights), strict=False)
-    return nn.Module.to(frozen, memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
+    return nn.Module.to(frozen, memory_format=torch.contiguous_format)
 
 
 @torch.inference_mode()
@@ -51,7 +51,7 @@ def show_reconstructions(
     """
     device = next(autoencoder.parameters()).device
     found, ratios = [], []
-    for images in as_input(originals).split(batch_size):
+    for images in torch.split(as_input(originals), batch_size):
         reconstructions = autoencoder(images.to(device)).images.float().clamp(-1, 1).cpu()
         ratios.append(psnr_db(reconstructions, images))
         found.append(((reconstructions + 1) * 127.5).round().to(torch.uint8))

@@ -142,12 +142,12 @@ class _Drawing:
         pick = held[1][place]
         piece = self._piece(stream, pick)
         reader = self._reader(pick.cache_index, piece.shard_index)
-        return reader, int(piece.rows[pick.draw - piece.first_draw]), piece.epoch
+        return reader, int(piece.rows[pick.draw - piece.draws.start]), piece.epoch
 
     def _piece(self, stream: int, pick: Pick) -> Piece:
         place = stream, pick.cache_index
         held = self._pieces.get(place)
-        if held is None or not 0 <= pick.draw - held.first_draw < len(held.rows):
+        if held is None or pick.draw not in held.draws:
             held = self._pieces[place] = self._orders[pick.cache_index].piece(stream, pick.draw)
         return held
 

@@ -48,7 +48,7 @@ def publish_model(
         model.denoiser.load_state_dict(dict(trainer.averaged_weights(DENOISER)), strict=False)
     with tempfile.TemporaryDirectory(prefix="model-") as scratch:
         folder = Path(scratch)
-        frozen = model.denoiser.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        frozen = model.denoiser.eval().to(memory_format=torch.contiguous_format)
         save_latent_diffusion(replace(model, denoiser=frozen), folder)
         data = describe_data(config, caches)
         card = write_card(config, data=data, steps=trainer.step, folder=folder)

@@ -13,7 +13,9 @@ from sd_core.training.config import OptimizerConfig
 class Batch(Protocol):
     """A step's samples."""
 
-    keys: tuple[str, ...]
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The rows, for error messages."""
 
     def to(self, device: torch.device) -> Self:
         """The batch on another device."""
