@@ -88,7 +88,9 @@ def train_bench(options: argparse.Namespace) -> TrainBench:
     return TrainBench(
         models=options.models,
         batch_size=options.batch_size,
+        warm_up_steps=options.warm_up_steps,
         steps=options.steps,
+        repeats=options.repeats,
         loader_rows=options.loader_rows,
         device=options.device,
     )
@@ -131,7 +133,9 @@ def _add_memory(command: argparse.ArgumentParser) -> None:
 def _add_train(command: argparse.ArgumentParser) -> None:
     command.add_argument("--models", choices=("tiny", "real"), default="tiny")
     command.add_argument("--batch-size", type=int, default=32)
-    command.add_argument("--steps", type=int, default=10, help="measured, on each side, twice")
+    command.add_argument("--steps", type=int, default=10, help="measured, on each side")
+    command.add_argument("--warm-up-steps", type=int, default=2)
+    command.add_argument("--repeats", type=int, default=2, help="the fastest of each side counts")
     command.add_argument("--loader-rows", type=int, default=4096, help="0: not the loader")
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 

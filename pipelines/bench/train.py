@@ -36,7 +36,6 @@ from sd_core.training.prefetch import prefetch
 from sd_core.training.trainer import Metrics, Trainer
 
 _CAPTION = "a photograph of a street in the rain with people under umbrellas, number {}"
-_WARM_UP_STEPS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,11 @@ class TrainBench:
     models: Literal["tiny", "real"]
     """`tiny`: the presets; `real`: Stable Diffusion 1.5's sizes at 512 px, random weights."""
     batch_size: int
+    warm_up_steps: int
     steps: int
+    """Measured, after the warm-up."""
+    repeats: int
+    """Of each side, in turns; the fastest counts."""
     loader_rows: int
     device: str
 
@@ -108,7 +111,7 @@ def measure_train(bench: TrainBench, *, say: Callable[[str], None]) -> TrainResu
         cache = write_random_cache(Path(folder), model=model, rows=max(64, 2 * bench.batch_size))
         cached = _cached_batches(cache, bench)
         rates: dict[str, list[float]] = {"cached": [], "online": []}
-        for name, batches in (("cached", cached), ("online", online)) * 2:
+        for name, batches in (("cached", cached), ("online", online)) * bench.repeats:
             rates[name].append(_training_rate(model, batches, bench, device))
             say(f"{bench.models} models, {name}: {rates[name][-1]:.2f} images/s")
         cached.close()  # type: ignore[attr-defined]  # it is a generator
@@ -185,13 +188,11 @@ def _online_batches(model: LatentDiffusion, bench: TrainBench) -> Iterator[Train
         )
 
 
-class _Rates:
-    """Keeps the rate of the last log line."""
-
-    samples_per_second = 0.0
+class _Silent:
+    """Keeps nothing."""
 
     def on_metrics(self, metrics: Metrics) -> None:
-        self.samples_per_second = metrics.samples_per_second
+        """Nothing is said."""
 
     def on_checkpoint(self, step: int, trainer: Trainer) -> None:
         """Nothing is kept."""
@@ -210,16 +211,16 @@ def _training_rate(
         replace(model), objective=ObjectiveConfig(), optimizer=OptimizerConfig(), ema_decay=0.9999
     )
     loop = LoopConfig(
-        steps=_WARM_UP_STEPS + bench.steps,
+        steps=bench.warm_up_steps + bench.steps,
         batch_size=bench.batch_size,
-        log_every=_WARM_UP_STEPS,
+        log_every=10**9,
         checkpoint_every=10**9,
         sample_every=10**9,
         channels_last=device.type == "cuda",
     )
-    rates = _Rates()
-    trainer = Trainer(task, loop, device=device, events=rates)
-    trainer.run(batches, until=_WARM_UP_STEPS)
+    trainer = Trainer(task, loop, device=device, events=_Silent())
+    if bench.warm_up_steps:
+        trainer.run(batches, until=bench.warm_up_steps)
     _wait(device)
     started = time.perf_counter()
     trainer.run(batches)
