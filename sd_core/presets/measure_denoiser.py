@@ -39,7 +39,7 @@ from sd_core.sampling.text_to_image import decode_images, generate_images
 
 NEEDED = {"color": 0.95, "background": 0.95, "shape": 0.85, "size": 0.90, "position": 0.90}
 NEEDED_OF_JUDGE = 0.98  # of drawn pictures
-GUIDANCE_SCALE = 3.0
+GUIDANCE_SCALE = 2.0
 _SIDE = 64
 
 Images = npt.NDArray[np.uint8]
