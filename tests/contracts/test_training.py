@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from jobs import train
+from pipelines.training.job import load_train_config
 from sd_core.cache.shards import open_shard_writer
 from tests.contracts.training_cases import (
     ROOT,
@@ -244,3 +245,13 @@ def _spoil(latents: Path, *, value: Any) -> None:
     import pyarrow as pa
 
     pq.write_table(pa.Table.from_pylist(rows), latents / "index.parquet")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/train").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_shipped_training_configuration_is_valid(path: Path) -> None:
+    config = load_train_config(path, overrides=[])
+
+    assert config.data
+    assert config.loop.steps > 0
