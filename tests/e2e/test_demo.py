@@ -1,5 +1,6 @@
 """`make demo`, with fewer pictures."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def demo(command: Command, output: Path) -> subprocess.CompletedProcess[str]:
     """The demo on seeds that neither a recipe nor `make demo` draws from."""
     return command(
         "jobs/demo.py", "--pictures", 120, "--seed", DEMO_SEED + 1_000_000, "--port", 0,
-        "--output", output,
+        "--training-steps", 6, "--output", output,
     )  # fmt: skip
 
 
@@ -49,6 +50,20 @@ def test_it_ends_with_a_contact_sheet_and_a_run_that_verifies(
         assert sheet.width > 1000
     verified = command("jobs/verify.py", output / "run", "--deep")
     assert verified.returncode == 0, verified.stdout
+
+
+def test_it_trains_the_shipped_model_and_shows_the_loss_and_samples(
+    demo: subprocess.CompletedProcess[str], output: Path
+):
+    training = output / "training"
+    lines = (training / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 6
+    assert json.loads(lines[-1])["loss"] < 0.5  # a fresh model's is about 1
+    for name in ("loss_curve.png", "samples/step-00000006.png"):
+        assert str(training / name) in demo.stdout
+        with Image.open(training / name) as picture:
+            assert picture.width > 300
+    assert (training / "model/model_index.json").exists()
 
 
 def test_a_folder_of_someone_else_is_not_cleared(command: Command, tmp_path: Path):
