@@ -17,10 +17,11 @@ _DENOISER = "unet/diffusion_pytorch_model.safetensors"
 
 
 def ship_model(source: Path, target: Path) -> None:
-    """Copy a diffusers folder over `target`, its denoiser in float16."""
+    """Copy a diffusers folder over `target`, its denoiser in float16, without its card, which
+    names folders of the machine that trained it."""
     if target.exists():
         shutil.rmtree(target)
-    shutil.copytree(source, target)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("README.md"))
     weights = {name: value.half() for name, value in load_file(source / _DENOISER).items()}
     save_file(weights, target / _DENOISER, metadata={"format": "pt"})
 
