@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -159,7 +160,9 @@ def _worker(settings: dict[str, Any]) -> None:
     started = time.monotonic()
 
     def say(line: str) -> None:
-        print(f"[{time.monotonic() - started:7.1f} s] {redact_text(line)}", flush=True)
+        # Not print(), which Ray Train replaces by one that also logs, so that a line shows twice.
+        sys.stdout.write(f"[{time.monotonic() - started:7.1f} s] {redact_text(line)}\n")
+        sys.stdout.flush()
 
     worker: Worker = settings["worker"]
     worker(settings["config"], place, fingerprint=settings["fingerprint"], say=say)
