@@ -3,7 +3,7 @@
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,7 +114,7 @@ def measure_train(bench: TrainBench, *, say: Callable[[str], None]) -> TrainResu
         for name, batches in (("cached", cached), ("online", online)) * bench.repeats:
             rates[name].append(_training_rate(model, batches, bench, device))
             say(f"{bench.models} models, {name}: {rates[name][-1]:.2f} images/s")
-        cached.close()  # type: ignore[attr-defined]  # it is a generator
+        cached.close()
     dtype = model_dtype("auto", device)
     flops = 3 * count_flops(lambda: forward_once(model))
     best = max(rates["cached"])
@@ -141,7 +141,7 @@ def _batch_rate(cache: LatentCache, bench: TrainBench) -> float:
     try:
         return _rate(batches, rows=bench.loader_rows, batch_size=64)
     finally:
-        batches.close()  # type: ignore[attr-defined]  # it is a generator
+        batches.close()
 
 
 def _rate(batches: Iterator[object], *, rows: int, batch_size: int) -> float:
@@ -159,13 +159,13 @@ def _collated(cache: LatentCache, *, batch_size: int) -> Iterator[TrainingBatch]
             yield collate(drawn, [cache], seed=0, objective=ObjectiveConfig(), threads=threads)
 
 
-def _cached_batches(cache: LatentCache, bench: TrainBench) -> Iterator[TrainingBatch]:
+def _cached_batches(cache: LatentCache, bench: TrainBench) -> Generator[TrainingBatch, None, None]:
     return prefetch(_collated(cache, batch_size=bench.batch_size))
 
 
 def _online_batches(model: LatentDiffusion, bench: TrainBench) -> Iterator[TrainingBatch]:
     """The same batches made of images at hand, encoded at each step."""
-    side = int(model.denoiser.config["sample_size"]) * model.autoencoder.downsampling  # type: ignore[index]
+    side = model.latents_shape[-1] * model.autoencoder.downsampling
     rng = np.random.default_rng(0)
     images = torch.from_numpy(
         rng.integers(0, 256, (bench.batch_size, 3, side, side), dtype=np.uint8)

@@ -53,7 +53,7 @@ def write_random_cache(
         file_format: `webdataset` or `parquet`.
     """
     identity = _STABLE_DIFFUSION if model is None else model.identity.model_dump()
-    side = 64 if model is None else int(model.denoiser.config["sample_size"])  # type: ignore[index]
+    side = 64 if model is None else model.latents_shape[-1]
     spec = CacheSpec.model_validate(
         {
             "identity": identity,

@@ -9,10 +9,9 @@ import torch
 from pipelines.redact import redact_url
 from pipelines.storage import RunStore
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
-from pipelines.training.checkpoints import put_folder
 from pipelines.training.image_set import ImageSet, read_first
 from pipelines.training.model_card import write_card
-from pipelines.training.result import MODEL_FOLDER, image_set_sha256, write_result
+from pipelines.training.result import image_set_sha256, publish_folder
 from sd_core.training.image_batches import as_input
 from sd_core.training.trained_autoencoder import TrainedAutoencoder
 
@@ -47,9 +46,8 @@ def publish_autoencoder(
         module.save_pretrained(folder, safe_serialization=True)
         card = write_card(config, data=data, steps=step, folder=folder, figures=figures)
         (folder / "README.md").write_text(card, encoding="utf-8")
-        files = put_folder(store, folder, MODEL_FOLDER)
-    result = {"step": step, "fingerprint": fingerprint, "data": data, "files": files}
-    write_result(store, {**result, **figures})
+        result = {"step": step, "fingerprint": fingerprint, "data": data, **figures}
+        publish_folder(store, folder, result)
 
 
 @torch.inference_mode()

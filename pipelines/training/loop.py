@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -85,7 +85,7 @@ def run_training(
         trainer.resume(checkpoint)
     if place.rank == 0:
         events.begin(trainer, resumed=checkpoint is not None)
-    batches: Any = prefetch(training.batches(place, start_step=trainer.step))
+    batches = prefetch(training.batches(place, start_step=trainer.step))
     try:
         trainer.run(batches)
     finally:

@@ -53,14 +53,19 @@ def publish_model(
         data = describe_data(config, caches)
         card = write_card(config, data=data, steps=trainer.step, folder=folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
-        files = put_folder(store, folder, MODEL_FOLDER)
-    result = {"step": trainer.step, "fingerprint": fingerprint, "data": data, "files": files}
-    write_result(store, result)
+        result = {"step": trainer.step, "fingerprint": fingerprint, "data": data}
+        publish_folder(store, folder, result)
 
 
-def write_result(store: RunStore, result: Mapping[str, object]) -> None:
-    """Write result.json, when everything else is there."""
-    store.replace(RESULT_FILE, (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
+def publish_folder(store: RunStore, folder: Path, result: Mapping[str, object]) -> None:
+    """Store a local folder as the model, then result.json with the digests of its files.
+
+    An earlier result.json goes first, so that none ever stands beside files that are not its own.
+    """
+    store.delete(RESULT_FILE)
+    files = put_folder(store, folder, MODEL_FOLDER)
+    tree = {**result, "files": files}
+    store.replace(RESULT_FILE, (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode())
 
 
 def describe_data(config: TrainConfig, caches: Sequence[LatentCache]) -> list[Mapping[str, object]]:

@@ -42,7 +42,7 @@ class SampleGrid:
             model,
             conditioning=encode_conditioning(model, config.prompts),
             unconditional=encode_conditioning(model, [""]),
-            noise=initial_noise(generators, shape=_shape(model)),
+            noise=initial_noise(generators, shape=model.latents_shape),
             sampler=config.sampler,
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
@@ -74,8 +74,3 @@ def _with_weights(model: LatentDiffusion, weights: Mapping[str, Tensor]) -> Late
     denoiser = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
     denoiser.load_state_dict(dict(weights), strict=False)
     return replace(model, denoiser=denoiser)
-
-
-def _shape(model: LatentDiffusion) -> tuple[int, int, int]:
-    side = int(model.denoiser.config["sample_size"])  # type: ignore[index]
-    return model.autoencoder.latent_channels, side, side

@@ -51,6 +51,13 @@ class LatentDiffusion:
     """The diffusers folders of its parts, by subfolder: what is unchanged is saved as it was."""
 
     @property
+    def latents_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the latents that the denoiser was made for."""
+        settings: Any = unwrap_module(self.denoiser).config
+        side = int(settings["sample_size"])
+        return self.autoencoder.latent_channels, side, side
+
+    @property
     def identity(self) -> CacheIdentity:
         """What a latent cache must share with it.
 

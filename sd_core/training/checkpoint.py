@@ -58,3 +58,17 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(
         step=state["step"], tensors=tensors, counts=state["counts"], recipe=state["recipe"]
     )
+
+
+def check_recipe(found: Mapping[str, object], expected: Mapping[str, object]) -> None:
+    """Raise `CheckpointError`, naming each option that differs."""
+    different = [
+        f"{name}: {found.get(name)!r} in the checkpoint, {expected.get(name)!r} now"
+        for name in sorted({*found, *expected})
+        if found.get(name) != expected.get(name)
+    ]
+    if different:
+        raise CheckpointError(
+            "the checkpoint is of another training; give another output, or the same options:\n"
+            + "\n".join(f"  - {line}" for line in different)
+        )

@@ -1,7 +1,5 @@
 """A made-up input of a denoiser's own sizes, for counting its work."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -12,10 +10,8 @@ from sd_core.model.latent_diffusion import LatentDiffusion
 
 def forward_once(model: LatentDiffusion) -> Tensor:
     """One forward pass of the denoiser over one sample of zeros."""
-    settings: Any = model.denoiser.config
-    side, device = int(settings["sample_size"]), next(model.denoiser.parameters()).device
-    encoder = model.text_encoder
-    latents = torch.zeros(1, model.autoencoder.latent_channels, side, side, device=device)
+    device, encoder = next(model.denoiser.parameters()).device, model.text_encoder
+    latents = torch.zeros(1, *model.latents_shape, device=device)
     conditioning = Conditioning(
         prompt_embeds=torch.zeros(1, encoder.token_length, encoder.embed_dim, device=device),
         pooled_prompt_embeds=None,

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 ItemT = TypeVar("ItemT")
@@ -15,7 +15,7 @@ class _End:
         self.error = error
 
 
-def prefetch(items: Iterator[ItemT], *, depth: int = 4) -> Iterator[ItemT]:
+def prefetch(items: Iterator[ItemT], *, depth: int = 4) -> Generator[ItemT, None, None]:
     """Yield the same items in the same order, up to `depth` of them made ahead.
 
     An error of the iterator is raised here, after the items before it. Closing the generator

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sd_core.model.precision import model_dtype
-from sd_core.training.checkpoint import Checkpoint, CheckpointError
+from sd_core.training.checkpoint import Checkpoint, CheckpointError, check_recipe
 from sd_core.training.config import LoopConfig
 from sd_core.training.ema import Ema
 from sd_core.training.optimizer import (
@@ -163,7 +163,7 @@ class Trainer:
             CheckpointError: it is of another recipe or another architecture; nothing is changed
                 by the first.
         """
-        _check_recipe(checkpoint.recipe, self._recipe)
+        check_recipe(checkpoint.recipe, self._recipe)
         try:
             for name, part in self._parts.items():
                 _load_state(part.trained.module, checkpoint.tensors[name])
@@ -289,19 +289,6 @@ def _check_finite(losses: Tensor, keys: tuple[str, ...], step: int) -> None:
         raise NonFiniteLossError(
             f"step {step}: the loss of {len(bad)} row(s) is not finite: {', '.join(bad)}; lower "
             "the learning rate, or look at these rows"
-        )
-
-
-def _check_recipe(found: Mapping[str, object], expected: Mapping[str, object]) -> None:
-    different = [
-        f"{name}: {found.get(name)!r} in the checkpoint, {expected.get(name)!r} now"
-        for name in sorted({*found, *expected})
-        if found.get(name) != expected.get(name)
-    ]
-    if different:
-        raise CheckpointError(
-            "the checkpoint is of another training; give another output, or the same options:\n"
-            + "\n".join(f"  - {line}" for line in different)
         )
 
 

@@ -69,6 +69,22 @@ def test_a_finished_training_repeated_does_nothing_and_says_so(
     assert weights_digests(unharmed) == before
 
 
+def test_a_constant_rate_goes_on_to_more_steps_as_if_asked_for_at_once(
+    latents: Path, tmp_path: Path
+) -> None:
+    constant = {"optimizer__schedule": "constant", "loop__checkpoint_every": 100}
+    (tmp_path / "once").mkdir()
+    assert run(tmp_path / "once", latents, loop__steps=6, **constant) == 0
+
+    (tmp_path / "twice").mkdir()
+    assert run(tmp_path / "twice", latents, loop__steps=4, **constant) == 0
+    assert run(tmp_path / "twice", latents, loop__steps=6, **constant) == 0
+
+    result = json.loads((tmp_path / "twice/out/result.json").read_text())
+    assert result["step"] == 6
+    assert weights_digests(tmp_path / "twice/out") == weights_digests(tmp_path / "once/out")
+
+
 def test_only_the_last_checkpoints_are_kept(unharmed: Path) -> None:
     assert sorted(path.name for path in (unharmed / "checkpoints").iterdir()) == [
         "current.json",
