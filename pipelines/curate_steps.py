@@ -164,7 +164,7 @@ class CurateSteps:
                 "rules": config.rules.model_dump(mode="json"),
                 "block": self.rows.block_list.digest,
                 "download": config.download.model_dump(mode="json", exclude=_PACE_OF_DOWNLOAD),
-                "image": config.image.model_dump(mode="json"),
+                "image": config.image.identity(),
             }
         if step == "score":
             assert config.score is not None

@@ -191,6 +191,12 @@ def _check_stored(stored: pa.Table, *, where: str, size: int | None) -> Iterator
         found="sha256",
         expected="64 hex digits",
     )
+    yield from check_rows(
+        ~is_null(stored["phash"]) & does_not_match(stored["phash"], _KEY),
+        where=where,
+        found="phash",
+        expected="16 hex digits, or null where it was not asked for",
+    )
     for name in ("width", "height"):
         values = stored[name]
         wrong = is_null(values) | (np.asarray(pc.fill_null(values, 0)) < 1)

@@ -2,9 +2,10 @@
 
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
+from pipelines.stages.download.crop_facts import CropFacts
 from pipelines.stages.download.image_rejected import ImageReason
 
 EXIT_OUT_OF_MEMORY = 12
@@ -27,6 +28,7 @@ class DecodeResult:
     original_width: int | None = None
     original_height: int | None = None
     original_format: str | None = None
+    facts: CropFacts = CropFacts()
     reason: ImageReason | None = None
     error_message: str | None = None
 
@@ -49,17 +51,20 @@ def read_frame(pipe: BinaryIO) -> bytes | None:
 
 def write_result(pipe: BinaryIO, result: DecodeResult) -> None:
     """Sends a result: a frame of JSON, then a frame of the image (empty when there is none)."""
-    facts = {name: value for name, value in vars(result).items() if name != "image"}
-    write_frame(pipe, json.dumps(facts).encode("ascii"))
+    fields = {name: value for name, value in vars(result).items() if name != "image"}
+    fields["facts"] = asdict(result.facts)
+    write_frame(pipe, json.dumps(fields).encode("ascii"))
     write_frame(pipe, result.image or b"")
 
 
 def read_result(pipe: BinaryIO) -> DecodeResult | None:
     """The next result, or None when the child is gone."""
-    facts, image = read_frame(pipe), read_frame(pipe)
-    if facts is None or image is None:
+    frame, image = read_frame(pipe), read_frame(pipe)
+    if frame is None or image is None:
         return None
-    return DecodeResult(image=image or None, **json.loads(facts))
+    fields = json.loads(frame)
+    fields["facts"] = CropFacts(**fields["facts"])
+    return DecodeResult(image=image or None, **fields)
 
 
 def _read_exactly(pipe: BinaryIO, length: int) -> bytes | None:

@@ -1,8 +1,10 @@
 """What one decode may cost, and what every stored image looks like."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.stages.download.crop_facts import CropFactsConfig
 
 Enlarge = Literal["lanczos", "linear"]
 
@@ -43,3 +45,16 @@ class ImageConfig(BaseModel):
 
     decode_timeout_s: float = Field(5.0, gt=0.0, le=300.0)
     """CPU seconds that one original may take before it is `decode_timed_out`."""
+
+    facts: CropFactsConfig = CropFactsConfig()
+    """What is measured on the stored square."""
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change a result, as plain JSON.
+
+        A fact that is off is left out, so that it counts as one that the program does not know:
+        with all of them off, a run made before there were any goes on.
+        """
+        options = self.model_dump(mode="json", exclude={"facts"})
+        facts = [name for name, is_on in self.facts.model_dump().items() if is_on]
+        return options | ({"facts": facts} if facts else {})

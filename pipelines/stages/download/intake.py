@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pipelines.stages.download.crop_facts import CropFacts
 from pipelines.stages.download.failure import FetchFailed
 from pipelines.stages.download.fetch import Fetcher
 
@@ -44,7 +45,7 @@ class IncomingRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a row; the fields are those of the facts table.
+    """What became of a row; the fields, and those of `facts`, are columns of the facts table.
 
     `final_url` may still hold credentials.
     """
@@ -58,6 +59,7 @@ class Outcome:
     height: int | None = None
     sha256: str | None = None
     final_url: str | None = None
+    facts: CropFacts = CropFacts()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,7 @@ class Intake:
                 height=decoded.height,
                 sha256=sha256,
                 final_url=final_url,
+                facts=decoded.facts,
             ),
             image=decoded.image if decoded.reason is None else None,
         )

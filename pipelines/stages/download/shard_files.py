@@ -12,10 +12,12 @@ import pyarrow as pa
 
 from pipelines.ledger import DOWNLOAD_FACTS, source_fields
 from pipelines.redact import redact_text_column, redact_url, redact_url_column
+from pipelines.stages.download.crop_facts import CropFacts
 from pipelines.stages.download.intake import Outcome
 from pipelines.stages.download.spool import CropSpool
 
-_OUTCOME_FIELDS = tuple(field.name for field in fields(Outcome))
+_OUTCOME_FIELDS = tuple(field.name for field in fields(Outcome) if field.name != "facts")
+_CROP_FACTS = tuple(field.name for field in fields(CropFacts))
 _JSON_FIELDS = (
     "url",
     "caption",
@@ -47,11 +49,12 @@ def build_facts(rows: pa.Table, *, shard_id: int, outcomes: Mapping[int, Outcome
         "url": redact_url_column(rows["url"]),
         "caption": redact_text_column(rows["caption"]),
         "rule": rows["rule"].combine_chunks() if "rule" in rows.column_names else None,
-        "phash": None,
     }
     found = [_outcome_of(row, outcomes) for row in _settled_rows(rows)]
     for name in _OUTCOME_FIELDS:
         columns[name] = [getattr(outcome, name) for outcome in found]
+    for name in _CROP_FACTS:
+        columns[name] = [getattr(outcome.facts, name) for outcome in found]
     columns["final_url"] = [
         redact_url(outcome.final_url) if outcome.final_url is not None else None
         for outcome in found

@@ -143,6 +143,8 @@ def test_every_row_has_its_facts_in_plan_order(everything):
     assert facts["row"].to_pylist() == list(range(len(names)))
     assert set(facts["shard_id"].to_pylist()) == {3}
     assert facts.schema.equals(DOWNLOAD_FACTS)
+    measured = [row["phash"] is not None for row in facts.to_pylist()]
+    assert measured == [row["status"] == "success" for row in facts.to_pylist()]
     assert manifest.rows_in == len(names) == manifest.kept + sum(manifest.dropped.values())
 
 
