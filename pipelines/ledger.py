@@ -13,6 +13,20 @@ PLAN_REASONS: Final = (
     "source_failed",  # the folder we read says that its own download failed
     "member_missing",  # the archive holds no image for this sample
 )
+PROMPT_REASONS: Final = (
+    "prompt_missing",
+    "key_invalid",
+    "seed_invalid",
+    "num_images_invalid",
+    "num_inference_steps_invalid",
+    "guidance_scale_invalid",
+    "size_invalid",
+    "sampler_unknown",  # or one that does not go with the model
+    "strength_invalid",
+    "init_missing",  # the run to start from has no such key
+    "mask_invalid",
+)
+GENERATE_REASONS: Final = ("image_not_finite",)
 LIST_REASONS: Final = (
     "claimed_size_below_min",
     "claimed_aspect_above_max",
@@ -69,10 +83,15 @@ SELECT_REASONS: Final = (
     "value_missing",  # a threshold on a column that is null in this row
     "duplicate_bytes",  # an earlier row that passed has the same sha256
 )
-ENCODE_REASONS: Final = ("latents_not_finite",)
+ENCODE_REASONS: Final = (
+    "latents_not_finite",
+    "latents_of_another_size",  # a generated image that is not of the cache's resolution
+)
 ENGINE_REASONS: Final = ("shard_quarantined",)
 REASONS: Final = frozenset(
     PLAN_REASONS
+    + PROMPT_REASONS
+    + GENERATE_REASONS
     + LIST_REASONS
     + FETCH_REASONS
     + DECODE_REASONS
@@ -81,7 +100,24 @@ REASONS: Final = frozenset(
     + ENGINE_REASONS
 )
 
-STATUSES: Final = ("success", "failed_to_download", "failed_to_resize")  # img2dataset's words
+# img2dataset's words, and one more.
+STATUSES: Final = ("success", "failed_to_download", "failed_to_resize", "failed_to_generate")
+
+PROMPT_SETTINGS: Final = (
+    "negative_prompt",
+    "seed",
+    "num_images",
+    "image_index",
+    "num_inference_steps",
+    "guidance_scale",
+    "width",
+    "height",
+    "sampler",
+    "init_key",
+    "strength",
+    "mask",
+)
+"""Columns of a list of prompts that set how its images are made; all others pass through."""
 
 _IDENTITY = [
     pa.field("shard_id", pa.int32(), nullable=False),
@@ -136,6 +172,22 @@ LEDGER: Final = pa.schema(
 ENCODE_REJECTS: Final = pa.schema(
     [*_IDENTITY, pa.field("reason", pa.string()), pa.field("error_message", pa.string())]
 )
+
+
+# What a generated image was made with: in `facts/generate`, and in the ledger of such a run.
+GENERATION_FIELDS: Final = (
+    pa.field("prompt_key", pa.string()),
+    pa.field("image_index", pa.int32()),
+    pa.field("negative_prompt", pa.string()),
+    pa.field("seed", pa.int64()),
+    pa.field("num_inference_steps", pa.int32()),
+    pa.field("guidance_scale", pa.float64()),
+    pa.field("sampler", pa.string()),
+    pa.field("init_key", pa.string()),
+    pa.field("strength", pa.float64()),
+    pa.field("mask", pa.string()),
+)
+GENERATE_FACTS: Final = pa.schema([*DOWNLOAD_FACTS, *GENERATION_FIELDS])
 
 
 def source_fields(schema: pa.Schema) -> list[pa.Field]:

@@ -31,7 +31,7 @@ from pipelines.run import StepIdentity, check_or_record, complete_step
 from pipelines.sources import Source, SourceConfig
 from pipelines.stages.download.intake import Outcome
 from pipelines.stages.download.shard_files import build_facts, write_images
-from pipelines.stages.download.spool import CropSpool
+from pipelines.crop_spool import CropSpool
 from pipelines.stages.select import Select, SelectConfig, Threshold
 from pipelines.storage import RunStore
 from pipelines.tables import read_table, write_table

@@ -31,7 +31,7 @@ import pyarrow as pa
 
 from pipelines.manifest import ShardError
 from pipelines.stages.download.intake import IncomingRow, Intake, Outcome, Taken
-from pipelines.stages.download.spool import CropSpool
+from pipelines.crop_spool import CropSpool
 
 _import_lock = threading.Lock()
 

@@ -18,7 +18,7 @@ from pipelines.stages.download.img2dataset_seams import download_rows, load_img2
 from pipelines.stages.download.intake import IncomingRow, Intake, Outcome, Taken
 from pipelines.stages.download.limits import return_large_blocks_to_the_system
 from pipelines.stages.download.shard_files import build_facts, write_images
-from pipelines.stages.download.spool import CropSpool
+from pipelines.crop_spool import CropSpool
 from pipelines.stages.download.spool_folder import remove_abandoned, spool_folder
 from pipelines.step import Resources
 from pipelines.storage import RunStore

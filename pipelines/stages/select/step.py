@@ -39,10 +39,12 @@ class Select:
     config: SelectConfig
     num_shards: int
     download: str
-    """Fingerprint of the download step."""
+    """Fingerprint of the step that made the images."""
     score: str | None
     """Fingerprint of the score step; None where nothing is scored."""
     read_rows: Callable[[int], pa.Table]
+    origin: str = "download"
+    """That step's name, `download` or `generate`."""
 
     name = "select"
 
@@ -97,10 +99,10 @@ class Select:
         return manifest
 
     def _facts(self, shard_id: int) -> pa.Table:
-        download = self._manifest("download", self.download, shard_id)
+        download = self._manifest(self.origin, self.download, shard_id)
         if download.quarantined is not None:
             return join_scores(self._quarantined_facts(shard_id), None)
-        facts = self._read(download, "facts/download")
+        facts = self._read(download, f"facts/{self.origin}")
         if self.score is None:
             return join_scores(facts, None)
         score = self._manifest("score", self.score, shard_id)
