@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pipelines.cache_files import publish_cache
 from pipelines.plan import Plan
 from pipelines.planned_rows import PlannedRows
 from pipelines.redact import redact_config
 from pipelines.run import StepIdentity
 from pipelines.sources import Source
 from pipelines.stages.download.step import DownloadStep
-from pipelines.stages.encode import EncodeStep, publish_cache
+from pipelines.stages.encode import EncodeStep
 from pipelines.stages.score import ScoreStep
 from pipelines.stages.select import Select
 from pipelines.step import Resources, ShardStep

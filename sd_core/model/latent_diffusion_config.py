@@ -1,6 +1,7 @@
 """Which latent diffusion model: a whole one by its folder or file, or its parts one by one."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -18,6 +19,7 @@ from sd_core.model.weights import (
     join_reference,
     public_reference,
     resolve_weights,
+    weights_identity,
 )
 
 _WHERE = "model"
@@ -76,6 +78,20 @@ class LatentDiffusionConfig(ModelConfig):
             section = getattr(self, name)
             needs += [] if section is None else section.weight_needs(f"{where}.{name}")
         return needs
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change what the model says, as plain JSON without secrets."""
+        schedule = self.noise_schedule
+        options: dict[str, Any] = {
+            "noise_schedule": None if schedule is None else schedule.model_dump(mode="json")
+        }
+        if self.model is not None:
+            named = {"precision": self.precision} | weights_identity(self.model, self.sha256)
+            return options | named
+        for name in ("autoencoder", "text_encoder", "text_encoder_2", "denoiser"):
+            section = getattr(self, name)
+            options[name] = None if section is None else section.identity()
+        return options
 
     def describe(self) -> str:
         """One line for people."""

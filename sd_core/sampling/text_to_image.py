@@ -26,7 +26,7 @@ def generate_latents(
     noise: Tensor,
     sampler: SamplerName,
     num_inference_steps: int,
-    guidance_scale: float,
+    guidance_scale: float | Tensor,
     guidance_rescale: float = 0.0,
     generators: Sequence[torch.Generator] | None = None,
 ) -> Tensor:
@@ -53,7 +53,12 @@ def generate_latents(
     if num_inference_steps < 1:
         raise ValueError(f"num_inference_steps is {num_inference_steps}; allowed are 1 and up")
     device = next(model.denoiser.parameters()).device
-    guided = guidance_scale > 1
+    scale = guidance_scale
+    if isinstance(scale, Tensor):
+        guided = bool((scale > 1).all())
+        scale = scale.to(device).view(-1, 1, 1, 1)
+    else:
+        guided = scale > 1
     text = conditioning.to(device)
     if guided:
         whole = (
@@ -73,7 +78,7 @@ def generate_latents(
         prediction = predict(model.denoiser, inputs, timesteps, text)
         if guided:
             without, with_text = prediction.chunk(2)
-            prediction = guide(without, with_text, guidance_scale)
+            prediction = guide(without, with_text, scale)
             if guidance_rescale > 0:
                 prediction = rescale_guided(prediction, with_text, guidance_rescale)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]

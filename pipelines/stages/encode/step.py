@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from pipelines.cache_files import record_cache
 from pipelines.ledger import ENCODE_REJECTS
 from pipelines.manifest import Manifest, ShardError, SpooledFile, commit_shard, read_manifest
 from pipelines.model_worker import free_models, prepare_torch, record_models
 from pipelines.overlap import run_overlapped
-from pipelines.stages.encode.cache_files import record_cache
 from pipelines.stages.encode.encode import (
     EncodeConfig,
     EncodedBatch,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipelines.ledger import DOWNLOAD_FACTS
+from pipelines.ledger import ORIGIN_FACTS, source_fields
 from pipelines.manifest import (
     Manifest,
     ShardError,
@@ -118,7 +118,7 @@ class Select:
         columns = {name: rows[name] for name in rows.column_names}
         columns["shard_id"] = pa.array(np.full(rows.num_rows, shard_id, np.int32))
         columns["reason"] = pa.array(["shard_quarantined"] * rows.num_rows)
-        fields = [*DOWNLOAD_FACTS, *(f for f in rows.schema if f.name.startswith("source_"))]
+        fields = [*ORIGIN_FACTS[self.origin], *source_fields(rows.schema)]
         arrays = [
             columns[field.name].cast(field.type)
             if field.name in columns

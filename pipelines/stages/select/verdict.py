@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import ConfigError
-from pipelines.ledger import LEDGER, SCORES, source_fields
+from pipelines.ledger import LEDGER, SCORES, carried_fields, source_fields
 from pipelines.stages.select.config import SelectConfig, Threshold
 
 _NUMBER_TYPES = ("int64", "uint64", "double")
@@ -74,7 +74,7 @@ def ledger_table(joined: pa.Table, verdict: Verdict) -> pa.Table:
         "reason": pa.array(verdict.reason.tolist(), pa.string()),
         "rule": pa.array(verdict.rule.tolist(), pa.string()),
     }
-    fields = [*LEDGER, *source_fields(joined.schema)]
+    fields = [*LEDGER, *carried_fields(joined.schema)]
     arrays = [
         columns.get(field.name, joined[field.name] if field.name in joined.column_names else None)
         for field in fields
