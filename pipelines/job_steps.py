@@ -14,9 +14,14 @@ Say = Callable[[str], None]
 class JobSteps(Protocol):
     """The steps of one run."""
 
-    store: RunStore
-    identities: Mapping[str, StepIdentity]
-    max_quarantined_shards: int
+    @property
+    def store(self) -> RunStore: ...
+
+    @property
+    def identities(self) -> Mapping[str, StepIdentity]: ...
+
+    @property
+    def max_quarantined_shards(self) -> int: ...
 
     def parents(self, step: str) -> Sequence[str]: ...
 
