@@ -16,6 +16,7 @@ from sd_core.model.denoiser import unwrap_module
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
 from sd_core.model.text_encoder import encode_captions
 from sd_core.model.weights import weights_sha256
+from sd_core.sampling.preparation import prepare_for_sampling
 from sd_core.sampling.samplers import SamplerName, build_sampler, samplers_of
 
 
@@ -77,10 +78,13 @@ def load_generate_models(config: GenerateConfig, *, device: str | torch.device) 
     """Load the model; raises `WeightsError`."""
     model = load_latent_diffusion(config.model, device=device)
     model.denoiser.requires_grad_(False)
+    denoiser_sha256 = weights_sha256(unwrap_module(model.denoiser))
     return GenerateModels(
-        model=model,
+        model=prepare_for_sampling(
+            model, compile=config.compile, channels_last=config.channels_last
+        ),
         name=config.model.describe(),
-        denoiser_sha256=weights_sha256(unwrap_module(model.denoiser)),
+        denoiser_sha256=denoiser_sha256,
         device=torch.device(device),
     )
 
