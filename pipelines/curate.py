@@ -14,6 +14,7 @@ from pipelines.engine.chain import QuarantineError
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.progress import funnel_table
 from pipelines.engine.session import Session, open_session
+from pipelines.job_steps import check_scores_are_made
 from pipelines.plan import Plan, PlanConfig, PlanError, check_plan_inputs, load_plan, make_plan
 from pipelines.rules import RulesConfig, check_rules
 from pipelines.run import Revision, StepSummary, check_or_record, complete_step, read_revision
@@ -66,20 +67,9 @@ class CurateConfig(Config):
 
     @model_validator(mode="after")
     def _scores_are_made(self) -> Self:
-        score = self.score
-        made = {
-            "clip_similarity": score is not None and score.similarity,
-            "aesthetic_v1": score is not None and score.aesthetic_v1 is not None,
-            "aesthetic_v2": score is not None and score.aesthetic_v2 is not None,
-            "punsafe": score is not None and score.nsfw is not None,
-            "pwatermark": False,
-        }
-        for name in self.select.thresholds:
-            if not made.get(name, True):
-                raise ValueError(
-                    f"select.thresholds.{name}: nothing in `score` makes this score; configure it, "
-                    f"or use source_{name} where the list has it"
-                )
+        if self.select.best_of is not None:
+            raise ValueError("select.best_of: curated images have no prompt; leave it out")
+        check_scores_are_made(self.select, self.score)
         return self
 
 
