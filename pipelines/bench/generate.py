@@ -1,5 +1,6 @@
 """Bulk generation beside the plain diffusers pipeline: same prompts, model, sampler and steps."""
 
+import copy
 import multiprocessing
 import tempfile
 import time
@@ -128,10 +129,12 @@ def _model_config(models: Literal["tiny", "real"]) -> LatentDiffusionConfig:
 
 def _pipeline(model: LatentDiffusion) -> Any:
     """The plain pipeline on the very same modules."""
+    tokenizer = copy.copy(model.text_encoder.tokenizer)
+    tokenizer.model_max_length = model.text_encoder.token_length  # the pipeline asks for it
     parts: dict[str, Any] = {
         "vae": model.autoencoder.module,
         "text_encoder": model.text_encoder.module,
-        "tokenizer": model.text_encoder.tokenizer,
+        "tokenizer": tokenizer,
         "unet": unwrap_module(model.denoiser),
         "scheduler": build_sampler(_SAMPLER, model.noise_schedule),
     }

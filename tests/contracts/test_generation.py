@@ -1,5 +1,7 @@
 """Promises of a generation: each image once, the same whatever is around it, every row counted."""
 
+import contextlib
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from pipelines.ledger import REASONS
 from pipelines.plan import PlanError
 from pipelines.run import RunMismatchError, read_revision
 from pipelines.storage import RunStore
+from sd_core.cache.dataset import TrainingDataset
 from sd_core.cache.latent_cache import check_caches, open_cache
 from tests.contracts import generation_cases as cases
 
@@ -184,3 +187,17 @@ def test_scores_choose_which_images_reach_the_cache(made: Path, tmp_path: Path) 
 def test_generated_latents_mix_with_curated_ones(made: Path, unharmed_run: Path) -> None:
     caches = [open_cache(str(run / "latents")) for run in (unharmed_run, made)]
     check_caches(caches, model_identity=None)
+
+
+def test_a_training_sees_curated_and_generated_rows_at_the_asked_ratio(
+    made: Path, unharmed_run: Path
+) -> None:
+    caches = [open_cache(str(run / "latents")) for run in (unharmed_run, made)]
+    dataset = TrainingDataset(caches, weights=[3.0, 1.0], seed=4)
+    counts = [0, 0]
+    with contextlib.closing(dataset.batches(batch_size=20)) as batches:
+        for batch in itertools.islice(batches, 100):
+            for drawn in batch:
+                counts[drawn.cache_index] += 1
+    assert sum(counts) == 2000
+    assert abs(counts[1] / 2000 - 0.25) <= 0.02

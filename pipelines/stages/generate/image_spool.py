@@ -67,6 +67,8 @@ class ImageSpool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is not None:
+            self._stack.callback(self._images.close)  # else `finish` still reads it
         with self._stack:
             if kind is None:
                 self._wait()
