@@ -138,7 +138,8 @@ def _pipeline(model: LatentDiffusion) -> Any:
         "unet": unwrap_module(model.denoiser),
         "scheduler": build_sampler(_SAMPLER, model.noise_schedule),
     }
-    pipeline = StableDiffusionPipeline(
+    family: Any = StableDiffusionPipeline  # it carries no types
+    pipeline = family(
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     pipeline.set_progress_bar_config(disable=True)
