@@ -160,7 +160,7 @@ class _Draft:
 
     def _scan(
         self,
-    ) -> tuple[tuple[PromptFile, ...], list[tuple[SourceFile, Any]], dict[str, str]]:
+    ) -> tuple[tuple[PromptFile, ...], list[tuple[SourceFile, "_Part"]], dict[str, str]]:
         """The files, their parts, and the types of their columns."""
         files, ranges = [], []
         types: dict[str, str] = {}
@@ -168,13 +168,13 @@ class _Draft:
             token, digest = file_token(file), file_sha256(file)
             files.append(PromptFile(name=file.name, uri=file.uri, sha256=digest, token=token))
             for scanned in self.source.scan(file, rows_per_shard=_READ_ROWS):
-                ranges.append((file, scanned))
+                ranges.append((file, _without_rows(scanned)))
                 for name, kind in scanned.types.items():
                     known = types.get(name, "")
                     types[name] = widen(known, kind) if known and kind else known or kind
             if file_token(file) != token:
                 raise PlanError(f"{file.uri}: changed while it was read; start again")
-        return tuple(files), [(file, _without_rows(s)) for file, s in ranges], types
+        return tuple(files), ranges, types
 
     def _columns(self, types: Mapping[str, str]) -> "_Columns":
         read = name_source_columns({name: kind or "string" for name, kind in types.items()})
@@ -189,7 +189,7 @@ class _Draft:
         return _Columns(read=read, stored=stored)
 
     def _shard_rows(
-        self, ranges: list[tuple[SourceFile, Any]], columns: "_Columns"
+        self, ranges: list[tuple[SourceFile, "_Part"]], columns: "_Columns"
     ) -> Iterator[list[dict[str, Any]]]:
         pending: list[dict[str, Any]] = []
         images = 0

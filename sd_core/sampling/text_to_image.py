@@ -159,8 +159,18 @@ def decode_images(model: LatentDiffusion, latents: Tensor) -> Tensor:
 
     They are unscaled once, and rounded as diffusers' image processor does.
     """
+    return as_levels(decode_scaled(model, latents))
+
+
+@torch.inference_mode()
+def decode_scaled(model: LatentDiffusion, latents: Tensor) -> Tensor:
+    """Scaled latents (B, C, h, w) to float32 images (B, 3, H, W) in [-1, 1]; NaN stays NaN."""
     raw = unscale_latents(latents, model.identity.autoencoder)
-    images = decode_latents(model.autoencoder, raw)
+    return decode_latents(model.autoencoder, raw)
+
+
+def as_levels(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] to uint8 (B, H, W, 3) on the CPU."""
     levels = ((images * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu()
 

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipelines.manifest import ShardError
 from pipelines.stages.generate.config import InitConfig
 from pipelines.stages.generate.rows import ImageRow
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
 from sd_core.cache.latents import posterior_mean, scale_latents
 from sd_core.cache.reading import ShardReader, open_shard_reader
-from sd_core.cache.samples import LatentSample
-from sd_core.cache.spec import CacheIdentity
+from sd_core.cache.samples import CacheShardError, LatentSample
+from sd_core.cache.spec import CacheIdentity, CacheMismatchError, CacheSpecError
 from sd_core.sampling.source import mask_of_latents
 
 
@@ -56,15 +57,17 @@ class InitImages:
         identity: The model's; the cache must share it.
 
     Raises:
-        CacheMismatchError, CacheSpecError, CacheShardError: the run's cache is of another model,
-            or cannot be read.
+        ShardError: the run's cache is of another model, or cannot be read.
     """
 
     def __init__(self, config: InitConfig, identity: CacheIdentity) -> None:
         self._config = config
         path = f"{config.path.rstrip('/')}/latents"
-        self._cache: LatentCache = open_cache(path, storage_options=config.storage_options)
-        check_caches([self._cache], model_identity=identity)
+        try:
+            self._cache: LatentCache = open_cache(path, storage_options=config.storage_options)
+            check_caches([self._cache], model_identity=identity)
+        except (CacheMismatchError, CacheSpecError, CacheShardError) as error:
+            raise ShardError(f"generate.init.path: {error}") from error
 
     @property
     def resolution_px(self) -> int:

@@ -18,7 +18,12 @@ from sd_core.cache.latents import unscale_latents
 from sd_core.model.text_conditioning import size_time_ids
 from sd_core.sampling.noise import initial_noise, row_generators
 from sd_core.sampling.source import SourceLatents, compose_inpainted
-from sd_core.sampling.text_to_image import decode_images, generate_latents
+from sd_core.sampling.text_to_image import (
+    as_levels,
+    decode_images,
+    decode_scaled,
+    generate_latents,
+)
 
 Arguments = ParamSpec("Arguments")
 ResultT = TypeVar("ResultT")
@@ -183,28 +188,27 @@ class Painter:
         model, settings = self._models.model, denoised.batch.settings
         raw = unscale_latents(denoised.latents, model.identity.autoencoder)
         size = (settings.width, settings.height)
-        images: list[Tensor] = []
-        done = 0
-        while done < len(raw):
+        parts: list[Tensor] = []
+        is_finite: list[bool] = []
+        while len(is_finite) < len(raw):
             allowed = self._decode_size.get(size, len(raw))
-            part = denoised.latents[done : done + allowed]
-            decoded = _or_none_if_too_large(allowed, decode_images, model, part)
+            part = denoised.latents[len(is_finite) : len(is_finite) + allowed]
+            decoded = _or_none_if_too_large(allowed, decode_scaled, model, part)
             if decoded is None:
                 self._decode_size[size] = max(1, allowed // 2)
                 continue
-            images.append(decoded)
-            done += len(part)
+            # An autoencoder in half precision may come to NaN where the latents are fine.
+            is_finite += torch.isfinite(decoded).flatten(1).all(dim=1).cpu().tolist()
+            parts.append(as_levels(decoded))
+        images = torch.cat(parts)
         if settings.is_masked and denoised.batch.sources is not None:
             kept = self._decode_sources(denoised.batch.sources)
-            images = [
-                compose_inpainted(torch.cat(images), kept, pixel_masks(denoised.batch.sources))
-            ]
-        finite = torch.isfinite(raw).flatten(1).all(dim=1)
+            images = compose_inpainted(images, kept, pixel_masks(denoised.batch.sources))
         return PaintedBatch(
             batch=denoised.batch,
-            images=torch.cat(images),
+            images=images,
             raw_latents=raw.float().cpu(),
-            is_finite=finite.cpu().tolist(),
+            is_finite=is_finite,
             batch_sizes=denoised.batch_sizes,
         )
 
