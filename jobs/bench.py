@@ -4,6 +4,7 @@
     python jobs/bench.py curate     the whole on Ray beside the sum of its steps
     python jobs/bench.py memory     peak memory at ten times the rows
     python jobs/bench.py train      training from the cache beside encoding online, and the loader
+    python jobs/bench.py generate   bulk generation beside the plain diffusers pipeline
 
 Exit codes: 0 measured, 1 failed.
 """
@@ -15,11 +16,13 @@ from pathlib import Path
 
 from pipelines.bench.curate import measure_curate
 from pipelines.bench.download import BenchError, measure_download
+from pipelines.bench.generate import measure_generate
 from pipelines.bench.hardware import describe_hardware
 from pipelines.bench.memory import measure_memory
 from pipelines.bench.options import (
     curate_benches,
     download_bench,
+    generate_bench,
     memory_bench,
     parse,
     train_bench,
@@ -27,6 +30,7 @@ from pipelines.bench.options import (
 from pipelines.bench.tables import (
     curate_table,
     download_table,
+    generate_table,
     memory_table,
     train_table,
     write_json,
@@ -65,6 +69,9 @@ def _measure(options: argparse.Namespace) -> tuple[list[object], str]:
         loaders = measure_loader(bench, say=_say) if bench.loader_rows else []
         result = measure_train(bench, say=_say)
         return [*loaders, result], train_table(loaders, result)
+    if options.command == "generate":
+        made = measure_generate(generate_bench(options), say=_say)
+        return [made], generate_table(made)
     memory = measure_memory(memory_bench(options, script=_CURATE), say=_say)
     return [memory], memory_table(memory)
 

@@ -41,6 +41,7 @@ class CurateSteps:
         self.config = config
         self.store = store
         self.plan = plan
+        self.max_quarantined_shards = config.engine.max_quarantined_shards
         self.rows = PlannedRows(store, source, config.rules, config.block)
         self.identities: dict[str, StepIdentity] = {}
         for step in self._configured():
@@ -112,9 +113,10 @@ class CurateSteps:
             read_rows=self.rows.read_redacted,
         )
 
-    def publish_cache(self) -> None:
-        """Put the cache's spec and the empty caption where readers look."""
-        publish_cache(self.store, fingerprint=self._fingerprint("encode"))
+    def publish(self, step: str) -> None:
+        """Put the cache's spec and the empty caption where readers look, when it is complete."""
+        if step == "encode":
+            publish_cache(self.store, fingerprint=self._fingerprint("encode"))
 
     def _download(self, resources: Resources) -> DownloadStep:
         return DownloadStep(

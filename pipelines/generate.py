@@ -3,21 +3,26 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.config import Config, ConfigError
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.progress import funnel_table
 from pipelines.engine.session import Session, open_session
 from pipelines.generate_steps import GenerateSteps
-from pipelines.job_steps import complete, is_complete, require_parents
+from pipelines.job_steps import (
+    check_scores_are_made,
+    complete,
+    is_complete,
+    require_parents,
+)
 from pipelines.prompts import PromptPlan, PromptPlanConfig, PromptsConfig, plan_prompts
 from pipelines.run import Revision, StepSummary, check_or_record, read_revision
 from pipelines.stages.generate import GenerateConfig
 from pipelines.stages.score import ScoreConfig
-from pipelines.stages.select import SelectConfig
+from pipelines.stages.select import SelectConfig, check_thresholds
 from pipelines.storage import RunStore
 from pipelines.versions import describe_program
 from sd_core.model.weights import WeightsNeed, check_weights
@@ -44,6 +49,11 @@ class GenerateJobConfig(Config):
         default_factory=dict, repr=False
     )
     """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
+
+    @model_validator(mode="after")
+    def _scores_are_made(self) -> Self:
+        check_scores_are_made(self.select, self.score)
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +87,7 @@ def generate(
     check_weights(_weight_needs(config))
     with open_session(store, config.engine, say=say, downloads=False) as session:
         job = GenerateSteps(config, store, _plan(config, store, grow=grow, say=say))
+        check_thresholds(config.select, {c.name: c.type for c in job.plan.columns})
         asked = [step for step in job.configured() if step in steps]
         recut = RECUTTABLE & set(steps) if set(steps) != set(GENERATE_STEPS) else frozenset[str]()
         check_or_record(

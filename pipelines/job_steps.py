@@ -6,6 +6,8 @@ from typing import Protocol
 from pipelines.config import ConfigError
 from pipelines.engine.chain import QuarantineError
 from pipelines.run import Revision, StepIdentity, StepSummary, complete_step, read_revision
+from pipelines.stages.score import ScoreConfig
+from pipelines.stages.select import SelectConfig
 from pipelines.storage import RunStore
 
 Say = Callable[[str], None]
@@ -14,9 +16,14 @@ Say = Callable[[str], None]
 class JobSteps(Protocol):
     """The steps of one run."""
 
-    store: RunStore
-    identities: Mapping[str, StepIdentity]
-    max_quarantined_shards: int
+    @property
+    def store(self) -> RunStore: ...
+
+    @property
+    def identities(self) -> Mapping[str, StepIdentity]: ...
+
+    @property
+    def max_quarantined_shards(self) -> int: ...
 
     def parents(self, step: str) -> Sequence[str]: ...
 
@@ -26,6 +33,27 @@ class JobSteps(Protocol):
 
     def publish(self, step: str) -> None:
         """Write what readers find beside the step's files."""
+
+
+def check_scores_are_made(select: SelectConfig, score: ScoreConfig | None) -> None:
+    """Raise `ValueError` where select goes by a score that nothing makes."""
+    made = {
+        "clip_similarity": score is not None and score.similarity,
+        "aesthetic_v1": score is not None and score.aesthetic_v1 is not None,
+        "aesthetic_v2": score is not None and score.aesthetic_v2 is not None,
+        "punsafe": score is not None and score.nsfw is not None,
+        "pwatermark": False,
+    }
+    for name in select.thresholds:
+        if not made.get(name, True):
+            raise ValueError(
+                f"select.thresholds.{name}: nothing in `score` makes this score; configure it, "
+                f"or use source_{name} where the list has it"
+            )
+    if select.best_of is not None and not made.get(select.best_of.by, False):
+        raise ValueError(
+            f"select.best_of.by {select.best_of.by!r}: nothing in `score` makes this score"
+        )
 
 
 def is_complete(job: JobSteps, revision: Revision, asked: Iterable[str]) -> bool:

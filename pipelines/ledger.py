@@ -81,6 +81,7 @@ SELECT_REASONS: Final = (
     "value_below_min",  # a threshold on any other column
     "value_above_max",
     "value_missing",  # a threshold on a column that is null in this row
+    "ranked_below_best",  # of its group others have a better score
     "duplicate_bytes",  # an earlier row that passed has the same sha256
 )
 ENCODE_REASONS: Final = (

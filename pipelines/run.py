@@ -99,11 +99,8 @@ def complete_step(
     """
     revision = read_revision(store)
     old = revision.steps.get(identity.step)
-    if (
-        old is not None
-        and old.fingerprint == identity.fingerprint
-        and old.num_shards == num_shards  # a plan that grew has more of the same
-    ):
+    same = (identity.fingerprint, num_shards)  # a plan that grew has more shards of the same
+    if old is not None and (old.fingerprint, old.num_shards) == same:
         return old
     index: _Index = {folder: [] for folder in folders}
     summary = _summarise(store, identity, num_shards=num_shards, index=index)

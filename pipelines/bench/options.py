@@ -1,6 +1,7 @@
 """The command line of jobs/bench.py."""
 
 import argparse
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from pipelines.bench.curate import CurateBench
 from pipelines.bench.download import DownloadBench
+from pipelines.bench.generate import GenerateBench
 from pipelines.bench.img2dataset_command import Concurrency
 from pipelines.bench.memory import MemoryBench
 from pipelines.bench.train import TrainBench
@@ -18,13 +20,14 @@ _WAIT_S = 1.0
 
 
 def parse(arguments: list[str] | None, *, description: str) -> argparse.Namespace:
-    """The options; `command` is download, curate, memory or train."""
+    """The options; `command` is download, curate, memory, train or generate."""
     parser = argparse.ArgumentParser(description=description)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_download(commands.add_parser("download", help="our download beside img2dataset's command"))
     _add_curate(commands.add_parser("curate", help="the whole on Ray beside the sum of its steps"))
     _add_memory(commands.add_parser("memory", help="peak memory at ten times the rows"))
     _add_train(commands.add_parser("train", help="from the cache beside encoding online"))
+    _add_generate(commands.add_parser("generate", help="beside the plain diffusers pipeline"))
     for command in commands.choices.values():
         photos = _SHARED / "photos" / "coco_mini"
         command.add_argument("--photos", type=Path, default=photos, help="a folder of .jpg files")
@@ -96,6 +99,21 @@ def train_bench(options: argparse.Namespace) -> TrainBench:
     )
 
 
+def generate_bench(options: argparse.Namespace) -> GenerateBench:
+    """What `generate` measures."""
+    return GenerateBench(
+        models=options.models,
+        images=options.images,
+        batch_size=options.batch_size,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        repeats=options.repeats,
+        workers=options.workers
+        or (1 if options.device.startswith("cuda") else os.cpu_count() or 1),
+        device=options.device,
+    )
+
+
 def _add_download(command: argparse.ArgumentParser) -> None:
     grid = [Concurrency(processes=p, threads=t) for p in (1, 2, 3) for t in (16, 32)]
     command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
@@ -137,6 +155,19 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     command.add_argument("--warm-up-steps", type=int, default=2)
     command.add_argument("--repeats", type=int, default=2, help="the fastest of each side counts")
     command.add_argument("--loader-rows", type=int, default=4096, help="0: not the loader")
+    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _add_generate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--models", choices=("tiny", "real"), default="tiny")
+    command.add_argument("--images", type=int, default=64)
+    command.add_argument("--batch-size", type=int, default=16)
+    command.add_argument("--steps", type=int, default=20)
+    command.add_argument("--guidance-scale", type=float, default=7.5)
+    command.add_argument("--repeats", type=int, default=2, help="the fastest of each side counts")
+    command.add_argument(
+        "--workers", type=int, default=0, help="of ours; by default one a core, or one on a GPU"
+    )
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 

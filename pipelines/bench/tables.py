@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.bench.curate import CurateResult
 from pipelines.bench.download import SetResult, SideRun, median_rate
+from pipelines.bench.generate import GenerateResult
 from pipelines.bench.hardware import Hardware
 from pipelines.bench.memory import MemoryResult
 from pipelines.bench.train import LoaderResult, TrainResult
@@ -127,6 +128,22 @@ def train_table(loaders: Sequence[LoaderResult], result: TrainResult) -> str:
     return f"{loader}\n\n{training}" if loaders else training
 
 
+def generate_table(result: GenerateResult) -> str:
+    """Ours beside the plain pipeline, one prompt at a time and at the same batch size."""
+    head = ["generation", "ours images/s", "one at a time", "ratio", "batched", "ratio"]
+    head.append("of the FLOP limit")
+    row = [
+        f"{result.models} models on {result.device}, batches of {result.batch_size}",
+        f"{result.ours_per_second:.2f}",
+        f"{result.single_per_second:.2f}",
+        f"{result.ratio:.2f}",
+        f"{result.batched_per_second:.2f}",
+        f"{result.batched_ratio:.2f}",
+        f"{result.flops_share:.0%}",
+    ]
+    return text_table(head, [row])
+
+
 def write_json(path: Path, *, command: str, hardware: Hardware, results: Sequence[Any]) -> None:
     """Write a command's results (dataclasses) to a file."""
     tree = {
@@ -138,5 +155,5 @@ def write_json(path: Path, *, command: str, hardware: Hardware, results: Sequenc
 
 
 def _ratios(result: object) -> dict[str, float]:
-    names = ("ratio", "cpu_ratio", "to_sum", "to_model_work")
+    names = ("ratio", "batched_ratio", "cpu_ratio", "to_sum", "to_model_work")
     return {name: getattr(result, name) for name in names if hasattr(result, name)}

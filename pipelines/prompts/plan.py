@@ -26,8 +26,7 @@ from pipelines.prompts.record import (
 from pipelines.prompts.row import PromptRow, parse_prompt
 from pipelines.redact import redact_text_column
 from pipelines.sources import Source, SourceError
-from pipelines.sources.columns import SourceColumn, name_source_columns, widen
-from pipelines.sources.files import SourceFile
+from pipelines.sources.columns import SourceColumn, TextColumns, name_source_columns, widen
 from pipelines.sources.rows import SourceRange
 from pipelines.storage import RunStore
 
@@ -160,7 +159,7 @@ class _Draft:
 
     def _scan(
         self,
-    ) -> tuple[tuple[PromptFile, ...], list[tuple[SourceFile, Any]], dict[str, str]]:
+    ) -> tuple[tuple[PromptFile, ...], list[tuple[SourceRange, TextColumns]], dict[str, str]]:
         """The files, their parts, and the types of their columns."""
         files, ranges = [], []
         types: dict[str, str] = {}
@@ -168,13 +167,21 @@ class _Draft:
             token, digest = file_token(file), file_sha256(file)
             files.append(PromptFile(name=file.name, uri=file.uri, sha256=digest, token=token))
             for scanned in self.source.scan(file, rows_per_shard=_READ_ROWS):
-                ranges.append((file, scanned))
+                where = SourceRange(
+                    shard_id=0,  # ours are cut by images, not by rows
+                    file=file.name,
+                    start_row=scanned.start_row,
+                    num_rows=len(scanned.raw.url),
+                    start_byte=scanned.start_byte,
+                    end_byte=scanned.end_byte,
+                )
+                ranges.append((where, scanned.text_columns))
                 for name, kind in scanned.types.items():
                     known = types.get(name, "")
                     types[name] = widen(known, kind) if known and kind else known or kind
             if file_token(file) != token:
                 raise PlanError(f"{file.uri}: changed while it was read; start again")
-        return tuple(files), [(file, _without_rows(s)) for file, s in ranges], types
+        return tuple(files), ranges, types
 
     def _columns(self, types: Mapping[str, str]) -> "_Columns":
         read = name_source_columns({name: kind or "string" for name, kind in types.items()})
@@ -189,15 +196,12 @@ class _Draft:
         return _Columns(read=read, stored=stored)
 
     def _shard_rows(
-        self, ranges: list[tuple[SourceFile, Any]], columns: "_Columns"
+        self, ranges: list[tuple[SourceRange, TextColumns]], columns: "_Columns"
     ) -> Iterator[list[dict[str, Any]]]:
         pending: list[dict[str, Any]] = []
         images = 0
-        for file, scanned in ranges:
-            where = SourceRange(shard_id=0, file=file.name, **scanned.place)
-            table = self.source.read_rows(
-                where, text_columns=scanned.text_columns, columns=columns.read
-            )
+        for where, text_columns in ranges:
+            table = self.source.read_rows(where, text_columns=text_columns, columns=columns.read)
             for row in self._new_rows(table, columns):
                 pending.append(row)
                 images += len(row["image_indices"])
@@ -282,23 +286,3 @@ class _Columns:
 
     read: tuple[SourceColumn, ...]
     stored: tuple[SourceColumn, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """Where a part of a file lies."""
-
-    place: Mapping[str, Any]
-    text_columns: Any
-
-
-def _without_rows(scanned: Any) -> _Part:
-    return _Part(
-        place={
-            "start_row": scanned.start_row,
-            "num_rows": len(scanned.raw.url),
-            "start_byte": scanned.start_byte,
-            "end_byte": scanned.end_byte,
-        },
-        text_columns=scanned.text_columns,
-    )

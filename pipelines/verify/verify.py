@@ -16,7 +16,7 @@ from pipelines.storage import RunStore
 from pipelines.verify.copies import check_copies, forbids_copies
 from pipelines.verify.fault import Fault, Note, limit
 from pipelines.verify.index import StepTotals, check_indexes, check_totals
-from pipelines.verify.keys import KeySpill
+from pipelines.verify.keys import KeySpill, key_digits
 from pipelines.verify.latents import LatentsCheck, load_cache_files
 from pipelines.verify.manifests import FOLDERS, QUARANTINED
 from pipelines.verify.records import Records, asked_size, read_records
@@ -121,7 +121,7 @@ def _check_latents(
     for report in _in_order(check, range(summary.num_shards), deep=deep):
         yield from report.faults
         _count(totals.steps["encode"], report.manifest)
-        totals.encoded.add(report.shard_id, report.keys)
+        totals.encoded.add(report.shard_id, key_digits(report.keys))
 
 
 def _check_whole(

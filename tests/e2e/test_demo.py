@@ -25,7 +25,7 @@ def demo(command: Command, output: Path) -> subprocess.CompletedProcess[str]:
     """The demo on seeds that neither a recipe nor `make demo` draws from."""
     return command(
         "jobs/demo.py", "--pictures", 120, "--seed", DEMO_SEED + 1_000_000, "--port", 0,
-        "--training-steps", 6, "--output", output,
+        "--training-steps", 6, "--prompts", 6, "--mixed-steps", 2, "--output", output,
     )  # fmt: skip
 
 
@@ -64,6 +64,18 @@ def test_it_trains_the_shipped_model_and_shows_the_loss_and_samples(
         with Image.open(training / name) as picture:
             assert picture.width > 300
     assert (training / "model/model_index.json").exists()
+
+
+def test_it_generates_with_the_trained_model_and_trains_on_with_the_images(
+    demo: subprocess.CompletedProcess[str], output: Path, command: Command
+):
+    assert f"{output / 'generated'}, 6 images kept" in demo.stdout  # the better one of each prompt
+    with Image.open(output / "generated.png") as grid:
+        assert grid.width > 300
+    verified = command("jobs/verify.py", output / "generated", "--deep")
+    assert verified.returncode == 0, verified.stdout
+    lines = (output / "mixed-training/metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 2
 
 
 def test_a_folder_of_someone_else_is_not_cleared(command: Command, tmp_path: Path):

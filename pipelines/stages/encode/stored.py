@@ -2,19 +2,16 @@
 
 import io
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from pipelines.cache_files import read_recorded, record_cache
-from pipelines.ledger import ENCODE_REJECTS
-from pipelines.manifest import Manifest, ShardError, SpooledFile, commit_shard, read_manifest
+from pipelines.manifest import Manifest, ShardError, read_manifest
+from pipelines.stages.encode.commit import commit_latents
 from pipelines.step import Resources
 from pipelines.storage import RunStore
-from pipelines.tables import read_table, write_table
+from pipelines.tables import read_table
 from sd_core.cache.samples import LatentSample
 from sd_core.cache.shards import SUFFIXES, iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
@@ -82,7 +79,14 @@ class StoredLatentsStep:
                         del kept[sample.key]
                         writer.write(sample)
             rejects = [_reject(row, spec) for row in kept.values()]
-            return self._commit(shard_id, path, writer.num_written, rejects)
+            return commit_latents(
+                self._store,
+                fingerprint=self.fingerprint,
+                shard_id=shard_id,
+                path=path,
+                num_written=writer.num_written,
+                rejects=rejects,
+            )
 
     def _samples(self, shard_id: int, spec: CacheSpec) -> Iterator[LatentSample]:
         entry = self._manifest("generate", self._generate, shard_id).file(self._folder)
@@ -104,33 +108,6 @@ class StoredLatentsStep:
         if manifest is None:
             raise ShardError(f"{step} shard {shard_id} is not committed; run that step first")
         return manifest
-
-    def _commit(
-        self, shard_id: int, path: Path, num_written: int, rejects: list[dict[str, Any]]
-    ) -> Manifest:
-        files = []
-        if num_written:
-            files.append(
-                SpooledFile(folder="latents", path=path, suffix=path.suffix, num_rows=num_written)
-            )
-        if rejects:
-            table = path.with_name("rejects.parquet")
-            write_table(pa.Table.from_pylist(rejects, schema=ENCODE_REJECTS), table)
-            files.append(
-                SpooledFile(
-                    folder="latents/rejects", path=table, suffix=".parquet", num_rows=len(rejects)
-                )
-            )
-        return commit_shard(
-            self._store,
-            step=self.name,
-            fingerprint=self.fingerprint,
-            shard_id=shard_id,
-            files=files,
-            rows_in=num_written + len(rejects),
-            kept=num_written,
-            dropped=Counter(reject["reason"] for reject in rejects),
-        )
 
 
 def _reject(row: dict[str, Any], spec: CacheSpec) -> dict[str, Any]:

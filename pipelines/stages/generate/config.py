@@ -6,6 +6,7 @@ from pydantic import Field
 
 from sd_core.model.config import ModelConfig
 from sd_core.model.latent_diffusion import LatentDiffusionConfig
+from sd_core.model.lora import LoraConfig
 from sd_core.model.weights import WeightsNeed
 from sd_core.sampling.samplers import SamplerName
 
@@ -66,6 +67,8 @@ class GenerateConfig(ModelConfig):
     """What `generate` needs beside the prompts."""
 
     model: LatentDiffusionConfig
+    loras: list[LoraConfig] = Field(default_factory=list)
+    """Added to the model's weights one after another; safetensors only."""
     defaults: GenerationDefaults = GenerationDefaults()
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
     """Lin et al. take 0.7 with zero terminal SNR."""
@@ -85,14 +88,18 @@ class GenerateConfig(ModelConfig):
 
     def weight_needs(self, where: str) -> list[WeightsNeed]:
         """What `check_weights` must find; `where` is this section's key."""
-        return self.model.weight_needs(f"{where}.model")
+        needs = self.model.weight_needs(f"{where}.model")
+        for number, lora in enumerate(self.loras):
+            needs += lora.weight_needs(f"{where}.loras.{number}")
+        return needs
 
     def identity(self) -> dict[str, Any]:
         """The options that change an image, as plain JSON without secrets."""
-        pace = {"model", "encode_threads", "init"}
+        pace = {"model", "loras", "encode_threads", "init"}
         init = None if self.init is None else self.init.model_dump(exclude={"storage_options"})
         return {
             **self.model_dump(mode="json", exclude=pace),
             "model": self.model.identity(),
+            "loras": [lora.identity() for lora in self.loras],
             "init": init,
         }

@@ -67,9 +67,15 @@ class ImageSpool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._stack:
-            if kind is None:
-                self._wait()
+        is_whole = False
+        try:
+            with self._stack:
+                if kind is None:
+                    self._wait()
+                    is_whole = True
+        finally:
+            if not is_whole:
+                self._images.close()  # else `finish` still reads it
 
     def add(self, painted: PaintedBatch, parameters: Callable[[ImageRow], str | None]) -> None:
         """Store a batch; the files' bytes are made while the next one is decoded.

@@ -14,8 +14,10 @@ from sd_core.cache.samples import EmptyCaption
 from sd_core.cache.spec import CacheSpec
 from sd_core.model.denoiser import unwrap_module
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
+from sd_core.model.lora import fuse_loras
 from sd_core.model.text_encoder import encode_captions
 from sd_core.model.weights import weights_sha256
+from sd_core.sampling.preparation import prepare_for_sampling
 from sd_core.sampling.samplers import SamplerName, build_sampler, samplers_of
 
 
@@ -76,11 +78,15 @@ class GenerateModels:
 def load_generate_models(config: GenerateConfig, *, device: str | torch.device) -> GenerateModels:
     """Load the model; raises `WeightsError`."""
     model = load_latent_diffusion(config.model, device=device)
+    model = fuse_loras(model, config.loras, where="generate.loras")
     model.denoiser.requires_grad_(False)
+    denoiser_sha256 = weights_sha256(unwrap_module(model.denoiser))
     return GenerateModels(
-        model=model,
+        model=prepare_for_sampling(
+            model, compile=config.compile, channels_last=config.channels_last
+        ),
         name=config.model.describe(),
-        denoiser_sha256=weights_sha256(unwrap_module(model.denoiser)),
+        denoiser_sha256=denoiser_sha256,
         device=torch.device(device),
     )
 

@@ -3,20 +3,27 @@ the memory is halved, and stays so."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from pipelines.stages.generate.batches import BatchSettings, RowBatch
 from pipelines.stages.generate.config import GenerateConfig
+from pipelines.stages.generate.init_images import InitImage, InitImages
 from pipelines.stages.generate.models import GenerateModels
 from pipelines.stages.generate.rows import ImageRow
 from pipelines.stages.generate.text_cache import EncodedText, TextCache, stack_texts
 from sd_core.cache.latents import unscale_latents
 from sd_core.model.text_conditioning import size_time_ids
 from sd_core.sampling.noise import initial_noise, row_generators
-from sd_core.sampling.text_to_image import decode_images, generate_latents
+from sd_core.sampling.source import SourceLatents, compose_inpainted
+from sd_core.sampling.text_to_image import (
+    as_levels,
+    decode_images,
+    decode_scaled,
+    generate_latents,
+)
 
 Arguments = ParamSpec("Arguments")
 ResultT = TypeVar("ResultT")
@@ -31,6 +38,8 @@ class PreparedBatch:
     rows: Sequence[ImageRow]
     prompts: Sequence[EncodedText]
     negatives: Sequence[EncodedText]
+    sources: Sequence[InitImage] | None = None
+    """The images that the rows start from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +54,7 @@ class DenoisedBatch:
     batch: PreparedBatch
     latents: Tensor
     batch_sizes: Sequence[int]
-    ready: torch.cuda.Event | None
+    ready: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +77,19 @@ class PaintedBatch:
 class Painter:
     """Three stages for three threads, so that each works on another batch."""
 
-    def __init__(self, models: GenerateModels, config: GenerateConfig) -> None:
+    def __init__(
+        self, models: GenerateModels, config: GenerateConfig, sources: InitImages | None = None
+    ) -> None:
         self._models = models
+        self._sources = sources
         self._config = config
         self._texts = TextCache(models.model, batch_size=config.batch_size)
         self._batch_size: dict[tuple[int, int], int] = {}
         """By the size of the images, where the configured one was too much."""
         self._decode_size: dict[tuple[int, int], int] = {}
         on_gpu = models.device.type == "cuda"
-        self._decode_stream = torch.cuda.Stream(models.device) if on_gpu else None
+        cuda: Any = torch.cuda  # its streams and events carry no types
+        self._decode_stream = cuda.Stream(models.device) if on_gpu else None
 
     def prepare(self, batch: RowBatch) -> PreparedBatch:
         """Encode the batch's texts."""
@@ -88,7 +101,13 @@ class Painter:
             rows=batch.rows,
             prompts=encoded[:count],
             negatives=encoded[count:],
+            sources=self._open_sources(batch.rows),
         )
+
+    def _open_sources(self, rows: Sequence[ImageRow]) -> Sequence[InitImage] | None:
+        if rows[0].init_key is None or self._sources is None:
+            return None
+        return [self._sources.read(row) for row in rows]
 
     @torch.inference_mode()
     def denoise(self, batch: PreparedBatch) -> DenoisedBatch:
@@ -122,6 +141,7 @@ class Painter:
         )
         generators = row_generators([row.noise_seed for row in rows])
         model = self._models.model
+        source = None if batch.sources is None else stack_sources(batch.sources, filled)
         return generate_latents(
             model,
             conditioning=stack_texts([batch.prompts[at] for at in filled], time_ids=time_ids),
@@ -132,17 +152,25 @@ class Painter:
             guidance_scale=torch.tensor([row.guidance_scale for row in rows]),
             guidance_rescale=self._config.guidance_rescale,
             generators=generators,
+            source=source,
         )
+
+    def _decode_sources(self, sources: Sequence[InitImage]) -> Tensor:
+        latents = torch.stack([source.latents for source in sources]).to(self._models.device)
+        parts = [decode_images(self._models.model, one[None]) for one in latents]
+        return torch.cat(parts)
 
     def _latents_shape(self, settings: BatchSettings) -> tuple[int, int, int]:
         autoencoder = self._models.model.autoencoder
         factor = autoencoder.downsampling
         return autoencoder.latent_channels, settings.height // factor, settings.width // factor
 
-    def _mark(self) -> torch.cuda.Event | None:
+    def _mark(self) -> Any:
+        """A point in the GPU's work that decoding waits for; None on a CPU."""
         if self._decode_stream is None:
             return None
-        event = torch.cuda.Event()
+        cuda: Any = torch.cuda
+        event = cuda.Event()
         event.record()
         return event
 
@@ -160,25 +188,46 @@ class Painter:
         model, settings = self._models.model, denoised.batch.settings
         raw = unscale_latents(denoised.latents, model.identity.autoencoder)
         size = (settings.width, settings.height)
-        images: list[Tensor] = []
-        done = 0
-        while done < len(raw):
+        parts: list[Tensor] = []
+        is_finite: list[bool] = []
+        while len(is_finite) < len(raw):
             allowed = self._decode_size.get(size, len(raw))
-            part = denoised.latents[done : done + allowed]
-            decoded = _or_none_if_too_large(allowed, decode_images, model, part)
+            part = denoised.latents[len(is_finite) : len(is_finite) + allowed]
+            decoded = _or_none_if_too_large(allowed, decode_scaled, model, part)
             if decoded is None:
                 self._decode_size[size] = max(1, allowed // 2)
                 continue
-            images.append(decoded)
-            done += len(part)
-        finite = torch.isfinite(raw).flatten(1).all(dim=1)
+            # An autoencoder in half precision may come to NaN where the latents are fine.
+            is_finite += torch.isfinite(decoded).flatten(1).all(dim=1).cpu().tolist()
+            parts.append(as_levels(decoded))
+        images = torch.cat(parts)
+        if settings.is_masked and denoised.batch.sources is not None:
+            kept = self._decode_sources(denoised.batch.sources)
+            images = compose_inpainted(images, kept, pixel_masks(denoised.batch.sources))
         return PaintedBatch(
             batch=denoised.batch,
-            images=torch.cat(images),
+            images=images,
             raw_latents=raw.float().cpu(),
-            is_finite=finite.cpu().tolist(),
+            is_finite=is_finite,
             batch_sizes=denoised.batch_sizes,
         )
+
+
+def stack_sources(sources: Sequence[InitImage], picks: Sequence[int]) -> SourceLatents:
+    """The chosen rows' sources as one batch; a batch's strengths are all one."""
+    masks = [sources[at].latents_mask for at in picks]
+    return SourceLatents(
+        latents=torch.stack([sources[at].latents for at in picks]),
+        strength=sources[0].strength,
+        mask=None
+        if masks[0] is None
+        else torch.stack([mask for mask in masks if mask is not None]),
+    )
+
+
+def pixel_masks(sources: Sequence[InitImage]) -> Tensor:
+    """(B, H, W, 1) bool; true where a row is painted anew."""
+    return torch.stack([source.mask for source in sources if source.mask is not None])
 
 
 def _or_none_if_too_large(

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -72,18 +72,36 @@ def noise_seed(key: str, *, seed: int, image_index: int) -> int:
     return int.from_bytes(digest, "big") >> (64 - _SEED_BITS)
 
 
+class Sources(Protocol):
+    """Where rows find the images that they start from."""
+
+    @property
+    def resolution_px(self) -> int: ...
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def caption(self, key: str) -> str: ...
+
+    def mask(self, row: ImageRow) -> object:
+        """Raises ValueError, with a `reason`, where the row's mask cannot be used."""
+
+
 def resolve_rows(
-    rows: pa.Table, config: GenerateConfig, limits: ModelLimits
+    rows: pa.Table, config: GenerateConfig, limits: ModelLimits, sources: Sources | None = None
 ) -> Iterator[ImageRow | RefusedRow]:
-    """Fill in the defaults and hold every row against the model, in order.
+    """Fill in the defaults and hold every row against the model and its source, in order.
 
     Args:
         rows: Of `expand_rows`.
+        sources: Of `generate.init`, where it is configured.
     """
     names = [name for name in rows.column_names if not name.startswith("source_")]
     for batch in rows.select(names).to_batches(max_chunksize=1024):
         for row in batch.to_pylist():
-            yield _resolve(row, config, limits)
+            found = _resolve(row, config, limits)
+            if isinstance(found, ImageRow) and found.init_key is not None:
+                found = _with_source(found, sources)
+            yield found
 
 
 def _resolve(
@@ -122,6 +140,29 @@ def _resolve(
             reason, message = fault
             return RefusedRow(row=image.row, reason=reason, error_message=message)
     return image
+
+
+def _with_source(image: ImageRow, sources: Sources | None) -> ImageRow | RefusedRow:
+    """The row with its source's caption where it has no prompt: a variation of that image."""
+
+    def refused(reason: str, message: str) -> RefusedRow:
+        return RefusedRow(row=image.row, reason=reason, error_message=message)
+
+    key = str(image.init_key)
+    if sources is None:
+        return refused("init_missing", "generate.init names no run to start from")
+    if key not in sources:
+        return refused("init_missing", "the run of generate.init has no latents of this key")
+    side = sources.resolution_px
+    if (image.width, image.height) != (side, side):
+        return refused("size_invalid", f"the image to start from is {side}x{side}")
+    try:
+        sources.mask(image)
+    except ValueError as error:
+        return refused(getattr(error, "reason", "mask_invalid"), str(error))
+    if image.prompt.strip():
+        return image
+    return replace(image, prompt=sources.caption(key))
 
 
 def _size_fault(image: ImageRow, limits: ModelLimits) -> tuple[str, str] | None:

@@ -16,6 +16,7 @@ from pipelines.stages.generate.batches import group_rows
 from pipelines.stages.generate.config import GenerateConfig
 from pipelines.stages.generate.image_files import describe_parameters
 from pipelines.stages.generate.image_spool import ImageSpool
+from pipelines.stages.generate.init_images import InitImages
 from pipelines.stages.generate.models import (
     GenerateModels,
     describe_cache,
@@ -80,10 +81,14 @@ class GenerateStep:
                 spec=spec,
                 empty_caption=encode_empty_caption(models),
             )
-        self._worker = _Worker(models, self._config, spec)
+        init = self._config.init
+        sources = None if init is None else InitImages(init, models.model.identity)
+        self._worker = _Worker(models, self._config, spec, sources)
 
     def close(self) -> None:
-        """Drop the model."""
+        """Drop the model, and close what rows started from."""
+        if self._worker is not None:
+            self._worker.close()
         self._worker = None
         free_models()
 
@@ -116,21 +121,30 @@ class _Worker:
     """The loaded model, and what turns a shard's rows into local files."""
 
     def __init__(
-        self, models: GenerateModels, config: GenerateConfig, spec: CacheSpec | None
+        self,
+        models: GenerateModels,
+        config: GenerateConfig,
+        spec: CacheSpec | None,
+        sources: InitImages | None,
     ) -> None:
         self._models = models
         self._config = config
         self._spec = spec
-        self._painter = Painter(models, config)
+        self._sources = sources
+        self._painter = Painter(models, config, sources)
         self._limits = models.limits(config)
         self._model_sha256 = models.model_sha256
         self._versions = describe_versions()
+
+    def close(self) -> None:
+        if self._sources is not None:
+            self._sources.close()
 
     def make(
         self, rows: pa.Table, *, shard_id: int, folder: Path
     ) -> tuple[list[SpooledFile], pa.Table]:
         """Make the images; returns the finished local files and the facts."""
-        resolved = list(resolve_rows(rows, self._config, self._limits))
+        resolved = list(resolve_rows(rows, self._config, self._limits, self._sources))
         images = [row for row in resolved if isinstance(row, ImageRow)]
         spool = ImageSpool(self._config, self._spec, shard_id=shard_id, folder=folder)
         with spool:

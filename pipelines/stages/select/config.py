@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipelines.config import Config
-from pipelines.ledger import LEDGER
+from pipelines.ledger import LEDGER, SCORES
 
 NUMERIC_COLUMNS = tuple(
     field.name
@@ -35,17 +35,38 @@ class Threshold(Config):
         return self
 
 
+class BestOf(Config):
+    """The best images of each group stay, among the rows that passed the thresholds."""
+
+    by: str
+    """The score that decides; of equal ones the first in plan order, and null is the worst."""
+    num_images: int = Field(default=1, ge=1)
+    per: Literal["prompt_key"] = "prompt_key"
+    """The column that makes a group; a prompt's images lie in one shard."""
+
+    @model_validator(mode="after")
+    def _by_is_a_score(self) -> Self:
+        if self.by not in SCORES:
+            raise ValueError(f"by {self.by!r}: allowed: {', '.join(SCORES)}")
+        return self
+
+
 class SelectConfig(Config):
-    """Thresholds in order, then duplicates among the rows that passed."""
+    """Thresholds in order, the best of each group, then duplicates among the rows that passed."""
 
     thresholds: dict[str, Threshold] = Field(default_factory=dict)
     """Column of the ledger (or `source_<name>`) to bounds; the first that fails is the reason."""
+    best_of: BestOf | None = None
+    """For generated images: how many of a prompt's stay."""
     duplicates: Literal["sha256", "off"] = "sha256"
     """Exact copies: the first in plan order stays, the others say whose copy they are."""
 
     def identity(self) -> dict[str, Any]:
         """The options that change a verdict, as plain JSON; the thresholds' order is one."""
-        return {**self.model_dump(mode="json"), "order": list(self.thresholds)}
+        options = {**self.model_dump(mode="json"), "order": list(self.thresholds)}
+        if self.best_of is None:
+            del options["best_of"]  # runs from before there was one keep their fingerprint
+        return options
 
     @model_validator(mode="after")
     def _columns_exist(self) -> Self:

@@ -8,17 +8,24 @@ import numpy as np
 _NUM_PARTITIONS = 64
 _SHARDS_PER_BUCKET = 256
 
+_MAX_KEY_BYTES = 96
 _CANDIDATE = np.dtype(
-    [("hash_high", "<u8"), ("hash_low", "<u8"), ("key", "<u8"), ("shard_id", "<i4"), ("row", "<i4")]
+    [
+        ("hash_high", "<u8"),
+        ("hash_low", "<u8"),
+        ("key", f"S{_MAX_KEY_BYTES}"),
+        ("shard_id", "<i4"),
+        ("row", "<i4"),
+    ]
 )
-COPY = np.dtype([("shard_id", "<i4"), ("row", "<i4"), ("key", "<u8")])
+COPY = np.dtype([("shard_id", "<i4"), ("row", "<i4"), ("key", f"S{_MAX_KEY_BYTES}")])
 
 
 class DuplicateIndex:
     """Groups rows by sha256; the first in plan order stays.
 
     Rows are spilled to local files by hash, then looked at a partition at a time: memory is that
-    of one partition (1/64 of the rows, 32 bytes each).
+    of one partition (1/64 of the rows, 120 bytes each).
 
     Args:
         folder: An empty local folder for the spill.
@@ -33,7 +40,7 @@ class DuplicateIndex:
         records = np.empty(len(rows), _CANDIDATE)
         digests = np.frombuffer(bytes.fromhex("".join(h[:32] for h in sha256)), ">u8")
         records["hash_high"], records["hash_low"] = digests[0::2], digests[1::2]
-        records["key"] = np.frombuffer(bytes.fromhex("".join(keys)), ">u8")
+        records["key"] = np.array(keys, f"S{_MAX_KEY_BYTES}")
         records["shard_id"], records["row"] = shard_id, rows
         partition = records["hash_high"] % _NUM_PARTITIONS
         for number in np.unique(partition):

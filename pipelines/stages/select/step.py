@@ -147,4 +147,4 @@ def _drop_copies(joined: pa.Table, verdict: Verdict, copies: np.ndarray) -> None
     for copy in copies:
         at = position[int(copy["row"])]
         verdict.reason[at] = "duplicate_bytes"
-        verdict.rule[at] = f"same sha256 as {int(copy['key']):016x}"
+        verdict.rule[at] = f"same sha256 as {copy['key'].decode()}"

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipelines.config import ConfigError
 from pipelines.ledger import LEDGER, SCORES, carried_fields, source_fields
-from pipelines.stages.select.config import SelectConfig, Threshold
+from pipelines.stages.select.config import BestOf, SelectConfig, Threshold
 
 _NUMBER_TYPES = ("int64", "uint64", "double")
 
@@ -63,7 +63,27 @@ def judge(joined: pa.Table, config: SelectConfig) -> Verdict:
         _mark(reason, rule, np.isinf(values.data) | values.is_nan, "score_not_finite", name)
     for name, threshold in config.thresholds.items():
         _apply(reason, rule, _numbers(joined, name), name, threshold)
+    if config.best_of is not None:
+        _keep_best(reason, rule, joined, config.best_of)
     return Verdict(reason=reason, rule=rule)
+
+
+def _keep_best(reason: np.ndarray, rule: np.ndarray, joined: pa.Table, best_of: BestOf) -> None:
+    """Mark those that passed and are not among the best of their group."""
+    if best_of.per not in joined.column_names:
+        raise ColumnError(
+            f"select.best_of.per: {best_of.per!r} is a column of generation runs alone"
+        )
+    values = _numbers(joined, best_of.by)
+    scores = np.where(values.is_null | values.is_nan, -np.inf, values.data)
+    groups = np.array(joined[best_of.per].to_pylist(), dtype=object)
+    rows = np.flatnonzero(_is_none(reason))
+    found: dict[object, int] = {}
+    text = f"best {best_of.num_images} of {best_of.per} by {best_of.by}"
+    for at in rows[np.argsort(-scores[rows], kind="stable")]:
+        rank = found[groups[at]] = found.get(groups[at], 0) + 1
+        if rank > best_of.num_images:
+            reason[at], rule[at] = "ranked_below_best", text
 
 
 def ledger_table(joined: pa.Table, verdict: Verdict) -> pa.Table:

@@ -23,7 +23,7 @@ def copies(index: DuplicateIndex, num_shards: int) -> dict[tuple[int, int], str]
     """(shard, row) of each copy to the key of its first."""
     index.settle()
     return {
-        (shard_id, int(copy["row"])): f"{int(copy['key']):016x}"
+        (shard_id, int(copy["row"])): copy["key"].decode()
         for shard_id, found in enumerate(index.copies(num_shards))
         for copy in found
     }
