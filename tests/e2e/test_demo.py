@@ -4,12 +4,14 @@ import json
 import subprocess
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from PIL import Image
 
 from pipelines.demo.bad_urls import BAD_URLS
 from pipelines.demo.pictures import DEMO_SEED
-from tests.e2e.conftest import Command
+from tests.e2e.conftest import ROOT, Command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
@@ -90,3 +92,24 @@ def test_help_needs_nothing_but_python(command: Command):
     shown = command("jobs/demo.py", "--help")
     assert shown.returncode == 0
     assert "--pictures" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "run", "pictures"),
+    [("curated_run", "run", 3), ("latents", "run", 5), ("samples", "generated", 2)],
+)
+def test_the_notebooks_run_from_top_to_bottom_on_what_it_left(
+    name: str,
+    run: str,
+    pictures: int,
+    demo: subprocess.CompletedProcess[str],
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("LATENT_FOUNDRY_RUN", str(output / run))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # works without an install too
+    notebook = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4)
+    where = {"metadata": {"path": str(ROOT / "notebooks")}}
+    NotebookClient(notebook, timeout=120, resources=where).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in shown) == pictures

@@ -16,7 +16,7 @@ from pipelines.manifest import ShardError
 from pipelines.stages.generate.config import InitConfig
 from pipelines.stages.generate.rows import ImageRow
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
-from sd_core.cache.latents import posterior_mean, scale_latents
+from sd_core.cache.latents import mean_latents, scale_latents
 from sd_core.cache.reading import ShardReader, open_shard_reader
 from sd_core.cache.samples import CacheShardError, LatentSample
 from sd_core.cache.spec import CacheIdentity, CacheMismatchError, CacheSpecError
@@ -85,9 +85,8 @@ class InitImages:
         """A row's source; its key must be there and its mask readable."""
         assert row.init_key is not None
         sample = self._sample(row.init_key)
-        raw = torch.from_numpy(np.asarray(sample.raw_latents, np.float32))
-        if self._cache.spec.form == "moments":
-            raw = posterior_mean(raw)
+        stored = torch.from_numpy(np.asarray(sample.raw_latents, np.float32))
+        raw = mean_latents(stored, self._cache.spec)
         mask = self.mask(row)
         downsampling = self._cache.spec.identity.autoencoder.downsampling
         return InitImage(
