@@ -18,7 +18,13 @@ from pipelines.job_steps import (
     is_complete,
     require_parents,
 )
-from pipelines.prompts import PromptPlan, PromptPlanConfig, PromptsConfig, plan_prompts
+from pipelines.prompts import (
+    PromptPlan,
+    PromptPlanConfig,
+    PromptsConfig,
+    keys_in_two_shards,
+    plan_prompts,
+)
 from pipelines.run import Revision, StepSummary, check_or_record, read_revision
 from pipelines.stages.generate import GenerateConfig
 from pipelines.stages.score import ScoreConfig
@@ -112,8 +118,15 @@ def _plan(config: GenerateJobConfig, store: RunStore, *, grow: bool, say: Say) -
         num_images=config.generate.defaults.num_images,
         grow=grow,
         say=say,
+        one_shard_a_key=config.select.best_of is not None,
     )
     plan = growth.plan
+    if config.select.best_of is not None and (keys := keys_in_two_shards(plan, store)):
+        raise ConfigError(
+            f"select.best_of: it chooses within a shard, and the images of {len(keys)} key(s) lie "
+            f"in more than one ({', '.join(keys[:3])}): they were planned without it. Leave it "
+            "out, or give another `output`"
+        )
     say(
         f"plan: {plan.num_prompts:,} prompts, {plan.num_rows:,} images in {plan.num_shards:,} "
         f"shards; {growth.new_rows:,} are new"

@@ -6,6 +6,7 @@ from pipelines.prompts.record import (
     PromptPlan,
     expand_rows,
     is_prompt_plan,
+    keys_in_two_shards,
     load_prompt_plan,
     read_prompts,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "PromptsConfig",
     "expand_rows",
     "is_prompt_plan",
+    "keys_in_two_shards",
     "load_prompt_plan",
     "plan_prompts",
     "read_prompts",

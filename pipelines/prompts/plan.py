@@ -19,6 +19,7 @@ from pipelines.prompts.record import (
     SHARD_FIELDS,
     PromptFile,
     PromptPlan,
+    changed_files,
     load_prompt_plan,
     read_prompts,
     store_prompt_plan,
@@ -59,19 +60,22 @@ def plan_prompts(
     num_images: int,
     grow: bool,
     say: Callable[[str], None],
+    one_shard_a_key: bool = False,
 ) -> Growth:
     """The run's plan, made where there is none, or grown by the rows of the list that are new.
 
     Args:
         num_images: Of rows that do not say how many.
         grow: Whether a list that changed may add to the plan.
+        one_shard_a_key: Refuse rows that add images to a key of an earlier shard: where the best
+            of a key's images are chosen, that choice has been made.
 
     Raises:
         PlanError: the list cannot be read, has no rows, or changed and `grow` is not asked for.
     """
     before = load_prompt_plan(store) if store.exists("plan/plan.json") else None
     try:
-        changed = _changed_files(before, source)
+        changed = [] if before is None else changed_files(before, source)
         if before is not None and not changed:
             return Growth(plan=before)
         if before is not None and not grow:
@@ -82,25 +86,10 @@ def plan_prompts(
                 "give another `output`."
             )
         draft = _Draft(store, source, config, num_images=num_images, before=before, say=say)
+        draft.one_shard_a_key = one_shard_a_key
         return draft.make()
     except SourceError as error:
         raise PlanError(str(error)) from error
-
-
-def _changed_files(before: PromptPlan | None, source: Source) -> list[str]:
-    """One line for each file that is not as the plan last read it."""
-    if before is None:
-        return []
-    known = {file.name: file for file in before.files}
-    found = {file.name: file for file in source.files}
-    lines = [f"{known[name].uri}: gone" for name in known.keys() - found.keys()]
-    lines += [f"{found[name].uri}: new" for name in found.keys() - known.keys()]
-    for name in known.keys() & found.keys():
-        token = file_token(found[name])
-        same = bool(token) and token == known[name].token
-        if not same and file_sha256(found[name]) != known[name].sha256:
-            lines.append(f"{found[name].uri}: changed")
-    return sorted(lines)
 
 
 @dataclass
@@ -119,6 +108,9 @@ class _Draft:
     images: dict[str, str] = field(default_factory=dict)
     """Keys of all images, with the digest of what each is made from."""
     num_known: int = 0
+    one_shard_a_key: bool = False
+    settled_keys: set[str] = field(default_factory=set)
+    """Keys with images in shards that are cut, where a key may have but one."""
 
     def make(self) -> Growth:
         if self.before is not None:
@@ -156,6 +148,7 @@ class _Draft:
             strict=True,
         ):
             self.images.update((f"{key}-{index}", content) for index in indices)
+        self.settled_keys.update(accepted["prompt_key"].to_pylist() if self.one_shard_a_key else ())
 
     def _scan(
         self,
@@ -202,16 +195,21 @@ class _Draft:
         images = 0
         for where, text_columns in ranges:
             table = self.source.read_rows(where, text_columns=text_columns, columns=columns.read)
-            for row in self._new_rows(table, columns):
-                pending.append(row)
-                images += len(row["image_indices"])
-                if images >= self.config.images_per_shard:
+            for row, rest in self._new_rows(table, columns):
+                is_same = bool(pending) and pending[-1]["prompt_key"] == row.key
+                if images >= self.config.images_per_shard and not is_same:
+                    self.settled_keys.update(one["prompt_key"] for one in pending)
                     yield pending
                     pending, images = [], 0
+                pending.append(self._settled(row) | rest)
+                images += len(pending[-1]["image_indices"])
         if pending:
             yield pending
 
-    def _new_rows(self, table: pa.Table, columns: "_Columns") -> Iterator[dict[str, Any]]:
+    def _new_rows(
+        self, table: pa.Table, columns: "_Columns"
+    ) -> Iterator[tuple[PromptRow, dict[str, Any]]]:
+        """The rows that the run does not have, each with the columns that pass through."""
         prompts = redact_text_column(table["caption"]).to_pylist()
         sources = table.select([c.name for c in columns.read]).to_pylist()
         reasons = table["reason"].to_pylist()
@@ -221,18 +219,17 @@ class _Draft:
         ):
             raw = {name: source[at] for name, at in _RAW_COLUMNS.items() if at in source}
             refused = None if reason == "url_missing" else reason
-            row = parse_prompt(prompt, raw, num_images=self.num_images, reason=refused)
+            row = parse_prompt(
+                prompt, raw, num_images=self.num_images, reason=refused, error_message=message
+            )
             if row.digest in self.known:
                 self.num_known += 1
                 continue
-            yield {
-                **self._settled(row, message),
-                **{column.name: source.get(column.name) for column in columns.stored},
-            }
+            yield row, {column.name: source.get(column.name) for column in columns.stored}
 
-    def _settled(self, row: PromptRow, message: str | None) -> dict[str, Any]:
+    def _settled(self, row: PromptRow) -> dict[str, Any]:
         """The row as it is stored, with the images that no earlier row has."""
-        reason, message = row.reason, row.error_message or message
+        reason, message = row.reason, row.error_message
         indices = list(row.image_indices)
         if reason is None:
             names = [f"{row.key}-{index}" for index in indices]
@@ -243,6 +240,9 @@ class _Draft:
                     i for i, name in zip(indices, names, strict=True) if name not in self.images
                 ]
                 reason = None if indices else "duplicate_row"
+                if indices and self.one_shard_a_key and row.key in self.settled_keys:
+                    reason = "key_collision"
+                    message = "select.best_of has its choice of this key's images, in one shard"
             if reason is None:
                 self.images.update((f"{row.key}-{index}", row.content) for index in indices)
             else:

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 
 from pipelines.manifest import ShardError
 from pipelines.plan import PlanError
+from pipelines.plan.inputs import file_sha256, file_token
 from pipelines.plan.record import PLAN_PATH
+from pipelines.sources import Source
 from pipelines.sources.columns import SourceColumn
 from pipelines.storage import RunStore
 from pipelines.tables import read_parquet
@@ -91,6 +93,20 @@ class PromptPlan:
         return int(self.shards["num_rows"][shard_id].as_py())
 
 
+def changed_files(plan: PromptPlan, source: Source) -> list[str]:
+    """One line for each file of the list that is not as the plan last read it."""
+    known = {file.name: file for file in plan.files}
+    found = {file.name: file for file in source.files}
+    lines = [f"{known[name].uri}: gone" for name in known.keys() - found.keys()]
+    lines += [f"{found[name].uri}: new" for name in found.keys() - known.keys()]
+    for name in known.keys() & found.keys():
+        token = file_token(found[name])
+        same = bool(token) and token == known[name].token
+        if not same and file_sha256(found[name]) != known[name].sha256:
+            lines.append(f"{found[name].uri}: changed")
+    return sorted(lines)
+
+
 def is_prompt_plan(store: RunStore) -> bool:
     """Whether the run's plan is one of prompts; False where there is none."""
     try:
@@ -148,6 +164,18 @@ def read_prompts(plan: PromptPlan, store: RunStore, shard_id: int) -> pa.Table:
             return read_parquet(stream)
     except (OSError, pa.ArrowException) as error:
         raise ShardError(f"{path}: missing or damaged: {error}") from error
+
+
+def keys_in_two_shards(plan: PromptPlan, store: RunStore) -> list[str]:
+    """Keys whose images lie in more than one shard, sorted; reads every shard."""
+    seen: set[str] = set()
+    twice: set[str] = set()
+    for shard_id in range(plan.num_shards):
+        prompts = read_prompts(plan, store, shard_id)
+        keys = set(prompts.filter(prompts["reason"].is_null())["prompt_key"].to_pylist())
+        twice |= seen & keys
+        seen |= keys
+    return sorted(twice)
 
 
 def expand_rows(prompts: pa.Table, *, shard_id: int) -> pa.Table:

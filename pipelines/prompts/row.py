@@ -51,7 +51,12 @@ class PromptRow:
 
 
 def parse_prompt(
-    prompt: str | None, raw: Mapping[str, Any], *, num_images: int, reason: str | None = None
+    prompt: str | None,
+    raw: Mapping[str, Any],
+    *,
+    num_images: int,
+    reason: str | None = None,
+    error_message: str | None = None,
 ) -> PromptRow:
     """Parse one row; what is wrong with it becomes its reason.
 
@@ -59,10 +64,10 @@ def parse_prompt(
         prompt: Its text; null or blank is refused, but for a row with an `init_key`.
         raw: Column to value, of the columns named in `PROMPT_SETTINGS` and `key`, as read.
         num_images: The configuration's, for rows without their own.
-        reason: Why the reader refused the row already.
+        reason: Why the reader refused the row already; `error_message` says more.
     """
     settings: dict[str, Any] = {}
-    message: str | None = None
+    message = error_message
     for name, (parse, code) in _PARSERS.items():
         if reason is not None:
             break

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,64 @@ def test_more_images_of_a_prompt_are_added_to_those_it_has(tmp_path: Path) -> No
     assert len(after) == 3
     assert all(after[key] == first[key] for key in first)
     assert len(set(after.values())) == 3
+
+
+def test_the_best_of_a_prompt_stays_one_when_the_list_grows(tmp_path: Path) -> None:
+    options = {
+        "score": "{clip: {name: 'preset:tiny/clip'}}",
+        "select__best_of": "{by: clip_similarity}",
+        "plan__images_per_shard": 2,
+        "generate__defaults__num_inference_steps": 1,
+    }
+    path = cases.write_prompts(
+        tmp_path / "p.parquet",
+        [
+            {"prompt": "a star", "key": "a", "num_images": 3},
+            {"prompt": "a ring", "key": "b", "num_images": 2},
+            {"prompt": "a ring", "key": "b", "num_images": 3},  # beside it, so in its shard
+        ],
+    )
+    output = tmp_path / "run"
+    cases.run(cases.configuration(path, output, **options))
+    rows = [{"prompt": "a star", "key": "a", "num_images": 4}, {"prompt": "new", "key": "c"}]
+    cases.write_prompts(path, rows)
+    result, _ = cases.run(cases.configuration(path, output, **options), grow=True)
+    ledger = cases.table(output, "ledger")
+    kept = ledger.filter(ledger["kept"])["prompt_key"].to_pylist()
+    assert sorted(kept) == ["a", "b", "c"]
+    counts = Counter(ledger["reason"].to_pylist())
+    assert counts == {None: 3, "ranked_below_best": 4, "key_collision": 1}
+    assert "every row is accounted for" in result.funnel
+    assert verify([str(output), "--deep"]) == 0
+
+
+def test_best_of_is_refused_where_a_prompts_images_lie_apart(tmp_path: Path) -> None:
+    steps = {"generate__defaults__num_inference_steps": 1}
+    path = cases.write_prompts(tmp_path / "p.parquet", [{"prompt": "a star", "num_images": 2}])
+    score = "{clip: {name: 'preset:tiny/clip'}}"
+    cases.run(cases.configuration(path, tmp_path / "run", score=score, **steps))
+    cases.write_prompts(path, [{"prompt": "a star", "num_images": 3}])
+    cases.run(cases.configuration(path, tmp_path / "run", score=score, **steps), grow=True)
+    best = cases.configuration(
+        path, tmp_path / "run", score=score, select__best_of="{by: clip_similarity}", **steps
+    )
+    with pytest.raises(ConfigError, match=r"select\.best_of: it chooses within a shard"):
+        cases.run(best, steps=("select", "encode"))
+
+
+@pytest.mark.parametrize("file_format", ["webp", "jpg"])
+def test_other_image_files_go_through_the_whole_job(tmp_path: Path, file_format: str) -> None:
+    path = cases.write_prompts(tmp_path / "p.parquet", cases.prompts(5))
+    config = cases.configuration(
+        path,
+        tmp_path / "run",
+        generate__image__format=file_format,
+        generate__latents="{format: parquet, dtype: float32}",
+        score="{clip: {name: 'preset:tiny/clip'}}",
+    )
+    cases.run(config)
+    assert len(cases.image_files(tmp_path / "run")) == 5
+    assert verify([str(tmp_path / "run"), "--deep"]) == 0
 
 
 def test_an_option_that_changes_images_is_refused_and_named(made: Path) -> None:

@@ -42,7 +42,7 @@ class BestOf(Config):
     """The score that decides; of equal ones the first in plan order, and null is the worst."""
     num_images: int = Field(default=1, ge=1)
     per: Literal["prompt_key"] = "prompt_key"
-    """The column that makes a group; a prompt's images lie in one shard."""
+    """The column that makes a group; with `best_of` the plan keeps a prompt's images in a shard."""
 
     @model_validator(mode="after")
     def _by_is_a_score(self) -> Self:

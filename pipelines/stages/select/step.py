@@ -19,7 +19,11 @@ from pipelines.manifest import (
     read_manifest,
 )
 from pipelines.stages.select.config import SelectConfig
-from pipelines.stages.select.duplicates import DuplicateIndex
+from pipelines.stages.select.duplicates import (
+    CURATED_KEY_BYTES,
+    GENERATED_KEY_BYTES,
+    DuplicateIndex,
+)
 from pipelines.stages.select.verdict import Verdict, join_scores, judge, ledger_table
 from pipelines.storage import RunStore
 from pipelines.tables import read_table, write_table
@@ -54,7 +58,9 @@ class Select:
         if len(done) == self.num_shards:
             return
         with tempfile.TemporaryDirectory(prefix="latent-foundry-select-") as folder:
-            index = DuplicateIndex(Path(folder))
+            is_generated = self.origin == "generate"
+            key_bytes = GENERATED_KEY_BYTES if is_generated else CURATED_KEY_BYTES
+            index = DuplicateIndex(Path(folder), key_bytes=key_bytes)
             if self.config.duplicates == "sha256":
                 self._collect(index)
             index.settle()
