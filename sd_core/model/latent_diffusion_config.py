@@ -110,6 +110,8 @@ class LatentDiffusionSections:
     denoiser: DenoiserConfig
     noise_schedule: NoiseScheduleConfig
     text_encoder_2: TextEncoderConfig | None = None
+    low_res_noise_schedule: NoiseScheduleConfig | None = None
+    """Of an upscaler."""
 
 
 def sections_of(config: LatentDiffusionConfig) -> LatentDiffusionSections:
@@ -147,6 +149,7 @@ def _sections_of_folder(config: LatentDiffusionConfig, model: str) -> LatentDiff
             model=join_reference(model, contents.denoiser), precision=precision
         ),
         noise_schedule=config.noise_schedule or contents.noise_schedule,
+        low_res_noise_schedule=contents.low_res_noise_schedule,
     )
 
 

@@ -190,22 +190,11 @@ def _batches(rows: _Rows, size: int) -> Iterator[_Rows]:
         picks = torch.arange(start, start + size).clamp(max=count - 1)
         own = list(rows.generators[start : start + size]) if rows.generators else None
         yield _Rows(
-            _picked(rows.conditioning, picks),
-            _picked(rows.unconditional, picks),
+            rows.conditioning.rows(picks),
+            rows.unconditional.rows(picks),
             rows.noise[picks],
             own and own + [torch.Generator() for _ in range(size - len(own))],
         )
-
-
-def _picked(conditioning: Conditioning, picks: Tensor) -> Conditioning:
-    def rows(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values[picks.to(values.device)]
-
-    return Conditioning(
-        prompt_embeds=conditioning.prompt_embeds[picks.to(conditioning.prompt_embeds.device)],
-        pooled_prompt_embeds=rows(conditioning.pooled_prompt_embeds),
-        time_ids=rows(conditioning.time_ids),
-    )
 
 
 def _expanded(unconditional: Conditioning, noise: Tensor) -> Conditioning:
