@@ -22,7 +22,7 @@ from pipelines.stages.download.config import DownloadConfig
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.encode import EncodeConfig
 from pipelines.stages.score import ScoreConfig
-from pipelines.stages.select import SelectConfig, check_thresholds
+from pipelines.stages.select import SelectConfig, check_select
 from pipelines.storage import RunStore
 from pipelines.versions import describe_program
 from sd_core.model.weights import check_weights
@@ -74,12 +74,14 @@ class CurateConfig(Config):
             "punsafe": score is not None and score.nsfw is not None,
             "pwatermark": False,
         }
-        for name in self.select.thresholds:
+        for where, name in self.select.scores_used():
             if not made.get(name, True):
                 raise ValueError(
-                    f"select.thresholds.{name}: nothing in `score` makes this score; configure it, "
-                    f"or use source_{name} where the list has it"
+                    f"select.{where}: nothing in `score` makes {name}; configure it, or use "
+                    f"source_{name} where the list has it"
                 )
+        if self.select.copies.needs_embeddings and not (score is not None and score.embeddings):
+            raise ValueError("select.duplicates: set score.embeddings: true to compare embeddings")
         return self
 
 
@@ -114,7 +116,11 @@ def curate(config: CurateConfig, *, steps: Sequence[str], say: Say) -> CurateRes
         job = CurateSteps(config, store, source, plan)
         columns = [column.name for column in plan.columns]
         check_rules(columns, config.rules)
-        check_thresholds(config.select, {c.name: c.type for c in plan.columns})
+        check_select(
+            config.select,
+            {column.name: column.type for column in plan.columns},
+            storage_options=config.storage_options,
+        )
         _record(job, steps)
         _run(job, session, asked, say)
     return _result(job, read_revision(store))

@@ -8,7 +8,7 @@ import pytest
 from pipelines.config import ConfigError, validate_config
 from pipelines.ledger import DOWNLOAD_FACTS, LEDGER, REASONS, SCORE_FACTS, SCORES
 from pipelines.stages.select import SelectConfig, Threshold, check_thresholds
-from pipelines.stages.select.verdict import ColumnError, join_scores, judge, ledger_table
+
 
 
 def facts(num_rows: int, **columns: object) -> pa.Table:
