@@ -61,8 +61,7 @@ class Condition:
                 f"{self._where}.sql: no column {', '.join(map(repr, unknown))}; allowed: "
                 + ", ".join(types)
             )
-        schema = pa.schema([pa.field(name, kind) for name, kind in types.items()])
-        self.met(schema.empty_table())
+        self.met(pa.table({name: pa.nulls(1, kind) for name, kind in types.items()}))
 
     def met(self, rows: pa.Table) -> Mask:
         """Where it is true, one a row; false where it is null.
@@ -72,9 +71,8 @@ class Condition:
         """
         met = np.zeros(rows.num_rows, np.bool_)
         places = pa.array(np.arange(rows.num_rows, dtype=np.int64))
-        database = _database()
         try:
-            table = database.from_arrow(rows.append_column(_PLACE, places))
+            table = _database().from_arrow(rows.append_column(_PLACE, places))
             found = table.filter(duckdb.SQLExpression(self._sql)).select(_PLACE).fetchnumpy()
         except duckdb.Error as error:
             raise ConfigError(f"{self._where}.sql: {_first_line(error)}") from None
@@ -85,7 +83,7 @@ class Condition:
         try:
             duckdb.SQLExpression(self._sql)  # refuses what is more than an expression
             query = f"SELECT 1 WHERE (\n{self._sql}\n)"
-            [text] = _database().execute("SELECT json_serialize_sql(?)", [query]).fetchone() or [""]
+            [(text,)] = _database().execute("SELECT json_serialize_sql(?)", [query]).fetchall()
         except duckdb.Error as error:
             raise ConfigError(f"{self._where}.sql: {_first_line(error)}") from None
         tree = json.loads(text)
@@ -107,8 +105,12 @@ class Condition:
             )
 
 
-@cache
 def _database() -> duckdb.DuckDBPyConnection:
+    return _opened().cursor()
+
+
+@cache
+def _opened() -> duckdb.DuckDBPyConnection:
     database = duckdb.connect(":memory:", config=_LOCKED)
     database.execute("SET lock_configuration = true")
     return database

@@ -172,7 +172,7 @@ def _with_scores(facts: pa.Table, scores: pa.Table | None, wanted: set[str] | No
             continue
         column = scores[name].combine_chunks()
         if not scores["row"].equals(facts["row"]):
-            column = column.take(_positions(facts, scores))
+            column = column.take(positions_in(scores, facts))
         facts = facts.append_column(kind, column)
     return facts
 
@@ -184,8 +184,8 @@ def _lacking(facts: pa.Table, wanted: set[str] | None) -> Iterator[str]:
             yield name
 
 
-def _positions(facts: pa.Table, scores: pa.Table) -> pa.Array:
-    """Where among the scores each row is; null where it has none."""
+def positions_in(scores: pa.Table, facts: pa.Table) -> pa.Array:
+    """Where among the scores each `row` of the facts is; null where it has none."""
     rows, scored = np.asarray(facts["row"]), np.asarray(scores["row"])
     order = np.argsort(scored, kind="stable")
     found = np.searchsorted(scored[order], rows)

@@ -39,7 +39,7 @@ def near_pairs(
     folder: Path,
     rows_at_once: int = _ROWS_AT_ONCE,
 ) -> Iterator[Pairs]:
-    """Every pair of `HASHED` records within a distance; a pair may come once for each band.
+    """Every pair of `HASHED` records within a distance, once.
 
     Args:
         records: Gives them in pieces; is called once for each band.
@@ -108,8 +108,11 @@ def _compare(
         right = np.arange(len(left)) + np.repeat(
             begin[low:high] - total[low:high] + total[low], some
         )
-        differ = np.bitwise_count(hashes_here[left] ^ hashes_there[right])
-        near = differ <= distance
-        if near.any():
+        differ = hashes_here[left] ^ hashes_there[right]
+        near = np.flatnonzero(np.bitwise_count(differ) <= distance)
+        for earlier in range(band):  # whose turn met this pair already
+            flips = np.bitwise_count(_band(differ[near], earlier))
+            near = near[flips > distance // _BANDS]
+        if len(near):
             yield Pairs(left=here["place"][left[near]], right=there["place"][right[near]])
         low = high

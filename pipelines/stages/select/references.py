@@ -15,7 +15,7 @@ from pipelines.manifest import ShardError, read_manifest
 from pipelines.redact import redact_text, redact_url
 from pipelines.run import read_revision
 from pipelines.stages.select.duplicates_config import ReferenceConfig, ReferenceMethod
-from pipelines.stages.select.facts import EMBEDDING, Embeddings, embeddings_of
+from pipelines.stages.select.facts import EMBEDDING, Embeddings, embeddings_of, positions_in
 from pipelines.storage import RunStore, StorageError
 from pipelines.tables import read_table
 
@@ -158,8 +158,8 @@ class _Run:
             if scores is None or EMBEDDING not in scores.column_names:
                 yield kept
                 continue
-            joined = kept.select(["row"]).join(scores, "row", join_type="left outer")
-            yield joined.sort_by("row").select([EMBEDDING])
+            found = scores[EMBEDDING].combine_chunks().take(positions_in(scores, kept))
+            yield pa.table({EMBEDDING: found})
 
     def _read(self, step: str, folder: str, shard_id: int, names: list[str]) -> pa.Table | None:
         fingerprint = read_revision(self.store).steps[step].fingerprint

@@ -44,7 +44,7 @@ class RowEmbeddings:
                 shape = (len(wanted), batch.shape[1])
                 vectors = np.memmap(self.folder / "pairs", np.float16, mode="w+", shape=shape)
                 vectors[:] = np.nan
-            if vectors is not None:
+            if vectors is not None and chosen.any():
                 vectors[np.searchsorted(wanted, places[chosen])] = batch[chosen]
         cosines = np.full(len(left), np.nan, np.float32)
         for low in range(0, len(left) if vectors is not None else 0, _PAIRS_AT_ONCE):

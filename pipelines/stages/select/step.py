@@ -81,8 +81,9 @@ class Select:
     def _judge(
         self, facts: Facts, verdicts: Verdicts, references: References, folder: Path
     ) -> None:
-        rules = []
-        for rule in plan_rules(self.config, self.store.storage_options):
+        planned = plan_rules(self.config, self.store.storage_options)
+        rules: list[tuple[int, RowRule | Contest]] = []
+        for rule in planned:
             code = verdicts.register(rule.outcomes)
             is_ranked = isinstance(rule, Ranked)
             rules.append((code, Contest(rule, code=code, folder=folder) if is_ranked else rule))
@@ -93,16 +94,16 @@ class Select:
             references=references,
             folder=folder,
         )
-        columns = {*duplicates.columns, *(name for _, rule in rules for name in rule.columns)}
+        columns = {*duplicates.columns, *(name for rule in planned for name in rule.columns)}
         for shard_id in range(self.num_shards):
             if facts.is_lost(shard_id):
                 verdicts.codes[verdicts.shard(shard_id)] = BY_FACTS
                 continue
             rows = facts.read(shard_id, columns=columns)
             _judge_shard(rows, verdicts.shard(shard_id), verdicts, rules, duplicates)
-        for _, rule in rules:
-            if isinstance(rule, Contest):
-                rule.settle(verdicts)
+        for _, contest in rules:
+            if isinstance(contest, Contest):
+                contest.settle(verdicts)
         duplicates.settle()
 
     def _write(
