@@ -26,13 +26,16 @@ _RULES: dict[str, Any] = {
     "rules": [
         {"sql": "least(original_width, original_height) >= 200", "name": "shorter side"},
         {"best_of": {"by": "aesthetic_v2", "fraction": 0.8}},
-        {"domain_cap": {"num_images": 1000, "by": "aesthetic_v2"}},
+        {"domain_cap": {"num_images": 10_000, "by": "aesthetic_v2"}},
     ],
 }
+_PERCEPTUAL = {"by": ["url", "sha256", "phash"]}
 _CUTS: dict[str, dict[str, Any]] = {
-    "exact": {**_RULES, "duplicates": {"by": ["url", "sha256"], "keep": "aesthetic_v2"}},
-    "perceptual": {**_RULES, "duplicates": {"by": ["url", "sha256", "phash"]}},
+    "rules, exact": {**_RULES, "duplicates": {"by": ["url", "sha256"], "keep": "aesthetic_v2"}},
+    "perceptual, distance 4": {"duplicates": {**_PERCEPTUAL, "phash_distance": 4}},
+    "perceptual, distance 9": {"duplicates": {**_PERCEPTUAL, "phash_distance": 9}},
 }
+"""No rule comes before the perceptual ones, so that every stored row is compared."""
 
 
 @dataclass(frozen=True, kw_only=True)

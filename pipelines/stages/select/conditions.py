@@ -15,7 +15,7 @@ from pipelines.config import ConfigError
 Mask = npt.NDArray[np.bool_]
 
 _PLACE = "__place"
-_LOCKED = {
+_LOCKED: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",

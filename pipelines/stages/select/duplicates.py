@@ -142,7 +142,8 @@ class Duplicates:
 
     def _drop_near_references(self, method: ReferenceMethod) -> None:
         def crosses(pairs: Pairs) -> npt.NDArray[np.bool_]:
-            return (pairs.left < 0) != (pairs.right < 0)
+            crossing: npt.NDArray[np.bool_] = (pairs.left < 0) != (pairs.right < 0)
+            return crossing
 
         pairs = self._near(method, of_references=True, wanted=crosses)
         places = np.maximum(pairs.left, pairs.right)
@@ -208,7 +209,8 @@ class Duplicates:
     def _alive(self, records: Records) -> Records:
         places = records["place"]
         passed = self.verdicts.codes[np.maximum(places, 0)] == 0
-        return records[passed | (places < 0)]
+        alive: Records = records[passed | (places < 0)]
+        return alive
 
 
 def _add(spill: Spill, method: Method, values: pa.Array, places: Places) -> None:

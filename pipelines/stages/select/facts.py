@@ -165,14 +165,17 @@ def embeddings_of(table: pa.Table, rows: npt.NDArray[np.integer], *, where: str)
 
 def _with_scores(facts: pa.Table, scores: pa.Table | None, wanted: set[str] | None) -> pa.Table:
     """The facts with every other column of the ledger beside them, null where there is none."""
-    for name in _lacking(facts, wanted):
+    positions: pa.Array | None = None
+    if scores is not None and not scores["row"].equals(facts["row"]):
+        positions = positions_in(scores, facts)
+    for name in list(_lacking(facts, wanted)):
         kind = LEDGER.field(name)
         if scores is None or name not in scores.column_names:
             facts = facts.append_column(kind, pa.nulls(facts.num_rows, kind.type))
             continue
         column = scores[name].combine_chunks()
-        if not scores["row"].equals(facts["row"]):
-            column = column.take(positions_in(scores, facts))
+        if positions is not None:
+            column = column.take(positions)
         facts = facts.append_column(kind, column)
     return facts
 

@@ -1,6 +1,7 @@
 """Pairs of 64-bit hashes within a Hamming distance: every one of them, and memory bounded.
 
-Of four 16-bit bands of two hashes that differ in at most d bits, one differs in at most d // 4. So
+Two hashes that differ in at most d bits differ little in one of their four 16-bit bands: if bands
+are allowed t1 to t4 bits with (t1 + 1) + ... + (t4 + 1) = d + 1, one of them is within its own. So
 hashes are sorted by a band, and each is compared with those whose band is the same up to so many
 flipped bits; four times, with another band.
 """
@@ -20,7 +21,7 @@ HASHED = np.dtype([("hash", "<u8"), ("place", "<i8")])
 _BANDS = 4
 _BAND_BITS = 16
 _ROWS_AT_ONCE = 8_000_000
-_PAIRS_AT_ONCE = 1 << 20
+_PAIRS_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ def near_pairs(
         rows_at_once: How many records are in memory, about; twice as many for neighbours.
     """
     top_bits = max(0, (-(-num_records // rows_at_once) - 1).bit_length())
-    for band in range(_BANDS):
+    for band in range(min(_BANDS, distance + 1)):
         spill = Spill(folder, name=f"band-{band}", dtype=HASHED, num_partitions=1 << top_bits)
         for chunk in records():
             spill.add(chunk, _band(chunk["hash"], band) >> (_BAND_BITS - top_bits))
@@ -58,7 +59,7 @@ def near_pairs(
 
 
 def _band_pairs(spill: Spill, *, band: int, top_bits: int, distance: int) -> Iterator[Pairs]:
-    flips = distance // _BANDS
+    flips = _flips(band, distance)
     low_bits = _BAND_BITS - top_bits
     for number in range(spill.num_partitions):
         here = _sorted(spill.load(number), band)
@@ -69,6 +70,11 @@ def _band_pairs(spill: Spill, *, band: int, top_bits: int, distance: int) -> Ite
             for low in _masks(low_bits, flips - top.bit_count()):
                 mask = top << low_bits | low
                 yield from _compare(here, there, mask=mask, band=band, distance=distance)
+
+
+def _flips(band: int, distance: int) -> int:
+    """How many bits a band may differ in; the first bands take what does not divide evenly."""
+    return (distance + _BANDS - band) // _BANDS - 1
 
 
 def _masks(bits: int, flips: int) -> Iterator[int]:
@@ -112,7 +118,7 @@ def _compare(
         near = np.flatnonzero(np.bitwise_count(differ) <= distance)
         for earlier in range(band):  # whose turn met this pair already
             flips = np.bitwise_count(_band(differ[near], earlier))
-            near = near[flips > distance // _BANDS]
+            near = near[flips > _flips(earlier, distance)]
         if len(near):
             yield Pairs(left=here["place"][left[near]], right=there["place"][right[near]])
         low = high

@@ -9,7 +9,7 @@ PresetParts = tuple[ColumnRule | SqlRule, ...]
 
 
 def _bounds(column: str, **bounds: float) -> ColumnRule:
-    return ColumnRule(column=column, **bounds)
+    return ColumnRule.model_validate({"column": column, **bounds})
 
 
 _SHORTER = "least(original_width, original_height)"

@@ -47,7 +47,9 @@ class RowEmbeddings:
             if vectors is not None and chosen.any():
                 vectors[np.searchsorted(wanted, places[chosen])] = batch[chosen]
         cosines = np.full(len(left), np.nan, np.float32)
-        for low in range(0, len(left) if vectors is not None else 0, _PAIRS_AT_ONCE):
+        if vectors is None:
+            return cosines
+        for low in range(0, len(left), _PAIRS_AT_ONCE):
             part = slice(low, low + _PAIRS_AT_ONCE)
             one = vectors[np.searchsorted(wanted, left[part])].astype(np.float32)
             other = vectors[np.searchsorted(wanted, right[part])].astype(np.float32)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +85,8 @@ class Bounds:
         )
 
     def _side(self, **bounds: float | None) -> str:
-        return describe(ColumnRule.model_construct(column=self._rule.column, **bounds))
+        others = {"min": None, "max": None, "above": None, "below": None}
+        return describe(self._rule.model_copy(update={**others, **bounds}))
 
     def check(self, types: Mapping[str, pa.DataType]) -> None:
         check_known(self._rule.column, types, where=self._where)
@@ -96,13 +97,15 @@ class Bounds:
         values = numbers_of(rows, rule.column, where=self._where)
         breaks = np.zeros(rows.num_rows, np.int16)
         there = ~values.is_missing
-        with np.errstate(invalid="ignore"):
-            for bound, test in ((rule.max, np.greater), (rule.below, np.greater_equal)):
-                if bound is not None:
-                    breaks[there & test(values.data, bound)] = 3
-            for bound, test in ((rule.min, np.less), (rule.above, np.less_equal)):
-                if bound is not None:
-                    breaks[there & test(values.data, bound)] = 2
+        data: Any = values.data
+        if rule.max is not None:
+            breaks[there & (data > rule.max)] = 3
+        if rule.below is not None:
+            breaks[there & (data >= rule.below)] = 3
+        if rule.min is not None:
+            breaks[there & (data < rule.min)] = 2
+        if rule.above is not None:
+            breaks[there & (data <= rule.above)] = 2
         if rule.missing == "drop":
             breaks[values.is_missing] = 1
         return breaks

@@ -135,7 +135,7 @@ _FORMS = {
     "block_words": "word rule",
     "column": "column rule",  # last: a word rule has a column too
 }
-_NAMES = {
+_NAMES: dict[type[Any], str] = {
     SqlRule: "SQL rule",
     PresetRule: "preset rule",
     BestOfRule: "best-of rule",

@@ -85,8 +85,10 @@ class Select:
         rules: list[tuple[int, RowRule | Contest]] = []
         for rule in planned:
             code = verdicts.register(rule.outcomes)
-            is_ranked = isinstance(rule, Ranked)
-            rules.append((code, Contest(rule, code=code, folder=folder) if is_ranked else rule))
+            if isinstance(rule, Ranked):
+                rules.append((code, Contest(rule, code=code, folder=folder)))
+            else:
+                rules.append((code, rule))
         duplicates = Duplicates(
             config=self.config.copies,
             facts=facts,

@@ -33,8 +33,11 @@ class Verdicts:
     def __init__(self, folder: Path, shard_sizes: Sequence[int]) -> None:
         self.offsets = np.concatenate([[0], np.cumsum(shard_sizes, dtype=np.int64)])
         self.num_rows = int(self.offsets[-1])
-        self.codes = _mapped(folder / "codes", np.int16, self.num_rows)
-        self.originals = _mapped(folder / "originals", np.int64, self.num_rows)
+        shape = (max(1, self.num_rows),)
+        self.codes: npt.NDArray[np.int16] = np.memmap(
+            folder / "codes", np.int16, mode="w+", shape=shape
+        )
+        self.originals: Places = np.memmap(folder / "originals", np.int64, mode="w+", shape=shape)
         """0, or 1 + the place of the row that this one copies, or -1 - the number of a row of the
         reference sets."""
         self.outcomes: list[Outcome] = []
@@ -52,7 +55,8 @@ class Verdicts:
     def alive(self, places: Places, *, before: int) -> npt.NDArray[np.bool_]:
         """Which rows no outcome of a lesser code dropped."""
         codes = self.codes[places]
-        return (codes == 0) | (codes >= before)
+        alive: npt.NDArray[np.bool_] = (codes == 0) | (codes >= before)
+        return alive
 
     def drop(self, places: Places, *, code: int, originals: Places | None = None) -> None:
         """Give rows a code; `originals` are the encoded rows that they copy."""
@@ -62,14 +66,9 @@ class Verdicts:
 
     def kept_originals(self, places: Places) -> Places:
         """For copies in the run: the place of the row that stands for each in the end."""
-        roots = self.originals[places] - 1
+        roots: Places = self.originals[places] - 1
         while True:
             further = self.originals[roots]
             if not (further > 0).any():
                 return roots
             roots = np.where(further > 0, further - 1, roots)
-
-
-def _mapped(path: Path, dtype: type[np.generic], length: int) -> npt.NDArray[np.generic]:
-    mapped: npt.NDArray[np.generic] = np.memmap(path, dtype, mode="w+", shape=(max(1, length),))
-    return mapped
