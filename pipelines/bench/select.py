@@ -30,7 +30,7 @@ _RULES: dict[str, Any] = {
     ],
 }
 _PERCEPTUAL = {"by": ["url", "sha256", "phash"]}
-_CUTS: dict[str, dict[str, Any]] = {
+CUTS: dict[str, dict[str, Any]] = {
     "rules, exact": {**_RULES, "duplicates": {"by": ["url", "sha256"], "keep": "aesthetic_v2"}},
     "perceptual, distance 4": {"duplicates": {**_PERCEPTUAL, "phash_distance": 4}},
     "perceptual, distance 9": {"duplicates": {**_PERCEPTUAL, "phash_distance": 9}},
@@ -65,7 +65,7 @@ def measure_select(bench: SelectBench, *, say: Say) -> list[SelectResult]:
         with tempfile.TemporaryDirectory(prefix="bench-select-") as folder:
             case = make_facts(Path(folder) / "run", num_rows=num_rows, metadata=bench.metadata)
             say(f"{num_rows:,} rows of facts in {case.num_shards} shards are made")
-            for cut in _CUTS:
+            for cut in CUTS:
                 results.append(_in_own_process(cut, case))
                 found = results[-1]
                 say(f"{cut}: {found.seconds:.1f} s, {found.peak_bytes / 1e9:.2f} GB")
@@ -74,11 +74,12 @@ def measure_select(bench: SelectBench, *, say: Say) -> list[SelectResult]:
 
 def _in_own_process(cut: str, case: LedgerCase) -> SelectResult:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_cut, cut, case).result()
+        return pool.submit(cut_ledger, cut, case).result()
 
 
-def _cut(cut: str, case: LedgerCase) -> SelectResult:
-    config = validate_config(SelectConfig, _CUTS[cut], where=cut)
+def cut_ledger(cut: str, case: LedgerCase) -> SelectResult:
+    """Cut a made ledger in one of `CUTS`, in this process."""
+    config = validate_config(SelectConfig, CUTS[cut], where=cut)
     store = RunStore(case.store.root)
     identity = StepIdentity(step="select", options={"select": config.identity()})
     begin = time.perf_counter()
