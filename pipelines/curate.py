@@ -27,7 +27,7 @@ from pipelines.stages.download.config import DownloadConfig
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.encode import EncodeConfig
 from pipelines.stages.score import ScoreConfig
-from pipelines.stages.select import SelectConfig, check_thresholds
+from pipelines.stages.select import SelectConfig, check_select
 from pipelines.storage import RunStore
 from pipelines.versions import describe_program
 from sd_core.model.weights import check_weights
@@ -71,8 +71,6 @@ class CurateConfig(Config):
 
     @model_validator(mode="after")
     def _scores_are_made(self) -> Self:
-        if self.select.best_of is not None:
-            raise ValueError("select.best_of: curated images have no prompt; leave it out")
         check_scores_are_made(self.select, self.score)
         return self
 
@@ -108,7 +106,11 @@ def curate(config: CurateConfig, *, steps: Sequence[str], say: Say) -> CurateRes
         job = CurateSteps(config, store, source, plan)
         columns = [column.name for column in plan.columns]
         check_rules(columns, config.rules)
-        check_thresholds(config.select, {c.name: c.type for c in plan.columns})
+        check_select(
+            config.select,
+            {column.name: column.type for column in plan.columns},
+            storage_options=config.storage_options,
+        )
         _record(job, steps)
         _run(job, session, asked, say)
     return _result(job, read_revision(store))

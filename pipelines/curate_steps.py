@@ -13,7 +13,7 @@ from pipelines.sources import Source
 from pipelines.stages.download.step import DownloadStep
 from pipelines.stages.encode import EncodeStep
 from pipelines.stages.score import ScoreStep
-from pipelines.stages.select import Select
+from pipelines.stages.select import Select, input_digests
 from pipelines.step import Resources, ShardStep
 from pipelines.storage import RunStore
 
@@ -173,6 +173,7 @@ class CurateSteps:
             assert config.score is not None
             return {"score": config.score.identity(), **threads}
         if step == "select":
-            return {"select": config.select.identity()}
+            files = input_digests(config.select, config.storage_options)
+            return {"select": config.select.identity(), **({"files": files} if files else {})}
         assert config.encode is not None
         return {"encode": config.encode.identity(), **threads}

@@ -18,6 +18,7 @@ from pipelines.job_steps import (
     is_complete,
     require_parents,
 )
+from pipelines.ledger import ORIGIN_FACTS
 from pipelines.prompts import (
     PromptPlan,
     PromptPlanConfig,
@@ -28,7 +29,7 @@ from pipelines.prompts import (
 from pipelines.run import Revision, StepSummary, check_or_record, read_revision
 from pipelines.stages.generate import GenerateConfig
 from pipelines.stages.score import ScoreConfig
-from pipelines.stages.select import SelectConfig, check_thresholds
+from pipelines.stages.select import SelectConfig, check_select
 from pipelines.storage import RunStore
 from pipelines.versions import describe_program
 from sd_core.model.weights import WeightsNeed, check_weights
@@ -93,7 +94,12 @@ def generate(
     check_weights(_weight_needs(config))
     with open_session(store, config.engine, say=say, downloads=False) as session:
         job = GenerateSteps(config, store, _plan(config, store, grow=grow, say=say))
-        check_thresholds(config.select, {c.name: c.type for c in job.plan.columns})
+        check_select(
+            config.select,
+            {column.name: column.type for column in job.plan.columns},
+            facts=ORIGIN_FACTS["generate"],
+            storage_options=config.storage_options,
+        )
         asked = [step for step in job.configured() if step in steps]
         recut = RECUTTABLE & set(steps) if set(steps) != set(GENERATE_STEPS) else frozenset[str]()
         check_or_record(

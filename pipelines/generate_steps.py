@@ -13,7 +13,7 @@ from pipelines.run import StepIdentity
 from pipelines.stages.encode import StoredLatentsStep
 from pipelines.stages.generate import LATENTS_FOLDER, GenerateStep
 from pipelines.stages.score import ScoreStep
-from pipelines.stages.select import Select
+from pipelines.stages.select import Select, input_digests
 from pipelines.step import Resources, ShardStep
 from pipelines.storage import RunStore
 
@@ -154,5 +154,6 @@ class GenerateSteps:
             assert config.score is not None
             return {"score": config.score.identity(), **threads}
         if step == "select":
-            return {"select": config.select.identity()}
+            files = input_digests(config.select, config.storage_options)
+            return {"select": config.select.identity(), **({"files": files} if files else {})}
         return {}

@@ -44,16 +44,14 @@ def check_scores_are_made(select: SelectConfig, score: ScoreConfig | None) -> No
         "punsafe": score is not None and score.nsfw is not None,
         "pwatermark": False,
     }
-    for name in select.thresholds:
+    for where, name in select.scores_used():
         if not made.get(name, True):
             raise ValueError(
-                f"select.thresholds.{name}: nothing in `score` makes this score; configure it, "
-                f"or use source_{name} where the list has it"
+                f"select.{where}: nothing in `score` makes {name}; configure it, or use "
+                f"source_{name} where the list has it"
             )
-    if select.best_of is not None and not made.get(select.best_of.by, False):
-        raise ValueError(
-            f"select.best_of.by {select.best_of.by!r}: nothing in `score` makes this score"
-        )
+    if select.copies.needs_embeddings and not (score is not None and score.embeddings):
+        raise ValueError("select.duplicates: set score.embeddings: true to compare embeddings")
 
 
 def is_complete(job: JobSteps, revision: Revision, asked: Iterable[str]) -> bool:

@@ -74,6 +74,13 @@ DECODE_REASONS: Final = (
     "decoder_crashed",
 )
 SCORES: Final = ("clip_similarity", "aesthetic_v1", "aesthetic_v2", "punsafe", "pwatermark")
+# Another row that passed the rules is the same picture; `duplicate_of` has the key of a kept one.
+DUPLICATE_REASONS: Final = (
+    "duplicate_url",
+    "duplicate_bytes",  # the same sha256
+    "duplicate_phash",
+    "duplicate_embedding",
+)
 SELECT_REASONS: Final = (
     "score_not_finite",
     *(f"{score}_below_min" for score in SCORES),
@@ -81,8 +88,14 @@ SELECT_REASONS: Final = (
     "value_below_min",  # a threshold on any other column
     "value_above_max",
     "value_missing",  # a threshold on a column that is null in this row
-    "ranked_below_best",  # of its group others have a better score
-    "duplicate_bytes",  # an earlier row that passed has the same sha256
+    "value_not_allowed",  # a column of text that holds none of the values asked for
+    "condition_not_met",  # a condition in SQL
+    "ranked_below_best",  # of the run, or of its group, others have a better score
+    "domain_over_cap",  # so many rows of its domain are better or come earlier
+    "key_blocked",
+    "word_blocked",
+    "in_reference_set",  # the picture is in a set that this one must not repeat
+    *DUPLICATE_REASONS,
 )
 ENCODE_REASONS: Final = (
     "latents_not_finite",
@@ -163,6 +176,7 @@ LEDGER: Final = pa.schema(
         pa.field("kept", pa.bool_(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("rule", pa.string()),
+        pa.field("duplicate_of", pa.string()),
         pa.field("error_message", pa.string()),
         *_IMAGE_FACTS,
         *_SCORE_FIELDS,

@@ -13,14 +13,17 @@ from pipelines.bench.download import DownloadBench
 from pipelines.bench.generate import GenerateBench
 from pipelines.bench.img2dataset_command import Concurrency
 from pipelines.bench.memory import MemoryBench
+from pipelines.bench.planted import PlantedBench
+from pipelines.bench.select import SelectBench
 from pipelines.bench.train import TrainBench
+from pipelines.demo.planted import PLANTED_SEED
 
 _SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the project
 _WAIT_S = 1.0
 
 
 def parse(arguments: list[str] | None, *, description: str) -> argparse.Namespace:
-    """The options; `command` is download, curate, memory, train or generate."""
+    """The options; `command` is the name of a measurement."""
     parser = argparse.ArgumentParser(description=description)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_download(commands.add_parser("download", help="our download beside img2dataset's command"))
@@ -28,6 +31,8 @@ def parse(arguments: list[str] | None, *, description: str) -> argparse.Namespac
     _add_memory(commands.add_parser("memory", help="peak memory at ten times the rows"))
     _add_train(commands.add_parser("train", help="from the cache beside encoding online"))
     _add_generate(commands.add_parser("generate", help="beside the plain diffusers pipeline"))
+    _add_select(commands.add_parser("select", help="a ledger cut anew, at growing sizes"))
+    _add_planted(commands.add_parser("planted", help="does select find what was planted?"))
     for command in commands.choices.values():
         photos = _SHARED / "photos" / "coco_mini"
         command.add_argument("--photos", type=Path, default=photos, help="a folder of .jpg files")
@@ -114,6 +119,16 @@ def generate_bench(options: argparse.Namespace) -> GenerateBench:
     )
 
 
+def select_bench(options: argparse.Namespace) -> SelectBench:
+    """What `select` measures."""
+    return SelectBench(rows=tuple(sorted(options.rows)), metadata=options.metadata)
+
+
+def planted_bench(options: argparse.Namespace) -> PlantedBench:
+    """What `planted` judges."""
+    return PlantedBench(pictures=options.pictures, seed=options.seed)
+
+
 def _add_download(command: argparse.ArgumentParser) -> None:
     grid = [Concurrency(processes=p, threads=t) for p in (1, 2, 3) for t in (16, 32)]
     command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
@@ -169,6 +184,16 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=0, help="of ours; by default one a core, or one on a GPU"
     )
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _add_select(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
+
+
+def _add_planted(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--pictures", type=int, default=5_000)
+    command.add_argument("--seed", type=int, default=PLANTED_SEED)
 
 
 def _concurrency(text: str) -> Concurrency:

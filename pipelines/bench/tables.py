@@ -11,6 +11,7 @@ from pipelines.bench.download import SetResult, SideRun, median_rate
 from pipelines.bench.generate import GenerateResult
 from pipelines.bench.hardware import Hardware
 from pipelines.bench.memory import MemoryResult
+from pipelines.bench.select import SelectResult
 from pipelines.bench.train import LoaderResult, TrainResult
 
 
@@ -142,6 +143,30 @@ def generate_table(result: GenerateResult) -> str:
         f"{result.flops_share:.0%}",
     ]
     return text_table(head, [row])
+
+
+def select_table(results: Sequence[SelectResult]) -> str:
+    """Each cut at each size, and how its cost grows from the smallest."""
+    head = ["cut", "rows", "seconds", "us a row", "peak MB", "kept", "times the first's"]
+    first = {result.cut: result for result in reversed(results)}
+    rows = [
+        [
+            result.cut,
+            f"{result.num_rows:,}",
+            f"{result.seconds:.1f}",
+            f"{result.seconds / result.num_rows * 1e6:.1f}",
+            megabytes(result.peak_bytes),
+            f"{result.kept:,}",
+            f"{result.seconds / first[result.cut].seconds:.1f}",
+        ]
+        for result in results
+    ]
+    counts = [
+        f"{result.cut}, {result.num_rows:,} rows dropped: "
+        + ", ".join(f"{reason} {count:,}" for reason, count in result.dropped.items())
+        for result in results
+    ]
+    return "\n".join([text_table(head, rows), *counts])
 
 
 def write_json(path: Path, *, command: str, hardware: Hardware, results: Sequence[Any]) -> None:

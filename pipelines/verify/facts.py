@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.ledger import (
+    DUPLICATE_REASONS,
     ENCODE_REASONS,
     ENCODE_REJECTS,
     GENERATION_FIELDS,
@@ -123,6 +124,13 @@ def check_ledger(
     )
     yield from check_rows(
         kept & ~is_null(ledger["rule"]), where=where, found="a rule at a kept row", expected="none"
+    )
+    is_copy = np.asarray(pc.is_in(ledger["reason"], value_set=pa.array(DUPLICATE_REASONS)), bool)
+    yield from check_rows(
+        is_copy == is_null(ledger["duplicate_of"]),
+        where=where,
+        found="duplicate_of against reason",
+        expected="a key where the reason is a duplicate's, and only there",
     )
     if facts is not None:
         yield from _check_carried(ledger, facts, where=where)

@@ -39,6 +39,8 @@ class ShardReport:
     stored_keys: tuple[str, ...] = ()
     kept_keys: tuple[str, ...] = ()
     kept_hashes: tuple[str, ...] = ()
+    named_keys: tuple[str, ...] = ()
+    """Of rows that are said to stand for a copy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,7 @@ class ShardCheck:
             stored_keys=report.stored_keys,
             kept_keys=report.kept_keys,
             kept_hashes=report.kept_hashes,
+            named_keys=report.named_keys,
         )
 
     def _look_inside(self, report: "_Deep") -> None:
@@ -109,6 +112,9 @@ class ShardCheck:
                 kept = ledger.filter(ledger["kept"])
                 report.kept_keys = key_digits(kept["key"])
                 report.kept_hashes = key_digits(pc.utf8_slice_codeunits(kept["sha256"], 0, 16))
+            if "duplicate_of" in ledger.column_names:
+                named = pc.unique(ledger["duplicate_of"].drop_null())
+                report.named_keys = key_digits(pa.chunked_array([named]))
 
     def _check_facts(self, report: "_Deep", facts: pa.Table, path: str) -> Iterator[Fault]:
         if isinstance(self.plan, PromptPlan):
@@ -196,6 +202,7 @@ class _Deep:
     stored_keys: tuple[str, ...] = ()
     kept_keys: tuple[str, ...] = ()
     kept_hashes: tuple[str, ...] = ()
+    named_keys: tuple[str, ...] = ()
 
     def path(self, step: str, folder: str) -> str:
         entry = self.manifests[step].file(folder)

@@ -83,7 +83,7 @@ IDENTITIES = {
     for name, options in {
         "download": {"retries": 2},
         "score": {},
-        "select": SELECT.model_dump(mode="json"),
+        "select": SELECT.identity(),
         "encode": {},
     }.items()
 }
