@@ -10,6 +10,7 @@ STAMP := $(VENV)/.installed
 
 PHOTOS ?= ../shared/data/photos/coco_mini
 HEADS ?= $(PHOTOS)/../../heads
+TEST_PROCESSES ?= 2
 AUTOENCODER ?= $(PHOTOS)/../../autoencoders/taesd
 
 .PHONY: setup check test demo photographs lock clean
@@ -28,9 +29,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 demo: setup
 	$(BIN)/python jobs/demo.py

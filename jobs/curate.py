@@ -8,32 +8,22 @@ Exit codes: 0 done, 1 failed, 2 wrong configuration, 3 shards were quarantined (
 
 import argparse
 import sys
-import time
 
-from pipelines.config import ConfigError, load_config
+from jobs.command_line import Say, add_config_options, run_job
+from pipelines.config import load_config
 from pipelines.curate import STEPS, CurateConfig, curate
-from pipelines.engine.chain import QuarantineError
-from pipelines.engine.session import FAILURES
 from pipelines.redact import redact_text
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     options = _parse(arguments)
-    started = time.monotonic()
+    return run_job(lambda say: _run(options, say))
 
-    def say(line: str) -> None:
-        print(f"[{time.monotonic() - started:7.1f} s] {redact_text(line)}", flush=True)
 
-    try:
-        config = load_config(CurateConfig, options.config, overrides=options.set)
-        result = curate(config, steps=tuple(options.steps.split(",")), say=say)
-    except ConfigError as error:
-        print(redact_text(str(error)), file=sys.stderr)
-        return 2
-    except FAILURES as error:
-        print(f"failed: {redact_text(str(error))}", file=sys.stderr)
-        return 3 if isinstance(error, QuarantineError) else 1
+def _run(options: argparse.Namespace, say: Say) -> int:
+    config = load_config(CurateConfig, options.config, overrides=options.set)
+    result = curate(config, steps=tuple(options.steps.split(",")), say=say)
     print(result.funnel)
     print(f"run: {redact_text(config.output)}")
     return 3 if result.quarantined else 0
@@ -41,14 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", required=True, help="a YAML file, see configs/curate/")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="section.field=value",
-        help="change one value of the configuration; may be repeated",
-    )
+    add_config_options(parser, folder="configs/curate/")
     parser.add_argument(
         "--steps",
         default=",".join(STEPS),

@@ -5,7 +5,10 @@
 Draws pictures with planted flaws, serves them and every kind of bad URL on loopback, submits
 jobs/curate.py to a local Ray cluster, prints how many of each flaw were found, writes a contact
 sheet, and trains the tiny model that ships with the project a little further by jobs/train.py on
-the cache that came of it. Exit codes: 0 done, 1 failed or short of the promised shares.
+the cache that came of it. With the model that came of that, jobs/generate.py makes two images of
+each prompt of a Parquet list; the better ones go into a cache of their own, from which the training
+takes one sample in four for its last steps. Exit codes: 0 done, 1 failed or short of the promised
+shares.
 """
 
 import argparse
@@ -27,15 +30,18 @@ from pipelines.demo.contact_sheet import choose_rows, draw_contact_sheet
 from pipelines.demo.outcome import read_outcomes
 from pipelines.demo.pictures import DEMO_SEED, write_pictures
 from pipelines.demo.pixels import read_images
+from pipelines.demo.prompts import draw_generated, write_prompts
 from pipelines.demo.recall import findings_table, judge_outcomes
 from pipelines.demo.server import LoopbackServer
 from pipelines.demo.url_list import bad_url_rows, choose_bad_urls, mix, write_list
 from pipelines.engine.chain import EngineError
+from pipelines.engine.local_cluster import LocalCluster
 from pipelines.storage import RunStore
 from pipelines.training.samples import newest_sample_grid
 
 _CURATE = PROJECT / "configs/curate/demo.yaml"
 _TRAIN = PROJECT / "configs/train/demo.yaml"
+_GENERATE = PROJECT / "configs/generate/demo.yaml"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,7 +70,29 @@ def _run(options: argparse.Namespace) -> int:
         settings = [f"output={folder.training}", f"data.0.path={folder.run}/latents"]
         settings.append(f"loop.steps={options.training_steps}")
         submit_job(cluster, "jobs/train.py", _TRAIN, settings=settings, say=_say)
+        _generate(cluster, folder, options)
     return _report(folder)
+
+
+def _generate(cluster: LocalCluster, folder: LocalFolder, options: argparse.Namespace) -> None:
+    """Make images with the trained model, and train on with them among the curated ones."""
+    write_prompts(folder.prompts, count=options.prompts)
+    settings = [
+        f"output={folder.generated}",
+        f"prompts.path={folder.prompts}",
+        f"generate.model.model={folder.training / 'model'}",
+    ]
+    submit_job(cluster, "jobs/generate.py", _GENERATE, settings=settings, say=_say)
+    verify_deeply(folder.generated, say=_say)
+    curated, synthetic = folder.run / "latents", folder.generated / "latents"
+    settings = [
+        f"output={folder.mixed_training}",
+        f"model.model={folder.training / 'model'}",
+        f"data=[{{path: {curated}, weight: 3}}, {{path: {synthetic}, weight: 1}}]",
+        f"loop.steps={options.mixed_steps}",
+        f"loop.sample_every={options.mixed_steps}",
+    ]
+    submit_job(cluster, "jobs/train.py", _TRAIN, settings=settings, say=_say)
 
 
 def _write_input(folder: LocalFolder, server: str, options: argparse.Namespace) -> int:
@@ -87,6 +115,7 @@ def _report(folder: LocalFolder) -> int:
         folder.contact_sheet,
         title=f"{len(outcomes):,} rows, {selection.kept.rows:,} kept",
     )
+    generated = draw_generated(RunStore(str(folder.generated)), folder.generated_grid)
     findings = judge_outcomes(outcomes)
     print()
     print(findings_table(findings))
@@ -97,6 +126,9 @@ def _report(folder: LocalFolder) -> int:
     print(f"loss curve:    {folder.training / 'loss_curve.png'}")
     print(f"samples:       {newest_sample_grid(folder.training)}")
     print(f"model:         {folder.training / 'model'} (StableDiffusionPipeline opens it)")
+    print(f"generation:    {folder.generated}, {generated} images kept, in a cache of their own")
+    print(f"images:        {folder.generated_grid}")
+    print(f"mixed:         {folder.mixed_training} (curated and generated, 3 to 1)")
     if not findings.is_good_enough:
         print("failed: short of what is asked, see above", file=sys.stderr)
         return 1
@@ -114,6 +146,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--bad-urls", type=int, default=len(BAD_URLS), help="how many; every kind by default"
     )
     parser.add_argument("--training-steps", type=int, default=100, help="of 32 samples each")
+    parser.add_argument("--prompts", type=int, default=24, help="two images are made of each")
+    parser.add_argument("--mixed-steps", type=int, default=20, help="of training on both caches")
     parser.add_argument("--seed", type=int, default=DEMO_SEED, help="first held-out seed")
     parser.add_argument(
         "--port", type=int, default=18471, help="of the loopback server; 0 takes any free one"

@@ -49,6 +49,26 @@ class LocalFolder:
         return self.root / "training"
 
     @property
+    def prompts(self) -> Path:
+        """The list of prompts."""
+        return self.root / "prompts.parquet"
+
+    @property
+    def generated(self) -> Path:
+        """The generation's run."""
+        return self.root / "generated"
+
+    @property
+    def generated_grid(self) -> Path:
+        """A labelled grid of its images."""
+        return self.root / "generated.png"
+
+    @property
+    def mixed_training(self) -> Path:
+        """What the training on both caches writes."""
+        return self.root / "mixed-training"
+
+    @property
     def contact_sheet(self) -> Path:
         """The contact sheet."""
         return self.root / "contact_sheet.png"

@@ -10,9 +10,8 @@ Exit codes: 0 done, 1 failed, 2 wrong configuration.
 
 import argparse
 import sys
-import time
 
-from pipelines.config import ConfigError
+from jobs.command_line import Say, add_config_options, run_job
 from pipelines.engine.session import FAILURES
 from pipelines.engine.training import TRAINING_FAILURES
 from pipelines.redact import redact_text
@@ -22,34 +21,20 @@ from pipelines.training.job import TrainError, load_train_config, train
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     options = _parse(arguments)
-    started = time.monotonic()
+    failures = (TrainError, *TRAINING_FAILURES, *FAILURES)
+    return run_job(lambda say: _run(options, say), failures=failures)
 
-    def say(line: str) -> None:
-        print(f"[{time.monotonic() - started:7.1f} s] {redact_text(line)}", flush=True)
 
-    try:
-        config = load_train_config(options.config, overrides=options.set)
-        result = train(config, say=say)
-    except ConfigError as error:
-        print(redact_text(str(error)), file=sys.stderr)
-        return 2
-    except (TrainError, *TRAINING_FAILURES, *FAILURES) as error:
-        print(f"failed: {redact_text(str(error))}", file=sys.stderr)
-        return 1
+def _run(options: argparse.Namespace, say: Say) -> int:
+    config = load_train_config(options.config, overrides=options.set)
+    result = train(config, say=say)
     print(f"{result.steps:,} steps; the model: {redact_text(result.model)}")
     return 0
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", required=True, help="a YAML file, see configs/train/")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="section.field=value",
-        help="change one value of the configuration; may be repeated",
-    )
+    add_config_options(parser, folder="configs/train/")
     return parser.parse_args(arguments)
 
 

@@ -84,11 +84,12 @@ def load_block_list(
     """
     options = storage_options or {}
     urls = _sorted_digests(
-        [_url_hash(url) for url in _entries(config.urls, "urls", options)], _URL_HASH_BYTES
+        [_url_hash(url) for url in list_entries(config.urls, "block.urls", options)],
+        _URL_HASH_BYTES,
     )
     domains = frozenset(
         _entry_domain(domain, config.domains)
-        for domain in _entries(config.domains, "domains", options)
+        for domain in list_entries(config.domains, "block.domains", options)
     )
     sha256 = _read_sha256(config.sha256, options)
     return BlockList(
@@ -168,7 +169,12 @@ def _entry_domain(text: str, path: str | None) -> str:
     return host
 
 
-def _entries(path: str | None, option: str, options: dict[str, Any]) -> Iterator[str]:
+def list_entries(path: str | None, option: str, options: dict[str, Any]) -> Iterator[str]:
+    """The entries of a list file, in order; none where there is no file.
+
+    Raises:
+        ConfigError: it cannot be read; `option` is the key that names it.
+    """
     if path is None:
         return
     try:
@@ -187,7 +193,7 @@ def _entries(path: str | None, option: str, options: dict[str, Any]) -> Iterator
                     yield entry
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(
-            f"block.{option} {_shown(path)}: cannot be read: {redact_text(str(error))}"
+            f"{option} {_shown(path)}: cannot be read: {redact_text(str(error))}"
         ) from None
 
 
@@ -210,7 +216,7 @@ def _read_sha256(path: str | None, options: dict[str, Any]) -> Digests:
         return np.empty(0, dtype="S32")
     blocks: list[bytes] = []
     if _is_parquet(path):
-        blocks += _hex_blocks(_entries(path, "sha256", options), path)
+        blocks += _hex_blocks(list_entries(path, "block.sha256", options), path)
     else:
         try:
             with fsspec.open(path, "rb", compression="infer", **options) as stream:

@@ -10,19 +10,24 @@ from pydantic import Field, model_validator
 from pipelines.blocklist import BlockConfig
 from pipelines.config import Config, ConfigError
 from pipelines.curate_steps import CurateSteps
-from pipelines.engine.chain import QuarantineError
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.progress import funnel_table
 from pipelines.engine.session import Session, open_session
+from pipelines.job_steps import (
+    check_scores_are_made,
+    complete,
+    is_complete,
+    require_parents,
+)
 from pipelines.plan import Plan, PlanConfig, PlanError, check_plan_inputs, load_plan, make_plan
 from pipelines.rules import RulesConfig, check_rules
-from pipelines.run import Revision, StepSummary, check_or_record, complete_step, read_revision
+from pipelines.run import Revision, StepSummary, check_or_record, read_revision
 from pipelines.sources import Source, SourceConfig
 from pipelines.stages.download.config import DownloadConfig
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.encode import EncodeConfig
 from pipelines.stages.score import ScoreConfig
-from pipelines.stages.select import SelectConfig, check_thresholds
+from pipelines.stages.select import SelectConfig, check_select
 from pipelines.storage import RunStore
 from pipelines.versions import describe_program
 from sd_core.model.weights import check_weights
@@ -66,20 +71,7 @@ class CurateConfig(Config):
 
     @model_validator(mode="after")
     def _scores_are_made(self) -> Self:
-        score = self.score
-        made = {
-            "clip_similarity": score is not None and score.similarity,
-            "aesthetic_v1": score is not None and score.aesthetic_v1 is not None,
-            "aesthetic_v2": score is not None and score.aesthetic_v2 is not None,
-            "punsafe": score is not None and score.nsfw is not None,
-            "pwatermark": False,
-        }
-        for name in self.select.thresholds:
-            if not made.get(name, True):
-                raise ValueError(
-                    f"select.thresholds.{name}: nothing in `score` makes this score; configure it, "
-                    f"or use source_{name} where the list has it"
-                )
+        check_scores_are_made(self.select, self.score)
         return self
 
 
@@ -104,7 +96,7 @@ def curate(config: CurateConfig, *, steps: Sequence[str], say: Say) -> CurateRes
     plan = _stored_plan(config, store, source)
     if plan is not None:
         job = CurateSteps(config, store, source, plan)
-        if _is_complete(job, read_revision(store), asked):
+        if is_complete(job, read_revision(store), asked):
             _record(job, steps)
             say("nothing to do: every asked step is complete")
             return _result(job, read_revision(store))
@@ -114,7 +106,11 @@ def curate(config: CurateConfig, *, steps: Sequence[str], say: Say) -> CurateRes
         job = CurateSteps(config, store, source, plan)
         columns = [column.name for column in plan.columns]
         check_rules(columns, config.rules)
-        check_thresholds(config.select, {c.name: c.type for c in plan.columns})
+        check_select(
+            config.select,
+            {column.name: column.type for column in plan.columns},
+            storage_options=config.storage_options,
+        )
         _record(job, steps)
         _run(job, session, asked, say)
     return _result(job, read_revision(store))
@@ -173,16 +169,8 @@ def _record(job: "CurateSteps", steps: Sequence[str]) -> None:
     )
 
 
-def _is_complete(job: "CurateSteps", revision: Revision, asked: list[str]) -> bool:
-    return all(
-        step in revision.steps
-        and revision.steps[step].fingerprint == job.identities[step].fingerprint
-        for step in asked
-    )
-
-
 def _run(job: "CurateSteps", session: Session, asked: list[str], say: Say) -> None:
-    _require_parents(job, asked)
+    require_parents(job, asked)
     chain = [step for step in ("download", "score") if step in asked]
     if chain:
         workers = {"download": session.download_resources, "score": session.model_resources}
@@ -190,52 +178,15 @@ def _run(job: "CurateSteps", session: Session, asked: list[str], say: Say) -> No
             [job.shard_step(step, workers[step]) for step in chain], num_shards=job.plan.num_shards
         )
         for step in chain:
-            _complete(job, step, say)
+            complete(job, step, say=say)
     if "select" in asked:
         session.progress.start("select", shards_total=job.plan.num_shards, shards_done=0)
         job.select().run(session.on_commit)
-        _complete(job, "select", say)
+        complete(job, "select", say=say)
     if "encode" in asked:
         encode = job.shard_step("encode", session.model_resources)
         session.run([encode], num_shards=job.num_shards("encode"))
-        _complete(job, "encode", say)
-
-
-def _require_parents(job: "CurateSteps", asked: list[str]) -> None:
-    revision = read_revision(job.store)
-    for step in asked:
-        for parent in job.parents(step):
-            current = revision.steps.get(parent)
-            if parent not in asked and (
-                current is None or current.fingerprint != job.identities[parent].fingerprint
-            ):
-                raise ConfigError(f"--steps {step}: {parent} is not complete; run it first")
-            if parent not in asked and current is not None:
-                _check_quarantine(job, parent, current)
-
-
-def _complete(job: "CurateSteps", step: str, say: Say) -> None:
-    before = read_revision(job.store).number
-    summary = complete_step(
-        job.store,
-        job.identities[step],
-        num_shards=job.num_shards(step),
-        folders=job.folders(step),
-        publish=job.publish_cache if step == "encode" else None,
-    )
-    _check_quarantine(job, step, summary)
-    if read_revision(job.store).number != before:
-        say(f"{step}: complete, {summary.kept:,} of {summary.rows_in:,} rows kept")
-
-
-def _check_quarantine(job: "CurateSteps", step: str, summary: StepSummary) -> None:
-    allowed = job.config.engine.max_quarantined_shards
-    if len(summary.quarantined) > allowed:
-        raise QuarantineError(
-            f"{step}: {len(summary.quarantined)} shard(s) are quarantined (the first: "
-            f"{summary.quarantined[0]}; its manifest has the error) and "
-            f"engine.max_quarantined_shards is {allowed}; later steps were not run"
-        )
+        complete(job, "encode", say=say)
 
 
 def _result(job: "CurateSteps", revision: Revision) -> CurateResult:

@@ -4,15 +4,16 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pipelines.cache_files import publish_cache
 from pipelines.plan import Plan
 from pipelines.planned_rows import PlannedRows
 from pipelines.redact import redact_config
 from pipelines.run import StepIdentity
 from pipelines.sources import Source
 from pipelines.stages.download.step import DownloadStep
-from pipelines.stages.encode import EncodeStep, publish_cache
+from pipelines.stages.encode import EncodeStep
 from pipelines.stages.score import ScoreStep
-from pipelines.stages.select import Select
+from pipelines.stages.select import Select, input_digests
 from pipelines.step import Resources, ShardStep
 from pipelines.storage import RunStore
 
@@ -40,6 +41,7 @@ class CurateSteps:
         self.config = config
         self.store = store
         self.plan = plan
+        self.max_quarantined_shards = config.engine.max_quarantined_shards
         self.rows = PlannedRows(store, source, config.rules, config.block)
         self.identities: dict[str, StepIdentity] = {}
         for step in self._configured():
@@ -111,9 +113,10 @@ class CurateSteps:
             read_rows=self.rows.read_redacted,
         )
 
-    def publish_cache(self) -> None:
-        """Put the cache's spec and the empty caption where readers look."""
-        publish_cache(self.store, fingerprint=self._fingerprint("encode"))
+    def publish(self, step: str) -> None:
+        """Put the cache's spec and the empty caption where readers look, when it is complete."""
+        if step == "encode":
+            publish_cache(self.store, fingerprint=self._fingerprint("encode"))
 
     def _download(self, resources: Resources) -> DownloadStep:
         return DownloadStep(
@@ -170,6 +173,7 @@ class CurateSteps:
             assert config.score is not None
             return {"score": config.score.identity(), **threads}
         if step == "select":
-            return {"select": config.select.identity()}
+            files = input_digests(config.select, config.storage_options)
+            return {"select": config.select.identity(), **({"files": files} if files else {})}
         assert config.encode is not None
         return {"encode": config.encode.identity(), **threads}

@@ -13,6 +13,20 @@ PLAN_REASONS: Final = (
     "source_failed",  # the folder we read says that its own download failed
     "member_missing",  # the archive holds no image for this sample
 )
+PROMPT_REASONS: Final = (
+    "prompt_missing",
+    "key_invalid",
+    "seed_invalid",
+    "num_images_invalid",
+    "num_inference_steps_invalid",
+    "guidance_scale_invalid",
+    "size_invalid",
+    "sampler_unknown",  # or one that does not go with the model
+    "strength_invalid",
+    "init_missing",  # the run to start from has no such key
+    "mask_invalid",
+)
+GENERATE_REASONS: Final = ("image_not_finite",)
 LIST_REASONS: Final = (
     "claimed_size_below_min",
     "claimed_aspect_above_max",
@@ -60,6 +74,13 @@ DECODE_REASONS: Final = (
     "decoder_crashed",
 )
 SCORES: Final = ("clip_similarity", "aesthetic_v1", "aesthetic_v2", "punsafe", "pwatermark")
+# Another row that passed the rules is the same picture; `duplicate_of` has the key of a kept one.
+DUPLICATE_REASONS: Final = (
+    "duplicate_url",
+    "duplicate_bytes",  # the same sha256
+    "duplicate_phash",
+    "duplicate_embedding",
+)
 SELECT_REASONS: Final = (
     "score_not_finite",
     *(f"{score}_below_min" for score in SCORES),
@@ -67,12 +88,24 @@ SELECT_REASONS: Final = (
     "value_below_min",  # a threshold on any other column
     "value_above_max",
     "value_missing",  # a threshold on a column that is null in this row
-    "duplicate_bytes",  # an earlier row that passed has the same sha256
+    "value_not_allowed",  # a column of text that holds none of the values asked for
+    "condition_not_met",  # a condition in SQL
+    "ranked_below_best",  # of the run, or of its group, others have a better score
+    "domain_over_cap",  # so many rows of its domain are better or come earlier
+    "key_blocked",
+    "word_blocked",
+    "in_reference_set",  # the picture is in a set that this one must not repeat
+    *DUPLICATE_REASONS,
 )
-ENCODE_REASONS: Final = ("latents_not_finite",)
+ENCODE_REASONS: Final = (
+    "latents_not_finite",
+    "latents_of_another_size",  # a generated image that is not of the cache's resolution
+)
 ENGINE_REASONS: Final = ("shard_quarantined",)
 REASONS: Final = frozenset(
     PLAN_REASONS
+    + PROMPT_REASONS
+    + GENERATE_REASONS
     + LIST_REASONS
     + FETCH_REASONS
     + DECODE_REASONS
@@ -81,7 +114,24 @@ REASONS: Final = frozenset(
     + ENGINE_REASONS
 )
 
-STATUSES: Final = ("success", "failed_to_download", "failed_to_resize")  # img2dataset's words
+# img2dataset's words, and one more.
+STATUSES: Final = ("success", "failed_to_download", "failed_to_resize", "failed_to_generate")
+
+PROMPT_SETTINGS: Final = (
+    "negative_prompt",
+    "seed",
+    "num_images",
+    "image_index",
+    "num_inference_steps",
+    "guidance_scale",
+    "width",
+    "height",
+    "sampler",
+    "init_key",
+    "strength",
+    "mask",
+)
+"""Columns of a list of prompts that set how its images are made; all others pass through."""
 
 _IDENTITY = [
     pa.field("shard_id", pa.int32(), nullable=False),
@@ -126,6 +176,7 @@ LEDGER: Final = pa.schema(
         pa.field("kept", pa.bool_(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("rule", pa.string()),
+        pa.field("duplicate_of", pa.string()),
         pa.field("error_message", pa.string()),
         *_IMAGE_FACTS,
         *_SCORE_FIELDS,
@@ -136,6 +187,32 @@ LEDGER: Final = pa.schema(
 ENCODE_REJECTS: Final = pa.schema(
     [*_IDENTITY, pa.field("reason", pa.string()), pa.field("error_message", pa.string())]
 )
+
+
+# What a generated image was made with: in `facts/generate`, and in the ledger of such a run.
+GENERATION_FIELDS: Final = (
+    pa.field("prompt_key", pa.string()),
+    pa.field("image_index", pa.int32()),
+    pa.field("negative_prompt", pa.string()),
+    pa.field("seed", pa.int64()),
+    pa.field("num_inference_steps", pa.int32()),
+    pa.field("guidance_scale", pa.float64()),
+    pa.field("sampler", pa.string()),
+    pa.field("init_key", pa.string()),
+    pa.field("strength", pa.float64()),
+    pa.field("mask", pa.string()),
+)
+GENERATE_FACTS: Final = pa.schema([*DOWNLOAD_FACTS, *GENERATION_FIELDS])
+
+
+ORIGIN_FACTS: Final = {"download": DOWNLOAD_FACTS, "generate": GENERATE_FACTS}
+"""What is known of every row, by the step that makes a run's images."""
+
+
+def carried_fields(schema: pa.Schema) -> list[pa.Field]:
+    """The fields of facts that a ledger carries beside its own: generation's, then the list's."""
+    made = [field for field in GENERATION_FIELDS if field.name in schema.names]
+    return [*made, *source_fields(schema)]
 
 
 def source_fields(schema: pa.Schema) -> list[pa.Field]:

@@ -14,6 +14,8 @@ from pipelines.storage import RunStore
 
 RUN_FILE = "run.json"
 REVISION_FILE = "revision.json"
+ORIGIN_STEPS = ("download", "generate")
+"""Where a run's images come from: its first step, whose facts every later one reads."""
 
 
 class RunMismatchError(Exception):
@@ -97,7 +99,8 @@ def complete_step(
     """
     revision = read_revision(store)
     old = revision.steps.get(identity.step)
-    if old is not None and old.fingerprint == identity.fingerprint:
+    same = (identity.fingerprint, num_shards)  # a plan that grew has more shards of the same
+    if old is not None and (old.fingerprint, old.num_shards) == same:
         return old
     index: _Index = {folder: [] for folder in folders}
     summary = _summarise(store, identity, num_shards=num_shards, index=index)
@@ -123,12 +126,11 @@ def _write_revision(store: RunStore, number: int, steps: Mapping[str, StepSummar
     store.replace(REVISION_FILE, _dump(tree))
 
 
-_PARENTS = {"score": "download", "select": "score", "encode": "select"}
+_ORDER = {**dict.fromkeys(ORIGIN_STEPS, 0), "score": 1, "select": 2, "encode": 3}
 
 
 def _descends(step: str, ancestor: str) -> bool:
-    parent = _PARENTS.get(step)
-    return parent is not None and (parent == ancestor or _descends(parent, ancestor))
+    return _ORDER.get(step, 0) > _ORDER.get(ancestor, len(_ORDER))
 
 
 def _summary_tree(step: StepSummary) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from pipelines.manifest import ShardError, read_manifest
+from pipelines.manifest import Manifest, ShardError, read_manifest
 from pipelines.storage import RunStore
 from pipelines.tables import read_table
 
@@ -41,35 +41,43 @@ class StoredImage:
     pixels: npt.NDArray[np.uint8]
 
 
-def count_images(store: RunStore, *, download: str, shard_id: int) -> int:
+def count_images(store: RunStore, *, download: str, shard_id: int, origin: str = "download") -> int:
     """How many images a committed shard holds (none where it was quarantined)."""
-    manifest = read_manifest(store, "download", download, shard_id)
+    return _origin_manifest(store, origin, download, shard_id).kept
+
+
+def _origin_manifest(store: RunStore, origin: str, fingerprint: str, shard_id: int) -> Manifest:
+    manifest = read_manifest(store, origin, fingerprint, shard_id)
     if manifest is None:
-        raise ShardError(f"download shard {shard_id} is not committed; run that step first")
-    return manifest.kept
+        raise ShardError(f"{origin} shard {shard_id} is not committed; run that step first")
+    return manifest
 
 
 def iterate_images(
-    store: RunStore, *, download: str, shard_id: int, keys: frozenset[str] | None = None
+    store: RunStore,
+    *,
+    download: str,
+    shard_id: int,
+    keys: frozenset[str] | None = None,
+    origin: str = "download",
 ) -> Iterator[StoredImage]:
     """Read a shard's images in plan order, streaming.
 
     Args:
         store: The run.
-        download: Fingerprint of the download step.
+        download: Fingerprint of the origin step.
         shard_id: Which shard.
+        origin: The step that made the images, `download` or `generate`.
         keys: Only these are decoded; all by default.
 
     Raises:
         ShardError: the shard is not committed, or its tar and its facts disagree.
     """
-    manifest = read_manifest(store, "download", download, shard_id)
-    if manifest is None:
-        raise ShardError(f"download shard {shard_id} is not committed; run that step first")
-    images, facts = manifest.file("images"), manifest.file("facts/download")
+    manifest = _origin_manifest(store, origin, download, shard_id)
+    images, facts = manifest.file("images"), manifest.file(f"facts/{origin}")
     if images is None or facts is None:
         if manifest.kept:
-            raise ShardError(f"download shard {shard_id}: {manifest.kept} images, but no tar")
+            raise ShardError(f"{origin} shard {shard_id}: {manifest.kept} images, but no tar")
         return
     rows = read_table(store, facts.path, columns=_FACTS).to_pylist()
     stored = iter([row for row in rows if row.pop("reason") is None])

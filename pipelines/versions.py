@@ -31,6 +31,11 @@ def describe_program() -> dict[str, Any]:
     }
 
 
+def program_version() -> str:
+    """Our own, or "unknown" where the project is not installed."""
+    return _version("latent-foundry") or "unknown"
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)

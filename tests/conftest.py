@@ -12,6 +12,33 @@ from typing import Any
 
 import pytest
 
+# Two test processes on two cores: a pool of threads in each would only wait for the other's.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For pytest-xdist: what one process runs as a whole, the longest first.
+
+    Tests on Ray share its one local instance, and so stay together. Tests of a file share its
+    fixtures. Whole commands bring a Ray of their own, and run beside.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    first = {"ray": 0, "e2e": 1}
+    groups = [_group(item) for item in items]
+    for item, group in zip(items, groups, strict=True):
+        item.add_marker(pytest.mark.xdist_group(group))
+    order = sorted(range(len(items)), key=lambda at: first.get(groups[at], 2))
+    items[:] = [items[at] for at in order]
+
+
+def _group(item: pytest.Item) -> str:
+    for name in ("e2e", "ray"):
+        if item.get_closest_marker(name):
+            return name
+    return item.nodeid.partition("::")[0]
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

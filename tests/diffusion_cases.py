@@ -154,3 +154,37 @@ def diffusers_xl_folder(folder: Path) -> Path:
     )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def diffusers_upscaler_folder(folder: Path) -> Path:
+    """A StableDiffusionUpscalePipeline's folder, written by diffusers itself, set up as x4's."""
+    from diffusers import (
+        DDIMScheduler,
+        DDPMScheduler,
+        StableDiffusionUpscalePipeline,
+        UNet2DConditionModel,
+    )
+
+    torch.manual_seed(1)
+    vae = autoencoder()
+    vae.register_to_config(scaling_factor=0.08333)
+    betas = {"beta_schedule": "scaled_linear"}
+    settings = {**UNET, "in_channels": 7, "num_class_embeds": 1000}
+    pipeline = StableDiffusionUpscalePipeline(
+        vae=vae,
+        text_encoder=clip_text_model(),
+        tokenizer=character_tokenizer(),
+        unet=UNet2DConditionModel.from_config(settings),
+        low_res_scheduler=DDPMScheduler(beta_start=0.0001, beta_end=0.02, **betas),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            prediction_type="v_prediction",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            **betas,
+        ),
+    )
+    pipeline.save_pretrained(folder)
+    return folder

@@ -1,6 +1,7 @@
 """The command line of jobs/bench.py."""
 
 import argparse
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -9,22 +10,29 @@ import torch
 
 from pipelines.bench.curate import CurateBench
 from pipelines.bench.download import DownloadBench
+from pipelines.bench.generate import GenerateBench
 from pipelines.bench.img2dataset_command import Concurrency
 from pipelines.bench.memory import MemoryBench
+from pipelines.bench.planted import PlantedBench
+from pipelines.bench.select import SelectBench
 from pipelines.bench.train import TrainBench
+from pipelines.demo.planted import PLANTED_SEED
 
 _SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the project
 _WAIT_S = 1.0
 
 
 def parse(arguments: list[str] | None, *, description: str) -> argparse.Namespace:
-    """The options; `command` is download, curate, memory or train."""
+    """The options; `command` is the name of a measurement."""
     parser = argparse.ArgumentParser(description=description)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_download(commands.add_parser("download", help="our download beside img2dataset's command"))
     _add_curate(commands.add_parser("curate", help="the whole on Ray beside the sum of its steps"))
     _add_memory(commands.add_parser("memory", help="peak memory at ten times the rows"))
     _add_train(commands.add_parser("train", help="from the cache beside encoding online"))
+    _add_generate(commands.add_parser("generate", help="beside the plain diffusers pipeline"))
+    _add_select(commands.add_parser("select", help="a ledger cut anew, at growing sizes"))
+    _add_planted(commands.add_parser("planted", help="does select find what was planted?"))
     for command in commands.choices.values():
         photos = _SHARED / "photos" / "coco_mini"
         command.add_argument("--photos", type=Path, default=photos, help="a folder of .jpg files")
@@ -96,6 +104,31 @@ def train_bench(options: argparse.Namespace) -> TrainBench:
     )
 
 
+def generate_bench(options: argparse.Namespace) -> GenerateBench:
+    """What `generate` measures."""
+    return GenerateBench(
+        models=options.models,
+        images=options.images,
+        batch_size=options.batch_size,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        repeats=options.repeats,
+        workers=options.workers
+        or (1 if options.device.startswith("cuda") else os.cpu_count() or 1),
+        device=options.device,
+    )
+
+
+def select_bench(options: argparse.Namespace) -> SelectBench:
+    """What `select` measures."""
+    return SelectBench(rows=tuple(sorted(options.rows)), metadata=options.metadata)
+
+
+def planted_bench(options: argparse.Namespace) -> PlantedBench:
+    """What `planted` judges."""
+    return PlantedBench(pictures=options.pictures, seed=options.seed)
+
+
 def _add_download(command: argparse.ArgumentParser) -> None:
     grid = [Concurrency(processes=p, threads=t) for p in (1, 2, 3) for t in (16, 32)]
     command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
@@ -138,6 +171,29 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     command.add_argument("--repeats", type=int, default=2, help="the fastest of each side counts")
     command.add_argument("--loader-rows", type=int, default=4096, help="0: not the loader")
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _add_generate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--models", choices=("tiny", "real"), default="tiny")
+    command.add_argument("--images", type=int, default=64)
+    command.add_argument("--batch-size", type=int, default=16)
+    command.add_argument("--steps", type=int, default=20)
+    command.add_argument("--guidance-scale", type=float, default=7.5)
+    command.add_argument("--repeats", type=int, default=2, help="the fastest of each side counts")
+    command.add_argument(
+        "--workers", type=int, default=0, help="of ours; by default one a core, or one on a GPU"
+    )
+    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _add_select(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
+
+
+def _add_planted(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--pictures", type=int, default=5_000)
+    command.add_argument("--seed", type=int, default=PLANTED_SEED)
 
 
 def _concurrency(text: str) -> Concurrency:

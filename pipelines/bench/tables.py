@@ -8,8 +8,10 @@ from typing import Any
 
 from pipelines.bench.curate import CurateResult
 from pipelines.bench.download import SetResult, SideRun, median_rate
+from pipelines.bench.generate import GenerateResult
 from pipelines.bench.hardware import Hardware
 from pipelines.bench.memory import MemoryResult
+from pipelines.bench.select import SelectResult
 from pipelines.bench.train import LoaderResult, TrainResult
 
 
@@ -127,6 +129,46 @@ def train_table(loaders: Sequence[LoaderResult], result: TrainResult) -> str:
     return f"{loader}\n\n{training}" if loaders else training
 
 
+def generate_table(result: GenerateResult) -> str:
+    """Ours beside the plain pipeline, one prompt at a time and at the same batch size."""
+    head = ["generation", "ours images/s", "one at a time", "ratio", "batched", "ratio"]
+    head.append("of the FLOP limit")
+    row = [
+        f"{result.models} models on {result.device}, batches of {result.batch_size}",
+        f"{result.ours_per_second:.2f}",
+        f"{result.single_per_second:.2f}",
+        f"{result.ratio:.2f}",
+        f"{result.batched_per_second:.2f}",
+        f"{result.batched_ratio:.2f}",
+        f"{result.flops_share:.0%}",
+    ]
+    return text_table(head, [row])
+
+
+def select_table(results: Sequence[SelectResult]) -> str:
+    """Each cut at each size, and how its cost grows from the smallest."""
+    head = ["cut", "rows", "seconds", "us a row", "peak MB", "kept", "times the first's"]
+    first = {result.cut: result for result in reversed(results)}
+    rows = [
+        [
+            result.cut,
+            f"{result.num_rows:,}",
+            f"{result.seconds:.1f}",
+            f"{result.seconds / result.num_rows * 1e6:.1f}",
+            megabytes(result.peak_bytes),
+            f"{result.kept:,}",
+            f"{result.seconds / first[result.cut].seconds:.1f}",
+        ]
+        for result in results
+    ]
+    counts = [
+        f"{result.cut}, {result.num_rows:,} rows dropped: "
+        + ", ".join(f"{reason} {count:,}" for reason, count in result.dropped.items())
+        for result in results
+    ]
+    return "\n".join([text_table(head, rows), *counts])
+
+
 def write_json(path: Path, *, command: str, hardware: Hardware, results: Sequence[Any]) -> None:
     """Write a command's results (dataclasses) to a file."""
     tree = {
@@ -138,5 +180,5 @@ def write_json(path: Path, *, command: str, hardware: Hardware, results: Sequenc
 
 
 def _ratios(result: object) -> dict[str, float]:
-    names = ("ratio", "cpu_ratio", "to_sum", "to_model_work")
+    names = ("ratio", "batched_ratio", "cpu_ratio", "to_sum", "to_model_work")
     return {name: getattr(result, name) for name in names if hasattr(result, name)}

@@ -121,6 +121,9 @@ def local_cluster(*, num_cpus: int, say: Callable[[str], None]) -> Iterator[Loca
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray's head would wait half a minute for work to move to other nodes, of which there are
+        # none, and for Ray Train's actors, which never end.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
     environment.pop("RAY_ADDRESS", None)
     log = folder / "head.log"

@@ -54,13 +54,14 @@ class Session:
         workers, gpus = cluster.count_model_workers(config) if config.runner == "ray" else (1, 0.0)
         self.model_resources = Resources(num_gpus=gpus, num_workers=workers)
 
-    def preflight(self) -> None:
+    def preflight(self, *, downloads: bool) -> None:
         """Raise `EngineError`, within seconds, unless every worker of the job fits at once."""
         if self._config.runner == "local":
             return
-        cluster.check_resources(
-            [("download", self.download_resources), ("models", self.model_resources)]
-        )
+        pools = [("models", self.model_resources)]
+        if downloads:
+            pools.insert(0, ("download", self.download_resources))
+        cluster.check_resources(pools)
         cluster.probe_storage(self._store, say=self._say)
 
     def run(self, steps: Sequence[ShardStep], *, num_shards: int) -> None:
@@ -91,9 +92,12 @@ class Session:
 
 @contextmanager
 def open_session(
-    store: RunStore, config: EngineConfig, *, say: Callable[[str], None]
+    store: RunStore, config: EngineConfig, *, say: Callable[[str], None], downloads: bool = True
 ) -> Iterator[Session]:
     """Take the run's lease, connect to the workers and check that they can hold the job.
+
+    Args:
+        downloads: Whether the job has download workers beside those with models.
 
     Raises:
         EngineError: the output cannot be written, or the cluster cannot hold the job.
@@ -104,10 +108,10 @@ def open_session(
         cluster.check_local_output(store)
         lease = stack.enter_context(Lease(store, say=say))
         if config.runner == "ray":
-            num_cpus = config.download_workers + config.cpu_model_workers
+            num_cpus = config.cpu_model_workers + downloads * config.download_workers
             stack.enter_context(cluster.connected(num_cpus=num_cpus))
         session = Session(store, config, lease, say)
-        session.preflight()
+        session.preflight(downloads=downloads)
         yield session
 
 

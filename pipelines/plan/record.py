@@ -13,6 +13,7 @@ from pipelines.sources.columns import SourceColumn, TextColumns
 from pipelines.sources.rows import SourceRange
 from pipelines.sources.source import Source
 from pipelines.storage import RunStore
+from pipelines.tables import read_parquet
 
 PLAN_PATH = "plan/plan.json"
 SHARDS_PATH = "plan/shards.parquet"
@@ -104,7 +105,7 @@ def load_plan(store: RunStore) -> Plan:
     try:
         tree = json.loads(store.read_bytes(PLAN_PATH))
         with store.open(SHARDS_PATH) as stream:
-            shards = pq.read_table(stream, page_checksum_verification=True)
+            shards = read_parquet(stream)
         if shards.num_rows != tree.pop("num_shards") or shards.schema != SHARD_FIELDS:
             raise ValueError(f"{SHARDS_PATH} does not belong to it")
         if tree.pop("schema_version") != SCHEMA_VERSION:
@@ -145,7 +146,7 @@ def read_settled(plan: Plan, store: RunStore, shard_id: int) -> pa.Table | None:
     path = settled_path(shard_id)
     try:
         with store.open(path) as stream:
-            return pq.read_table(stream, page_checksum_verification=True)
+            return read_parquet(stream)
     except (OSError, pa.ArrowException) as error:
         raise PlanError(f"{store.root}/{path}: missing or damaged: {error}") from error
 

@@ -12,6 +12,7 @@ from pipelines.sources.config import SourceError
 
 URL_NAMES = ("url", "image_url", "imageurl", "img_url", "image_link", "uri")
 CAPTION_NAMES = ("text", "caption", "alt", "alt_text", "alttext")
+PROMPT_NAMES = ("prompt",)
 
 _STORED_TYPES = {"bool", "int64", "uint64", "double", "string"}
 _INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"
@@ -48,17 +49,27 @@ class TextColumns:
 def recognise_columns(
     names: Sequence[str], *, url_column: str | None, caption_column: str | None, where: str
 ) -> TextColumns:
-    """Find the URL and caption columns of a list.
+    """Find the URL and caption columns of a list; of prompts (`url_column` "") the prompt alone.
 
     Raises:
         SourceError: a named column is absent, or none or several could be meant.
     """
+    if url_column == "":
+        known = PROMPT_NAMES if _has_any(names, PROMPT_NAMES) else CAPTION_NAMES
+        prompt = _choose(names, caption_column, known, option="prompts.prompt_column", where=where)
+        return TextColumns(url=None, caption=prompt)
     return TextColumns(
-        url=_choose(names, url_column, URL_NAMES, option="url_column", where=where),
+        url=_choose(names, url_column, URL_NAMES, option="source.url_column", where=where),
         caption=None
         if caption_column == ""
-        else _choose(names, caption_column, CAPTION_NAMES, option="caption_column", where=where),
+        else _choose(
+            names, caption_column, CAPTION_NAMES, option="source.caption_column", where=where
+        ),
     )
+
+
+def _has_any(names: Sequence[str], known: Sequence[str]) -> bool:
+    return any(name.strip().lower() in known for name in names)
 
 
 def _choose(
@@ -68,14 +79,15 @@ def _choose(
     if asked is not None:
         if asked in names:
             return asked
-        raise SourceError(f"{where}: source.{option} is {asked!r}, but the columns are: {found}")
+        raise SourceError(f"{where}: {option} is {asked!r}, but the columns are: {found}")
     matches = [name for name in names if name.strip().lower() in known]
     if len(matches) == 1:
         return matches[0]
     problem = f"several could be meant ({', '.join(matches)})" if matches else "none is known"
-    hint = ' (or "" for a list without captions)' if option == "caption_column" else ""
+    hint = ' (or "" for a list without captions)' if option == "source.caption_column" else ""
+    what = option.rpartition(".")[2]
     raise SourceError(
-        f"{where}: no {option}: {problem} among the columns: {found}; set source.{option}{hint}"
+        f"{where}: no {what}: {problem} among the columns: {found}; set {option}{hint}"
     )
 
 

@@ -25,7 +25,8 @@ class SourceConfig(Config):
     format: Literal["auto"] | Format = "auto"
     """`auto` goes by the file names; `img2dataset` is a folder that img2dataset wrote."""
     url_column: str | None = None
-    """Null: recognised among the common names (`URL`, `url`, `image_url`, ...)."""
+    """Null: recognised among the common names (`URL`, `url`, `image_url`, ...); the empty text says
+    that the rows are prompts, without URLs."""
     caption_column: str | None = None
     """Null: recognised (`TEXT`, `caption`, ...); the empty text says the list has no captions."""
     content_hash: str | None = None

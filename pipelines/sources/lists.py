@@ -30,6 +30,7 @@ from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
 MAX_RECORD_BYTES = 16 << 20
 _BOM = b"\xef\xbb\xbf"
 _BROKEN = "row_unreadable"
+_TEXT_COLUMNS = TextColumns(url="url", caption=None)
 _LONE_CR = "\ufdd0"  # a noncharacter, for use within a process
 
 
@@ -107,7 +108,8 @@ class _Header:
     def columns(self, config: SourceConfig, file: SourceFile) -> TextColumns | None:
         """The URL and caption columns where the header tells; None for JSON lines."""
         if file.format == "text":
-            return TextColumns(url="url", caption=None)
+            is_prompts = config.url_column == ""
+            return TextColumns(url=None, caption="url") if is_prompts else _TEXT_COLUMNS
         if self.names is None:
             return None
         return recognise_columns(

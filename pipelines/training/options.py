@@ -9,8 +9,7 @@ from pipelines.training.config import TrainConfig, TrainingConfig
 from pipelines.training.result import cache_sha256, image_set_sha256
 from pipelines.training.worker import open_caches
 from sd_core.cache.latent_cache import LatentCache, check_caches
-from sd_core.model.latent_diffusion import LatentDiffusionConfig
-from sd_core.model.weights import check_weights, weights_identity
+from sd_core.model.weights import check_weights
 
 _ONLY_HOW = {"log_every", "checkpoint_every", "keep_checkpoints", "sample_every"}
 
@@ -25,7 +24,7 @@ def denoiser_options(config: TrainConfig) -> Mapping[str, Any]:
             str(index): {"sha256": cache_sha256(cache), "weight": data.weight}
             for index, (data, cache) in enumerate(zip(config.data, caches, strict=True))
         },
-        "model": _model_options(config.model),
+        "model": config.model.identity(),
         "objective": config.objective.model_dump(mode="json"),
         **_shared_options(config),
     }
@@ -59,18 +58,3 @@ def _shared_options(config: TrainingConfig) -> dict[str, Any]:
         "order": config.order.model_dump(mode="json"),
         "torch_threads": config.engine.torch_threads,
     }
-
-
-def _model_options(model: LatentDiffusionConfig) -> Mapping[str, Any]:
-    schedule = model.noise_schedule
-    options: dict[str, Any] = {
-        "noise_schedule": None if schedule is None else schedule.model_dump(mode="json")
-    }
-    if model.model is not None:
-        return (
-            options | {"precision": model.precision} | weights_identity(model.model, model.sha256)
-        )
-    for name in ("autoencoder", "text_encoder", "text_encoder_2", "denoiser"):
-        section = getattr(model, name)
-        options[name] = None if section is None else section.identity()
-    return options

@@ -56,13 +56,16 @@ def read_samples(path: Path) -> Iterator[Sample]:
             raise tarfile.TarError("no end-of-archive mark: cut off or damaged")
 
 
-def check_archive(path: Path, stored: pa.Table, *, where: str) -> Iterator[Fault]:
+def check_archive(
+    path: Path, stored: pa.Table, *, where: str, exif: bool = False
+) -> Iterator[Fault]:
     """Samples and facts agree: keys and their order, pixels, caption, JSON.
 
     Args:
         path: The tar on local disk.
-        stored: Download's facts of the rows that have an image.
+        stored: Facts of the rows that have an image.
         where: The tar's name in the run.
+        exif: Whether the images may hold EXIF metadata: those that we made ourselves.
     """
     rows = stored.to_pylist()
     position = {row["key"]: at for at, row in enumerate(rows)}
@@ -80,7 +83,7 @@ def check_archive(path: Path, stored: pa.Table, *, where: str) -> Iterator[Fault
                 found = f"sample {number} is row {rows[at]['row']}"
                 yield Fault(where, found, "the order of the facts")
             seen.add(at)
-            yield from check_sample(sample, rows[at], where=f"{where} {sample.key}")
+            yield from check_sample(sample, rows[at], where=f"{where} {sample.key}", exif=exif)
     except (tarfile.TarError, OSError) as error:
         yield Fault(where, f"cannot be read ({error})", "a whole tar")
     if len(seen) < len(rows):
@@ -88,14 +91,16 @@ def check_archive(path: Path, stored: pa.Table, *, where: str) -> Iterator[Fault
         yield Fault(where, f"{len(rows) - len(seen)} samples missing, first {missing}", "none")
 
 
-def check_sample(sample: Sample, row: Mapping[str, Any], *, where: str) -> Iterator[Fault]:
+def check_sample(
+    sample: Sample, row: Mapping[str, Any], *, where: str, exif: bool = False
+) -> Iterator[Fault]:
     """One image, its caption and its JSON against its row of the facts."""
     images = [name for name in sample.members if name in IMAGE_FORMATS]
     others = sample.members.keys() - {*images, "txt", "json"}
     if len(images) != 1 or others or "json" not in sample.members:
         yield Fault(where, f"members {sorted(sample.members)}", "one image, txt and json")
     for name in images:
-        yield from _check_image(sample.members[name], name, row, where=f"{where}.{name}")
+        yield from _check_image(sample.members[name], name, row, where=f"{where}.{name}", exif=exif)
     caption = (row["caption"] or "").encode()
     if sample.members.get("txt", b"" if row["caption"] is None else None) != caption:
         found = sample.members.get("txt", b"").decode(errors="replace")
@@ -105,7 +110,7 @@ def check_sample(sample: Sample, row: Mapping[str, Any], *, where: str) -> Itera
 
 
 def _check_image(
-    content: bytes, extension: str, row: Mapping[str, Any], *, where: str
+    content: bytes, extension: str, row: Mapping[str, Any], *, where: str, exif: bool
 ) -> Iterator[Fault]:
     kind = IMAGE_FORMATS[extension]
     try:
@@ -117,7 +122,7 @@ def _check_image(
             image.load()
             if image.mode != "RGB" or (kind == "PNG" and content[24] != 8):
                 yield Fault(where, f"mode {image.mode}", "RGB, 8 bits")
-            if "exif" in image.info:
+            if "exif" in image.info and not exif:
                 yield Fault(where, "EXIF metadata", "none")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         yield Fault(where, f"cannot be decoded ({error})", f"a whole {kind} image")

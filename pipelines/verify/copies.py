@@ -23,7 +23,24 @@ def forbids_copies(run: Mapping[str, Any] | None, select: StepSummary | None) ->
     if select is None or recorded.get("fingerprint") != select.fingerprint:
         return False  # the options on record are those of a cut that is not complete
     options = recorded.get("options", {}).get("select", {})
-    return isinstance(options, Mapping) and options.get("duplicates") == "sha256"
+    if not isinstance(options, Mapping):
+        return False
+    duplicates = options.get("duplicates")
+    if isinstance(duplicates, Mapping):
+        return "sha256" in duplicates.get("by", ())
+    return duplicates == "sha256"  # as it was written before there were other kinds
+
+
+def check_named_copies(named: KeySpill, kept: KeySpill) -> Iterator[Fault]:
+    """Every copy names a kept row.
+
+    Args:
+        named: What the ledger's `duplicate_of` holds.
+        kept: Keys of the kept rows.
+    """
+    for place in named.missing_from(kept):
+        found = f"named by a copy in shard {place.shard_id}, not kept"
+        yield Fault(f"ledger: key {place.key}", found, "a kept row that stands for its copies")
 
 
 def check_copies(store: RunStore, select: StepSummary, hashes: KeySpill) -> Iterator[Fault]:

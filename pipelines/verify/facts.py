@@ -8,10 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.ledger import (
-    DOWNLOAD_FACTS,
+    DUPLICATE_REASONS,
     ENCODE_REASONS,
     ENCODE_REJECTS,
+    GENERATION_FIELDS,
     LEDGER,
+    ORIGIN_FACTS,
     REASONS,
     SCORE_FACTS,
     SCORES,
@@ -30,27 +32,27 @@ from pipelines.verify.columns import (
 from pipelines.verify.fault import Fault
 from pipelines.verify.secrets import check_table_secrets
 
-_KEY = r"^[0-9a-f]{16}$"
+_KEY = r"^[0-9a-f]{16}$|^[A-Za-z0-9_\-]{1,80}-[0-9]+$"
+"""A curated row's, or that of an image of a prompt."""
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
-def check_download_facts(
+def check_origin_facts(
     facts: pa.Table,
     manifest: Manifest,
     *,
     where: str,
     columns: Sequence[SourceColumn],
-    settled: pa.Table | None,
     size: int | None,
 ) -> Iterator[Fault]:
     """One row for every row of the plan, with a status, and a reason where there is no image.
 
     Args:
+        manifest: Of the step that made the images.
         columns: The plan's pass-through columns.
-        settled: The rows that the plan settled (row, reason).
         size: Pixels of a side of every stored image, where it is known.
     """
-    schema = [*DOWNLOAD_FACTS, *source_schema(columns)]
+    schema = [*ORIGIN_FACTS[manifest.step], *source_schema(columns)]
     yield from (faults := list(check_schema(facts, schema, where=where)))
     if faults:
         return
@@ -70,10 +72,13 @@ def check_download_facts(
     )
     stored = facts.filter(pa.array(~no_image))
     yield from _check_stored(stored, where=where, size=size)
-    if settled is not None:
-        truth = settled.set_column(1, "reason", settled["reason"].cast(pa.string()))
-        found = facts.select(["row", "reason"]).take(settled["row"])
-        yield from check_same(found, truth, ["reason"], where=where, origin="the plan")
+
+
+def check_settled(facts: pa.Table, settled: pa.Table, *, where: str) -> Iterator[Fault]:
+    """The rows that the plan settled (row, reason) have its reason."""
+    truth = settled.set_column(1, "reason", settled["reason"].cast(pa.string()))
+    found = facts.select(["row", "reason"]).take(settled["row"])
+    yield from check_same(found, truth, ["reason"], where=where, origin="the plan")
 
 
 def check_score_facts(
@@ -99,9 +104,11 @@ def check_ledger(
     *,
     where: str,
     columns: Sequence[SourceColumn],
+    origin: str = "download",
 ) -> Iterator[Fault]:
     """One row for every row of the plan: the facts as they were, and one verdict."""
-    schema = [*LEDGER, *source_schema(columns)]
+    made = GENERATION_FIELDS if origin == "generate" else ()
+    schema = [*LEDGER, *made, *source_schema(columns)]
     yield from (faults := list(check_schema(ledger, schema, where=where)))
     if faults:
         return
@@ -117,6 +124,13 @@ def check_ledger(
     )
     yield from check_rows(
         kept & ~is_null(ledger["rule"]), where=where, found="a rule at a kept row", expected="none"
+    )
+    is_copy = np.asarray(pc.is_in(ledger["reason"], value_set=pa.array(DUPLICATE_REASONS)), bool)
+    yield from check_rows(
+        is_copy == is_null(ledger["duplicate_of"]),
+        where=where,
+        found="duplicate_of against reason",
+        expected="a key where the reason is a duplicate's, and only there",
     )
     if facts is not None:
         yield from _check_carried(ledger, facts, where=where)

@@ -8,26 +8,34 @@ from pipelines.ledger import (
     ENCODE_REASONS,
     ENGINE_REASONS,
     FETCH_REASONS,
+    GENERATE_REASONS,
     LIST_REASONS,
     PLAN_REASONS,
+    PROMPT_REASONS,
     REASONS,
 )
 from pipelines.manifest import Manifest, ShardError, manifest_path, read_manifest
 from pipelines.run import StepSummary
+from pipelines.stages.generate import LATENTS_FOLDER
 from pipelines.storage import RunStore
 from pipelines.verify.fault import Fault, show
 from pipelines.verify.secrets import check_tree_secrets
 
 QUARANTINED = ENGINE_REASONS[0]
 _DOWNLOAD_REASONS = (*PLAN_REASONS, *LIST_REASONS, *FETCH_REASONS, *DECODE_REASONS)
+_GENERATE_REASONS = (*PLAN_REASONS, *PROMPT_REASONS, *GENERATE_REASONS)
+ORIGIN_REASONS = {"download": _DOWNLOAD_REASONS, "generate": _GENERATE_REASONS}
+"""The reasons that are given before there is an image, and that select passes on."""
 _ALLOWED = {
     "download": {*_DOWNLOAD_REASONS, QUARANTINED},
+    "generate": {*_GENERATE_REASONS, QUARANTINED},
     "score": {QUARANTINED},
     "select": REASONS - set(ENCODE_REASONS),
     "encode": {*ENCODE_REASONS, QUARANTINED},
 }
 FOLDERS = {
     "download": ("images", "facts/download"),
+    "generate": ("images", "facts/generate", "metadata", LATENTS_FOLDER),
     "score": ("facts/score",),
     "select": ("ledger",),
     "encode": ("latents", "latents/rejects"),
@@ -88,7 +96,7 @@ def check_files(store: RunStore, manifest: Manifest) -> Iterator[Fault]:
     for entry, folder in zip(manifest.files, found, strict=True):
         if folder not in rows:
             yield Fault(path, f"a file in {folder}", f"only {', '.join(rows)}")
-        elif entry.num_rows != rows[folder]:
+        elif entry.num_rows != rows[folder] and folder != LATENTS_FOLDER:
             yield Fault(entry.path, f"{entry.num_rows} rows recorded", f"{rows[folder]}")
         stem = f"{folder}/{manifest.shard_id:06d}-{entry.sha256[:16]}."
         if not entry.path.startswith(stem):
@@ -103,7 +111,7 @@ def check_files(store: RunStore, manifest: Manifest) -> Iterator[Fault]:
 
 
 def check_flow(
-    manifests: Mapping[str, Manifest], *, num_rows: int, has_score: bool
+    manifests: Mapping[str, Manifest], *, num_rows: int, has_score: bool, origin: str = "download"
 ) -> Iterator[Fault]:
     """Rows in of each step are what the one before it gave; reasons carry over to the ledger.
 
@@ -111,13 +119,14 @@ def check_flow(
         manifests: One shard's, by step; a missing one is left out.
         num_rows: Of the shard, in the plan.
         has_score: Whether the run scores.
+        origin: The step that made the images.
     """
-    download, score = manifests.get("download"), manifests.get("score")
+    download, score = manifests.get(origin), manifests.get("score")
     select = manifests.get("select")
     if download is not None:
         yield from _same_rows(download, num_rows, "the plan's rows")
     if score is not None and download is not None:
-        yield from _same_rows(score, download.kept, "download's kept rows")
+        yield from _same_rows(score, download.kept, f"{origin}'s kept rows")
     if select is None:
         return
     yield from _same_rows(select, num_rows, "the plan's rows")
@@ -126,7 +135,7 @@ def check_flow(
     before = dict(download.dropped)
     if score is not None and score.quarantined is not None and score.rows_in:
         before[QUARANTINED] = before.get(QUARANTINED, 0) + score.rows_in
-    for reason in sorted({*_DOWNLOAD_REASONS, QUARANTINED}):
+    for reason in sorted({*ORIGIN_REASONS[origin], QUARANTINED}):
         count, expected = select.dropped.get(reason, 0), before.get(reason, 0)
         if count != expected:
             yield Fault(_path(select), f"{count} rows {reason}", f"{expected} as in earlier steps")
@@ -145,6 +154,8 @@ def _rows_of_files(manifest: Manifest) -> dict[str, int]:
     dropped = sum(manifest.dropped.values())
     rows = {
         "download": (manifest.kept, manifest.rows_in),
+        # Latents are those of one size, where they are kept at all.
+        "generate": (manifest.kept, manifest.rows_in, manifest.kept, 0),
         "score": (manifest.rows_in,),
         "select": (manifest.rows_in,),
         "encode": (manifest.kept, dropped),

@@ -1,5 +1,6 @@
 """The run's own records: run.json, revision.json and the plan."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,14 +10,13 @@ import pyarrow as pa
 
 from pipelines.ledger import PLAN_REASONS
 from pipelines.plan import Plan, PlanError, load_plan
-from pipelines.run import REVISION_FILE, RUN_FILE, Revision, read_revision
+from pipelines.prompts import PromptPlan, is_prompt_plan, load_prompt_plan
+from pipelines.run import ORIGIN_STEPS, REVISION_FILE, RUN_FILE, Revision, read_revision
 from pipelines.storage import RunStore
 from pipelines.verify.fault import Fault, show
 from pipelines.verify.secrets import check_config_secrets, check_tree_secrets
 
-STEPS = ("download", "score", "select", "encode")
-PARENTS = {"score": "download", "select": "download", "encode": "select"}
-"""What must be complete for a step to be: select does without score where nothing is scored."""
+STEPS = (*ORIGIN_STEPS, "score", "select", "encode")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Records:
 
     run: Mapping[str, Any] | None
     revision: Revision | None
-    plan: Plan | None
+    plan: Plan | PromptPlan | None
     faults: tuple[Fault, ...]
 
 
@@ -41,7 +41,9 @@ def read_records(store: RunStore) -> Records | None:
         faults += check_config_secrets(run, where=RUN_FILE)
     if revision is not None:
         faults += check_revision(revision, run)
-    if plan is not None:
+    if isinstance(plan, PromptPlan):
+        faults += check_prompt_plan(plan, store)
+    elif plan is not None:
         faults += check_plan(plan)
     return Records(run=run, revision=revision, plan=plan, faults=tuple(faults))
 
@@ -59,7 +61,7 @@ def check_revision(revision: Revision, run: Mapping[str, Any] | None) -> Iterato
         where = f"{REVISION_FILE}: {name}"
         if name not in STEPS:
             yield Fault(where, "unknown step", f"one of {', '.join(STEPS)}")
-        parent = PARENTS.get(name)
+        parent = _parent(name, revision)
         if parent is not None and parent not in revision.steps:
             yield Fault(where, f"complete without {parent}", f"{parent} complete before it")
         if isinstance(recorded, Mapping) and name not in recorded:
@@ -112,9 +114,35 @@ def _read_revision(store: RunStore, faults: list[Fault]) -> Revision | None:
         return None
 
 
-def _read_plan(store: RunStore, faults: list[Fault]) -> Plan | None:
+def _parent(step: str, revision: Revision) -> str | None:
+    """What must be complete for a step to be: select does without score where nothing is scored."""
+    origin = "generate" if "generate" in revision.steps else "download"
+    return {"score": origin, "select": origin, "encode": "select"}.get(step)
+
+
+def check_prompt_plan(plan: PromptPlan, store: RunStore) -> Iterator[Fault]:
+    """The shards are numbered in order, hold every row, and are as they were planned."""
+    ids = plan.shards["shard_id"].to_pylist()
+    if ids != list(range(plan.num_shards)):
+        yield Fault(plan.shards_path, "shard ids out of order", f"0 to {plan.num_shards - 1}")
+    for name, total in (("num_rows", plan.num_rows), ("num_prompts", plan.num_prompts)):
+        found = sum(plan.shards[name].to_pylist())
+        if found != total:
+            yield Fault(plan.shards_path, f"{name} of all shards {found}", f"{total}")
+    for path, digest in zip(
+        plan.shards["path"].to_pylist(), plan.shards["sha256"].to_pylist(), strict=True
+    ):
+        try:
+            if hashlib.sha256(store.read_bytes(path)).hexdigest() != digest:
+                yield Fault(path, "changed", "the prompts that were planned")
+        except FileNotFoundError:
+            yield Fault(path, "missing", "the prompts that were planned")
+
+
+def _read_plan(store: RunStore, faults: list[Fault]) -> Plan | PromptPlan | None:
+    plan: Plan | PromptPlan
     try:
-        plan = load_plan(store)
+        plan = load_prompt_plan(store) if is_prompt_plan(store) else load_plan(store)
         faults += check_tree_secrets(
             json.loads(store.read_bytes("plan/plan.json")), where="plan/plan.json"
         )

@@ -6,22 +6,26 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.manifest import Manifest
+from pipelines.manifest import Manifest, ShardError
 from pipelines.plan import Plan, PlanError, read_settled
-from pipelines.run import StepSummary
+from pipelines.prompts import PromptPlan, expand_rows, read_prompts
+from pipelines.run import ORIGIN_STEPS, StepSummary
 from pipelines.storage import RunStore
 from pipelines.verify.archive import check_archive
+from pipelines.verify.columns import check_same
 from pipelines.verify.facts import (
-    check_download_facts,
     check_ledger,
+    check_origin_facts,
     check_score_facts,
+    check_settled,
     stored_rows,
 )
 from pipelines.verify.fault import Fault, limit
 from pipelines.verify.files import check_sha256, load_table, local_copy
+from pipelines.verify.keys import key_digits
 from pipelines.verify.manifests import check_flow, load_manifest
 
-SHARD_STEPS = ("download", "score", "select")
+SHARD_STEPS = (*ORIGIN_STEPS, "score", "select")
 """Steps whose shards are the plan's; encode has its own."""
 
 
@@ -35,6 +39,8 @@ class ShardReport:
     stored_keys: tuple[str, ...] = ()
     kept_keys: tuple[str, ...] = ()
     kept_hashes: tuple[str, ...] = ()
+    named_keys: tuple[str, ...] = ()
+    """Of rows that are said to stand for a copy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +53,18 @@ class ShardCheck:
     """
 
     store: RunStore
-    plan: Plan
+    plan: Plan | PromptPlan
     steps: Mapping[str, StepSummary]
     deep: bool
     size: int | None = None
 
+    @property
+    def origin(self) -> str:
+        """The step that made the run's images."""
+        return "generate" if isinstance(self.plan, PromptPlan) else "download"
+
     def __call__(self, shard_id: int) -> ShardReport:
-        """Check a shard of the plan over download, score and select."""
+        """Check a shard of the plan over its first step, score and select."""
         faults: list[Fault] = []
         manifests = {}
         for step in SHARD_STEPS:
@@ -62,7 +73,9 @@ class ShardCheck:
                 if manifest is not None:
                     manifests[step] = manifest
         num_rows = int(self.plan.shards["num_rows"][shard_id].as_py())
-        faults += check_flow(manifests, num_rows=num_rows, has_score="score" in self.steps)
+        faults += check_flow(
+            manifests, num_rows=num_rows, has_score="score" in self.steps, origin=self.origin
+        )
         report = _Deep(shard_id=shard_id, manifests=manifests, faults=faults)
         if self.deep:
             self._look_inside(report)
@@ -73,19 +86,20 @@ class ShardCheck:
             stored_keys=report.stored_keys,
             kept_keys=report.kept_keys,
             kept_hashes=report.kept_hashes,
+            named_keys=report.named_keys,
         )
 
     def _look_inside(self, report: "_Deep") -> None:
-        facts = self._load(report, "download", "facts/download")
+        facts = self._load(report, self.origin, f"facts/{self.origin}")
         scores = self._load(report, "score", "facts/score")
         ledger = self._load(report, "select", "ledger")
         if facts is not None:
-            path = report.path("download", "facts/download")
+            path = report.path(self.origin, f"facts/{self.origin}")
             report.add(self._check_facts(report, facts, path), path)
             facts = facts if {"key", "reason"} <= set(facts.column_names) else None
         stored = stored_rows(facts) if facts is not None else None
         if stored is not None:
-            report.stored_keys = _hex_digits(stored["key"])
+            report.stored_keys = key_digits(stored["key"])
             report.add(self._check_images(report, stored), "images")
         if scores is not None:
             path = report.path("score", "facts/score")
@@ -96,23 +110,47 @@ class ShardCheck:
             report.add(self._check_ledger(report, ledger, facts, scores, path), path)
             if {"key", "kept", "sha256"} <= set(ledger.column_names):
                 kept = ledger.filter(ledger["kept"])
-                report.kept_keys = _hex_digits(kept["key"])
-                report.kept_hashes = _hex_digits(pc.utf8_slice_codeunits(kept["sha256"], 0, 16))
+                report.kept_keys = key_digits(kept["key"])
+                report.kept_hashes = key_digits(pc.utf8_slice_codeunits(kept["sha256"], 0, 16))
+            if "duplicate_of" in ledger.column_names:
+                named = pc.unique(ledger["duplicate_of"].drop_null())
+                report.named_keys = key_digits(pa.chunked_array([named]))
 
     def _check_facts(self, report: "_Deep", facts: pa.Table, path: str) -> Iterator[Fault]:
+        if isinstance(self.plan, PromptPlan):
+            yield from self._check_generated(self.plan, report, facts, path)
+            return
         try:
             settled = read_settled(self.plan, self.store, report.shard_id)
         except PlanError as error:
             yield Fault("plan/settled", str(error), "the rows that the plan settled")
             settled = None
-        yield from check_download_facts(
-            facts,
-            report.manifests["download"],
-            where=path,
-            columns=self.plan.columns,
-            settled=settled,
-            size=self.size,
-        )
+        manifest, columns = report.manifests["download"], self.plan.columns
+        yield from check_origin_facts(facts, manifest, where=path, columns=columns, size=self.size)
+        if settled is not None:
+            yield from check_settled(facts, settled, where=path)
+
+    def _check_generated(
+        self, plan: PromptPlan, report: "_Deep", facts: pa.Table, path: str
+    ) -> Iterator[Fault]:
+        manifest = report.manifests["generate"]
+        yield from check_origin_facts(facts, manifest, where=path, columns=plan.columns, size=None)
+        try:
+            prompts = read_prompts(plan, self.store, report.shard_id)
+        except ShardError as error:
+            yield Fault("plan/prompts", str(error), "the shard's prompts")
+            return
+        planned = expand_rows(prompts, shard_id=report.shard_id)
+        names = ["row", "key", "prompt_key", "image_index"]
+        yield from check_same(facts, planned, names, where=path, origin="the plan")
+        metadata = self._load(report, "generate", "metadata")
+        if metadata is not None and "sha256" in metadata.column_names:
+            where = report.path("generate", "metadata")
+            made = stored_rows(facts).rename_columns(
+                ["image_key" if n == "key" else n for n in facts.column_names]
+            )
+            same = ["image_key", "image_index", "seed", "sampler", "sha256"]
+            yield from check_same(metadata, made, same, where=where, origin="the facts")
 
     def _check_ledger(
         self,
@@ -132,16 +170,18 @@ class ShardCheck:
             report.manifests["select"],
             where=path,
             columns=self.plan.columns,
+            origin=self.origin,
         )
 
     def _check_images(self, report: "_Deep", stored: pa.Table) -> Iterator[Fault]:
-        entry = report.manifests["download"].file("images")
+        entry = report.manifests[self.origin].file("images")
         if entry is None:
             return
         try:
             with local_copy(self.store, entry.path) as local:
                 yield from check_sha256(local, entry)
-                yield from check_archive(local, stored, where=entry.path)
+                may_have_exif = self.origin == "generate"  # the parameters of WebP and JPEG
+                yield from check_archive(local, stored, where=entry.path, exif=may_have_exif)
         except FileNotFoundError:
             return  # reported with its size
 
@@ -162,6 +202,7 @@ class _Deep:
     stored_keys: tuple[str, ...] = ()
     kept_keys: tuple[str, ...] = ()
     kept_hashes: tuple[str, ...] = ()
+    named_keys: tuple[str, ...] = ()
 
     def path(self, step: str, folder: str) -> str:
         entry = self.manifests[step].file(folder)
@@ -169,9 +210,3 @@ class _Deep:
 
     def add(self, faults: Iterator[Fault], where: str) -> None:
         self.faults += limit(faults, where)
-
-
-def _hex_digits(column: pa.ChunkedArray) -> tuple[str, ...]:
-    """The values of 16 hex digits; another one is a fault of its own."""
-    matches = pc.match_substring_regex(column, "^[0-9a-f]{16}$")
-    return tuple(column.filter(pc.fill_null(matches, False)).to_pylist())

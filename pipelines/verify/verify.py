@@ -13,10 +13,10 @@ from pipelines.engine.lease import LEASE_FILE
 from pipelines.manifest import Manifest
 from pipelines.run import StepSummary
 from pipelines.storage import RunStore
-from pipelines.verify.copies import check_copies, forbids_copies
+from pipelines.verify.copies import check_copies, check_named_copies, forbids_copies
 from pipelines.verify.fault import Fault, Note, limit
 from pipelines.verify.index import StepTotals, check_indexes, check_totals
-from pipelines.verify.keys import KeySpill
+from pipelines.verify.keys import KeySpill, key_digits
 from pipelines.verify.latents import LatentsCheck, load_cache_files
 from pipelines.verify.manifests import FOLDERS, QUARANTINED
 from pipelines.verify.records import Records, asked_size, read_records
@@ -38,6 +38,7 @@ class _Totals:
     stored: KeySpill
     kept: KeySpill
     kept_hashes: KeySpill
+    named: KeySpill
     encoded: KeySpill
 
 
@@ -73,6 +74,7 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
             stored=KeySpill(Path(folder), name="stored"),
             kept=KeySpill(Path(folder), name="kept"),
             kept_hashes=KeySpill(Path(folder), name="kept-hashes"),
+            named=KeySpill(Path(folder), name="named"),
             encoded=KeySpill(Path(folder), name="encoded"),
         )
         check = ShardCheck(
@@ -109,6 +111,7 @@ def _check_shards(check: ShardCheck, totals: _Totals) -> Iterator[Fault]:
         totals.stored.add(report.shard_id, report.stored_keys)
         totals.kept.add(report.shard_id, report.kept_keys)
         totals.kept_hashes.add(report.shard_id, report.kept_hashes)
+        totals.named.add(report.shard_id, report.named_keys)
 
 
 def _check_latents(
@@ -121,7 +124,7 @@ def _check_latents(
     for report in _in_order(check, range(summary.num_shards), deep=deep):
         yield from report.faults
         _count(totals.steps["encode"], report.manifest)
-        totals.encoded.add(report.shard_id, report.keys)
+        totals.encoded.add(report.shard_id, key_digits(report.keys))
 
 
 def _check_whole(
@@ -137,6 +140,7 @@ def _check_whole(
     yield from _check_encode_rows(steps)
     if check.deep:
         yield from limit(_check_stored_keys(totals), "images")
+        yield from limit(check_named_copies(totals.named, totals.kept), "ledger")
         if forbids_copies(run, steps.get("select")):
             copies = check_copies(store, steps["select"], totals.kept_hashes)
             yield from limit(copies, "ledger")

@@ -33,6 +33,11 @@ def posterior_mean(moments: Tensor) -> Tensor:
     return moments.chunk(2, dim=-3)[0]
 
 
+def mean_latents(stored: Tensor, spec: CacheSpec) -> Tensor:
+    """Raw latents (..., C, h, w) that stand for stored ones: the mean of moments, or they."""
+    return posterior_mean(stored) if spec.form == "moments" else stored
+
+
 def sample_posterior(moments: Tensor, *, noise: Tensor) -> Tensor:
     """Draw raw latents from stored moments with the given standard normal noise.
 

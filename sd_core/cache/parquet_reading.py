@@ -62,6 +62,12 @@ class ParquetShardReader:
             raise CacheShardError(f"{name}: damaged Parquet: {error}") from error
         self.num_rows = small.num_rows
 
+    @property
+    def keys(self) -> list[str]:
+        """Every row's key, in order."""
+        keys: list[str] = self._keys
+        return keys
+
     def read(self, row: int) -> LatentSample:
         """The row, in arrays of its own."""
         key = self._keys[row]

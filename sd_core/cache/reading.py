@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,10 @@ class ShardReader(Protocol):
     """An open shard; each read gives arrays of its own, in the stored dtype."""
 
     num_rows: int
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Every row's key, in order."""
 
     def read(self, row: int) -> LatentSample:
         """The row, checked against the spec; raises `CacheShardError` naming shard and key."""

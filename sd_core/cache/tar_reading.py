@@ -40,6 +40,12 @@ class TarShardReader:
         self._keys, self._offsets, self._sizes = self._index()
         self.num_rows = len(self._keys)
 
+    @property
+    def keys(self) -> list[str]:
+        """Every row's key, in order."""
+        keys: list[str] = self._keys.tolist()
+        return keys
+
     def read(self, row: int) -> LatentSample:
         """The row, in arrays of its own."""
         key = str(self._keys[row])

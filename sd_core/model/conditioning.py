@@ -1,7 +1,7 @@
 """What a denoiser is told about the image that it makes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,18 +9,23 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
-    """The text side of a batch of B images.
+    """What a batch of B images is to be: its text, and of some denoisers images to go by.
 
     Args:
         prompt_embeds: (B, L, D) float, per token; D of XL is both encoders' side by side.
         pooled_prompt_embeds: (B, P) float, of XL: the second encoder's projected row at EOS.
         time_ids: (B, 6) float, of XL: original height and width, top and left of the crop, target
             height and width, in pixels.
+        image_channels: (B, K, h, w) float, of an inpainting or upscaling denoiser: what it sees
+            beside the noisy latents at every step.
+        class_labels: (B,) int64, of an upscaling denoiser: the noise level of its images.
     """
 
     prompt_embeds: Tensor
     pooled_prompt_embeds: Tensor | None = None
     time_ids: Tensor | None = None
+    image_channels: Tensor | None = None
+    class_labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_embeds)
@@ -29,12 +34,17 @@ class Conditioning:
         self, device: str | torch.device | None = None, *, dtype: torch.dtype | None = None
     ) -> "Conditioning":
         """The same on another device or in another dtype (None: unchanged)."""
-        pooled, time_ids = self.pooled_prompt_embeds, self.time_ids
-        return Conditioning(
-            prompt_embeds=self.prompt_embeds.to(device=device, dtype=dtype),
-            pooled_prompt_embeds=None if pooled is None else pooled.to(device=device, dtype=dtype),
+        cast = self._each(lambda tensor: tensor.to(device=device, dtype=dtype))
+        time_ids, labels = self.time_ids, self.class_labels
+        return replace(  # sizes and labels are numbers, which another dtype would round
+            cast,
             time_ids=None if time_ids is None else time_ids.to(device=device),
+            class_labels=None if labels is None else labels.to(device=device),
         )
+
+    def rows(self, picks: Tensor) -> "Conditioning":
+        """The rows at (N,) int64 places, in their order."""
+        return self._each(lambda tensor: tensor[picks.to(tensor.device)])
 
     def expand(self, count: int) -> "Conditioning":
         """One row, such as the empty caption's, for `count` images; a view.
@@ -44,11 +54,18 @@ class Conditioning:
         """
         if len(self) != 1:
             raise ValueError(f"a conditioning of {len(self)} rows cannot be expanded; only of one")
-        pooled, time_ids = self.pooled_prompt_embeds, self.time_ids
+        return self._each(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        def changed(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else change(tensor)
+
         return Conditioning(
-            prompt_embeds=self.prompt_embeds.expand(count, -1, -1),
-            pooled_prompt_embeds=None if pooled is None else pooled.expand(count, -1),
-            time_ids=None if time_ids is None else time_ids.expand(count, -1),
+            prompt_embeds=change(self.prompt_embeds),
+            pooled_prompt_embeds=changed(self.pooled_prompt_embeds),
+            time_ids=changed(self.time_ids),
+            image_channels=changed(self.image_channels),
+            class_labels=changed(self.class_labels),
         )
 
 
@@ -66,6 +83,8 @@ def concatenate_conditionings(parts: Sequence[Conditioning]) -> Conditioning:
             [part.pooled_prompt_embeds for part in parts], "pooled_prompt_embeds"
         ),
         time_ids=_concatenate([part.time_ids for part in parts], "time_ids"),
+        image_channels=_concatenate([part.image_channels for part in parts], "image_channels"),
+        class_labels=_concatenate([part.class_labels for part in parts], "class_labels"),
     )
 
 

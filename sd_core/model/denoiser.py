@@ -119,16 +119,18 @@ def predict(
         denoiser: Of `load_denoiser`, also wrapped for distributed training or compiled.
         latents: (B, C, h, w) scaled noisy latents.
         timesteps: (B,) int64, or float of a flow.
-        conditioning: B rows on the latents' device.
+        conditioning: B rows on the latents' device; its image channels are set after the latents'.
 
     Returns:
         (B, C, h, w) float32. The second half of the channels of a transformer that also predicts
         a variance is left out.
 
     Raises:
-        ValueError: a denoiser of XL without pooled embeddings or time ids.
+        ValueError: the conditioning lacks what this denoiser goes by: XL's pooled embeddings or
+            time ids, or the image channels of inpainting or upscaling.
     """
     settings: Any = unwrap_module(denoiser).config
+    inputs = _inputs(latents, conditioning, channels=settings["in_channels"])
     dtype = next(denoiser.parameters()).dtype
     options: dict[str, Any] = {"encoder_hidden_states": conditioning.prompt_embeds.to(dtype)}
     if class_name_of(denoiser) == TRANSFORMER:
@@ -136,7 +138,9 @@ def predict(
         options["added_cond_kwargs"] = {"resolution": None, "aspect_ratio": None}
     elif settings.get("addition_embed_type") == "text_time":
         options["added_cond_kwargs"] = _added_conditions(conditioning, dtype)
-    output: Any = denoiser(latents.to(dtype), timestep=timesteps, return_dict=False, **options)
+    if conditioning.class_labels is not None:
+        options["class_labels"] = conditioning.class_labels
+    output: Any = denoiser(inputs.to(dtype), timestep=timesteps, return_dict=False, **options)
     sample: Tensor = output[0]
     return sample[:, : latents.shape[1]].float()
 
@@ -153,6 +157,19 @@ def unwrap_module(module: nn.Module) -> nn.Module:
 def class_name_of(denoiser: nn.Module) -> str:
     """The diffusers class of a denoiser, wrapped or not."""
     return type(unwrap_module(denoiser)).__name__
+
+
+def _inputs(latents: Tensor, conditioning: Conditioning, *, channels: int) -> Tensor:
+    """The latents with the image channels behind them."""
+    beside = conditioning.image_channels
+    inputs = latents if beside is None else torch.cat([latents, beside.to(latents.dtype)], dim=1)
+    if inputs.shape[1] != channels:
+        raise ValueError(
+            f"this denoiser takes {channels} channels; there are {latents.shape[1]} of latents and "
+            f"{0 if beside is None else beside.shape[1]} of the conditioning's images "
+            "(image_channels; see sampling/image_conditions)"
+        )
+    return inputs
 
 
 def _added_conditions(conditioning: Conditioning, dtype: torch.dtype) -> dict[str, Tensor]:

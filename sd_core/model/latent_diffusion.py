@@ -5,10 +5,10 @@ arXiv:2307.01952.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from sd_core.model.latent_diffusion_config import (
 from sd_core.model.latent_diffusion_saving import save_latent_diffusion
 from sd_core.model.latent_diffusion_sources import source_folders
 from sd_core.model.noise_schedule import NoiseSchedule, build_noise_schedule
+from sd_core.model.task import Task, check_task, task_of
 from sd_core.model.text_encoder import TextEncoder, load_text_encoder
 from sd_core.model.weights import WeightsError
 
@@ -33,6 +34,8 @@ __all__ = [
     "load_latent_diffusion",
     "save_latent_diffusion",
 ]
+
+_TEXT_TO_IMAGE: Final[tuple[Task, ...]] = ("text_to_image",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,8 @@ class LatentDiffusion:
     noise_schedule: NoiseSchedule
     text_encoder_2: TextEncoder | None = None
     """XL's second one."""
+    low_res_noise_schedule: NoiseSchedule | None = None
+    """Of an upscaler: of the noise that is put on its images of low resolution."""
     sections: LatentDiffusionSections | None = None
     """What it was loaded from, for saving parts that run in another precision."""
     sources: Mapping[str, Path] = field(default_factory=dict)
@@ -56,6 +61,12 @@ class LatentDiffusion:
         settings: Any = unwrap_module(self.denoiser).config
         side = int(settings["sample_size"])
         return self.autoencoder.latent_channels, side, side
+
+    @property
+    def task(self) -> Task:
+        """What the denoiser is for."""
+        channels = self.autoencoder.latent_channels
+        return task_of(self.denoiser, latent_channels=channels) or "text_to_image"
 
     @property
     def identity(self) -> CacheIdentity:
@@ -80,36 +91,41 @@ class LatentDiffusion:
 
 
 def load_latent_diffusion(
-    config: LatentDiffusionConfig, *, device: str | torch.device
+    config: LatentDiffusionConfig,
+    *,
+    device: str | torch.device,
+    tasks: Collection[Task] = _TEXT_TO_IMAGE,
 ) -> LatentDiffusion:
     """Load or build every part, and check that they fit each other.
+
+    Args:
+        config: Which model.
+        device: Where it runs.
+        tasks: What the caller can do; a denoiser for anything else is refused.
 
     Raises:
         WeightsError: weights cannot be had, are of another architecture, or do not fit.
     """
     sections = sections_of(config)
-    second = sections.text_encoder_2
+    second, low_res = sections.text_encoder_2, sections.low_res_noise_schedule
     model = LatentDiffusion(
         autoencoder=load_autoencoder(sections.autoencoder, device=device),
         text_encoder=load_text_encoder(sections.text_encoder, device=device),
         denoiser=load_denoiser(sections.denoiser, device=device),
         noise_schedule=build_noise_schedule(sections.noise_schedule),
         text_encoder_2=None if second is None else load_text_encoder(second, device=device),
+        low_res_noise_schedule=None if low_res is None else build_noise_schedule(low_res),
         sections=sections,
         sources=source_folders(sections),
     )
+    channels = model.autoencoder.latent_channels
+    check_task(model.denoiser, latent_channels=channels, allowed=tasks)
     _check_fit(model)
     return model
 
 
 def _check_fit(model: LatentDiffusion) -> None:
     settings: Any = unwrap_module(model.denoiser).config
-    channels, latent_channels = settings["in_channels"], model.autoencoder.latent_channels
-    if channels != latent_channels:
-        raise WeightsError(
-            f"denoiser: takes {channels} channels, and the autoencoder's latents have "
-            f"{latent_channels}; the two are not of one model"
-        )
     second = model.text_encoder_2
     expected = settings.get("caption_channels") or settings["cross_attention_dim"]
     width = model.text_encoder.embed_dim + (second.embed_dim if second else 0)

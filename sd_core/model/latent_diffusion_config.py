@@ -1,6 +1,7 @@
 """Which latent diffusion model: a whole one by its folder or file, or its parts one by one."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -18,6 +19,7 @@ from sd_core.model.weights import (
     join_reference,
     public_reference,
     resolve_weights,
+    weights_identity,
 )
 
 _WHERE = "model"
@@ -77,6 +79,20 @@ class LatentDiffusionConfig(ModelConfig):
             needs += [] if section is None else section.weight_needs(f"{where}.{name}")
         return needs
 
+    def identity(self) -> dict[str, Any]:
+        """The options that change what the model says, as plain JSON without secrets."""
+        schedule = self.noise_schedule
+        options: dict[str, Any] = {
+            "noise_schedule": None if schedule is None else schedule.model_dump(mode="json")
+        }
+        if self.model is not None:
+            named = {"precision": self.precision} | weights_identity(self.model, self.sha256)
+            return options | named
+        for name in ("autoencoder", "text_encoder", "text_encoder_2", "denoiser"):
+            section = getattr(self, name)
+            options[name] = None if section is None else section.identity()
+        return options
+
     def describe(self) -> str:
         """One line for people."""
         if self.model is not None:
@@ -94,6 +110,8 @@ class LatentDiffusionSections:
     denoiser: DenoiserConfig
     noise_schedule: NoiseScheduleConfig
     text_encoder_2: TextEncoderConfig | None = None
+    low_res_noise_schedule: NoiseScheduleConfig | None = None
+    """Of an upscaler."""
 
 
 def sections_of(config: LatentDiffusionConfig) -> LatentDiffusionSections:
@@ -131,6 +149,7 @@ def _sections_of_folder(config: LatentDiffusionConfig, model: str) -> LatentDiff
             model=join_reference(model, contents.denoiser), precision=precision
         ),
         noise_schedule=config.noise_schedule or contents.noise_schedule,
+        low_res_noise_schedule=contents.low_res_noise_schedule,
     )
 
 

@@ -21,15 +21,17 @@ _ALLOWED: Final[dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineContents:
-    """The denoiser's subfolder, whether there are XL's two text encoders, the noise schedule."""
+    """The denoiser's subfolder, whether there are XL's two text encoders, the noise schedules."""
 
     denoiser: str
     is_xl: bool
     noise_schedule: NoiseScheduleConfig
+    low_res_noise_schedule: NoiseScheduleConfig | None = None
+    """Of an upscaler's images of low resolution."""
 
 
 def pipeline_contents(model: str, *, where: str) -> PipelineContents:
-    """Read `model_index.json` and the scheduler's file of a diffusers folder.
+    """Read `model_index.json` and the schedulers' files of a diffusers folder.
 
     Raises:
         WeightsError: it is no diffusers folder, or of a pipeline with parts we do not support.
@@ -40,11 +42,22 @@ def pipeline_contents(model: str, *, where: str) -> PipelineContents:
     parts = ["vae", "text_encoder", denoiser]
     for name in [*parts, "text_encoder_2"] if is_xl else parts:
         _check_part(index, name, model, where=where)
-    scheduler = _read_json(model, "scheduler/scheduler_config.json", where=where)
-    schedule = noise_schedule_of_scheduler(
-        scheduler, where=f"{where}: {public_reference(model)}/scheduler"
+    has_low_res = "low_res_scheduler" in index
+    return PipelineContents(
+        denoiser=denoiser,
+        is_xl=is_xl,
+        noise_schedule=_schedule(model, "scheduler", where=where),
+        low_res_noise_schedule=(
+            _schedule(model, "low_res_scheduler", where=where) if has_low_res else None
+        ),
     )
-    return PipelineContents(denoiser=denoiser, is_xl=is_xl, noise_schedule=schedule)
+
+
+def _schedule(model: str, name: str, *, where: str) -> NoiseScheduleConfig:
+    scheduler = _read_json(model, f"{name}/scheduler_config.json", where=where)
+    return noise_schedule_of_scheduler(
+        scheduler, where=f"{where}: {public_reference(model)}/{name}"
+    )
 
 
 def _check_part(index: dict[str, Any], name: str, model: str, *, where: str) -> None:

@@ -20,7 +20,8 @@ from sd_core.model.latent_diffusion_sources import (
     copy_plain_files,
     holds_same_weights,
 )
-from sd_core.model.noise_schedule import scheduler_of_noise_schedule
+from sd_core.model.noise_schedule import low_res_schedule, scheduler_of_noise_schedule
+from sd_core.model.task import Task
 from sd_core.model.text_encoder import TextEncoder, load_text_encoder
 from sd_core.model.weights import WeightsError
 
@@ -28,13 +29,19 @@ if TYPE_CHECKING:
     from sd_core.model.latent_diffusion import LatentDiffusion
 
 _TEXT_ENCODERS: Final = ("text_encoder", "text_encoder_2")
+_CLASSES: Final[dict[Task, str]] = {
+    "text_to_image": "StableDiffusionPipeline",
+    "inpainting": "StableDiffusionInpaintPipeline",
+    "upscaling": "StableDiffusionUpscalePipeline",
+}
 
 
 def save_latent_diffusion(model: "LatentDiffusion", folder: Path) -> None:
     """Write a diffusers pipeline folder, safetensors only, all of it or nothing.
 
     `StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)` opens it (XL's:
-    `StableDiffusionXLPipeline`; a transformer denoiser's: `PixArtAlphaPipeline`, which takes
+    `StableDiffusionXLPipeline`; of inpainting and upscaling `StableDiffusionInpaintPipeline` and
+    `StableDiffusionUpscalePipeline`; a transformer denoiser's: `PixArtAlphaPipeline`, which takes
     embeddings only). Parts that still are what their diffusers folder holds are copied, to the
     byte; the encoders are saved in float32 whatever they run in, the denoiser as it is.
 
@@ -96,17 +103,31 @@ def _write_pipeline(model: "LatentDiffusion", folder: Path) -> None:
         tokenizer = name.replace("text_encoder", "tokenizer")
         _write_tokenizer(encoder, folder / tokenizer, source=model.sources.get(tokenizer))
         index[tokenizer] = ["transformers", "CLIPTokenizer"]
-    scheduler = scheduler_of_noise_schedule(model.noise_schedule.config)
-    scheduler["_diffusers_version"] = diffusers.__version__
-    index["scheduler"] = ["diffusers", scheduler["_class_name"]]
-    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    for name, scheduler in _schedulers(model).items():
+        scheduler["_diffusers_version"] = diffusers.__version__
+        index[name] = ["diffusers", scheduler["_class_name"]]
+        _write_json(folder / name / "scheduler_config.json", scheduler)
     _write_json(folder / "model_index.json", dict(sorted(index.items())))
+
+
+def _schedulers(model: "LatentDiffusion") -> dict[str, dict[str, Any]]:
+    schedulers = {"scheduler": scheduler_of_noise_schedule(model.noise_schedule.config)}
+    if model.task == "upscaling":
+        low_res = low_res_schedule(model.low_res_noise_schedule)
+        schedulers["low_res_scheduler"] = {
+            **scheduler_of_noise_schedule(low_res.config),
+            "_class_name": "DDPMScheduler",  # the only one that the pipeline takes there
+        }
+    return schedulers
 
 
 def _pipeline_class(model: "LatentDiffusion") -> str:
     if class_name_of(model.denoiser) == TRANSFORMER:
         return "PixArtAlphaPipeline"
-    return "StableDiffusionXLPipeline" if model.text_encoder_2 else "StableDiffusionPipeline"
+    if model.text_encoder_2 is not None:
+        is_inpainting = model.task == "inpainting"
+        return "StableDiffusionXLInpaintPipeline" if is_inpainting else "StableDiffusionXLPipeline"
+    return _CLASSES[model.task]
 
 
 def _options(model: "LatentDiffusion") -> dict[str, Any]:
@@ -114,6 +135,8 @@ def _options(model: "LatentDiffusion") -> dict[str, Any]:
     if class_name_of(model.denoiser) == TRANSFORMER:
         return {}
     nothing: list[None] = [None, None]
+    if model.task == "upscaling":
+        return dict.fromkeys(("feature_extractor", "safety_checker", "watermarker"), nothing)
     options: dict[str, Any] = {"feature_extractor": nothing, "image_encoder": nothing}
     if model.text_encoder_2 is not None:
         # The unconditional text is the encoded empty caption, not zeros.

@@ -73,6 +73,13 @@ def build_noise_schedule(config: NoiseScheduleConfig) -> NoiseSchedule:
     return NoiseSchedule(config=config, alphas_cumprod=alphas_cumprod)
 
 
+def low_res_schedule(found: NoiseSchedule | None) -> NoiseSchedule:
+    """An upscaler's schedule for its images of low resolution: Stable Diffusion x4's by default."""
+    if found is not None:
+        return found
+    return build_noise_schedule(NoiseScheduleConfig(beta_start=0.0001, beta_end=0.02))
+
+
 def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
     """Shift and scale sqrt(alpha-bar) so that it ends at 0 and starts where it did.
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -184,6 +184,12 @@ def _load(config: TextEncoderConfig) -> LoadedTextEncoder:
     if is_single_file(model, where=f"{part}.model"):
         return load_from_file(model, part=part, layout_folder=config.layout, sha256=config.sha256)
     return load_from_folder(model, part=part, sha256=config.sha256)
+
+
+def rehashed(encoder: TextEncoder) -> TextEncoder:
+    """The encoder with the hash of the weights that it has now."""
+    digest = _digest(encoder.module, encoder.hidden_states)
+    return replace(encoder, weights_sha256=digest)
 
 
 def _digest(module: Any, hidden_states: HiddenStates) -> str:

@@ -15,6 +15,7 @@ from sd_core.model.denoiser import predict
 from sd_core.model.latent_diffusion import LatentDiffusion
 from sd_core.sampling.guidance import guide, rescale_guided
 from sd_core.sampling.samplers import SamplerName, build_sampler, draws_noise
+from sd_core.sampling.source import SourceLatents, SourceNoiser
 
 
 @torch.inference_mode()
@@ -26,11 +27,12 @@ def generate_latents(
     noise: Tensor,
     sampler: SamplerName,
     num_inference_steps: int,
-    guidance_scale: float,
+    guidance_scale: float | Tensor,
     guidance_rescale: float = 0.0,
     generators: Sequence[torch.Generator] | None = None,
+    source: SourceLatents | None = None,
 ) -> Tensor:
-    """Sample latents from noise.
+    """Sample latents from noise, or from other latents.
 
     Args:
         model: On any device; the noise and the conditionings are brought to it.
@@ -39,9 +41,11 @@ def generate_latents(
         noise: (B, C, h, w) float32 on the CPU, standard normal, of `initial_noise`.
         sampler: One of `samplers_of(model.noise_schedule)`.
         num_inference_steps: At least 1; PNDM calls the denoiser once more.
-        guidance_scale: Up to 1 guides nothing and halves the work.
+        guidance_scale: Up to 1 guides nothing and halves the work; a tensor (B,) has each row's
+            own, all of them guiding or none.
         guidance_rescale: See `rescale_guided`.
         generators: One for each row; samplers that draw noise in their steps need them.
+        source: What to start from; without it, from the noise alone.
 
     Returns:
         (B, C, h, w) float32 scaled latents on the model's device.
@@ -53,7 +57,7 @@ def generate_latents(
     if num_inference_steps < 1:
         raise ValueError(f"num_inference_steps is {num_inference_steps}; allowed are 1 and up")
     device = next(model.denoiser.parameters()).device
-    guided = guidance_scale > 1
+    guided, scale = _guidance(guidance_scale, device)
     text = conditioning.to(device)
     if guided:
         whole = (
@@ -64,8 +68,16 @@ def generate_latents(
     scheduler = build_sampler(sampler, model.noise_schedule)
     scheduler.set_timesteps(num_inference_steps)  # kept on the CPU, or every step waits for a GPU
     options = _step_options(scheduler, generators)
-    latents = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
-    for timestep in scheduler.timesteps:
+    latents, timesteps_left = noise.to(device), scheduler.timesteps
+    noiser = None
+    if source is not None:
+        noiser = SourceNoiser(
+            scheduler, source, noise=latents, num_inference_steps=num_inference_steps
+        )
+        latents, timesteps_left = noiser.first(), noiser.timesteps
+    else:
+        latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+    for step, timestep in enumerate(timesteps_left):
         inputs = torch.cat([latents, latents]) if guided else latents
         if hasattr(scheduler, "scale_model_input"):
             inputs = scheduler.scale_model_input(inputs, timestep)
@@ -73,12 +85,27 @@ def generate_latents(
         prediction = predict(model.denoiser, inputs, timesteps, text)
         if guided:
             without, with_text = prediction.chunk(2)
-            prediction = guide(without, with_text, guidance_scale)
+            prediction = guide(without, with_text, scale)
             if guidance_rescale > 0:
                 prediction = rescale_guided(prediction, with_text, guidance_rescale)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
+        if noiser is not None:
+            latents = noiser.after(latents, step)
     finished: Tensor = latents
     return finished
+
+
+def _guidance(guidance_scale: float | Tensor, device: torch.device) -> tuple[bool, float | Tensor]:
+    """Whether the rows are guided, and the scale as it is multiplied with."""
+    if not isinstance(guidance_scale, Tensor):
+        return guidance_scale > 1, guidance_scale
+    is_guided = (guidance_scale > 1).tolist()
+    if any(is_guided) != all(is_guided):
+        raise ValueError(
+            f"guidance_scale {guidance_scale.tolist()}: some rows are guided (above 1) and some "
+            "are not; sample them apart"
+        )
+    return all(is_guided), guidance_scale.to(device).view(-1, 1, 1, 1)
 
 
 @torch.inference_mode()
@@ -132,8 +159,18 @@ def decode_images(model: LatentDiffusion, latents: Tensor) -> Tensor:
 
     They are unscaled once, and rounded as diffusers' image processor does.
     """
+    return as_levels(decode_scaled(model, latents))
+
+
+@torch.inference_mode()
+def decode_scaled(model: LatentDiffusion, latents: Tensor) -> Tensor:
+    """Scaled latents (B, C, h, w) to float32 images (B, 3, H, W) in [-1, 1]; NaN stays NaN."""
     raw = unscale_latents(latents, model.identity.autoencoder)
-    images = decode_latents(model.autoencoder, raw)
+    return decode_latents(model.autoencoder, raw)
+
+
+def as_levels(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] to uint8 (B, H, W, 3) on the CPU."""
     levels = ((images * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu()
 
@@ -153,22 +190,11 @@ def _batches(rows: _Rows, size: int) -> Iterator[_Rows]:
         picks = torch.arange(start, start + size).clamp(max=count - 1)
         own = list(rows.generators[start : start + size]) if rows.generators else None
         yield _Rows(
-            _picked(rows.conditioning, picks),
-            _picked(rows.unconditional, picks),
+            rows.conditioning.rows(picks),
+            rows.unconditional.rows(picks),
             rows.noise[picks],
             own and own + [torch.Generator() for _ in range(size - len(own))],
         )
-
-
-def _picked(conditioning: Conditioning, picks: Tensor) -> Conditioning:
-    def rows(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values[picks.to(values.device)]
-
-    return Conditioning(
-        prompt_embeds=conditioning.prompt_embeds[picks.to(conditioning.prompt_embeds.device)],
-        pooled_prompt_embeds=rows(conditioning.pooled_prompt_embeds),
-        time_ids=rows(conditioning.time_ids),
-    )
 
 
 def _expanded(unconditional: Conditioning, noise: Tensor) -> Conditioning:

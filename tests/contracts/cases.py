@@ -71,9 +71,14 @@ def run(config: CurateConfig, *, steps: tuple[str, ...] = STEPS) -> tuple[Curate
 
 
 def data_files(output: Path) -> dict[str, str]:
-    """sha256 of every tar and Parquet file, and of every manifest, by path in the run."""
+    """sha256 of every tar and Parquet file, and of every manifest, by path in the run.
+
+    A process killed within a write leaves a `.tmp-` file, which the storage never lists.
+    """
     return {
         path.relative_to(output).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(output.rglob("*"))
-        if path.is_file() and (path.suffix in (".tar", ".parquet") or "manifests" in path.parts)
+        if path.is_file()
+        and not path.name.startswith(".tmp-")
+        and (path.suffix in (".tar", ".parquet") or "manifests" in path.parts)
     }

@@ -1,5 +1,6 @@
 """Kill anything, run the same command again: the same bytes as an unharmed run."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -26,23 +27,33 @@ def on_ray(served_list: ServedList, output: Path, **options: object) -> CurateCo
     )
 
 
-def processes(marker: str) -> list[int]:
-    """Pids whose command line or title holds the text."""
-    found = []
+def workers(title: str) -> list[int]:
+    """Pids of this session's Ray workers with that title; other Rays of the machine have them too.
+
+    A worker is a child of the raylet, which is a child of this process.
+    """
+    ours = os.getpid()
+    found = [pid for pid, line in titles().items() if title in line]
+    return [pid for pid in found if parent(parent(pid)) == ours]
+
+
+def titles() -> dict[int, str]:
+    """The command line or title of every process."""
+    found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
-            try:
-                title = (
-                    (folder / "cmdline")
-                    .read_bytes()
-                    .replace(b"\0", b" ")
-                    .decode("utf-8", "replace")
-                )
-            except OSError:
-                continue
-            if marker in title:
-                found.append(int(folder.name))
+            with contextlib.suppress(OSError):
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+                found[int(folder.name)] = line.decode("utf-8", "replace")
     return found
+
+
+def parent(pid: int) -> int:
+    """The parent's pid; 0 where the process has ended."""
+    with contextlib.suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        return int(stat.rpartition(")")[2].split()[1])
+    return 0
 
 
 def kill_when(ready: Callable[[], bool], pids: Callable[[], list[int]]) -> threading.Thread:
@@ -86,7 +97,7 @@ def test_a_killed_worker_changes_no_byte(
         manifests = tmp_path / "manifests" / victim
         return manifests.exists() and any(manifests.glob("*/*.json"))
 
-    killer = kill_when(ready, lambda: processes(worker))
+    killer = kill_when(ready, lambda: workers(worker))
     _, said = cases.run(on_ray(served_list, tmp_path))
     killer.join()
     assert killer.killed, f"no {worker} process was found"  # type: ignore[attr-defined]

@@ -4,12 +4,14 @@ import json
 import subprocess
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from PIL import Image
 
 from pipelines.demo.bad_urls import BAD_URLS
 from pipelines.demo.pictures import DEMO_SEED
-from tests.e2e.conftest import Command
+from tests.e2e.conftest import ROOT, Command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
@@ -25,7 +27,7 @@ def demo(command: Command, output: Path) -> subprocess.CompletedProcess[str]:
     """The demo on seeds that neither a recipe nor `make demo` draws from."""
     return command(
         "jobs/demo.py", "--pictures", 120, "--seed", DEMO_SEED + 1_000_000, "--port", 0,
-        "--training-steps", 6, "--output", output,
+        "--training-steps", 6, "--prompts", 6, "--mixed-steps", 2, "--output", output,
     )  # fmt: skip
 
 
@@ -66,6 +68,18 @@ def test_it_trains_the_shipped_model_and_shows_the_loss_and_samples(
     assert (training / "model/model_index.json").exists()
 
 
+def test_it_generates_with_the_trained_model_and_trains_on_with_the_images(
+    demo: subprocess.CompletedProcess[str], output: Path, command: Command
+):
+    assert f"{output / 'generated'}, 6 images kept" in demo.stdout  # the better one of each prompt
+    with Image.open(output / "generated.png") as grid:
+        assert grid.width > 300
+    verified = command("jobs/verify.py", output / "generated", "--deep")
+    assert verified.returncode == 0, verified.stdout
+    lines = (output / "mixed-training/metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 2
+
+
 def test_a_folder_of_someone_else_is_not_cleared(command: Command, tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("final")
     refused = command("jobs/demo.py", "--output", tmp_path)
@@ -78,3 +92,24 @@ def test_help_needs_nothing_but_python(command: Command):
     shown = command("jobs/demo.py", "--help")
     assert shown.returncode == 0
     assert "--pictures" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "run", "pictures"),
+    [("curated_run", "run", 3), ("latents", "run", 5), ("samples", "generated", 2)],
+)
+def test_the_notebooks_run_from_top_to_bottom_on_what_it_left(
+    name: str,
+    run: str,
+    pictures: int,
+    demo: subprocess.CompletedProcess[str],
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("LATENT_FOUNDRY_RUN", str(output / run))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # works without an install too
+    notebook = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4)
+    where = {"metadata": {"path": str(ROOT / "notebooks")}}
+    NotebookClient(notebook, timeout=120, resources=where).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in shown) == pictures

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from pipelines.crop_spool import CropSpool
 from pipelines.ledger import ENCODE_REJECTS, SCORE_FACTS
 from pipelines.manifest import (
     Manifest,
@@ -31,7 +32,6 @@ from pipelines.run import StepIdentity, check_or_record, complete_step
 from pipelines.sources import Source, SourceConfig
 from pipelines.stages.download.intake import Outcome
 from pipelines.stages.download.shard_files import build_facts, write_images
-from pipelines.stages.download.spool import CropSpool
 from pipelines.stages.select import Select, SelectConfig, Threshold
 from pipelines.storage import RunStore
 from pipelines.tables import read_table, write_table
@@ -83,7 +83,7 @@ IDENTITIES = {
     for name, options in {
         "download": {"retries": 2},
         "score": {},
-        "select": SELECT.model_dump(mode="json"),
+        "select": SELECT.identity(),
         "encode": {},
     }.items()
 }

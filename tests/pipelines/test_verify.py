@@ -545,10 +545,27 @@ def test_copies_among_the_kept_rows_are_found_only_where_none_may_be(
     forger.values("select", 1, "ledger", "sha256", r4="ab" * 32)
 
     def allow(tree: dict) -> None:
-        tree["steps"]["select"]["options"]["select"]["duplicates"] = "off"
+        tree["steps"]["select"]["options"]["select"]["duplicates"]["by"] = []
 
     edit_json(store, "run.json", allow)
     assert not any("kept more than once" in line for line in faults(store, deep=True))
+
+
+def test_copy_that_names_no_kept_row_and_one_that_names_none_are_found(
+    store: RunStore, forger: Forger
+) -> None:
+    def copy(table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        gone = next(row for row in rows if not row["kept"])
+        copies = [row for row in rows if row["kept"]][:2]
+        for row, names in zip(copies, (gone["key"], None), strict=True):
+            row |= {"kept": False, "reason": "duplicate_phash", "duplicate_of": names}
+        return pa.Table.from_pylist(rows, schema=table.schema)
+
+    forger.table("select", 1, "ledger", copy)
+    found = faults(store, deep=True)
+    assert any("not kept, expected a kept row that stands for its copies" in line for line in found)
+    assert any("duplicate_of against reason in 1 row(s)" in line for line in found)
 
 
 def test_options_of_a_cut_that_is_not_complete_are_noted(store: RunStore) -> None:

@@ -29,9 +29,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.crop_spool import CropSpool
 from pipelines.manifest import ShardError
 from pipelines.stages.download.intake import IncomingRow, Intake, Outcome, Taken
-from pipelines.stages.download.spool import CropSpool
 
 _import_lock = threading.Lock()
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.crop_spool import CropSpool
 from pipelines.ledger import DOWNLOAD_FACTS, source_fields
 from pipelines.redact import redact_text_column, redact_url, redact_url_column
 from pipelines.stages.download.crop_facts import CropFacts
 from pipelines.stages.download.intake import Outcome
-from pipelines.stages.download.spool import CropSpool
 
 _OUTCOME_FIELDS = tuple(field.name for field in fields(Outcome) if field.name != "facts")
 _CROP_FACTS = tuple(field.name for field in fields(CropFacts))

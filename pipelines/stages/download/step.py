@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from pipelines.crop_spool import CropSpool
 from pipelines.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.stages.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadConfig
 from pipelines.stages.download.decoder_process import DecoderProcess
@@ -18,7 +19,6 @@ from pipelines.stages.download.img2dataset_seams import download_rows, load_img2
 from pipelines.stages.download.intake import IncomingRow, Intake, Outcome, Taken
 from pipelines.stages.download.limits import return_large_blocks_to_the_system
 from pipelines.stages.download.shard_files import build_facts, write_images
-from pipelines.stages.download.spool import CropSpool
 from pipelines.stages.download.spool_folder import remove_abandoned, spool_folder
 from pipelines.step import Resources
 from pipelines.storage import RunStore

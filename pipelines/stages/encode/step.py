@@ -1,19 +1,17 @@
 """The encode step: the kept rows of a few download shards in, one latent shard committed."""
 
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 
-from pipelines.ledger import ENCODE_REJECTS
-from pipelines.manifest import Manifest, ShardError, SpooledFile, commit_shard, read_manifest
+from pipelines.cache_files import record_cache
+from pipelines.manifest import Manifest, ShardError, read_manifest
 from pipelines.model_worker import free_models, prepare_torch, record_models
 from pipelines.overlap import run_overlapped
-from pipelines.stages.encode.cache_files import record_cache
+from pipelines.stages.encode.commit import commit_latents
 from pipelines.stages.encode.encode import (
     EncodeConfig,
     EncodedBatch,
@@ -26,7 +24,7 @@ from pipelines.stages.encode.encode import (
 from pipelines.step import Resources
 from pipelines.storage import RunStore
 from pipelines.stored_images import StoredImage, batches, iterate_images, stack_pixels
-from pipelines.tables import read_table, write_table
+from pipelines.tables import read_table
 from sd_core.cache.samples import LatentSample
 from sd_core.cache.shards import SUFFIXES, ShardWriter, open_shard_writer
 from sd_core.cache.spec import CacheSpec
@@ -112,7 +110,14 @@ class EncodeStep:
                     work=self._encode,
                     write=lambda batch: _write_batch(batch, writer, rejects),
                 )
-            return self._commit(shard_id, path, writer.num_written, rejects)
+            return commit_latents(
+                self._store,
+                fingerprint=self.fingerprint,
+                shard_id=shard_id,
+                path=path,
+                num_written=writer.num_written,
+                rejects=rejects,
+            )
 
     def _read(self, shard_id: int) -> Iterator["_Batch"]:
         size = self._config.batch_size
@@ -146,33 +151,6 @@ class EncodeStep:
             self._models, batch.pixels, captions=captions, batch_size=self._config.batch_size
         )
         return batch
-
-    def _commit(
-        self, shard_id: int, path: Path, num_written: int, rejects: list[dict[str, Any]]
-    ) -> Manifest:
-        files = []
-        if num_written:
-            files.append(
-                SpooledFile(folder="latents", path=path, suffix=path.suffix, num_rows=num_written)
-            )
-        if rejects:
-            table = path.with_name("rejects.parquet")
-            write_table(pa.Table.from_pylist(rejects, schema=ENCODE_REJECTS), table)
-            files.append(
-                SpooledFile(
-                    folder="latents/rejects", path=table, suffix=".parquet", num_rows=len(rejects)
-                )
-            )
-        return commit_shard(
-            self._store,
-            step=self.name,
-            fingerprint=self.fingerprint,
-            shard_id=shard_id,
-            files=files,
-            rows_in=num_written + len(rejects),
-            kept=num_written,
-            dropped=Counter(reject["reason"] for reject in rejects),
-        )
 
     def _download_shards(self, shard_id: int) -> range:
         group = self._config.download_shards_per_file

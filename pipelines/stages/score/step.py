@@ -38,7 +38,8 @@ class ScoreStep:
     Args:
         store: The run.
         fingerprint: Of everything that can change the result.
-        download: Fingerprint of the download step.
+        download: Fingerprint of the step that made the images.
+        origin: That step's name, `download` or `generate`.
         torch_threads: Torch's threads in this worker.
     """
 
@@ -52,12 +53,14 @@ class ScoreStep:
         download: str,
         config: ScoreConfig,
         torch_threads: int,
+        origin: str = "download",
         resources: Resources | None = None,
     ) -> None:
         self.fingerprint = fingerprint
         self.resources = resources or Resources()
         self._store = store
         self._download = download
+        self._origin = origin
         self._config = config
         self._torch_threads = torch_threads
         self._models: ScoreModels | None = None
@@ -78,7 +81,9 @@ class ScoreStep:
 
     def rows_in(self, shard_id: int) -> int:
         """Images of a shard."""
-        return count_images(self._store, download=self._download, shard_id=shard_id)
+        return count_images(
+            self._store, download=self._download, shard_id=shard_id, origin=self._origin
+        )
 
     def run(self, shard_id: int) -> Manifest:
         """Score a shard and commit its facts."""
@@ -109,9 +114,11 @@ class ScoreStep:
 
     def _read(self, shard_id: int) -> Iterator[tuple[Sequence[StoredImage], torch.Tensor]]:
         size = self._config.batch_size
-        images = iterate_images(self._store, download=self._download, shard_id=shard_id)
+        images = iterate_images(
+            self._store, download=self._download, shard_id=shard_id, origin=self._origin
+        )
         for batch in batches(images, size=size):
-            pixels = stack_pixels(batch, batch_size=size, where=f"download shard {shard_id}")
+            pixels = stack_pixels(batch, batch_size=size, where=f"{self._origin} shard {shard_id}")
             yield batch, torch.from_numpy(pixels)
 
     def _score(self, batch: Sequence[StoredImage], pixels: torch.Tensor) -> Scores:

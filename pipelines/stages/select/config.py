@@ -1,51 +1,90 @@
 """The rules that decide which stored images are kept."""
 
-import math
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
+import pyarrow as pa
 from pydantic import Field, model_validator
 
 from pipelines.config import Config
-from pipelines.ledger import LEDGER
+from pipelines.ledger import LEDGER, SCORES
+from pipelines.stages.select.duplicates_config import DuplicatesConfig
+from pipelines.stages.select.presets import expand_preset
+from pipelines.stages.select.rule_config import (
+    BestOf,
+    BestOfRule,
+    BlockKeysRule,
+    BlockWordsRule,
+    ColumnRule,
+    DomainCapRule,
+    PresetRule,
+    Rule,
+    SqlRule,
+    Threshold,
+)
+
+PlainRule = ColumnRule | SqlRule | BestOfRule | DomainCapRule | BlockKeysRule | BlockWordsRule
 
 NUMERIC_COLUMNS = tuple(
     field.name
     for field in LEDGER
-    if field.name not in ("shard_id", "row") and str(field.type) in ("int32", "float")
+    if field.name not in ("shard_id", "row")
+    and (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
 )
 
 
-class Threshold(Config):
-    """Bounds on one column, both inclusive."""
-
-    min: float | None = None
-    max: float | None = None
-    missing: Literal["drop", "keep"] = "drop"
-    """What becomes of a row whose value is null."""
-
-    @model_validator(mode="after")
-    def _bounds_make_sense(self) -> Self:
-        for name, bound in (("min", self.min), ("max", self.max)):
-            if bound is not None and not math.isfinite(bound):
-                raise ValueError(f"{name} must be a finite number")
-        if self.min is None and self.max is None:
-            raise ValueError("a threshold needs min, max or both")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}")
-        return self
-
-
 class SelectConfig(Config):
-    """Thresholds in order, then duplicates among the rows that passed."""
+    """Thresholds, then rules, each in order; then duplicates among the rows that passed."""
 
     thresholds: dict[str, Threshold] = Field(default_factory=dict)
     """Column of the ledger (or `source_<name>`) to bounds; the first that fails is the reason."""
-    duplicates: Literal["sha256", "off"] = "sha256"
-    """Exact copies: the first in plan order stays, the others say whose copy they are."""
+    best_of: BestOf | None = None
+    """The same as a first rule of this form."""
+    rules: tuple[Rule, ...] = ()
+    duplicates: Literal["sha256", "off"] | DuplicatesConfig = "sha256"
+    """`sha256` (exact copies), `off`, or a section."""
+
+    @property
+    def copies(self) -> DuplicatesConfig:
+        """What counts as a duplicate, whichever form it was written in."""
+        if isinstance(self.duplicates, DuplicatesConfig):
+            return self.duplicates
+        return DuplicatesConfig(by=("sha256",) if self.duplicates == "sha256" else ())
+
+    def ordered_rules(self) -> list[tuple[str, PlainRule]]:
+        """Every rule in order with the key that it is configured by; presets as their parts."""
+        ordered: list[tuple[str, PlainRule]] = [
+            (f"thresholds.{column}", ColumnRule(column=column, **threshold.model_dump()))
+            for column, threshold in self.thresholds.items()
+        ]
+        if self.best_of is not None:
+            ordered.append(("best_of", BestOfRule(best_of=self.best_of)))
+        for at, rule in enumerate(self.rules):
+            parts = expand_preset(rule) if isinstance(rule, PresetRule) else (rule,)
+            ordered += [(f"rules.{at}", part) for part in parts]
+        return ordered
 
     def identity(self) -> dict[str, Any]:
-        """The options that change a verdict, as plain JSON; the thresholds' order is one."""
-        return {**self.model_dump(mode="json"), "order": list(self.thresholds)}
+        """The options that change a verdict, as plain JSON; what files hold is not in it."""
+        return {
+            "rules": [rule.model_dump(mode="json") for _, rule in self.ordered_rules()],
+            "duplicates": self.copies.model_dump(mode="json"),
+        }
+
+    def scores_used(self) -> Iterator[tuple[str, str]]:
+        """The key and name of each score that a rule needs to say anything."""
+        for where, rule in self.ordered_rules():
+            if isinstance(rule, ColumnRule) and rule.missing == "drop":
+                columns = [rule.column]
+            elif isinstance(rule, BestOfRule):
+                columns = [rule.best_of.by]
+            elif isinstance(rule, DomainCapRule):
+                columns = [rule.domain_cap.by or ""]
+            else:
+                columns = []
+            yield from ((where, column) for column in columns if column in SCORES)
+        if self.copies.keep in SCORES:
+            yield "duplicates.keep", self.copies.keep
 
     @model_validator(mode="after")
     def _columns_exist(self) -> Self:
@@ -55,4 +94,10 @@ class SelectConfig(Config):
                     f"thresholds.{name}: not a numeric column of the ledger; allowed: "
                     f"{', '.join(NUMERIC_COLUMNS)} and source_<column of the list>"
                 )
+        for at, rule in enumerate(self.rules):
+            if isinstance(rule, PresetRule):
+                try:
+                    expand_preset(rule)
+                except ValueError as error:
+                    raise ValueError(f"rules.{at}: {error}") from None
         return self

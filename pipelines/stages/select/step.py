@@ -1,4 +1,4 @@
-"""Select over a whole run: two passes over the facts, with the duplicates settled between."""
+"""Select over a whole run: judge every row, settle what only all of them decide, write."""
 
 import tempfile
 from collections import Counter
@@ -9,25 +9,27 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipelines.ledger import DOWNLOAD_FACTS
-from pipelines.manifest import (
-    Manifest,
-    ShardError,
-    SpooledFile,
-    commit_shard,
-    committed_shards,
-    read_manifest,
-)
+from pipelines.manifest import Manifest, SpooledFile, commit_shard, committed_shards
 from pipelines.stages.select.config import SelectConfig
-from pipelines.stages.select.duplicates import DuplicateIndex
-from pipelines.stages.select.verdict import Verdict, join_scores, judge, ledger_table
+from pipelines.stages.select.copy_names import CopyNames
+from pipelines.stages.select.duplicates import Duplicates
+from pipelines.stages.select.facts import Facts
+from pipelines.stages.select.plan import plan_rules
+from pipelines.stages.select.ranking import Contest, Ranked
+from pipelines.stages.select.references import References
+from pipelines.stages.select.row_rules import RowRule
+from pipelines.stages.select.verdicts import BY_FACTS, Verdicts
+from pipelines.stages.select.write import ledger_table
 from pipelines.storage import RunStore
-from pipelines.tables import read_table, write_table
+from pipelines.tables import write_table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Select:
     """Reads facts, writes the ledger: one row for every input row.
+
+    Two passes over the facts, of the columns that the rules name and then of all; memory is that
+    of a shard and of a partition of what is compared, which lies in local files meanwhile.
 
     Attributes:
         read_rows: Rows of a shard whose download was quarantined (row, key, url, caption and
@@ -39,48 +41,81 @@ class Select:
     config: SelectConfig
     num_shards: int
     download: str
-    """Fingerprint of the download step."""
+    """Fingerprint of the step that made the images."""
     score: str | None
     """Fingerprint of the score step; None where nothing is scored."""
     read_rows: Callable[[int], pa.Table]
+    origin: str = "download"
+    """Name of the step that made the images."""
 
     name = "select"
 
     def run(self, on_commit: Callable[[Manifest], None]) -> None:
-        """Write every shard of the ledger that is not there yet."""
+        """Write every shard of the ledger that is not there yet.
+
+        Raises:
+            ShardError: a step before this one is not complete.
+            ConfigError: a rule does not go with the facts, or a list cannot be read.
+        """
         done = committed_shards(self.store, self.name, self.fingerprint)
         if len(done) == self.num_shards:
             return
-        with tempfile.TemporaryDirectory(prefix="latent-foundry-select-") as folder:
-            index = DuplicateIndex(Path(folder))
-            if self.config.duplicates == "sha256":
-                self._collect(index)
-            index.settle()
-            for shard_id, copies in enumerate(index.copies(self.num_shards)):
+        facts = Facts(
+            store=self.store,
+            num_shards=self.num_shards,
+            origin=self.origin,
+            download=self.download,
+            score=self.score,
+            read_rows=self.read_rows,
+        )
+        with tempfile.TemporaryDirectory(prefix="latent-foundry-select-") as scratch:
+            folder = Path(scratch)
+            verdicts = Verdicts(folder, facts.shard_sizes)
+            references = References(self.config.copies.references, self.store.storage_options)
+            self._judge(facts, verdicts, references, folder)
+            names = CopyNames(facts, verdicts, references, folder)
+            for shard_id in range(self.num_shards):
                 if shard_id not in done:
-                    on_commit(self._write(shard_id, copies, Path(folder)))
+                    on_commit(self._write(shard_id, facts, verdicts, names, folder))
 
-    def _collect(self, index: DuplicateIndex) -> None:
+    def _judge(
+        self, facts: Facts, verdicts: Verdicts, references: References, folder: Path
+    ) -> None:
+        planned = plan_rules(self.config, self.store.storage_options)
+        rules: list[tuple[int, RowRule | Contest]] = []
+        for rule in planned:
+            code = verdicts.register(rule.outcomes)
+            if isinstance(rule, Ranked):
+                rules.append((code, Contest(rule, code=code, folder=folder)))
+            else:
+                rules.append((code, rule))
+        duplicates = Duplicates(
+            config=self.config.copies,
+            facts=facts,
+            verdicts=verdicts,
+            references=references,
+            folder=folder,
+        )
+        columns = {*duplicates.columns, *(name for rule in planned for name in rule.columns)}
         for shard_id in range(self.num_shards):
-            joined = self._facts(shard_id)
-            verdict = judge(joined, self.config)
-            rows = joined.filter(pa.array(verdict.passed)).select(["row", "key", "sha256"])
-            if rows.num_rows:
-                index.add(
-                    shard_id,
-                    rows=rows["row"].to_numpy(),
-                    keys=rows["key"].to_pylist(),
-                    sha256=rows["sha256"].to_pylist(),
-                )
+            if facts.is_lost(shard_id):
+                verdicts.codes[verdicts.shard(shard_id)] = BY_FACTS
+                continue
+            rows = facts.read(shard_id, columns=columns)
+            _judge_shard(rows, verdicts.shard(shard_id), verdicts, rules, duplicates)
+        for _, contest in rules:
+            if isinstance(contest, Contest):
+                contest.settle(verdicts)
+        duplicates.settle()
 
-    def _write(self, shard_id: int, copies: np.ndarray, folder: Path) -> Manifest:
-        joined = self._facts(shard_id)
-        verdict = judge(joined, self.config)
-        _drop_copies(joined, verdict, copies)
-        table = ledger_table(joined, verdict)
+    def _write(
+        self, shard_id: int, facts: Facts, verdicts: Verdicts, names: CopyNames, folder: Path
+    ) -> Manifest:
+        table = ledger_table(facts.read(shard_id), verdicts, names, places=verdicts.shard(shard_id))
         path = folder / f"ledger-{shard_id}.parquet"
         write_table(table, path)
-        dropped = Counter(reason for reason in verdict.reason if reason is not None)
+        counts = table["reason"].value_counts().to_pylist()
+        dropped = Counter({c["values"]: c["counts"] for c in counts if c["values"] is not None})
         manifest = commit_shard(
             self.store,
             step=self.name,
@@ -96,53 +131,30 @@ class Select:
         path.unlink()
         return manifest
 
-    def _facts(self, shard_id: int) -> pa.Table:
-        download = self._manifest("download", self.download, shard_id)
-        if download.quarantined is not None:
-            return join_scores(self._quarantined_facts(shard_id), None)
-        facts = self._read(download, "facts/download")
-        if self.score is None:
-            return join_scores(facts, None)
-        score = self._manifest("score", self.score, shard_id)
-        if score.quarantined is None:
-            return join_scores(facts, self._read(score, "facts/score"))
-        reasons = ["shard_quarantined" if r is None else r for r in facts["reason"].to_pylist()]
-        at = facts.schema.get_field_index("reason")
-        facts = facts.set_column(at, facts.schema.field(at), pa.array(reasons, pa.string()))
-        return join_scores(facts, None)
 
-    def _quarantined_facts(self, shard_id: int) -> pa.Table:
-        rows = self.read_rows(shard_id)
-        columns = {name: rows[name] for name in rows.column_names}
-        columns["shard_id"] = pa.array(np.full(rows.num_rows, shard_id, np.int32))
-        columns["reason"] = pa.array(["shard_quarantined"] * rows.num_rows)
-        fields = [*DOWNLOAD_FACTS, *(f for f in rows.schema if f.name.startswith("source_"))]
-        arrays = [
-            columns[field.name].cast(field.type)
-            if field.name in columns
-            else pa.nulls(rows.num_rows, field.type)
-            for field in fields
-        ]
-        return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+def _judge_shard(
+    rows: pa.Table,
+    at: slice,
+    verdicts: Verdicts,
+    rules: list[tuple[int, RowRule | Contest]],
+    duplicates: Duplicates,
+) -> None:
+    """Give each row the code of the first rule on itself that it breaks; enter it for the others.
 
-    def _manifest(self, step: str, fingerprint: str, shard_id: int) -> Manifest:
-        manifest = read_manifest(self.store, step, fingerprint, shard_id)
-        if manifest is None:
-            raise ShardError(f"{step} shard {shard_id} is not committed; run that step first")
-        return manifest
-
-    def _read(self, manifest: Manifest, folder: str) -> pa.Table:
-        entry = manifest.file(folder)
-        if entry is None:
-            raise ShardError(f"{manifest.step} shard {manifest.shard_id} has no file in {folder}")
-        return read_table(self.store, entry.path)
-
-
-def _drop_copies(joined: pa.Table, verdict: Verdict, copies: np.ndarray) -> None:
-    if not len(copies):
-        return
-    position = {row: at for at, row in enumerate(joined["row"].to_pylist())}
-    for copy in copies:
-        at = position[int(copy["row"])]
-        verdict.reason[at] = "duplicate_bytes"
-        verdict.rule[at] = f"same sha256 as {int(copy['key']):016x}"
+    A row is entered into a contest, and met by the rules after it, as if it stayed: what the
+    contest drops has the lesser code.
+    """
+    places = np.arange(at.start, at.stop)
+    passed = np.asarray(rows["reason"].is_null())
+    verdicts.codes[places[~passed]] = BY_FACTS
+    rows, places = rows.filter(pa.array(passed)), places[passed]
+    for code, rule in rules:
+        if isinstance(rule, Contest):
+            rule.enter(rows, places)
+            continue
+        breaks = rule.broken(rows)
+        broken = breaks > 0
+        if broken.any():
+            verdicts.codes[places[broken]] = code - 1 + breaks[broken]
+            rows, places = rows.filter(pa.array(~broken)), places[~broken]
+    duplicates.enter(rows, places)

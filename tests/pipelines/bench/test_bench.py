@@ -6,7 +6,10 @@ from pathlib import Path
 import cv2
 
 from pipelines.bench.image_set import RealSize, make_image_set, read_real_sizes
+from pipelines.bench.ledger_case import make_facts
 from pipelines.bench.process_memory import MemorySampler
+from pipelines.bench.select import CUTS, cut_ledger
+from pipelines.bench.tables import select_table
 from pipelines.bench.timed_server import serve
 
 
@@ -54,3 +57,14 @@ def test_memory_of_this_process_is_seen() -> None:
         time.sleep(0.3)
     assert memory.peak.largest_of("python") == memory.peak.largest
     assert memory.peak.total > 10_000_000
+
+
+def test_a_made_ledger_is_cut_in_each_way(tmp_path: Path) -> None:
+    case = make_facts(tmp_path / "run", num_rows=600, metadata=tmp_path)  # no real sizes there
+    results = [cut_ledger(cut, case) for cut in CUTS]
+    for result in results:
+        assert result.kept + sum(result.dropped.values()) == result.num_rows == 600
+        assert result.dropped["http_not_found"] > 40
+    assert results[0].dropped["ranked_below_best"] > 50
+    assert results[1].dropped["duplicate_phash"] > 5
+    assert len(select_table(results).splitlines()) == 2 + 2 * len(CUTS)

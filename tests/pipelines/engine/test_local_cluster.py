@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.engine import local_cluster as module
 from pipelines.engine.local_cluster import local_cluster
 
 SCRIPT = """
 import sys
 import ray
 
-ray.init()
+@ray.remote
+class Left:
+    def here(self):
+        return True
+
+ray.init(namespace="left")
+ray.get(Left.options(name="left", lifetime="detached").remote().here.remote())
 print("logical CPUs:", int(ray.cluster_resources()["CPU"]), "argument:", sys.argv[1])
 sys.exit(3)
 """
@@ -27,6 +34,8 @@ def test_a_job_is_streamed_keeps_its_exit_code_and_leaves_nothing(tmp_path: Path
         token = cluster.environment["RAY_AUTH_TOKEN"]
         assert token not in repr(cluster)
         code = cluster.submit(["job.py", "one"], working_dir=tmp_path, say=lines.append)
+        asked_to_stop = time.monotonic()
+    assert time.monotonic() - asked_to_stop < module._STOP_TIMEOUT_S, "it had to be killed"
     assert code == 3
     assert lines == ["logical CPUs: 3 argument: one"]
     assert not folder.exists()

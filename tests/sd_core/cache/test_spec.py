@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sd_core.cache.latents import (
+    mean_latents,
     posterior_mean,
     sample_posterior,
     scale_latents,
@@ -99,5 +100,7 @@ def test_sampling_moments_is_the_mean_plus_deviation_times_noise() -> None:
     expected = mean + torch.e  # exp(2 / 2)
     torch.testing.assert_close(sample_posterior(moments, noise=noise), expected)
     assert torch.equal(posterior_mean(moments), mean)
+    assert torch.equal(mean_latents(moments, make_spec(form="moments")), mean)
+    assert torch.equal(mean_latents(mean, make_spec(form="mean")), mean)
     wild = torch.cat([mean, torch.full((1, 4, 2, 2), 1000.0)], dim=1)
     assert sample_posterior(wild, noise=noise).isfinite().all()

@@ -271,7 +271,7 @@ def test_a_folder_of_another_kind_says_what_is_wrong(
     ("change", "message"),
     [
         ({"cross_attention_dim": 48}, "attends to text of width 48, and the text encoder.* 32"),
-        ({"in_channels": 9}, "takes 9 channels, and the autoencoder's latents have 4"),
+        ({"in_channels": 6}, "takes 6 channels, and the autoencoder's latents have 4"),
         (
             {
                 "addition_embed_type": "text_time",

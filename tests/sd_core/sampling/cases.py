@@ -8,6 +8,7 @@ from sd_core.model.latent_diffusion import (
     LatentDiffusionConfig,
     load_latent_diffusion,
 )
+from sd_core.model.task import Task
 from tests import diffusion_cases, model_cases
 
 UNET = {**diffusion_cases.UNET, "block_out_channels": [16, 32], "attention_head_dim": 4}
@@ -16,7 +17,11 @@ LATENT_SHAPE = (4, 16, 16)
 
 
 def random_model(
-    folder: Path, *, settings: dict[str, Any] = UNET, **noise_schedule: Any
+    folder: Path,
+    *,
+    settings: dict[str, Any] = UNET,
+    task: Task = "text_to_image",
+    **noise_schedule: Any,
 ) -> LatentDiffusion:
     """Latents of 16x16 to pictures of 32x32; a scaling factor of 0.37 and a text of width 32."""
     autoencoder = model_cases.autoencoder_folder(folder / "vae", scaling_factor=0.37)
@@ -26,4 +31,5 @@ def random_model(
         "denoiser": {"settings": settings},
         "noise_schedule": noise_schedule,
     }
-    return load_latent_diffusion(LatentDiffusionConfig.model_validate(sections), device="cpu")
+    config = LatentDiffusionConfig.model_validate(sections)
+    return load_latent_diffusion(config, device="cpu", tasks=(task,))

@@ -320,7 +320,7 @@ def test_full_disk_fails_the_shard_not_the_row(server, tmp_path, monkeypatch):
     def full(self, row, crop):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipelines.stages.download.spool.CropSpool.add", full)
+    monkeypatch.setattr("pipelines.crop_spool.CropSpool.add", full)
     with pytest.raises(ShardError, match="OSError") as caught:
         run_step(tmp_path / "run", Rows([f"{server.url}/bad/good"] * 4))
     assert isinstance(caught.value.__cause__, OSError)

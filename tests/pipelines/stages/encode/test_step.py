@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.cache_files import publish_cache
 from pipelines.manifest import Manifest
-from pipelines.stages.encode import EncodeConfig, EncodeStep, publish_cache
+from pipelines.stages.encode import EncodeConfig, EncodeStep
 from pipelines.storage import RunStore
 from pipelines.tables import read_table
 from sd_core.cache.latents import posterior_mean, scale_latents

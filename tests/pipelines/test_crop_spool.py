@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipelines.stages.download.spool import CropSpool
+from pipelines.crop_spool import CropSpool
 from pipelines.stages.download.spool_folder import remove_abandoned, spool_folder
 
 _HOLD = """

@@ -1,0 +1,49 @@
+"""Generate: a list of prompts becomes images, metadata and cached latents, each exactly once.
+
+    python jobs/generate.py --config configs/generate/tiny.yaml \\
+        --set prompts.path=/data/prompts.parquet --set output=/data/generated
+    ray job submit --working-dir . -- python jobs/generate.py --config ... --grow
+
+Exit codes: 0 done, 1 failed, 2 wrong configuration, 3 shards were quarantined (given up).
+"""
+
+import argparse
+import sys
+
+from jobs.command_line import Say, add_config_options, run_job
+from pipelines.config import load_config
+from pipelines.generate import GENERATE_STEPS, GenerateJobConfig, generate
+from pipelines.redact import redact_text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job; returns the exit code."""
+    options = _parse(arguments)
+    return run_job(lambda say: _run(options, say))
+
+
+def _run(options: argparse.Namespace, say: Say) -> int:
+    config = load_config(GenerateJobConfig, options.config, overrides=options.set)
+    steps = tuple(options.steps.split(","))
+    result = generate(config, steps=steps, grow=options.grow, say=say)
+    print(result.funnel)
+    print(f"run: {redact_text(config.output)}")
+    return 3 if result.quarantined else 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_config_options(parser, folder="configs/generate/")
+    parser.add_argument(
+        "--grow", action="store_true", help="make what is new in a list that has changed"
+    )
+    parser.add_argument(
+        "--steps",
+        default=",".join(GENERATE_STEPS),
+        help="only these steps, by commas; naming select or encode allows a re-cut by new options",
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""What every job of committed steps does: check parents, complete steps, refuse many losses."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from pipelines.config import ConfigError
+from pipelines.engine.chain import QuarantineError
+from pipelines.run import Revision, StepIdentity, StepSummary, complete_step, read_revision
+from pipelines.stages.score import ScoreConfig
+from pipelines.stages.select import SelectConfig
+from pipelines.storage import RunStore
+
+Say = Callable[[str], None]
+
+
+class JobSteps(Protocol):
+    """The steps of one run."""
+
+    @property
+    def store(self) -> RunStore: ...
+
+    @property
+    def identities(self) -> Mapping[str, StepIdentity]: ...
+
+    @property
+    def max_quarantined_shards(self) -> int: ...
+
+    def parents(self, step: str) -> Sequence[str]: ...
+
+    def folders(self, step: str) -> Iterable[str]: ...
+
+    def num_shards(self, step: str) -> int: ...
+
+    def publish(self, step: str) -> None:
+        """Write what readers find beside the step's files."""
+
+
+def check_scores_are_made(select: SelectConfig, score: ScoreConfig | None) -> None:
+    """Raise `ValueError` where select goes by a score that nothing makes."""
+    made = {
+        "clip_similarity": score is not None and score.similarity,
+        "aesthetic_v1": score is not None and score.aesthetic_v1 is not None,
+        "aesthetic_v2": score is not None and score.aesthetic_v2 is not None,
+        "punsafe": score is not None and score.nsfw is not None,
+        "pwatermark": False,
+    }
+    for where, name in select.scores_used():
+        if not made.get(name, True):
+            raise ValueError(
+                f"select.{where}: nothing in `score` makes {name}; configure it, or use "
+                f"source_{name} where the list has it"
+            )
+    if select.copies.needs_embeddings and not (score is not None and score.embeddings):
+        raise ValueError("select.duplicates: set score.embeddings: true to compare embeddings")
+
+
+def is_complete(job: JobSteps, revision: Revision, asked: Iterable[str]) -> bool:
+    """Whether every asked step is complete with the present options, over all of its shards."""
+    return all(
+        step in revision.steps
+        and revision.steps[step].fingerprint == job.identities[step].fingerprint
+        and revision.steps[step].num_shards == job.num_shards(step)
+        for step in asked
+    )
+
+
+def require_parents(job: JobSteps, asked: Sequence[str]) -> None:
+    """Raise `ConfigError` where a step is asked for whose parents are neither asked nor complete.
+
+    Raises:
+        QuarantineError: a parent lost more shards than the configuration allows.
+    """
+    revision = read_revision(job.store)
+    for step in asked:
+        for parent in job.parents(step):
+            if parent in asked:
+                continue
+            if not is_complete(job, revision, [parent]):
+                raise ConfigError(f"--steps {step}: {parent} is not complete; run it first")
+            check_quarantine(job, parent, revision.steps[parent])
+
+
+def complete(job: JobSteps, step: str, *, say: Say) -> None:
+    """Make a step that has run current; raises `QuarantineError` as `check_quarantine` does."""
+    before = read_revision(job.store).number
+    summary = complete_step(
+        job.store,
+        job.identities[step],
+        num_shards=job.num_shards(step),
+        folders=job.folders(step),
+        publish=lambda: job.publish(step),
+    )
+    check_quarantine(job, step, summary)
+    if read_revision(job.store).number != before:
+        say(f"{step}: complete, {summary.kept:,} of {summary.rows_in:,} rows kept")
+
+
+def check_quarantine(job: JobSteps, step: str, summary: StepSummary) -> None:
+    """Raise `QuarantineError` where more shards were given up than the configuration allows."""
+    if len(summary.quarantined) > job.max_quarantined_shards:
+        raise QuarantineError(
+            f"{step}: {len(summary.quarantined)} shard(s) are quarantined (the first: "
+            f"{summary.quarantined[0]}; its manifest has the error) and "
+            f"engine.max_quarantined_shards is {job.max_quarantined_shards}; later steps were not "
+            "run"
+        )

@@ -1,0 +1,25 @@
+"""Prompts: a list of them, read, checked and cut into shards that a run keeps."""
+
+from pipelines.prompts.config import PromptsConfig
+from pipelines.prompts.plan import Growth, PromptPlanConfig, plan_prompts
+from pipelines.prompts.record import (
+    PromptPlan,
+    expand_rows,
+    is_prompt_plan,
+    keys_in_two_shards,
+    load_prompt_plan,
+    read_prompts,
+)
+
+__all__ = [
+    "Growth",
+    "PromptPlan",
+    "PromptPlanConfig",
+    "PromptsConfig",
+    "expand_rows",
+    "is_prompt_plan",
+    "keys_in_two_shards",
+    "load_prompt_plan",
+    "plan_prompts",
+    "read_prompts",
+]

@@ -1,0 +1,189 @@
+"""One prompt of a list: its own settings, each in its type or refused with a reason."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pipelines.ledger import PROMPT_SETTINGS
+
+MAX_IMAGES_A_ROW: Final = 10_000
+_MAX_SEED = 2**63 - 1
+_MAX_SIDE_PX = 16_384
+_MAX_STEPS = 10_000
+_KEY = re.compile(r"^[A-Za-z0-9_\-]{1,80}$")
+_COUNTS = ("num_images", "image_index")
+"""They say how many images there are and which, not what they are: no part of a key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRow:
+    """A row of the list, parsed.
+
+    Attributes:
+        key: The row's name; its images are `{key}-{i}`.
+        settings: Its own ones by name; what is absent comes from the configuration.
+        content: Digest of what the images are made from: the same text with the same settings.
+        digest: Of everything in the row that counts; another one with the same is a repetition.
+        reason: Null, or why no image is made.
+    """
+
+    key: str
+    prompt: str | None
+    settings: Mapping[str, Any]
+    content: str
+    digest: str
+    reason: str | None = None
+    error_message: str | None = None
+
+    @property
+    def image_indices(self) -> range:
+        """Which images the row asks for; a refused one stands for one row."""
+        if self.reason is not None:
+            return range(1)
+        if "image_index" in self.settings:
+            index = self.settings["image_index"]
+            return range(index, index + 1)
+        return range(self.settings.get("num_images", 1))
+
+
+def parse_prompt(
+    prompt: str | None,
+    raw: Mapping[str, Any],
+    *,
+    num_images: int,
+    reason: str | None = None,
+    error_message: str | None = None,
+) -> PromptRow:
+    """Parse one row; what is wrong with it becomes its reason.
+
+    Args:
+        prompt: Its text; null or blank is refused, but for a row with an `init_key`.
+        raw: Column to value, of the columns named in `PROMPT_SETTINGS` and `key`, as read.
+        num_images: The configuration's, for rows without their own.
+        reason: Why the reader refused the row already; `error_message` says more.
+    """
+    settings: dict[str, Any] = {}
+    message = error_message
+    for name, (parse, code) in _PARSERS.items():
+        if reason is not None:
+            break
+        try:
+            value = parse(raw.get(name))
+        except ValueError as error:
+            reason, message = code, f"{name}: {error}"
+        else:
+            if value is not None:
+                settings[name] = value
+    asked_key = None if reason is not None else raw.get("key")
+    if asked_key is not None:
+        asked_key = str(asked_key)
+        if not _KEY.match(asked_key):
+            reason = "key_invalid"
+            message = "key: allowed are 1 to 80 of A-Z a-z 0-9 _ -"
+            asked_key = None
+    if reason is None and not (prompt or "").strip() and "init_key" not in settings:
+        reason = "prompt_missing"
+    if reason is not None:
+        return _refused(prompt, raw, reason=reason, message=message)
+    settings.setdefault("num_images", num_images)
+    what = {name: value for name, value in settings.items() if name not in _COUNTS}
+    content = _digest([prompt, what], 16)
+    key = asked_key or _digest([prompt, what], 8)
+    counts = [settings.get(name) for name in _COUNTS]
+    return PromptRow(
+        key=key,
+        prompt=prompt,
+        settings=settings,
+        content=content,
+        digest=_digest([key, content, counts], 8),
+    )
+
+
+def _refused(
+    prompt: str | None, raw: Mapping[str, Any], *, reason: str, message: str | None
+) -> PromptRow:
+    digest = _digest([prompt, {name: str(value) for name, value in raw.items()}, reason], 8)
+    return PromptRow(
+        key=digest,
+        prompt=prompt,
+        settings={},
+        content=digest,
+        digest=digest,
+        reason=reason,
+        error_message=message,
+    )
+
+
+def _digest(tree: Any, size: int) -> str:
+    text = json.dumps(tree, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
+
+
+def _number(value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool):
+        raise ValueError(f"found {value}, a number is needed")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"found {str(value)[:40]!r}, a number is needed") from None
+    if not math.isfinite(number):
+        raise ValueError(f"found {number}, a finite number is needed")
+    return number
+
+
+def _integer(low: int, high: int) -> Callable[[Any], int | None]:
+    def parse(value: Any) -> int | None:
+        whole = _whole(value)
+        if whole is not None and not low <= whole <= high:
+            raise ValueError(f"found {whole}, allowed are {low} to {high}")
+        return whole
+
+    return parse
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)  # through a float it would lose digits
+    number = _number(value)
+    if number is None or isinstance(value, int):
+        return None if number is None else int(value)
+    if not number.is_integer():
+        raise ValueError(f"found {number:g}, a whole number is needed")
+    return int(number)
+
+
+def _real(low: float, high: float) -> Callable[[Any], float | None]:
+    def parse(value: Any) -> float | None:
+        number = _number(value)
+        if number is not None and not low <= number <= high:
+            raise ValueError(f"found {number:g}, allowed are {low:g} to {high:g}")
+        return number
+
+    return parse
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
+
+
+_PARSERS: Final[Mapping[str, tuple[Callable[[Any], Any], str]]] = {
+    "negative_prompt": (_text, "row_unreadable"),
+    "seed": (_integer(0, _MAX_SEED), "seed_invalid"),
+    "num_images": (_integer(1, MAX_IMAGES_A_ROW), "num_images_invalid"),
+    "image_index": (_integer(0, MAX_IMAGES_A_ROW - 1), "num_images_invalid"),
+    "num_inference_steps": (_integer(1, _MAX_STEPS), "num_inference_steps_invalid"),
+    "guidance_scale": (_real(0, 1000), "guidance_scale_invalid"),
+    "width": (_integer(1, _MAX_SIDE_PX), "size_invalid"),
+    "height": (_integer(1, _MAX_SIDE_PX), "size_invalid"),
+    "sampler": (_text, "sampler_unknown"),
+    "init_key": (_text, "init_missing"),
+    "strength": (_real(0, 1), "strength_invalid"),
+    "mask": (_text, "mask_invalid"),
+}
+assert tuple(_PARSERS) == PROMPT_SETTINGS

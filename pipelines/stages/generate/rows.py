@@ -1,0 +1,195 @@
+"""The images of a shard: each with all of its settings, or with the reason why there is none."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from pipelines.stages.generate.config import GenerateConfig
+from sd_core.sampling.samplers import SamplerName
+
+_SEED_BITS = 53  # what every reader of the files' parameters, JavaScript's among them, can hold
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRow:
+    """One image to be made.
+
+    Attributes:
+        key: `{prompt_key}-{image_index}`.
+        seed: As the user gave it; `noise_seed` is what the noise is drawn from.
+        strength: Null where the row starts from noise.
+    """
+
+    row: int
+    key: str
+    prompt_key: str
+    image_index: int
+    prompt: str
+    negative_prompt: str
+    seed: int
+    noise_seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    width: int
+    height: int
+    sampler: SamplerName
+    init_key: str | None = None
+    strength: float | None = None
+    mask: str | None = None
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the unconditional half is needed."""
+        return self.guidance_scale > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusedRow:
+    """A row without an image."""
+
+    row: int
+    reason: str
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLimits:
+    """What the model can be asked for."""
+
+    downsampling: int
+    native_px: int
+    max_side_px: int
+    samplers: Sequence[str]
+
+
+def noise_seed(key: str, *, seed: int, image_index: int) -> int:
+    """What an image's generator is seeded with: 53 bits of a hash of key, seed and number."""
+    name = f"{key}/{seed}/{image_index}".encode()
+    digest = hashlib.blake2b(name, digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> (64 - _SEED_BITS)
+
+
+class Sources(Protocol):
+    """Where rows find the images that they start from."""
+
+    @property
+    def resolution_px(self) -> int: ...
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def caption(self, key: str) -> str: ...
+
+    def mask(self, row: ImageRow) -> object:
+        """Raises ValueError, with a `reason`, where the row's mask cannot be used."""
+
+
+def resolve_rows(
+    rows: pa.Table, config: GenerateConfig, limits: ModelLimits, sources: Sources | None = None
+) -> Iterator[ImageRow | RefusedRow]:
+    """Fill in the defaults and hold every row against the model and its source, in order.
+
+    Args:
+        rows: Of `expand_rows`.
+        sources: Of `generate.init`, where it is configured.
+    """
+    names = [name for name in rows.column_names if not name.startswith("source_")]
+    for batch in rows.select(names).to_batches(max_chunksize=1024):
+        for row in batch.to_pylist():
+            found = _resolve(row, config, limits)
+            if isinstance(found, ImageRow) and found.init_key is not None:
+                found = _with_source(found, sources)
+            yield found
+
+
+def _resolve(
+    row: dict[str, Any], config: GenerateConfig, limits: ModelLimits
+) -> ImageRow | RefusedRow:
+    if row["reason"] is not None:
+        return RefusedRow(row=row["row"], reason=row["reason"], error_message=row["error_message"])
+    defaults = config.defaults
+
+    def own(name: str, default: Any) -> Any:
+        return default if row[name] is None else row[name]
+
+    seed = own("seed", defaults.seed)
+    starts = row["init_key"] is not None
+    image = ImageRow(
+        row=row["row"],
+        key=row["key"],
+        prompt_key=row["prompt_key"],
+        image_index=row["image_index"],
+        prompt=row["prompt"] or "",
+        negative_prompt=own("negative_prompt", defaults.negative_prompt),
+        seed=seed,
+        noise_seed=noise_seed(row["prompt_key"], seed=seed, image_index=row["image_index"]),
+        num_inference_steps=own("num_inference_steps", defaults.num_inference_steps),
+        guidance_scale=own("guidance_scale", defaults.guidance_scale),
+        width=own("width", defaults.width or limits.native_px),
+        height=own("height", defaults.height or limits.native_px),
+        sampler=own("sampler", defaults.sampler),
+        init_key=row["init_key"],
+        strength=own("strength", defaults.strength) if starts else None,
+        mask=row["mask"],
+    )
+    for check in _CHECKS:
+        fault = check(image, limits)
+        if fault is not None:
+            reason, message = fault
+            return RefusedRow(row=image.row, reason=reason, error_message=message)
+    return image
+
+
+def _with_source(image: ImageRow, sources: Sources | None) -> ImageRow | RefusedRow:
+    """The row with its source's caption where it has no prompt: a variation of that image."""
+
+    def refused(reason: str, message: str) -> RefusedRow:
+        return RefusedRow(row=image.row, reason=reason, error_message=message)
+
+    key = str(image.init_key)
+    if sources is None:
+        return refused("init_missing", "generate.init names no run to start from")
+    if key not in sources:
+        return refused("init_missing", "the run of generate.init has no latents of this key")
+    side = sources.resolution_px
+    if (image.width, image.height) != (side, side):
+        return refused("size_invalid", f"the image to start from is {side}x{side}")
+    try:
+        sources.mask(image)
+    except ValueError as error:
+        return refused(getattr(error, "reason", "mask_invalid"), str(error))
+    if image.prompt.strip():
+        return image
+    return replace(image, prompt=sources.caption(key))
+
+
+def _size_fault(image: ImageRow, limits: ModelLimits) -> tuple[str, str] | None:
+    for name, side in (("width", image.width), ("height", image.height)):
+        if side % limits.downsampling or not 0 < side <= limits.max_side_px:
+            return "size_invalid", (
+                f"{name}: found {side}, allowed are multiples of {limits.downsampling} up to "
+                f"{limits.max_side_px}"
+            )
+    return None
+
+
+def _sampler_fault(image: ImageRow, limits: ModelLimits) -> tuple[str, str] | None:
+    if image.sampler in limits.samplers:
+        return None
+    allowed = ", ".join(limits.samplers)
+    return "sampler_unknown", f"found {str(image.sampler)[:40]!r}, allowed are {allowed}"
+
+
+def _mask_fault(image: ImageRow, limits: ModelLimits) -> tuple[str, str] | None:
+    if image.mask is not None and image.init_key is None:
+        return "init_missing", "a mask needs the init_key of the image that it is laid on"
+    return None
+
+
+_CHECKS: Sequence[Callable[[ImageRow, ModelLimits], tuple[str, str] | None]] = (
+    _size_fault,
+    _sampler_fault,
+    _mask_fault,
+)

@@ -1,0 +1,198 @@
+"""The generate step: a shard of prompts in, images with their facts and latents committed."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipelines.cache_files import record_cache
+from pipelines.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.model_worker import free_models, prepare_torch, record_models
+from pipelines.overlap import run_overlapped
+from pipelines.prompts import PromptPlan, expand_rows, read_prompts
+from pipelines.stages.generate.batches import group_rows
+from pipelines.stages.generate.config import GenerateConfig
+from pipelines.stages.generate.image_files import describe_parameters
+from pipelines.stages.generate.image_spool import ImageSpool
+from pipelines.stages.generate.init_images import InitImages
+from pipelines.stages.generate.models import (
+    GenerateModels,
+    describe_cache,
+    describe_versions,
+    encode_empty_caption,
+    load_generate_models,
+)
+from pipelines.stages.generate.paint import Painter, PreparedBatch
+from pipelines.stages.generate.rows import ImageRow, resolve_rows
+from pipelines.stages.generate.shard_files import METADATA, build_facts, metadata_table
+from pipelines.step import Resources
+from pipelines.storage import RunStore
+from pipelines.versions import program_version
+from sd_core.cache.spec import CacheSpec
+
+_OWN = [name for name in METADATA.names if name in ImageRow.__dataclass_fields__]
+
+
+class GenerateStep:
+    """Makes and commits shards of images.
+
+    Args:
+        store: The run.
+        plan: Its prompts.
+        fingerprint: Of everything that can change an image.
+        torch_threads: Torch's threads in this worker.
+    """
+
+    name = "generate"
+
+    def __init__(
+        self,
+        store: RunStore,
+        plan: PromptPlan,
+        *,
+        fingerprint: str,
+        config: GenerateConfig,
+        torch_threads: int,
+        resources: Resources | None = None,
+    ) -> None:
+        self.fingerprint = fingerprint
+        self.resources = resources or Resources()
+        self._store = store
+        self._plan = plan
+        self._config = config
+        self._torch_threads = torch_threads
+        self._worker: _Worker | None = None
+
+    def open(self) -> None:
+        """Load the model and record what it is."""
+        device = prepare_torch(self.resources, threads=self._torch_threads)
+        models = load_generate_models(self._config, device=device)
+        record_models(
+            self._store, step=self.name, fingerprint=self.fingerprint, models=models.describe()
+        )
+        spec = describe_cache(models, self._config)
+        if spec is not None:
+            record_cache(
+                self._store,
+                step=self.name,
+                fingerprint=self.fingerprint,
+                spec=spec,
+                empty_caption=encode_empty_caption(models),
+            )
+        init = self._config.init
+        sources = None if init is None else InitImages(init, models.model.identity)
+        self._worker = _Worker(models, self._config, spec, sources)
+
+    def close(self) -> None:
+        """Drop the model, and close what rows started from."""
+        if self._worker is not None:
+            self._worker.close()
+        self._worker = None
+        free_models()
+
+    def rows_in(self, shard_id: int) -> int:
+        """Images that the shard's prompts ask for, and refused prompts."""
+        return self._plan.num_rows_of(shard_id)
+
+    def run(self, shard_id: int) -> Manifest:
+        """Make the shard's images and commit them."""
+        worker = self._worker
+        if worker is None:
+            raise RuntimeError("open() comes before run()")
+        rows = expand_rows(read_prompts(self._plan, self._store, shard_id), shard_id=shard_id)
+        with tempfile.TemporaryDirectory(prefix=f"generate-{shard_id:06d}-") as folder:
+            files, facts = worker.make(rows, shard_id=shard_id, folder=Path(folder))
+            reasons = facts["reason"].drop_null().to_pylist()
+            return commit_shard(
+                self._store,
+                step=self.name,
+                fingerprint=self.fingerprint,
+                shard_id=shard_id,
+                files=files,
+                rows_in=facts.num_rows,
+                kept=facts.num_rows - len(reasons),
+                dropped=Counter(reasons),
+            )
+
+
+class _Worker:
+    """The loaded model, and what turns a shard's rows into local files."""
+
+    def __init__(
+        self,
+        models: GenerateModels,
+        config: GenerateConfig,
+        spec: CacheSpec | None,
+        sources: InitImages | None,
+    ) -> None:
+        self._models = models
+        self._config = config
+        self._spec = spec
+        self._sources = sources
+        self._painter = Painter(models, config, sources)
+        self._limits = models.limits(config)
+        self._model_sha256 = models.model_sha256
+        self._versions = describe_versions()
+
+    def close(self) -> None:
+        if self._sources is not None:
+            self._sources.close()
+
+    def make(
+        self, rows: pa.Table, *, shard_id: int, folder: Path
+    ) -> tuple[list[SpooledFile], pa.Table]:
+        """Make the images; returns the finished local files and the facts."""
+        resolved = list(resolve_rows(rows, self._config, self._limits, self._sources))
+        images = [row for row in resolved if isinstance(row, ImageRow)]
+        spool = ImageSpool(self._config, self._spec, shard_id=shard_id, folder=folder)
+        with spool:
+            self._paint(images, spool)
+        facts = build_facts(rows, resolved, spool.made)
+        return spool.finish(facts, self._metadata(images, spool)), facts
+
+    def _paint(self, images: Sequence[ImageRow], spool: ImageSpool) -> None:
+        painter = self._painter
+
+        def batches() -> Iterator[PreparedBatch]:
+            for batch in group_rows(images, batch_size=self._config.batch_size):
+                yield painter.prepare(batch)
+
+        run_overlapped(
+            batches(),
+            work=painter.denoise,
+            write=lambda denoised: spool.add(painter.decode(denoised), self._parameters),
+        )
+
+    def _parameters(self, row: ImageRow) -> str | None:
+        if not self._config.image.parameters:
+            return None
+        return describe_parameters(
+            row,
+            model=self._models.name,
+            model_sha256=self._model_sha256,
+            version=f"latent-foundry {program_version()}",
+        )
+
+    def _metadata(self, images: Sequence[ImageRow], spool: ImageSpool) -> pa.Table:
+        schedulers = {row.sampler: self._models.scheduler(row.sampler) for row in images}
+        return metadata_table(
+            [
+                {
+                    **{name: getattr(row, name) for name in _OWN},
+                    "image_key": row.key,
+                    "key": row.prompt_key,
+                    "guidance_rescale": self._config.guidance_rescale,
+                    "batch_size": spool.made[row.row].batch_size,
+                    "sha256": spool.made[row.row].sha256,
+                    "model": self._models.name,
+                    "model_sha256": self._model_sha256,
+                    "scheduler": schedulers[row.sampler][0],
+                    "scheduler_sha256": schedulers[row.sampler][1],
+                    "versions": self._versions,
+                }
+                for row in images
+                if row.row in spool.made
+            ]
+        )

@@ -1,0 +1,142 @@
+"""SQL conditions of a user's, by a DuckDB that reaches neither files nor the network."""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.config import ConfigError
+
+Mask = npt.NDArray[np.bool_]
+
+_PLACE = "__place"
+_LOCKED: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "python_enable_replacements": "false",  # no table is a variable of this program
+    "threads": "1",
+    "memory_limit": "1GB",
+}
+_NOT_ROW_BY_ROW = {
+    "SUBQUERY": "a subquery",
+    "WINDOW": "a window function",
+    "LAMBDA": "a lambda",
+    "PARAMETER": "a parameter",
+    "STAR": "a star",
+}
+_OF_THE_MOMENT = ("now", "today", "age", "getvariable", "in_search_path", "transaction_timestamp")
+
+
+class Condition:
+    """A condition on one row, checked when it is made.
+
+    Args:
+        sql: Such as `original_width >= 512 and source_license = 'CC0'`.
+        where: The key that it is configured by.
+
+    Raises:
+        ConfigError: it is not one expression, or looks beyond its row.
+    """
+
+    def __init__(self, sql: str, *, where: str) -> None:
+        self._where = where
+        self._sql = sql
+        tree = self._parse()
+        self._refuse(tree)
+        self.columns = tuple(dict.fromkeys(_columns(tree)))
+        """Names that it reads, in the order they are met."""
+
+    def check(self, types: Mapping[str, pa.DataType]) -> None:
+        """Raise `ConfigError` where it does not go with columns of these names and types."""
+        known = {name.lower() for name in types}
+        unknown = [name for name in self.columns if name.lower() not in known]
+        if unknown:
+            raise ConfigError(
+                f"{self._where}.sql: no column {', '.join(map(repr, unknown))}; allowed: "
+                + ", ".join(types)
+            )
+        self.met(pa.table({name: pa.nulls(1, kind) for name, kind in types.items()}))
+
+    def met(self, rows: pa.Table) -> Mask:
+        """Where it is true, one a row; false where it is null.
+
+        Raises:
+            ConfigError: it fails on a row (a cast that a value does not allow).
+        """
+        met = np.zeros(rows.num_rows, np.bool_)
+        places = pa.array(np.arange(rows.num_rows, dtype=np.int64))
+        try:
+            table = _database().from_arrow(rows.append_column(_PLACE, places))
+            found = table.filter(duckdb.SQLExpression(self._sql)).select(_PLACE).fetchnumpy()
+        except duckdb.Error as error:
+            raise ConfigError(f"{self._where}.sql: {_first_line(error)}") from None
+        met[found[_PLACE]] = True
+        return met
+
+    def _parse(self) -> Any:
+        try:
+            duckdb.SQLExpression(self._sql)  # refuses what is more than an expression
+            query = f"SELECT 1 WHERE (\n{self._sql}\n)"
+            [(text,)] = _database().execute("SELECT json_serialize_sql(?)", [query]).fetchall()
+        except duckdb.Error as error:
+            raise ConfigError(f"{self._where}.sql: {_first_line(error)}") from None
+        tree = json.loads(text)
+        if tree["error"]:
+            raise ConfigError(f"{self._where}.sql: {tree['error_message']}")
+        return tree["statements"][0]["node"]["where_clause"]
+
+    def _refuse(self, tree: Any) -> None:
+        for node in _nodes(tree):
+            name = node.get("function_name", "")
+            if node["class"] in _NOT_ROW_BY_ROW:
+                found = _NOT_ROW_BY_ROW[node["class"]]
+            elif name in _volatile() or name in _OF_THE_MOMENT or "current_" in name:
+                found = f"{name}(), which is another at every run"
+            else:
+                continue
+            raise ConfigError(
+                f"{self._where}.sql: holds {found}; a condition looks at the columns of one row"
+            )
+
+
+def _database() -> duckdb.DuckDBPyConnection:
+    return _opened().cursor()
+
+
+@cache
+def _opened() -> duckdb.DuckDBPyConnection:
+    database = duckdb.connect(":memory:", config=_LOCKED)
+    database.execute("SET lock_configuration = true")
+    return database
+
+
+@cache
+def _volatile() -> frozenset[str]:
+    query = "SELECT function_name FROM duckdb_functions() WHERE stability = 'VOLATILE'"
+    return frozenset(name for (name,) in _database().execute(query).fetchall())
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        if "class" in tree:
+            yield tree
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for part in tree:
+            yield from _nodes(part)
+
+
+def _columns(tree: Any) -> Iterator[str]:
+    for node in _nodes(tree):
+        if node["class"] == "COLUMN_REF":
+            yield node["column_names"][-1]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

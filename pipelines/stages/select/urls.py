@@ -1,0 +1,47 @@
+"""URLs of a column, compared and grouped: plain ones all at once, the others one by one."""
+
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.blocklist import normalise_host, normalise_url
+from pipelines.redact import REDACTED
+
+# What `normalise_url` leaves as it is: a lower-case host, no port, a path, plain characters.
+_HOST = r"(?:[a-z0-9_-]+\.)*[a-z0-9_-]+"
+_PLAIN = rf"^https?://{_HOST}/[A-Za-z0-9$%&'()*+,./:;=?@_~!-]*$"
+
+
+def comparable_urls(urls: pa.Array) -> pa.Array:
+    """Normalised, so that equal ones name one picture; null where that cannot be said.
+
+    A URL of which something is redacted is null: what was replaced may be what told it apart.
+    """
+    plain = pc.fill_null(pc.match_substring_regex(urls, _PLAIN), False)
+    open_ended = pc.match_substring_regex(urls, r"\?$")  # an empty query is dropped
+    plain = pc.and_(plain, pc.invert(pc.fill_null(open_ended, False)))
+    rest = pc.and_(pc.invert(plain), pc.is_valid(urls))
+    if pc.any(rest).as_py():
+        levelled = [normalise_url(url) for url in urls.filter(rest).to_pylist()]
+        urls = pc.replace_with_mask(urls, rest, pa.array(levelled, urls.type))
+    secret = pc.match_substring(urls, REDACTED)
+    return pc.if_else(pc.fill_null(secret, False), pa.scalar(None, urls.type), urls)
+
+
+def domains(urls: pa.Array) -> pa.Array:
+    """Each URL's host without `www.`; null where it has none."""
+    plain = pc.match_substring_regex(urls, _PLAIN)
+    hosts = pc.struct_field(pc.extract_regex(urls, rf"^https?://(?P<host>{_HOST})/"), "host")
+    rest = pc.and_(pc.invert(pc.fill_null(plain, False)), pc.is_valid(urls))
+    if pc.any(rest).as_py():
+        others = [_host(url) for url in urls.filter(rest).to_pylist()]
+        hosts = pc.replace_with_mask(hosts, rest, pa.array(others, pa.string()))
+    return pc.replace_substring_regex(hosts, r"^www\.", "")
+
+
+def _host(url: str) -> str | None:
+    try:
+        return normalise_host(urlsplit(url.strip()).hostname or "") or None
+    except ValueError:
+        return None

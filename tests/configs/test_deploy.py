@@ -1,0 +1,218 @@
+"""The manifests are what Kubernetes accepts, and their commands are what the job understands."""
+
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from jobs.generate import _parse
+from pipelines.config import load_config
+from pipelines.generate import GenerateJobConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "configs/deploy"
+KUBERNETES = "1.37"
+RAY_JOBS = ("rayjob.yaml", "raycronjob.yaml")
+NIGHT_S = 24 * 3600
+
+
+def manifest(name: str) -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.safe_load((DEPLOY / name).read_text())
+    return tree
+
+
+def ray_job(name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = manifest(name)["spec"]
+    return spec.get("jobTemplate", spec)
+
+
+def pods() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod template of the folder, by the name of its container."""
+    templates = [manifest("cronjob.yaml")["spec"]["jobTemplate"]["spec"]["template"]]
+    for name in RAY_JOBS:
+        cluster = ray_job(name)["rayClusterSpec"]
+        groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+        templates += [group["template"] for group in groups]
+        templates.append(ray_job(name)["submitterPodTemplate"])
+    assert len(templates) == 1 + 2 * 3
+    for template in templates:
+        yield template["spec"]["containers"][0]["name"], template
+
+
+def cron_line() -> str:
+    return (DEPLOY / "crontab").read_text().splitlines()[-1]
+
+
+def commands() -> dict[str, list[str]]:
+    line = cron_line()
+    pod = manifest("cronjob.yaml")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    found = {
+        "crontab": shlex.split(line[line.index("jobs/generate.py") : line.index(">>")]),
+        "cronjob.yaml": pod["containers"][0]["args"][1:],
+    }
+    for name in RAY_JOBS:
+        found[name] = shlex.split(ray_job(name)["entrypoint"])[1:]
+    return found
+
+
+@pytest.mark.parametrize("name", ["cronjob.yaml", "serviceaccount.yaml"])
+def test_the_cron_job_is_one_by_kubernetes_own_schema(name: str) -> None:
+    kubernetes_validate.validate(manifest(name), KUBERNETES, strict=True)
+
+
+def test_that_schema_refuses_a_misspelt_key() -> None:
+    tree = manifest("cronjob.yaml")
+    tree["spec"]["concurencyPolicy"] = tree["spec"].pop("concurrencyPolicy")
+    with pytest.raises(kubernetes_validate.ValidationError, match="concurencyPolicy"):
+        kubernetes_validate.validate(tree, KUBERNETES, strict=True)
+
+
+def test_every_pod_is_one_by_kubernetes_own_schema() -> None:
+    for _, template in pods():
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}
+        kubernetes_validate.validate({**pod, **template}, KUBERNETES, strict=True)
+
+
+def test_ray_jobs_are_of_kuberays_kinds() -> None:
+    for name, kind in zip(RAY_JOBS, ("RayJob", "RayCronJob"), strict=True):
+        assert (manifest(name)["apiVersion"], manifest(name)["kind"]) == ("ray.io/v1", kind)
+    # KubeRay adds the minute to the name, and the parts of a cluster to that.
+    assert len(manifest("raycronjob.yaml")["metadata"]["name"]) <= 36
+
+
+def test_ray_is_the_version_of_the_lock_file() -> None:
+    locked = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.M)
+    assert locked is not None
+    for name in RAY_JOBS:
+        assert ray_job(name)["rayClusterSpec"]["rayVersion"] == locked[1]
+
+
+def test_both_ray_jobs_do_the_same_but_for_what_is_deleted_when() -> None:
+    once, nightly = (ray_job(name) for name in RAY_JOBS)
+    cleanup = {"shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "deletionStrategy"}
+    assert {key for key in once.keys() | nightly.keys() if once.get(key) != nightly.get(key)} == (
+        cleanup
+    )
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_command_is_one_that_the_job_understands(name: str) -> None:
+    script, *arguments = commands()[name]
+    assert (ROOT / script).is_file()
+    options = _parse(arguments)
+    assert options.grow
+    config = load_config(GenerateJobConfig, ROOT / options.config, overrides=options.set)
+    assert config.output == "s3://my-bucket/generated"
+
+
+def test_a_pod_without_its_gpu_is_an_error_and_not_a_slow_night() -> None:
+    expected = {"cronjob.yaml": 1}
+    for name in RAY_JOBS:
+        (group,) = ray_job(name)["rayClusterSpec"]["workerGroupSpecs"]
+        assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        expected[name] = group["replicas"] * limits["nvidia.com/gpu"]
+    for name, gpus in expected.items():
+        options = _parse(commands()[name][1:])
+        config = load_config(GenerateJobConfig, ROOT / options.config, overrides=options.set)
+        assert config.engine.gpus == gpus
+
+
+def test_every_pod_is_bounded_and_has_no_privilege() -> None:
+    for name, template in pods():
+        spec = template["spec"]
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["serviceAccountName"] == manifest("serviceaccount.yaml")["metadata"]["name"]
+        (container,) = spec["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
+        assert all("sizeLimit" in volume["emptyDir"] for volume in spec["volumes"])
+        mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounted == ({"/tmp"} if name == "submitter" else {"/tmp", "/dev/shm"})
+
+
+def test_no_manifest_holds_a_secret() -> None:
+    for name, template in pods():
+        (container,) = template["spec"]["containers"]
+        assert container["env"] == [{"name": "HOME", "value": "/tmp"}]
+        sources = [] if name == "submitter" else [{"secretRef": {"name": "s3-credentials"}}]
+        assert container.get("envFrom", []) == sources
+    for path in DEPLOY.iterdir():
+        assert not re.search(r"(KEY|TOKEN|PASSWORD)\w*=", path.read_text()), path.name
+
+
+def test_all_tries_of_a_night_end_before_the_next() -> None:
+    cron = manifest("cronjob.yaml")["spec"]
+    assert cron["concurrencyPolicy"] == "Forbid"
+    assert cron["jobTemplate"]["spec"]["activeDeadlineSeconds"] < NIGHT_S
+    for name in RAY_JOBS:  # KubeRay counts the deadline anew for each try
+        job = ray_job(name)
+        assert (1 + job["backoffLimit"]) * job["activeDeadlineSeconds"] < NIGHT_S
+
+
+def test_what_another_try_cannot_mend_is_not_tried_again() -> None:
+    spec = manifest("cronjob.yaml")["spec"]["jobTemplate"]["spec"]
+    first = spec["podFailurePolicy"]["rules"][0]
+    assert (first["action"], first["onExitCodes"]["values"]) == ("FailJob", [2, 3])
+    assert (
+        first["onExitCodes"]["containerName"] == spec["template"]["spec"]["containers"][0]["name"]
+    )
+
+
+def test_a_ray_cluster_asks_for_a_token() -> None:
+    for name in RAY_JOBS:
+        assert ray_job(name)["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_cron_line_logs_and_mails_only_a_failure(code: int, tmp_path: Path) -> None:
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$AWS_ACCESS_KEY_ID $*"\nexit {code}\n')
+    python.chmod(0o755)
+    (tmp_path / "secrets").write_text("AWS_ACCESS_KEY_ID=from-the-file\n")
+    settings = {"PROJECT": tmp_path, "SECRETS": tmp_path / "secrets", "LOG": tmp_path / "log"}
+    schedule = cron_line().split(maxsplit=5)
+    assert schedule[:5] == ["15", "2", "*", "*", "*"]
+    assert "%" not in schedule[5]  # cron would end the command there
+    done = subprocess.run(
+        ["/bin/bash", "-c", schedule[5]],
+        env={"PATH": "/usr/bin:/bin", **{name: str(path) for name, path in settings.items()}},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    log = (tmp_path / "log").read_text()
+    assert log.startswith("from-the-file jobs/generate.py --config configs/generate/tiny.yaml")
+    assert done.stdout.startswith("the nightly generation ended with exit code 3" if code else "")
+    assert bool(done.stdout) == bool(code)
+
+
+def test_the_image_has_what_the_manifests_expect() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    copied = {source for line in lines if line.startswith("COPY") for source in line.split()[1:-1]}
+    assert all((ROOT / source).exists() for source in copied)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {name.split(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    assert packages | {"configs", "constraints.txt", "pyproject.toml"} <= copied
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied
+    user = next(line.split()[1] for line in lines if line.startswith("USER"))
+    for _, template in pods():
+        assert template["spec"]["securityContext"]["runAsUser"] == int(user)
+    in_image = {path.parent for top in packages for path in (ROOT / top).rglob("__init__.py")}
+    listed = {ROOT / name.replace(".", "/") for name in project["tool"]["setuptools"]["packages"]}
+    assert in_image == listed
