@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.contracts import generation_cases as cases
-from tests.contracts.test_crash import kill_when, processes
+from tests.contracts.test_crash import kill_when, workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -34,7 +34,7 @@ def test_two_workers_and_a_killed_one_change_no_byte(
     manifests = tmp_path / "manifests/generate"
     killer = kill_when(
         lambda: manifests.exists() and any(manifests.glob("*/0*.json")),
-        lambda: processes("ray::GenerateWorker"),
+        lambda: workers("ray::GenerateWorker"),
     )
     options = {"engine__runner": "ray", "engine__gpus": 0, "engine__cpu_model_workers": 2}
     cases.run(cases.configuration(prompts, tmp_path, **options))

@@ -8,6 +8,7 @@ from sd_core.model.config import ModelConfig
 from sd_core.model.latent_diffusion import LatentDiffusionConfig
 from sd_core.model.lora import LoraConfig
 from sd_core.model.weights import WeightsNeed
+from sd_core.sampling.image_conditions import DEFAULT_NOISE_LEVEL
 from sd_core.sampling.samplers import SamplerName
 
 
@@ -53,7 +54,8 @@ class InitConfig(ModelConfig):
     """Where rows with an `init_key` find the image that they start from."""
 
     path: str = Field(min_length=1)
-    """A curated or generated run with a latent cache: an absolute path or an fsspec URL."""
+    """A curated or generated run, an absolute path or an fsspec URL: its latent cache, or for a
+    model of upscaling its stored images."""
     masks: str | None = None
     """A folder; a row's `mask` names a file in it, whose white is painted anew. A box
     `[left, top, right, bottom]` in pixels needs none."""
@@ -80,6 +82,9 @@ class GenerateConfig(ModelConfig):
     latents: StoredLatentsConfig | None = None
     """Keep the latents too, as a cache that training mixes in."""
     init: InitConfig | None = None
+    noise_level: int = Field(default=DEFAULT_NOISE_LEVEL, ge=0)
+    """Of a model of upscaling: the timestep of the noise that is put on the image; more invents
+    more."""
     compile: bool = False
     """torch.compile the denoiser and the decoder: slow to start, for long runs on a GPU."""
     channels_last: bool = False

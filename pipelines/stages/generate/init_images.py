@@ -69,13 +69,13 @@ class InitImages:
         except (CacheMismatchError, CacheSpecError, CacheShardError) as error:
             raise ShardError(f"generate.init.path: {error}") from error
 
-    @property
-    def resolution_px(self) -> int:
-        """The side of the cached images."""
-        return self._cache.spec.resolution_px
-
     def __contains__(self, key: str) -> bool:
         return key in self._places
+
+    def result_size(self, key: str) -> tuple[int, int]:
+        """Width and height of the cached image, in pixels."""
+        side = self._cache.spec.resolution_px
+        return side, side
 
     def caption(self, key: str) -> str:
         """The cached image's caption."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -15,6 +15,7 @@ from sd_core.cache.spec import CacheSpec
 from sd_core.model.denoiser import unwrap_module
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
 from sd_core.model.lora import fuse_loras
+from sd_core.model.task import Task
 from sd_core.model.text_encoder import encode_captions
 from sd_core.model.weights import weights_sha256
 from sd_core.sampling.preparation import prepare_for_sampling
@@ -53,6 +54,7 @@ class GenerateModels:
             native_px=self.native_px,
             max_side_px=config.max_side_px,
             samplers=samplers_of(self.model.noise_schedule),
+            task=self.model.task,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -77,7 +79,7 @@ class GenerateModels:
 
 def load_generate_models(config: GenerateConfig, *, device: str | torch.device) -> GenerateModels:
     """Load the model; raises `WeightsError`."""
-    model = load_latent_diffusion(config.model, device=device)
+    model = load_latent_diffusion(config.model, device=device, tasks=get_args(Task))
     model = fuse_loras(model, config.loras, where="generate.loras")
     model.denoiser.requires_grad_(False)
     denoiser_sha256 = weights_sha256(unwrap_module(model.denoiser))

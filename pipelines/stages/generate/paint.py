@@ -10,9 +10,16 @@ from torch import Tensor
 
 from pipelines.stages.generate.batches import BatchSettings, RowBatch
 from pipelines.stages.generate.config import GenerateConfig
+from pipelines.stages.generate.image_conditions import (
+    AddImages,
+    add_masked_images,
+    add_pictures,
+    inpainting_source,
+)
 from pipelines.stages.generate.init_images import InitImage, InitImages
 from pipelines.stages.generate.models import GenerateModels
 from pipelines.stages.generate.rows import ImageRow
+from pipelines.stages.generate.source_pictures import SourcePictures
 from pipelines.stages.generate.text_cache import EncodedText, TextCache, stack_texts
 from sd_core.cache.latents import unscale_latents
 from sd_core.model.text_conditioning import size_time_ids
@@ -40,6 +47,8 @@ class PreparedBatch:
     negatives: Sequence[EncodedText]
     sources: Sequence[InitImage] | None = None
     """The images that the rows start from."""
+    pictures: Sequence[Tensor] | None = None
+    """Of a model of upscaling: (3, h, w) float32 in [-1, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +87,10 @@ class Painter:
     """Three stages for three threads, so that each works on another batch."""
 
     def __init__(
-        self, models: GenerateModels, config: GenerateConfig, sources: InitImages | None = None
+        self,
+        models: GenerateModels,
+        config: GenerateConfig,
+        sources: InitImages | SourcePictures | None = None,
     ) -> None:
         self._models = models
         self._sources = sources
@@ -101,13 +113,15 @@ class Painter:
             rows=batch.rows,
             prompts=encoded[:count],
             negatives=encoded[count:],
-            sources=self._open_sources(batch.rows),
+            **self._open_sources(batch.rows),
         )
 
-    def _open_sources(self, rows: Sequence[ImageRow]) -> Sequence[InitImage] | None:
+    def _open_sources(self, rows: Sequence[ImageRow]) -> dict[str, Any]:
         if rows[0].init_key is None or self._sources is None:
-            return None
-        return [self._sources.read(row) for row in rows]
+            return {}
+        if isinstance(self._sources, SourcePictures):
+            return {"pictures": [self._sources.read(str(row.init_key)) for row in rows]}
+        return {"sources": [self._sources.read(row) for row in rows]}
 
     @torch.inference_mode()
     def denoise(self, batch: PreparedBatch) -> DenoisedBatch:
@@ -142,10 +156,15 @@ class Painter:
         generators = row_generators([row.noise_seed for row in rows])
         model = self._models.model
         source = None if batch.sources is None else stack_sources(batch.sources, filled)
+        add_images = self._image_conditions(batch, filled, generators)
+        prompts = stack_texts([batch.prompts[at] for at in filled], time_ids=time_ids)
+        negatives = stack_texts([batch.negatives[at] for at in filled], time_ids=time_ids)
+        if model.task == "inpainting" and source is not None:
+            source = inpainting_source(source)
         return generate_latents(
             model,
-            conditioning=stack_texts([batch.prompts[at] for at in filled], time_ids=time_ids),
-            unconditional=stack_texts([batch.negatives[at] for at in filled], time_ids=time_ids),
+            conditioning=add_images(prompts),
+            unconditional=add_images(negatives),
             noise=initial_noise(generators, shape=self._latents_shape(settings)),
             sampler=settings.sampler,
             num_inference_steps=settings.num_inference_steps,
@@ -154,6 +173,22 @@ class Painter:
             generators=generators,
             source=source,
         )
+
+    def _image_conditions(
+        self, batch: PreparedBatch, picks: Sequence[int], generators: Sequence[torch.Generator]
+    ) -> AddImages:
+        model = self._models.model
+        if batch.pictures is not None:
+            return add_pictures(
+                model,
+                [batch.pictures[at] for at in picks],
+                generators,
+                noise_level=self._config.noise_level,
+            )
+        if model.task == "inpainting" and batch.sources is not None:
+            sources = [batch.sources[at] for at in picks]
+            return add_masked_images(model, sources, device=self._models.device)
+        return lambda conditioning: conditioning
 
     def _decode_sources(self, sources: Sequence[InitImage]) -> Tensor:
         latents = torch.stack([source.latents for source in sources]).to(self._models.device)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pipelines.stages.generate.config import GenerateConfig
+from sd_core.model.task import Task
 from sd_core.sampling.samplers import SamplerName
 
 _SEED_BITS = 53  # what every reader of the files' parameters, JavaScript's among them, can hold
@@ -63,6 +64,7 @@ class ModelLimits:
     native_px: int
     max_side_px: int
     samplers: Sequence[str]
+    task: Task = "text_to_image"
 
 
 def noise_seed(key: str, *, seed: int, image_index: int) -> int:
@@ -75,10 +77,10 @@ def noise_seed(key: str, *, seed: int, image_index: int) -> int:
 class Sources(Protocol):
     """Where rows find the images that they start from."""
 
-    @property
-    def resolution_px(self) -> int: ...
-
     def __contains__(self, key: str) -> bool: ...
+
+    def result_size(self, key: str) -> tuple[int, int]:
+        """Width and height of what is made of it, in pixels."""
 
     def caption(self, key: str) -> str: ...
 
@@ -98,14 +100,14 @@ def resolve_rows(
     names = [name for name in rows.column_names if not name.startswith("source_")]
     for batch in rows.select(names).to_batches(max_chunksize=1024):
         for row in batch.to_pylist():
-            found = _resolve(row, config, limits)
+            found = _resolve(row, config, limits, sources)
             if isinstance(found, ImageRow) and found.init_key is not None:
                 found = _with_source(found, sources)
             yield found
 
 
 def _resolve(
-    row: dict[str, Any], config: GenerateConfig, limits: ModelLimits
+    row: dict[str, Any], config: GenerateConfig, limits: ModelLimits, sources: Sources | None
 ) -> ImageRow | RefusedRow:
     if row["reason"] is not None:
         return RefusedRow(row=row["row"], reason=row["reason"], error_message=row["error_message"])
@@ -115,7 +117,10 @@ def _resolve(
         return default if row[name] is None else row[name]
 
     seed = own("seed", defaults.seed)
+    width, height = limits.native_px, limits.native_px
     starts = row["init_key"] is not None
+    if limits.task == "upscaling" and sources is not None and row["init_key"] in sources:
+        width, height = sources.result_size(row["init_key"])
     image = ImageRow(
         row=row["row"],
         key=row["key"],
@@ -127,11 +132,13 @@ def _resolve(
         noise_seed=noise_seed(row["prompt_key"], seed=seed, image_index=row["image_index"]),
         num_inference_steps=own("num_inference_steps", defaults.num_inference_steps),
         guidance_scale=own("guidance_scale", defaults.guidance_scale),
-        width=own("width", defaults.width or limits.native_px),
-        height=own("height", defaults.height or limits.native_px),
+        width=own("width", defaults.width or width),
+        height=own("height", defaults.height or height),
         sampler=own("sampler", defaults.sampler),
         init_key=row["init_key"],
-        strength=own("strength", defaults.strength) if starts else None,
+        strength=own("strength", defaults.strength)
+        if starts and limits.task != "upscaling"
+        else None,
         mask=row["mask"],
     )
     for check in _CHECKS:
@@ -153,9 +160,9 @@ def _with_source(image: ImageRow, sources: Sources | None) -> ImageRow | Refused
         return refused("init_missing", "generate.init names no run to start from")
     if key not in sources:
         return refused("init_missing", "the run of generate.init has no latents of this key")
-    side = sources.resolution_px
-    if (image.width, image.height) != (side, side):
-        return refused("size_invalid", f"the image to start from is {side}x{side}")
+    width, height = sources.result_size(key)
+    if (image.width, image.height) != (width, height):
+        return refused("size_invalid", f"of the image to start from only {width}x{height} is made")
     try:
         sources.mask(image)
     except ValueError as error:
@@ -188,8 +195,21 @@ def _mask_fault(image: ImageRow, limits: ModelLimits) -> tuple[str, str] | None:
     return None
 
 
+def _task_fault(image: ImageRow, limits: ModelLimits) -> tuple[str, str] | None:
+    if limits.task == "text_to_image":
+        return None
+    if image.init_key is None:
+        return "init_missing", f"the model is one of {limits.task}: a row needs an init_key"
+    if limits.task == "inpainting" and image.mask is None:
+        return "mask_invalid", "the model is one of inpainting: a row needs a mask"
+    if limits.task == "upscaling" and image.mask is not None:
+        return "mask_invalid", "the model is one of upscaling: it enlarges whole images"
+    return None
+
+
 _CHECKS: Sequence[Callable[[ImageRow, ModelLimits], tuple[str, str] | None]] = (
     _size_fault,
     _sampler_fault,
     _mask_fault,
+    _task_fault,
 )

@@ -13,7 +13,7 @@ from pipelines.model_worker import free_models, prepare_torch, record_models
 from pipelines.overlap import run_overlapped
 from pipelines.prompts import PromptPlan, expand_rows, read_prompts
 from pipelines.stages.generate.batches import group_rows
-from pipelines.stages.generate.config import GenerateConfig
+from pipelines.stages.generate.config import GenerateConfig, InitConfig
 from pipelines.stages.generate.image_files import describe_parameters
 from pipelines.stages.generate.image_spool import ImageSpool
 from pipelines.stages.generate.init_images import InitImages
@@ -27,10 +27,12 @@ from pipelines.stages.generate.models import (
 from pipelines.stages.generate.paint import Painter, PreparedBatch
 from pipelines.stages.generate.rows import ImageRow, resolve_rows
 from pipelines.stages.generate.shard_files import METADATA, build_facts, metadata_table
+from pipelines.stages.generate.source_pictures import SourcePictures
 from pipelines.step import Resources
 from pipelines.storage import RunStore
 from pipelines.versions import program_version
 from sd_core.cache.spec import CacheSpec
+from sd_core.model.latent_diffusion import LatentDiffusion
 
 _OWN = [name for name in METADATA.names if name in ImageRow.__dataclass_fields__]
 
@@ -82,7 +84,7 @@ class GenerateStep:
                 empty_caption=encode_empty_caption(models),
             )
         init = self._config.init
-        sources = None if init is None else InitImages(init, models.model.identity)
+        sources = None if init is None else open_sources(init, models.model)
         self._worker = _Worker(models, self._config, spec, sources)
 
     def close(self) -> None:
@@ -117,6 +119,13 @@ class GenerateStep:
             )
 
 
+def open_sources(init: InitConfig, model: LatentDiffusion) -> InitImages | SourcePictures:
+    """What the model starts from: stored images where it enlarges them, else cached latents."""
+    if model.task == "upscaling":
+        return SourcePictures(init, enlargement=model.autoencoder.downsampling)
+    return InitImages(init, model.identity)
+
+
 class _Worker:
     """The loaded model, and what turns a shard's rows into local files."""
 
@@ -125,7 +134,7 @@ class _Worker:
         models: GenerateModels,
         config: GenerateConfig,
         spec: CacheSpec | None,
-        sources: InitImages | None,
+        sources: InitImages | SourcePictures | None,
     ) -> None:
         self._models = models
         self._config = config

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipelines.config import Config
 from pipelines.ledger import LEDGER, SCORES
@@ -39,7 +39,7 @@ class SelectConfig(Config):
     thresholds: dict[str, Threshold] = Field(default_factory=dict)
     """Column of the ledger (or `source_<name>`) to bounds; the first that fails is the reason."""
     best_of: BestOf | None = None
-    """The same as a first rule of this form."""
+    """The same as a first rule of this form, by default one image of each `prompt_key`."""
     rules: tuple[Rule, ...] = ()
     duplicates: Literal["sha256", "off"] | DuplicatesConfig = "sha256"
     """`sha256` (exact copies), `off`, or a section."""
@@ -85,6 +85,14 @@ class SelectConfig(Config):
             yield from ((where, column) for column in columns if column in SCORES)
         if self.copies.keep in SCORES:
             yield "duplicates.keep", self.copies.keep
+
+    @field_validator("best_of", mode="before")
+    @classmethod
+    def _one_of_a_prompt(cls, best_of: Any) -> Any:
+        if not isinstance(best_of, dict):
+            return best_of
+        size = {} if best_of.get("fraction") is not None else {"num_images": 1}
+        return {**size, "per": "prompt_key", **best_of}
 
     @model_validator(mode="after")
     def _columns_exist(self) -> Self:
