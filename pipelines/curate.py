@@ -8,12 +8,14 @@ from typing import Any, Final, Self
 from pydantic import Field, model_validator
 
 from pipelines.blocklist import BlockConfig
+from pipelines.caption_facts import CaptionFactsConfig
 from pipelines.config import Config, ConfigError
 from pipelines.curate_steps import CurateSteps
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.progress import funnel_table
 from pipelines.engine.session import Session, open_session
 from pipelines.job_steps import (
+    check_claims,
     check_scores_are_made,
     complete,
     is_complete,
@@ -49,6 +51,7 @@ class CurateConfig(Config):
     block: BlockConfig = BlockConfig()
     download: DownloadConfig = DownloadConfig()
     image: ImageConfig = ImageConfig()
+    caption_facts: CaptionFactsConfig = CaptionFactsConfig()
     score: ScoreConfig | None = None
     """Null: nothing is scored."""
     select: SelectConfig = SelectConfig()
@@ -106,6 +109,7 @@ def curate(config: CurateConfig, *, steps: Sequence[str], say: Say) -> CurateRes
         job = CurateSteps(config, store, source, plan)
         columns = [column.name for column in plan.columns]
         check_rules(columns, config.rules)
+        check_claims(config.select, config.score, columns)
         check_select(
             config.select,
             {column.name: column.type for column in plan.columns},

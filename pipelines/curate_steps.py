@@ -125,6 +125,7 @@ class CurateSteps:
             fingerprint=self._fingerprint("download"),
             config=self.config.download,
             image=self.config.image,
+            caption_facts=self.config.caption_facts,
             content_hash_column=self.plan.content_hash,
             blocked_sha256=self.rows,
             resources=resources,
@@ -168,6 +169,7 @@ class CurateSteps:
                 "block": self.rows.block_list.digest,
                 "download": config.download.model_dump(mode="json", exclude=_PACE_OF_DOWNLOAD),
                 "image": config.image.identity(),
+                **config.caption_facts.identity(),
             }
         if step == "score":
             assert config.score is not None

@@ -7,12 +7,14 @@ from typing import Final, Self
 
 from pydantic import Field, model_validator
 
+from pipelines.caption_facts import CaptionFactsConfig
 from pipelines.config import Config, ConfigError
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.progress import funnel_table
 from pipelines.engine.session import Session, open_session
 from pipelines.generate_steps import GenerateSteps
 from pipelines.job_steps import (
+    check_claims,
     check_scores_are_made,
     complete,
     is_complete,
@@ -48,6 +50,8 @@ class GenerateJobConfig(Config):
     prompts: PromptsConfig
     plan: PromptPlanConfig = PromptPlanConfig()
     generate: GenerateConfig
+    caption_facts: CaptionFactsConfig = CaptionFactsConfig()
+    """What is measured on the prompts."""
     score: ScoreConfig | None = None
     """Null: nothing is scored."""
     select: SelectConfig = SelectConfig()
@@ -94,6 +98,8 @@ def generate(
     check_weights(_weight_needs(config))
     with open_session(store, config.engine, say=say, downloads=False) as session:
         job = GenerateSteps(config, store, _plan(config, store, grow=grow, say=say))
+        columns = [column.name for column in job.plan.columns]
+        check_claims(config.select, config.score, columns)
         check_select(
             config.select,
             {column.name: column.type for column in job.plan.columns},

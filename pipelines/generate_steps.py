@@ -99,6 +99,7 @@ class GenerateSteps:
                 self.plan,
                 fingerprint=self._fingerprint("generate"),
                 config=self.config.generate,
+                caption_facts=self.config.caption_facts,
                 torch_threads=self.config.engine.torch_threads,
                 resources=resources,
             )
@@ -149,7 +150,8 @@ class GenerateSteps:
         config = self.config
         threads = {"torch_threads": config.engine.torch_threads}
         if step == "generate":
-            return {"generate": config.generate.identity(), **threads}
+            facts = config.caption_facts.identity()
+            return {"generate": config.generate.identity(), **threads, **facts}
         if step == "score":
             assert config.score is not None
             return {"score": config.score.identity(), **threads}

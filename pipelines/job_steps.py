@@ -1,8 +1,9 @@
 """What every job of committed steps does: check parents, complete steps, refuse many losses."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from pipelines.claims import CLAIMED_SCORES
 from pipelines.config import ConfigError
 from pipelines.engine.chain import QuarantineError
 from pipelines.run import Revision, StepIdentity, StepSummary, complete_step, read_revision
@@ -36,13 +37,14 @@ class JobSteps(Protocol):
 
 
 def check_scores_are_made(select: SelectConfig, score: ScoreConfig | None) -> None:
-    """Raise `ValueError` where select goes by a score that nothing makes."""
+    """Raise `ValueError` where select goes by a score that nothing makes.
+
+    Scores that the list may bring along are left to `check_claims`, which knows its columns.
+    """
     made = {
         "clip_similarity": score is not None and score.similarity,
         "aesthetic_v1": score is not None and score.aesthetic_v1 is not None,
         "aesthetic_v2": score is not None and score.aesthetic_v2 is not None,
-        "punsafe": score is not None and score.nsfw is not None,
-        "pwatermark": False,
     }
     for where, name in select.scores_used():
         if not made.get(name, True):
@@ -52,6 +54,20 @@ def check_scores_are_made(select: SelectConfig, score: ScoreConfig | None) -> No
             )
     if select.copies.needs_embeddings and not (score is not None and score.embeddings):
         raise ValueError("select.duplicates: set score.embeddings: true to compare embeddings")
+
+
+def check_claims(
+    select: SelectConfig, score: ScoreConfig | None, source_columns: Container[str]
+) -> None:
+    """Raise `ConfigError` where select goes by a score that neither the list nor a head has."""
+    made = {"punsafe"} if score is not None and score.nsfw is not None else set()
+    for where, name in select.scores_used():
+        source = CLAIMED_SCORES.get(name)
+        if source is not None and source not in source_columns and name not in made:
+            raise ConfigError(
+                f"select.{where}: the list has no column {source.removeprefix('source_')}, and "
+                f"nothing in `score` makes {name}"
+            )
 
 
 def is_complete(job: JobSteps, revision: Revision, asked: Iterable[str]) -> bool:

@@ -146,6 +146,14 @@ _IMAGE_FACTS = [
     pa.field("sha256", pa.string()),
     pa.field("final_url", pa.string()),
     pa.field("phash", pa.string()),
+    pa.field("sharpness", pa.float32()),
+    pa.field("entropy", pa.float32()),
+    pa.field("contrast", pa.float32()),
+]
+_CAPTION_FACTS = [
+    pa.field("caption_chars", pa.int32()),
+    pa.field("caption_words", pa.int32()),
+    pa.field("caption_language", pa.string()),
 ]
 _SCORE_FIELDS = [pa.field(name, pa.float32()) for name in SCORES]
 
@@ -160,6 +168,7 @@ DOWNLOAD_FACTS: Final = pa.schema(
         pa.field("rule", pa.string()),
         pa.field("error_message", pa.string()),
         *_IMAGE_FACTS,
+        *_CAPTION_FACTS,
     ]
 )
 
@@ -179,6 +188,7 @@ LEDGER: Final = pa.schema(
         pa.field("duplicate_of", pa.string()),
         pa.field("error_message", pa.string()),
         *_IMAGE_FACTS,
+        *_CAPTION_FACTS,
         *_SCORE_FIELDS,
     ]
 )

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from pipelines.caption_facts import count_words
+from pipelines.claims import claimed_numbers
 from pipelines.config import Config, ConfigError
 
 CLAIM_COLUMNS = {
@@ -116,7 +118,7 @@ def apply_rules(rows: pa.Table, config: RulesConfig) -> Verdicts:
 def _broken(rows: pa.Table, rule: _Rule, missing_values: str) -> pa.Array:
     if rule.claims:
         names = [_claim_column(rows.column_names, claim) for claim in rule.claims]
-        inputs = [_numbers(_array(rows[name])) for name in names]
+        inputs = [claimed_numbers(_array(rows[name])) for name in names]
     else:
         inputs = [_array(rows["caption"])]
     values = rule.measure(inputs)
@@ -207,19 +209,6 @@ def _array(column: pa.ChunkedArray) -> pa.Array:
     return combined
 
 
-def _numbers(column: pa.Array) -> pa.Array:
-    """As float64; what is no number, or NaN, is null."""
-    if pa.types.is_string(column.type):
-        number = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\s*$"
-        column = pc.if_else(
-            pc.match_substring_regex(column, number),
-            pc.utf8_trim_whitespace(column),
-            pa.scalar(None, pa.string()),
-        )
-    values = pc.cast(column, pa.float64(), safe=False)
-    return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
-
-
 def _first(claims: list[pa.Array]) -> pa.Array:
     return claims[0]
 
@@ -238,5 +227,4 @@ def _characters(caption: list[pa.Array]) -> pa.Array:
 
 
 def _num_words(caption: list[pa.Array]) -> pa.Array:
-    words = pc.count_substring_regex(pc.fill_null(caption[0], ""), r"[^\s\p{Z}]+")
-    return pc.cast(words, pa.float64())
+    return pc.cast(count_words(pc.fill_null(caption[0], "")), pa.float64())

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.claims import CLAIMED_SCORES
 from pipelines.ledger import (
     DUPLICATE_REASONS,
     ENCODE_REASONS,
@@ -30,6 +31,7 @@ from pipelines.verify.columns import (
     is_null,
 )
 from pipelines.verify.fault import Fault
+from pipelines.verify.measured import check_claimed, check_measured
 from pipelines.verify.secrets import check_table_secrets
 
 _KEY = r"^[0-9a-f]{16}$|^[A-Za-z0-9_\-]{1,80}-[0-9]+$"
@@ -70,6 +72,7 @@ def check_origin_facts(
         found="status against reason",
         expected="success where the reason is null, and only there",
     )
+    yield from check_measured(facts, where=where)
     stored = facts.filter(pa.array(~no_image))
     yield from _check_stored(stored, where=where, size=size)
 
@@ -137,7 +140,9 @@ def check_ledger(
     if scores is not None and not (set(SCORES) - set(scores.column_names)):
         rows = np.asarray(pc.is_in(ledger["row"], value_set=scores["row"].combine_chunks()), bool)
         found = ledger.filter(pa.array(rows))
-        yield from check_same(found, scores, SCORES, where=where, origin="score's facts")
+        scored = [name for name in SCORES if name not in CLAIMED_SCORES]
+        yield from check_same(found, scores, scored, where=where, origin="score's facts")
+    yield from check_claimed(ledger, scores, where=where)
 
 
 def check_rejects(rejects: pa.Table, manifest: Manifest, *, where: str) -> Iterator[Fault]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from pipelines.caption_facts import CaptionFactsConfig
 from pipelines.crop_spool import CropSpool
 from pipelines.ledger import ENCODE_REJECTS, SCORE_FACTS
 from pipelines.manifest import (
@@ -200,7 +201,9 @@ def write_download(store: RunStore, source: Source, shard_id: int, *, scratch: P
             sha256=hashlib.sha256(content).hexdigest(),
             final_url=row["url"],
         )
-    facts = build_facts(rows, shard_id=shard_id, outcomes=outcomes)
+    facts = build_facts(
+        rows, shard_id=shard_id, outcomes=outcomes, caption_facts=CaptionFactsConfig()
+    )
     tar, table = scratch / "images.tar", scratch / "facts.parquet"
     count = write_images(facts, spool=spool, path=tar, extension="jpg")
     spool.close()

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.stages.download.crop_facts import CropFacts, measure_crop
+from pipelines.image_facts import ImageFacts, measure_image
 from pipelines.stages.download.geometry import Square, centre_square, resize_square, upright
 from pipelines.stages.download.header import ImageHeader, check_size, read_header, shown_size
 from pipelines.stages.download.image_config import ImageConfig
@@ -36,7 +36,7 @@ class Crop:
     original_width: int
     original_height: int
     original_format: str
-    facts: CropFacts
+    facts: ImageFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def decode_crop(data: bytes, config: ImageConfig) -> Crop:
         original_width=crop.original_width,
         original_height=crop.original_height,
         original_format=crop.original_format,
-        facts=measure_crop(crop.pixels, config.facts),
+        facts=measure_image(crop.pixels, config.facts),
     )
 
 

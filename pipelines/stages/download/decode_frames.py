@@ -5,7 +5,7 @@ import struct
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
-from pipelines.stages.download.crop_facts import CropFacts
+from pipelines.image_facts import NOT_MEASURED, ImageFacts
 from pipelines.stages.download.image_rejected import ImageReason
 
 EXIT_OUT_OF_MEMORY = 12
@@ -28,7 +28,7 @@ class DecodeResult:
     original_width: int | None = None
     original_height: int | None = None
     original_format: str | None = None
-    facts: CropFacts = CropFacts()
+    facts: ImageFacts = NOT_MEASURED
     reason: ImageReason | None = None
     error_message: str | None = None
 
@@ -63,7 +63,7 @@ def read_result(pipe: BinaryIO) -> DecodeResult | None:
     if frame is None or image is None:
         return None
     fields = json.loads(frame)
-    fields["facts"] = CropFacts(**fields["facts"])
+    fields["facts"] = ImageFacts(**fields["facts"])
     return DecodeResult(image=image or None, **fields)
 
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.stages.download.crop_facts import CropFactsConfig
+from pipelines.image_facts import ImageFactsConfig
 
 Enlarge = Literal["lanczos", "linear"]
 
@@ -46,15 +46,9 @@ class ImageConfig(BaseModel):
     decode_timeout_s: float = Field(5.0, gt=0.0, le=300.0)
     """CPU seconds that one original may take before it is `decode_timed_out`."""
 
-    facts: CropFactsConfig = CropFactsConfig()
-    """What is measured on the stored square."""
+    facts: ImageFactsConfig = ImageFactsConfig()
+    """What is measured on the stored square's pixels."""
 
     def identity(self) -> dict[str, Any]:
-        """The options that change a result, as plain JSON.
-
-        A fact that is off is left out, so that it counts as one that the program does not know:
-        with all of them off, a run made before there were any goes on.
-        """
-        options = self.model_dump(mode="json", exclude={"facts"})
-        facts = [name for name, is_on in self.facts.model_dump().items() if is_on]
-        return options | ({"facts": facts} if facts else {})
+        """The options that change a result, as plain JSON."""
+        return self.model_dump(mode="json", exclude={"facts"}) | self.facts.identity()

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pipelines.stages.download.crop_facts import CropFacts
+from pipelines.image_facts import NOT_MEASURED, ImageFacts
 from pipelines.stages.download.failure import FetchFailed
 from pipelines.stages.download.fetch import Fetcher
 
@@ -59,7 +59,7 @@ class Outcome:
     height: int | None = None
     sha256: str | None = None
     final_url: str | None = None
-    facts: CropFacts = CropFacts()
+    facts: ImageFacts = NOT_MEASURED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.caption_facts import CaptionFactsConfig, measure_captions
 from pipelines.crop_spool import CropSpool
+from pipelines.image_facts import IMAGE_FACTS
 from pipelines.ledger import DOWNLOAD_FACTS, source_fields
 from pipelines.redact import redact_text_column, redact_url, redact_url_column
-from pipelines.stages.download.crop_facts import CropFacts
 from pipelines.stages.download.intake import Outcome
 
 _OUTCOME_FIELDS = tuple(field.name for field in fields(Outcome) if field.name != "facts")
-_CROP_FACTS = tuple(field.name for field in fields(CropFacts))
 _JSON_FIELDS = (
     "url",
     "caption",
@@ -33,13 +33,20 @@ _JSON_FIELDS = (
 )
 
 
-def build_facts(rows: pa.Table, *, shard_id: int, outcomes: Mapping[int, Outcome]) -> pa.Table:
+def build_facts(
+    rows: pa.Table,
+    *,
+    shard_id: int,
+    outcomes: Mapping[int, Outcome],
+    caption_facts: CaptionFactsConfig,
+) -> pa.Table:
     """The facts table: `DOWNLOAD_FACTS`, then the `source_` columns; one row for every row.
 
     Args:
         rows: Columns row, key, url, caption, reason, perhaps rule and error_message, `source_*`;
             a row with a reason was settled before the fetch.
         outcomes: By row number, for every other row.
+        caption_facts: What is measured on the captions.
     """
     num_rows = rows.num_rows
     columns: dict[str, Any] = {
@@ -50,10 +57,11 @@ def build_facts(rows: pa.Table, *, shard_id: int, outcomes: Mapping[int, Outcome
         "caption": redact_text_column(rows["caption"]),
         "rule": rows["rule"].combine_chunks() if "rule" in rows.column_names else None,
     }
+    columns |= measure_captions(columns["caption"], caption_facts)
     found = [_outcome_of(row, outcomes) for row in _settled_rows(rows)]
     for name in _OUTCOME_FIELDS:
         columns[name] = [getattr(outcome, name) for outcome in found]
-    for name in _CROP_FACTS:
+    for name in IMAGE_FACTS:
         columns[name] = [getattr(outcome.facts, name) for outcome in found]
     columns["final_url"] = [
         redact_url(outcome.final_url) if outcome.final_url is not None else None

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from pipelines.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
 from pipelines.crop_spool import CropSpool
 from pipelines.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.stages.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadConfig
@@ -64,6 +65,7 @@ class DownloadStep:
         fingerprint: str,
         config: DownloadConfig,
         image: ImageConfig,
+        caption_facts: CaptionFactsConfig = EVERY_CAPTION_FACT,
         content_hash_column: str | None = None,
         blocked_sha256: Container[str] = frozenset(),
         resources: Resources | None = None,
@@ -75,6 +77,7 @@ class DownloadStep:
         self._rows = rows
         self._config = config
         self._image = image
+        self._caption_facts = caption_facts
         self._content_hash_column = content_hash_column
         self._blocked_sha256 = blocked_sha256
         self._spool_folder = spool_folder
@@ -133,7 +136,9 @@ class DownloadStep:
         spool = CropSpool(folder / "crops")
         try:
             outcomes = self._settle(shard_id, rows, spool=spool, folder=folder)
-            facts = build_facts(rows, shard_id=shard_id, outcomes=outcomes)
+            facts = build_facts(
+                rows, shard_id=shard_id, outcomes=outcomes, caption_facts=self._caption_facts
+            )
             files = self._write_files(facts, spool=spool, folder=folder)
         finally:
             spool.close()

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from pipelines.image_facts import ImageFactsConfig
 from sd_core.model.config import ModelConfig
 from sd_core.model.latent_diffusion import LatentDiffusionConfig
 from sd_core.model.lora import LoraConfig
@@ -85,6 +86,8 @@ class GenerateConfig(ModelConfig):
     noise_level: int = Field(default=DEFAULT_NOISE_LEVEL, ge=0)
     """Of a model of upscaling: the timestep of the noise that is put on the image; more invents
     more."""
+    facts: ImageFactsConfig = ImageFactsConfig()
+    """What is measured on the images' pixels."""
     compile: bool = False
     """torch.compile the denoiser and the decoder: slow to start, for long runs on a GPU."""
     channels_last: bool = False
@@ -100,11 +103,12 @@ class GenerateConfig(ModelConfig):
 
     def identity(self) -> dict[str, Any]:
         """The options that change an image, as plain JSON without secrets."""
-        pace = {"model", "loras", "encode_threads", "init"}
+        apart = {"model", "loras", "encode_threads", "init", "facts"}
         init = None if self.init is None else self.init.model_dump(exclude={"storage_options"})
         return {
-            **self.model_dump(mode="json", exclude=pace),
+            **self.model_dump(mode="json", exclude=apart),
             "model": self.model.identity(),
             "loras": [lora.identity() for lora in self.loras],
             "init": init,
+            **self.facts.identity(),
         }

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.crop_spool import CropSpool
+from pipelines.image_facts import measure_image
 from pipelines.manifest import SpooledFile
 from pipelines.stages.generate.config import GenerateConfig
 from pipelines.stages.generate.image_files import encode_image
@@ -125,7 +126,8 @@ class ImageSpool:
         content = encode_image(pixels, self._config.image, parameters=parameters)
         self._images.add(row.row, content)
         digest = hashlib.sha256(content).hexdigest()
-        self.made[row.row] = MadeImage(sha256=digest, batch_size=batch_size)
+        facts = measure_image(pixels, self._config.facts)
+        self.made[row.row] = MadeImage(sha256=digest, batch_size=batch_size, facts=facts)
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, []

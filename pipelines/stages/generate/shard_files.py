@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow as pa
 import webdataset as wds
 
+from pipelines.caption_facts import CAPTION_FACTS, CaptionFactsConfig, measure_captions
 from pipelines.crop_spool import CropSpool
+from pipelines.image_facts import IMAGE_FACTS, NOT_MEASURED, ImageFacts
 from pipelines.ledger import DOWNLOAD_FACTS, GENERATE_FACTS, GENERATION_FIELDS, source_fields
 from pipelines.stages.generate.rows import ImageRow, RefusedRow
 
@@ -43,7 +45,11 @@ METADATA = pa.schema(
 )
 """One row for every image; as a list of prompts it makes the same images again."""
 
-_NOT_IN_JSON = ("shard_id", "row", "rule", "phash", "final_url", "url", "reason")
+_NOT_IN_JSON = (
+    *("shard_id", "row", "rule", "final_url", "url", "reason"),
+    *IMAGE_FACTS,
+    *CAPTION_FACTS,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +58,14 @@ class MadeImage:
 
     sha256: str
     batch_size: int
+    facts: ImageFacts = NOT_MEASURED
 
 
 def build_facts(
-    rows: pa.Table, resolved: Sequence[ImageRow | RefusedRow], made: Mapping[int, MadeImage]
+    rows: pa.Table,
+    resolved: Sequence[ImageRow | RefusedRow],
+    made: Mapping[int, MadeImage],
+    caption_facts: CaptionFactsConfig,
 ) -> pa.Table:
     """`GENERATE_FACTS`, then the `source_` columns; one row for every row.
 
@@ -64,12 +74,17 @@ def build_facts(
         resolved: The same rows with their settings.
         made: By row number; a row that is neither made nor refused came to values that are not
             finite.
+        caption_facts: What is measured on the prompts.
     """
     records = [
         _fact(row, found, made.get(row["row"]))
         for row, found in zip(_plain_rows(rows), resolved, strict=True)
     ]
     facts = pa.Table.from_pylist(records, schema=GENERATE_FACTS)
+    captions = pa.concat_arrays([*facts["caption"].chunks, pa.array([], pa.string())])
+    for name, column in measure_captions(captions, caption_facts).items():
+        at = facts.schema.get_field_index(name)
+        facts = facts.set_column(at, facts.schema.field(at), column)
     for field in source_fields(rows.schema):
         facts = facts.append_column(field, rows[field.name])
     return facts
@@ -108,6 +123,7 @@ def _fact(
         "height": found.height,
         "original_width": found.width,
         "original_height": found.height,
+        **vars(made.facts),
     }
 
 

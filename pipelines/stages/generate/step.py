@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipelines.cache_files import record_cache
+from pipelines.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
 from pipelines.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.model_worker import free_models, prepare_torch, record_models
 from pipelines.overlap import run_overlapped
@@ -57,6 +58,7 @@ class GenerateStep:
         fingerprint: str,
         config: GenerateConfig,
         torch_threads: int,
+        caption_facts: CaptionFactsConfig = EVERY_CAPTION_FACT,
         resources: Resources | None = None,
     ) -> None:
         self.fingerprint = fingerprint
@@ -65,6 +67,7 @@ class GenerateStep:
         self._plan = plan
         self._config = config
         self._torch_threads = torch_threads
+        self._caption_facts = caption_facts
         self._worker: _Worker | None = None
 
     def open(self) -> None:
@@ -105,7 +108,9 @@ class GenerateStep:
             raise RuntimeError("open() comes before run()")
         rows = expand_rows(read_prompts(self._plan, self._store, shard_id), shard_id=shard_id)
         with tempfile.TemporaryDirectory(prefix=f"generate-{shard_id:06d}-") as folder:
-            files, facts = worker.make(rows, shard_id=shard_id, folder=Path(folder))
+            files, facts = worker.make(
+                rows, self._caption_facts, shard_id=shard_id, folder=Path(folder)
+            )
             reasons = facts["reason"].drop_null().to_pylist()
             return commit_shard(
                 self._store,
@@ -150,7 +155,7 @@ class _Worker:
             self._sources.close()
 
     def make(
-        self, rows: pa.Table, *, shard_id: int, folder: Path
+        self, rows: pa.Table, caption_facts: CaptionFactsConfig, *, shard_id: int, folder: Path
     ) -> tuple[list[SpooledFile], pa.Table]:
         """Make the images; returns the finished local files and the facts."""
         resolved = list(resolve_rows(rows, self._config, self._limits, self._sources))
@@ -158,7 +163,7 @@ class _Worker:
         spool = ImageSpool(self._config, self._spec, shard_id=shard_id, folder=folder)
         with spool:
             self._paint(images, spool)
-        facts = build_facts(rows, resolved, spool.made)
+        facts = build_facts(rows, resolved, spool.made, caption_facts)
         return spool.finish(facts, self._metadata(images, spool)), facts
 
     def _paint(self, images: Sequence[ImageRow], spool: ImageSpool) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.claims import CLAIMED_SCORES, claimed_or_scored
 from pipelines.ledger import DOWNLOAD_FACTS, LEDGER, source_fields
 from pipelines.manifest import Manifest, ShardError, read_manifest
 from pipelines.stages.select.columns import VERDICT_COLUMNS
@@ -60,7 +61,10 @@ class Facts:
             shard_id: Which.
             columns: Only these (and row, reason, rule); by default all that the ledger has.
         """
-        wanted = None if columns is None else {*columns, *_ALWAYS}
+        wanted = None if columns is None else _with_sources({*columns, *_ALWAYS})
+        return _with_claims(self._scored(shard_id, wanted))
+
+    def _scored(self, shard_id: int, wanted: set[str] | None) -> pa.Table:
         manifest = self._manifest(self.origin, self.download, shard_id)
         if manifest.quarantined is not None:
             return _with_scores(self._lost_rows(shard_id), None, wanted)
@@ -177,6 +181,18 @@ def _with_scores(facts: pa.Table, scores: pa.Table | None, wanted: set[str] | No
         if positions is not None:
             column = column.take(positions)
         facts = facts.append_column(kind, column)
+    return facts
+
+
+def _with_sources(wanted: set[str]) -> set[str]:
+    return wanted | {source for name, source in CLAIMED_SCORES.items() if name in wanted}
+
+
+def _with_claims(facts: pa.Table) -> pa.Table:
+    for name in CLAIMED_SCORES:
+        at = facts.schema.get_field_index(name)
+        if at >= 0:
+            facts = facts.set_column(at, LEDGER.field(name), claimed_or_scored(facts, name))
     return facts
 
 
