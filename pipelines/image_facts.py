@@ -10,8 +10,7 @@ from typing import Final
 import cv2
 import numpy as np
 import numpy.typing as npt
-
-from pipelines.config import Config
+from pydantic import BaseModel, ConfigDict
 
 _HASH_SIDE = 8
 _LEVELS = np.arange(256, dtype=np.float64)
@@ -19,8 +18,12 @@ _LEVELS = np.arange(256, dtype=np.float64)
 Grey = npt.NDArray[np.uint8]
 
 
-class ImageFactsConfig(Config):
+class ImageFactsConfig(BaseModel):
     """Which facts of a stored image are measured; one that is off is null in every row."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
 
     phash: bool = True
     """Perceptual hash, by which near-duplicates are found."""

@@ -80,7 +80,6 @@ def test_what_a_block_list_of_select_holds_is_an_option(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("select", "message"),
     [
-        ({"rules": [{"column": "punsafe", "max": 0.5}]}, "select.rules.0: nothing in `score` make"),
         ({"rules": [{"preset": "laion_art"}]}, "nothing in `score` makes aesthetic_v1"),
         ({"rules": [{"best_of": {"by": "aesthetic_v2", "num_images": 1}}]}, "makes aesthetic_v2"),
         ({"duplicates": {"keep": "aesthetic_v2"}}, "select.duplicates.keep: nothing in `score`"),
@@ -94,6 +93,15 @@ def test_rules_by_what_nothing_makes_are_refused(
     with pytest.raises(ConfigError) as caught:
         curate_config(folder, **select)
     assert message in str(caught.value)
+
+
+def test_rule_by_a_score_that_neither_list_nor_head_has_is_refused_before_anything_is_fetched(
+    folder: Path,
+) -> None:
+    config = curate_config(folder, rules=[{"column": "punsafe", "max": 0.5}])
+    with pytest.raises(ConfigError, match=r"select\.rules\.0: the list has no column punsafe"):
+        curate(config, steps=["download", "select"], say=lambda line: None)
+    assert not (folder / "run/facts").exists()
 
 
 def test_preset_that_keeps_what_is_missing_needs_no_score(folder: Path) -> None:

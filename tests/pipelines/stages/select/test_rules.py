@@ -239,3 +239,33 @@ def test_identity_is_of_the_rules_whichever_way_they_are_written() -> None:
     assert first.identity() != select_config(rules=[{**rule, "min": 4}]).identity()
     other = [rule, {"column": "height", "min": 3}]
     assert select_config(rules=other).identity() != select_config(rules=other[::-1]).identity()
+
+
+def test_punsafe_and_pwatermark_are_the_lists_claim_else_the_heads(tmp_path: Path) -> None:
+    rows = [
+        {"source_punsafe": 0.75, "punsafe": 0.1},
+        {"source_punsafe": None, "punsafe": 0.25},
+        {"source_punsafe": float("nan"), "punsafe": None, "source_pwatermark": 0.5},
+        {"source_punsafe": 0.0, "reason": "http_gone", "source_pwatermark": 0.25},
+    ]
+    rules = [{"column": "punsafe", "max": 0.5, "missing": "keep"}]
+    ledger = ledger_of(tmp_path, rows, rules=rules)
+    assert ledger["punsafe"].to_pylist() == [0.75, 0.25, None, 0.0]
+    assert ledger["pwatermark"].to_pylist() == [None, None, 0.5, 0.25]
+    assert reasons(ledger) == ["punsafe_above_max", None, None, "http_gone"]
+
+
+def test_facts_of_captions_and_pixels_can_be_judged(tmp_path: Path) -> None:
+    rows = [
+        {"caption_language": "en", "caption_words": 4, "sharpness": 80.0},
+        {"caption_language": "de", "caption_words": 4, "sharpness": 80.0},
+        {"caption_language": "en", "caption_words": 2, "sharpness": 80.0},
+        {"caption_language": "en", "caption_words": 4, "sharpness": 8.0},
+    ]
+    rules = [
+        {"column": "caption_language", "one_of": ["en"]},
+        {"column": "caption_words", "min": 3},
+        {"column": "sharpness", "min": 10},
+    ]
+    found = reasons(ledger_of(tmp_path, rows, rules=rules))
+    assert found == [None, "value_not_allowed", "value_below_min", "value_below_min"]
