@@ -10,6 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from jobs.verify import main as verify
+from pipelines.config import ConfigError
 from tests.contracts import generation_cases as cases
 from tests.contracts.cases import ROOT
 from tests.contracts.test_generation_sources import decoded_sources
@@ -116,3 +117,21 @@ def test_a_model_of_upscaling_enlarges_stored_images(unharmed_run: Path, tmp_pat
         == (cases.image_files(tmp_path / "run")["large-0"])
     )
     assert verify([str(tmp_path / "run"), "--deep"]) == 0
+
+
+def test_a_noise_level_that_the_model_does_not_have_stops_the_job(
+    unharmed_run: Path, tmp_path: Path
+) -> None:
+    model = model_of(tmp_path / "model", in_channels=7, num_class_embeds=1000)
+    rows = [{"prompt": TEXT, "init_key": next(iter(decoded_sources(unharmed_run, 1)))}]
+    config = cases.configuration(
+        cases.write_prompts(tmp_path / "prompts.parquet", rows),
+        tmp_path / "run",
+        generate__model=f"{{model: {model}}}",
+        generate__init=f"{{path: {unharmed_run}}}",
+        generate__latents="null",
+        generate__noise_level="1000",
+    )
+    with pytest.raises(ConfigError, match=r"generate\.noise_level: 1000 .*allowed: 0 to 999"):
+        cases.run(config)
+    assert not (tmp_path / "run/facts").exists()

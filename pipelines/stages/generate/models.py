@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import torch
 
+from pipelines.config import ConfigError
 from pipelines.stages.generate.config import GenerateConfig
 from pipelines.stages.generate.rows import ModelLimits
 from pipelines.versions import describe_program
@@ -15,6 +16,7 @@ from sd_core.cache.spec import CacheSpec
 from sd_core.model.denoiser import unwrap_module
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
 from sd_core.model.lora import fuse_loras
+from sd_core.model.noise_schedule import low_res_schedule
 from sd_core.model.task import Task
 from sd_core.model.text_encoder import encode_captions
 from sd_core.model.weights import weights_sha256
@@ -78,8 +80,20 @@ class GenerateModels:
 
 
 def load_generate_models(config: GenerateConfig, *, device: str | torch.device) -> GenerateModels:
-    """Load the model; raises `WeightsError`."""
+    """Load the model.
+
+    Raises:
+        WeightsError: it cannot be loaded.
+        ConfigError: its schedule has no such `noise_level`.
+    """
     model = load_latent_diffusion(config.model, device=device, tasks=get_args(Task))
+    if model.task == "upscaling":
+        steps = len(low_res_schedule(model.low_res_noise_schedule).alphas_cumprod)
+        if config.noise_level >= steps:
+            raise ConfigError(
+                f"generate.noise_level: {config.noise_level} is above the model's schedule; "
+                f"allowed: 0 to {steps - 1}"
+            )
     model = fuse_loras(model, config.loras, where="generate.loras")
     model.denoiser.requires_grad_(False)
     denoiser_sha256 = weights_sha256(unwrap_module(model.denoiser))
