@@ -23,7 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, say: Say) -> int:
     config = load_config(CurateConfig, options.config, overrides=options.set)
-    result = curate(config, steps=tuple(options.steps.split(",")), say=say)
+    result = curate(
+        config,
+        steps=tuple(options.steps.split(",")),
+        say=say,
+        grow=options.grow,
+        retry=options.retry,
+    )
     print(result.funnel)
     print(f"run: {redact_text(config.output)}")
     return 3 if result.quarantined else 0
@@ -36,6 +42,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--steps",
         default=",".join(STEPS),
         help="only these steps, by commas; naming select or encode allows a re-cut by new options",
+    )
+    parser.add_argument(
+        "--grow", action="store_true", help="add the list's new files to a run that has begun"
+    )
+    parser.add_argument(
+        "--retry",
+        action="store_true",
+        help="fetch again what failed for a reason that can pass (time-outs, 5xx, 429, ...)",
     )
     return parser.parse_args(arguments)
 

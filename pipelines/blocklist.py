@@ -56,7 +56,7 @@ class BlockList:
             return None
         if len(self.urls) and _holds(self.urls, _url_hash(url)):
             return "url_blocked"
-        host = _host(url) if self.domains else ""
+        host = url_host(url) if self.domains else ""
         while host:
             if host in self.domains:
                 return "domain_blocked"
@@ -135,7 +135,8 @@ def normalise_host(host: str) -> str:
         return name.rstrip(".")
 
 
-def _host(url: str) -> str:
+def url_host(url: str) -> str:
+    """The host of a URL as `normalise_host` gives it; "" where it has none."""
     try:
         return normalise_host(urlsplit(url.strip()).hostname or "")
     except ValueError:
@@ -161,7 +162,7 @@ def _sorted_digests(digests: list[bytes], width: int) -> Digests:
 
 def _entry_domain(text: str, path: str | None) -> str:
     host = text.removeprefix("*.").removeprefix(".")
-    host = _host(host) if "://" in host else normalise_host(host)
+    host = url_host(host) if "://" in host else normalise_host(host)
     if not host or "/" in host:
         raise ConfigError(
             f"{_shown(path)}: {text!r} is not a domain; give names such as example.com"

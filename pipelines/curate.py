@@ -22,8 +22,10 @@ from pipelines.job_steps import (
     require_parents,
 )
 from pipelines.plan import Plan, PlanConfig, PlanError, check_plan_inputs, load_plan, make_plan
+from pipelines.revisions.begin import begin_growth, begin_retry
+from pipelines.revisions.difference import compare_cuts
 from pipelines.rules import RulesConfig, check_rules
-from pipelines.run import Revision, StepSummary, check_or_record, read_revision
+from pipelines.run import Revision, StepSummary, check_or_record, read_revision, read_run
 from pipelines.sources import Source, SourceConfig
 from pipelines.stages.download.config import DownloadConfig
 from pipelines.stages.download.image_config import ImageConfig
@@ -86,8 +88,19 @@ class CurateResult:
     quarantined: int
 
 
-def curate(config: CurateConfig, *, steps: Sequence[str], say: Say) -> CurateResult:
+def curate(
+    config: CurateConfig,
+    *,
+    steps: Sequence[str],
+    say: Say,
+    grow: bool = False,
+    retry: bool = False,
+) -> CurateResult:
     """Run the asked steps of a curate job; those that are complete already are left alone.
+
+    Args:
+        grow: Add files of the list that are new to a run that has begun.
+        retry: Fetch again the rows that failed for a reason that can pass.
 
     Raises:
         ConfigError: the configuration or the asked steps make no sense.
@@ -96,8 +109,8 @@ def curate(config: CurateConfig, *, steps: Sequence[str], say: Say) -> CurateRes
     asked = _check_steps(config, steps)
     store = RunStore(config.output, config.storage_options)
     source = Source(config.source)
-    plan = _stored_plan(config, store, source)
-    if plan is not None:
+    plan = _stored_plan(config, store, source, may_grow=grow)
+    if plan is not None and not grow and not retry:
         job = CurateSteps(config, store, source, plan)
         if is_complete(job, read_revision(store), asked):
             _record(job, steps)
@@ -105,7 +118,9 @@ def curate(config: CurateConfig, *, steps: Sequence[str], say: Say) -> CurateRes
             return _result(job, read_revision(store))
     check_weights(_weight_needs(config))
     with open_session(store, config.engine, say=say) as session:
-        plan = _plan(config, store, source, say)
+        if retry:
+            say(f"retry: {begin_retry(store):,} rows had failed for a reason that can pass")
+        plan = _plan(config, store, source, say, grow=grow)
         job = CurateSteps(config, store, source, plan)
         columns = [column.name for column in plan.columns]
         check_rules(columns, config.rules)
@@ -128,8 +143,12 @@ def _check_steps(config: CurateConfig, steps: Sequence[str]) -> list[str]:
     return [step for step in STEPS if step in steps and step not in off]
 
 
-def _plan(config: CurateConfig, store: RunStore, source: Source, say: Say) -> Plan:
-    plan = _stored_plan(config, store, source)
+def _plan(config: CurateConfig, store: RunStore, source: Source, say: Say, *, grow: bool) -> Plan:
+    plan = _stored_plan(config, store, source, may_grow=grow)
+    if plan is not None and (new := len(source.files) - len(plan.files)):
+        say(f"growing: {new} new file(s)")
+        begin_growth(store)
+        plan = make_plan(source, config.plan, store=store, before=plan)
     if plan is None:
         say(f"planning: {len(source.files)} file(s)")
         plan = make_plan(source, config.plan, store=store)
@@ -138,12 +157,14 @@ def _plan(config: CurateConfig, store: RunStore, source: Source, say: Say) -> Pl
     return plan
 
 
-def _stored_plan(config: CurateConfig, store: RunStore, source: Source) -> Plan | None:
+def _stored_plan(
+    config: CurateConfig, store: RunStore, source: Source, *, may_grow: bool
+) -> Plan | None:
     """The run's plan, held against the source and the configuration; None where there is none."""
     if not store.exists("plan/plan.json"):
         return None
     plan = load_plan(store)
-    check_plan_inputs(plan, source)
+    check_plan_inputs(plan, source, may_grow=may_grow)
     if plan.rows_per_shard != config.plan.rows_per_shard:
         raise PlanError(
             f"{config.output}: planned with plan.rows_per_shard {plan.rows_per_shard}, and the "
@@ -164,33 +185,53 @@ def _weight_needs(config: CurateConfig) -> list[Any]:
 
 def _record(job: "CurateSteps", steps: Sequence[str]) -> None:
     recut = RECUTTABLE & set(steps) if set(steps) != set(STEPS) else frozenset[str]()
+    recorded = read_run(job.store).get("steps", {}).get("download", {})
+    is_revised = recorded and job.edition.before == recorded["fingerprint"]
     check_or_record(
         job.store,
         job.identities.values(),
         job={"job": "curate", "config": job.public_config, "models": job.models}
         | describe_program(),
         recut=recut,
+        revised=("plan:", "edition.") if is_revised else (),
     )
 
 
 def _run(job: "CurateSteps", session: Session, asked: list[str], say: Say) -> None:
     require_parents(job, asked)
+    cut_before = read_revision(job.store).steps.get("select")
     chain = [step for step in ("download", "score") if step in asked]
-    if chain:
-        workers = {"download": session.download_resources, "score": session.model_resources}
-        session.run(
-            [job.shard_step(step, workers[step]) for step in chain], num_shards=job.plan.num_shards
-        )
-        for step in chain:
-            complete(job, step, say=say)
+    # Images that a retry found again are known only when it has ended.
+    for steps in [chain] if job.edition.before is None else [[step] for step in chain]:
+        _run_chain(job, session, steps, say)
     if "select" in asked:
         session.progress.start("select", shards_total=job.plan.num_shards, shards_done=0)
         job.select().run(session.on_commit)
         complete(job, "select", say=say)
-    if "encode" in asked:
-        encode = job.shard_step("encode", session.model_resources)
-        session.run([encode], num_shards=job.num_shards("encode"))
-        complete(job, "encode", say=say)
+        _say_difference(job, cut_before, say)
+    _run_chain(job, session, [step for step in ("encode",) if step in asked], say)
+
+
+def _run_chain(job: "CurateSteps", session: Session, chain: Sequence[str], say: Say) -> None:
+    """Run steps with workers; none is started where every shard is there, or is taken over."""
+    for step in chain:
+        adopted, num_shards = job.adopt(step), job.num_shards(step)
+        if adopted:
+            say(f"{step}: {adopted:,} of {num_shards:,} shards are as they were")
+    if any(not job.has_every_shard(step) for step in chain):
+        workers = {"download": session.download_resources}
+        steps = [job.shard_step(s, workers.get(s, session.model_resources)) for s in chain]
+        session.run(steps, num_shards=job.num_shards(chain[0]))
+    for step in chain:
+        complete(job, step, say=say)
+
+
+def _say_difference(job: "CurateSteps", before: StepSummary | None, say: Say) -> None:
+    now = job.identities["select"].fingerprint
+    if before is None or before.fingerprint == now:
+        return
+    num_shards = min(before.num_shards, job.plan.num_shards)
+    say(f"{compare_cuts(job.store, before=before.fingerprint, now=now, num_shards=num_shards)}")
 
 
 def _result(job: "CurateSteps", revision: Revision) -> CurateResult:

@@ -5,10 +5,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pipelines.cache_files import publish_cache
+from pipelines.manifest import committed_shards
 from pipelines.plan import Plan
 from pipelines.planned_rows import PlannedRows
 from pipelines.redact import redact_config
-from pipelines.run import StepIdentity
+from pipelines.revisions.adopt import adopt_download, adopt_shards
+from pipelines.revisions.edition import read_edition
+from pipelines.run import CURATE_FOLDERS, CURATE_PARENTS, StepIdentity
+from pipelines.shard_inputs import encode_inputs, grouped_shards, score_inputs
 from pipelines.sources import Source
 from pipelines.stages.download.step import DownloadStep
 from pipelines.stages.encode import EncodeStep
@@ -20,12 +24,6 @@ from pipelines.storage import RunStore
 if TYPE_CHECKING:
     from pipelines.curate import CurateConfig
 
-_FOLDERS = {
-    "download": ("images", "facts/download"),
-    "score": ("facts/score",),
-    "select": ("ledger",),
-    "encode": ("latents", "latents/rejects"),
-}
 # Options that change how fast a result is there, and not the result.
 _PACE_OF_DOWNLOAD = {"threads", "max_per_host", "backoff_s", "connect_timeout_s"}
 
@@ -42,6 +40,7 @@ class CurateSteps:
         self.store = store
         self.plan = plan
         self.max_quarantined_shards = config.engine.max_quarantined_shards
+        self.edition = read_edition(store)
         self.rows = PlannedRows(store, source, config.rules, config.block)
         self.identities: dict[str, StepIdentity] = {}
         for step in self._configured():
@@ -54,22 +53,16 @@ class CurateSteps:
 
     def _configured(self) -> list[str]:
         optional = {"score": self.config.score, "encode": self.config.encode}
-        return [step for step in _FOLDERS if optional.get(step, self.config) is not None]
+        return [step for step in CURATE_FOLDERS if optional.get(step, self.config) is not None]
 
     def parents(self, step: str) -> list[str]:
         """The steps whose results this one reads."""
         chain = self._configured()
-        parents = {
-            "download": [],
-            "score": ["download"],
-            "select": ["download", "score"],
-            "encode": ["download", "select"],
-        }
-        return [parent for parent in parents[step] if parent in chain]
+        return [parent for parent in CURATE_PARENTS[step] if parent in chain]
 
     def folders(self, step: str) -> Iterable[str]:
         """The folders that the step writes."""
-        return _FOLDERS[step]
+        return CURATE_FOLDERS[step]
 
     def num_shards(self, step: str) -> int:
         """How many shards the step has."""
@@ -113,6 +106,51 @@ class CurateSteps:
             read_rows=self.rows.read_redacted,
         )
 
+    def adopt(self, step: str) -> int:
+        """Take over what an earlier revision made from the same; returns how many shards."""
+        fingerprint = self._fingerprint(step)
+        if step == "download":
+            return adopt_download(
+                self.store,
+                edition=self.edition,
+                fingerprint=fingerprint,
+                num_shards=self.plan.num_shards,
+            )
+        if step not in ("score", "encode"):
+            return 0
+        return adopt_shards(
+            self.store,
+            step=step,
+            fingerprint=fingerprint,
+            shard_ids=range(self.num_shards(step)),
+            inputs_of=self._score_inputs if step == "score" else self._encode_inputs,
+        )
+
+    def has_every_shard(self, step: str) -> bool:
+        """Whether nothing is left to do for a step."""
+        done = committed_shards(self.store, step, self._fingerprint(step))
+        return len(done) >= self.num_shards(step)
+
+    def _score_inputs(self, shard_id: int) -> str | None:
+        return score_inputs(
+            self.store,
+            options=self.identities["score"].options_digest,
+            origin="download",
+            images=self._fingerprint("download"),
+            shard=shard_id,
+        )
+
+    def _encode_inputs(self, shard_id: int) -> str | None:
+        assert self.config.encode is not None
+        group = self.config.encode.download_shards_per_file
+        return encode_inputs(
+            self.store,
+            options=self.identities["encode"].options_digest,
+            download=self._fingerprint("download"),
+            select=self._fingerprint("select"),
+            shards=grouped_shards(shard_id, group=group, num_shards=self.plan.num_shards),
+        )
+
     def publish(self, step: str) -> None:
         """Put the cache's spec and the empty caption where readers look, when it is complete."""
         if step == "encode":
@@ -126,6 +164,7 @@ class CurateSteps:
             config=self.config.download,
             image=self.config.image,
             caption_facts=self.config.caption_facts,
+            before=self.edition.before if self.edition.fetches_again else None,
             content_hash_column=self.plan.content_hash,
             blocked_sha256=self.rows,
             resources=resources,
@@ -138,6 +177,7 @@ class CurateSteps:
             fingerprint=self._fingerprint("score"),
             download=self._fingerprint("download"),
             config=self.config.score,
+            options_digest=self.identities["score"].options_digest,
             torch_threads=self.config.engine.torch_threads,
             resources=resources,
         )
@@ -152,6 +192,7 @@ class CurateSteps:
             num_download_shards=self.plan.num_shards,
             config=self.config.encode,
             image_size=self.config.image.size,
+            options_digest=self.identities["encode"].options_digest,
             torch_threads=self.config.engine.torch_threads,
             resources=resources,
         )
@@ -170,6 +211,7 @@ class CurateSteps:
                 "download": config.download.model_dump(mode="json", exclude=_PACE_OF_DOWNLOAD),
                 "image": config.image.identity(),
                 **config.caption_facts.identity(),
+                **self.edition.identity(),
             }
         if step == "score":
             assert config.score is not None

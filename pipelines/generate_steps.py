@@ -111,6 +111,7 @@ class GenerateSteps:
                 download=self._fingerprint("generate"),
                 origin="generate",
                 config=self.config.score,
+                options_digest=self.identities["score"].options_digest,
                 torch_threads=self.config.engine.torch_threads,
                 resources=resources,
             )

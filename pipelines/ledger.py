@@ -62,6 +62,20 @@ FETCH_REASONS: Final = (
     "content_hash_mismatch",
     "sha256_blocked",
 )
+RETRIED_REASONS: Final = frozenset(
+    {
+        "dns_failed",
+        "connection_failed",
+        "tls_failed",
+        "download_timed_out",
+        "body_truncated",
+        "empty_body",
+        "http_rate_limited",
+        "http_server_error",
+        "http_malformed",
+    }
+)
+"""Of FETCH_REASONS, those that can pass: `--retry` fetches such rows again."""
 DECODE_REASONS: Final = (
     "format_unsupported",
     "image_unreadable",
@@ -102,6 +116,7 @@ ENCODE_REASONS: Final = (
     "latents_of_another_size",  # a generated image that is not of the cache's resolution
 )
 ENGINE_REASONS: Final = ("shard_quarantined",)
+TAKEDOWN_REASONS: Final = ("taken_down",)  # only the row's number is left, and a digest as its key
 REASONS: Final = frozenset(
     PLAN_REASONS
     + PROMPT_REASONS
@@ -112,6 +127,7 @@ REASONS: Final = frozenset(
     + SELECT_REASONS
     + ENCODE_REASONS
     + ENGINE_REASONS
+    + TAKEDOWN_REASONS
 )
 
 # img2dataset's words, and one more.

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pipelines.blocklist import BlockConfig, BlockList, load_block_list
 from pipelines.plan import Plan, load_plan, read_rows
 from pipelines.redact import redact_text_column, redact_url_column
+from pipelines.revisions.tombstones import Tombstones, mask_rows, read_tombstones
 from pipelines.rules import RulesConfig, apply_rules
 from pipelines.sources import Source
 from pipelines.storage import RunStore
@@ -42,20 +43,28 @@ class PlannedRows:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
+    @cached_property
+    def tombstones(self) -> Tombstones:
+        """What was taken down, read once per process."""
+        return read_tombstones(self.store)
+
     def __contains__(self, sha256: object) -> bool:
-        """Whether content of this hex sha256 is blocked."""
-        return isinstance(sha256, str) and self.block_list.sha256_blocked(sha256)
+        """Whether content of this hex sha256 is blocked, or was taken down."""
+        if not isinstance(sha256, str):
+            return False
+        return self.tombstones.hides_content(sha256) or self.block_list.sha256_blocked(sha256)
 
     def url_reason(self, url: str) -> str | None:
         """Why a URL, or the one that redirects led to, is blocked; None where it is not."""
-        return self.block_list.url_reason(url)
+        return "url_blocked" if self.tombstones.hides_url(url) else self.block_list.url_reason(url)
 
     def num_rows(self, shard_id: int) -> int:
         """Rows of a shard."""
         return self.plan.shard(shard_id).num_rows
 
     def read(self, shard_id: int) -> pa.Table:
-        """A shard's rows; `reason` and `rule` say what plan, rules and block lists settled.
+        """A shard's rows; `reason` and `rule` say what plan, rules and block lists settled. Of a
+        row that was taken down only its number is left.
 
         `url` and `caption` are as the list has them, secrets and all.
         """
@@ -67,7 +76,8 @@ class PlannedRows:
         blocked = self.block_list.url_reasons(rows["url"].combine_chunks())
         at = rows.schema.get_field_index("reason")
         settled = pc.coalesce(reason, blocked)
-        return rows.set_column(at, "reason", settled).append_column("rule", rule)
+        rows = rows.set_column(at, "reason", settled).append_column("rule", rule)
+        return mask_rows(rows, self.tombstones.hides(rows))
 
     def read_redacted(self, shard_id: int) -> pa.Table:
         """As `read`, with URL and caption fit to be stored."""

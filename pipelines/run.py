@@ -2,20 +2,34 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipelines.manifest import Manifest, iterate_manifests
+from pipelines.manifest import iterate_manifests
+from pipelines.option_changes import describe_changes
+from pipelines.shard_index import Index, index_files, write_index
 from pipelines.storage import RunStore
 
 RUN_FILE = "run.json"
 REVISION_FILE = "revision.json"
 ORIGIN_STEPS = ("download", "generate")
 """Where a run's images come from: its first step, whose facts every later one reads."""
+
+CURATE_FOLDERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "download": ("images", "facts/download"),
+    "score": ("facts/score",),
+    "select": ("ledger",),
+    "encode": ("latents", "latents/rejects"),
+}
+"""The steps of a curated run in order, with the folders that each writes."""
+CURATE_PARENTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "download": (),
+    "score": ("download",),
+    "select": ("download", "score"),
+    "encode": ("download", "select"),
+}
+"""The steps whose results each of them reads, where they are configured."""
 
 
 class RunMismatchError(Exception):
@@ -37,6 +51,12 @@ class StepIdentity:
     def fingerprint(self) -> str:
         """16 hex digits over step, options and the parents' fingerprints."""
         text = json.dumps([self.step, self.options, self.parents], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def options_digest(self) -> str:
+        """16 hex digits over step and options alone: what its result owes to nothing before it."""
+        text = json.dumps([self.step, self.options], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -102,7 +122,7 @@ def complete_step(
     same = (identity.fingerprint, num_shards)  # a plan that grew has more shards of the same
     if old is not None and (old.fingerprint, old.num_shards) == same:
         return old
-    index: _Index = {folder: [] for folder in folders}
+    index: Index = {folder: [] for folder in folders}
     summary = _summarise(store, identity, num_shards=num_shards, index=index)
     kept = {
         name: step
@@ -111,7 +131,7 @@ def complete_step(
     }
     if old is not None:
         _write_revision(store, revision.number, kept)
-    _write_index(store, index)
+    write_index(store, index)
     if publish is not None:
         publish()
     _write_revision(store, revision.number + 1, {**kept, identity.step: summary})
@@ -144,11 +164,8 @@ def _summary_tree(step: StepSummary) -> dict[str, Any]:
     }
 
 
-_Index = dict[str, list[dict[str, Any]]]
-
-
 def _summarise(
-    store: RunStore, identity: StepIdentity, *, num_shards: int, index: _Index
+    store: RunStore, identity: StepIdentity, *, num_shards: int, index: Index
 ) -> StepSummary:
     """The step's counts; its files are added to `index`."""
     dropped: dict[str, int] = {}
@@ -161,7 +178,7 @@ def _summarise(
             dropped[reason] = dropped.get(reason, 0) + count
         if manifest.quarantined is not None:
             quarantined.append(manifest.shard_id)
-        _index_files(index, manifest)
+        index_files(index, manifest)
     return StepSummary(
         fingerprint=identity.fingerprint,
         num_shards=num_shards,
@@ -172,50 +189,13 @@ def _summarise(
     )
 
 
-def _write_index(store: RunStore, index: _Index) -> None:
-    for folder, rows in index.items():
-        store.replace(f"{folder}/shards.txt", "".join(f"{r['path']}\n" for r in rows).encode())
-        store.replace(f"{folder}/index.parquet", _index_bytes(rows))
-
-
-def _index_files(index: _Index, manifest: Manifest) -> None:
-    for entry in manifest.files:
-        folder = entry.path.rpartition("/")[0]
-        if folder in index:
-            index[folder].append(
-                {
-                    "shard_id": manifest.shard_id,
-                    "path": entry.path,
-                    "sha256": entry.sha256,
-                    "num_bytes": entry.num_bytes,
-                    "num_rows": entry.num_rows,
-                }
-            )
-
-
-_INDEX_SCHEMA = pa.schema(
-    [
-        ("shard_id", pa.int32()),
-        ("path", pa.string()),
-        ("sha256", pa.string()),
-        ("num_bytes", pa.int64()),
-        ("num_rows", pa.int64()),
-    ]
-)
-
-
-def _index_bytes(rows: list[dict[str, Any]]) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_INDEX_SCHEMA), sink, write_page_checksum=True)
-    return bytes(sink.getvalue())
-
-
 def check_or_record(
     store: RunStore,
     identities: Iterable[StepIdentity],
     *,
     job: Mapping[str, Any],
     recut: frozenset[str] = frozenset(),
+    revised: Sequence[str] = (),
 ) -> None:
     """Refuse a run whose recorded options differ; otherwise write run.json.
 
@@ -224,13 +204,14 @@ def check_or_record(
         identities: Every step of the job, with its present options.
         job: What else run.json keeps: the resolved configuration (no secrets), versions, models.
         recut: Steps asked for by name, whose options may change as a new revision.
+        revised: Options of the first step that a retry or a growth has changed.
 
     Raises:
         RunMismatchError: naming each step and option that differs, and what to do.
     """
     now = {identity.step: identity for identity in identities}
     recorded = read_run(store).get("steps", {})
-    differences = _describe_differences(recorded, now, recut=recut)
+    differences = _describe_differences(recorded, now, recut=recut, revised=revised)
     if differences:
         raise RunMismatchError(
             f"{store.root}: this run was made with other options:\n" + "\n".join(differences) + "\n"
@@ -241,11 +222,15 @@ def check_or_record(
         step: {"fingerprint": identity.fingerprint, "options": identity.options}
         for step, identity in now.items()
     }
-    store.replace(RUN_FILE, _dump({**job, "steps": {**recorded, **steps}}))
+    write_run(store, {**job, "steps": {**recorded, **steps}})
 
 
 def _describe_differences(
-    recorded: Mapping[str, Any], now: Mapping[str, StepIdentity], *, recut: frozenset[str]
+    recorded: Mapping[str, Any],
+    now: Mapping[str, StepIdentity],
+    *,
+    recut: frozenset[str],
+    revised: Sequence[str],
 ) -> list[str]:
     differences: list[str] = []
     is_explained = False  # by an earlier step that differs, which changes this one's fingerprint
@@ -255,11 +240,19 @@ def _describe_differences(
             continue
         if step not in recut:
             lines = describe_changes(before["options"], identity.options)
+            if step in ORIGIN_STEPS and revised:
+                is_explained = True
+                lines = [line for line in lines if not line.startswith(tuple(revised))]
             if not lines and not is_explained:
                 differences.append(f"  - {step}: a step that it is made from was added or left out")
             differences += [f"  - {step}.{line}" for line in lines]
         is_explained = True
     return differences
+
+
+def write_run(store: RunStore, tree: Mapping[str, Any]) -> None:
+    """Replace run.json."""
+    store.replace(RUN_FILE, _dump(tree))
 
 
 def read_run(store: RunStore) -> dict[str, Any]:
@@ -269,31 +262,6 @@ def read_run(store: RunStore) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     return tree
-
-
-def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line for each option that differs: `name: was X, is now Y`."""
-    old, new = _flatten(before), _flatten(now)
-    return [
-        f"{name}: was {_show(old, name)}, is now {_show(new, name)}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) or (name in old) != (name in new)
-    ]
-
-
-def _show(flat: Mapping[str, Any], name: str) -> str:
-    return json.dumps(flat[name]) if name in flat else "not set"
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(tree, Mapping) and tree:
-        flat: dict[str, Any] = {}
-        for name, value in tree.items():
-            flat |= _flatten(value, f"{prefix}.{name}" if prefix else str(name))
-        return flat
-    if not prefix:
-        return {}
-    return {prefix: list(tree) if isinstance(tree, tuple) else tree}
 
 
 def _dump(tree: Mapping[str, Any]) -> bytes:

@@ -75,15 +75,28 @@ class RunStore:
         """The file's size in bytes; raises FileNotFoundError."""
         return int(self.filesystem.info(self.absolute(path), refresh=True)["size"])
 
-    def list_files(self, folder: str) -> list[str]:
-        """Names of the files directly in `folder`, sorted; empty when there is no such folder."""
+    def list_files(self, folder: str, *, hidden: bool = False) -> list[str]:
+        """Names of the files directly in `folder`, sorted; empty when there is no such folder.
+
+        Args:
+            hidden: Also what killed writers left half-written.
+        """
         self.filesystem.invalidate_cache()
         try:
             entries = self.filesystem.ls(self.absolute(folder), detail=True)
         except FileNotFoundError:
             return []
         names = (PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "file")
-        return sorted(name for name in names if not name.startswith(".tmp-"))
+        return sorted(name for name in names if hidden or not name.startswith(".tmp-"))
+
+    def list_folders(self, folder: str) -> list[str]:
+        """Names of the folders directly in `folder`, sorted; empty when there is no such folder."""
+        self.filesystem.invalidate_cache()
+        try:
+            entries = self.filesystem.ls(self.absolute(folder), detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(PurePosixPath(e["name"]).name for e in entries if e["type"] == "directory")
 
     def read_bytes(self, path: str) -> bytes:
         """The whole file; raises FileNotFoundError."""

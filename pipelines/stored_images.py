@@ -81,7 +81,7 @@ def iterate_images(
         return
     rows = read_table(store, facts.path, columns=_FACTS).to_pylist()
     stored = iter([row for row in rows if row.pop("reason") is None])
-    for key, encoded in _iterate_tar(store, images.path):
+    for key, encoded in iterate_encoded(store, images.path):
         row = next(stored, None)
         if row is None or row["key"] != key:
             raise ShardError(f"{images.path}: {key} is not the next row of {facts.path}")
@@ -121,7 +121,8 @@ def stack_pixels(
     return stacked.transpose(0, 3, 1, 2)
 
 
-def _iterate_tar(store: RunStore, path: str) -> Iterator[tuple[str, bytes]]:
+def iterate_encoded(store: RunStore, path: str) -> Iterator[tuple[str, bytes]]:
+    """`(key, file)` of each image of a shard's tar, streaming."""
     try:
         with store.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:

@@ -9,8 +9,14 @@ from pipelines.sources.files import SourceFile
 from pipelines.sources.source import Source
 
 
-def check_plan_inputs(plan: Plan, source: Source) -> None:
+def check_plan_inputs(plan: Plan, source: Source, *, may_grow: bool = False) -> list[str]:
     """Refuse a source that is no longer the one planned; unchanged files are not read again.
+
+    Args:
+        may_grow: Whether there may be files beside those that were planned.
+
+    Returns:
+        Names of such files.
 
     Raises:
         PlanError: names every option that changed, and every file that changed, is gone or is new.
@@ -31,9 +37,9 @@ def check_plan_inputs(plan: Plan, source: Source) -> None:
         raise PlanError(str(error)) from error
     planned = {file.name: file for file in plan.files}
     faults = [f"{file.uri}: planned, and gone now" for file in plan.files if file.name not in found]
-    faults += [
-        f"{file.uri}: not in the plan" for name, file in found.items() if name not in planned
-    ]
+    new = [name for name in found if name not in planned]
+    if not may_grow:
+        faults += [f"{found[name].uri}: not in the plan; --grow adds it" for name in new]
     for name in planned.keys() & found.keys():
         fault = _difference(planned[name], found[name])
         if fault is not None:
@@ -42,8 +48,10 @@ def check_plan_inputs(plan: Plan, source: Source) -> None:
         raise PlanError(
             f"the source has changed since the run was planned ({len(faults)} file(s)):\n"
             + "\n".join(f"  - {fault}" for fault in sorted(faults))
-            + "\nPut the files back as they were, or give another `output` to plan a new run."
+            + "\nPut the files back as they were, or give another `output` to plan a new run. New "
+            "rows go into files of their own beside the planned ones."
         )
+    return new
 
 
 def source_options(source: Source) -> dict[str, str | None]:

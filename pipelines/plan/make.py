@@ -49,6 +49,7 @@ def make_plan(
     scratch: Path | None = None,
     key_hash: KeyHash = blake2b_64,
     on_file: Callable[[SourceFile], None] | None = None,
+    before: Plan | None = None,
 ) -> Plan:
     """Read the source once, cut it into shards, settle duplicates, and store the plan.
 
@@ -56,9 +57,12 @@ def make_plan(
         scratch: Where local temporary files go; 32 bytes a row beyond the first million.
         key_hash: For tests of collisions only.
         on_file: Told of each file before it is read.
+        before: The plan that this one adds files to: its shards stay as they are, and the new
+            files' come after them.
 
     Raises:
-        PlanError: the source cannot be read, has no rows, or changed while it was read.
+        PlanError: the source cannot be read, has no rows, or changed while it was read; a new
+            file has columns that the plan before has not.
     """
     with (
         tempfile.TemporaryDirectory(prefix="plan-", dir=scratch) as folder,
@@ -66,13 +70,18 @@ def make_plan(
     ):
         draft = _Draft(rows_per_shard=config.rows_per_shard, finder=finder, key_hash=key_hash)
         try:
-            for file in source.files:
+            for file in _in_plan_order(source.files, before):
                 if on_file is not None:
                     on_file(file)
                 draft.add_file(source, file)
         except SourceError as error:
             raise PlanError(str(error)) from error
-        return _store(draft, source, store)
+        return _store(draft, source, store, before)
+
+
+def _in_plan_order(files: Sequence[SourceFile], before: Plan | None) -> list[SourceFile]:
+    known = {file.name: at for at, file in enumerate(before.files)} if before is not None else {}
+    return sorted(files, key=lambda file: known.get(file.name, len(known)))
 
 
 @dataclass(kw_only=True)
@@ -138,10 +147,13 @@ class _Draft:
         return name_source_columns(types)
 
 
-def _store(draft: _Draft, source: Source, store: RunStore) -> Plan:
+def _store(draft: _Draft, source: Source, store: RunStore, before: Plan | None) -> Plan:
     if not draft.shards:
         raise PlanError(f"{source.files[0].uri}: no rows in any of {len(source.files)} file(s)")
     columns = draft.columns(source.config.content_hash)
+    if before is not None:
+        _check_columns(before.columns, columns)
+        columns = before.columns
     content_hash = _content_hash_column(source, columns)
     settled_counts = np.zeros(len(draft.shards), dtype=np.int32)
     totals = dict.fromkeys(SETTLED_REASONS, 0)
@@ -173,6 +185,17 @@ def _store(draft: _Draft, source: Source, store: RunStore) -> Plan:
     )
     store_plan(plan, store)
     return plan
+
+
+def _check_columns(before: Sequence[SourceColumn], now: Sequence[SourceColumn]) -> None:
+    known = {column.name: column for column in before}
+    for column in now:
+        if known.get(column.name) != column:
+            was = known[column.name].type if column.name in known else "not there"
+            raise PlanError(
+                f"the new files make the column {column.input!r} {column.type}, and in the run's "
+                f"plan it is {was}: give them the columns of the planned files, or plan a new run"
+            )
 
 
 def _content_hash_column(source: Source, columns: Sequence[SourceColumn]) -> str | None:

@@ -106,8 +106,10 @@ def load_plan(store: RunStore) -> Plan:
         tree = json.loads(store.read_bytes(PLAN_PATH))
         with store.open(SHARDS_PATH) as stream:
             shards = read_parquet(stream)
-        if shards.num_rows != tree.pop("num_shards") or shards.schema != SHARD_FIELDS:
+        num_shards = tree.pop("num_shards")
+        if shards.num_rows < num_shards or shards.schema != SHARD_FIELDS:
             raise ValueError(f"{SHARDS_PATH} does not belong to it")
+        shards = shards.slice(0, num_shards)  # there are more where a growth was interrupted
         if tree.pop("schema_version") != SCHEMA_VERSION:
             raise ValueError("it was written by another version of this program")
         tree["files"] = tuple(

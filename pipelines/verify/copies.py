@@ -32,11 +32,11 @@ def forbids_copies(run: Mapping[str, Any] | None, select: StepSummary | None) ->
 
 
 def check_named_copies(named: KeySpill, kept: KeySpill) -> Iterator[Fault]:
-    """Every copy names a kept row.
+    """Every copy names a kept row, or one that was taken down since.
 
     Args:
         named: What the ledger's `duplicate_of` holds.
-        kept: Keys of the kept rows.
+        kept: Keys of these rows.
     """
     for place in named.missing_from(kept):
         found = f"named by a copy in shard {place.shard_id}, not kept"

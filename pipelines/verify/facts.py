@@ -19,6 +19,7 @@ from pipelines.ledger import (
     SCORE_FACTS,
     SCORES,
     STATUSES,
+    TAKEDOWN_REASONS,
 )
 from pipelines.manifest import Manifest
 from pipelines.sources.columns import SourceColumn
@@ -78,7 +79,9 @@ def check_origin_facts(
 
 
 def check_settled(facts: pa.Table, settled: pa.Table, *, where: str) -> Iterator[Fault]:
-    """The rows that the plan settled (row, reason) have its reason."""
+    """The rows that the plan settled (row, reason) have its reason, or were taken down since."""
+    is_left = pc.invert(pc.is_in(facts["reason"], value_set=pa.array(TAKEDOWN_REASONS)))
+    settled = settled.filter(is_left.take(settled["row"]))
     truth = settled.set_column(1, "reason", settled["reason"].cast(pa.string()))
     found = facts.select(["row", "reason"]).take(settled["row"])
     yield from check_same(found, truth, ["reason"], where=where, origin="the plan")

@@ -13,6 +13,7 @@ from pipelines.ledger import (
     PLAN_REASONS,
     PROMPT_REASONS,
     REASONS,
+    TAKEDOWN_REASONS,
 )
 from pipelines.manifest import Manifest, ShardError, manifest_path, read_manifest
 from pipelines.run import StepSummary
@@ -22,7 +23,10 @@ from pipelines.verify.fault import Fault, show
 from pipelines.verify.secrets import check_tree_secrets
 
 QUARANTINED = ENGINE_REASONS[0]
-_DOWNLOAD_REASONS = (*PLAN_REASONS, *LIST_REASONS, *FETCH_REASONS, *DECODE_REASONS)
+_DOWNLOAD_REASONS = (
+    *(*PLAN_REASONS, *LIST_REASONS, *FETCH_REASONS, *DECODE_REASONS),
+    *TAKEDOWN_REASONS,
+)
 _GENERATE_REASONS = (*PLAN_REASONS, *PROMPT_REASONS, *GENERATE_REASONS)
 ORIGIN_REASONS = {"download": _DOWNLOAD_REASONS, "generate": _GENERATE_REASONS}
 """The reasons that are given before there is an image, and that select passes on."""

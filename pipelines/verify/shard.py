@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.ledger import TAKEDOWN_REASONS
 from pipelines.manifest import Manifest, ShardError
 from pipelines.plan import Plan, PlanError, read_settled
 from pipelines.prompts import PromptPlan, expand_rows, read_prompts
@@ -41,6 +42,8 @@ class ShardReport:
     kept_hashes: tuple[str, ...] = ()
     named_keys: tuple[str, ...] = ()
     """Of rows that are said to stand for a copy."""
+    gone_keys: tuple[str, ...] = ()
+    """Of rows that were taken down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,7 @@ class ShardCheck:
             kept_keys=report.kept_keys,
             kept_hashes=report.kept_hashes,
             named_keys=report.named_keys,
+            gone_keys=report.gone_keys,
         )
 
     def _look_inside(self, report: "_Deep") -> None:
@@ -113,6 +117,8 @@ class ShardCheck:
                 report.kept_keys = key_digits(kept["key"])
                 report.kept_hashes = key_digits(pc.utf8_slice_codeunits(kept["sha256"], 0, 16))
             if "duplicate_of" in ledger.column_names:
+                gone = pc.is_in(ledger["reason"], value_set=pa.array(TAKEDOWN_REASONS))
+                report.gone_keys = key_digits(ledger.filter(gone)["key"])
                 named = pc.unique(ledger["duplicate_of"].drop_null())
                 report.named_keys = key_digits(pa.chunked_array([named]))
 
@@ -203,6 +209,7 @@ class _Deep:
     kept_keys: tuple[str, ...] = ()
     kept_hashes: tuple[str, ...] = ()
     named_keys: tuple[str, ...] = ()
+    gone_keys: tuple[str, ...] = ()
 
     def path(self, step: str, folder: str) -> str:
         entry = self.manifests[step].file(folder)

@@ -39,6 +39,8 @@ class _Totals:
     kept: KeySpill
     kept_hashes: KeySpill
     named: KeySpill
+    standing: KeySpill
+    """Keys that a copy may name: of kept rows, and of rows that were taken down."""
     encoded: KeySpill
 
 
@@ -75,6 +77,7 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
             kept=KeySpill(Path(folder), name="kept"),
             kept_hashes=KeySpill(Path(folder), name="kept-hashes"),
             named=KeySpill(Path(folder), name="named"),
+            standing=KeySpill(Path(folder), name="standing"),
             encoded=KeySpill(Path(folder), name="encoded"),
         )
         check = ShardCheck(
@@ -112,6 +115,7 @@ def _check_shards(check: ShardCheck, totals: _Totals) -> Iterator[Fault]:
         totals.kept.add(report.shard_id, report.kept_keys)
         totals.kept_hashes.add(report.shard_id, report.kept_hashes)
         totals.named.add(report.shard_id, report.named_keys)
+        totals.standing.add(report.shard_id, (*report.kept_keys, *report.gone_keys))
 
 
 def _check_latents(
@@ -140,7 +144,7 @@ def _check_whole(
     yield from _check_encode_rows(steps)
     if check.deep:
         yield from limit(_check_stored_keys(totals), "images")
-        yield from limit(check_named_copies(totals.named, totals.kept), "ledger")
+        yield from limit(check_named_copies(totals.named, totals.standing), "ledger")
         if forbids_copies(run, steps.get("select")):
             copies = check_copies(store, steps["select"], totals.kept_hashes)
             yield from limit(copies, "ledger")

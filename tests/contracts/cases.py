@@ -64,10 +64,12 @@ def configuration(list_path: Path, output: str | Path, **options: Any) -> Curate
     )
 
 
-def run(config: CurateConfig, *, steps: tuple[str, ...] = STEPS) -> tuple[CurateResult, list[str]]:
+def run(
+    config: CurateConfig, *, steps: tuple[str, ...] = STEPS, **options: bool
+) -> tuple[CurateResult, list[str]]:
     """Run the job in this process; returns its result and what it said."""
     said: list[str] = []
-    return curate(config, steps=steps, say=said.append), said
+    return curate(config, steps=steps, say=said.append, **options), said
 
 
 def data_files(output: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pipelines.crop_spool import CropSpool
 from pipelines.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.stages.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadConfig
 from pipelines.stages.download.decoder_process import DecoderProcess
+from pipelines.stages.download.earlier import find_earlier
 from pipelines.stages.download.fetch import Fetcher
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.img2dataset_seams import download_rows, load_img2dataset
@@ -51,6 +52,8 @@ class DownloadStep:
         rows: Where a shard's rows come from.
         fingerprint: Of everything that can change the result.
         content_hash_column: The `source_` column with the hash that the body must have.
+        before: Fingerprint of an earlier download, of whose shards only the rows that failed in
+            passing are fetched.
         blocked_sha256: Hex digests whose bytes are neither decoded nor kept.
         spool_folder: Local, with room for a shard's crops twice; the system's by default.
     """
@@ -66,6 +69,7 @@ class DownloadStep:
         config: DownloadConfig,
         image: ImageConfig,
         caption_facts: CaptionFactsConfig = EVERY_CAPTION_FACT,
+        before: str | None = None,
         content_hash_column: str | None = None,
         blocked_sha256: Container[str] = frozenset(),
         resources: Resources | None = None,
@@ -78,6 +82,7 @@ class DownloadStep:
         self._config = config
         self._image = image
         self._caption_facts = caption_facts
+        self._before = before
         self._content_hash_column = content_hash_column
         self._blocked_sha256 = blocked_sha256
         self._spool_folder = spool_folder
@@ -133,12 +138,18 @@ class DownloadStep:
 
     def _run(self, shard_id: int, folder: Path) -> Manifest:
         rows = self._rows.read(shard_id)
+        earlier = find_earlier(self._store, self._before, shard_id)
+        if earlier is not None:
+            rows = earlier.failed_rows(rows)
         spool = CropSpool(folder / "crops")
         try:
             outcomes = self._settle(shard_id, rows, spool=spool, folder=folder)
             facts = build_facts(
                 rows, shard_id=shard_id, outcomes=outcomes, caption_facts=self._caption_facts
             )
+            if earlier is not None:
+                facts = earlier.with_new(facts)
+                earlier.keep_crops(spool)
             files = self._write_files(facts, spool=spool, folder=folder)
         finally:
             spool.close()

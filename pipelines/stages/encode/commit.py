@@ -21,6 +21,7 @@ def commit_latents(
     path: Path,
     num_written: int,
     rejects: Sequence[dict[str, Any]],
+    inputs: str | None = None,
 ) -> Manifest:
     """Publish a finished local shard and its rejects, then the manifest of the encode step.
 
@@ -28,6 +29,7 @@ def commit_latents(
         path: The shard; not published where it holds nothing.
         num_written: Its samples.
         rejects: Rows of `ENCODE_REJECTS`.
+        inputs: What the shard was made from, where a later revision may reuse it.
     """
     files = []
     if num_written:
@@ -51,4 +53,5 @@ def commit_latents(
         rows_in=num_written + len(rejects),
         kept=num_written,
         dropped=Counter(reject["reason"] for reject in rejects),
+        inputs=inputs,
     )

@@ -11,6 +11,7 @@ from pipelines.cache_files import record_cache
 from pipelines.manifest import Manifest, ShardError, read_manifest
 from pipelines.model_worker import free_models, prepare_torch, record_models
 from pipelines.overlap import run_overlapped
+from pipelines.shard_inputs import encode_inputs, grouped_shards, kept_keys
 from pipelines.stages.encode.commit import commit_latents
 from pipelines.stages.encode.encode import (
     EncodeConfig,
@@ -24,7 +25,6 @@ from pipelines.stages.encode.encode import (
 from pipelines.step import Resources
 from pipelines.storage import RunStore
 from pipelines.stored_images import StoredImage, batches, iterate_images, stack_pixels
-from pipelines.tables import read_table
 from sd_core.cache.samples import LatentSample
 from sd_core.cache.shards import SUFFIXES, ShardWriter, open_shard_writer
 from sd_core.cache.spec import CacheSpec
@@ -42,6 +42,7 @@ class EncodeStep:
         select: Fingerprint of the select step.
         num_download_shards: How many download shards there are.
         image_size: Side of the stored crops.
+        options_digest: `StepIdentity.options_digest`, by which later revisions reuse shards.
         torch_threads: Torch's threads in this worker.
     """
 
@@ -58,6 +59,7 @@ class EncodeStep:
         config: EncodeConfig,
         image_size: int,
         torch_threads: int,
+        options_digest: str = "",
         resources: Resources | None = None,
     ) -> None:
         self.fingerprint = fingerprint
@@ -69,6 +71,7 @@ class EncodeStep:
         self._config = config
         self._image_size = image_size
         self._torch_threads = torch_threads
+        self._options_digest = options_digest
         self._models: EncodeModels | None = None
         self._spec: CacheSpec | None = None
 
@@ -117,6 +120,13 @@ class EncodeStep:
                 path=path,
                 num_written=writer.num_written,
                 rejects=rejects,
+                inputs=encode_inputs(
+                    self._store,
+                    options=self._options_digest,
+                    download=self._download,
+                    select=self._select,
+                    shards=self._download_shards(shard_id),
+                ),
             )
 
     def _read(self, shard_id: int) -> Iterator["_Batch"]:
@@ -128,7 +138,7 @@ class EncodeStep:
 
     def _kept_images(self, shard_id: int) -> Iterator[StoredImage]:
         for source in self._download_shards(shard_id):
-            keys = self._kept_keys(source)
+            keys = frozenset(kept_keys(self._store, self._ledger_manifest(source)))
             if not keys:
                 continue
             found = 0
@@ -154,20 +164,13 @@ class EncodeStep:
 
     def _download_shards(self, shard_id: int) -> range:
         group = self._config.download_shards_per_file
-        return range(shard_id * group, min((shard_id + 1) * group, self._num_download_shards))
+        return grouped_shards(shard_id, group=group, num_shards=self._num_download_shards)
 
     def _ledger_manifest(self, shard_id: int) -> Manifest:
         manifest = read_manifest(self._store, "select", self._select, shard_id)
         if manifest is None:
             raise ShardError(f"select shard {shard_id} is not committed; run that step first")
         return manifest
-
-    def _kept_keys(self, shard_id: int) -> frozenset[str]:
-        entry = self._ledger_manifest(shard_id).file("ledger")
-        if entry is None:
-            return frozenset()
-        ledger = read_table(self._store, entry.path, columns=["key", "kept"])
-        return frozenset(ledger.filter(ledger["kept"])["key"].to_pylist())
 
 
 class _Batch:

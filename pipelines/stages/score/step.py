@@ -12,6 +12,7 @@ from pipelines.ledger import SCORE_FACTS
 from pipelines.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.model_worker import free_models, prepare_torch, record_models
 from pipelines.overlap import run_overlapped
+from pipelines.shard_inputs import score_inputs
 from pipelines.stages.score.score import (
     ScoreConfig,
     ScoreModels,
@@ -40,6 +41,7 @@ class ScoreStep:
         fingerprint: Of everything that can change the result.
         download: Fingerprint of the step that made the images.
         origin: That step's name, `download` or `generate`.
+        options_digest: `StepIdentity.options_digest`, by which later revisions reuse shards.
         torch_threads: Torch's threads in this worker.
     """
 
@@ -54,6 +56,7 @@ class ScoreStep:
         config: ScoreConfig,
         torch_threads: int,
         origin: str = "download",
+        options_digest: str = "",
         resources: Resources | None = None,
     ) -> None:
         self.fingerprint = fingerprint
@@ -61,6 +64,7 @@ class ScoreStep:
         self._store = store
         self._download = download
         self._origin = origin
+        self._options_digest = options_digest
         self._config = config
         self._torch_threads = torch_threads
         self._models: ScoreModels | None = None
@@ -110,6 +114,13 @@ class ScoreStep:
                 rows_in=table.num_rows,
                 kept=table.num_rows,
                 dropped={},
+                inputs=score_inputs(
+                    self._store,
+                    options=self._options_digest,
+                    origin=self._origin,
+                    images=self._download,
+                    shard=shard_id,
+                ),
             )
 
     def _read(self, shard_id: int) -> Iterator[tuple[Sequence[StoredImage], torch.Tensor]]:

@@ -1,0 +1,64 @@
+"""Clean-up: remove the files of a run that no revision refers to any more.
+
+    python jobs/clean.py /data/run                 # marks them; those marked 24 hours ago go
+    python jobs/clean.py /data/run --grace 0       # at once, as after a takedown
+    python jobs/clean.py /data/run --dry-run
+
+A re-cut, a retry, a growth or a takedown leaves the old revision's files for readers that have
+them open; so does a killed worker.
+
+Exit codes: 0 done, 1 failed, 2 wrong options.
+"""
+
+import argparse
+import re
+import sys
+import time
+
+from jobs.command_line import Say, run_job
+from pipelines.engine.lease import Lease
+from pipelines.revisions.clean import clean_run
+from pipelines.storage import RunStore
+
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Clean a run up; returns the exit code."""
+    options = _parse(arguments)
+    return run_job(lambda say: _run(options, say))
+
+
+def _run(options: argparse.Namespace, say: Say) -> int:
+    store = RunStore(options.run)
+    with Lease(store, say=say):
+        done = clean_run(
+            store, grace_s=options.grace, now_s=time.time(), say=say, dry=options.dry_run
+        )
+    verb = "would be removed" if options.dry_run else "removed"
+    print(f"{done.files:,} file(s), {done.num_bytes:,} bytes {verb}; {done.waiting:,} wait")
+    return 0
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: give seconds, or a number with m, h or d")
+    return float(match[1]) * _UNITS_S[match[2]]
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
+    parser.add_argument(
+        "--grace",
+        type=_seconds,
+        default=_seconds("24h"),
+        help="how long ago a clean-up must have found a file unreferenced: 90m, 24h, 7d (24h)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Takedown: remove rows from a curated run, and keep them out.
+
+    python jobs/takedown.py /data/run --urls /lists/urls.txt
+    python jobs/takedown.py /data/run --keys keys.txt --domains domains.txt --sha256 hashes.txt
+
+Lists hold one entry a line (or are Parquet with one column). Images, latents, facts, ledger and
+everything else of the rows leave the current revision at once; jobs/clean.py then removes the
+files of earlier ones. What was taken down is kept as digests, so that neither a retry nor a grown
+list brings it back. A takedown that was interrupted is finished by running it again.
+
+Exit codes: 0 done, 1 failed, 2 wrong lists, or a run that cannot be changed now.
+"""
+
+import argparse
+import sys
+
+from jobs.command_line import Say, run_job
+from pipelines.blocklist import list_entries
+from pipelines.engine.lease import Lease
+from pipelines.revisions.takedown import take_down
+from pipelines.revisions.tombstones import tombstones_of
+from pipelines.storage import RunStore
+
+_KINDS = ("keys", "urls", "domains", "sha256")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Take rows down; returns the exit code."""
+    options = _parse(arguments)
+    return run_job(lambda say: _run(options, say))
+
+
+def _run(options: argparse.Namespace, say: Say) -> int:
+    store = RunStore(options.run)
+    lists = {kind: list_entries(getattr(options, kind), f"--{kind}", {}) for kind in _KINDS}
+    with Lease(store, say=say):
+        done = take_down(store, tombstones_of(**lists), say=say)
+    print(f"{done.rows:,} row(s) in {done.shards:,} shard(s) are taken down: {options.run}")
+    if done.same_bytes:
+        print(
+            f"{done.same_bytes:,} other row(s) hold the same bytes as one of them and stay; give "
+            "their --sha256 to remove these too"
+        )
+    if done.rows:
+        print(f"now remove the old files: python jobs/clean.py {options.run} --grace 0")
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
+    for kind in _KINDS:
+        parser.add_argument(f"--{kind}", metavar="LIST", help=f"a list of {kind}")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

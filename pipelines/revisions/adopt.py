@@ -1,0 +1,107 @@
+"""A new revision takes over every shard that was made from the same before."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from pipelines.ledger import RETRIED_REASONS
+from pipelines.manifest import (
+    Manifest,
+    committed_shards,
+    create_manifest,
+    read_manifest,
+)
+from pipelines.revisions.edition import Edition
+from pipelines.storage import RunStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Donor:
+    fingerprint: str
+    shards: frozenset[int]
+
+
+def adopt_shards(
+    store: RunStore,
+    *,
+    step: str,
+    fingerprint: str,
+    shard_ids: Iterable[int],
+    inputs_of: Callable[[int], str | None],
+) -> int:
+    """Commit, without making them again, shards that an earlier revision made from the same.
+
+    Args:
+        step: A step whose manifests say what each shard was made from (`Manifest.inputs`).
+        fingerprint: Of the revision that is being made.
+        shard_ids: Its shards.
+        inputs_of: What a shard would be made from; None where that is not known yet.
+
+    Returns:
+        How many were taken over.
+    """
+    donors = _donors(store, step, fingerprint)
+    done = committed_shards(store, step, fingerprint)
+    adopted = 0
+    for shard_id in shard_ids if donors else ():
+        inputs = None if shard_id in done else inputs_of(shard_id)
+        if inputs is None:
+            continue
+        for donor in donors:
+            if shard_id not in donor.shards:
+                continue
+            manifest = read_manifest(store, step, donor.fingerprint, shard_id)
+            if manifest is None or manifest.inputs != inputs or manifest.quarantined is not None:
+                continue
+            if not copy_records(store, step, donor.fingerprint, fingerprint):
+                continue
+            create_manifest(store, replace(manifest, fingerprint=fingerprint))
+            adopted += 1
+            break
+    return adopted
+
+
+def adopt_download(store: RunStore, *, edition: Edition, fingerprint: str, num_shards: int) -> int:
+    """Take over the downloaded shards of the edition before: all, or those with nothing to retry.
+
+    Returns:
+        How many were taken over.
+    """
+    if edition.before is None or edition.before == fingerprint:
+        return 0
+    todo = committed_shards(store, "download", edition.before)
+    todo -= committed_shards(store, "download", fingerprint)
+    adopted = 0
+    for shard_id in sorted(todo):
+        manifest = read_manifest(store, "download", edition.before, shard_id)
+        if manifest is None or shard_id >= num_shards:
+            continue
+        if edition.fetches_again and has_failed_in_passing(manifest):
+            continue
+        create_manifest(store, replace(manifest, fingerprint=fingerprint))
+        adopted += 1
+    return adopted
+
+
+def has_failed_in_passing(manifest: Manifest) -> bool:
+    """Whether a retry of a downloaded shard could find more."""
+    return manifest.quarantined is not None or not RETRIED_REASONS.isdisjoint(manifest.dropped)
+
+
+def copy_records(store: RunStore, step: str, before: str, now: str) -> bool:
+    """Copy what workers recorded of the models; False where another record is there."""
+    for name in store.list_files(f"manifests/{step}/{before}"):
+        if name.removesuffix(".json").isdigit():
+            continue
+        content = store.read_bytes(f"manifests/{step}/{before}/{name}")
+        path = f"manifests/{step}/{now}/{name}"
+        if not store.create_exclusive(path, content) and store.read_bytes(path) != content:
+            return False
+    return True
+
+
+def _donors(store: RunStore, step: str, fingerprint: str) -> list[_Donor]:
+    names = [n for n in store.list_folders(f"manifests/{step}") if n != fingerprint]
+    return [
+        _Donor(fingerprint=name, shards=frozenset(committed_shards(store, step, name)))
+        for name in names
+    ]

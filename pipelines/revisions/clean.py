@@ -1,0 +1,149 @@
+"""Remove what no revision of a run refers to, a while after it was first seen so.
+
+A training run, or a reader of `shards.txt`, may still have such files open: the clock of each
+starts at the first clean-up that finds it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from pipelines.manifest import committed_shards, read_manifest
+from pipelines.revisions.edition import read_edition
+from pipelines.run import read_revision, read_run
+from pipelines.storage import RunStore
+
+SEEN_FILE = "unreferenced.json"
+_COMMITTED = re.compile(r"\d{6}-[0-9a-f]{16}\.\w+")
+_FOLDERS = (
+    "images",
+    "facts/download",
+    "facts/generate",
+    "facts/score",
+    "facts/latents",
+    "metadata",
+    "ledger",
+    "latents",
+    "latents/rejects",
+)
+
+
+@dataclass(kw_only=True)
+class CleanUp:
+    """What a clean-up did.
+
+    Attributes:
+        files: Removed now.
+        num_bytes: Of them.
+        waiting: Unreferenced files whose grace period is not over.
+    """
+
+    files: int = 0
+    num_bytes: int = 0
+    waiting: int = 0
+
+
+def clean_run(
+    store: RunStore, *, grace_s: float, now_s: float, say: Callable[[str], None], dry: bool = False
+) -> CleanUp:
+    """Remove unreferenced files that were seen so `grace_s` seconds ago; mark the others.
+
+    The caller holds the run's lease.
+
+    Args:
+        grace_s: 0 removes them at once.
+        now_s: Seconds since the epoch.
+        dry: Change nothing, and say what would go.
+
+    Raises:
+        ShardError: a manifest is damaged; nothing is removed then.
+    """
+    live = _live_fingerprints(store)
+    referenced = _referenced_files(store, live)
+    seen = _read_seen(store)
+    done = CleanUp()
+    waiting: dict[str, float] = {}
+    for path in [*_dead_manifests(store, live), *_unreferenced(store, referenced)]:
+        since = seen.get(path, now_s)
+        if now_s - since < grace_s:
+            waiting[path] = since
+            continue
+        size = _size(store, path)
+        say(f"{'would remove' if dry else 'removing'} {path} ({size:,} bytes)")
+        done.files += 1
+        done.num_bytes += size
+        if not dry:
+            store.delete(path)
+    done.waiting = len(waiting)
+    if not dry:
+        _write_seen(store, waiting)
+    return done
+
+
+def _live_fingerprints(store: RunStore) -> dict[str, set[str]]:
+    """Of each step: what is complete, what the last job works on, and what it takes over."""
+    live: dict[str, set[str]] = {}
+    revision, recorded = read_revision(store), read_run(store).get("steps", {})
+    for name, step in revision.steps.items():
+        live.setdefault(name, set()).add(step.fingerprint)
+    for name, step in recorded.items():
+        live.setdefault(name, set()).add(step["fingerprint"])
+    before = read_edition(store).before
+    download = revision.steps.get("download")
+    present = recorded.get("download", {}).get("fingerprint")
+    if before is not None and (download is None or download.fingerprint != present):
+        live.setdefault("download", set()).add(before)
+    return live
+
+
+def _referenced_files(store: RunStore, live: Mapping[str, set[str]]) -> set[str]:
+    files: set[str] = set()
+    for step, fingerprints in live.items():
+        for fingerprint in fingerprints:
+            for shard_id in committed_shards(store, step, fingerprint):
+                manifest = read_manifest(store, step, fingerprint, shard_id)
+                if manifest is not None:
+                    files.update(entry.path for entry in manifest.files)
+    return files
+
+
+def _dead_manifests(store: RunStore, live: Mapping[str, set[str]]) -> Iterator[str]:
+    """First of all: what no manifest names can be missed by nobody."""
+    for step in store.list_folders("manifests"):
+        for fingerprint in store.list_folders(f"manifests/{step}"):
+            if fingerprint in live.get(step, ()):
+                continue
+            folder = f"manifests/{step}/{fingerprint}"
+            yield from (f"{folder}/{name}" for name in store.list_files(folder))
+
+
+def _unreferenced(store: RunStore, referenced: set[str]) -> Iterator[str]:
+    for folder in _FOLDERS:
+        for name in store.list_files(folder, hidden=True):
+            path = f"{folder}/{name}"
+            is_torn = name.startswith(".tmp-")
+            if is_torn or (_COMMITTED.fullmatch(name) and path not in referenced):
+                yield path
+
+
+def _size(store: RunStore, path: str) -> int:
+    try:
+        return store.size(path)
+    except FileNotFoundError:
+        return 0
+
+
+def _read_seen(store: RunStore) -> dict[str, float]:
+    try:
+        seen: dict[str, float] = json.loads(store.read_bytes(SEEN_FILE))
+    except FileNotFoundError:
+        return {}
+    return seen
+
+
+def _write_seen(store: RunStore, seen: Mapping[str, float]) -> None:
+    if seen:
+        store.replace(SEEN_FILE, (json.dumps(dict(sorted(seen.items())), indent=1) + "\n").encode())
+    else:
+        store.delete(SEEN_FILE)

@@ -1,0 +1,290 @@
+"""Take rows out of a curated run: a new revision without them, and tombstones that keep them out.
+
+Of a row only its number is left, with the reason `taken_down` and a digest in place of its key.
+Shards without such rows are taken over as they are. The old revision's files stay until a
+clean-up, so that nobody's training loses its files in the middle.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.cache_files import publish_cache, read_recorded
+from pipelines.config import ConfigError
+from pipelines.manifest import Manifest, committed_shards, create_manifest, read_manifest
+from pipelines.revisions.adopt import copy_records
+from pipelines.revisions.edition import Edition, read_edition, write_edition
+from pipelines.revisions.rewrite import (
+    Target,
+    names_any,
+    rewrite_download,
+    rewrite_latents,
+    rewrite_ledger,
+    rewrite_scores,
+)
+from pipelines.revisions.tombstones import (
+    Tombstones,
+    digest_of,
+    masked_key,
+    read_tombstones,
+    url_digest,
+    write_tombstones,
+)
+from pipelines.run import (
+    CURATE_FOLDERS,
+    CURATE_PARENTS,
+    StepIdentity,
+    complete_step,
+    read_revision,
+    read_run,
+    write_run,
+)
+from pipelines.shard_inputs import encode_inputs, grouped_shards, score_inputs
+from pipelines.storage import RunStore
+from pipelines.tables import read_table
+
+_MADE_OF_THE_RUN = ("report.html", "README.md")
+_NAMES = ["row", "key", "url", "final_url", "sha256"]
+
+
+@dataclass(kw_only=True)
+class Takedown:
+    """What was done.
+
+    Attributes:
+        rows: Taken down by this call.
+        shards: Downloaded shards that held them.
+        same_bytes: Rows left whose original had the bytes of one that is gone.
+        masked: What stands for the key of each of the rows.
+    """
+
+    rows: int = 0
+    shards: int = 0
+    same_bytes: int = 0
+    masked: dict[str, str] = field(default_factory=dict)
+
+
+def take_down(store: RunStore, asked: Tombstones, *, say: Callable[[str], None]) -> Takedown:
+    """Make a revision without the rows that are asked for; finishes one that was interrupted.
+
+    The caller holds the run's lease.
+
+    Raises:
+        ConfigError: it is not a curated run, or a retry or growth of it is under way.
+        ShardError: a shard is damaged.
+    """
+    run, edition = read_run(store), read_edition(store)
+    old = _recorded(store, run)
+    _check_whole(store, edition, old)
+    stones, contents = _with_their_urls(store, old["download"], asked | read_tombstones(store))
+    if not stones:
+        raise ConfigError("nothing to take down: the lists are empty")
+    edition = replace(edition, tombstones=stones.digest, before=None, fetches_again=False)
+    new = _reidentify(old, edition)
+    if new == old:
+        say("nothing to do: all of it is taken down already")
+        return Takedown()
+    write_tombstones(store, stones)
+    write_edition(store, edition)
+    work = _Work(store=store, old=old, new=new, stones=stones, contents=contents, run=run)
+    done = work.run_all()
+    complete = read_revision(store).steps
+    steps = {
+        name: {"fingerprint": step.fingerprint, "options": step.options}
+        for name, step in new.items()
+    }
+    write_run(store, {**run, "steps": {**run["steps"], **steps}})
+    for name in (name for name in old if name in complete):
+        _complete(store, new[name], num_shards=complete[name].num_shards)
+    for name in _MADE_OF_THE_RUN:
+        store.delete(name)
+    return done
+
+
+def _recorded(store: RunStore, run: Mapping[str, Any]) -> dict[str, StepIdentity]:
+    if run.get("job") != "curate":
+        raise ConfigError(
+            f"{store.root}: a takedown is for curated runs, and this is "
+            f"{run.get('job', 'none')!r}; leave the prompts out and generate a new run instead"
+        )
+    found: dict[str, StepIdentity] = {}
+    for name, parents in CURATE_PARENTS.items():
+        if name in run["steps"]:
+            chain = tuple(found[parent].fingerprint for parent in parents if parent in found)
+            options = run["steps"][name]["options"]
+            found[name] = StepIdentity(step=name, options=options, parents=chain)
+            if found[name].fingerprint != run["steps"][name]["fingerprint"]:
+                raise ConfigError(
+                    f"{store.root}: run.json's options of {name} do not give its fingerprint; "
+                    "run the job again with its configuration"
+                )
+    return found
+
+
+def _check_whole(store: RunStore, edition: Edition, old: Mapping[str, StepIdentity]) -> None:
+    download = read_revision(store).steps.get("download")
+    is_whole = download is not None and download.fingerprint == old["download"].fingerprint
+    if edition.before is not None and not is_whole:
+        raise ConfigError(
+            f"{store.root}: a retry or growth is not complete; run the job again to finish it, "
+            "then take down"
+        )
+
+
+def _reidentify(old: Mapping[str, StepIdentity], edition: Edition) -> dict[str, StepIdentity]:
+    new: dict[str, StepIdentity] = {}
+    for name, step in old.items():
+        options = dict(step.options)
+        if name == "download":
+            options = {k: v for k, v in options.items() if k != "edition"} | edition.identity()
+        parents = tuple(new[p].fingerprint for p in CURATE_PARENTS[name] if p in new)
+        new[name] = StepIdentity(step=name, options=options, parents=parents)
+    return new
+
+
+def _with_their_urls(
+    store: RunStore, download: StepIdentity, asked: Tombstones
+) -> tuple[Tombstones, frozenset[str]]:
+    """The tombstones and the URLs of the rows they hide; and the sha256 of these rows."""
+    urls: set[str] = set()
+    keys: set[str] = set()
+    contents: set[str | None] = set()
+    for shard_id in sorted(committed_shards(store, "download", download.fingerprint)):
+        manifest = read_manifest(store, "download", download.fingerprint, shard_id)
+        entry = manifest.file("facts/download") if manifest is not None else None
+        if entry is None:
+            continue
+        facts = read_table(store, entry.path, columns=_NAMES)
+        for row in facts.filter(pa.array(asked.hides(facts))).to_pylist():
+            contents.add(row["sha256"])
+            if row["url"] is None:
+                keys.add(digest_of("keys", row["key"]))
+            urls.update(url_digest(url) for url in (row["url"], row["final_url"]) if url)
+    stones = asked | Tombstones(keys=frozenset(keys), urls=frozenset(urls))
+    return stones, frozenset(sha256 for sha256 in contents if sha256 is not None)
+
+
+@dataclass(kw_only=True)
+class _Work:
+    """Every shard of every step, from the old identities to the new ones."""
+
+    store: RunStore
+    old: Mapping[str, StepIdentity]
+    new: Mapping[str, StepIdentity]
+    stones: Tombstones
+    contents: frozenset[str]
+    run: Mapping[str, Any]
+    done: Takedown = field(default_factory=Takedown)
+
+    def run_all(self) -> Takedown:
+        for name, step in self.old.items():
+            copy_records(self.store, name, step.fingerprint, self.new[name].fingerprint)
+        for shard_id in self._shards("download"):
+            self._download(shard_id)
+        for name, rewrite in (("select", self._select), ("encode", self._encode)):
+            for shard_id in self._shards(name):
+                rewrite(shard_id)
+        return self.done
+
+    def _shards(self, step: str) -> list[int]:
+        if step not in self.old:
+            return []
+        return sorted(committed_shards(self.store, step, self.old[step].fingerprint))
+
+    def _read(self, step: str, shard_id: int) -> Manifest | None:
+        if step not in self.old:
+            return None
+        return read_manifest(self.store, step, self.old[step].fingerprint, shard_id)
+
+    def _take_over(self, manifest: Manifest) -> None:
+        fingerprint = self.new[manifest.step].fingerprint
+        create_manifest(self.store, replace(manifest, fingerprint=fingerprint))
+
+    def _target(self, step: str, inputs: str | None = None) -> Target:
+        fingerprint = self.new[step].fingerprint
+        return Target(store=self.store, fingerprint=fingerprint, inputs=inputs)
+
+    def _download(self, shard_id: int) -> None:
+        manifest, score = self._read("download", shard_id), self._read("score", shard_id)
+        assert manifest is not None
+        entry = manifest.file("facts/download")
+        facts = read_table(self.store, entry.path) if entry is not None else None
+        hidden = self.stones.hides(facts) if facts is not None else np.zeros(0, np.bool_)
+        if facts is not None:
+            self._count(facts, hidden)
+        if facts is None or not hidden.any():
+            self._take_over(manifest)
+        else:
+            rewrite_download(self._target("download"), manifest, facts, hidden)
+        if score is None:
+            return
+        if facts is None or not hidden.any() or score.quarantined is not None:
+            self._take_over(score)
+            return
+        inputs = score_inputs(
+            self.store,
+            options=self.new["score"].options_digest,
+            origin="download",
+            images=self.new["download"].fingerprint,
+            shard=shard_id,
+        )
+        rows = np.asarray(facts["row"])[hidden]
+        rewrite_scores(self._target("score", inputs), score, rows)
+
+    def _count(self, facts: pa.Table, hidden: np.ndarray) -> None:
+        for key in facts.filter(pa.array(hidden))["key"].to_pylist():
+            self.done.masked[key] = masked_key(key)
+        self.done.rows += int(hidden.sum())
+        self.done.shards += bool(hidden.any())
+        left = facts.filter(pa.array(~hidden))["sha256"].to_pylist()
+        self.done.same_bytes += sum(sha256 in self.contents for sha256 in left)
+
+    def _select(self, shard_id: int) -> None:
+        manifest = self._read("select", shard_id)
+        assert manifest is not None
+        entry = manifest.file("ledger")
+        if entry is None:
+            self._take_over(manifest)
+            return
+        ledger = read_table(self.store, entry.path)
+        hidden = self.stones.hides(ledger)
+        if hidden.any() or names_any(ledger, self.done.masked):
+            target = self._target("select")
+            rewrite_ledger(target, manifest, ledger, hidden, masked=self.done.masked)
+        else:
+            self._take_over(manifest)
+
+    def _encode(self, shard_id: int) -> None:
+        manifest = self._read("encode", shard_id)
+        assert manifest is not None
+        inputs = encode_inputs(
+            self.store,
+            options=self.new["encode"].options_digest,
+            download=self.new["download"].fingerprint,
+            select=self.new["select"].fingerprint,
+            shards=grouped_shards(
+                shard_id,
+                group=int(self.run["config"]["encode"]["download_shards_per_file"]),
+                num_shards=len(self._shards("download")),
+            ),
+        )
+        if manifest.quarantined is not None or inputs == manifest.inputs:
+            self._take_over(manifest)
+            return
+        encode = self.old["encode"].fingerprint
+        spec, _ = read_recorded(self.store, step="encode", fingerprint=encode)
+        target = self._target("encode", inputs)
+        rewrite_latents(target, manifest, spec, gone=self.done.masked)
+
+
+def _complete(store: RunStore, step: StepIdentity, *, num_shards: int) -> None:
+    def publish() -> None:
+        if step.step == "encode":
+            publish_cache(store, fingerprint=step.fingerprint)
+
+    complete_step(
+        store, step, num_shards=num_shards, folders=CURATE_FOLDERS[step.step], publish=publish
+    )
