@@ -13,7 +13,7 @@ HEADS ?= $(PHOTOS)/../../heads
 TEST_PROCESSES ?= 2
 AUTOENCODER ?= $(PHOTOS)/../../autoencoders/taesd
 
-.PHONY: setup check test demo photographs lock clean
+.PHONY: setup check test browser demo photographs lock clean
 
 setup: $(STAMP)
 
@@ -31,8 +31,16 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
-test: setup
+test: setup browser
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+
+# For the tests of pages: Debian's Chromium, else Playwright's own; without one they skip.
+browser: setup
+	@for name in chromium chromium-browser google-chrome; do \
+		command -v $$name >/dev/null && exit 0; done; \
+	{ test "$$(id -u)" = 0 && apt-get install -y -qq chromium >/dev/null 2>&1; } || \
+	$(BIN)/python -m playwright install chromium >/dev/null 2>&1 || \
+	echo "no browser could be installed: the tests of pages will be skipped" >&2
 
 demo: setup
 	$(BIN)/python jobs/demo.py

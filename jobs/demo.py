@@ -36,6 +36,7 @@ from pipelines.demo.server import LoopbackServer
 from pipelines.demo.url_list import bad_url_rows, choose_bad_urls, mix, write_list
 from pipelines.engine.chain import EngineError
 from pipelines.engine.local_cluster import LocalCluster
+from pipelines.report import write_report
 from pipelines.storage import RunStore
 from pipelines.training.samples import newest_sample_grid
 
@@ -121,6 +122,7 @@ def _report(folder: LocalFolder) -> int:
     print(findings_table(findings))
     print()
     print(f"run:           {folder.run}")
+    print(f"report:        {write_report(store)}")
     print(f"contact sheet: {folder.contact_sheet}")
     print(f"training:      {folder.training}")
     print(f"loss curve:    {folder.training / 'loss_curve.png'}")
@@ -128,6 +130,7 @@ def _report(folder: LocalFolder) -> int:
     print(f"model:         {folder.training / 'model'} (StableDiffusionPipeline opens it)")
     print(f"generation:    {folder.generated}, {generated} images kept, in a cache of their own")
     print(f"images:        {folder.generated_grid}")
+    print(f"report:        {write_report(RunStore(str(folder.generated)))}")
     print(f"mixed:         {folder.mixed_training} (curated and generated, 3 to 1)")
     if not findings.is_good_enough:
         print("failed: short of what is asked, see above", file=sys.stderr)

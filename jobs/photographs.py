@@ -29,6 +29,7 @@ from pipelines.demo.recall import GOOD, bad_url_table, judge_outcomes
 from pipelines.demo.server import LoopbackServer
 from pipelines.demo.url_list import ListRow, bad_url_rows, choose_bad_urls, mix, write_list
 from pipelines.engine.chain import EngineError
+from pipelines.report import write_report
 from pipelines.storage import RunStore
 from sd_core.model.autoencoder import AutoencoderConfig
 
@@ -112,6 +113,7 @@ def _check(folder: LocalFolder, *, num_rows: int, autoencoder: Path) -> int:
     for text, holds in checks.items():
         print(f"{'ok    ' if holds else 'FAILED'}  {text}")
     print(f"run: {folder.run}")
+    print(f"report: {write_report(store)}")
     return 0 if all(checks.values()) else 1
 
 

@@ -22,6 +22,7 @@ from pipelines.job_steps import (
     require_parents,
 )
 from pipelines.plan import Plan, PlanConfig, PlanError, check_plan_inputs, load_plan, make_plan
+from pipelines.report import write_card
 from pipelines.revisions.begin import begin_growth, begin_retry
 from pipelines.revisions.difference import compare_cuts
 from pipelines.rules import RulesConfig, check_rules
@@ -114,6 +115,7 @@ def curate(
         job = CurateSteps(config, store, source, plan)
         if is_complete(job, read_revision(store), asked):
             _record(job, steps)
+            write_card(store)
             say("nothing to do: every asked step is complete")
             return _result(job, read_revision(store))
     check_weights(_weight_needs(config))
@@ -132,6 +134,7 @@ def curate(
         )
         _record(job, steps)
         _run(job, session, asked, say)
+        write_card(store)
     return _result(job, read_revision(store))
 
 

@@ -28,6 +28,7 @@ from pipelines.prompts import (
     keys_in_two_shards,
     plan_prompts,
 )
+from pipelines.report import write_card
 from pipelines.run import Revision, StepSummary, check_or_record, read_revision
 from pipelines.stages.generate import GenerateConfig
 from pipelines.stages.score import ScoreConfig
@@ -119,6 +120,7 @@ def generate(
             say("nothing to do: every asked step is complete")
         else:
             _run(job, session, asked, say)
+        write_card(store)
     return _result(job, read_revision(store))
 
 

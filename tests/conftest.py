@@ -50,6 +50,20 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def served_list(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The contract tests' list (`cases.ServedList`), served on loopback."""
+    from pipelines.demo.server import LoopbackServer
+    from tests.contracts import cases
+
+    folder = tmp_path_factory.mktemp("pictures")
+    cases.write_pictures(folder)
+    with LoopbackServer(folder) as server:
+        path = tmp_path_factory.mktemp("list") / "list.parquet"
+        cases.write_list(path, server.url)
+        yield cases.ServedList(path=path, server=server)
+
+
 @dataclass(frozen=True)
 class S3Endpoint:
     """An S3 server of our own on loopback, with one empty bucket."""

@@ -46,7 +46,7 @@ from pipelines.shard_inputs import encode_inputs, grouped_shards, score_inputs
 from pipelines.storage import RunStore
 from pipelines.tables import read_table
 
-_MADE_OF_THE_RUN = ("report.html", "README.md")
+_MADE_OF_THE_RUN = ("report/index.html", "README.md")
 _NAMES = ["row", "key", "url", "final_url", "sha256"]
 
 

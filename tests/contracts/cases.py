@@ -1,6 +1,7 @@
 """A small curate job on drawn pictures, with bad URLs, that the contract tests run many ways."""
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ from PIL import Image
 
 from pipelines.config import load_config
 from pipelines.curate import STEPS, CurateConfig, CurateResult, curate
+from pipelines.demo.server import LoopbackServer
 from sd_core.presets.drawing import FIRST_HELD_OUT_SEED, draw
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedList:
+    """A list whose URLs are served for the whole test session."""
+
+    path: Path
+    server: LoopbackServer
+
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_PICTURES = 48

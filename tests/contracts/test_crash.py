@@ -16,7 +16,7 @@ import yaml
 from pipelines.curate import CurateConfig
 from pipelines.storage import RunStore
 from tests.contracts import cases
-from tests.contracts.conftest import ServedList
+from tests.contracts.cases import ServedList
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -13,7 +13,7 @@ from pipelines.plan import PlanError
 from pipelines.run import RunMismatchError, read_revision
 from pipelines.storage import RunStore
 from tests.contracts import cases
-from tests.contracts.conftest import ServedList
+from tests.contracts.cases import ServedList
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from PIL import Image
 from jobs import verify
 from tests.conftest import S3Endpoint
 from tests.contracts import cases
-from tests.contracts.conftest import ServedList
+from tests.contracts.cases import ServedList
 
 pytestmark = [
     pytest.mark.slow,

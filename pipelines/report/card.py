@@ -1,0 +1,182 @@
+"""The dataset card: `README.md` of a run, with the header that Hugging Face reads."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow.compute as pc
+import yaml
+
+from pipelines.plan import load_plan
+from pipelines.prompts import is_prompt_plan, load_prompt_plan
+from pipelines.report.ledgers import Ledgers
+from pipelines.report.page import FunnelStep, funnel_steps, template_environment
+from pipelines.run import read_run
+from pipelines.storage import RunStore
+from pipelines.tables import read_table
+
+CARD_FILE = "README.md"
+_LICENCE = re.compile(r"source_licen[cs]e(_name|_url)?", re.IGNORECASE)
+_SHOWN_LICENCES = 30
+_LISTED_SHARDS = 200
+_FOLDERS = ("images", "facts/download", "facts/generate", "facts/score", "ledger", "latents")
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
+_MORE_SIZES = ((10**7, "1M<n<10M"), (10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
+
+
+def write_card(store: RunStore) -> None:
+    """Write or renew the card; nothing where select is not complete.
+
+    It holds no time and no path, so that equal runs have equal cards.
+    """
+    ledgers = Ledgers(store)
+    if "select" not in ledgers.revision.steps:
+        return
+    store.replace(CARD_FILE, make_card(ledgers).encode())
+
+
+def make_card(ledgers: Ledgers) -> str:
+    """The card's text; texts of the list are shown as code, so that they mark nothing up."""
+    run, select = read_run(ledgers.store), ledgers.revision.steps["select"]
+    funnel = funnel_steps(ledgers.revision, ledgers.origin)
+    licence_column, licences = _licences(ledgers)
+    indexes = list(_indexes(ledgers))
+    is_generated = ledgers.origin == "generate"
+    text = (
+        template_environment(autoescape=False)
+        .get_template("card.md")
+        .render(
+            header=_header(ledgers, kept=select.kept, is_generated=is_generated),
+            title="Generated images" if is_generated else "Curated images",
+            is_generated=is_generated,
+            kept=f"{select.kept:,}",
+            rows_in=f"{select.rows_in:,}",
+            has_images=any(index["path"].startswith("images/") for index in indexes),
+            has_latents="encode" in ledgers.revision.steps,
+            sources=_sources(ledgers.store),
+            licence_column=_code(licence_column or ""),
+            licences=[(_code(name), f"{rows:,}") for name, rows in licences],
+            funnel=[_shown_step(step) for step in funnel],
+            reasons=_reasons(funnel),
+            rules=list(_rules(run)),
+            models=sorted(_models(run.get("models", {}))),
+            indexes=indexes,
+        )
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
+
+
+def _header(ledgers: Ledgers, *, kept: int, is_generated: bool) -> str:
+    size = next((name for most, name in (*_SIZES, *_MORE_SIZES) if kept < most), "n>1B")
+    tree: dict[str, Any] = {
+        "license": "other",
+        "task_categories": ["text-to-image"],
+        "size_categories": [size],
+        "tags": ["latent-foundry", "synthetic"] if is_generated else ["latent-foundry"],
+    }
+    configs = []
+    for name, folder in (("ledger", "ledger"), ("images", "images"), ("latents", "latents")):
+        step = {"ledger": "select", "images": ledgers.origin, "latents": "encode"}[name]
+        if step in ledgers.revision.steps and (files := _files(ledgers.store, folder)):
+            split = {"split": "train", "path": files}
+            configs.append({"config_name": name, "data_files": [split]})
+    if configs:
+        tree["configs"] = configs
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def _files(store: RunStore, folder: str) -> list[str]:
+    """The current files where they are few, else a pattern."""
+    lines = store.read_bytes(f"{folder}/shards.txt").decode().split()
+    if len(lines) <= _LISTED_SHARDS:
+        return lines
+    return [f"{folder}/*.{lines[0].rpartition('.')[2]}"]
+
+
+def _sources(store: RunStore) -> list[dict[str, str]]:
+    if is_prompt_plan(store):
+        files = [(file.name, "", file.sha256) for file in load_prompt_plan(store).files]
+    else:
+        files = [(f.name, f"{f.num_rows:,}", f.sha256) for f in load_plan(store).files]
+    return [
+        {"name": _code(name), "rows": rows, "sha256": _code(sha256)} for name, rows, sha256 in files
+    ]
+
+
+def _licences(ledgers: Ledgers) -> tuple[str | None, list[tuple[str, int]]]:
+    column = next((name for name in ledgers.schema.names if _LICENCE.fullmatch(name)), None)
+    if column is None:
+        return None, []
+    counts: Counter[str] = Counter()
+    for table in ledgers.read([column, "kept"]):
+        kept = table.filter(table["kept"])[column].combine_chunks()
+        for pair in pc.value_counts(kept).to_pylist():
+            counts["(none)" if pair["values"] is None else str(pair["values"])] += pair["counts"]
+    found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    more = sum(rows for _, rows in found[_SHOWN_LICENCES:])
+    return column.removeprefix("source_"), [
+        *found[:_SHOWN_LICENCES],
+        *([("(others)", more)] if more else []),
+    ]
+
+
+def _shown_step(step: FunnelStep) -> dict[str, str]:
+    return {
+        "name": step.name,
+        "rows_in": f"{step.rows_in:,}",
+        "dropped": f"{sum(step.dropped.values()):,}",
+        "kept": f"{step.kept:,}",
+    }
+
+
+def _reasons(funnel: Iterable[FunnelStep]) -> list[dict[str, str]]:
+    return [
+        {"name": name, "step": step.name, "rows": f"{rows:,}"}
+        for step in funnel
+        for name, rows in sorted(step.dropped.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def _rules(run: Mapping[str, Any]) -> Iterable[str]:
+    options = run.get("steps", {}).get("select", {}).get("options", {}).get("select", {})
+    for rule in options.get("rules", ()):
+        said = {name: value for name, value in rule.items() if value is not None}
+        yield _plain(json.dumps(said, ensure_ascii=False))
+    duplicates = options.get("duplicates")
+    if isinstance(duplicates, Mapping):
+        yield _plain("duplicates: " + json.dumps(duplicates, ensure_ascii=False))
+
+
+def _models(tree: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}, {part}", text) for part, text in _models(value))
+        else:
+            yield name, _code(str(value))
+
+
+def _indexes(ledgers: Ledgers) -> Iterable[dict[str, str]]:
+    for folder in _FOLDERS:
+        path = f"{folder}/index.parquet"
+        if not ledgers.store.exists(path):
+            continue
+        content = ledgers.store.read_bytes(path)
+        table = read_table(ledgers.store, path, columns=["num_rows"])
+        yield {
+            "path": path,
+            "files": f"{table.num_rows:,}",
+            "rows": f"{sum(table['num_rows'].to_pylist()):,}",
+            "sha256": _code(hashlib.sha256(content).hexdigest()),
+        }
+
+
+def _code(text: str) -> str:
+    return f"`{_plain(text)}`" if text else ""
+
+
+def _plain(text: str) -> str:
+    """Text that ends neither the code that it stands in, nor its line, nor a table's cell."""
+    return re.sub(r"\s+", " ", text).replace("`", "'").replace("|", "¦")

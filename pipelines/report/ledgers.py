@@ -1,0 +1,68 @@
+"""The current ledger of a run, a shard at a time."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.ledger import DUPLICATE_REASONS
+from pipelines.manifest import iterate_manifests
+from pipelines.run import ORIGIN_STEPS, Revision, read_revision
+from pipelines.storage import RunStore
+from pipelines.tables import read_table
+
+_NAME_ANOTHER_ROW = (*DUPLICATE_REASONS, "in_reference_set")
+
+
+@dataclass(frozen=True)
+class Ledgers:
+    """Reads the ledger of a run whose select step is complete."""
+
+    store: RunStore
+
+    @cached_property
+    def revision(self) -> Revision:
+        """What is complete."""
+        return read_revision(self.store)
+
+    @cached_property
+    def origin(self) -> str:
+        """The step that made the run's images."""
+        return next(step for step in ORIGIN_STEPS if step in self.revision.steps)
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """The ledger's files in the order of the shards."""
+        select = self.revision.steps["select"]
+        manifests = iterate_manifests(self.store, "select", select.fingerprint, select.num_shards)
+        entries = (manifest.file("ledger") for manifest in manifests)
+        return [entry.path for entry in entries if entry is not None]
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The first shard's."""
+        with self.store.open(self.paths[0]) as stream:
+            return pq.read_schema(stream)
+
+    def read(self, columns: Collection[str]) -> Iterator[pa.Table]:
+        """These columns of each shard, those that the ledger has."""
+        known = [name for name in self.schema.names if name in columns]
+        for path in self.paths:
+            table = read_table(self.store, path, columns=known)
+            yield table.cast(pa.schema([self.schema.field(name) for name in table.column_names]))
+
+
+def without_names(rules: pa.ChunkedArray, reasons: pa.ChunkedArray) -> pa.Array:
+    """Rules as they are counted: which row a copy copies is left off."""
+    names_one = pc.fill_null(pc.is_in(reasons, value_set=pa.array(_NAME_ANOTHER_ROW)), False)
+    bare = pc.replace_substring_regex(rules, r"(\s(as|of))?\s\S+$", "")
+    return _whole(pc.if_else(names_one, bare, rules))
+
+
+def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    if isinstance(column, pa.ChunkedArray):
+        return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    return column

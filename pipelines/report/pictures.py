@@ -1,0 +1,59 @@
+"""Small pictures of the rows that are shown, as data: URIs."""
+
+import base64
+import io
+import tarfile
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from PIL import Image
+
+from pipelines.manifest import read_manifest
+from pipelines.report.ledgers import Ledgers
+from pipelines.stored_images import is_image
+
+THUMBNAIL_PX = 144
+_QUALITY = 60
+
+
+def read_thumbnails(ledgers: Ledgers, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Key to `data:` URI of each row that has a picture in the run."""
+    wanted: dict[int, set[str]] = {}
+    for row in rows:
+        if row["sha256"] is not None and row["width"] is not None:
+            wanted.setdefault(row["shard_id"], set()).add(row["key"])
+    found: dict[str, str] = {}
+    for shard_id, keys in sorted(wanted.items()):
+        for key, content in _stored(ledgers, shard_id, keys):
+            found[key] = thumbnail(content)
+    return found
+
+
+def thumbnail(content: bytes) -> str:
+    """A picture's file made small: a `data:` URI of WebP, at most `THUMBNAIL_PX` a side."""
+    with Image.open(io.BytesIO(content)) as image:
+        small = image.convert("RGB")
+        small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    small.save(stream, "WEBP", quality=_QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _stored(ledgers: Ledgers, shard_id: int, keys: set[str]) -> Iterable[tuple[str, bytes]]:
+    step = ledgers.revision.steps[ledgers.origin]
+    manifest = read_manifest(ledgers.store, ledgers.origin, step.fingerprint, shard_id)
+    entry = manifest.file("images") if manifest is not None else None
+    if entry is None:
+        return
+    left = set(keys)
+    with ledgers.store.open(entry.path) as stream, tarfile.open(fileobj=stream) as tar:
+        for member in tar:
+            key = member.name.partition(".")[0]
+            if key not in left or not is_image(member.name):
+                continue
+            content = tar.extractfile(member)
+            if content is not None:
+                yield key, content.read()
+            left.discard(key)
+            if not left:
+                return

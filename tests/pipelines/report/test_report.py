@@ -1,0 +1,199 @@
+"""The report and the card: sums are exact, hostile text stays text, the page stays small."""
+
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from jobs.report import main as report
+from pipelines.bench.ledger_case import DOWNLOAD, SCORE, make_facts
+from pipelines.ledger import REASONS
+from pipelines.report import CARD_FILE, REPORT_FILE, make_report, write_card
+from pipelines.report.histograms import Bound, Histogram
+from pipelines.run import (
+    CURATE_FOLDERS,
+    StepIdentity,
+    check_or_record,
+    complete_step,
+    read_revision,
+)
+from pipelines.stages.select import Select, SelectConfig
+from pipelines.storage import RunStore
+from tests.contracts import cases
+
+HOSTILE = '<script>alert("x")</script> "quoted" <img src=x onerror=alert(1)> `|` {{ 7 * 7 }}'
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text between them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.rows: list[list[str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("th", "td"):
+            self.rows[-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data.strip()
+
+
+@pytest.fixture(scope="module")
+def curated(tmp_path_factory: pytest.TempPathFactory, hostile_list: Path) -> Path:
+    output = tmp_path_factory.mktemp("curated") / "run"
+    cases.run(cases.configuration(hostile_list, output))
+    return output
+
+
+@pytest.fixture(scope="module")
+def hostile_list(served_list, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The contract tests' list with markup in captions, URLs and licences."""
+    table = pq.read_table(served_list.path).to_pydict()
+    table["TEXT"][0] = table["TEXT"][4] = HOSTILE
+    table["URL"][4] += "?a=<script>alert(2)</script>"
+    table["URL"].append("javascript:alert(3)")
+    table["TEXT"].append("a script")
+    table["licence"] = ["CC0"] * 30 + [HOSTILE] * (len(table["URL"]) - 30)
+    path = tmp_path_factory.mktemp("hostile") / "list.parquet"
+    pq.write_table(pa.table(table), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(curated: Path) -> Page:
+    return Page(make_report(RunStore(str(curated))))
+
+
+def test_the_funnel_and_the_reasons_add_up(curated: Path, page: Page) -> None:
+    steps = read_revision(RunStore(str(curated))).steps
+    shown: Counter[str] = Counter()
+    for row in page.rows:
+        if len(row) == 4 and row[0] in REASONS:
+            shown[row[0]] += int(row[2])
+    assert shown == steps["select"].dropped
+    funnel = {row[0]: [int(cell) for cell in row[1:4]] for row in page.rows if row[0] in steps}
+    assert list(funnel) == ["download", "select", "encode"]
+    assert all(came == dropped + kept for came, dropped, kept in funnel.values())
+    assert funnel["select"][0] == steps["download"].kept
+    assert f"{steps['select'].kept} of {steps['select'].rows_in} rows are kept" in page.text
+
+
+def test_it_needs_nothing_but_itself(page: Page) -> None:
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "iframe", "object", "form", "base")
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), attributes
+    policy = next(a for t, a in page.tags if t == "meta" and "http-equiv" in a)
+    assert policy["content"].startswith("default-src 'none'")
+
+
+def test_hostile_text_is_shown_as_text(page: Page) -> None:
+    assert HOSTILE in page.text
+    assert "javascript:alert(3)" in page.text
+    assert any(attributes.get("alt") == HOSTILE for _, attributes in page.tags)
+
+
+def test_pictures_and_thresholds_are_there(page: Page) -> None:
+    pictures = [
+        a["src"] for t, a in page.tags if t == "img" and a["src"].startswith("data:image/w")
+    ]
+    assert len(pictures) > 30
+    assert "threshold >= 6" in page.text
+
+
+def test_the_command_writes_it_into_the_run_and_the_job_writes_the_card(
+    curated: Path, tmp_path: Path
+) -> None:
+    assert report([str(curated)]) == 0
+    assert (curated / REPORT_FILE).stat().st_size > 10_000
+    assert report([str(curated), "--output", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").read_bytes() == (curated / REPORT_FILE).read_bytes()
+    assert report([str(tmp_path)]) == 2
+
+
+def test_the_card_has_a_header_and_all_counts_and_marks_nothing_up(curated: Path) -> None:
+    text = (curated / CARD_FILE).read_text()
+    header, _, body = text.removeprefix("---\n").partition("\n---\n")
+    tree = yaml.safe_load(header)
+    assert tree["size_categories"] == ["n<1K"]
+    for config in tree["configs"]:
+        for file in config["data_files"][0]["path"]:
+            assert (curated / file).exists()
+    select = read_revision(RunStore(str(curated))).steps["select"]
+    rows = [line.split("|")[1:-1] for line in body.splitlines() if line.startswith("| ")]
+    counted = [row for row in rows if len(row) == 3 and row[1].strip() in ("download", "select")]
+    assert sum(int(row[2]) for row in counted) == sum(select.dropped.values())
+    licences = [line for line in body.splitlines() if "CC0" in line or "onerror" in line]
+    assert all(line.count("`") == 2 and line.count("|") == 3 for line in licences)
+    assert len(licences) == 2
+    before = text
+    write_card(RunStore(str(curated)))
+    assert (curated / CARD_FILE).read_text() == before
+
+
+def test_a_copied_run_has_no_rate(curated: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(curated, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert "No rate over time" in make_report(RunStore(str(copy)))
+
+
+def test_a_histogram_counts_every_row_once() -> None:
+    histogram = Histogram(
+        column="x", edges=np.linspace(0, 1, 41), bounds=[Bound(sign=">", value=1)]
+    )
+    values = np.array([-5.0, 0.0, 0.5, 1.0, 9.0, np.nan, np.inf])
+    histogram.add(values, np.array([True, True, False, False, True, True, False]))
+    assert histogram.kept.sum() == 3
+    assert histogram.dropped.sum() == 2
+    assert histogram.missing == 2
+
+
+@pytest.mark.slow
+def test_a_run_of_100_000_rows_makes_a_page_under_5_mb(tmp_path: Path) -> None:
+    case = make_facts(tmp_path / "run", num_rows=100_000, metadata=tmp_path / "none")
+    thresholds = {"aesthetic_v2": {"min": 4.5}, "punsafe": {"max": 0.5}}
+    config = SelectConfig.model_validate({"thresholds": thresholds})
+    download = StepIdentity(step="download", options={})
+    select = StepIdentity(step="select", options={"select": config.identity()})
+    Select(
+        store=case.store,
+        fingerprint=select.fingerprint,
+        config=config,
+        num_shards=case.num_shards,
+        download=DOWNLOAD,
+        score=SCORE,
+        read_rows=lambda shard_id: pa.table({}),
+    ).run(lambda manifest: None)
+    check_or_record(case.store, [select], job={"job": "curate"})
+    for folder in ("manifests/download",):
+        shutil.copytree(
+            tmp_path / "run" / folder / DOWNLOAD, tmp_path / "run" / folder / download.fingerprint
+        )
+    rename_fingerprint(tmp_path / "run/manifests/download", download.fingerprint)
+    for step in (download, select):
+        complete_step(
+            case.store, step, num_shards=case.num_shards, folders=CURATE_FOLDERS[step.step]
+        )
+    page = make_report(case.store)
+    assert 100_000 < len(page.encode()) < 5_000_000
+    assert "of 100,000 rows are kept" in Page(page).text
+
+
+def rename_fingerprint(folder: Path, fingerprint: str) -> None:
+    for path in (folder / fingerprint).glob("*.json"):
+        path.write_text(path.read_text().replace(DOWNLOAD, fingerprint))
