@@ -3,10 +3,11 @@
     python jobs/takedown.py /data/run --urls /lists/urls.txt
     python jobs/takedown.py /data/run --keys keys.txt --domains domains.txt --sha256 hashes.txt
 
-Lists hold one entry a line (or are Parquet with one column). Images, latents, facts, ledger and
-everything else of the rows leave the current revision at once; jobs/clean.py then removes the
-files of earlier ones. What was taken down is kept as digests, so that neither a retry nor a grown
-list brings it back. A takedown that was interrupted is finished by running it again.
+Rows whose originals have the same bytes go with them. Lists hold one entry a line (or are Parquet
+with one column). Images, latents, facts, ledger and everything else of the rows leave the current
+revision at once; jobs/clean.py then removes the files of earlier ones. What was taken down is kept
+as digests, so that neither a retry nor a grown list brings it back. A takedown that was interrupted
+is finished by running it, or the job, again.
 
 Exit codes: 0 done, 1 failed, 2 wrong lists, or a run that cannot be changed now.
 """
@@ -36,11 +37,6 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     with Lease(store, say=say):
         done = take_down(store, tombstones_of(**lists), say=say)
     print(f"{done.rows:,} row(s) in {done.shards:,} shard(s) are taken down: {options.run}")
-    if done.same_bytes:
-        print(
-            f"{done.same_bytes:,} other row(s) hold the same bytes as one of them and stay; give "
-            "their --sha256 to remove these too"
-        )
     if done.rows:
         print(f"now remove the old files: python jobs/clean.py {options.run} --grace 0")
     return 0

@@ -25,6 +25,7 @@ from pipelines.plan import Plan, PlanConfig, PlanError, check_plan_inputs, load_
 from pipelines.report import write_card
 from pipelines.revisions.begin import begin_growth, begin_retry
 from pipelines.revisions.difference import compare_cuts
+from pipelines.revisions.takedown import finish_takedown
 from pipelines.rules import RulesConfig, check_rules
 from pipelines.run import Revision, StepSummary, check_or_record, read_revision, read_run
 from pipelines.sources import Source, SourceConfig
@@ -120,6 +121,7 @@ def curate(
             return _result(job, read_revision(store))
     check_weights(_weight_needs(config))
     with open_session(store, config.engine, say=say) as session:
+        finish_takedown(store, say=say)
         if retry:
             say(f"retry: {begin_retry(store):,} rows had failed for a reason that can pass")
         plan = _plan(config, store, source, say, grow=grow)

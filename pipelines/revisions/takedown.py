@@ -1,11 +1,12 @@
 """Take rows out of a curated run: a new revision without them, and tombstones that keep them out.
 
 Of a row only its number is left, with the reason `taken_down` and a digest in place of its key.
+Rows whose originals have the same bytes go with it.
 Shards without such rows are taken over as they are. The old revision's files stay until a
 clean-up, so that nobody's training loses its files in the middle.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,8 +16,10 @@ import pyarrow as pa
 from pipelines.cache_files import publish_cache, read_recorded
 from pipelines.config import ConfigError
 from pipelines.manifest import Manifest, committed_shards, create_manifest, read_manifest
+from pipelines.plan import load_plan
 from pipelines.revisions.adopt import copy_records
 from pipelines.revisions.edition import Edition, read_edition, write_edition
+from pipelines.revisions.identities import recorded_steps, with_edition
 from pipelines.revisions.rewrite import (
     Target,
     names_any,
@@ -35,7 +38,6 @@ from pipelines.revisions.tombstones import (
 )
 from pipelines.run import (
     CURATE_FOLDERS,
-    CURATE_PARENTS,
     StepIdentity,
     complete_step,
     read_revision,
@@ -57,13 +59,11 @@ class Takedown:
     Attributes:
         rows: Taken down by this call.
         shards: Downloaded shards that held them.
-        same_bytes: Rows left whose original had the bytes of one that is gone.
         masked: What stands for the key of each of the rows.
     """
 
     rows: int = 0
     shards: int = 0
-    same_bytes: int = 0
     masked: dict[str, str] = field(default_factory=dict)
 
 
@@ -77,51 +77,40 @@ def take_down(store: RunStore, asked: Tombstones, *, say: Callable[[str], None])
         ShardError: a shard is damaged.
     """
     run, edition = read_run(store), read_edition(store)
-    old = _recorded(store, run)
+    old = recorded_steps(store, run)
     _check_whole(store, edition, old)
-    stones, contents = _with_their_urls(store, old["download"], asked | read_tombstones(store))
+    stones = _with_their_copies(store, old["download"], asked | read_tombstones(store))
     if not stones:
         raise ConfigError("nothing to take down: the lists are empty")
     edition = replace(edition, tombstones=stones.digest, before=None, fetches_again=False)
-    new = _reidentify(old, edition)
+    new = with_edition(old, edition)
     if new == old:
         say("nothing to do: all of it is taken down already")
         return Takedown()
     write_tombstones(store, stones)
     write_edition(store, edition)
-    work = _Work(store=store, old=old, new=new, stones=stones, contents=contents, run=run)
+    work = _Work(store=store, old=old, new=new, stones=stones, run=run)
     done = work.run_all()
-    complete = read_revision(store).steps
+    for step in new.values():
+        work.complete(step)
+    for name in _MADE_OF_THE_RUN:
+        store.delete(name)
     steps = {
         name: {"fingerprint": step.fingerprint, "options": step.options}
         for name, step in new.items()
     }
+    # The last of all: until then the same command, or the job, does it again from the old ones.
     write_run(store, {**run, "steps": {**run["steps"], **steps}})
-    for name in (name for name in old if name in complete):
-        _complete(store, new[name], num_shards=complete[name].num_shards)
-    for name in _MADE_OF_THE_RUN:
-        store.delete(name)
     return done
 
 
-def _recorded(store: RunStore, run: Mapping[str, Any]) -> dict[str, StepIdentity]:
-    if run.get("job") != "curate":
-        raise ConfigError(
-            f"{store.root}: a takedown is for curated runs, and this is "
-            f"{run.get('job', 'none')!r}; leave the prompts out and generate a new run instead"
-        )
-    found: dict[str, StepIdentity] = {}
-    for name, parents in CURATE_PARENTS.items():
-        if name in run["steps"]:
-            chain = tuple(found[parent].fingerprint for parent in parents if parent in found)
-            options = run["steps"][name]["options"]
-            found[name] = StepIdentity(step=name, options=options, parents=chain)
-            if found[name].fingerprint != run["steps"][name]["fingerprint"]:
-                raise ConfigError(
-                    f"{store.root}: run.json's options of {name} do not give its fingerprint; "
-                    "run the job again with its configuration"
-                )
-    return found
+def finish_takedown(store: RunStore, *, say: Callable[[str], None]) -> None:
+    """Finish a takedown that was killed; the caller holds the run's lease."""
+    recorded = read_run(store).get("steps", {}).get("download", {}).get("options", {})
+    tombstones = read_edition(store).tombstones
+    if recorded and recorded.get("edition", {}).get("tombstones") != tombstones:
+        say("finishing a takedown that was interrupted")
+        take_down(store, Tombstones(), say=say)
 
 
 def _check_whole(store: RunStore, edition: Edition, old: Mapping[str, StepIdentity]) -> None:
@@ -134,37 +123,31 @@ def _check_whole(store: RunStore, edition: Edition, old: Mapping[str, StepIdenti
         )
 
 
-def _reidentify(old: Mapping[str, StepIdentity], edition: Edition) -> dict[str, StepIdentity]:
-    new: dict[str, StepIdentity] = {}
-    for name, step in old.items():
-        options = dict(step.options)
-        if name == "download":
-            options = {k: v for k, v in options.items() if k != "edition"} | edition.identity()
-        parents = tuple(new[p].fingerprint for p in CURATE_PARENTS[name] if p in new)
-        new[name] = StepIdentity(step=name, options=options, parents=parents)
-    return new
-
-
-def _with_their_urls(
-    store: RunStore, download: StepIdentity, asked: Tombstones
-) -> tuple[Tombstones, frozenset[str]]:
-    """The tombstones and the URLs of the rows they hide; and the sha256 of these rows."""
+def _with_their_copies(store: RunStore, download: StepIdentity, asked: Tombstones) -> Tombstones:
+    """The tombstones, the contents of the rows that they hide, and the URLs of all of these."""
+    contents: set[str] = set()
+    for row in _hidden_rows(store, download, asked):
+        if row["sha256"] is not None:
+            contents.add(digest_of("sha256", row["sha256"]))
+    stones = asked | Tombstones(sha256=frozenset(contents))
     urls: set[str] = set()
     keys: set[str] = set()
-    contents: set[str | None] = set()
+    for row in _hidden_rows(store, download, stones):
+        if row["url"] is None:
+            keys.add(digest_of("keys", row["key"]))
+        urls.update(url_digest(url) for url in (row["url"], row["final_url"]) if url)
+    return stones | Tombstones(keys=frozenset(keys), urls=frozenset(urls))
+
+
+def _hidden_rows(
+    store: RunStore, download: StepIdentity, stones: Tombstones
+) -> Iterator[dict[str, Any]]:
     for shard_id in sorted(committed_shards(store, "download", download.fingerprint)):
         manifest = read_manifest(store, "download", download.fingerprint, shard_id)
         entry = manifest.file("facts/download") if manifest is not None else None
-        if entry is None:
-            continue
-        facts = read_table(store, entry.path, columns=_NAMES)
-        for row in facts.filter(pa.array(asked.hides(facts))).to_pylist():
-            contents.add(row["sha256"])
-            if row["url"] is None:
-                keys.add(digest_of("keys", row["key"]))
-            urls.update(url_digest(url) for url in (row["url"], row["final_url"]) if url)
-    stones = asked | Tombstones(keys=frozenset(keys), urls=frozenset(urls))
-    return stones, frozenset(sha256 for sha256 in contents if sha256 is not None)
+        if entry is not None:
+            facts = read_table(store, entry.path, columns=_NAMES)
+            yield from facts.filter(pa.array(stones.hides(facts))).to_pylist()
 
 
 @dataclass(kw_only=True)
@@ -175,7 +158,6 @@ class _Work:
     old: Mapping[str, StepIdentity]
     new: Mapping[str, StepIdentity]
     stones: Tombstones
-    contents: frozenset[str]
     run: Mapping[str, Any]
     done: Takedown = field(default_factory=Takedown)
 
@@ -239,8 +221,6 @@ class _Work:
             self.done.masked[key] = masked_key(key)
         self.done.rows += int(hidden.sum())
         self.done.shards += bool(hidden.any())
-        left = facts.filter(pa.array(~hidden))["sha256"].to_pylist()
-        self.done.same_bytes += sum(sha256 in self.contents for sha256 in left)
 
     def _select(self, shard_id: int) -> None:
         manifest = self._read("select", shard_id)
@@ -267,7 +247,7 @@ class _Work:
             select=self.new["select"].fingerprint,
             shards=grouped_shards(
                 shard_id,
-                group=int(self.run["config"]["encode"]["download_shards_per_file"]),
+                group=self._group,
                 num_shards=len(self._shards("download")),
             ),
         )
@@ -279,12 +259,24 @@ class _Work:
         target = self._target("encode", inputs)
         rewrite_latents(target, manifest, spec, gone=self.done.masked)
 
-
-def _complete(store: RunStore, step: StepIdentity, *, num_shards: int) -> None:
-    def publish() -> None:
+    def complete(self, step: StepIdentity) -> None:
+        """Make a step current if every shard of it is there, as it was."""
+        num_shards = load_plan(self.store).num_shards
         if step.step == "encode":
-            publish_cache(store, fingerprint=step.fingerprint)
+            num_shards = -(-num_shards // self._group)
+        if len(committed_shards(self.store, step.step, step.fingerprint)) < num_shards:
+            return
+        is_encode = step.step == "encode"
+        complete_step(
+            self.store,
+            step,
+            num_shards=num_shards,
+            folders=CURATE_FOLDERS[step.step],
+            publish=lambda: (
+                publish_cache(self.store, fingerprint=step.fingerprint) if is_encode else None
+            ),
+        )
 
-    complete_step(
-        store, step, num_shards=num_shards, folders=CURATE_FOLDERS[step.step], publish=publish
-    )
+    @property
+    def _group(self) -> int:
+        return int(self.run["config"]["encode"]["download_shards_per_file"])

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -262,50 +261,6 @@ def gone_bytes(run: Path, gone: list[dict], *, copied: set[str]) -> set[bytes]:
                     needles.add(middle)
     assert len(needles) >= 2 * len(gone) + 3 * len(alone)
     return needles
-
-
-@pytest.mark.parametrize("kind", ["urls", "domains", "sha256"])
-def test_rows_are_found_by_url_domain_and_content(
-    kind: str, run_copy: Path, tmp_path: Path
-) -> None:
-    ledger = ledger_of(run_copy)
-    row = ledger.filter(ledger["kept"]).to_pylist()[3]
-    entry = {"urls": row["url"], "domains": "127.0.0.1", "sha256": row["sha256"]}[kind]
-    (tmp_path / "list.txt").write_text(f"{entry}\n")
-    assert takedown([str(run_copy), f"--{kind}", str(tmp_path / "list.txt")]) == 0
-    after = ledger_of(run_copy)
-    gone = np.asarray(after["reason"].to_pylist(), object) == "taken_down"
-    position = list(zip(*[ledger[n].to_pylist() for n in ("shard_id", "row")], strict=True)).index(
-        (row["shard_id"], row["row"])
-    )
-    assert gone[position]
-    assert gone.sum() >= {"urls": 1, "domains": cases.NUM_PICTURES, "sha256": 1}[kind]
-    assert verify([str(run_copy), "--deep"]) == 0
-    again = takedown([str(run_copy), f"--{kind}", str(tmp_path / "list.txt")])
-    assert again == 0
-    assert ledger_of(run_copy).equals(after)
-
-
-def test_a_takedown_that_was_interrupted_blocks_the_job_until_it_is_finished(
-    served_list: ServedList, run_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ledger = ledger_of(run_copy)
-    key = ledger.filter(ledger["kept"])["key"][5].as_py()
-    (tmp_path / "keys.txt").write_text(f"{key}\n")
-
-    def stop(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pipelines.revisions.takedown.rewrite_ledger", stop)
-        with pytest.raises(KeyboardInterrupt):
-            takedown([str(run_copy), "--keys", str(tmp_path / "keys.txt")])
-    assert verify([str(run_copy), "--deep"]) == 0  # the old revision is whole
-    with pytest.raises(Exception, match="edition"):
-        cases.run(cases.configuration(served_list.path, run_copy))
-    assert takedown([str(run_copy)]) == 0
-    assert ledger_of(run_copy)["reason"].to_pylist().count("taken_down") >= 1
-    assert verify([str(run_copy), "--deep"]) == 0
 
 
 def test_a_clean_up_waits_and_never_takes_what_is_referenced(

@@ -1,0 +1,252 @@
+"""What is taken down leaves every file, and nothing brings it back."""
+
+import io
+import shutil
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import clean, takedown, verify
+from pipelines.revisions.takedown import take_down
+from pipelines.revisions.tombstones import tombstones_of
+from pipelines.run import read_revision
+from pipelines.storage import RunStore
+from tests.contracts import cases
+from tests.contracts.cases import ServedList
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run_folder(unharmed_run: Path, tmp_path: Path) -> Path:
+    """A copy of the reference run, to be changed."""
+    return Path(shutil.copytree(unharmed_run, tmp_path / "run"))
+
+
+def read_ledger(run: Path) -> pa.Table:
+    paths = (run / "ledger/shards.txt").read_text().split()
+    return pa.concat_tables(pq.read_table(run / path) for path in paths)
+
+
+def contents(run: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file of a run, and besides what is in it once it is decompressed or unpacked."""
+    for path in sorted(run.rglob("*")):
+        if not path.is_file():
+            continue
+        name = path.relative_to(run).as_posix()
+        yield name, path.read_bytes()
+        if path.suffix == ".parquet":
+            file = pq.ParquetFile(path)
+            yield f"{name} (schema)", str(file.schema_arrow.metadata).encode()
+            for column, array in zip(file.schema_arrow.names, file.read().columns, strict=True):
+                for chunk in array.chunks:
+                    for buffer in chunk.buffers():
+                        if buffer is not None:
+                            yield f"{name} {column}", buffer.to_pybytes()
+                yield f"{name} {column} (dictionaries)", _statistics(file)
+        if path.suffix == ".tar":
+            with tarfile.open(path) as archive:
+                for member in archive:
+                    stream = archive.extractfile(member)
+                    assert stream is not None
+                    yield f"{name} {member.name}", stream.read()
+
+
+def _statistics(file: pq.ParquetFile) -> bytes:
+    """The least and greatest values that a Parquet file has of its columns."""
+    found = io.StringIO()
+    for group in range(file.metadata.num_row_groups):
+        for column in range(file.metadata.num_columns):
+            statistics = file.metadata.row_group(group).column(column).statistics
+            if statistics is not None and statistics.has_min_max:
+                found.write(f"{statistics.min} {statistics.max}\n")
+    return found.getvalue().encode()
+
+
+def traces(run: Path, keys: set[str]) -> dict[str, bytes]:
+    """What must be gone: URL, caption, key, crop and latents of each key, by what it is."""
+    found: dict[str, bytes] = {}
+    ledger = read_ledger(run)
+    for row in ledger.filter(pc.is_in(ledger["key"], pa.array(sorted(keys)))).to_pylist():
+        found[f"url of {row['key']}"] = row["url"].encode()
+        found[f"key {row['key']}"] = row["key"].encode()
+        # Captions of drawn pictures repeat: those that another row has as well are none of its own.
+        if ledger["caption"].to_pylist().count(row["caption"]) == 1:
+            found[f"caption of {row['key']}"] = row["caption"].encode()
+    for name, content in contents(run):
+        key, _, kind = name.rpartition(" ")[2].partition(".")
+        if key in keys and kind in ("jpg", "latents.npy"):
+            found[f"{kind} of {key}"] = content
+    return found
+
+
+def left_in(run: Path, wanted: dict[str, bytes]) -> list[str]:
+    return [
+        f"{what} in {name}"
+        for name, content in contents(run)
+        for what, text in wanted.items()
+        if text in content or text in name.encode()
+    ]
+
+
+def ten_keys(run: Path) -> set[str]:
+    """Kept rows, one whose copy was dropped, and rows that have no image."""
+    ledger = read_ledger(run)
+    named = [key for key in ledger["duplicate_of"].to_pylist() if key is not None]
+    kept = ledger.filter(ledger["kept"])["key"].to_pylist()
+    failed = ledger.filter(pc.equal(ledger["reason"], "http_gone"))["key"].to_pylist()
+    twice = ledger.filter(pc.equal(ledger["reason"], "duplicate_row"))["key"].to_pylist()
+    first = [key for key in (*named[:2], *failed, *twice) if key is not None]
+    return {*first, *[key for key in kept if key not in first][: 10 - len(first)]}
+
+
+def write_entries(path: Path, entries: set[str]) -> str:
+    path.write_text("\n".join(sorted(entries)) + "\n")
+    return str(path)
+
+
+def test_ten_keys_leave_no_byte_and_growth_does_not_bring_them_back(
+    served_list: ServedList, run_folder: Path, tmp_path: Path
+) -> None:
+    keys = ten_keys(run_folder)
+    assert len(keys) == 10
+    wanted = traces(run_folder, keys)
+    assert {what.split()[0] for what in wanted} >= {"url", "key", "jpg", "latents.npy"}
+    assert len(left_in(run_folder, wanted)) > len(wanted), "the search finds what is there"
+    before = read_ledger(run_folder)
+
+    list_of_keys = write_entries(tmp_path / "keys.txt", keys)
+    assert takedown.main([str(run_folder), "--keys", list_of_keys]) == 0
+    assert verify.main([str(run_folder), "--deep"]) == 0
+    assert clean.main([str(run_folder), "--grace", "0s"]) == 0
+    assert left_in(run_folder, wanted) == []
+    assert verify.main([str(run_folder), "--deep"]) == 0
+
+    ledger = read_ledger(run_folder)
+    assert ledger.num_rows == before.num_rows
+    gone = ledger.filter(pc.equal(ledger["reason"], "taken_down"))
+    assert gone.num_rows >= 10
+    for name in ("url", "caption", "sha256", "source_licence", "aesthetic_v1", "rule"):
+        assert gone[name].null_count == gone.num_rows, name
+    other = pc.not_equal(pc.fill_null(ledger["reason"], "-"), "taken_down")
+    names = ["key", "kept", "reason", "url", "caption", "aesthetic_v1"]
+    assert ledger.filter(other).select(names).equals(before.filter(other).select(names))
+
+    _, said = cases.run(cases.configuration(served_list.path, run_folder))
+    assert said == ["nothing to do: every asked step is complete"]
+
+
+def test_a_takedown_repeated_does_nothing(run_folder: Path, tmp_path: Path) -> None:
+    keys = write_entries(tmp_path / "keys.txt", ten_keys(run_folder))
+    assert takedown.main([str(run_folder), "--keys", keys]) == 0
+    before = {path: path.stat().st_mtime_ns for path in run_folder.rglob("*") if path.is_file()}
+    assert takedown.main([str(run_folder), "--keys", keys]) == 0
+    after = {path: path.stat().st_mtime_ns for path in run_folder.rglob("*") if path.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize("option", ["urls", "sha256", "domains"])
+def test_the_copies_of_a_picture_go_with_it(
+    run_folder: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = read_ledger(run_folder)
+    copy = next(row for row in ledger.to_pylist() if row["reason"] == "duplicate_bytes")
+    entry = {"urls": copy["url"], "sha256": copy["sha256"], "domains": "127.0.0.1"}[option]
+    entries = write_entries(tmp_path / "list.txt", {entry})
+    assert takedown.main([str(run_folder), f"--{option}", entries]) == 0
+    assert verify.main([str(run_folder), "--deep"]) == 0
+    gone = read_ledger(run_folder)["reason"].to_pylist().count("taken_down")
+    assert gone == (cases.NUM_ROWS if option == "domains" else 2)
+    if option == "domains":
+        assert read_revision(RunStore(str(run_folder))).steps["encode"].kept == 0
+
+
+def test_clean_removes_nothing_that_the_run_or_a_recent_revision_refers_to(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = cases.data_files(run_folder)
+    assert clean.main([str(run_folder), "--grace", "0s"]) == 0
+    assert cases.data_files(run_folder) == before
+    (run_folder / "images" / "notes.txt").write_text("somebody's own file")
+    keys = write_entries(tmp_path / "keys.txt", ten_keys(run_folder))
+    assert takedown.main([str(run_folder), "--keys", keys]) == 0
+    between = cases.data_files(run_folder)
+    assert clean.main([str(run_folder)]) == 0
+    assert "\n0 file(s), 0 bytes removed" in capsys.readouterr().out
+    assert cases.data_files(run_folder) == between
+    assert clean.main([str(run_folder), "--grace", "0s", "--dry-run"]) == 0
+    assert cases.data_files(run_folder) == between
+    assert clean.main([str(run_folder), "--grace", "0s"]) == 0
+    assert len(cases.data_files(run_folder)) < len(between)
+    assert (run_folder / "images" / "notes.txt").exists()
+    assert verify.main([str(run_folder), "--deep"]) == 0
+
+
+class Killed(BaseException):
+    """Stands for the death of the process: nothing of ours catches it."""
+
+
+@pytest.fixture
+def kill_at_write(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], Counter[str]]:
+    """Die before the n-th write to the storage from now on; None: never again, only count."""
+    counted: Counter[str] = Counter()
+    limit: list[int | None] = [None]
+
+    def guard(name: str) -> None:
+        original = getattr(RunStore, name)
+
+        def guarded(self: RunStore, *arguments: Any, **options: Any) -> Any:
+            counted["writes"] += 1
+            if limit[0] is not None and counted["writes"] > limit[0]:
+                raise Killed
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(RunStore, name, guarded)
+
+    for name in ("put_file", "replace", "create_exclusive", "delete"):
+        guard(name)
+
+    def arm(number: int | None) -> Counter[str]:
+        counted.clear()
+        limit[0] = number
+        return counted
+
+    return arm
+
+
+def test_killed_at_any_write_it_is_finished_by_the_same_command(
+    served_list: ServedList,
+    unharmed_run: Path,
+    tmp_path: Path,
+    kill_at_write: Callable[[int | None], Counter[str]],
+) -> None:
+    keys = sorted(ten_keys(unharmed_run))
+    entries = tombstones_of(keys=keys)
+    reference = Path(shutil.copytree(unharmed_run, tmp_path / "reference"))
+    counted = kill_at_write(None)
+    take_down(RunStore(str(reference)), entries, say=lambda line: None)
+    num_writes = counted["writes"]
+    assert clean.main([str(reference), "--grace", "0s"]) == 0
+    expected = cases.data_files(reference)
+    # Early writes are files that nothing refers to yet; the last ones make the revision.
+    for number in [*range(0, num_writes - 40, 29), *range(num_writes - 40, num_writes, 3)]:
+        run = Path(shutil.copytree(unharmed_run, tmp_path / f"killed-{number}"))
+        store = RunStore(str(run))
+        kill_at_write(number)
+        with pytest.raises(Killed):
+            take_down(store, entries, say=lambda line: None)
+        kill_at_write(None)
+        assert verify.main([str(run)]) == 0, f"readers are served after write {number}"
+        if number % 2:
+            cases.run(cases.configuration(served_list.path, run))
+        take_down(store, entries, say=lambda line: None)
+        assert clean.main([str(run), "--grace", "0s"]) == 0
+        assert cases.data_files(run) == expected, f"killed before write {number}"
+        shutil.rmtree(run)
