@@ -60,7 +60,8 @@ def check_claims(
     select: SelectConfig, score: ScoreConfig | None, source_columns: Container[str]
 ) -> None:
     """Raise `ConfigError` where select goes by a score that neither the list nor a head has."""
-    made = {"punsafe"} if score is not None and score.nsfw is not None else set()
+    heads = (("punsafe", score and score.nsfw), ("pwatermark", score and score.watermark))
+    made = {name for name, head in heads if head is not None}
     for where, name in select.scores_used():
         source = CLAIMED_SCORES.get(name)
         if source is not None and source not in source_columns and name not in made:

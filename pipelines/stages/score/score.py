@@ -27,6 +27,8 @@ class ScoreConfig(ModelConfig):
     aesthetic_v2: HeadConfig | None = None
     nsfw: HeadConfig | None = None
     """Head that gives `punsafe`."""
+    watermark: HeadConfig | None = None
+    """Head of the same form that gives `pwatermark`; LAION published none for embeddings."""
     similarity: bool = True
     """Cosine of image and caption embeddings, as `clip_similarity`."""
     embeddings: bool = False
@@ -68,6 +70,7 @@ class ScoreConfig(ModelConfig):
             "aesthetic_v1": self.aesthetic_v1,
             "aesthetic_v2": self.aesthetic_v2,
             "nsfw": self.nsfw,
+            "watermark": self.watermark,
         }
 
 
@@ -79,6 +82,7 @@ class ScoreModels:
     aesthetic_v1: ScoreHead | None
     aesthetic_v2: ScoreHead | None
     nsfw: ScoreHead | None
+    watermark: ScoreHead | None
     similarity: bool
     embeddings: bool
 
@@ -88,6 +92,7 @@ class ScoreModels:
             "aesthetic_v1": self.aesthetic_v1,
             "aesthetic_v2": self.aesthetic_v2,
             "nsfw": self.nsfw,
+            "watermark": self.watermark,
         }
         return {
             "device": self.clip.device.type,
@@ -107,6 +112,7 @@ class Scores:
     aesthetic_v1: FloatArray | None
     aesthetic_v2: FloatArray | None
     punsafe: FloatArray | None
+    pwatermark: FloatArray | None
     clip_similarity: FloatArray | None
     embeddings: npt.NDArray[np.float16] | None
 
@@ -118,18 +124,18 @@ def load_score_models(
     clip = load_clip(config.clip, device=device)
     width = clip.embed_dim
 
-    def head(name: str, section: HeadConfig | None, *, nsfw: bool = False) -> ScoreHead | None:
+    def head(name: str, section: HeadConfig | None, kind: HeadKind) -> ScoreHead | None:
         if section is None:
             return None
-        kind: HeadKind = "nsfw" if nsfw else "aesthetic"
         loaded = load_head(section, kind=kind, embed_dim=width, where=f"{where}.{name}")
         return loaded.to(device)
 
     return ScoreModels(
         clip=clip,
-        aesthetic_v1=head("aesthetic_v1", config.aesthetic_v1),
-        aesthetic_v2=head("aesthetic_v2", config.aesthetic_v2),
-        nsfw=head("nsfw", config.nsfw, nsfw=True),
+        aesthetic_v1=head("aesthetic_v1", config.aesthetic_v1, "aesthetic"),
+        aesthetic_v2=head("aesthetic_v2", config.aesthetic_v2, "aesthetic"),
+        nsfw=head("nsfw", config.nsfw, "nsfw"),
+        watermark=head("watermark", config.watermark, "nsfw"),
         similarity=config.similarity,
         embeddings=config.embeddings,
     )
@@ -158,6 +164,7 @@ def score_images(
         aesthetic_v1=_apply(models.aesthetic_v1, embeddings),
         aesthetic_v2=_apply(models.aesthetic_v2, embeddings),
         punsafe=_apply(models.nsfw, embeddings),
+        pwatermark=_apply(models.watermark, embeddings),
         clip_similarity=_similarity(models.clip, embeddings, captions)
         if models.similarity
         else None,

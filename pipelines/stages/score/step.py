@@ -169,7 +169,7 @@ def _to_table(shard_id: int, batch: Sequence[StoredImage], scores: Scores) -> pa
         "aesthetic_v1": _column(scores.aesthetic_v1, num_rows),
         "aesthetic_v2": _column(scores.aesthetic_v2, num_rows),
         "punsafe": _column(scores.punsafe, num_rows),
-        "pwatermark": _column(None, num_rows),
+        "pwatermark": _column(scores.pwatermark, num_rows),
         "clip_similarity": _column(
             scores.clip_similarity,
             num_rows,

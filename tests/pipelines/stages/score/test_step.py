@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipelines.ledger import SCORE_FACTS
 from pipelines.manifest import Manifest, ShardError
@@ -155,3 +156,25 @@ def test_a_stored_image_that_does_not_decode_is_named(
     tar.write_bytes(content)
     with pytest.raises(ShardError, match="0000000000000000: a stored image does not decode"):
         score(store, config)
+
+
+def test_heads_of_nsfw_and_watermark_give_probabilities_of_their_own(
+    store: RunStore, config: ScoreConfig, tmp_path: Path
+) -> None:
+    run_cases.commit_download(store, 0, run_cases.rows(5), tmp_path)
+    heads = {}
+    for seed, name in enumerate(("nsfw", "watermark")):
+        torch.manual_seed(seed)
+        tensors = {
+            "norm.mean": torch.zeros(16),
+            "norm.variance": torch.ones(16),
+            "dense.weight": torch.randn(1, 16),
+            "dense.bias": torch.randn(1),
+        }
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        heads[name] = HeadConfig(weights=str(tmp_path / f"{name}.safetensors"))
+    table = read(store, score(store, config.model_copy(update=heads)))
+    punsafe, pwatermark = (table[name].to_numpy() for name in ("punsafe", "pwatermark"))
+    assert ((punsafe > 0) & (punsafe < 1)).all()
+    assert ((pwatermark > 0) & (pwatermark < 1)).all()
+    assert not np.allclose(punsafe, pwatermark)
