@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,26 @@ def served_list(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         path = tmp_path_factory.mktemp("list") / "list.parquet"
         cases.write_list(path, server.url)
         yield cases.ServedList(path=path, server=server)
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """A headless Chromium (Debian's, else Playwright's own); skips, saying so, without one.
+
+    Of each test its own: Playwright's event loop would be in the way of a notebook's.
+    """
+    from playwright.sync_api import Error, sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome")
+    installed = next(filter(None, map(shutil.which, names)), None)
+    with sync_playwright() as playwright:
+        try:
+            # Chromium's own sandbox needs rights that a container's root has not.
+            found = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
+        except Error as error:
+            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
+        yield found
+        found.close()
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,14 @@
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser
 
 from pipelines.report import write_report
 from pipelines.storage import RunStore
+from tests.browser.checks import DESK, PHONE, check_page, open_page
 from tests.contracts import cases, generation_cases
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-PHONE, DESK = (390, 844), (1280, 900)
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +33,7 @@ def pages(served_list, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 def test_it_opens_quietly_fits_the_screen_and_passes_axe(
     browser: Browser, pages: dict[str, Path], name: str, size: tuple[int, int], scheme: str
 ) -> None:
-    page, told = open_page(browser, pages[name], size=size, scheme=scheme)
-    violations = Axe().run(page).response["violations"]
-    assert told == []
-    assert [(v["id"], [node["html"] for node in v["nodes"]]) for v in violations] == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-    broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
-    assert page.evaluate(broken) == 0
-    assert page.evaluate("document.images.length") > 2
+    check_page(browser, pages[name], size=size, scheme=scheme)
 
 
 def test_everything_can_be_reached_by_keyboard(browser: Browser, pages: dict[str, Path]) -> None:
@@ -62,21 +53,3 @@ def test_everything_can_be_reached_by_keyboard(browser: Browser, pages: dict[str
     page.locator("details:not([open]) > summary").first.focus()
     page.keyboard.press("Enter")
     assert page.locator("details[open]").count() == number_open + 1
-
-
-def open_page(
-    browser: Browser, path: Path, *, size: tuple[int, int], scheme: str
-) -> tuple[Page, list[str]]:
-    """The page, and what it said on the console, threw, or asked of the network."""
-    width, height = size
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-    page, told = context.new_page(), []
-    page.on("console", lambda message: told.append(message.text))
-    page.on("pageerror", lambda error: told.append(str(error)))
-    page.on("request", lambda r: told.append(r.url) if not is_local(r.url) else None)
-    page.goto(path.as_uri())
-    return page, told
-
-
-def is_local(url: str) -> bool:
-    return url.startswith(("data:", "file:"))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from pipelines.demo.bad_urls import BAD_URLS
 from pipelines.demo.pictures import DEMO_SEED
+from tests.browser.checks import DESK, PHONE, check_page
 from tests.e2e.conftest import ROOT, Command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
@@ -52,6 +54,21 @@ def test_it_ends_with_a_contact_sheet_and_a_run_that_verifies(
         assert sheet.width > 1000
     verified = command("jobs/verify.py", output / "run", "--deep")
     assert verified.returncode == 0, verified.stdout
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize("run", ["run", "generated"])
+def test_its_reports_open_in_a_browser(
+    demo: subprocess.CompletedProcess[str],
+    output: Path,
+    browser: Any,
+    run: str,
+    size: tuple[int, int],
+):
+    report = output / run / "report/index.html"
+    assert f"{report} (" in demo.stdout
+    check_page(browser, report, size=size, scheme="light")
 
 
 def test_it_trains_the_shipped_model_and_shows_the_loss_and_samples(

@@ -2,16 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.browser.checks import DESK, PHONE, check_page
 from tests.e2e.conftest import Command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow]
 
 
 def test_thirty_photographs_and_fifteen_bad_urls(
-    command: Command, shared_data: Path, tmp_path: Path
+    command: Command, shared_data: Path, tmp_path: Path, browser: Any
 ):
     result = command(
         "jobs/photographs.py", "--photos", shared_data / "photos/coco_mini",
@@ -28,3 +30,5 @@ def test_thirty_photographs_and_fifteen_bad_urls(
         assert line in result.stdout
     run = json.loads((tmp_path / "out/run/run.json").read_text())
     assert "RANDOM weights" in json.dumps(run["models"])
+    for size in (PHONE, DESK):
+        check_page(browser, tmp_path / "out/run/report/index.html", size=size, scheme="light")
