@@ -1,6 +1,7 @@
 """`make photographs`, with fewer of them."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,27 @@ from tests.e2e.conftest import Command
 pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow]
 
 
-def test_thirty_photographs_and_fifteen_bad_urls(
-    command: Command, shared_data: Path, tmp_path: Path, browser: Any
-):
-    result = command(
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command's folder."""
+    return tmp_path_factory.mktemp("photographs") / "out"
+
+
+@pytest.fixture(scope="module")
+def photographs(
+    command: Command, shared_data: Path, output: Path
+) -> subprocess.CompletedProcess[str]:
+    """The command, with thirty photographs."""
+    return command(
         "jobs/photographs.py", "--photos", shared_data / "photos/coco_mini",
-        "--count", 30, "--bad-urls", 15, "--port", 0, "--output", tmp_path / "out",
+        "--count", 30, "--bad-urls", 15, "--port", 0, "--output", output,
     )  # fmt: skip
-    assert result.returncode == 0, result.stdout[-5000:]
+
+
+def test_thirty_photographs_and_fifteen_bad_urls(
+    photographs: subprocess.CompletedProcess[str], output: Path
+):
+    assert photographs.returncode == 0, photographs.stdout[-5000:]
     for line in (
         "ok      45 of 45 rows accounted for",
         "ok      15 of 15 bad URLs under their reason",
@@ -27,8 +41,17 @@ def test_thirty_photographs_and_fifteen_bad_urls(
         "ok      images that are not 512x512 RGB8: none",
         "ok      30 latents decode to",
     ):
-        assert line in result.stdout
-    run = json.loads((tmp_path / "out/run/run.json").read_text())
+        assert line in photographs.stdout
+    run = json.loads((output / "run/run.json").read_text())
     assert "RANDOM weights" in json.dumps(run["models"])
-    for size in (PHONE, DESK):
-        check_page(browser, tmp_path / "out/run/report/index.html", size=size, scheme="light")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+def test_its_report_opens_in_a_browser(
+    photographs: subprocess.CompletedProcess[str],
+    output: Path,
+    browser: Any,
+    size: tuple[int, int],
+):
+    check_page(browser, output / "run/report/index.html", size=size, scheme="light")
