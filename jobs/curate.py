@@ -44,7 +44,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="only these steps, by commas; naming select or encode allows a re-cut by new options",
     )
     parser.add_argument(
-        "--grow", action="store_true", help="add the list's new files to a run that has begun"
+        "--grow",
+        action="store_true",
+        help="add new files, and rows at the end of planned ones",
     )
     parser.add_argument(
         "--retry",

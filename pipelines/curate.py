@@ -21,9 +21,17 @@ from pipelines.job_steps import (
     is_complete,
     require_parents,
 )
-from pipelines.plan import Plan, PlanConfig, PlanError, check_plan_inputs, load_plan, make_plan
+from pipelines.plan import (
+    Plan,
+    PlanConfig,
+    PlanError,
+    check_plan_inputs,
+    grow_plan,
+    load_plan,
+    make_plan,
+)
 from pipelines.report import write_card
-from pipelines.revisions.begin import begin_growth, begin_retry
+from pipelines.revisions.begin import begin_growth, begin_retry, planned_before
 from pipelines.revisions.difference import compare_cuts
 from pipelines.revisions.takedown import finish_takedown
 from pipelines.rules import RulesConfig, check_rules
@@ -111,8 +119,8 @@ def curate(
     asked = _check_steps(config, steps)
     store = RunStore(config.output, config.storage_options)
     source = Source(config.source)
-    plan = _stored_plan(config, store, source, may_grow=grow)
-    if plan is not None and not grow and not retry:
+    plan = None if grow or retry else _stored_plan(config, store, source)
+    if plan is not None:
         job = CurateSteps(config, store, source, plan)
         if is_complete(job, read_revision(store), asked):
             _record(job, steps)
@@ -149,34 +157,48 @@ def _check_steps(config: CurateConfig, steps: Sequence[str]) -> list[str]:
 
 
 def _plan(config: CurateConfig, store: RunStore, source: Source, say: Say, *, grow: bool) -> Plan:
-    plan = _stored_plan(config, store, source, may_grow=grow)
-    if plan is not None and (new := len(source.files) - len(plan.files)):
-        say(f"growing: {new} new file(s)")
-        begin_growth(store)
-        plan = make_plan(source, config.plan, store=store, before=plan)
-    if plan is None:
-        say(f"planning: {len(source.files)} file(s)")
-        plan = make_plan(source, config.plan, store=store)
+    if grow and store.exists("plan/plan.json"):
+        plan = _grown_plan(config, store, source, say)
+    else:
+        plan = _stored_plan(config, store, source) or _new_plan(config, store, source, say)
     settled = sum(plan.settled.values())
     say(f"plan: {plan.num_rows:,} rows in {plan.num_shards:,} shards, {settled:,} settled already")
     return plan
 
 
-def _stored_plan(
-    config: CurateConfig, store: RunStore, source: Source, *, may_grow: bool
-) -> Plan | None:
+def _new_plan(config: CurateConfig, store: RunStore, source: Source, say: Say) -> Plan:
+    say(f"planning: {len(source.files)} file(s)")
+    return make_plan(source, config.plan, store=store)
+
+
+def _grown_plan(config: CurateConfig, store: RunStore, source: Source, say: Say) -> Plan:
+    begin_growth(store)
+    before = load_plan(store)
+    _check_shard_size(config, before)
+    growth = grow_plan(before, source, store=store, same_rows=planned_before(store))
+    say(f"growing: {growth.new_rows:,} new rows")
+    if growth.ignored:
+        say(f"columns that the run does not have are left out: {', '.join(growth.ignored)}")
+    return growth.plan
+
+
+def _stored_plan(config: CurateConfig, store: RunStore, source: Source) -> Plan | None:
     """The run's plan, held against the source and the configuration; None where there is none."""
     if not store.exists("plan/plan.json"):
         return None
     plan = load_plan(store)
-    check_plan_inputs(plan, source, may_grow=may_grow)
+    check_plan_inputs(plan, source)
+    _check_shard_size(config, plan)
+    return plan
+
+
+def _check_shard_size(config: CurateConfig, plan: Plan) -> None:
     if plan.rows_per_shard != config.plan.rows_per_shard:
         raise PlanError(
             f"{config.output}: planned with plan.rows_per_shard {plan.rows_per_shard}, and the "
             f"configuration says {config.plan.rows_per_shard}; put it back, or give another "
             "`output`"
         )
-    return plan
 
 
 def _weight_needs(config: CurateConfig) -> list[Any]:
@@ -207,7 +229,7 @@ def _run(job: "CurateSteps", session: Session, asked: list[str], say: Say) -> No
     cut_before = read_revision(job.store).steps.get("select")
     chain = [step for step in ("download", "score") if step in asked]
     # Images that a retry found again are known only when it has ended.
-    for steps in [chain] if job.edition.before is None else [[step] for step in chain]:
+    for steps in [[step] for step in chain] if job.edition.fetches_again else [chain]:
         _run_chain(job, session, steps, say)
     if "select" in asked:
         session.progress.start("select", shards_total=job.plan.num_shards, shards_done=0)

@@ -9,18 +9,37 @@ from pipelines.sources.files import SourceFile
 from pipelines.sources.source import Source
 
 
-def check_plan_inputs(plan: Plan, source: Source, *, may_grow: bool = False) -> list[str]:
+def check_plan_inputs(plan: Plan, source: Source) -> None:
     """Refuse a source that is no longer the one planned; unchanged files are not read again.
-
-    Args:
-        may_grow: Whether there may be files beside those that were planned.
-
-    Returns:
-        Names of such files.
 
     Raises:
         PlanError: names every option that changed, and every file that changed, is gone or is new.
     """
+    check_source_options(plan, source)
+    try:
+        found = {file.name: file for file in source.files}
+    except SourceError as error:
+        raise PlanError(str(error)) from error
+    planned = {file.name: file for file in plan.files}
+    faults = [f"{file.uri}: planned, and gone now" for file in plan.files if file.name not in found]
+    faults += [
+        f"{file.uri}: not in the plan" for name, file in found.items() if name not in planned
+    ]
+    for name in planned.keys() & found.keys():
+        fault = _difference(planned[name], found[name])
+        if fault is not None:
+            faults.append(fault)
+    if faults:
+        raise PlanError(
+            f"the source has changed since the run was planned ({len(faults)} file(s)):\n"
+            + "\n".join(f"  - {fault}" for fault in sorted(faults))
+            + "\nPut the files back as they were, give --grow to add what is new in them, or give "
+            "another `output` to plan a new run."
+        )
+
+
+def check_source_options(plan: Plan, source: Source) -> None:
+    """Raise `PlanError` where options that decide what a row is are not those of the plan."""
     changed = [
         f"  - source.{name}: {plan.options.get(name)!r} when planned, {value!r} now"
         for name, value in source_options(source).items()
@@ -31,27 +50,6 @@ def check_plan_inputs(plan: Plan, source: Source, *, may_grow: bool = False) -> 
             f"the source is read in another way than the run was planned ({len(changed)} "
             "option(s)):\n" + "\n".join(changed) + "\nPut them back, or give another `output`."
         )
-    try:
-        found = {file.name: file for file in source.files}
-    except SourceError as error:
-        raise PlanError(str(error)) from error
-    planned = {file.name: file for file in plan.files}
-    faults = [f"{file.uri}: planned, and gone now" for file in plan.files if file.name not in found]
-    new = [name for name in found if name not in planned]
-    if not may_grow:
-        faults += [f"{found[name].uri}: not in the plan; --grow adds it" for name in new]
-    for name in planned.keys() & found.keys():
-        fault = _difference(planned[name], found[name])
-        if fault is not None:
-            faults.append(fault)
-    if faults:
-        raise PlanError(
-            f"the source has changed since the run was planned ({len(faults)} file(s)):\n"
-            + "\n".join(f"  - {fault}" for fault in sorted(faults))
-            + "\nPut the files back as they were, or give another `output` to plan a new run. New "
-            "rows go into files of their own beside the planned ones."
-        )
-    return new
 
 
 def source_options(source: Source) -> dict[str, str | None]:

@@ -19,9 +19,11 @@ from pipelines.plan.inputs import file_sha256, file_token, source_options
 from pipelines.plan.record import (
     SCHEMA_VERSION,
     SHARD_FIELDS,
+    SHARDS_PATH,
     Plan,
     PlanError,
     PlannedFile,
+    grown_shards_path,
     settled_path,
     store_plan,
     write_table,
@@ -49,7 +51,6 @@ def make_plan(
     scratch: Path | None = None,
     key_hash: KeyHash = blake2b_64,
     on_file: Callable[[SourceFile], None] | None = None,
-    before: Plan | None = None,
 ) -> Plan:
     """Read the source once, cut it into shards, settle duplicates, and store the plan.
 
@@ -57,35 +58,27 @@ def make_plan(
         scratch: Where local temporary files go; 32 bytes a row beyond the first million.
         key_hash: For tests of collisions only.
         on_file: Told of each file before it is read.
-        before: The plan that this one adds files to: its shards stay as they are, and the new
-            files' come after them.
 
     Raises:
-        PlanError: the source cannot be read, has no rows, or changed while it was read; a new
-            file has columns that the plan before has not.
+        PlanError: the source cannot be read, has no rows, or changed while it was read.
     """
     with (
         tempfile.TemporaryDirectory(prefix="plan-", dir=scratch) as folder,
         DuplicateFinder(Path(folder)) as finder,
     ):
-        draft = _Draft(rows_per_shard=config.rows_per_shard, finder=finder, key_hash=key_hash)
+        draft = PlanDraft(rows_per_shard=config.rows_per_shard, finder=finder, key_hash=key_hash)
         try:
-            for file in _in_plan_order(source.files, before):
+            for file in source.files:
                 if on_file is not None:
                     on_file(file)
                 draft.add_file(source, file)
         except SourceError as error:
             raise PlanError(str(error)) from error
-        return _store(draft, source, store, before)
-
-
-def _in_plan_order(files: Sequence[SourceFile], before: Plan | None) -> list[SourceFile]:
-    known = {file.name: at for at, file in enumerate(before.files)} if before is not None else {}
-    return sorted(files, key=lambda file: known.get(file.name, len(known)))
+        return store_draft(draft, source, store)
 
 
 @dataclass(kw_only=True)
-class _Draft:
+class PlanDraft:
     """A plan being made."""
 
     rows_per_shard: int
@@ -101,7 +94,7 @@ class _Draft:
         num_rows = 0
         text_columns = TextColumns(url=None, caption=None)
         for scanned in source.scan(file, rows_per_shard=self.rows_per_shard):
-            num_rows += self._add_shard(file, scanned)
+            num_rows += self.add_range(file, scanned)
             text_columns = scanned.text_columns
         if token != file_token(file):
             raise PlanError(f"{file.uri}: changed while it was being planned; start again")
@@ -117,7 +110,8 @@ class _Draft:
             )
         )
 
-    def _add_shard(self, file: SourceFile, scanned: ScannedRange) -> int:
+    def add_range(self, file: SourceFile, scanned: ScannedRange) -> int:
+        """Make a shard of a range of a file; returns how many rows it has."""
         shard_id = len(self.shards)
         texts = scanned.raw.key_texts(file=file.name, start_row=scanned.start_row)
         self.finder.add(
@@ -141,19 +135,30 @@ class _Draft:
         return len(texts)
 
     def columns(self, content_hash: str | None) -> tuple[SourceColumn, ...]:
+        """The list's other columns, with the types that were met."""
         types = {name: kind or "string" for name, kind in self.types.items()}
         if content_hash in types:
             types[content_hash] = "string"  # a digest may look like a number
         return name_source_columns(types)
 
 
-def _store(draft: _Draft, source: Source, store: RunStore, before: Plan | None) -> Plan:
+def store_draft(
+    draft: PlanDraft, source: Source, store: RunStore, *, grown: Plan | None = None
+) -> Plan:
+    """Settle the duplicates of a draft and store it as the run's plan.
+
+    Args:
+        draft: Its shards in order.
+        source: The list.
+        store: The run.
+        grown: The plan that it was grown from, whose shards come first and whose columns stay.
+
+    Raises:
+        PlanError: there are no rows.
+    """
     if not draft.shards:
         raise PlanError(f"{source.files[0].uri}: no rows in any of {len(source.files)} file(s)")
-    columns = draft.columns(source.config.content_hash)
-    if before is not None:
-        _check_columns(before.columns, columns)
-        columns = before.columns
+    columns = draft.columns(source.config.content_hash) if grown is None else grown.columns
     content_hash = _content_hash_column(source, columns)
     settled_counts = np.zeros(len(draft.shards), dtype=np.int32)
     totals = dict.fromkeys(SETTLED_REASONS, 0)
@@ -173,7 +178,7 @@ def _store(draft: _Draft, source: Source, store: RunStore, before: Plan | None) 
         schema=SHARD_FIELDS,
     )
     plan = Plan(
-        fingerprint=_fingerprint(draft, columns, content_hash),
+        fingerprint=_fingerprint(draft, columns, content_hash, grown),
         rows_per_shard=draft.rows_per_shard,
         num_rows=sum(file.num_rows for file in draft.files),
         files=tuple(draft.files),
@@ -182,20 +187,10 @@ def _store(draft: _Draft, source: Source, store: RunStore, before: Plan | None) 
         content_hash=content_hash,
         settled=totals,
         shards=shards,
+        shards_path=SHARDS_PATH if grown is None else grown_shards_path(shards),
     )
     store_plan(plan, store)
     return plan
-
-
-def _check_columns(before: Sequence[SourceColumn], now: Sequence[SourceColumn]) -> None:
-    known = {column.name: column for column in before}
-    for column in now:
-        if known.get(column.name) != column:
-            was = known[column.name].type if column.name in known else "not there"
-            raise PlanError(
-                f"the new files make the column {column.input!r} {column.type}, and in the run's "
-                f"plan it is {was}: give them the columns of the planned files, or plan a new run"
-            )
 
 
 def _content_hash_column(source: Source, columns: Sequence[SourceColumn]) -> str | None:
@@ -211,13 +206,19 @@ def _content_hash_column(source: Source, columns: Sequence[SourceColumn]) -> str
     )
 
 
-def _fingerprint(draft: _Draft, columns: Sequence[SourceColumn], content_hash: str | None) -> str:
+def _fingerprint(
+    draft: PlanDraft,
+    columns: Sequence[SourceColumn],
+    content_hash: str | None,
+    grown: Plan | None,
+) -> str:
     tree = {
         "schema_version": SCHEMA_VERSION,
         "rows_per_shard": draft.rows_per_shard,
         "files": [[file.name, file.sha256, asdict(file.text_columns)] for file in draft.files],
         "columns": [asdict(column) for column in columns],
         "content_hash": content_hash,
+        **({} if grown is None else {"grown_from": grown.fingerprint}),
     }
     text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,5 +1,6 @@
 """What a plan is, how it is stored in a run, and a shard's rows by it."""
 
+import hashlib
 import io
 import json
 from dataclasses import asdict, dataclass, field
@@ -73,6 +74,8 @@ class Plan:
     content_hash: str | None
     settled: dict[str, int]
     shards: pa.Table = field(repr=False, compare=False)
+    shards_path: str = SHARDS_PATH
+    """Where `shards` lies in the run; of a plan that grew, under a name of its own."""
 
     @property
     def num_shards(self) -> int:
@@ -96,7 +99,7 @@ class Plan:
 
 def store_plan(plan: Plan, store: RunStore) -> None:
     """Store the shards, then `plan.json`, which makes the plan one."""
-    write_table(store, SHARDS_PATH, plan.shards)
+    write_table(store, plan.shards_path, plan.shards)
     store.replace(PLAN_PATH, _to_json(plan))
 
 
@@ -104,12 +107,11 @@ def load_plan(store: RunStore) -> Plan:
     """The run's stored plan; raises `PlanError` where there is none or it is damaged."""
     try:
         tree = json.loads(store.read_bytes(PLAN_PATH))
-        with store.open(SHARDS_PATH) as stream:
+        shards_path = tree.setdefault("shards_path", SHARDS_PATH)
+        with store.open(shards_path) as stream:
             shards = read_parquet(stream)
-        num_shards = tree.pop("num_shards")
-        if shards.num_rows < num_shards or shards.schema != SHARD_FIELDS:
-            raise ValueError(f"{SHARDS_PATH} does not belong to it")
-        shards = shards.slice(0, num_shards)  # there are more where a growth was interrupted
+        if shards.num_rows != tree.pop("num_shards") or shards.schema != SHARD_FIELDS:
+            raise ValueError(f"{shards_path} does not belong to it")
         if tree.pop("schema_version") != SCHEMA_VERSION:
             raise ValueError("it was written by another version of this program")
         tree["files"] = tuple(
@@ -153,6 +155,12 @@ def read_settled(plan: Plan, store: RunStore, shard_id: int) -> pa.Table | None:
         raise PlanError(f"{store.root}/{path}: missing or damaged: {error}") from error
 
 
+def grown_shards_path(shards: pa.Table) -> str:
+    """Where the shards of a plan that grew lie: a crash leaves the old plan as it was."""
+    text = json.dumps(shards.to_pylist())
+    return f"plan/shards-{hashlib.sha256(text.encode()).hexdigest()[:16]}.parquet"
+
+
 def settled_path(shard_id: int) -> str:
     """Where a shard's settled rows lie in a run."""
     return f"plan/settled/{shard_id:06d}.parquet"
@@ -172,6 +180,7 @@ def _to_json(plan: Plan) -> bytes:
         "rows_per_shard": plan.rows_per_shard,
         "num_rows": plan.num_rows,
         "num_shards": plan.num_shards,
+        **({} if plan.shards_path == SHARDS_PATH else {"shards_path": plan.shards_path}),
         "settled": plan.settled,
         "options": plan.options,
         "content_hash": plan.content_hash,

@@ -1,12 +1,16 @@
 """Begin a new edition of a run: fetch again what failed in passing, or add files to the list."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pipelines.config import ConfigError
 from pipelines.ledger import RETRIED_REASONS
+from pipelines.manifest import read_manifest
 from pipelines.revisions.edition import read_edition, write_edition
+from pipelines.revisions.tombstones import masked_key
 from pipelines.run import read_revision, read_run
 from pipelines.storage import RunStore
+from pipelines.tables import read_table
 
 
 def begin_retry(store: RunStore) -> int:
@@ -53,6 +57,24 @@ def begin_growth(store: RunStore) -> None:
             "without it first"
         )
     write_edition(store, replace(edition, before=found, fetches_again=False))
+
+
+def planned_before(store: RunStore) -> Callable[[int, Sequence[str]], bool]:
+    """Whether a shard had rows of these keys, as far as its facts are there to tell."""
+    fingerprint = _recorded_download(store)
+
+    def same_rows(shard_id: int, keys: Sequence[str]) -> bool:
+        manifest = None
+        if fingerprint is not None:
+            manifest = read_manifest(store, "download", fingerprint, shard_id)
+        entry = manifest.file("facts/download") if manifest is not None else None
+        if entry is None:
+            return True
+        known = read_table(store, entry.path, columns=["key"])["key"].to_pylist()
+        pairs = zip(known, keys, strict=False)
+        return len(known) == len(keys) and all(k in (key, masked_key(key)) for k, key in pairs)
+
+    return same_rows
 
 
 def _recorded_download(store: RunStore) -> str | None:

@@ -60,6 +60,17 @@ class RawRows:
     names: Sequence[str] | None = None
     extra: dict[str, pa.Array] = field(default_factory=dict)
 
+    def from_row(self, first: int) -> "RawRows":
+        """The rows from that one on."""
+        return RawRows(
+            url=self.url[first:],
+            caption=self.caption[first:],
+            reason=self.reason[first:],
+            error_message=self.error_message[first:],
+            names=None if self.names is None else self.names[first:],
+            extra={name: column[first:] for name, column in self.extra.items()},
+        )
+
     def key_texts(self, *, file: str, start_row: int) -> list[bytes]:
         """What the rows' keys are hashes of."""
         names: Iterable[str] = (

@@ -81,6 +81,10 @@ class Source:
         raw = self._read(self.file(where.file), where, text_columns)
         return build_rows(raw, where=where, columns=columns, key_hash=key_hash)
 
+    def read_raw(self, where: SourceRange, *, text_columns: TextColumns) -> RawRows:
+        """The rows of one shard as they stand in the file."""
+        return self._read(self.file(where.file), where, text_columns)
+
     def read_images(self, where: SourceRange) -> Iterator[tuple[int, bytes]]:
         """`(row, image bytes as stored)` of the rows whose image lies in the source.
 
