@@ -9,6 +9,8 @@ revision at once; jobs/clean.py then removes the files of earlier ones. What was
 as digests, so that neither a retry nor a grown list brings it back. A takedown that was interrupted
 is finished by running it, or the job, again.
 
+The report is removed and the card made anew.
+
 Exit codes: 0 done, 1 failed, 2 wrong lists, or a run that cannot be changed now.
 """
 
@@ -18,6 +20,7 @@ import sys
 from jobs.command_line import Say, run_job
 from pipelines.blocklist import list_entries
 from pipelines.engine.lease import Lease
+from pipelines.report import write_card
 from pipelines.revisions.takedown import take_down
 from pipelines.revisions.tombstones import tombstones_of
 from pipelines.storage import RunStore
@@ -36,6 +39,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     lists = {kind: list_entries(getattr(options, kind), f"--{kind}", {}) for kind in _KINDS}
     with Lease(store, say=say):
         done = take_down(store, tombstones_of(**lists), say=say)
+        write_card(store)
     print(f"{done.rows:,} row(s) in {done.shards:,} shard(s) are taken down: {options.run}")
     if done.rows:
         print(f"now remove the old files: python jobs/clean.py {options.run} --grace 0")

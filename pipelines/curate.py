@@ -30,10 +30,10 @@ from pipelines.plan import (
     load_plan,
     make_plan,
 )
-from pipelines.report import write_card
+from pipelines.report import CARD_FILE, write_card
 from pipelines.revisions.begin import begin_growth, begin_retry, planned_before
 from pipelines.revisions.difference import compare_cuts
-from pipelines.revisions.takedown import finish_takedown
+from pipelines.revisions.takedown import finish_takedown, is_unfinished
 from pipelines.rules import RulesConfig, check_rules
 from pipelines.run import Revision, StepSummary, check_or_record, read_revision, read_run
 from pipelines.sources import Source, SourceConfig
@@ -117,21 +117,27 @@ def curate(
         PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
     """
     asked = _check_steps(config, steps)
+    if grow and retry:
+        raise ConfigError("--grow and --retry: give one, then the other")
     store = RunStore(config.output, config.storage_options)
     source = Source(config.source)
-    plan = None if grow or retry else _stored_plan(config, store, source)
+    has_news = grow or retry or is_unfinished(store)
+    plan = None if has_news else _stored_plan(config, store, source)
     if plan is not None:
         job = CurateSteps(config, store, source, plan)
         if is_complete(job, read_revision(store), asked):
             _record(job, steps)
-            write_card(store)
+            if not store.exists(CARD_FILE):
+                write_card(store)
             say("nothing to do: every asked step is complete")
             return _result(job, read_revision(store))
     check_weights(_weight_needs(config))
     with open_session(store, config.engine, say=say) as session:
         finish_takedown(store, say=say)
         if retry:
-            say(f"retry: {begin_retry(store):,} rows had failed for a reason that can pass")
+            failed = begin_retry(store)
+            told = ", ".join(f"{name} {rows:,}" for name, rows in sorted(failed.items()))
+            say(f"retry: {told or 'no row failed for a reason that can pass'}")
         plan = _plan(config, store, source, say, grow=grow)
         job = CurateSteps(config, store, source, plan)
         columns = [column.name for column in plan.columns]
@@ -172,11 +178,11 @@ def _new_plan(config: CurateConfig, store: RunStore, source: Source, say: Say) -
 
 
 def _grown_plan(config: CurateConfig, store: RunStore, source: Source, say: Say) -> Plan:
-    begin_growth(store)
     before = load_plan(store)
     _check_shard_size(config, before)
+    begin_growth(store)
     growth = grow_plan(before, source, store=store, same_rows=planned_before(store))
-    say(f"growing: {growth.new_rows:,} new rows")
+    say(f"the list has {growth.new_rows:,} new rows")
     if growth.ignored:
         say(f"columns that the run does not have are left out: {', '.join(growth.ignored)}")
     return growth.plan
@@ -213,7 +219,7 @@ def _weight_needs(config: CurateConfig) -> list[Any]:
 def _record(job: "CurateSteps", steps: Sequence[str]) -> None:
     recut = RECUTTABLE & set(steps) if set(steps) != set(STEPS) else frozenset[str]()
     recorded = read_run(job.store).get("steps", {}).get("download", {})
-    is_revised = recorded and job.edition.before == recorded["fingerprint"]
+    is_revised = recorded and recorded["fingerprint"] in job.edition.before
     check_or_record(
         job.store,
         job.identities.values(),

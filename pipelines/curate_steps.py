@@ -164,7 +164,7 @@ class CurateSteps:
             config=self.config.download,
             image=self.config.image,
             caption_facts=self.config.caption_facts,
-            before=self.edition.before if self.edition.fetches_again else None,
+            before=self.edition.before[0] if self.edition.fetches_again else None,
             content_hash_column=self.plan.content_hash,
             blocked_sha256=self.rows,
             resources=resources,

@@ -28,7 +28,7 @@ from pipelines.prompts import (
     keys_in_two_shards,
     plan_prompts,
 )
-from pipelines.report import write_card
+from pipelines.report import CARD_FILE, write_card
 from pipelines.run import Revision, StepSummary, check_or_record, read_revision
 from pipelines.stages.generate import GenerateConfig
 from pipelines.stages.score import ScoreConfig
@@ -109,6 +109,8 @@ def generate(
         )
         asked = [step for step in job.configured() if step in steps]
         recut = RECUTTABLE & set(steps) if set(steps) != set(GENERATE_STEPS) else frozenset[str]()
+        if grow and job.has_only_grown():
+            recut = RECUTTABLE
         check_or_record(
             store,
             job.identities.values(),
@@ -116,11 +118,13 @@ def generate(
             | describe_program(),
             recut=recut,
         )
-        if is_complete(job, read_revision(store), asked):
+        is_done = is_complete(job, read_revision(store), asked)
+        if is_done:
             say("nothing to do: every asked step is complete")
         else:
             _run(job, session, asked, say)
-        write_card(store)
+        if not store.exists(CARD_FILE) or not is_done:
+            write_card(store)
     return _result(job, read_revision(store))
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.cache_files import publish_cache
+from pipelines.option_changes import describe_changes
 from pipelines.prompts import PromptPlan, expand_rows, read_prompts
 from pipelines.redact import redact_config
-from pipelines.run import StepIdentity
+from pipelines.run import StepIdentity, read_run
 from pipelines.stages.encode import StoredLatentsStep
 from pipelines.stages.generate import LATENTS_FOLDER, GenerateStep
 from pipelines.stages.score import ScoreStep
@@ -26,6 +27,9 @@ _FOLDERS = {
     "select": ("ledger",),
     "encode": ("latents", "latents/rejects"),
 }
+
+NUM_SHARDS = "num_shards"
+"""Option of select that only growth changes."""
 
 
 class GenerateSteps:
@@ -137,6 +141,16 @@ class GenerateSteps:
             read_rows=self._read_rows,
         )
 
+    def has_only_grown(self) -> bool:
+        """Whether select is as run.json has it but for the number of shards."""
+        recorded = read_run(self.store).get("steps", {}).get("select")
+        if recorded is None:
+            return False
+        now = dict(self.identities["select"].options)
+        before = dict(recorded["options"])
+        is_grown = now.pop(NUM_SHARDS, 0) >= before.pop(NUM_SHARDS, 0)
+        return is_grown and not describe_changes(before, now)
+
     def _read_rows(self, shard_id: int) -> pa.Table:
         """Rows of a shard that was given up, as select records them."""
         rows = expand_rows(read_prompts(self.plan, self.store, shard_id), shard_id=shard_id)
@@ -158,5 +172,11 @@ class GenerateSteps:
             return {"score": config.score.identity(), **threads}
         if step == "select":
             files = input_digests(config.select, config.storage_options)
-            return {"select": config.select.identity(), **({"files": files} if files else {})}
+            # Of a plan that grows, old shards keep their verdicts only where those cannot change.
+            shards = self.plan.num_shards if config.select.weighs_later_rows else 0
+            return {
+                "select": config.select.identity(),
+                **({"files": files} if files else {}),
+                **({NUM_SHARDS: shards} if shards else {}),
+            }
         return {}

@@ -138,6 +138,15 @@ def complete_step(
     return summary
 
 
+def withdraw_step(store: RunStore, step: str, *, folders: Iterable[str]) -> None:
+    """Take a step and those made from it out of the revision, and its files from readers' lists."""
+    revision = read_revision(store)
+    left = {n: s for n, s in revision.steps.items() if n != step and not _descends(n, step)}
+    if len(left) < len(revision.steps):
+        _write_revision(store, revision.number + 1, left)
+    write_index(store, {folder: [] for folder in folders if store.exists(f"{folder}/shards.txt")})
+
+
 def _write_revision(store: RunStore, number: int, steps: Mapping[str, StepSummary]) -> None:
     tree = {
         "revision": number,

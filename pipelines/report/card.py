@@ -20,6 +20,7 @@ from pipelines.tables import read_table
 
 CARD_FILE = "README.md"
 _LICENCE = re.compile(r"source_licen[cs]e(_name|_url)?", re.IGNORECASE)
+_MARK = "<!-- Latent Foundry renews this card; take this line out to keep your own text. -->"
 _SHOWN_LICENCES = 30
 _LISTED_SHARDS = 200
 _FOLDERS = ("images", "facts/download", "facts/generate", "facts/score", "ledger", "latents")
@@ -28,14 +29,24 @@ _MORE_SIZES = ((10**7, "1M<n<10M"), (10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
 
 
 def write_card(store: RunStore) -> None:
-    """Write or renew the card; nothing where select is not complete.
+    """Write or renew the card; nothing where select is not complete, or the README is another's.
 
     It holds no time and no path, so that equal runs have equal cards.
     """
     ledgers = Ledgers(store)
-    if "select" not in ledgers.revision.steps:
+    if "select" not in ledgers.revision.steps or not is_ours(store):
         return
-    store.replace(CARD_FILE, make_card(ledgers).encode())
+    card = make_card(ledgers).encode()
+    if not store.exists(CARD_FILE) or store.read_bytes(CARD_FILE) != card:
+        store.replace(CARD_FILE, card)
+
+
+def is_ours(store: RunStore) -> bool:
+    """Whether the run's README is a card, or there is none yet."""
+    try:
+        return _MARK in store.read_bytes(CARD_FILE).decode(errors="replace")
+    except FileNotFoundError:
+        return True
 
 
 def make_card(ledgers: Ledgers) -> str:
@@ -49,7 +60,13 @@ def make_card(ledgers: Ledgers) -> str:
         template_environment(autoescape=False)
         .get_template("card.md")
         .render(
-            header=_header(ledgers, kept=select.kept, is_generated=is_generated),
+            header=_header(
+                ledgers,
+                kept=select.kept,
+                is_generated=is_generated,
+                license="other" if licences else "unknown",
+            ),
+            mark=_MARK,
             title="Generated images" if is_generated else "Curated images",
             is_generated=is_generated,
             kept=f"{select.kept:,}",
@@ -69,18 +86,18 @@ def make_card(ledgers: Ledgers) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
 
-def _header(ledgers: Ledgers, *, kept: int, is_generated: bool) -> str:
+def _header(ledgers: Ledgers, *, kept: int, is_generated: bool, license: str) -> str:
     size = next((name for most, name in (*_SIZES, *_MORE_SIZES) if kept < most), "n>1B")
     tree: dict[str, Any] = {
-        "license": "other",
+        "license": license,
         "task_categories": ["text-to-image"],
         "size_categories": [size],
         "tags": ["latent-foundry", "synthetic"] if is_generated else ["latent-foundry"],
     }
     configs = []
-    for name, folder in (("ledger", "ledger"), ("images", "images"), ("latents", "latents")):
-        step = {"ledger": "select", "images": ledgers.origin, "latents": "encode"}[name]
-        if step in ledgers.revision.steps and (files := _files(ledgers.store, folder)):
+    # Tars alone: Hugging Face takes one format a repository for its configurations.
+    for name, step in (("images", ledgers.origin), ("latents", "encode")):
+        if step in ledgers.revision.steps and (files := _tars(ledgers.store, name)):
             split = {"split": "train", "path": files}
             configs.append({"config_name": name, "data_files": [split]})
     if configs:
@@ -88,12 +105,11 @@ def _header(ledgers: Ledgers, *, kept: int, is_generated: bool) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip()
 
 
-def _files(store: RunStore, folder: str) -> list[str]:
-    """The current files where they are few, else a pattern."""
+def _tars(store: RunStore, folder: str) -> list[str]:
+    """The current tars where they are few, else a pattern; none where it is Parquet."""
     lines = store.read_bytes(f"{folder}/shards.txt").decode().split()
-    if len(lines) <= _LISTED_SHARDS:
-        return lines
-    return [f"{folder}/*.{lines[0].rpartition('.')[2]}"]
+    tars = [line for line in lines if line.endswith(".tar")]
+    return tars if len(tars) <= _LISTED_SHARDS else [f"{folder}/*.tar"]
 
 
 def _sources(store: RunStore) -> list[dict[str, str]]:
@@ -179,4 +195,5 @@ def _code(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Text that ends neither the code that it stands in, nor its line, nor a table's cell."""
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
     return re.sub(r"\s+", " ", text).replace("`", "'").replace("|", "¦")

@@ -8,8 +8,9 @@ from typing import Any
 import jinja2
 
 from pipelines.ledger import DECODE_REASONS, FETCH_REASONS
+from pipelines.redact import redact_text
 from pipelines.report.charts import histogram_chart, progress_chart
-from pipelines.report.examples import SHOWN_A_REASON, Examples, choose_examples
+from pipelines.report.examples import SHOWN_A_REASON, Examples, Reason, choose_examples
 from pipelines.report.histograms import Histogram, bounds_of, count_histograms
 from pipelines.report.ledgers import Ledgers
 from pipelines.report.pictures import read_thumbnails
@@ -62,7 +63,7 @@ def make_report(store: RunStore) -> str:
         run=run,
         revision=revision.number,
         funnel=funnel_steps(revision, ledgers.origin),
-        reasons=sorted(examples.reasons.values(), key=lambda r: (-r.count, r.reason)),
+        reasons=_reasons(examples, revision),
         rows_in=revision.steps["select"].rows_in,
         kept=revision.steps["select"].kept,
         shown_a_reason=SHOWN_A_REASON,
@@ -123,8 +124,17 @@ def _template(name: str) -> jinja2.Template:
 
 
 def _short(text: str | None) -> str:
-    text = text or ""
+    # Nothing that turns the direction of what follows, and no secret that a ledger should not have.
+    text = redact_text("".join(c if c.isprintable() else " " for c in text or ""))
     return text if len(text) <= _TEXT_CHARS else text[: _TEXT_CHARS - 1] + "…"
+
+
+def _reasons(examples: Examples, revision: Revision) -> list[Reason]:
+    encode = revision.steps.get("encode")
+    refused = encode.dropped if encode is not None else {}
+    reasons = [*examples.reasons.values()]
+    reasons += [Reason(reason=name, rule="encode", count=rows) for name, rows in refused.items()]
+    return sorted(reasons, key=lambda reason: (-reason.count, reason.reason))
 
 
 def _histogram(histogram: Histogram) -> dict[str, Any]:

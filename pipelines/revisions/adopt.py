@@ -66,19 +66,19 @@ def adopt_download(store: RunStore, *, edition: Edition, fingerprint: str, num_s
     Returns:
         How many were taken over.
     """
-    if edition.before is None or edition.before == fingerprint:
-        return 0
-    todo = committed_shards(store, "download", edition.before)
-    todo -= committed_shards(store, "download", fingerprint)
     adopted = 0
-    for shard_id in sorted(todo):
-        manifest = read_manifest(store, "download", edition.before, shard_id)
-        if manifest is None or shard_id >= num_shards:
-            continue
-        if edition.fetches_again and has_failed_in_passing(manifest):
-            continue
-        create_manifest(store, replace(manifest, fingerprint=fingerprint))
-        adopted += 1
+    done = committed_shards(store, "download", fingerprint) if edition.before else set()
+    for before in edition.before:
+        todo = committed_shards(store, "download", before) - done if before != fingerprint else ()
+        for shard_id in sorted(todo):
+            manifest = read_manifest(store, "download", before, shard_id)
+            if manifest is None or shard_id >= num_shards:
+                continue
+            if edition.fetches_again and has_failed_in_passing(manifest):
+                continue
+            create_manifest(store, replace(manifest, fingerprint=fingerprint))
+            done.add(shard_id)
+            adopted += 1
     return adopted
 
 

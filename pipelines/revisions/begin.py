@@ -1,5 +1,6 @@
 """Begin a new edition of a run: fetch again what failed in passing, or add files to the list."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -13,50 +14,44 @@ from pipelines.storage import RunStore
 from pipelines.tables import read_table
 
 
-def begin_retry(store: RunStore) -> int:
+def begin_retry(store: RunStore) -> Counter[str]:
     """Have the next download fetch again the rows that failed for a reason that can pass.
 
     Returns:
-        How many rows that is (whole shards where one was given up); where it is 0 nothing changes.
+        How many rows that is by reason (whole shards where one was given up). Where it is none, or
+        a retry has begun and is not complete, nothing changes.
 
     Raises:
         ConfigError: the download is not complete.
     """
-    found = _recorded_download(store)
+    found, edition = _recorded_download(store), read_edition(store)
     download = read_revision(store).steps.get("download")
     if found is None or download is None or download.fingerprint != found:
+        if found is not None and edition.fetches_again:
+            return Counter()
         raise ConfigError(
             f"--retry: the download of {store.root} is not complete; run the job without it first"
         )
     retried = {*RETRIED_REASONS, "shard_quarantined"}
-    failed = sum(count for reason, count in download.dropped.items() if reason in retried)
+    failed = Counter({name: rows for name, rows in download.dropped.items() if name in retried})
     if failed:
-        edition = read_edition(store)
         write_edition(
             store,
-            replace(edition, retries=edition.retries + 1, before=found, fetches_again=True),
+            replace(edition, retries=edition.retries + 1, before=(found,), fetches_again=True),
         )
     return failed
 
 
 def begin_growth(store: RunStore) -> None:
-    """Have the next download take over the present one's shards, under a plan with more files.
-
-    Raises:
-        ConfigError: an earlier retry or growth is not complete.
-    """
-    found = _recorded_download(store)
+    """Have the next download take over the shards that are there, under a plan with more rows."""
+    found, edition = _recorded_download(store), read_edition(store)
     if found is None:
         return
-    edition = read_edition(store)
     download = read_revision(store).steps.get("download")
     is_complete = download is not None and download.fingerprint == found
-    if edition.before is not None and not is_complete and edition.before != found:
-        raise ConfigError(
-            f"--grow: an earlier retry or growth of {store.root} is not complete; run the job "
-            "without it first"
-        )
-    write_edition(store, replace(edition, before=found, fetches_again=False))
+    earlier = () if is_complete else edition.before
+    before = tuple(dict.fromkeys((found, *earlier)))
+    write_edition(store, replace(edition, before=before, fetches_again=False))
 
 
 def planned_before(store: RunStore) -> Callable[[int, Sequence[str]], bool]:

@@ -89,11 +89,10 @@ def _live_fingerprints(store: RunStore) -> dict[str, set[str]]:
         live.setdefault(name, set()).add(step.fingerprint)
     for name, step in recorded.items():
         live.setdefault(name, set()).add(step["fingerprint"])
-    before = read_edition(store).before
     download = revision.steps.get("download")
     present = recorded.get("download", {}).get("fingerprint")
-    if before is not None and (download is None or download.fingerprint != present):
-        live.setdefault("download", set()).add(before)
+    if download is None or download.fingerprint != present:
+        live.setdefault("download", set()).update(read_edition(store).before)
     return live
 
 

@@ -16,13 +16,14 @@ class Edition:
     Attributes:
         retries: How often what failed was fetched again.
         tombstones: Digest of what was taken down.
-        before: Fingerprint of the download whose shards this edition takes over.
+        before: Fingerprints of the downloads whose shards this edition takes over, the latest
+            first.
         fetches_again: Whether shards with rows that failed in passing are not taken over.
     """
 
     retries: int = 0
     tombstones: str | None = None
-    before: str | None = None
+    before: tuple[str, ...] = ()
     fetches_again: bool = False
 
     def identity(self) -> dict[str, Any]:
@@ -38,9 +39,10 @@ class Edition:
 def read_edition(store: RunStore) -> Edition:
     """The run's edition; the first where nothing happened to it."""
     try:
-        return Edition(**json.loads(store.read_bytes(EDITION_FILE)))
+        tree = json.loads(store.read_bytes(EDITION_FILE))
     except FileNotFoundError:
         return Edition()
+    return Edition(**{**tree, "before": tuple(tree["before"])})
 
 
 def write_edition(store: RunStore, edition: Edition) -> None:

@@ -6,7 +6,7 @@ Shards without such rows are taken over as they are. The old revision's files st
 clean-up, so that nobody's training loses its files in the middle.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,8 @@ from pipelines.cache_files import publish_cache, read_recorded
 from pipelines.config import ConfigError
 from pipelines.manifest import Manifest, committed_shards, create_manifest, read_manifest
 from pipelines.plan import load_plan
-from pipelines.revisions.adopt import copy_records
+from pipelines.revisions.adopt import adopt_download, copy_records
+from pipelines.revisions.copies import with_their_copies
 from pipelines.revisions.edition import Edition, read_edition, write_edition
 from pipelines.revisions.identities import recorded_steps, with_edition
 from pipelines.revisions.rewrite import (
@@ -30,26 +31,26 @@ from pipelines.revisions.rewrite import (
 )
 from pipelines.revisions.tombstones import (
     Tombstones,
-    digest_of,
     masked_key,
     read_tombstones,
-    url_digest,
     write_tombstones,
 )
 from pipelines.run import (
     CURATE_FOLDERS,
     StepIdentity,
+    StepSummary,
     complete_step,
     read_revision,
     read_run,
+    withdraw_step,
     write_run,
 )
 from pipelines.shard_inputs import encode_inputs, grouped_shards, score_inputs
 from pipelines.storage import RunStore
 from pipelines.tables import read_table
 
-_MADE_OF_THE_RUN = ("report/index.html", "README.md")
-_NAMES = ["row", "key", "url", "final_url", "sha256"]
+_ERROR_REMOVED = "given up before a takedown, which removed the error's text"
+_REPORT_FILE = "report/index.html"  # its thumbnails and texts are of rows
 
 
 @dataclass(kw_only=True)
@@ -73,28 +74,34 @@ def take_down(store: RunStore, asked: Tombstones, *, say: Callable[[str], None])
     The caller holds the run's lease.
 
     Raises:
-        ConfigError: it is not a curated run, or a retry or growth of it is under way.
+        ConfigError: it is not a curated run.
         ShardError: a shard is damaged.
     """
     run, edition = read_run(store), read_edition(store)
     old = recorded_steps(store, run)
-    _check_whole(store, edition, old)
-    stones = _with_their_copies(store, old["download"], asked | read_tombstones(store))
+    _take_over_begun(store, edition, old)
+    stones = with_their_copies(store, old["download"], asked | read_tombstones(store))
     if not stones:
         raise ConfigError("nothing to take down: the lists are empty")
-    edition = replace(edition, tombstones=stones.digest, before=None, fetches_again=False)
+    edition = replace(edition, tombstones=stones.digest, before=(), fetches_again=False)
     new = with_edition(old, edition)
     if new == old:
         say("nothing to do: all of it is taken down already")
         return Takedown()
     write_tombstones(store, stones)
     write_edition(store, edition)
-    work = _Work(store=store, old=old, new=new, stones=stones, run=run)
+    work = _Work(
+        store=store,
+        old=old,
+        new=new,
+        stones=stones,
+        run=run,
+        complete_before=read_revision(store).steps,
+    )
     done = work.run_all()
     for step in new.values():
         work.complete(step)
-    for name in _MADE_OF_THE_RUN:
-        store.delete(name)
+    store.delete(_REPORT_FILE)
     steps = {
         name: {"fingerprint": step.fingerprint, "options": step.options}
         for name, step in new.items()
@@ -104,50 +111,28 @@ def take_down(store: RunStore, asked: Tombstones, *, say: Callable[[str], None])
     return done
 
 
-def finish_takedown(store: RunStore, *, say: Callable[[str], None]) -> None:
-    """Finish a takedown that was killed; the caller holds the run's lease."""
+def is_unfinished(store: RunStore) -> bool:
+    """Whether a takedown was killed before its end."""
     recorded = read_run(store).get("steps", {}).get("download", {}).get("options", {})
     tombstones = read_edition(store).tombstones
-    if recorded and recorded.get("edition", {}).get("tombstones") != tombstones:
+    return bool(recorded) and recorded.get("edition", {}).get("tombstones") != tombstones
+
+
+def finish_takedown(store: RunStore, *, say: Callable[[str], None]) -> None:
+    """Finish a takedown that was killed; the caller holds the run's lease."""
+    if is_unfinished(store):
         say("finishing a takedown that was interrupted")
         take_down(store, Tombstones(), say=say)
 
 
-def _check_whole(store: RunStore, edition: Edition, old: Mapping[str, StepIdentity]) -> None:
-    download = read_revision(store).steps.get("download")
-    is_whole = download is not None and download.fingerprint == old["download"].fingerprint
-    if edition.before is not None and not is_whole:
-        raise ConfigError(
-            f"{store.root}: a retry or growth is not complete; run the job again to finish it, "
-            "then take down"
-        )
-
-
-def _with_their_copies(store: RunStore, download: StepIdentity, asked: Tombstones) -> Tombstones:
-    """The tombstones, the contents of the rows that they hide, and the URLs of all of these."""
-    contents: set[str] = set()
-    for row in _hidden_rows(store, download, asked):
-        if row["sha256"] is not None:
-            contents.add(digest_of("sha256", row["sha256"]))
-    stones = asked | Tombstones(sha256=frozenset(contents))
-    urls: set[str] = set()
-    keys: set[str] = set()
-    for row in _hidden_rows(store, download, stones):
-        if row["url"] is None:
-            keys.add(digest_of("keys", row["key"]))
-        urls.update(url_digest(url) for url in (row["url"], row["final_url"]) if url)
-    return stones | Tombstones(keys=frozenset(keys), urls=frozenset(urls))
-
-
-def _hidden_rows(
-    store: RunStore, download: StepIdentity, stones: Tombstones
-) -> Iterator[dict[str, Any]]:
-    for shard_id in sorted(committed_shards(store, "download", download.fingerprint)):
-        manifest = read_manifest(store, "download", download.fingerprint, shard_id)
-        entry = manifest.file("facts/download") if manifest is not None else None
-        if entry is not None:
-            facts = read_table(store, entry.path, columns=_NAMES)
-            yield from facts.filter(pa.array(stones.hides(facts))).to_pylist()
+def _take_over_begun(store: RunStore, edition: Edition, old: Mapping[str, StepIdentity]) -> None:
+    """Of a retry or growth that has begun, finish the part that makes nothing new."""
+    adopt_download(
+        store,
+        edition=replace(edition, fetches_again=False),
+        fingerprint=old["download"].fingerprint,
+        num_shards=load_plan(store).num_shards,
+    )
 
 
 @dataclass(kw_only=True)
@@ -159,6 +144,7 @@ class _Work:
     new: Mapping[str, StepIdentity]
     stones: Tombstones
     run: Mapping[str, Any]
+    complete_before: Mapping[str, StepSummary]
     done: Takedown = field(default_factory=Takedown)
 
     def run_all(self) -> Takedown:
@@ -183,7 +169,8 @@ class _Work:
 
     def _take_over(self, manifest: Manifest) -> None:
         fingerprint = self.new[manifest.step].fingerprint
-        create_manifest(self.store, replace(manifest, fingerprint=fingerprint))
+        error = None if manifest.quarantined is None else _ERROR_REMOVED
+        create_manifest(self.store, replace(manifest, fingerprint=fingerprint, quarantined=error))
 
     def _target(self, step: str, inputs: str | None = None) -> Target:
         fingerprint = self.new[step].fingerprint
@@ -260,22 +247,32 @@ class _Work:
         rewrite_latents(target, manifest, spec, gone=self.done.masked)
 
     def complete(self, step: StepIdentity) -> None:
-        """Make a step current if every shard of it is there, as it was."""
-        num_shards = load_plan(self.store).num_shards
-        if step.step == "encode":
-            num_shards = -(-num_shards // self._group)
+        """Make a step current if every shard of it is there; else withdraw what readers see of it.
+
+        The job completes it when it is run again.
+        """
+        folders = CURATE_FOLDERS[step.step]
+        num_shards = self._num_shards(step.step)
         if len(committed_shards(self.store, step.step, step.fingerprint)) < num_shards:
+            withdraw_step(self.store, step.step, folders=folders)
             return
         is_encode = step.step == "encode"
         complete_step(
             self.store,
             step,
             num_shards=num_shards,
-            folders=CURATE_FOLDERS[step.step],
+            folders=folders,
             publish=lambda: (
                 publish_cache(self.store, fingerprint=step.fingerprint) if is_encode else None
             ),
         )
+
+    def _num_shards(self, step: str) -> int:
+        before = self.complete_before.get(step)
+        if before is not None and before.fingerprint == self.old[step].fingerprint:
+            return before.num_shards
+        num_shards = load_plan(self.store).num_shards
+        return -(-num_shards // self._group) if step == "encode" else num_shards
 
     @property
     def _group(self) -> int:

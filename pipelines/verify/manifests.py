@@ -139,10 +139,19 @@ def check_flow(
     before = dict(download.dropped)
     if score is not None and score.quarantined is not None and score.rows_in:
         before[QUARANTINED] = before.get(QUARANTINED, 0) + score.rows_in
+    _count_taken_down(before, select)
     for reason in sorted({*ORIGIN_REASONS[origin], QUARANTINED}):
         count, expected = select.dropped.get(reason, 0), before.get(reason, 0)
         if count != expected:
             yield Fault(_path(select), f"{count} rows {reason}", f"{expected} as in earlier steps")
+
+
+def _count_taken_down(before: dict[str, int], select: Manifest) -> None:
+    """A shard that was given up has no facts to change: its rows are taken down in the ledger."""
+    more = select.dropped.get(TAKEDOWN_REASONS[0], 0) - before.get(TAKEDOWN_REASONS[0], 0)
+    if 0 < more <= before.get(QUARANTINED, 0):
+        before[QUARANTINED] -= more
+        before[TAKEDOWN_REASONS[0]] = before.get(TAKEDOWN_REASONS[0], 0) + more
 
 
 def _same_rows(manifest: Manifest, expected: int, what: str) -> Iterator[Fault]:

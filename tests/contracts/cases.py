@@ -16,6 +16,10 @@ from pipelines.demo.server import LoopbackServer
 from sd_core.presets.drawing import FIRST_HELD_OUT_SEED, draw
 
 
+class Killed(BaseException):
+    """Stands for the death of the process: nothing of ours catches it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServedList:
     """A list whose URLs are served for the whole test session."""

@@ -1,9 +1,13 @@
 """One unharmed local run, shared by the contract tests."""
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipelines.storage import RunStore
 from tests.contracts import cases
 
 
@@ -13,3 +17,31 @@ def unharmed_run(served_list: cases.ServedList, tmp_path_factory: pytest.TempPat
     output = tmp_path_factory.mktemp("unharmed")
     cases.run(cases.configuration(served_list.path, output))
     return output
+
+
+@pytest.fixture
+def kill_at_write(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], Counter[str]]:
+    """Die before the n-th write to the storage from now on; None: never again, only count."""
+    counted: Counter[str] = Counter()
+    limit: list[int | None] = [None]
+
+    def guard(name: str) -> None:
+        original = getattr(RunStore, name)
+
+        def guarded(self: RunStore, *arguments: Any, **options: Any) -> Any:
+            counted["writes"] += 1
+            if limit[0] is not None and counted["writes"] > limit[0]:
+                raise cases.Killed
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(RunStore, name, guarded)
+
+    for name in ("put_file", "replace", "create_exclusive", "delete"):
+        guard(name)
+
+    def arm(number: int | None) -> Counter[str]:
+        counted.clear()
+        limit[0] = number
+        return counted
+
+    return arm

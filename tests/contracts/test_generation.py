@@ -181,6 +181,30 @@ def test_the_best_of_a_prompt_stays_one_when_the_list_grows(tmp_path: Path) -> N
     assert verify([str(output), "--deep"]) == 0
 
 
+def test_a_rule_over_the_whole_run_judges_old_images_again_when_the_list_grows(
+    tmp_path: Path,
+) -> None:
+    options = {
+        "score": "{clip: {name: 'preset:tiny/clip'}}",
+        "select__rules": "[{best_of: {by: clip_similarity, num_images: 2}}]",
+        "generate__defaults__num_inference_steps": 1,
+    }
+    path = cases.write_prompts(tmp_path / "p.parquet", cases.prompts(3))
+    output = tmp_path / "run"
+    config = cases.configuration(path, output, **options)
+    cases.run(config)
+    before = cases.image_files(output)
+    cases.write_prompts(path, cases.prompts(8))
+    cases.run(config, grow=True)
+    ledger = cases.table(output, "ledger").sort_by([("clip_similarity", "descending")])
+    assert ledger["kept"].to_pylist() == [True, True, *[False] * 6]
+    after = cases.image_files(output)
+    assert all(after[key] == before[key] for key in before)
+    assert verify([str(output), "--deep"]) == 0
+    _, said = cases.run(config)
+    assert said[-1] == "nothing to do: every asked step is complete"
+
+
 def test_best_of_is_refused_where_a_prompts_images_lie_apart(tmp_path: Path) -> None:
     steps = {"generate__defaults__num_inference_steps": 1}
     path = cases.write_prompts(tmp_path / "p.parquet", [{"prompt": "a star", "num_images": 2}])

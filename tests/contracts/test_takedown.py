@@ -6,7 +6,6 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,12 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import clean, takedown, verify
+from pipelines.manifest import Manifest, ShardError
 from pipelines.revisions.takedown import take_down
 from pipelines.revisions.tombstones import tombstones_of
-from pipelines.run import read_revision
+from pipelines.run import read_revision, read_run
+from pipelines.stages.download.step import DownloadStep
 from pipelines.storage import RunStore
+from tests.conftest import S3Endpoint
 from tests.contracts import cases
-from tests.contracts.cases import ServedList
+from tests.contracts.cases import Killed, ServedList
 
 pytestmark = pytest.mark.slow
 
@@ -189,38 +191,6 @@ def test_clean_removes_nothing_that_the_run_or_a_recent_revision_refers_to(
     assert verify.main([str(run_folder), "--deep"]) == 0
 
 
-class Killed(BaseException):
-    """Stands for the death of the process: nothing of ours catches it."""
-
-
-@pytest.fixture
-def kill_at_write(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], Counter[str]]:
-    """Die before the n-th write to the storage from now on; None: never again, only count."""
-    counted: Counter[str] = Counter()
-    limit: list[int | None] = [None]
-
-    def guard(name: str) -> None:
-        original = getattr(RunStore, name)
-
-        def guarded(self: RunStore, *arguments: Any, **options: Any) -> Any:
-            counted["writes"] += 1
-            if limit[0] is not None and counted["writes"] > limit[0]:
-                raise Killed
-            return original(self, *arguments, **options)
-
-        monkeypatch.setattr(RunStore, name, guarded)
-
-    for name in ("put_file", "replace", "create_exclusive", "delete"):
-        guard(name)
-
-    def arm(number: int | None) -> Counter[str]:
-        counted.clear()
-        limit[0] = number
-        return counted
-
-    return arm
-
-
 def test_killed_at_any_write_it_is_finished_by_the_same_command(
     served_list: ServedList,
     unharmed_run: Path,
@@ -250,3 +220,98 @@ def test_killed_at_any_write_it_is_finished_by_the_same_command(
         assert clean.main([str(run), "--grace", "0s"]) == 0
         assert cases.data_files(run) == expected, f"killed before write {number}"
         shutil.rmtree(run)
+
+
+def test_it_works_on_an_object_store(
+    unharmed_run: Path, tmp_path: Path, s3_endpoint: S3Endpoint
+) -> None:
+    store = RunStore(f"s3://{s3_endpoint.bucket}/taken", s3_endpoint.storage_options)
+    store.filesystem.put(f"{unharmed_run}/", store.absolute(""), recursive=True)
+    keys = ten_keys(unharmed_run)
+    wanted = traces(unharmed_run, keys)
+    list_of_keys = write_entries(tmp_path / "keys.txt", keys)
+    assert takedown.main([store.root, "--keys", list_of_keys]) == 0
+    assert clean.main([store.root]) == 0
+    assert clean.main([store.root, "--grace", "0s"]) == 0
+    assert verify.main([store.root, "--deep"]) == 0
+    copy = tmp_path / "copy"
+    store.filesystem.get(store.absolute(""), str(copy), recursive=True)
+    assert (copy / "run.json").exists()
+    assert left_in(copy, wanted) == []
+
+
+def test_latents_in_parquet_of_several_shards_lose_their_rows(
+    served_list: ServedList, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    options = {"encode__format": "parquet", "encode__download_shards_per_file": 4}
+    config = cases.configuration(served_list.path, run, **options)
+    cases.run(config)
+    keys = ten_keys(run)
+    wanted = traces(run, keys)
+    list_of_keys = write_entries(tmp_path / "keys.txt", keys)
+    assert takedown.main([str(run), "--keys", list_of_keys]) == 0
+    assert clean.main([str(run), "--grace", "0s"]) == 0
+    assert left_in(run, wanted) == []
+    assert verify.main([str(run), "--deep"]) == 0
+    # The shards are those that encode would make of what is left: none is encoded again.
+    rule = "[{column: original_width, min: 1}]"
+    cut = cases.configuration(served_list.path, run, **options, select__rules=rule)
+    _, said = cases.run(cut, steps=("select", "encode"))
+    assert "encode: 2 of 2 shards are as they were" in said
+
+
+def test_rows_of_a_shard_that_was_given_up_leave_it(
+    served_list: ServedList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, url = tmp_path / "run", f"{served_list.server.url}/013.png"
+    download = DownloadStep._run
+
+    def fail_one(step: DownloadStep, shard_id: int, folder: Path) -> Manifest:
+        if shard_id == 1:
+            raise ShardError(f"a disk that was full at {url}")
+        return download(step, shard_id, folder)
+
+    monkeypatch.setattr(DownloadStep, "_run", fail_one)
+    options = {"engine__max_quarantined_shards": 1, "engine__shard_tries": 1}
+    cases.run(cases.configuration(served_list.path, run, **options))
+    wanted = {"url": url.encode()}
+    assert left_in(run, wanted)
+    urls = write_entries(tmp_path / "urls.txt", {url})
+    assert takedown.main([str(run), "--urls", urls]) == 0
+    assert clean.main([str(run), "--grace", "0s"]) == 0
+    assert left_in(run, wanted) == []
+    assert verify.main([str(run), "--deep"]) == 0
+
+
+def test_a_takedown_while_a_revision_is_half_done_leaves_readers_nothing_of_it(
+    served_list: ServedList,
+    tmp_path: Path,
+    kill_at_write: Callable[[int | None], Counter[str]],
+) -> None:
+    table = pq.read_table(served_list.path)
+    path, run = tmp_path / "list.parquet", tmp_path / "run"
+    pq.write_table(table.slice(0, 15), path)
+    config = cases.configuration(path, run)
+    cases.run(config)
+    pq.write_table(table.slice(0, 25), path)
+    kill_at_write(14)
+    with pytest.raises(Killed):
+        cases.run(config, grow=True)
+    kill_at_write(None)
+    (run / "lease.json").unlink(missing_ok=True)
+    store = RunStore(str(run))
+    recorded = read_run(store)["steps"]["download"]["fingerprint"]
+    assert recorded != read_revision(store).steps["download"].fingerprint, "half done"
+    ledger = pq.ParquetDataset(sorted((run / "ledger").glob("0*.parquet"))).read()
+    keys = set(ledger.filter(ledger["kept"])["key"].to_pylist()[:3])
+    wanted = {key: key.encode() for key in keys}
+    list_of_keys = write_entries(tmp_path / "keys.txt", keys)
+    assert takedown.main([str(run), "--keys", list_of_keys]) == 0
+    assert clean.main([str(run), "--grace", "0s"]) == 0
+    assert left_in(run, wanted) == []
+    assert verify.main([str(run)]) == 0
+    cases.run(config, grow=True)
+    assert left_in(run, wanted) == []
+    assert read_ledger(run).num_rows == 25
+    assert verify.main([str(run), "--deep"]) == 0

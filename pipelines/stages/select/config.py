@@ -25,6 +25,8 @@ from pipelines.stages.select.rule_config import (
 
 PlainRule = ColumnRule | SqlRule | BestOfRule | DomainCapRule | BlockKeysRule | BlockWordsRule
 
+_EXACT = {"url", "sha256"}
+"""Methods that make the same groups whatever rows come later."""
 NUMERIC_COLUMNS = tuple(
     field.name
     for field in LEDGER
@@ -63,6 +65,22 @@ class SelectConfig(Config):
             parts = expand_preset(rule) if isinstance(rule, PresetRule) else (rule,)
             ordered += [(f"rules.{at}", part) for part in parts]
         return ordered
+
+    @property
+    def weighs_later_rows(self) -> bool:
+        """Whether rows that a run gains may change the verdict on those that it had.
+
+        What goes by plan order does not: the earlier row wins. Nor does the best of a prompt,
+        whose images lie in one shard.
+        """
+        for where, rule in self.ordered_rules():
+            if isinstance(rule, BestOfRule):
+                if where != "best_of" or rule.best_of.per != "prompt_key":
+                    return True
+            elif isinstance(rule, DomainCapRule) and rule.domain_cap.by is not None:
+                return True
+        copies = self.copies
+        return bool(copies.by) and (copies.keep is not None or not {*copies.by} <= _EXACT)
 
     def identity(self) -> dict[str, Any]:
         """The options that change a verdict, as plain JSON; what files hold is not in it."""

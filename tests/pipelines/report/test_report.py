@@ -5,6 +5,7 @@ from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -142,9 +143,23 @@ def test_the_card_has_a_header_and_all_counts_and_marks_nothing_up(curated: Path
     licences = [line for line in body.splitlines() if "CC0" in line or "onerror" in line]
     assert all(line.count("`") == 2 and line.count("|") == 3 for line in licences)
     assert len(licences) == 2
-    before = text
     write_card(RunStore(str(curated)))
-    assert (curated / CARD_FILE).read_text() == before
+    assert (curated / CARD_FILE).read_text() == text
+
+
+def test_hugging_face_loads_what_the_card_names(curated: Path, tmp_path: Path) -> None:
+    for name in ("images", "latents"):
+        found = datasets.load_dataset(str(curated), name, cache_dir=str(tmp_path / name))
+        lines = (curated / name / "index.parquet").read_bytes()
+        rows = pq.read_table(pa.BufferReader(lines))["num_rows"].to_pylist()
+        assert found["train"].num_rows == sum(rows)
+
+
+def test_a_readme_of_somebody_else_is_left_alone(curated: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(curated, tmp_path / "copy"))
+    (copy / CARD_FILE).write_text("my own words\n")
+    write_card(RunStore(str(copy)))
+    assert (copy / CARD_FILE).read_text() == "my own words\n"
 
 
 def test_a_copied_run_has_no_rate(curated: Path, tmp_path: Path) -> None:

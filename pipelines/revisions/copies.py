@@ -1,0 +1,41 @@
+"""What a takedown reaches beyond what was asked for: other rows with the same bytes, their URLs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.manifest import committed_shards, read_manifest
+from pipelines.revisions.tombstones import Tombstones, digest_of, url_digest
+from pipelines.run import StepIdentity
+from pipelines.storage import RunStore
+from pipelines.tables import read_table
+
+_NAMES = ("key", "url", "final_url", "sha256")
+
+
+def with_their_copies(store: RunStore, download: StepIdentity, asked: Tombstones) -> Tombstones:
+    """The tombstones, the contents of the rows that they hide, and the URLs of all of these."""
+    contents: set[str] = set()
+    for row in _hidden_rows(store, download, asked):
+        if row["sha256"] is not None:
+            contents.add(digest_of("sha256", row["sha256"]))
+    stones = asked | Tombstones(sha256=frozenset(contents))
+    urls: set[str] = set()
+    keys: set[str] = set()
+    for row in _hidden_rows(store, download, stones):
+        if row["url"] is None:
+            keys.add(digest_of("keys", row["key"]))
+        urls.update(url_digest(url) for url in (row["url"], row["final_url"]) if url)
+    return stones | Tombstones(keys=frozenset(keys), urls=frozenset(urls))
+
+
+def _hidden_rows(
+    store: RunStore, download: StepIdentity, stones: Tombstones
+) -> Iterator[dict[str, Any]]:
+    for shard_id in sorted(committed_shards(store, "download", download.fingerprint)):
+        manifest = read_manifest(store, "download", download.fingerprint, shard_id)
+        entry = manifest.file("facts/download") if manifest is not None else None
+        if entry is not None:
+            facts = read_table(store, entry.path, columns=_NAMES)
+            yield from facts.filter(pa.array(stones.hides(facts))).to_pylist()
