@@ -238,7 +238,7 @@ def _run(job: "CurateSteps", session: Session, asked: list[str], say: Say) -> No
     for steps in [[step] for step in chain] if job.edition.fetches_again else [chain]:
         _run_chain(job, session, steps, say)
     if "select" in asked:
-        session.progress.start("select", shards_total=job.plan.num_shards, shards_done=0)
+        session.start("select", shards_total=job.plan.num_shards, shards_done=0)
         job.select().run(session.on_commit)
         complete(job, "select", say=say)
         _say_difference(job, cut_before, say)

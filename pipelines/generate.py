@@ -162,7 +162,7 @@ def _run(job: GenerateSteps, session: Session, asked: Sequence[str], say: Say) -
     num_shards = job.plan.num_shards
     for step in asked:
         if step == "select":
-            session.progress.start(step, shards_total=num_shards, shards_done=0)
+            session.start(step, shards_total=num_shards, shards_done=0)
             job.select().run(session.on_commit)
         else:
             # One pool of workers at a time: generate and score both want every GPU whole.

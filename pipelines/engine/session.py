@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
 from pipelines.engine import cluster
@@ -15,6 +15,7 @@ from pipelines.engine.progress import Progress
 from pipelines.engine.ray_runner import RayRunner
 from pipelines.manifest import Manifest, ShardError, committed_shards
 from pipelines.plan import PlanError
+from pipelines.rates import RateLog
 from pipelines.run import RunMismatchError
 from pipelines.sources import SourceError
 from pipelines.step import Resources, ShardStep
@@ -50,6 +51,7 @@ class Session:
         self._lease = lease
         self._say = say
         self.progress = Progress(say=say)
+        self.rates = RateLog()
         self.download_resources = Resources(num_workers=config.download_workers)
         workers, gpus = cluster.count_model_workers(config) if config.runner == "ray" else (1, 0.0)
         self.model_resources = Resources(num_gpus=gpus, num_workers=workers)
@@ -68,13 +70,13 @@ class Session:
         """Run a chain of steps to its end; every shard is then committed or quarantined."""
         for step in steps:
             done = len(committed_shards(self._store, step.name, step.fingerprint))
-            self.progress.start(step.name, shards_total=num_shards, shards_done=done)
+            self.start(step.name, shards_total=num_shards, shards_done=done)
         chain = Chain(
             self._store,
             steps,
             num_shards,
             config=self._config,
-            on_commit=self.progress.add,
+            on_commit=self._count,
             on_trouble=self._say,
         )
         if self._config.runner == "local":
@@ -84,10 +86,19 @@ class Session:
                 chain, shards_ahead=self._config.shards_ahead, check=self._lease.check
             )
 
+    def start(self, step: str, *, shards_total: int, shards_done: int = 0) -> None:
+        """A step begins, whoever runs it."""
+        self.progress.start(step, shards_total=shards_total, shards_done=shards_done)
+        self.rates.start(step)
+
     def on_commit(self, manifest: Manifest) -> None:
         """Count a commit that the driver made itself."""
         self._lease.check()
+        self._count(manifest)
+
+    def _count(self, manifest: Manifest) -> None:
         self.progress.add(manifest)
+        self.rates.add(manifest)
 
 
 @contextmanager
@@ -112,7 +123,11 @@ def open_session(
             stack.enter_context(cluster.connected(num_cpus=num_cpus))
         session = Session(store, config, lease, say)
         session.preflight(downloads=downloads)
-        yield session
+        try:
+            yield session
+        finally:
+            with suppress(Exception):  # how fast it was must not hide how it ended
+                session.rates.write(store)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipelines.report.histograms import Histogram
-from pipelines.report.progress import Commit
+from pipelines.report.speeds import Rates
 
 _KEPT, _DROPPED, _LINE = "#1f77b4", "#d9a441", "#b3261e"
 _STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "latent-foundry", "font.size": 9}
@@ -39,17 +38,23 @@ def histogram_chart(histogram: Histogram) -> str:
         return _uri(figure, axes)
 
 
-def progress_chart(commits: Sequence[Commit]) -> str:
-    """Rows finished over time: those with an image, and all."""
+def rates_chart(rates: Rates) -> str:
+    """Rows a second over a step's time: those that passed it below, the others on top of them."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
-        minutes = [commit.after_s / 60 for commit in commits]
-        images = np.cumsum([commit.images for commit in commits])
-        rows = np.cumsum([commit.rows for commit in commits])
-        axes.fill_between(minutes, images, color=_KEPT, step="post", label="with an image")
-        axes.fill_between(minutes, images, rows, color=_DROPPED, step="post", label="failed")
-        axes.set_xlabel("minutes after the first shard")
-        axes.set_ylabel("rows finished")
+        widths, left = np.diff(rates.edges_s), rates.edges_s[:-1]
+        axes.bar(left, rates.kept, widths, align="edge", color=_KEPT, label="passed")
+        axes.bar(
+            left,
+            rates.dropped,
+            widths,
+            bottom=rates.kept,
+            align="edge",
+            color=_DROPPED,
+            label="dropped",
+        )
+        axes.set_xlabel("seconds of the step's jobs")
+        axes.set_ylabel("rows a second")
         return _uri(figure, axes)
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import jinja2
 
 from pipelines.ledger import DECODE_REASONS, FETCH_REASONS
+from pipelines.rates import read_rates
 from pipelines.redact import redact_text
-from pipelines.report.charts import histogram_chart, progress_chart
+from pipelines.report.charts import histogram_chart, rates_chart
 from pipelines.report.examples import SHOWN_A_REASON, Examples, Reason, choose_examples
 from pipelines.report.histograms import Histogram, bounds_of, count_histograms
 from pipelines.report.ledgers import Ledgers
 from pipelines.report.pictures import read_thumbnails
-from pipelines.report.progress import Commit, read_commits
+from pipelines.report.speeds import gather_rates
 from pipelines.run import Revision, read_revision, read_run
 from pipelines.storage import RunStore
 
@@ -57,7 +58,6 @@ def make_report(store: RunStore) -> str:
     options = run.get("steps", {}).get("select", {}).get("options", {})
     histograms, left_out = count_histograms(ledgers, bounds_of(options))
     examples = choose_examples(ledgers)
-    commits = read_commits(ledgers)
     return _template("report.html").render(
         title=f"{run.get('job', 'run')}: {store.root.rstrip('/').rpartition('/')[2]}",
         run=run,
@@ -74,7 +74,10 @@ def make_report(store: RunStore) -> str:
         domains=_domains(examples),
         num_domains=len(examples.all_domains),
         fetching=_fetching(revision, ledgers.origin),
-        progress=_progress(commits),
+        rates=[
+            {"step": rates.step, "chart": rates_chart(rates), "text": rates.text}
+            for rates in gather_rates(read_rates(store))
+        ],
         is_generated=ledgers.origin == "generate",
     )
 
@@ -162,17 +165,3 @@ def _fetching(revision: Revision, origin: str) -> list[tuple[str, int]]:
         (name, dropped[name]) for name in (*FETCH_REASONS, *DECODE_REASONS) if name in dropped
     ]
     return sorted(failed, key=lambda item: (-item[1], item[0]))
-
-
-def _progress(commits: list[Commit]) -> dict[str, Any] | None:
-    """None where storage tells no times apart, as where a run was copied in a moment."""
-    if len(commits) < 2 or commits[-1].after_s < 1:
-        return None
-    after_first = commits[1:]
-    seconds = commits[-1].after_s
-    return {
-        "chart": progress_chart(commits),
-        "rows_a_second": sum(commit.rows for commit in after_first) / seconds,
-        "images_a_second": sum(commit.images for commit in after_first) / seconds,
-        "seconds": seconds,
-    }

@@ -114,7 +114,7 @@ def take_down(store: RunStore, asked: Tombstones, *, say: Callable[[str], None])
 def is_unfinished(store: RunStore) -> bool:
     """Whether a takedown was killed before its end."""
     recorded = read_run(store).get("steps", {}).get("download", {}).get("options", {})
-    tombstones = read_edition(store).tombstones
+    tombstones = read_tombstones(store).digest
     return bool(recorded) and recorded.get("edition", {}).get("tombstones") != tombstones
 
 

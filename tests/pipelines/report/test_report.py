@@ -15,8 +15,11 @@ import yaml
 from jobs.report import main as report
 from pipelines.bench.ledger_case import DOWNLOAD, SCORE, make_facts
 from pipelines.ledger import REASONS
+from pipelines.manifest import Manifest
+from pipelines.rates import RateLog, read_rates
 from pipelines.report import CARD_FILE, REPORT_FILE, make_report, write_card
 from pipelines.report.histograms import Bound, Histogram
+from pipelines.report.speeds import gather_rates
 from pipelines.run import (
     CURATE_FOLDERS,
     StepIdentity,
@@ -162,9 +165,41 @@ def test_a_readme_of_somebody_else_is_left_alone(curated: Path, tmp_path: Path) 
     assert (copy / CARD_FILE).read_text() == "my own words\n"
 
 
-def test_a_copied_run_has_no_rate(curated: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(curated, tmp_path / "copy", copy_function=shutil.copyfile)
-    assert "No rate over time" in make_report(RunStore(str(copy)))
+def test_rates_of_every_step_are_those_that_the_job_recorded(curated: Path, page: Page) -> None:
+    [job] = read_rates(RunStore(str(curated)))
+    steps = read_revision(RunStore(str(curated))).steps
+    assert {rates.step: sum(rates.rows) for rates in job} == {
+        name: step.rows_in for name, step in steps.items()
+    }
+    for rates in gather_rates([job, job]):
+        seconds = np.diff(rates.edges_s)
+        assert (rates.kept + rates.dropped) @ seconds == pytest.approx(rates.rows)
+        assert rates.rows == 2 * steps[rates.step].rows_in
+    assert f"{steps['score'].rows_in} rows in" in page.text
+
+
+def test_a_run_without_recorded_rates_says_so(curated: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(curated, tmp_path / "copy"))
+    (copy / "rates.json").unlink()
+    assert "No rates are recorded" in make_report(RunStore(str(copy)))
+
+
+def test_rates_are_merged_into_wider_spells_and_lose_no_row() -> None:
+    now = [0.0]
+    log = RateLog(clock=lambda: now[0])
+    log.start("score")
+    for second in range(0, 1000, 7):
+        now[0] = float(second)
+        log.add(
+            Manifest(
+                step="score", fingerprint="f", shard_id=0, files=(), rows_in=10, kept=9,
+                dropped={"x": 1},
+            )
+        )  # fmt: skip
+    [rates] = log.rates()
+    assert len(rates.rows) <= 120
+    assert sum(rates.rows) == 10 * 143
+    assert sum(rates.kept) == 9 * 143
 
 
 def test_a_histogram_counts_every_row_once() -> None:
