@@ -109,7 +109,8 @@ def curate(
     """Run the asked steps of a curate job; those that are complete already are left alone.
 
     Args:
-        grow: Add files of the list that are new to a run that has begun.
+        grow: Add the list's new files, and rows at the end of planned ones, to a run that has
+            begun.
         retry: Fetch again the rows that failed for a reason that can pass.
 
     Raises:

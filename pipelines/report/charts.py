@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -13,6 +14,7 @@ from pipelines.report.histograms import Histogram
 from pipelines.report.speeds import Rates
 
 _KEPT, _DROPPED, _LINE = "#1f77b4", "#d9a441", "#b3261e"
+Values = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 _STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "latent-foundry", "font.size": 9}
 
 
@@ -20,17 +22,7 @@ def histogram_chart(histogram: Histogram) -> str:
     """Kept rows below, dropped ones on top of them, thresholds as lines."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
-        widths, left = np.diff(histogram.edges), histogram.edges[:-1]
-        axes.bar(left, histogram.kept, widths, align="edge", color=_KEPT, label="kept")
-        axes.bar(
-            left,
-            histogram.dropped,
-            widths,
-            bottom=histogram.kept,
-            align="edge",
-            color=_DROPPED,
-            label="dropped",
-        )
+        _stack(axes, histogram.edges, kept=histogram.kept, dropped=histogram.dropped)
         for bound in histogram.bounds:
             axes.axvline(bound.value, color=_LINE, linestyle="--", label=str(bound))
         axes.set_xlabel(histogram.column)
@@ -39,23 +31,19 @@ def histogram_chart(histogram: Histogram) -> str:
 
 
 def rates_chart(rates: Rates) -> str:
-    """Rows a second over a step's time: those that passed it below, the others on top of them."""
+    """Rows a second over a step's time: those that it kept below, the others on top of them."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
-        widths, left = np.diff(rates.edges_s), rates.edges_s[:-1]
-        axes.bar(left, rates.kept, widths, align="edge", color=_KEPT, label="passed")
-        axes.bar(
-            left,
-            rates.dropped,
-            widths,
-            bottom=rates.kept,
-            align="edge",
-            color=_DROPPED,
-            label="dropped",
-        )
+        _stack(axes, rates.edges_s, kept=rates.kept, dropped=rates.dropped)
         axes.set_xlabel("seconds of the step's jobs")
         axes.set_ylabel("rows a second")
         return _uri(figure, axes)
+
+
+def _stack(axes: Axes, edges: Values, *, kept: Values, dropped: Values) -> None:
+    widths, left = np.diff(edges), edges[:-1]
+    axes.bar(left, kept, widths, align="edge", color=_KEPT, label="kept")
+    axes.bar(left, dropped, widths, bottom=kept, align="edge", color=_DROPPED, label="dropped")
 
 
 def _figure() -> tuple[Figure, Axes]:

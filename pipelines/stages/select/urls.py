@@ -1,11 +1,9 @@
 """URLs of a column, compared and grouped: plain ones all at once, the others one by one."""
 
-from urllib.parse import urlsplit
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.blocklist import normalise_host, normalise_url
+from pipelines.blocklist import normalise_url, url_host
 from pipelines.redact import REDACTED
 
 # What `normalise_url` leaves as it is: a lower-case host, no port, a path, plain characters.
@@ -35,13 +33,6 @@ def domains(urls: pa.Array) -> pa.Array:
     hosts = pc.struct_field(pc.extract_regex(urls, rf"^https?://(?P<host>{_HOST})/"), "host")
     rest = pc.and_(pc.invert(pc.fill_null(plain, False)), pc.is_valid(urls))
     if pc.any(rest).as_py():
-        others = [_host(url) for url in urls.filter(rest).to_pylist()]
+        others = [url_host(url) or None for url in urls.filter(rest).to_pylist()]
         hosts = pc.replace_with_mask(hosts, rest, pa.array(others, pa.string()))
     return pc.replace_substring_regex(hosts, r"^www\.", "")
-
-
-def _host(url: str) -> str | None:
-    try:
-        return normalise_host(urlsplit(url.strip()).hostname or "") or None
-    except ValueError:
-        return None
