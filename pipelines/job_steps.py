@@ -6,6 +6,7 @@ from typing import Protocol
 from pipelines.claims import CLAIMED_SCORES
 from pipelines.config import ConfigError
 from pipelines.engine.chain import QuarantineError
+from pipelines.processors import describe_mixture
 from pipelines.run import Revision, StepIdentity, StepSummary, complete_step, read_revision
 from pipelines.stages.score import ScoreConfig
 from pipelines.stages.select import SelectConfig
@@ -110,6 +111,9 @@ def complete(job: JobSteps, step: str, *, say: Say) -> None:
     check_quarantine(job, step, summary)
     if read_revision(job.store).number != before:
         say(f"{step}: complete, {summary.kept:,} of {summary.rows_in:,} rows kept")
+        records = f"manifests/{step}/{summary.fingerprint}"
+        if mixture := describe_mixture(job.store, records, what=step):
+            say(mixture)
 
 
 def check_quarantine(job: JobSteps, step: str, summary: StepSummary) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pipelines.manifest import ShardError
+from pipelines.processors import note_processor
 from pipelines.step import Resources
 from pipelines.storage import RunStore
 
@@ -28,12 +29,16 @@ def record_models(
 ) -> None:
     """Record what a step's shards are made with, or check that it still is what it was.
 
+    Args:
+        models: Plain JSON; `device` is `cpu` or `cuda`.
+
     Weights that changed under the same name, or a worker with another device, would make a run
     whose shards differ; the first worker's record counts.
 
     Raises:
         ShardError: naming each thing that differs.
     """
+    note_processor(store, records_folder(step, fingerprint), torch.device(models["device"]))
     path = models_path(step, fingerprint)
     content = (json.dumps(models, indent=1, sort_keys=True) + "\n").encode()
     if store.create_exclusive(path, content):
@@ -53,7 +58,12 @@ def record_models(
 
 def models_path(step: str, fingerprint: str) -> str:
     """Where the record lies in a run, beside the step's manifests."""
-    return f"manifests/{step}/{fingerprint}/models.json"
+    return f"{records_folder(step, fingerprint)}/models.json"
+
+
+def records_folder(step: str, fingerprint: str) -> str:
+    """Where workers record what they are, beside the step's manifests."""
+    return f"manifests/{step}/{fingerprint}"
 
 
 def free_models() -> None:

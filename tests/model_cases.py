@@ -1,6 +1,7 @@
 """Tiny models with random weights, as folders of the real formats."""
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,15 @@ def aesthetic_head(path: Path, *, embed_dim: int = 16, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     save_file({"weight": torch.randn(1, embed_dim), "bias": torch.randn(1)}, path)
     return path
+
+
+def shift_tensors(folder: Path, *, past: int) -> None:
+    """Rewrite every safetensors file of a folder so that its tensors begin `past` a multiple."""
+    for path in sorted(folder.rglob("*.safetensors")):
+        content = path.read_bytes()
+        (length,) = struct.unpack("<Q", content[:8])
+        header = json.dumps(json.loads(content[8 : 8 + length])).encode()
+        padding = (past - 8 - len(header)) % 64
+        header += b" " * padding
+        assert (8 + len(header)) % 64 == past
+        path.write_bytes(struct.pack("<Q", len(header)) + header + content[8 + length :])

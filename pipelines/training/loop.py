@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
+from pipelines.processors import describe_mixture, note_processor
 from pipelines.storage import RunStore
 from pipelines.training.checkpoints import load_newest, publish_checkpoint
 from pipelines.training.config import TrainingConfig
@@ -20,6 +21,9 @@ from sd_core.training.task import Batch, Task
 from sd_core.training.trainer import Metrics, Trainer
 
 Say = Callable[[str], None]
+
+PROCESSORS_FOLDER = "processors"
+"""Of a training: what types of processor took part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +87,7 @@ def run_training(
     checkpoint = load_newest(store)
     if checkpoint is not None:
         trainer.resume(checkpoint)
+    note_processor(store, PROCESSORS_FOLDER, place.device)
     if place.rank == 0:
         events.begin(trainer, resumed=checkpoint is not None)
     batches = prefetch(training.batches(place, start_step=trainer.step))
@@ -115,6 +120,8 @@ class _Events:
         self._say(f"{self._training.describe()} on {trainer.device}")
         if resumed:
             self._say(f"resuming from the checkpoint of step {trainer.step:,}")
+        if mixture := describe_mixture(self._store, PROCESSORS_FOLDER, what="training"):
+            self._say(mixture)
         self._records = Records(
             self._store,
             self._config.tracking,

@@ -17,6 +17,7 @@ from sd_core.model.autoencoder_loading import (
     load_module,
 )
 from sd_core.model.config import ModelConfig
+from sd_core.model.memory import aligned, place_module
 from sd_core.model.precision import Precision, model_dtype
 from sd_core.model.weights import (
     WeightsError,
@@ -128,7 +129,7 @@ def load_autoencoder(config: AutoencoderConfig, *, device: str | torch.device) -
     digest = weights_sha256(module)
     dtype = model_dtype(config.precision, device)
     return Autoencoder(
-        module=nn.Module.to(module, device=device, dtype=dtype),  # diffusers' own warns
+        module=place_module(module, device=device, dtype=dtype),
         kind=_kind_of(module),
         latent_channels=int(settings["latent_channels"]),
         downsampling=_downsampling(module),
@@ -182,7 +183,7 @@ def decode_latents(autoencoder: Autoencoder, raw_latents: Tensor) -> Tensor:
 
 def _encode_slice(autoencoder: Autoencoder, images: Tensor, form: LatentsForm) -> Tensor:
     module: Any = autoencoder.module
-    encoded = module.encode(images.to(device=autoencoder.device, dtype=autoencoder.dtype))
+    encoded = module.encode(aligned(images.to(device=autoencoder.device, dtype=autoencoder.dtype)))
     if not autoencoder.has_posterior:
         return encoded.latents.float()  # type: ignore[no-any-return]
     posterior = encoded.latent_dist
@@ -192,7 +193,8 @@ def _encode_slice(autoencoder: Autoencoder, images: Tensor, form: LatentsForm) -
 
 def _decode_slice(autoencoder: Autoencoder, raw_latents: Tensor) -> Tensor:
     module: Any = autoencoder.module
-    decoded = module.decode(raw_latents.to(device=autoencoder.device, dtype=autoencoder.dtype))
+    latents = raw_latents.to(device=autoencoder.device, dtype=autoencoder.dtype)
+    decoded = module.decode(aligned(latents))
     return decoded.sample.float().clamp_(-1, 1)  # type: ignore[no-any-return]
 
 

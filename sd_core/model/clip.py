@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sd_core.model.config import ModelConfig
+from sd_core.model.memory import aligned, place_module
 from sd_core.model.precision import Precision, model_dtype, seeded
 from sd_core.model.resample import OriginalSize, resample_crops
 from sd_core.model.weights import (
@@ -146,7 +147,8 @@ class Clip:
     ) -> Tensor:
         """Embed (B, 3, H, W) uint8 RGB images: (B, embed_dim) float32, L2-normalised."""
         pixels = self.preprocess(images.to(self.device), originals=originals).to(self.dtype)
-        return F.normalize(self.model.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
+        embeddings = self.model.encode_image(aligned(pixels))  # type: ignore[operator]
+        return F.normalize(embeddings.float(), dim=-1)
 
     @torch.inference_mode()
     def encode_captions(self, captions: Sequence[str]) -> Tensor:
@@ -185,7 +187,7 @@ def load_clip(config: ClipConfig, *, device: str | torch.device) -> Clip:
     size = preprocess["size"]
     side = size if isinstance(size, int) else size[0]
     return Clip(
-        model=model.to(device=device, dtype=dtype),
+        model=place_module(model, device=device, dtype=dtype),
         tokenizer=tokenizer,
         name=config.name,
         image_size=side,

@@ -21,6 +21,7 @@ from sd_core.model.denoiser_loading import (
     load_module,
     read_settings,
 )
+from sd_core.model.memory import aligned, place_module
 from sd_core.model.precision import Precision, model_dtype
 from sd_core.model.single_file import is_single_file
 from sd_core.model.weights import WeightsNeed, public_reference, resolve_weights, weights_identity
@@ -98,7 +99,7 @@ def load_denoiser(config: DenoiserConfig, *, device: str | torch.device) -> nn.M
     else:
         module = _load(config)
     dtype = model_dtype(config.precision, device)
-    return nn.Module.to(module.eval(), device=device, dtype=dtype)  # diffusers' own warns
+    return place_module(module.eval(), device=device, dtype=dtype)
 
 
 def _load(config: DenoiserConfig) -> nn.Module:
@@ -132,7 +133,9 @@ def predict(
     settings: Any = unwrap_module(denoiser).config
     inputs = _inputs(latents, conditioning, channels=settings["in_channels"])
     dtype = next(denoiser.parameters()).dtype
-    options: dict[str, Any] = {"encoder_hidden_states": conditioning.prompt_embeds.to(dtype)}
+    options: dict[str, Any] = {
+        "encoder_hidden_states": aligned(conditioning.prompt_embeds.to(dtype))
+    }
     if class_name_of(denoiser) == TRANSFORMER:
         # Micro-conditions on resolution and aspect ratio are for checkpoints trained with them.
         options["added_cond_kwargs"] = {"resolution": None, "aspect_ratio": None}
@@ -140,7 +143,9 @@ def predict(
         options["added_cond_kwargs"] = _added_conditions(conditioning, dtype)
     if conditioning.class_labels is not None:
         options["class_labels"] = conditioning.class_labels
-    output: Any = denoiser(inputs.to(dtype), timestep=timesteps, return_dict=False, **options)
+    output: Any = denoiser(
+        aligned(inputs.to(dtype)), timestep=timesteps, return_dict=False, **options
+    )
     sample: Tensor = output[0]
     return sample[:, : latents.shape[1]].float()
 
@@ -179,7 +184,7 @@ def _added_conditions(conditioning: Conditioning, dtype: torch.dtype) -> dict[st
             "this denoiser is conditioned like XL: the conditioning needs pooled_prompt_embeds and "
             "time_ids"
         )
-    return {"text_embeds": pooled.to(dtype), "time_ids": time_ids}
+    return {"text_embeds": aligned(pooled.to(dtype)), "time_ids": time_ids}
 
 
 def _random_settings(config: DenoiserConfig) -> dict[str, Any]:

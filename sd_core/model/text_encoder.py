@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sd_core.model.clip import ClipConfig
 from sd_core.model.config import ModelConfig
+from sd_core.model.memory import place_module
 from sd_core.model.precision import Precision, model_dtype
 from sd_core.model.single_file import is_single_file
 from sd_core.model.text_encoder_architectures import ARCHITECTURES
@@ -161,7 +162,7 @@ def load_text_encoder(config: TextEncoderConfig, *, device: str | torch.device) 
     dtype = model_dtype(config.precision, device)
     digest = _digest(module, config.hidden_states)
     return TextEncoder(
-        module=module.to(device=device, dtype=dtype),
+        module=place_module(module, device=device, dtype=dtype),
         tokenizer=loaded.tokenizer,
         token_length=int(module.config.max_position_embeddings),
         embed_dim=int(module.config.hidden_size),

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sd_core.model.config import ModelConfig
+from sd_core.model.memory import place_module
 from sd_core.model.weights import WeightsError, WeightsNeed, resolve_weights, weights_identity
 
 _KEY: Final = "losses.perceptual.backbone"
@@ -76,7 +77,7 @@ def load_perceptual_loss(
     if not config.weight:
         return None
     path = resolve_weights(_named(config), sha256=config.sha256, where=_KEY)
-    return PerceptualLoss(_build_lpips(_read_state(path), path)).to(device)
+    return place_module(PerceptualLoss(_build_lpips(_read_state(path), path)), device=device)
 
 
 def _named(config: PerceptualConfig) -> str:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sd_core.model.memory import place_module
 from sd_core.model.precision import model_dtype
 from sd_core.training.checkpoint import Checkpoint, CheckpointError, check_recipe
 from sd_core.training.config import LoopConfig
@@ -181,8 +182,8 @@ class Trainer:
 
     def _prepare(self, part: TrainedPart) -> _Part:
         module: Any = part.module.train()
-        # Weights are float32 whatever they were loaded in; diffusers' own `to` warns.
-        module = nn.Module.to(module, device=self.device, dtype=torch.float32)
+        # Weights are float32 whatever they were loaded in.
+        module = place_module(module, device=self.device, dtype=torch.float32)
         if self.loop.channels_last:
             module = module.to(memory_format=torch.channels_last)
         if self.loop.gradient_checkpointing and hasattr(module, "enable_gradient_checkpointing"):

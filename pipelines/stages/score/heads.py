@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sd_core.model.config import ModelConfig
+from sd_core.model.memory import aligned, place_module
 from sd_core.model.weights import (
     WeightsError,
     WeightsNeed,
@@ -79,6 +80,7 @@ class ScoreHead(nn.Module):
         hidden = nn.functional.normalize(embeddings.float(), dim=-1)
         if self.kind == "nsfw":
             hidden = self._standardise(hidden)
+        hidden = aligned(hidden)
         for index, layer in enumerate(self.layers):
             if index and self.kind == "nsfw":
                 hidden = hidden.relu()
@@ -117,7 +119,7 @@ def load_head(config: HeadConfig, *, kind: HeadKind, embed_dim: int, where: str)
             f"{where}: {path} scores embeddings of length {head.embed_dim}, but the CLIP gives "
             f"{embed_dim}; use the head made for this CLIP, or the CLIP it was made for"
         )
-    return head
+    return place_module(head, device="cpu")
 
 
 def _read_tensors(path: Path, where: str) -> dict[str, Tensor]:
