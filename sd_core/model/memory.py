@@ -28,7 +28,8 @@ def place_module(
     """
     nn.Module.to(module, device=device, dtype=dtype)  # diffusers' own warns
     if torch.device(device).type == "cpu":
-        module._apply(torch.clone)
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data = tensor.data.clone()
     return module
 
 
