@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipelines.manifest import ShardError
+from pipelines.manifest import OtherModelsError
 from pipelines.step import Resources
 from pipelines.storage import RunStore
 
@@ -32,7 +32,7 @@ def record_models(
     whose shards differ; the first worker's record counts.
 
     Raises:
-        ShardError: naming each thing that differs.
+        OtherModelsError: naming each thing that differs.
     """
     path = models_path(step, fingerprint)
     content = (json.dumps(models, indent=1, sort_keys=True) + "\n").encode()
@@ -45,7 +45,7 @@ def record_models(
         if before.get(name) != now.get(name)
     ]
     if differing:
-        raise ShardError(
+        raise OtherModelsError(
             f"{step}: earlier shards of this run were made with other models ({path}): "
             f"{'; '.join(differing)}. Put the same weights and device back, or give another output"
         )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from sd_core.failures import InputError, is_environment
 from sd_core.model.download import DownloadError, download_open_clip, download_url, snapshot_hub
 
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
@@ -21,7 +22,7 @@ _HUB = re.compile(r"hub:(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>[^/@\s]+))?(/(
 _HAS_SCHEME = re.compile(r"[a-z_0-9+]{2,}:")
 
 
-class WeightsError(Exception):
+class WeightsError(InputError):
     """Weights cannot be had; says what is needed, from where, and where to put it instead."""
 
 
@@ -73,7 +74,10 @@ def check_weights(needs: Iterable[WeightsNeed | tuple[str, str, str | None]]) ->
         faults = [fault for fault in pool.map(_fault, wanted) if fault]
     if faults:
         lines = "\n".join(f"  - {fault}" for fault in faults)
-        raise WeightsError(f"{len(faults)} set(s) of weights cannot be had:\n{lines}")
+        passes = all(is_environment(fault) for fault in faults)
+        raise WeightsError(f"{len(faults)} set(s) of weights cannot be had:\n{lines}") from (
+            faults[0] if passes else None
+        )
 
 
 def join_reference(ref: str, name: str) -> str:
@@ -168,11 +172,11 @@ def _locate_in_hub(ref: str) -> Path:
     return snapshot_hub(match["repo"], revision=match["revision"], inside=match["path"])
 
 
-def _fault(need: WeightsNeed) -> str | None:
+def _fault(need: WeightsNeed) -> WeightsError | None:
     try:
         resolve_weights(need.ref, sha256=need.sha256, where=need.where)
     except WeightsError as error:
-        return str(error)
+        return error
     return None
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.config import ConfigError
-from pipelines.manifest import ShardError, read_manifest
+from pipelines.manifest import read_manifest
 from pipelines.redact import redact_text, redact_url
 from pipelines.run import read_revision
 from pipelines.stages.select.duplicates_config import ReferenceConfig, ReferenceMethod
@@ -122,7 +122,7 @@ class _File:
             raise ConfigError(
                 f"select.duplicates.references {_shown(self.path)}: cannot be read: "
                 f"{redact_text(str(error))}"
-            ) from None
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,10 @@ class _Run:
         fingerprint = read_revision(self.store).steps[step].fingerprint
         manifest = read_manifest(self.store, step, fingerprint, shard_id)
         if manifest is None:
-            raise ShardError(f"{_shown(self.store.root)}: {step} shard {shard_id} is missing")
+            raise ConfigError(
+                f"select.duplicates.references {_shown(self.store.root)}: {step} shard {shard_id} "
+                "is missing; copy the run again"
+            )
         entry = manifest.file(folder)
         if entry is None:
             return None
