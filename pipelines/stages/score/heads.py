@@ -14,6 +14,7 @@ from sd_core.model.config import ModelConfig
 from sd_core.model.weights import (
     WeightsError,
     WeightsNeed,
+    loads_weights,
     public_reference,
     resolve_weights,
     weights_identity,
@@ -94,6 +95,7 @@ class ScoreHead(nn.Module):
         return (columns - self.mean) / self.deviation  # type: ignore[operator]
 
 
+@loads_weights
 def load_head(config: HeadConfig, *, kind: HeadKind, embed_dim: int, where: str) -> ScoreHead:
     """Load a head and check that it was made for embeddings of this length.
 
