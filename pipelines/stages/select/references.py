@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +100,7 @@ class _File:
     options: Mapping[str, Any]
 
     def methods(self) -> set[str]:
-        with self._open() as stream:
+        with self._named(), self._open() as stream:
             return set(pq.read_schema(stream).names)
 
     def digest(self) -> str:
@@ -116,9 +117,14 @@ class _File:
                 yield pa.Table.from_batches([batch]) if names else _rows_only(batch.num_rows)
 
     def _open(self) -> Any:
-        try:
+        with self._named():
             return fsspec.open(self.path, "rb", **self.options).open()
-        except (OSError, ValueError) as error:
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, ImportError, pa.ArrowException) as error:
             raise ConfigError(
                 f"select.duplicates.references {_shown(self.path)}: cannot be read: "
                 f"{redact_text(str(error))}"
