@@ -8,7 +8,8 @@
     python jobs/bench.py select     a ledger of 1,000,000 rows cut anew, duplicates included
     python jobs/bench.py planted    what select finds of pictures with planted truth
 
-Exit codes: 0 measured, 1 failed, or a promise about planted pictures was not kept.
+Exit codes: `ExitCode` in jobs/exit_codes.py; a promise about planted pictures that is not kept
+is 1.
 """
 
 import argparse
@@ -16,8 +17,10 @@ import sys
 import time
 from pathlib import Path
 
+from jobs.command_line import Say, check_output_file, run_job
+from jobs.exit_codes import ExitCode, exit_code_table
 from pipelines.bench.curate import measure_curate
-from pipelines.bench.download import BenchError, measure_download
+from pipelines.bench.download import measure_download
 from pipelines.bench.generate import measure_generate
 from pipelines.bench.hardware import describe_hardware
 from pipelines.bench.memory import measure_memory
@@ -44,26 +47,32 @@ from pipelines.bench.tables import (
 )
 from pipelines.bench.train import measure_loader, measure_train
 from pipelines.demo.planted_recall import planted_table
-from pipelines.engine.session import FAILURES
+from sd_core.failures import InputError
 
 _CURATE = Path(__file__).with_name("curate.py")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one of the measurements; returns the exit code."""
-    options = parse(arguments, description=__doc__.split("\n")[0])
+    description = (__doc__ or "").split("\n")[0]
+    options = parse(arguments, description=description, epilog=exit_code_table())
+    return run_job(lambda say: _run(options, say))
+
+
+def _run(options: argparse.Namespace, say: Say) -> int:
+    if options.json:
+        check_output_file(options.json, "--json")
     hardware = describe_hardware()
     print(hardware, flush=True)
     try:
         results, table = _measure(options)
-    except (BenchError, FileNotFoundError, *FAILURES) as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
+    except FileNotFoundError as error:  # the photographs, or a list of sizes
+        raise InputError(str(error)) from error
     print(table)
     kept_promises = all(getattr(result, "is_good_enough", True) for result in results)
     if options.json:
         write_json(options.json, command=options.command, hardware=hardware, results=results)
-    return 0 if kept_promises else 1
+    return ExitCode.DONE if kept_promises else ExitCode.FAILED
 
 
 def _measure(options: argparse.Namespace) -> tuple[list[object], str]:

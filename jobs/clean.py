@@ -7,7 +7,7 @@
 A re-cut, a retry, a growth or a takedown leaves the old revision's files for readers that have
 them open; so does a killed worker.
 
-Exit codes: 0 done, 1 failed, 2 wrong options.
+Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
 """
 
 import argparse
@@ -15,9 +15,11 @@ import re
 import sys
 import time
 
-from jobs.command_line import Say, run_job
+from jobs.command_line import Say, job_parser, run_job
+from jobs.exit_codes import ExitCode
 from pipelines.engine.lease import Lease
 from pipelines.revisions.clean import clean_run
+from pipelines.run_folder import require_run
 from pipelines.storage import RunStore
 
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -31,13 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, say: Say) -> int:
     store = RunStore(options.run)
+    require_run(store)
     with Lease(store, say=say):
         done = clean_run(
             store, grace_s=options.grace, now_s=time.time(), say=say, dry=options.dry_run
         )
     verb = "would be removed" if options.dry_run else "removed"
     print(f"{done.files:,} file(s), {done.num_bytes:,} bytes {verb}; {done.waiting:,} wait")
-    return 0
+    return ExitCode.DONE
 
 
 def _seconds(text: str) -> float:
@@ -48,7 +51,7 @@ def _seconds(text: str) -> float:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = job_parser(__doc__)
     parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
     parser.add_argument(
         "--grace",

@@ -1,16 +1,40 @@
-"""What the jobs' command lines share: the configuration's options, a clock, exit codes."""
+"""What the jobs' command lines share: parser, configuration's options, clock, exit codes."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
 
-from pipelines.config import ConfigError
-from pipelines.engine.chain import QuarantineError
-from pipelines.engine.session import FAILURES
+from jobs.exit_codes import ExitCode, exit_code_of, exit_code_table, stopped_by
+from pipelines.engine.stopping import stoppable
 from pipelines.redact import redact_text
+from sd_core.failures import InputError
 
 Say = Callable[[str], None]
+
+
+class StepsResult(Protocol):
+    """What a curation and a generation end with."""
+
+    @property
+    def quarantined(self) -> int:
+        """Shards that were given up."""
+
+    @property
+    def nothing_kept(self) -> str | None:
+        """Where all steps ran and no row of the list is left: why."""
+
+
+def job_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the docstring's first line, the options and the exit codes."""
+    return argparse.ArgumentParser(
+        description=(doc or "").split("\n")[0],
+        epilog=exit_code_table(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def add_config_options(parser: argparse.ArgumentParser, *, folder: str) -> None:
@@ -25,25 +49,55 @@ def add_config_options(parser: argparse.ArgumentParser, *, folder: str) -> None:
     )
 
 
-def run_job(
-    work: Callable[[Say], int], *, failures: tuple[type[BaseException], ...] = FAILURES
-) -> int:
-    """Do the work and return its exit code: 1 failed, 2 wrong configuration, 3 quarantined.
+def check_output_file(path: Path, option: str) -> None:
+    """Raise `InputError` where a local file cannot be written, before there is one to write."""
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else "its folder is not there"
+        raise InputError(f"{option} {path}: {what}; give a file in a folder that is there")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"{option} {path}: may not be written by this user; give another file")
+
+
+def run_job(work: Callable[[Say], int]) -> int:
+    """Do the work and return its exit code, or that of what ended it, which is told in a message.
+
+    SIGINT and SIGTERM unwind the work, so that it gives back what it holds. A bug is raised.
 
     Args:
         work: Given a function that prints a line with the seconds since the start.
-        failures: What ends the job with a message; anything else is a bug and keeps its trace.
     """
     started = time.monotonic()
 
     def say(line: str) -> None:
         print(f"[{time.monotonic() - started:7.1f} s] {redact_text(line)}", flush=True)
 
-    try:
-        return work(say)
-    except ConfigError as error:
-        print(redact_text(str(error)), file=sys.stderr)
-        return 2
-    except failures as error:
-        print(f"failed: {redact_text(str(error))}", file=sys.stderr)
-        return 3 if isinstance(error, QuarantineError) else 1
+    with stoppable():
+        try:
+            return int(work(say))
+        except BaseException as error:
+            code = exit_code_of(error)
+            if code is None:
+                raise
+            print(redact_text(_message(error, code)), file=sys.stderr, flush=True)
+            return int(code)
+
+
+def result_code(result: StepsResult) -> int:
+    """The exit code of a job of committed steps that came to its end; says why it is not 0."""
+    if result.quarantined:
+        print(f"{result.quarantined:,} shard(s) were given up, see above", file=sys.stderr)
+        return ExitCode.SHARDS_GIVEN_UP
+    if result.nothing_kept is not None:
+        print(redact_text(result.nothing_kept), file=sys.stderr)
+        return ExitCode.NOTHING_KEPT
+    return ExitCode.DONE
+
+
+def _message(error: BaseException, code: ExitCode) -> str:
+    if (stopped := stopped_by(error)) is not None:
+        return f"stopped by {stopped.name}: the same command goes on"
+    if code == ExitCode.ENVIRONMENT:
+        return f"the environment: {error or type(error).__name__}\nthe same command goes on"
+    if code == ExitCode.WRONG_INPUT:
+        return str(error)
+    return f"failed: {error}"

@@ -3,13 +3,13 @@
     python jobs/curate.py --config configs/curate/demo.yaml --set output=/data/run
     ray job submit --working-dir . -- python jobs/curate.py --config ... --set output=/data/run
 
-Exit codes: 0 done, 1 failed, 2 wrong configuration, 3 shards were quarantined (given up).
+Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
 """
 
 import argparse
 import sys
 
-from jobs.command_line import Say, add_config_options, run_job
+from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
 from pipelines.config import load_config
 from pipelines.curate import STEPS, CurateConfig, curate
 from pipelines.redact import redact_text
@@ -32,11 +32,11 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     )
     print(result.funnel)
     print(f"run: {redact_text(config.output)}")
-    return 3 if result.quarantined else 0
+    return result_code(result)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = job_parser(__doc__)
     add_config_options(parser, folder="configs/curate/")
     parser.add_argument(
         "--steps",

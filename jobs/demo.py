@@ -7,22 +7,23 @@ jobs/curate.py to a local Ray cluster, prints how many of each flaw were found, 
 sheet, and trains the tiny model that ships with the project a little further by jobs/train.py on
 the cache that came of it. With the model that came of that, jobs/generate.py makes two images of
 each prompt of a Parquet list; the better ones go into a cache of their own, from which the training
-takes one sample in four for its last steps. Exit codes: 0 done, 1 failed or short of the promised
-shares.
+takes one sample in four for its last steps.
+
+Exit codes: `ExitCode` in jobs/exit_codes.py; short of the promised shares is 1.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from jobs.command_line import job_parser, run_job
+from jobs.exit_codes import ExitCode
 from jobs.local_run import (
     PROJECT,
     LocalFolder,
-    LocalRunError,
     job_cluster,
     start_afresh,
     submit_job,
-    terminate_as_exit,
     verify_deeply,
 )
 from pipelines.demo.bad_urls import BAD_URLS
@@ -34,7 +35,6 @@ from pipelines.demo.prompts import draw_generated, write_prompts
 from pipelines.demo.recall import findings_table, judge_outcomes
 from pipelines.demo.server import LoopbackServer
 from pipelines.demo.url_list import bad_url_rows, choose_bad_urls, mix, write_list
-from pipelines.engine.chain import EngineError
 from pipelines.engine.local_cluster import LocalCluster
 from pipelines.report import write_report
 from pipelines.storage import RunStore
@@ -48,15 +48,7 @@ _GENERATE = PROJECT / "configs/generate/demo.yaml"
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
     options = _parse(arguments)
-    try:
-        with terminate_as_exit():
-            return _run(options)
-    except (LocalRunError, EngineError, OSError) as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    return run_job(lambda say: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -134,8 +126,8 @@ def _report(folder: LocalFolder) -> int:
     print(f"mixed:         {folder.mixed_training} (curated and generated, 3 to 1)")
     if not findings.is_good_enough:
         print("failed: short of what is asked, see above", file=sys.stderr)
-        return 1
-    return 0
+        return ExitCode.FAILED
+    return ExitCode.DONE
 
 
 def _say(line: str) -> None:
@@ -143,7 +135,7 @@ def _say(line: str) -> None:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = job_parser(__doc__)
     parser.add_argument("--pictures", type=int, default=400, help="how many to draw")
     parser.add_argument(
         "--bad-urls", type=int, default=len(BAD_URLS), help="how many; every kind by default"

@@ -4,13 +4,13 @@
         --set prompts.path=/data/prompts.parquet --set output=/data/generated
     ray job submit --working-dir . -- python jobs/generate.py --config ... --grow
 
-Exit codes: 0 done, 1 failed, 2 wrong configuration, 3 shards were quarantined (given up).
+Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
 """
 
 import argparse
 import sys
 
-from jobs.command_line import Say, add_config_options, run_job
+from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
 from pipelines.config import load_config
 from pipelines.generate import GENERATE_STEPS, GenerateJobConfig, generate
 from pipelines.redact import redact_text
@@ -28,11 +28,11 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     result = generate(config, steps=steps, grow=options.grow, say=say)
     print(result.funnel)
     print(f"run: {redact_text(config.output)}")
-    return 3 if result.quarantined else 0
+    return result_code(result)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = job_parser(__doc__)
     add_config_options(parser, folder="configs/generate/")
     parser.add_argument(
         "--grow", action="store_true", help="make what is new in a list that has changed"

@@ -1,15 +1,16 @@
 """What the demo and the photographs run share: a folder, a submitted job, its check."""
 
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from typing import Final
 
 from jobs import verify
+from jobs.exit_codes import ExitCode
 from pipelines.engine.local_cluster import LocalCluster, local_cluster
+from sd_core.failures import EnvironmentFault, Failure, InputError
 
 PROJECT = Path(__file__).resolve().parents[1]
 _NUM_CPUS = 4  # logical: two fetchers, a model worker, and one to spare on any machine
@@ -18,8 +19,14 @@ _MARK = ".latent-foundry-demo"
 Say = Callable[[str], None]
 
 
-class LocalRunError(Exception):
-    """The run cannot be set up, or failed; the message says why."""
+class LocalRunError(Failure):
+    """The run failed, or is not what it should be; the message says why."""
+
+
+_OF_CODE: Final[Mapping[int, type[Failure]]] = {
+    ExitCode.WRONG_INPUT: InputError,
+    ExitCode.ENVIRONMENT: EnvironmentFault,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +85,14 @@ def start_afresh(root: Path, *, say: Say) -> LocalFolder:
     """Make the folder, clearing what the same command left there before.
 
     Raises:
-        LocalRunError: the folder holds something that no such command wrote.
+        InputError: it is a file, or the folder holds something that no such command wrote.
     """
     root = root.resolve()
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is a file; give another --output")
     if root.exists():
         if not (root / _MARK).exists() and any(root.iterdir()):
-            raise LocalRunError(
+            raise InputError(
                 f"{root} is not empty and was not written by this command; give another --output"
             )
         say(f"clearing {root}, which an earlier call of this command wrote")
@@ -115,7 +124,9 @@ def submit_job(
         say: Given each line of the job's log.
 
     Raises:
-        LocalRunError: the job exited with anything but 0.
+        InputError, EnvironmentFault: the job says that what it was given, or the environment, is
+            at fault.
+        LocalRunError: it exited with anything else but 0.
     """
     command = [script, "--config", str(config.relative_to(PROJECT))]
     for setting in settings:
@@ -123,7 +134,7 @@ def submit_job(
     say("ray job submit --working-dir . -- python " + " ".join(command))
     code = cluster.submit(command, working_dir=PROJECT, say=say)
     if code:
-        raise LocalRunError(f"{script} exited with {code}; its log is above")
+        raise _OF_CODE.get(code, LocalRunError)(f"{script} exited with {code}; its log is above")
 
 
 def verify_deeply(run: Path, *, say: Say) -> None:
@@ -131,17 +142,3 @@ def verify_deeply(run: Path, *, say: Say) -> None:
     say(f"verifying: jobs/verify.py {run} --deep")
     if verify.main([str(run), "--deep"]):
         raise LocalRunError(f"{run} does not verify; the faults are above")
-
-
-@contextmanager
-def terminate_as_exit() -> Iterator[None]:
-    """Make SIGTERM unwind the stack, so that the Ray head and the server are stopped."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

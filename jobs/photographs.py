@@ -3,8 +3,9 @@
     python jobs/photographs.py --photos FOLDER       (or: make photographs PHOTOS=FOLDER)
 
 The folder holds JPEGs and `captions.jsonl` (`file`, `captions`). They are served on loopback and
-curated by configs/curate/photographs.yaml, submitted to a local Ray cluster. Exit codes: 0 every
-check holds, 1 failed or one does not.
+curated by configs/curate/photographs.yaml, submitted to a local Ray cluster.
+
+Exit codes: `ExitCode` in jobs/exit_codes.py; a check that does not hold is 1.
 """
 
 import argparse
@@ -13,14 +14,14 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
+from jobs.command_line import job_parser, run_job
+from jobs.exit_codes import ExitCode
 from jobs.local_run import (
     PROJECT,
     LocalFolder,
-    LocalRunError,
     job_cluster,
     start_afresh,
     submit_job,
-    terminate_as_exit,
     verify_deeply,
 )
 from pipelines.demo.outcome import read_outcomes
@@ -28,9 +29,9 @@ from pipelines.demo.pixels import describe_other_images, measure_psnr
 from pipelines.demo.recall import GOOD, bad_url_table, judge_outcomes
 from pipelines.demo.server import LoopbackServer
 from pipelines.demo.url_list import ListRow, bad_url_rows, choose_bad_urls, mix, write_list
-from pipelines.engine.chain import EngineError
 from pipelines.report import write_report
 from pipelines.storage import RunStore
+from sd_core.failures import InputError
 from sd_core.model.autoencoder import AutoencoderConfig
 
 _CONFIG = PROJECT / "configs/curate/photographs.yaml"
@@ -43,15 +44,7 @@ _MIN_PSNR_DB = 25.0
 def main(arguments: list[str] | None = None) -> int:
     """Run and check; returns the exit code."""
     options = _parse(arguments)
-    try:
-        with terminate_as_exit():
-            return _run(options)
-    except (LocalRunError, EngineError, OSError) as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    return run_job(lambda say: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -59,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
     autoencoder = options.autoencoder.resolve()
     for needed in (options.photos / "captions.jsonl", head, autoencoder):
         if not needed.exists():
-            raise LocalRunError(f"there is nothing at {needed}")
+            raise InputError(f"there is nothing at {needed}")
     folder = start_afresh(options.output, say=_say)
     with LoopbackServer(options.photos, port=options.port) as server:
         photographs = _read_photographs(options.photos, server.url)[: options.count]
@@ -80,11 +73,17 @@ def _run(options: argparse.Namespace) -> int:
 
 def _read_photographs(photos: Path, server: str) -> list[ListRow]:
     lines = (photos / "captions.jsonl").read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
-    return [
-        ListRow(url=f"{server}/{entry['file']}", caption=entry["captions"][0], planted=GOOD)
-        for entry in entries
-    ]
+    try:
+        entries = [json.loads(line) for line in lines]
+        return [
+            ListRow(url=f"{server}/{entry['file']}", caption=entry["captions"][0], planted=GOOD)
+            for entry in entries
+        ]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise InputError(
+            f"{photos}/captions.jsonl: not a line of `file` and `captions` each: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _check(folder: LocalFolder, *, num_rows: int, autoencoder: Path) -> int:
@@ -114,7 +113,7 @@ def _check(folder: LocalFolder, *, num_rows: int, autoencoder: Path) -> int:
         print(f"{'ok    ' if holds else 'FAILED'}  {text}")
     print(f"run: {folder.run}")
     print(f"report: {write_report(store)}")
-    return 0 if all(checks.values()) else 1
+    return ExitCode.DONE if all(checks.values()) else ExitCode.FAILED
 
 
 def _say(line: str) -> None:
@@ -122,7 +121,7 @@ def _say(line: str) -> None:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = job_parser(__doc__)
     parser.add_argument("--photos", type=Path, required=True, help="JPEGs and captions.jsonl")
     parser.add_argument("--heads", type=Path, help="LAION's heads; default PHOTOS/../../heads")
     parser.add_argument(

@@ -3,15 +3,17 @@
     python jobs/report.py /data/run                       # writes /data/run/report/index.html
     python jobs/report.py s3://bucket/run --output run.html
 
-Exit codes: 0 done, 1 failed, 2 not a run that can be shown.
+Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from jobs.command_line import Say, run_job
-from pipelines.report import ReportError, make_report, write_report
+from jobs.command_line import Say, check_output_file, job_parser, run_job
+from jobs.exit_codes import ExitCode
+from pipelines.report import make_report, write_report
+from pipelines.run_folder import require_run
 from pipelines.storage import RunStore
 
 
@@ -23,20 +25,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, say: Say) -> int:
     store = RunStore(options.run)
-    try:
-        if options.output is None:
-            say(f"report: {write_report(store)}")
-        else:
-            options.output.write_text(make_report(store), encoding="utf-8")
-            say(f"report: {options.output}")
-    except ReportError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    require_run(store)
+    if options.output is None:
+        say(f"report: {write_report(store)}")
+        return ExitCode.DONE
+    check_output_file(options.output, "--output")
+    options.output.write_text(make_report(store), encoding="utf-8")
+    say(f"report: {options.output}")
+    return ExitCode.DONE
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = job_parser(__doc__)
     parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
     parser.add_argument("--output", type=Path, help="a local file instead of one in the run")
     return parser.parse_args(arguments)

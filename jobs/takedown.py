@@ -11,18 +11,19 @@ is finished by running it, or the job, again.
 
 The report is removed and the card made anew.
 
-Exit codes: 0 done, 1 failed, 2 wrong lists, or a run that cannot be changed now.
+Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
 """
 
 import argparse
 import sys
 
-from jobs.command_line import Say, run_job
-from pipelines.blocklist import list_entries
+from jobs.command_line import Say, job_parser, run_job
+from jobs.exit_codes import ExitCode
 from pipelines.engine.lease import Lease
 from pipelines.report import write_card
 from pipelines.revisions.takedown import take_down
-from pipelines.revisions.tombstones import tombstones_of
+from pipelines.revisions.takedown_lists import read_takedown_lists
+from pipelines.run_folder import require_run
 from pipelines.storage import RunStore
 
 _KINDS = ("keys", "urls", "domains", "sha256")
@@ -36,22 +37,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, say: Say) -> int:
     store = RunStore(options.run)
-    lists = {kind: list_entries(getattr(options, kind), f"--{kind}", {}) for kind in _KINDS}
+    require_run(store)
+    stones = read_takedown_lists({kind: getattr(options, kind) for kind in _KINDS})
     with Lease(store, say=say):
-        done = take_down(store, tombstones_of(**lists), say=say)
+        done = take_down(store, stones, say=say)
         write_card(store)
     print(f"{done.rows:,} row(s) in {done.shards:,} shard(s) are taken down: {options.run}")
     if done.rows:
         print(f"now remove the old files: python jobs/clean.py {options.run} --grace 0")
-    return 0
+    return ExitCode.DONE
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = job_parser(__doc__)
     parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
     for kind in _KINDS:
         parser.add_argument(f"--{kind}", metavar="LIST", help=f"a list of {kind}")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if all(getattr(options, kind) is None for kind in _KINDS):
+        parser.error("give a list: " + ", ".join(f"--{kind}" for kind in _KINDS))
+    return options
 
 
 if __name__ == "__main__":

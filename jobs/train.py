@@ -5,24 +5,21 @@
     python jobs/train.py --config configs/train/autoencoder_tiny.yaml \\
         --set data.0.path=/data/run --set output=/data/autoencoder
 
-Exit codes: 0 done, 1 failed, 2 wrong configuration.
+Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
 """
 
 import argparse
 import sys
 
-from jobs.command_line import Say, add_config_options, run_job
-from pipelines.engine.session import FAILURES
-from pipelines.engine.training import TRAINING_FAILURES
+from jobs.command_line import Say, add_config_options, job_parser, run_job
 from pipelines.redact import redact_text
-from pipelines.training.job import TrainError, load_train_config, train
+from pipelines.training.job import load_train_config, train
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     options = _parse(arguments)
-    failures = (TrainError, *TRAINING_FAILURES, *FAILURES)
-    return run_job(lambda say: _run(options, say), failures=failures)
+    return run_job(lambda say: _run(options, say))
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
@@ -33,7 +30,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = job_parser(__doc__)
     add_config_options(parser, folder="configs/train/")
     return parser.parse_args(arguments)
 

@@ -6,37 +6,39 @@
 Prints the faults, one a line, as `where: what was found, what was expected`. Credentials of an
 object store come from its own environment variables (AWS_*, FSSPEC_*).
 
-Exit codes: 0 no fault, 1 faults, 2 not a run.
+Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
 """
 
 import argparse
 import sys
 
-from pipelines.storage import RunStore, StorageError
-from pipelines.verify import Fault, NotARunError, verify_run
+from jobs.command_line import Say, job_parser, run_job
+from jobs.exit_codes import ExitCode
+from pipelines.storage import RunStore
+from pipelines.verify import Fault, verify_run
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Verify a run; returns the exit code."""
     options = _parse(arguments)
+    return run_job(lambda say: _run(options, say))
+
+
+def _run(options: argparse.Namespace, say: Say) -> int:
     num_faults = 0
-    try:
-        for finding in verify_run(RunStore(options.run), deep=options.deep):
-            if isinstance(finding, Fault):
-                num_faults += 1
-                print(finding, flush=True)
-            else:
-                print(f"note: {finding}", file=sys.stderr, flush=True)
-    except (NotARunError, StorageError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    for finding in verify_run(RunStore(options.run), deep=options.deep):
+        if isinstance(finding, Fault):
+            num_faults += 1
+            print(finding, flush=True)
+        else:
+            print(f"note: {finding}", file=sys.stderr, flush=True)
     depth = "deep" if options.deep else "counts and sizes only; --deep reads the files"
     print(f"{options.run}: {num_faults} fault(s) ({depth})", file=sys.stderr)
-    return 1 if num_faults else 0
+    return ExitCode.FAILED if num_faults else ExitCode.DONE
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = job_parser(__doc__)
     parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
     parser.add_argument("--deep", action="store_true", help="read every file whole")
     return parser.parse_args(arguments)

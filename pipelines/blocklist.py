@@ -195,7 +195,7 @@ def list_entries(path: str | None, option: str, options: dict[str, Any]) -> Iter
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(
             f"{option} {_shown(path)}: cannot be read: {redact_text(str(error))}"
-        ) from None
+        ) from error
 
 
 def _parquet_entries(stream: Any, path: str) -> Iterator[str]:
@@ -224,7 +224,7 @@ def _read_sha256(path: str | None, options: dict[str, Any]) -> Digests:
                 blocks += _hex_file(stream, path)
         except OSError as error:
             fault = redact_text(str(error))
-            raise ConfigError(f"block.sha256 {_shown(path)}: cannot be read: {fault}") from None
+            raise ConfigError(f"block.sha256 {_shown(path)}: cannot be read: {fault}") from error
     digests: Digests = np.frombuffer(b"".join(blocks), dtype="S32").copy()
     digests.sort()
     if len(digests) > 1:

@@ -1,6 +1,6 @@
 """A cache's own two files: recorded by the first worker, published when its step is complete."""
 
-from pipelines.manifest import ShardError
+from pipelines.manifest import OtherModelsError, ShardError
 from pipelines.storage import RunStore
 from sd_core.cache.samples import EmptyCaption, read_empty_caption
 from sd_core.cache.spec import CacheSpec, read_spec
@@ -25,7 +25,7 @@ def record_cache(
     path = record_path(step, fingerprint, SPEC_FILE)
     content = spec.to_json()
     if not store.create_exclusive(path, content) and store.read_bytes(path) != content:
-        raise ShardError(
+        raise OtherModelsError(
             f"{path}: earlier shards of this run belong to another cache; put the same models "
             "back, or give another output"
         )

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from pipelines.redact import REDACTED, redact_config, redact_text
 from pipelines.yaml_text import YamlError, parse_yaml
+from sd_core.failures import InputError
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -23,7 +24,7 @@ class Config(BaseModel):
     )
 
 
-class ConfigError(Exception):
+class ConfigError(InputError):
     """A configuration is wrong; the message lists every problem with what is allowed."""
 
 

@@ -16,8 +16,10 @@ from pipelines.engine.progress import funnel_table
 from pipelines.engine.session import Session, open_session
 from pipelines.job_steps import (
     check_claims,
+    check_named_steps,
     check_scores_are_made,
     complete,
+    describe_nothing_kept,
     is_complete,
     require_parents,
 )
@@ -36,6 +38,7 @@ from pipelines.revisions.difference import compare_cuts
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
 from pipelines.rules import RulesConfig, check_rules
 from pipelines.run import Revision, StepSummary, check_or_record, read_revision, read_run
+from pipelines.run_folder import check_output
 from pipelines.sources import Source, SourceConfig
 from pipelines.stages.download.config import DownloadConfig
 from pipelines.stages.download.image_config import ImageConfig
@@ -96,6 +99,8 @@ class CurateResult:
 
     funnel: str
     quarantined: int
+    nothing_kept: str | None = None
+    """Where every step ran and no row is left: the reasons; None where one is, or it is open."""
 
 
 def curate(
@@ -121,6 +126,7 @@ def curate(
     if grow and retry:
         raise ConfigError("--grow and --retry: give one, then the other")
     store = RunStore(config.output, config.storage_options)
+    check_output(store, job="curate")
     source = Source(config.source)
     has_news = grow or retry or is_unfinished(store)
     plan = None if has_news else _stored_plan(config, store, source)
@@ -131,7 +137,8 @@ def curate(
             if not store.exists(CARD_FILE):
                 write_card(store)
             say("nothing to do: every asked step is complete")
-            return _result(job, read_revision(store))
+            return _result(job, read_revision(store), asked)
+    source.check_listed()
     check_weights(_weight_needs(config))
     with open_session(store, config.engine, say=say) as session:
         finish_takedown(store, say=say)
@@ -152,7 +159,7 @@ def curate(
         _record(job, steps)
         _run(job, session, asked, say)
         write_card(store)
-    return _result(job, read_revision(store))
+    return _result(job, read_revision(store), asked)
 
 
 def _check_steps(config: CurateConfig, steps: Sequence[str]) -> list[str]:
@@ -160,6 +167,7 @@ def _check_steps(config: CurateConfig, steps: Sequence[str]) -> list[str]:
     if unknown:
         raise ConfigError(f"--steps {','.join(unknown)}: allowed: {', '.join(STEPS)}")
     off = {name for name in ("score", "encode") if getattr(config, name) is None}
+    check_named_steps(steps, every=STEPS, off=off)
     return [step for step in STEPS if step in steps and step not in off]
 
 
@@ -268,7 +276,7 @@ def _say_difference(job: "CurateSteps", before: StepSummary | None, say: Say) ->
     say(f"{compare_cuts(job.store, before=before.fingerprint, now=now, num_shards=num_shards)}")
 
 
-def _result(job: "CurateSteps", revision: Revision) -> CurateResult:
+def _result(job: "CurateSteps", revision: Revision, asked: Sequence[str]) -> CurateResult:
     steps = revision.steps
     shown: list[tuple[str, StepSummary]] = []
     if "download" in steps:
@@ -283,4 +291,9 @@ def _result(job: "CurateSteps", revision: Revision) -> CurateResult:
     return CurateResult(
         funnel=funnel_table(job.plan.num_rows, shown),
         quarantined=sum(len(summary.quarantined) for summary in steps.values()),
+        nothing_kept=(
+            describe_nothing_kept(steps, last=list(job.identities)[-1])
+            if set(asked) >= job.identities.keys()
+            else None
+        ),
     )

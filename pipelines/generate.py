@@ -15,8 +15,10 @@ from pipelines.engine.session import Session, open_session
 from pipelines.generate_steps import GenerateSteps
 from pipelines.job_steps import (
     check_claims,
+    check_named_steps,
     check_scores_are_made,
     complete,
+    describe_nothing_kept,
     is_complete,
     require_parents,
 )
@@ -30,6 +32,7 @@ from pipelines.prompts import (
 )
 from pipelines.report import CARD_FILE, write_card
 from pipelines.run import Revision, StepSummary, check_or_record, read_revision
+from pipelines.run_folder import check_output
 from pipelines.stages.generate import GenerateConfig
 from pipelines.stages.score import ScoreConfig
 from pipelines.stages.select import SelectConfig, check_select
@@ -74,6 +77,8 @@ class GenerateResult:
 
     funnel: str
     quarantined: int
+    nothing_kept: str | None = None
+    """Where every step ran and no image is left: the reasons; None where one is, or it is open."""
 
 
 def generate(
@@ -95,7 +100,11 @@ def generate(
     unknown = [step for step in steps if step not in GENERATE_STEPS]
     if unknown:
         raise ConfigError(f"--steps {','.join(unknown)}: allowed: {', '.join(GENERATE_STEPS)}")
+    off = {name for name, section in _optional(config).items() if section is None}
+    check_named_steps(steps, every=GENERATE_STEPS, off=off)
     store = RunStore(config.output, config.storage_options)
+    check_output(store, job="generate")
+    config.prompts.source().check_listed()
     check_weights(_weight_needs(config))
     with open_session(store, config.engine, say=say, downloads=False) as session:
         job = GenerateSteps(config, store, _plan(config, store, grow=grow, say=say))
@@ -125,7 +134,11 @@ def generate(
             _run(job, session, asked, say)
         if not store.exists(CARD_FILE) or not is_done:
             write_card(store)
-    return _result(job, read_revision(store))
+    return _result(job, read_revision(store), asked)
+
+
+def _optional(config: GenerateJobConfig) -> dict[str, object]:
+    return {"score": config.score, "encode": config.generate.latents}
 
 
 def _plan(config: GenerateJobConfig, store: RunStore, *, grow: bool, say: Say) -> PromptPlan:
@@ -171,7 +184,7 @@ def _run(job: GenerateSteps, session: Session, asked: Sequence[str], say: Say) -
         complete(job, step, say=say)
 
 
-def _result(job: GenerateSteps, revision: Revision) -> GenerateResult:
+def _result(job: GenerateSteps, revision: Revision, asked: Sequence[str]) -> GenerateResult:
     steps = revision.steps
     shown: list[tuple[str, StepSummary]] = []
     if "generate" in steps:
@@ -186,4 +199,9 @@ def _result(job: GenerateSteps, revision: Revision) -> GenerateResult:
     return GenerateResult(
         funnel=funnel_table(job.plan.num_rows, shown),
         quarantined=sum(len(summary.quarantined) for summary in steps.values()),
+        nothing_kept=(
+            describe_nothing_kept(steps, last=job.configured()[-1])
+            if set(asked) >= job.identities.keys()
+            else None
+        ),
     )

@@ -1,5 +1,6 @@
 """What every job of committed steps does: check parents, complete steps, refuse many losses."""
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from pipelines.stages.select import SelectConfig
 from pipelines.storage import RunStore
 
 Say = Callable[[str], None]
+_TOLD_REASONS = 3
 
 
 class JobSteps(Protocol):
@@ -72,6 +74,15 @@ def check_claims(
             )
 
 
+def check_named_steps(steps: Sequence[str], *, every: Sequence[str], off: set[str]) -> None:
+    """Raise `ConfigError` where a step is asked for by name that the configuration leaves out."""
+    named = [step for step in steps if step in off]
+    if named and set(steps) != set(every):
+        raise ConfigError(
+            f"--steps {','.join(named)}: null in the configuration; configure it, or leave it out"
+        )
+
+
 def is_complete(job: JobSteps, revision: Revision, asked: Iterable[str]) -> bool:
     """Whether every asked step is complete with the present options, over all of its shards."""
     return all(
@@ -114,6 +125,25 @@ def complete(job: JobSteps, step: str, *, say: Say) -> None:
         records = f"manifests/{step}/{summary.fingerprint}"
         if mixture := describe_mixture(job.store, records, what=step):
             say(mixture)
+
+
+def describe_nothing_kept(steps: Mapping[str, StepSummary], *, last: str) -> str | None:
+    """Why no row of a list is left, its commonest reasons first; None where one is.
+
+    Args:
+        steps: Those that are complete; the ledger counts every row.
+        last: The last one, by whose count rows are kept.
+    """
+    if steps[last].kept:
+        return None
+    dropped = Counter(steps["select"].dropped)
+    if last != "select":
+        dropped += Counter(steps[last].dropped)
+    total = steps["select"].rows_in
+    ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
+    told = [f"{count:,} of {total:,} rows: {reason}" for reason, count in ordered[:_TOLD_REASONS]]
+    told += ["..."] if len(ordered) > _TOLD_REASONS else []
+    return f"nothing was kept: {'; '.join(told)}"
 
 
 def check_quarantine(job: JobSteps, step: str, summary: StepSummary) -> None:

@@ -7,10 +7,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipelines.storage import RunStore
+from sd_core.failures import Failure, InputError
 
 
-class ShardError(Exception):
+class ShardError(Failure):
     """A committed shard is missing, damaged or contradicts itself; says which and how."""
+
+
+class OtherModelsError(ShardError, InputError):
+    """Committed shards were made with other models, or on another device, than are given now."""
 
 
 @dataclass(frozen=True, kw_only=True)

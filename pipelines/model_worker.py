@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipelines.manifest import ShardError
+from pipelines.manifest import OtherModelsError
 from pipelines.processors import note_processor
 from pipelines.step import Resources
 from pipelines.storage import RunStore
@@ -36,7 +36,7 @@ def record_models(
     whose shards differ; the first worker's record counts.
 
     Raises:
-        ShardError: naming each thing that differs.
+        OtherModelsError: naming each thing that differs.
     """
     note_processor(store, records_folder(step, fingerprint), torch.device(models["device"]))
     path = models_path(step, fingerprint)
@@ -50,7 +50,7 @@ def record_models(
         if before.get(name) != now.get(name)
     ]
     if differing:
-        raise ShardError(
+        raise OtherModelsError(
             f"{step}: earlier shards of this run were made with other models ({path}): "
             f"{'; '.join(differing)}. Put the same weights and device back, or give another output"
         )

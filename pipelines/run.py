@@ -10,6 +10,7 @@ from pipelines.manifest import iterate_manifests
 from pipelines.option_changes import describe_changes
 from pipelines.shard_index import Index, index_files, write_index
 from pipelines.storage import RunStore
+from sd_core.failures import InputError
 
 RUN_FILE = "run.json"
 REVISION_FILE = "revision.json"
@@ -32,7 +33,15 @@ CURATE_PARENTS: Final[Mapping[str, tuple[str, ...]]] = {
 """The steps whose results each of them reads, where they are configured."""
 
 
-class RunMismatchError(Exception):
+class NotARunError(InputError):
+    """A folder holds none of a run's records, or what it holds is no run of this kind."""
+
+
+class DamagedRecordError(NotARunError, ValueError):
+    """run.json or revision.json is not what this program writes."""
+
+
+class RunMismatchError(InputError):
     """The run was made with other options; the message names each one that differs."""
 
 
@@ -81,16 +90,22 @@ class Revision:
 
 
 def read_revision(store: RunStore) -> Revision:
-    """The current revision; revision 0 with no steps where none has completed yet."""
+    """The current revision; revision 0 with no steps where none has completed yet.
+
+    Raises:
+        DamagedRecordError: revision.json is none.
+    """
     try:
         tree = json.loads(store.read_bytes(REVISION_FILE))
+        steps = {
+            name: StepSummary(**{**summary, "quarantined": tuple(summary["quarantined"])})
+            for name, summary in tree["steps"].items()
+        }
+        return Revision(number=tree["revision"], steps=steps)
     except FileNotFoundError:
         return Revision()
-    steps = {
-        name: StepSummary(**{**summary, "quarantined": tuple(summary["quarantined"])})
-        for name, summary in tree["steps"].items()
-    }
-    return Revision(number=tree["revision"], steps=steps)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _damaged(store, REVISION_FILE, f"{type(error).__name__}: {error}") from error
 
 
 def complete_step(
@@ -265,12 +280,27 @@ def write_run(store: RunStore, tree: Mapping[str, Any]) -> None:
 
 
 def read_run(store: RunStore) -> dict[str, Any]:
-    """run.json as a tree; empty where the run has not begun."""
+    """run.json as a tree; empty where the run has not begun.
+
+    Raises:
+        DamagedRecordError: it is none.
+    """
     try:
         tree: dict[str, Any] = json.loads(store.read_bytes(RUN_FILE))
     except FileNotFoundError:
         return {}
+    except ValueError as error:
+        raise _damaged(store, RUN_FILE, f"not JSON: {error}") from error
+    if not isinstance(tree, dict) or not isinstance(tree.get("steps", {}), dict):
+        raise _damaged(store, RUN_FILE, "no mapping with `steps`")
     return tree
+
+
+def _damaged(store: RunStore, name: str, found: str) -> DamagedRecordError:
+    return DamagedRecordError(
+        f"{store.root}/{name}: not a record of a run ({found}); put it back as it was, or give "
+        "another folder"
+    )
 
 
 def _dump(tree: Mapping[str, Any]) -> bytes:

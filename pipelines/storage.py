@@ -14,11 +14,14 @@ from typing import IO, Any, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.redact import redact_url
+from sd_core.failures import InputError
+
 _LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-class StorageError(Exception):
+class StorageError(InputError):
     """A storage location cannot be used; the message says which and what to do."""
 
 
@@ -43,7 +46,10 @@ class RunStore:
 
     @cached_property
     def _target(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        filesystem, path = fsspec.core.url_to_fs(self.root, **self.storage_options)
+        try:
+            filesystem, path = fsspec.core.url_to_fs(self.root, **self.storage_options)
+        except (ImportError, TypeError, ValueError) as error:  # no such protocol, or option of it
+            raise StorageError(f"{redact_url(self.root)}: cannot be opened: {error}") from error
         return filesystem, path.rstrip("/")
 
     def __getstate__(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from pipelines.bench.img2dataset_command import (
 from pipelines.bench.process_memory import MemorySampler, cpu_seconds
 from pipelines.bench.timed_server import ServerProcess, serve
 from pipelines.stages.download.image_config import ImageConfig
+from sd_core.failures import Failure
 
 LARGE_SIDE_PX = 1024
 IMAGE_SIZE_PX = 512
@@ -37,7 +38,7 @@ _FEW = 8  # images of a run that is all start-up and exit
 Say = Callable[[str], None]
 
 
-class BenchError(Exception):
+class BenchError(Failure):
     """A measurement is void; the message says why."""
 
 

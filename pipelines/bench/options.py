@@ -22,9 +22,13 @@ _SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the 
 _WAIT_S = 1.0
 
 
-def parse(arguments: list[str] | None, *, description: str) -> argparse.Namespace:
+def parse(arguments: list[str] | None, *, description: str, epilog: str = "") -> argparse.Namespace:
     """The options; `command` is the name of a measurement."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_download(commands.add_parser("download", help="our download beside img2dataset's command"))
     _add_curate(commands.add_parser("curate", help="the whole on Ray beside the sum of its steps"))

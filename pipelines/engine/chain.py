@@ -9,12 +9,17 @@ from pipelines.manifest import Manifest, committed_shards, create_manifest
 from pipelines.redact import redact_text
 from pipelines.step import ShardStep
 from pipelines.storage import RunStore
+from sd_core.failures import EnvironmentFault, Failure, is_environment
 
 _MAX_QUARANTINED_IN_A_ROW = 10
 
 
-class EngineError(Exception):
+class EngineError(Failure):
     """A job cannot go on; the message says why and what to do."""
+
+
+class ResourcesError(EngineError, EnvironmentFault):
+    """The machines have less than the job asks for."""
 
 
 class QuarantineError(EngineError):
@@ -105,8 +110,14 @@ class Chain:
         state.running.discard(shard_id)
         state.ready.appendleft(shard_id)
 
-    def failed(self, index: int, shard_id: int, error: str) -> None:
-        """The step raised: try again, then quarantine. URLs in `error` lose their secrets."""
+    def failed(
+        self, index: int, shard_id: int, error: str, *, cause: BaseException | None = None
+    ) -> None:
+        """The step raised: try again, then quarantine. URLs in `error` lose their secrets.
+
+        Raises:
+            EnvironmentFault: the last try failed for a `cause` that is no fault of the shard's.
+        """
         error = redact_text(error)
         state = self.states[index]
         state.tries[shard_id] += 1
@@ -114,6 +125,9 @@ class Chain:
         self._report(state, shard_id, f"try {state.tries[shard_id]} of {budget}", error)
         if state.tries[shard_id] < budget:
             self.returned(index, shard_id)
+        elif cause is not None and is_environment(cause):
+            where = f"{state.step.name} shard {shard_id}"
+            raise EnvironmentFault(f"{where}: {error.strip()}") from cause
         else:
             self._quarantine(index, shard_id, error)
 
@@ -141,7 +155,7 @@ class Chain:
         step = self.states[index].step
         allowed = max(_MAX_QUARANTINED_IN_A_ROW, self._config.max_quarantined_shards)
         if self._quarantined_in_a_row >= allowed:
-            raise EngineError(
+            raise QuarantineError(
                 f"{step.name}: {allowed} shards in a row were given up, and shard {shard_id} would "
                 f"be the next: the fault is hardly theirs. The last error: {error.strip()}. Mend "
                 "it and give the same command again; the other shards are still to be tried"

@@ -12,10 +12,12 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.engine.chain import EngineError
+from pipelines.engine.chain import ResourcesError
 from pipelines.engine.config import EngineConfig
+from pipelines.engine.stopping import handle_signals
 from pipelines.step import Resources
-from pipelines.storage import RunStore
+from pipelines.storage import RunStore, StorageError
+from sd_core.failures import EnvironmentFault, is_environment
 
 _LOCAL_OBJECT_STORE_BYTES = 200_000_000  # tasks exchange shard ids, never image bytes
 _PROBE_TIMEOUT_S = 20.0
@@ -42,6 +44,7 @@ def connected(*, num_cpus: int) -> Iterator[None]:
             include_dashboard=False,
             logging_level=logging.ERROR,
         )
+    handle_signals()  # Ray took SIGTERM for itself
     try:
         yield
     finally:
@@ -52,13 +55,13 @@ def count_model_workers(config: EngineConfig) -> tuple[int, float]:
     """How many model workers the cluster gets, and the GPUs of each (0.0: on the CPU).
 
     Raises:
-        EngineError: more GPUs are asked for than there are.
+        ResourcesError: more GPUs are asked for than there are.
     """
     found = int(ray.cluster_resources().get("GPU", 0))
     if config.gpus == "auto":
         return (found, 1.0) if found else (config.cpu_model_workers, 0.0)
     if config.gpus > found:
-        raise EngineError(
+        raise ResourcesError(
             f"engine.gpus asks for {config.gpus} GPU(s), and the cluster has {found}. "
             "Start Ray on machines with GPUs, or set engine.gpus to what there is, 0 or auto."
         )
@@ -66,7 +69,7 @@ def count_model_workers(config: EngineConfig) -> tuple[int, float]:
 
 
 def check_resources(needs: Sequence[tuple[str, Resources]]) -> None:
-    """Raise `EngineError` unless the cluster can hold all these pools at once."""
+    """Raise `ResourcesError` unless the cluster can hold all these pools at once."""
     has = ray.cluster_resources()
     cpus = sum(need.num_cpus * need.num_workers for _, need in needs)
     gpus = sum(need.num_gpus * need.num_workers for _, need in needs)
@@ -75,7 +78,7 @@ def check_resources(needs: Sequence[tuple[str, Resources]]) -> None:
             f"{name} {need.num_workers} x ({need.num_cpus:g} CPU, {need.num_gpus:g} GPU)"
             for name, need in needs
         )
-        raise EngineError(
+        raise ResourcesError(
             f"the cluster has {has.get('CPU', 0):g} CPU and {has.get('GPU', 0):g} GPU, and the job "
             f"needs {cpus:g} CPU and {gpus:g} GPU at once: {pools}. Lower engine.download_workers "
             "or the model workers, or start Ray with more (ray start --num-cpus N: logical CPUs "
@@ -87,7 +90,7 @@ def probe_storage(store: RunStore, *, say: Callable[[str], None]) -> None:
     """Write a probe file into the run and have every node read it.
 
     Raises:
-        EngineError: a node does not see it, or does not answer in 20 s.
+        StorageError: a node does not see it.
     """
     name = f"probe-{uuid.uuid4().hex}"
     store.replace(name, name.encode())
@@ -97,7 +100,7 @@ def probe_storage(store: RunStore, *, say: Callable[[str], None]) -> None:
         ready, late = ray.wait(list(probes), num_returns=len(probes), timeout=_PROBE_TIMEOUT_S)
         bad = [probes[ref]["NodeManagerHostname"] for ref in ready if not ray.get(ref)]
         if bad:
-            raise EngineError(
+            raise StorageError(
                 f"{store.root}: not the same storage on node(s) {', '.join(bad)}. "
                 "Give a folder that every node mounts, or an object-store URL."
             )
@@ -122,13 +125,23 @@ def _sees_probe(store: RunStore, name: str) -> bool:
         return False
 
 
-def check_local_output(store: RunStore) -> None:
-    """Raise `EngineError` where a local output folder cannot be written."""
-    if not store.is_local:
-        return
+def check_writable(store: RunStore) -> None:
+    """Write a small file into the output and remove it.
+
+    Raises:
+        EnvironmentFault: the disk is full, broken or mounted read-only, the store cannot be
+            reached or refuses the credentials.
+        StorageError: it is another folder or bucket that is needed.
+    """
     try:
-        Path(store.root).mkdir(parents=True, exist_ok=True)
+        if store.is_local:
+            Path(store.root).mkdir(parents=True, exist_ok=True)
         store.replace(".probe", b"")
         store.delete(".probe")
-    except OSError as error:
-        raise EngineError(f"output {store.root}: cannot be written: {error}") from error
+    except Exception as error:  # the client of each store raises its own
+        message = f"output {store.root}: cannot be written: {type(error).__name__}: {error}"
+        if is_environment(error):
+            raise EnvironmentFault(message) from error
+        if isinstance(error, OSError):
+            raise StorageError(f"{message}; give a folder that this user may write") from error
+        raise

@@ -13,11 +13,12 @@ from types import TracebackType
 from typing import Self
 
 from pipelines.storage import RunStore
+from sd_core.failures import EnvironmentFault
 
 LEASE_FILE = "lease.json"
 
 
-class LeaseHeldError(Exception):
+class LeaseHeldError(EnvironmentFault):
     """Another job is writing this run."""
 
 

@@ -27,7 +27,7 @@ def run_local(chain: Chain, *, check: Callable[[], None]) -> None:
                 manifest = step.run(shard_id)
             except Exception as error:
                 trace = "".join(traceback.format_exception_only(error))
-                chain.failed(index, shard_id, trace)
+                chain.failed(index, shard_id, trace, cause=error)
             else:
                 chain.finished(index, shard_id, manifest)
     finally:

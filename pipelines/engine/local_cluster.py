@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
 
-from pipelines.engine.chain import EngineError
+from pipelines.engine.chain import EngineError, ResourcesError
 
 _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 20.0
@@ -188,7 +188,8 @@ def _await_dashboard(cluster: LocalCluster, head: subprocess.Popen[bytes], log: 
         time.sleep(0.3)
     lines = log.read_text(errors="replace").splitlines()[-30:]
     state = "ended" if head.poll() is not None else f"did not answer in {_START_TIMEOUT_S:.0f} s"
-    raise EngineError("\n".join([f"the local Ray head {state}; the end of its log:", *lines]))
+    kind = EngineError if head.poll() is not None else ResourcesError
+    raise kind("\n".join([f"the local Ray head {state}; the end of its log:", *lines]))
 
 
 def _stop(head: subprocess.Popen[bytes]) -> None:

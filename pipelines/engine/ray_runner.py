@@ -21,6 +21,7 @@ from ray.exceptions import (
 from pipelines.engine.chain import Chain, EngineError
 from pipelines.manifest import Manifest
 from pipelines.step import ShardStep
+from sd_core.failures import EnvironmentFault, Failure, is_environment
 
 _INFRASTRUCTURE = (
     RayActorError,
@@ -91,7 +92,9 @@ class _Pool:
         slot.actor, slot.opening, slot.inflight = fresh.actor, fresh.opening, deque()
 
     def stop(self) -> None:
-        closing = [slot.actor.close.remote() for slot in self.slots if slot.opening is None]
+        # One that is at work would come to it only after its shard.
+        idle = [slot for slot in self.slots if slot.opening is None and not slot.inflight]
+        closing = [slot.actor.close.remote() for slot in idle]
         if closing:
             ray.wait(closing, num_returns=len(closing), timeout=10)
         for slot in self.slots:
@@ -175,7 +178,11 @@ class RayRunner:
             pool.replace(slot)
             return
         except RayTaskError as error:
-            raise EngineError(
+            cause = _cause(error)
+            if isinstance(cause, Failure):
+                raise cause from None  # as where the step is opened in this process
+            kind = EnvironmentFault if is_environment(cause) else EngineError
+            raise kind(
                 f"{pool.step.name}: a worker could not start: {_cause_line(error)}"
             ) from error
         pool.failed_opens = 0
@@ -195,7 +202,7 @@ class RayRunner:
             if not isinstance(error, RayTaskError):
                 raise
             slot.inflight.popleft()
-            chain.failed(index, shard_id, _cause_line(error))
+            chain.failed(index, shard_id, _cause_line(error), cause=_cause(error))
             return
         slot.inflight.popleft()
         chain.finished(index, shard_id, manifest)
@@ -233,6 +240,10 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
+def _cause(error: RayTaskError) -> BaseException:
+    return error.cause if isinstance(error.cause, BaseException) else error
+
+
 def _cause_line(error: RayTaskError) -> str:
-    cause = error.cause if isinstance(error.cause, BaseException) else error
+    cause = _cause(error)
     return f"{type(cause).__name__}: {cause}"

@@ -1,38 +1,20 @@
 """One job's hold on its run and its workers: lease, cluster, preflight, chains."""
 
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from types import FrameType
 
 from pipelines.engine import cluster
-from pipelines.engine.chain import Chain, EngineError
+from pipelines.engine.chain import Chain
 from pipelines.engine.config import EngineConfig
-from pipelines.engine.lease import Lease, LeaseHeldError
+from pipelines.engine.lease import Lease
 from pipelines.engine.local import run_local
 from pipelines.engine.progress import Progress
 from pipelines.engine.ray_runner import RayRunner
-from pipelines.manifest import Manifest, ShardError, committed_shards
-from pipelines.plan import PlanError
+from pipelines.engine.stopping import check_stopped, stoppable
+from pipelines.manifest import Manifest, committed_shards
 from pipelines.rates import RateLog
-from pipelines.run import RunMismatchError
-from pipelines.sources import SourceError
 from pipelines.step import Resources, ShardStep
-from pipelines.storage import RunStore, StorageError
-from sd_core.model.weights import WeightsError
-
-FAILURES = (
-    EngineError,
-    LeaseHeldError,
-    PlanError,
-    RunMismatchError,
-    ShardError,
-    SourceError,
-    StorageError,
-    WeightsError,
-)
-"""What ends a job with a message for its user; anything else is a bug and keeps its trace."""
+from pipelines.storage import RunStore
 
 
 class Session:
@@ -80,10 +62,10 @@ class Session:
             on_trouble=self._say,
         )
         if self._config.runner == "local":
-            run_local(chain, check=self._lease.check)
+            run_local(chain, check=self._check)
         else:
             RayRunner(say=self._say).run(
-                chain, shards_ahead=self._config.shards_ahead, check=self._lease.check
+                chain, shards_ahead=self._config.shards_ahead, check=self._check
             )
 
     def start(self, step: str, *, shards_total: int, shards_done: int = 0) -> None:
@@ -93,8 +75,12 @@ class Session:
 
     def on_commit(self, manifest: Manifest) -> None:
         """Count a commit that the driver made itself."""
-        self._lease.check()
+        self._check()
         self._count(manifest)
+
+    def _check(self) -> None:
+        check_stopped()
+        self._lease.check()
 
     def _count(self, manifest: Manifest) -> None:
         self.progress.add(manifest)
@@ -115,8 +101,8 @@ def open_session(
         LeaseHeldError: another job is writing this run.
     """
     with ExitStack() as stack:
-        stack.enter_context(terminate_as_exit())
-        cluster.check_local_output(store)
+        stack.enter_context(stoppable())
+        cluster.check_writable(store)
         lease = stack.enter_context(Lease(store, say=say))
         if config.runner == "ray":
             num_cpus = config.cpu_model_workers + downloads * config.download_workers
@@ -128,23 +114,3 @@ def open_session(
         finally:
             with suppress(Exception):  # how fast it was must not hide how it ended
                 session.rates.write(store)
-
-
-@contextmanager
-def terminate_as_exit() -> Iterator[None]:
-    """Make SIGTERM unwind the stack, so that the lease is given back and workers are stopped."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-__all__ = ["FAILURES", "EngineError", "Session", "open_session"]

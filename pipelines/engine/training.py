@@ -13,32 +13,16 @@ import ray
 import torch
 
 from pipelines.engine import cluster
-from pipelines.engine.chain import EngineError
+from pipelines.engine.chain import EngineError, ResourcesError
 from pipelines.engine.lease import Lease
-from pipelines.engine.session import terminate_as_exit
+from pipelines.engine.stopping import stoppable
 from pipelines.redact import redact_text
 from pipelines.storage import RunStore
-from pipelines.training.image_set import ImageSetError
 from pipelines.training.loop import Place, Say
-from sd_core.cache.samples import CacheShardError
-from sd_core.cache.spec import CacheMismatchError, CacheSpecError
-from sd_core.model.weights import WeightsError
-from sd_core.training.checkpoint import CheckpointError
-from sd_core.training.trainer import NonFiniteLossError
+from sd_core.failures import EnvironmentFault, Failure, is_environment
 
 if TYPE_CHECKING:
     from pipelines.training.config import TrainingConfig
-
-TRAINING_FAILURES = (
-    CacheMismatchError,
-    CacheShardError,
-    CacheSpecError,
-    CheckpointError,
-    ImageSetError,
-    NonFiniteLossError,
-    WeightsError,
-)
-"""What ends a training with a message for its user; starting it again would not help."""
 
 
 class Worker(Protocol):
@@ -58,8 +42,8 @@ def open_training(
         LeaseHeldError: another job is writing to this output.
     """
     with ExitStack() as stack:
-        stack.enter_context(terminate_as_exit())
-        cluster.check_local_output(store)
+        stack.enter_context(stoppable())
+        cluster.check_writable(store)
         stack.enter_context(Lease(store, say=say))
         if config.engine.runner == "local":
             yield lambda fingerprint: _train_here(config, worker, fingerprint, say)
@@ -73,7 +57,7 @@ def _train_here(
     wanted = config.engine.use_gpu
     found = torch.cuda.is_available()
     if wanted is True and not found:
-        raise EngineError("engine.use_gpu is true, and torch finds no GPU on this machine")
+        raise ResourcesError("engine.use_gpu is true, and torch finds no GPU on this machine")
     device = torch.device("cuda" if found and wanted else "cpu")
     place = Place(rank=0, world_size=1, device=device)
     worker(config, place, fingerprint=fingerprint, say=say)
@@ -105,7 +89,8 @@ def _fit(
     """One try; gives what killed the workers, None where they finished.
 
     Raises:
-        One of TRAINING_FAILURES, as a worker raised it.
+        Failure: as a worker raised it; starting the workers again would not help.
+        EnvironmentFault: also of what a worker met on its disks and stores.
     """
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -125,6 +110,8 @@ def _fit(
             # Our own checkpoints go to the output; Ray's records of this try are not kept.
             run_config=RunConfig(name="training", storage_path=scratch),
         )
+        # Ctrl-C is ours: Ray's own handler would end the run and say that all is well.
+        trainer._register_sigint_handler = lambda controller: None
         try:
             trainer.fit()
         except WorkerGroupError as error:
@@ -140,8 +127,10 @@ def _cause(failure: BaseException | None) -> Exception | None:
     """The failure of a training inside what Ray wrapped it in."""
     seen: set[int] = set()
     while failure is not None and id(failure) not in seen:
-        if isinstance(failure, TRAINING_FAILURES):
+        if isinstance(failure, Failure):
             return failure
+        if isinstance(failure, Exception) and is_environment(failure):
+            return EnvironmentFault(f"{type(failure).__name__}: {failure}")
         seen.add(id(failure))
         failure = getattr(failure, "_base_exc", None) or failure.__cause__
     return None
@@ -169,18 +158,18 @@ def _worker(settings: dict[str, Any]) -> None:
 
 
 def _check_cluster(config: "TrainingConfig") -> bool:
-    """Whether workers get GPUs; raises `EngineError` where the cluster cannot hold them."""
+    """Whether workers get GPUs; raises `ResourcesError` where the cluster cannot hold them."""
     engine, has = config.engine, ray.cluster_resources()
     gpus, cpus = int(has.get("GPU", 0)), has.get("CPU", 0)
     use_gpu = gpus > 0 if engine.use_gpu == "auto" else bool(engine.use_gpu)
     if use_gpu and gpus < engine.num_workers:
-        raise EngineError(
+        raise ResourcesError(
             f"engine.num_workers asks for {engine.num_workers} GPU(s), and the cluster has {gpus}; "
             "lower it, or set engine.use_gpu to false"
         )
     needed = engine.num_workers * engine.cpus_per_worker
     if cpus < needed:
-        raise EngineError(
+        raise ResourcesError(
             f"the cluster has {cpus:g} CPU, and {engine.num_workers} worker(s) of "
             f"engine.cpus_per_worker {engine.cpus_per_worker} need {needed}; lower one of them"
         )

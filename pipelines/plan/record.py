@@ -15,6 +15,7 @@ from pipelines.sources.rows import SourceRange
 from pipelines.sources.source import Source
 from pipelines.storage import RunStore
 from pipelines.tables import read_parquet
+from sd_core.failures import InputError
 
 PLAN_PATH = "plan/plan.json"
 SHARDS_PATH = "plan/shards.parquet"
@@ -33,7 +34,7 @@ SHARD_FIELDS = pa.schema(
 )
 
 
-class PlanError(Exception):
+class PlanError(InputError):
     """The plan cannot be made, or no longer fits its source; says which file and what to do."""
 
 

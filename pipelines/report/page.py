@@ -18,13 +18,14 @@ from pipelines.report.pictures import read_thumbnails
 from pipelines.report.speeds import gather_rates
 from pipelines.run import Revision, read_revision, read_run
 from pipelines.storage import RunStore
+from sd_core.failures import InputError
 
 REPORT_FILE = "report/index.html"
 _SHOWN_DOMAINS = 20
 _TEXT_CHARS = 300
 
 
-class ReportError(Exception):
+class ReportError(InputError):
     """The run cannot be shown yet; says what is missing and what to do."""
 
 

@@ -67,6 +67,8 @@ class SourceFile:
             stream = self.filesystem.open(self.path, "rb", block_size=CHUNK_BYTES)
         except FileNotFoundError:
             raise SourceError(f"{self.uri}: no such file") from None
+        except (PermissionError, IsADirectoryError) as error:
+            raise SourceError(f"{self.uri}: cannot be opened: {error.strerror or error}") from error
         with stream:
             yield cast("IO[bytes]", stream)
 
@@ -142,7 +144,7 @@ def list_files(config: SourceConfig) -> list[SourceFile]:
         root, names = _find(filesystem, path)
     except (OSError, ImportError, ValueError) as error:
         fault = redact_text(str(error))
-        raise SourceError(f"source.path {shown}: cannot be listed: {fault}") from None
+        raise SourceError(f"source.path {shown}: cannot be listed: {fault}") from error
     if not names:
         raise SourceError(f"source.path {shown}: no file found; give a file, a glob or a folder")
     formats = _choose_formats(names, config.format, shown)

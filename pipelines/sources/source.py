@@ -34,6 +34,10 @@ class Source:
         """The source's files in plan order; raises `SourceError` where there are none."""
         return tuple(list_files(self.config))
 
+    def check_listed(self) -> None:
+        """Raise `SourceError` where there is no file, before anything costly begins."""
+        self.files  # noqa: B018
+
     def __getstate__(self) -> dict[str, SourceConfig]:
         return {"config": self.config}
 

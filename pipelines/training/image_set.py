@@ -17,11 +17,12 @@ from pipelines.run import read_revision, read_run
 from pipelines.storage import RunStore
 from pipelines.stored_images import decode_crop, is_image
 from pipelines.tables import read_table
+from sd_core.failures import InputError
 
 _COLUMNS = ("key", "kept", "width", "height")
 
 
-class ImageSetError(Exception):
+class ImageSetError(InputError):
     """A run's images cannot be trained on; says which file or row, and what to do."""
 
 

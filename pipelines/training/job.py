@@ -9,7 +9,8 @@ from pydantic import ConfigDict
 
 from pipelines.config import Config, load_config
 from pipelines.engine.training import Worker, open_training
-from pipelines.run import StepIdentity, check_or_record, read_run
+from pipelines.run import StepIdentity, check_or_record
+from pipelines.run_folder import check_output
 from pipelines.storage import RunStore
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.autoencoder_worker import train_autoencoder_worker
@@ -19,13 +20,14 @@ from pipelines.training.options import autoencoder_options, denoiser_options
 from pipelines.training.result import MODEL_FOLDER, read_result
 from pipelines.training.worker import train_worker
 from pipelines.versions import describe_program
+from sd_core.failures import Failure
 
 STEP = "train"
 AnyTrainConfig = TrainConfig | AutoencoderTrainConfig
 
 
-class TrainError(Exception):
-    """The job cannot run as it is configured; the message says why."""
+class TrainError(Failure):
+    """The workers did not do what they should; the message says what."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +61,11 @@ def train(config: AnyTrainConfig, *, say: Callable[[str], None]) -> TrainResult:
 
     Raises:
         RunMismatchError: the output holds a training with other options; they are named.
+        NotARunError, StorageError: the output holds something else.
         What the task's worker raises, and the engine's errors: see their messages.
     """
     store = RunStore(config.output, config.storage_options)
+    check_output(store, job=STEP)
     worker: Worker
     options: Mapping[str, Any]
     if isinstance(config, AutoencoderTrainConfig):
@@ -69,7 +73,6 @@ def train(config: AnyTrainConfig, *, say: Callable[[str], None]) -> TrainResult:
     else:
         worker, options = train_worker, denoiser_options(config)
     identity = StepIdentity(step=STEP, options=options)
-    _refuse_foreign_output(store)
     with open_training(store, config, worker, say=say) as run_workers:
         record = {"job": STEP, "config": public_config(config), **describe_program()}
         check_or_record(store, [identity], job=record)
@@ -82,12 +85,3 @@ def train(config: AnyTrainConfig, *, say: Callable[[str], None]) -> TrainResult:
     if done is None:
         raise TrainError(f"{config.output}: the workers ended without a result")
     return TrainResult(steps=done["step"], model=f"{config.output.rstrip('/')}/{MODEL_FOLDER}")
-
-
-def _refuse_foreign_output(store: RunStore) -> None:
-    steps = read_run(store).get("steps", {})
-    if steps and STEP not in steps:
-        raise TrainError(
-            f"{store.root}: holds a run of another job ({', '.join(sorted(steps))}); give another "
-            "output"
-        )

@@ -29,10 +29,8 @@ class Records:
     faults: tuple[Fault, ...]
 
 
-def read_records(store: RunStore) -> Records | None:
-    """Read and check the records; None where there is none of them: this is no run."""
-    if not any(store.exists(path) for path in (RUN_FILE, REVISION_FILE, "plan/plan.json")):
-        return None
+def read_records(store: RunStore) -> Records:
+    """Read and check the records."""
     faults: list[Fault] = []
     run = _read_run(store, faults)
     revision = _read_revision(store, faults)

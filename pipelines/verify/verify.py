@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from pipelines.engine.lease import LEASE_FILE
 from pipelines.manifest import Manifest
-from pipelines.run import StepSummary
+from pipelines.run import NotARunError, StepSummary
+from pipelines.run_folder import require_run
 from pipelines.storage import RunStore
 from pipelines.verify.copies import check_copies, check_named_copies, forbids_copies
 from pipelines.verify.fault import Fault, Note, limit
@@ -24,10 +25,6 @@ from pipelines.verify.shard import SHARD_STEPS, ShardCheck
 
 _NUM_THREADS = 16
 ItemT = TypeVar("ItemT")
-
-
-class NotARunError(Exception):
-    """The folder holds none of a run's records."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +51,14 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
         deep: Also read every file whole: hashes, Parquet, tars, images, keys, latents, secrets.
 
     Raises:
-        NotARunError: there is no run.json, no revision.json and no plan.
+        NotARunError: there is no run.json, no revision.json and no plan, or it is a training.
     """
+    require_run(store)
     records = read_records(store)
-    if records is None:
+    if records.run is not None and records.run.get("job") == "train":
         raise NotARunError(
-            f"{store.root}: not a run: no run.json, revision.json or plan in it; give the "
-            "`output` of a job"
+            f"{store.root}: a training, which has no rows to verify; give the run of a curation or "
+            "a generation"
         )
     yield from records.faults
     if store.exists(LEASE_FILE):

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sd_core.cache.spec import CacheSpec
+from sd_core.failures import InputError
 
 
-class CacheShardError(Exception):
+class CacheShardError(InputError):
     """A cache's shard or empty caption is damaged, or not what its spec says."""
 
 

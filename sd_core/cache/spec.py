@@ -5,14 +5,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sd_core.failures import InputError
+
 SCHEMA_VERSION = 1
 
 
-class CacheMismatchError(Exception):
+class CacheMismatchError(InputError):
     """Caches (or a cache and a model) do not belong together; names each differing field."""
 
 
-class CacheSpecError(Exception):
+class CacheSpecError(InputError):
     """A `spec.json` cannot be read; says what is wrong with it."""
 
 

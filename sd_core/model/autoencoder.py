@@ -22,6 +22,7 @@ from sd_core.model.precision import Precision, model_dtype
 from sd_core.model.weights import (
     WeightsError,
     WeightsNeed,
+    loads_weights,
     public_reference,
     weights_identity,
     weights_sha256,
@@ -112,6 +113,7 @@ class Autoencoder:
         return self.latent_channels * (2 if form == "moments" else 1), side, side
 
 
+@loads_weights
 def load_autoencoder(config: AutoencoderConfig, *, device: str | torch.device) -> Autoencoder:
     """Load an AutoencoderKL, AutoencoderTiny or VQModel.
 

@@ -18,6 +18,7 @@ from sd_core.model.resample import OriginalSize, resample_crops
 from sd_core.model.weights import (
     WeightsError,
     WeightsNeed,
+    loads_weights,
     public_reference,
     resolve_weights,
     weights_identity,
@@ -157,6 +158,7 @@ class Clip:
         return F.normalize(self.model.encode_text(input_ids).float(), dim=-1)  # type: ignore[operator]
 
 
+@loads_weights
 def load_clip(config: ClipConfig, *, device: str | torch.device) -> Clip:
     """Build the model that `config` names and load its weights.
 

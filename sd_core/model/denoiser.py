@@ -24,7 +24,13 @@ from sd_core.model.denoiser_loading import (
 from sd_core.model.memory import aligned, place_module
 from sd_core.model.precision import Precision, model_dtype
 from sd_core.model.single_file import is_single_file
-from sd_core.model.weights import WeightsNeed, public_reference, resolve_weights, weights_identity
+from sd_core.model.weights import (
+    WeightsNeed,
+    loads_weights,
+    public_reference,
+    resolve_weights,
+    weights_identity,
+)
 
 _WHERE = "denoiser.model"
 
@@ -88,6 +94,7 @@ class DenoiserConfig(ModelConfig):
         return f"{named}, RANDOM weights of seed {self.seed}" if self.is_random else named
 
 
+@loads_weights
 def load_denoiser(config: DenoiserConfig, *, device: str | torch.device) -> nn.Module:
     """Load or build the denoiser, in eval mode, its parameters wanting gradients.
 

@@ -66,13 +66,20 @@ def snapshot_hub(repo: str, *, revision: str, inside: str | None = None) -> Path
         if not hub_answers():
             raise DownloadError(
                 f"revision {revision} was not fetched before, and the model hub does not answer"
-            ) from error
+            ) from (error if is_offline() else ConnectionError("the model hub does not answer"))
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise DownloadError(
             f"cannot be fetched from the model hub at revision {revision} "
             f"({type(error).__name__}: {reason[:200]})"
         ) from error
     return folder / inside if inside else folder
+
+
+def is_offline() -> bool:
+    """Whether the user keeps the hub's client from the network (HF_HUB_OFFLINE)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 @cache

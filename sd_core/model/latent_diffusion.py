@@ -26,7 +26,7 @@ from sd_core.model.latent_diffusion_sources import source_folders
 from sd_core.model.noise_schedule import NoiseSchedule, build_noise_schedule
 from sd_core.model.task import Task, check_task, task_of
 from sd_core.model.text_encoder import TextEncoder, load_text_encoder
-from sd_core.model.weights import WeightsError
+from sd_core.model.weights import WeightsError, loads_weights
 
 __all__ = [
     "LatentDiffusion",
@@ -90,6 +90,7 @@ class LatentDiffusion:
         )
 
 
+@loads_weights
 def load_latent_diffusion(
     config: LatentDiffusionConfig,
     *,

@@ -27,6 +27,7 @@ from sd_core.model.text_encoder_loading import (
 from sd_core.model.weights import (
     WeightsNeed,
     join_reference,
+    loads_weights,
     public_reference,
     weights_identity,
     weights_sha256,
@@ -155,6 +156,7 @@ class EncodedCaptions(TextEmbeddings):
     input_ids: Tensor
 
 
+@loads_weights
 def load_text_encoder(config: TextEncoderConfig, *, device: str | torch.device) -> TextEncoder:
     """Load the model and tokenizer; raises `WeightsError`."""
     loaded = _load(config)

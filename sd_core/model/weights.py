@@ -3,15 +3,20 @@
 import hashlib
 import re
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import nn
 
+from sd_core.failures import Failure, InputError, is_environment
 from sd_core.model.download import DownloadError, download_open_clip, download_url, snapshot_hub
+
+Params = ParamSpec("Params")
+Loaded = TypeVar("Loaded")
 
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
 
@@ -21,7 +26,7 @@ _HUB = re.compile(r"hub:(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>[^/@\s]+))?(/(
 _HAS_SCHEME = re.compile(r"[a-z_0-9+]{2,}:")
 
 
-class WeightsError(Exception):
+class WeightsError(InputError):
     """Weights cannot be had; says what is needed, from where, and where to put it instead."""
 
 
@@ -34,6 +39,32 @@ class WeightsNeed(NamedTuple):
     where: str
     ref: str
     sha256: str | None = None
+
+
+def loads_weights(load: Callable[Params, Loaded]) -> Callable[Params, Loaded]:
+    """Of a function that loads what its first argument, a configuration, names.
+
+    At a file that is damaged, cut off or of another kind the libraries that read it raise
+    everything there is (`Exception` itself, `StopIteration`): all of it becomes a `WeightsError`.
+    """
+
+    @wraps(load)
+    def loading(*args: Params.args, **kwargs: Params.kwargs) -> Loaded:
+        try:
+            return load(*args, **kwargs)
+        except (Failure, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            describe = getattr(args[0], "describe", None)
+            named = describe() if callable(describe) else "the models"
+            lines = str(error).strip().splitlines()
+            raise WeightsError(
+                f"{named}: cannot be loaded ({type(error).__name__}: {lines[0] if lines else ''}); "
+                "files are damaged, cut off or of another kind: fetch them again, or name another "
+                "model"
+            ) from error
+
+    return loading
 
 
 def resolve_weights(ref: str, *, sha256: str | None = None, where: str = "") -> Path:
@@ -73,7 +104,10 @@ def check_weights(needs: Iterable[WeightsNeed | tuple[str, str, str | None]]) ->
         faults = [fault for fault in pool.map(_fault, wanted) if fault]
     if faults:
         lines = "\n".join(f"  - {fault}" for fault in faults)
-        raise WeightsError(f"{len(faults)} set(s) of weights cannot be had:\n{lines}")
+        passes = all(is_environment(fault) for fault in faults)
+        raise WeightsError(f"{len(faults)} set(s) of weights cannot be had:\n{lines}") from (
+            faults[0] if passes else None
+        )
 
 
 def join_reference(ref: str, name: str) -> str:
@@ -168,11 +202,11 @@ def _locate_in_hub(ref: str) -> Path:
     return snapshot_hub(match["repo"], revision=match["revision"], inside=match["path"])
 
 
-def _fault(need: WeightsNeed) -> str | None:
+def _fault(need: WeightsNeed) -> WeightsError | None:
     try:
         resolve_weights(need.ref, sha256=need.sha256, where=need.where)
     except WeightsError as error:
-        return str(error)
+        return error
     return None
 
 

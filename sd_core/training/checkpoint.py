@@ -9,11 +9,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sd_core.failures import Failure, InputError
+
 STATE_FILE = "state.json"
 
 
-class CheckpointError(Exception):
+class CheckpointError(Failure):
     """A checkpoint cannot be used; says which file and what is wrong with it."""
+
+
+class OtherTrainingError(CheckpointError, InputError):
+    """A checkpoint is of a training with other options or another architecture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +67,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def check_recipe(found: Mapping[str, object], expected: Mapping[str, object]) -> None:
-    """Raise `CheckpointError`, naming each option that differs."""
+    """Raise `OtherTrainingError`, naming each option that differs."""
     different = [
         f"{name}: {found.get(name)!r} in the checkpoint, {expected.get(name)!r} now"
         for name in sorted({*found, *expected})
         if found.get(name) != expected.get(name)
     ]
     if different:
-        raise CheckpointError(
+        raise OtherTrainingError(
             "the checkpoint is of another training; give another output, or the same options:\n"
             + "\n".join(f"  - {line}" for line in different)
         )

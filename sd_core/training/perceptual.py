@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from sd_core.model.config import ModelConfig
 from sd_core.model.memory import place_module
-from sd_core.model.weights import WeightsError, WeightsNeed, resolve_weights, weights_identity
+from sd_core.model.weights import (
+    WeightsError,
+    WeightsNeed,
+    loads_weights,
+    resolve_weights,
+    weights_identity,
+)
 
 _KEY: Final = "losses.perceptual.backbone"
 MIN_SIDE_PX: Final = 16
@@ -65,6 +71,7 @@ class PerceptualLoss(nn.Module):
         return distances.flatten()
 
 
+@loads_weights
 def load_perceptual_loss(
     config: PerceptualConfig, *, device: torch.device
 ) -> PerceptualLoss | None:

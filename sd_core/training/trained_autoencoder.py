@@ -10,7 +10,7 @@ from sd_core.model.autoencoder import AutoencoderConfig
 from sd_core.model.autoencoder_loading import load_module
 from sd_core.model.config import ModelConfig
 from sd_core.model.precision import seeded
-from sd_core.model.weights import WeightsError, WeightsNeed
+from sd_core.model.weights import WeightsError, WeightsNeed, loads_weights
 
 _CLASSES: Final = ("AutoencoderKL", "VQModel")
 
@@ -133,6 +133,7 @@ class TrainedAutoencoder(nn.Module):
         return codes.permute(0, 3, 1, 2)
 
 
+@loads_weights
 def load_trained_autoencoder(config: TrainedAutoencoderConfig) -> TrainedAutoencoder:
     """Build or load it in float32 on the CPU, every weight asking for gradients.
 

@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sd_core.failures import Failure
 from sd_core.model.memory import place_module
 from sd_core.model.precision import model_dtype
-from sd_core.training.checkpoint import Checkpoint, CheckpointError, check_recipe
+from sd_core.training.checkpoint import Checkpoint, OtherTrainingError, check_recipe
 from sd_core.training.config import LoopConfig
 from sd_core.training.ema import Ema
 from sd_core.training.optimizer import (
@@ -26,7 +27,7 @@ from sd_core.training.optimizer import (
 from sd_core.training.task import Batch, Losses, Task, TrainedPart
 
 
-class NonFiniteLossError(Exception):
+class NonFiniteLossError(Failure):
     """A loss or gradient became infinite or NaN; names the step and the rows."""
 
 
@@ -175,7 +176,7 @@ class Trainer:
                     averages = dict(checkpoint.tensors[f"{name}_ema"])
                     part.ema.load(averages, num_updates=checkpoint.counts[name])
         except (KeyError, RuntimeError) as error:
-            raise CheckpointError(
+            raise OtherTrainingError(
                 f"the checkpoint of step {checkpoint.step} is of another architecture: {error}"
             ) from error
         self.step = checkpoint.step

@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from jobs.exit_codes import ExitCode
 from jobs.generate import _parse
 from pipelines.config import load_config
 from pipelines.generate import GenerateJobConfig
@@ -166,10 +167,21 @@ def test_all_tries_of_a_night_end_before_the_next() -> None:
 def test_what_another_try_cannot_mend_is_not_tried_again() -> None:
     spec = manifest("cronjob.yaml")["spec"]["jobTemplate"]["spec"]
     first = spec["podFailurePolicy"]["rules"][0]
-    assert (first["action"], first["onExitCodes"]["values"]) == ("FailJob", [2, 3])
+    assert (first["action"], first["onExitCodes"]["operator"]) == ("FailJob", "In")
+    assert set(first["onExitCodes"]["values"]) == {
+        ExitCode.WRONG_INPUT,
+        ExitCode.SHARDS_GIVEN_UP,
+        ExitCode.NOTHING_KEPT,
+    }
+    assert spec["backoffLimit"] > 0  # the others: 1, and 75, 130 and 143, which go on
     assert (
         first["onExitCodes"]["containerName"] == spec["template"]["spec"]["containers"][0]["name"]
     )
+
+
+def test_the_page_says_what_happens_after_each_exit_code() -> None:
+    rows = re.findall(r"^\| ([\d, ]+) \|", (DEPLOY / "README.md").read_text(), re.M)
+    assert [int(code) for row in rows for code in row.split(",")] == list(ExitCode)
 
 
 def test_a_ray_cluster_asks_for_a_token() -> None:

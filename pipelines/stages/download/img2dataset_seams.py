@@ -23,6 +23,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from multiprocessing.pool import RUN
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +35,7 @@ from pipelines.manifest import ShardError
 from pipelines.stages.download.intake import IncomingRow, Intake, Outcome, Taken
 
 _import_lock = threading.Lock()
+_LOOK_EVERY_S = 0.2
 
 
 def download_rows(
@@ -91,6 +93,7 @@ def load_img2dataset() -> ModuleType:
         if not hasattr(downloader, "_latent_foundry_original"):
             downloader._latent_foundry_original = downloader.download_image_with_retry
             downloader.download_image_with_retry = _fetch_seam
+            downloader.Semaphore = _Turns
         module: ModuleType = downloader
     return module
 
@@ -122,6 +125,21 @@ def _import_downloader() -> ModuleType:
     finally:
         if not is_loaded:
             del sys.modules["img2dataset"]
+
+
+class _Turns(threading.Semaphore):
+    """img2dataset's bound on the rows in flight, which lets go where its pool is being ended.
+
+    The pool's own thread waits in it for a turn, and the pool's end waits for that thread: a
+    signal, or an error in the loop that gives the turns back, would otherwise never come through.
+    """
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        feeder = threading.current_thread()
+        while not super().acquire(timeout=_LOOK_EVERY_S):
+            if getattr(feeder, "_state", RUN) != RUN:  # as the pool's thread itself looks
+                return False
+        return True
 
 
 class _Crop:

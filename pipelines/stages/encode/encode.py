@@ -32,7 +32,7 @@ from sd_core.model.text_encoder import (
     load_text_encoder,
     tokenize_captions,
 )
-from sd_core.model.weights import WeightsError, WeightsNeed
+from sd_core.model.weights import WeightsError, WeightsNeed, loads_weights
 
 
 class EncodeConfig(ModelConfig):
@@ -111,6 +111,7 @@ class EncodedBatch:
     prompt_embeds: Tensor | None
 
 
+@loads_weights
 def load_encode_models(config: EncodeConfig, *, device: str | torch.device) -> EncodeModels:
     """Load the autoencoder and the text encoder; raises `WeightsError`."""
     autoencoder = load_autoencoder(config.autoencoder, device=device)

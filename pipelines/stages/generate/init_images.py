@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines.manifest import ShardError
+from pipelines.config import ConfigError
 from pipelines.stages.generate.config import InitConfig
 from pipelines.stages.generate.rows import ImageRow
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
@@ -57,7 +57,7 @@ class InitImages:
         identity: The model's; the cache must share it.
 
     Raises:
-        ShardError: the run's cache is of another model, or cannot be read.
+        ConfigError: the run's cache is of another model, or cannot be read.
     """
 
     def __init__(self, config: InitConfig, identity: CacheIdentity) -> None:
@@ -67,7 +67,7 @@ class InitImages:
             self._cache: LatentCache = open_cache(path, storage_options=config.storage_options)
             check_caches([self._cache], model_identity=identity)
         except (CacheMismatchError, CacheSpecError, CacheShardError) as error:
-            raise ShardError(f"generate.init.path: {error}") from error
+            raise ConfigError(f"generate.init.path: {error}") from error
 
     def __contains__(self, key: str) -> bool:
         return key in self._places

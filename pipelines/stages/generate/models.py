@@ -19,7 +19,7 @@ from sd_core.model.lora import fuse_loras
 from sd_core.model.noise_schedule import low_res_schedule
 from sd_core.model.task import Task
 from sd_core.model.text_encoder import encode_captions
-from sd_core.model.weights import weights_sha256
+from sd_core.model.weights import loads_weights, weights_sha256
 from sd_core.sampling.preparation import prepare_for_sampling
 from sd_core.sampling.samplers import SamplerName, build_sampler, samplers_of
 
@@ -79,6 +79,7 @@ class GenerateModels:
         return type(scheduler).__name__, hashlib.sha256(text.encode()).hexdigest()
 
 
+@loads_weights
 def load_generate_models(config: GenerateConfig, *, device: str | torch.device) -> GenerateModels:
     """Load the model.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipelines.config import ConfigError
 from pipelines.manifest import Manifest, ShardError, read_manifest
 from pipelines.run import ORIGIN_STEPS, read_revision
 from pipelines.stages.generate.config import InitConfig
@@ -28,7 +29,7 @@ class SourcePictures:
         enlargement: How many times the result's sides are the picture's.
 
     Raises:
-        ShardError: there is no such run, or its select is not complete.
+        ConfigError: there is no such run, or its select is not complete.
     """
 
     def __init__(self, config: InitConfig, *, enlargement: int) -> None:
@@ -37,7 +38,7 @@ class SourcePictures:
         self._steps = read_revision(self._store).steps
         origins = [name for name in ORIGIN_STEPS if name in self._steps]
         if not origins or "select" not in self._steps:
-            raise ShardError(
+            raise ConfigError(
                 f"generate.init.path: {config.path} is no run whose select is complete; name a "
                 "curated or generated run"
             )

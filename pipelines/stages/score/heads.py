@@ -15,6 +15,7 @@ from sd_core.model.memory import aligned, place_module
 from sd_core.model.weights import (
     WeightsError,
     WeightsNeed,
+    loads_weights,
     public_reference,
     resolve_weights,
     weights_identity,
@@ -96,6 +97,7 @@ class ScoreHead(nn.Module):
         return (columns - self.mean) / self.deviation  # type: ignore[operator]
 
 
+@loads_weights
 def load_head(config: HeadConfig, *, kind: HeadKind, embed_dim: int, where: str) -> ScoreHead:
     """Load a head and check that it was made for embeddings of this length.
 

@@ -14,7 +14,7 @@ from pipelines.stages.score.heads import HeadConfig, HeadKind, ScoreHead, load_h
 from sd_core.model.clip import Clip, ClipConfig, load_clip
 from sd_core.model.config import ModelConfig
 from sd_core.model.resample import OriginalSize
-from sd_core.model.weights import WeightsNeed, weights_sha256
+from sd_core.model.weights import WeightsNeed, loads_weights, weights_sha256
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -117,6 +117,7 @@ class Scores:
     embeddings: npt.NDArray[np.float16] | None
 
 
+@loads_weights
 def load_score_models(
     config: ScoreConfig, *, device: str | torch.device, where: str = "score"
 ) -> ScoreModels:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.config import ConfigError
-from pipelines.manifest import ShardError, read_manifest
+from pipelines.manifest import read_manifest
 from pipelines.redact import redact_text, redact_url
 from pipelines.run import read_revision
 from pipelines.stages.select.duplicates_config import ReferenceConfig, ReferenceMethod
@@ -99,7 +100,7 @@ class _File:
     options: Mapping[str, Any]
 
     def methods(self) -> set[str]:
-        with self._open() as stream:
+        with self._named(), self._open() as stream:
             return set(pq.read_schema(stream).names)
 
     def digest(self) -> str:
@@ -116,13 +117,18 @@ class _File:
                 yield pa.Table.from_batches([batch]) if names else _rows_only(batch.num_rows)
 
     def _open(self) -> Any:
-        try:
+        with self._named():
             return fsspec.open(self.path, "rb", **self.options).open()
-        except (OSError, ValueError) as error:
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, ImportError, pa.ArrowException) as error:
             raise ConfigError(
                 f"select.duplicates.references {_shown(self.path)}: cannot be read: "
                 f"{redact_text(str(error))}"
-            ) from None
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +171,10 @@ class _Run:
         fingerprint = read_revision(self.store).steps[step].fingerprint
         manifest = read_manifest(self.store, step, fingerprint, shard_id)
         if manifest is None:
-            raise ShardError(f"{_shown(self.store.root)}: {step} shard {shard_id} is missing")
+            raise ConfigError(
+                f"select.duplicates.references {_shown(self.store.root)}: {step} shard {shard_id} "
+                "is missing; copy the run again"
+            )
         entry = manifest.file(folder)
         if entry is None:
             return None
