@@ -91,7 +91,8 @@ class BodyReader:
     def _decoded(self, content: bytes, answer: Answer, room: "_Room") -> bytes:
         if not room.held:
             try:
-                return _decode(content, answer, limit=_SMALL_DECODED_BYTES)
+                limit = min(_SMALL_DECODED_BYTES, self._max_bytes)
+                return _decode(content, answer, limit=limit)
             except CodedTooLarge:
                 room.take(self._max_bytes)
         return _decode(content, answer, limit=self._max_bytes)
