@@ -35,7 +35,7 @@ _SECRET_ENDINGS = (
 _SIGNED_PREFIXES = ("x-amz-", "x-goog-", "x-ms-", "x-oss-", "x-cos-")
 
 _AUTHORITY = r"(?:^|(?<=[:=]))[/\\]{2,}"
-_USER_INFO = re.compile(rf"({_AUTHORITY}|^[A-Za-z][A-Za-z0-9+.\-]*:[/\\])[^/?#\\\s]*@")
+_USER_INFO = re.compile(rf"({_AUTHORITY}|^[A-Za-z][A-Za-z0-9+.\-]*:[/\\])[^/?#\\]*@")
 _SLASHES = re.compile(r"[/\\]{2}")
 _BARE_USER_INFO = re.compile(r"^[^/?#\s]*:[^/?#\s]*@")
 _BAD_PORT_USER_INFO = re.compile(rf"({_AUTHORITY})[^/?#\s:\[\]]*:(?!\d*(?:[/?#]|$))[^\s]*@")
