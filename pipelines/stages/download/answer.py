@@ -20,8 +20,8 @@ _MAX_LINES = 1000
 
 _WANTED = frozenset(
     {
-        *(b"content-encoding", b"content-length", b"location", b"retry-after"),
-        *(b"transfer-encoding", b"x-robots-tag"),
+        *(b"content-encoding", b"content-length", b"content-range", b"location"),
+        *(b"retry-after", b"transfer-encoding", b"x-robots-tag"),
     }
 )
 _INFORMATIONAL = re.compile(rb"HTTP/\S*\s+1\d\d\b")

@@ -18,7 +18,7 @@ from pipelines.stages.download.failure import FetchFailed, FetchReason, Malforme
 from pipelines.stages.download.limits import ByteBudget, Deadline, HostSlots
 from pipelines.stages.download.optout import is_opted_out
 from pipelines.stages.download.resolver import SystemResolver
-from pipelines.stages.download.status import is_redirect, status_failure
+from pipelines.stages.download.status import is_part, is_redirect, status_failure
 from pipelines.stages.download.target import Target, parse_target, redirect_target
 
 
@@ -191,6 +191,8 @@ class Fetcher:
             return redirect_target(target, location)
         if not 200 <= status < 300:
             raise status_failure(answer)
+        if is_part(status, answer.headers.get("Content-Range")):
+            raise truncated()
         body = self._bodies.read(answer, deadline=deadline)
         return Fetched(
             data=body.content,

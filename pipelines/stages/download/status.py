@@ -1,11 +1,13 @@
 """HTTP statuses that are failures: their reasons, and whether another try could help."""
 
 import http.client
+import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from pipelines.stages.download.failure import FetchFailed, FetchReason
 
+_RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)$")
 _NEVER_FOLLOWED = (304, 305)
 _REFUSALS: dict[int, tuple[FetchReason, str, bool]] = {
     300: ("http_not_found", "the server offers a choice of others instead", False),
@@ -29,6 +31,17 @@ def is_redirect(status: int, location: str | None) -> bool:
     if status == 300:
         return bool(location and location.strip())
     return 300 < status < 400 and status not in _NEVER_FOLLOWED
+
+
+def is_part(status: int, content_range: str | None) -> bool:
+    """Whether a 206, which nobody asked for, says that it brings less than the whole."""
+    if status != 206 or not content_range:
+        return False
+    found = _RANGE.match(content_range.strip())
+    if found is None:
+        return False
+    first, last, total = found.groups()
+    return int(first) > 0 or (total != "*" and int(last) + 1 < int(total))
 
 
 def status_failure(response: http.client.HTTPResponse) -> FetchFailed:

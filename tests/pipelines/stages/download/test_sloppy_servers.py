@@ -75,6 +75,11 @@ READ = {
     + PICTURE,
     "900_headers": OK + b"Set-Cookie: a=b\r\n" * 900 + LENGTH + b"\r\n" + PICTURE,
     "line_of_64_KiB": OK + b"X-Policy: " + b"x" * 65536 + b"\r\n" + LENGTH + b"\r\n" + PICTURE,
+    "whole_range": b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-%d/%d\r\n"
+    % (len(PICTURE) - 1, len(PICTURE))
+    + LENGTH
+    + b"\r\n"
+    + PICTURE,
     "newline_after_the_body": OK + LENGTH + b"\r\n" + PICTURE + b"\n",
     "second_answer_at_once": (OK + LENGTH + b"\r\n" + PICTURE)
     + (OK + b"Content-Length: 5\r\n\r\nWRONG"),
@@ -89,6 +94,13 @@ REFUSED = {
     "two_lengths_both_wrong": (
         OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n" + PICTURE,
         "http_malformed",
+    ),
+    "part_of_it": (
+        b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-%d/99999\r\n" % (len(PICTURE) - 1)
+        + LENGTH
+        + b"\r\n"
+        + PICTURE,
+        "body_truncated",
     ),
     "length_too_large": (OK + b"Content-Length: 99999\r\n\r\n" + PICTURE, "body_truncated"),
     "only_1xx": (b"HTTP/1.1 103 Early Hints\r\n\r\n", "connection_failed"),
@@ -233,3 +245,23 @@ def test_redirect_in_which_more_is_sent_leads_to_its_own_target(make_fetcher):
     handlers = {"/x": send_on, "/good": answer(200, PICTURE)}
     with LoopbackServer(handlers=handlers) as server:
         assert make_fetcher().fetch(f"{server.url}/x").data == PICTURE
+
+
+def test_no_port_is_kept_after_a_request(make_fetcher):
+    """A server is asked more often within a minute than a machine has ports."""
+    fetcher = make_fetcher()
+    with LoopbackServer(handlers={"/x": raw(READ["plain"], then_hang=True)}) as server:
+        for _ in range(20):
+            assert fetcher.fetch(f"{server.url}/x").data == PICTURE
+        port = int(server.url.rpartition(":")[2])
+        waiting = [line for line in connections_to(port) if line[3] == TIME_WAIT]
+    assert not waiting
+
+
+TIME_WAIT = "06"
+
+
+def connections_to(port: int) -> list[list[str]]:
+    with open("/proc/net/tcp") as table:
+        lines = [line.split() for line in table][1:]
+    return [line for line in lines if line[2].endswith(f":{port:04X}")]
