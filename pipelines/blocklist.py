@@ -3,9 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
 
 import fsspec
 import numpy as np
@@ -15,11 +13,10 @@ import pyarrow.parquet as pq
 
 from pipelines.config import Config, ConfigError
 from pipelines.redact import redact_text, redact_url
+from pipelines.urls import normalise_host, normalise_url, url_host
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _CHUNK_BYTES = 65 << 16  # a multiple of a hex digest and its line feed
 _URL_HASH_BYTES = 16
-_KEPT_IN_URL = "!$%&'()*+,-./:;=?@_~[]"
 
 Digests = npt.NDArray[np.bytes_]
 
@@ -88,7 +85,7 @@ def load_block_list(
         _URL_HASH_BYTES,
     )
     domains = frozenset(
-        _entry_domain(domain, config.domains)
+        entry_domain(domain, _shown(config.domains))
         for domain in list_entries(config.domains, "block.domains", options)
     )
     sha256 = _read_sha256(config.sha256, options)
@@ -97,50 +94,17 @@ def load_block_list(
     )
 
 
-def normalise_url(url: str) -> str:
-    """The URL with what makes no difference to the server levelled.
+def entry_domain(text: str, source: str) -> str:
+    """A domain as a list gives it (`example.com`, `*.example.com`, a URL), in its normal form.
 
-    Scheme and host in lower case, the host in punycode without a trailing dot, no default port,
-    no user information, no fragment, an empty path as `/`, other than ASCII characters
-    percent-encoded. A malformed URL stays as it is.
+    Raises:
+        ConfigError: it is none; `source` says where it stands.
     """
-    text = url.strip()
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        return text
-    if not parts.scheme or not parts.hostname:
-        return text
-    host = normalise_host(parts.hostname)
-    host = f"[{host}]" if ":" in host else host
-    if port is not None and port != _DEFAULT_PORTS.get(parts.scheme):
-        host = f"{host}:{port}"
-    query = f"?{parts.query}" if parts.query else ""
-    rest = quote(f"{parts.path or '/'}{query}", safe=_KEPT_IN_URL)
-    return f"{parts.scheme}://{host}{rest}"
-
-
-@lru_cache(maxsize=65_536)
-def normalise_host(host: str) -> str:
-    """A host name in lower-case punycode without a trailing dot."""
-    name = unquote(host).strip().rstrip(".").lower()
-    if name.isascii():
-        return name
-    for dot in "。．｡":
-        name = name.replace(dot, ".")
-    try:
-        return name.encode("idna").decode("ascii").rstrip(".")
-    except UnicodeError:
-        return name.rstrip(".")
-
-
-def url_host(url: str) -> str:
-    """The host of a URL as `normalise_host` gives it; "" where it has none."""
-    try:
-        return normalise_host(urlsplit(url.strip()).hostname or "")
-    except ValueError:
-        return ""
+    name = text.strip().removeprefix("*.").removeprefix(".")
+    host = url_host(name) if "://" in name else normalise_host(name)
+    if not host or "*" in host:
+        raise ConfigError(f"{source}: {text!r} is not a domain; give names such as example.com")
+    return host
 
 
 def _url_hash(url: str) -> bytes:
@@ -158,16 +122,6 @@ def _holds(digests: Digests, digest: bytes) -> bool:
 
 def _sorted_digests(digests: list[bytes], width: int) -> Digests:
     return np.unique(np.frombuffer(b"".join(digests), dtype=f"S{width}"))
-
-
-def _entry_domain(text: str, path: str | None) -> str:
-    host = text.removeprefix("*.").removeprefix(".")
-    host = url_host(host) if "://" in host else normalise_host(host)
-    if not host or "/" in host:
-        raise ConfigError(
-            f"{_shown(path)}: {text!r} is not a domain; give names such as example.com"
-        )
-    return host
 
 
 def list_entries(path: str | None, option: str, options: dict[str, Any]) -> Iterator[str]:

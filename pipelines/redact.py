@@ -35,15 +35,16 @@ _SECRET_ENDINGS = (
 _SIGNED_PREFIXES = ("x-amz-", "x-goog-", "x-ms-", "x-oss-", "x-cos-")
 
 _AUTHORITY = r"(?:^|(?<=[:=]))[/\\]{2,}"
-_USER_INFO = re.compile(rf"({_AUTHORITY}|^[A-Za-z][A-Za-z0-9+.\-]*:[/\\])[^/?#\\\s]*@")
+_USER_INFO = re.compile(rf"({_AUTHORITY}|^[A-Za-z][A-Za-z0-9+.\-]*:[/\\])[^/?#\\]*@")
+_LEFT_OUT = re.compile(r"[\t\r\n]")
 _SLASHES = re.compile(r"[/\\]{2}")
-_BARE_USER_INFO = re.compile(r"^[^/?#\s]*:[^/?#\s]*@")
-_BAD_PORT_USER_INFO = re.compile(rf"({_AUTHORITY})[^/?#\s:\[\]]*:(?!\d*(?:[/?#]|$))[^\s]*@")
-_PARAMETER = re.compile(r"([?&;#])([^=&;#?\s]{1,200})=([^&#]*)")
+_BARE_USER_INFO = re.compile(r"^[^/?#]*:[^/?#]*@")
+_BAD_PORT_USER_INFO = re.compile(rf"({_AUTHORITY})[^/?#:\[\]]*:(?!\d*(?:[/?#]|$)).*@")
+_PARAMETER = re.compile(r"([?&;#])([^=&;#?]{1,200})=([^&#]*)")
 _URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(?://|\\\\)[^\s<>\"]+")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _MAY_HOLD_SECRET = (
-    r"(?i)@|%40|%3d|[?&;#][^=&]*%|"
+    r"(?i)@|%40|%3d|[\t\r\n]|[?&;#][^=&]*%|"
     r"(token|key|secret|pass|pwd|auth|sig|cred|jwt|sas|sess|hmac|bearer|"
     r"policy|accessid|hdn|gda|x-amz|x-goog|x-ms|x-oss|x-cos)[^&#]*="
 )
@@ -64,9 +65,12 @@ def is_secret_name(name: str) -> bool:
 def redact_url(url: str) -> str:
     """The URL without its user information and with signed or secret query values replaced.
 
-    Malformed URLs are redacted on the safe side: what may be a password goes.
+    Malformed URLs are redacted on the safe side: what may be a password goes. Whoever reads a URL
+    leaves tabs and line ends out, so they are left out here where they would hide a secret.
     """
-    return _redact(url, depth=0)
+    read = _LEFT_OUT.sub("", url)
+    redacted = _redact(read, depth=0)
+    return url if redacted == read else redacted
 
 
 def redact_text(text: str) -> str:

@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.blocklist import normalise_host, normalise_url, url_host
+from pipelines.blocklist import entry_domain
 from pipelines.ledger import TAKEDOWN_REASONS
 from pipelines.redact import redact_url
+from pipelines.revisions.earlier_urls import earlier_url, earlier_url_host
 from pipelines.storage import RunStore
+from pipelines.urls import normalise_url, url_host
 
 TOMBSTONES_FILE = "takedown/tombstones.json"
 TAKEN_DOWN = TAKEDOWN_REASONS[0]
@@ -56,7 +58,10 @@ class Tombstones:
         """Whether a URL, or its domain, is taken down."""
         if not self.urls and not self.domains:
             return False
-        return url_digest(url) in self.urls or not self.domains.isdisjoint(_domain_digests(url))
+        return not (
+            self.urls.isdisjoint(_url_digests(url))
+            and self.domains.isdisjoint(_domain_digests(url))
+        )
 
     def hides_content(self, sha256: str) -> bool:
         """Whether content of this hex sha256 is taken down."""
@@ -96,18 +101,26 @@ def tombstones_of(
     domains: Iterable[str] = (),
     sha256: Iterable[str] = (),
 ) -> Tombstones:
-    """Of texts as a user gives them."""
+    """Of texts as a user gives them.
+
+    Raises:
+        ConfigError: a domain is none.
+    """
     return Tombstones(
         keys=frozenset(digest_of("keys", key.strip().lower()) for key in keys),
         urls=frozenset(url_digest(url.strip()) for url in urls),
-        domains=frozenset(digest_of("domains", normalise_host(d.strip())) for d in domains),
+        domains=frozenset(
+            digest_of("domains", entry_domain(text, "--domains")) for text in domains
+        ),
         sha256=frozenset(digest_of("sha256", text.strip().lower()) for text in sha256),
     )
 
 
 def digest_of(kind: str, text: str) -> str:
     """32 hex digits of a text of one kind."""
-    return hashlib.blake2b(f"{kind}\n{text}".encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        f"{kind}\n{text}".encode("utf-8", "surrogatepass"), digest_size=16
+    ).hexdigest()
 
 
 def url_digest(url: str) -> str:
@@ -165,7 +178,13 @@ def _found(rows: pa.Table, column: str, is_hidden: Callable[[str], bool]) -> npt
     return np.array([text is not None and is_hidden(text) for text in texts], np.bool_)
 
 
+def _url_digests(url: str) -> Iterator[str]:
+    yield url_digest(url)
+    yield digest_of("urls", earlier_url(redact_url(url)))
+
+
 def _domain_digests(url: str) -> Iterator[str]:
-    parts = url_host(url).split(".")
-    for start in range(len(parts)):
-        yield digest_of("domains", ".".join(parts[start:]))
+    for host in {url_host(url), earlier_url_host(url)}:
+        parts = host.split(".")
+        for start in range(len(parts)):
+            yield digest_of("domains", ".".join(parts[start:]))

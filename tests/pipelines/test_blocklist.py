@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.blocklist import BlockConfig, BlockList, load_block_list, normalise_url
+from pipelines.blocklist import BlockConfig, BlockList, load_block_list
 from pipelines.config import ConfigError
+from pipelines.urls import normalise_url
 
 
 def _load(tmp_path: Path, **lists: str | bytes) -> BlockList:

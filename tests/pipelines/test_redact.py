@@ -57,12 +57,21 @@ SECRETS = st.text(string.ascii_letters + string.digits + "-_.~!$'()*+,:@/", min_
             "https://p.example/https://REDACTED@a.example/b",
         ),
         ("https://a.example/b?token=", "https://a.example/b?token="),
+        ("http:/\t/u:p@a.example/b", "http://REDACTED@a.example/b"),
+        ("ht\ntp://us\ter:p\r\n@a.example/b", "http://REDACTED@a.example/b"),
+        ("http://us er:p w@a.example/b", "http://REDACTED@a.example/b"),
+        ("http:u:p w@a.example/b", "REDACTED@a.example/b"),
+        ("https://a.example/b?to\tken=1&w=2", "https://a.example/b?token=REDACTED&w=2"),
+        ("https://a.example/b?my token=1", "https://a.example/b?my token=REDACTED"),
+        ("https://a.example/a\tb?w=2", "https://a.example/a\tb?w=2"),
+        ("\u00a0https://u:p@a.example/b", "\u00a0https://REDACTED@a.example/b"),
         ("http://[", "http://["),
         ("", ""),
     ],
 )
 def test_url_keeps_all_but_its_secrets(url: str, redacted: str) -> None:
     assert redact_url(url) == redacted
+    assert redact_url_column(pa.array([url])).to_pylist() == [redacted]
 
 
 def test_a_url_within_a_query_value_is_redacted_too() -> None:

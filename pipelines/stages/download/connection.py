@@ -1,10 +1,10 @@
 """Connections to checked addresses only, with every socket operation under the URL's deadline."""
 
-import http.client
+import contextlib
 import io
 import socket
 import ssl
-import threading
+import struct
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -17,69 +17,60 @@ from pipelines.stages.download.target import Target
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+_RESET = struct.pack("ii", 1, 0)  # linger for no time
 Resolver = Callable[[str, Deadline], list[str]]
 """Host name -> numeric addresses; raises FetchFailed `dns_failed`."""
 
-_MAX_IDLE_PER_ORIGIN = 32
-_MAX_IDLE = 128
-
 
 class _DeadlineReader(io.RawIOBase):
-    """Reads a socket until the connection's current deadline."""
+    """Reads a socket until the deadline."""
 
-    def __init__(self, connection: "Connection") -> None:
-        self._connection = connection
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+        self._socket = sock
+        self._deadline = deadline
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        return self._connection.receive_into(buffer)
+        self._socket.settimeout(self._deadline.remaining_s())
+        return self._socket.recv_into(buffer)
 
 
 class Connection:
-    """One open connection to one checked address."""
+    """An open connection to one checked address, for one request and one answer.
 
-    def __init__(self, sock: socket.socket, *, target: Target) -> None:
+    It is never used again, not even for the next redirect: whatever a server sends beyond its
+    answer, at once or later, would pass for the answer to the next request. No look at an idle
+    socket can rule that out.
+    """
+
+    def __init__(self, sock: socket.socket, *, deadline: Deadline) -> None:
         self._socket = sock
-        self.origin = target.origin
-        self.is_reused = False
-        self.deadline: Deadline | None = None
+        self._deadline = deadline
 
-    def send_request(self, request: bytes) -> http.client.HTTPResponse:
-        """Send a GET and read the response's headers; the body is left to be read.
-
-        Raises:
-            OSError, http.client.HTTPException: as the socket and http.client raise them.
-        """
-        self._socket.settimeout(self._remaining_s())
+    def send(self, request: bytes) -> None:
+        """Send a request."""
+        self._socket.settimeout(self._deadline.remaining_s())
         self._socket.sendall(request)
-        # HTTPResponse wants of its socket only makefile().
-        response = http.client.HTTPResponse(self, method="GET")  # type: ignore[arg-type]
-        response.begin()
-        return response
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """A buffered reader under the deadline; closing it leaves the connection open."""
-        return io.BufferedReader(_DeadlineReader(self), 16384)
-
-    def receive_into(self, buffer: "WriteableBuffer") -> int:
-        """One recv under what is left of the deadline."""
-        self._socket.settimeout(self._remaining_s())
-        return self._socket.recv_into(buffer)
+        """A buffered reader under the deadline."""
+        return io.BufferedReader(_DeadlineReader(self._socket, self._deadline), 16384)
 
     def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
+        """Close the socket, with a reset: by then there is nothing left to be said.
 
-    def _remaining_s(self) -> float:
-        if self.deadline is None:
-            raise RuntimeError("a connection is used without a deadline")
-        return self.deadline.remaining_s()
+        Otherwise the port would be kept for a minute after every request, and a machine has about
+        28,000 of them for one server.
+        """
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._socket.close()
 
 
 class Connector:
-    """Opens connections, and keeps idle ones for the next request to the same origin.
+    """Opens connections.
 
     A name is resolved once per connection and the socket is connected to the very address that
     was checked, so a name that changes its mind in between gains nothing.
@@ -97,64 +88,14 @@ class Connector:
         self._resolver = resolver
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls or ssl.create_default_context()
-        self._lock = threading.Lock()
-        self._idle: dict[tuple[str, str, int], list[Connection]] = {}
 
-    def connect(self, target: Target, *, deadline: Deadline, fresh: bool = False) -> Connection:
-        """An open connection to the target's origin, an idle one where there is one.
-
-        Args:
-            fresh: Never an idle one.
+    def connect(self, target: Target, *, deadline: Deadline) -> Connection:
+        """A new connection to the target's origin.
 
         Raises:
             FetchFailed: `dns_failed`, `address_refused`, `connection_failed`, `tls_failed` or
                 `download_timed_out`.
         """
-        connection = None if fresh else self._take_idle(target)
-        if connection is None:
-            connection = Connection(self._open(target, deadline=deadline), target=target)
-        connection.deadline = deadline
-        return connection
-
-    def keep(self, connection: Connection) -> None:
-        """Keep a connection whose response was read to its end."""
-        connection.deadline = None
-        connection.is_reused = True
-        with self._lock:
-            idle = self._idle.setdefault(connection.origin, [])
-            if len(idle) < _MAX_IDLE_PER_ORIGIN:
-                idle.append(connection)
-                connection = None  # type: ignore[assignment]
-            stale = self._evict()
-        for other in [connection, *stale]:
-            if other is not None:
-                other.close()
-
-    def close(self) -> None:
-        """Close every idle connection."""
-        with self._lock:
-            idle, self._idle = self._idle, {}
-        for connections in idle.values():
-            for connection in connections:
-                connection.close()
-
-    def _take_idle(self, target: Target) -> Connection | None:
-        with self._lock:
-            idle = self._idle.pop(target.origin, None)
-            if not idle:
-                return None
-            connection = idle.pop()
-            if idle:
-                self._idle[target.origin] = idle  # used last, evicted last
-            return connection
-
-    def _evict(self) -> list[Connection]:
-        stale: list[Connection] = []
-        while sum(map(len, self._idle.values())) > _MAX_IDLE:
-            stale += self._idle.pop(next(iter(self._idle)))
-        return stale
-
-    def _open(self, target: Target, *, deadline: Deadline) -> socket.socket:
         addresses = self._addresses(target.host, deadline=deadline)
         allowed = [address for address in addresses if self._policy.allows(address)]
         if not allowed:
@@ -168,7 +109,7 @@ class Connector:
             except OSError:
                 continue
             else:
-                return self._secured(sock, target, deadline=deadline)
+                return Connection(self._secured(sock, target, deadline=deadline), deadline=deadline)
         deadline.remaining_s()
         if timed_out:
             raise FetchFailed(
@@ -201,7 +142,8 @@ class Connector:
             return sock
         try:
             sock.settimeout(min(self._connect_timeout_s, deadline.remaining_s()))
-            return self._tls.wrap_socket(sock, server_hostname=target.host)
+            # A certificate names its host without the dot that ends a full name.
+            return self._tls.wrap_socket(sock, server_hostname=target.host.rstrip("."))
         except TimeoutError:
             sock.close()
             deadline.remaining_s()

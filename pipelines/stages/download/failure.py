@@ -51,3 +51,10 @@ class FetchFailed(Exception):
         self.message = message
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+
+
+class MalformedAnswer(FetchFailed):
+    """What came is not HTTP: `http_malformed`, but worth asking once more on a new connection."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("http_malformed", message)

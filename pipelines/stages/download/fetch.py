@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import io
 import ssl
 import time
 from collections.abc import Callable
@@ -11,17 +10,16 @@ from types import TracebackType
 from typing import cast
 
 from pipelines.stages.download.addresses import AddressPolicy
+from pipelines.stages.download.answer import Answer
+from pipelines.stages.download.body import BodyReader, truncated
 from pipelines.stages.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadConfig
 from pipelines.stages.download.connection import Connection, Connector, Resolver
-from pipelines.stages.download.failure import FetchFailed, FetchReason
+from pipelines.stages.download.failure import FetchFailed, FetchReason, MalformedAnswer
 from pipelines.stages.download.limits import ByteBudget, Deadline, HostSlots
 from pipelines.stages.download.optout import is_opted_out
 from pipelines.stages.download.resolver import SystemResolver
-from pipelines.stages.download.status import status_failure
+from pipelines.stages.download.status import is_part, is_redirect, status_failure
 from pipelines.stages.download.target import Target, parse_target, redirect_target
-
-_SMALL_BODY_BYTES = 256 * 1024
-"""A body up to this size is not counted against the budget of bytes in flight."""
 
 
 @dataclass(kw_only=True)
@@ -87,6 +85,7 @@ class Fetcher:
         )
         self._hosts = HostSlots(config.max_per_host)
         self._budget = ByteBudget(MAX_BODY_BYTES_IN_FLIGHT)
+        self._bodies = BodyReader(max_bytes=config.max_bytes, budget=self._budget)
 
     def fetch(self, url: str, *, key: str = "") -> Fetched:
         """Fetch a URL, following redirects and retrying what can pass.
@@ -111,10 +110,6 @@ class Fetcher:
             time.sleep(wait_s)
             attempt += 1
 
-    def close(self) -> None:
-        """Close the idle connections."""
-        self._connector.close()
-
     def _backoff_s(self, key: str, attempt: int) -> float:
         digest = hashlib.blake2b(f"{key}/{attempt}".encode(), digest_size=4).digest()
         jitter = int.from_bytes(digest) / 2**32
@@ -123,7 +118,7 @@ class Fetcher:
     def _follow(self, target: Target, *, deadline: Deadline) -> Fetched:
         for _ in range(self._config.max_redirects + 1):
             with self._hosts.slot(target.host, deadline=deadline):
-                arrived = self._hop(target, deadline=deadline)
+                arrived = self._ask(target, deadline=deadline)
             if isinstance(arrived, Fetched):
                 return arrived
             target = arrived
@@ -134,51 +129,45 @@ class Fetcher:
                 )
         raise FetchFailed("too_many_redirects", f"more than {self._config.max_redirects}")
 
-    def _hop(self, target: Target, *, deadline: Deadline) -> Fetched | Target:
-        """One request: the body, or where to go next."""
-        connection, response = self._request(target, deadline=deadline)
-        is_kept = False
+    def _ask(self, target: Target, *, deadline: Deadline) -> Fetched | Target:
+        """One answer; where it is malformed, that to the same request on another connection."""
         try:
-            arrived = self._read(response, target=target, deadline=deadline)
-            is_kept = not response.will_close and (
-                isinstance(arrived, Fetched) or response.length == 0
-            )
-            return arrived
+            return self._hop(target, deadline=deadline)
+        except MalformedAnswer:
+            return self._hop(target, deadline=deadline)
+
+    def _hop(self, target: Target, *, deadline: Deadline) -> Fetched | Target:
+        """One request on a connection of its own: the body, or where to go next."""
+        connection = self._connector.connect(target, deadline=deadline)
+        try:
+            answer = self._send(connection, target, deadline=deadline)
+            try:
+                return self._read(answer, target=target, deadline=deadline)
+            except TimeoutError:
+                raise deadline.missed() from None
+            except http.client.IncompleteRead:
+                raise truncated() from None
+            except (OSError, http.client.HTTPException, ValueError):
+                raise FetchFailed(
+                    "body_truncated", "the connection broke within the body", retryable=True
+                ) from None
+            finally:
+                answer.close()
+        finally:
+            connection.close()
+
+    def _send(self, connection: Connection, target: Target, *, deadline: Deadline) -> Answer:
+        try:
+            connection.send(self._head(target))
+            return Answer(connection)
         except TimeoutError:
             raise deadline.missed() from None
-        except http.client.IncompleteRead:
-            raise _truncated() from None
-        except (OSError, http.client.HTTPException, ValueError):
+        except OSError:
             raise FetchFailed(
-                "body_truncated", "the connection broke within the body", retryable=True
+                "connection_failed", "the host closed the connection", retryable=True
             ) from None
-        finally:
-            response.close()
-            if is_kept:
-                self._connector.keep(connection)
-            else:
-                connection.close()
-
-    def _request(
-        self, target: Target, *, deadline: Deadline, fresh: bool = False
-    ) -> tuple[Connection, http.client.HTTPResponse]:
-        connection = self._connector.connect(target, deadline=deadline, fresh=fresh)
-        try:
-            return connection, connection.send_request(self._head(target))
-        except BaseException as error:
-            connection.close()
-            if isinstance(error, TimeoutError):
-                raise deadline.missed() from None
-            if isinstance(error, OSError) and connection.is_reused:
-                # An idle connection that the server closed meanwhile says nothing about the URL.
-                return self._request(target, deadline=deadline, fresh=True)
-            if isinstance(error, OSError):
-                raise FetchFailed(
-                    "connection_failed", "the host closed the connection", retryable=True
-                ) from None
-            if isinstance(error, http.client.HTTPException | ValueError):
-                raise FetchFailed("http_malformed", "the answer is not HTTP") from None
-            raise
+        except (http.client.HTTPException, ValueError):
+            raise MalformedAnswer("the answer is not HTTP") from None
 
     def _head(self, target: Target) -> bytes:
         lines = [
@@ -187,81 +176,37 @@ class Fetcher:
             f"User-Agent: {self._config.user_agent}",
             "Accept: image/*,*/*;q=0.8",
             "Accept-Encoding: identity",
+            "Connection: close",
         ]
         if target.authorization:
             lines.append(f"Authorization: {target.authorization}")
         return "\r\n".join([*lines, "", ""]).encode("ascii")
 
-    def _read(
-        self, response: http.client.HTTPResponse, *, target: Target, deadline: Deadline
-    ) -> Fetched | Target:
-        status = response.status
+    def _read(self, answer: Answer, *, target: Target, deadline: Deadline) -> Fetched | Target:
+        status = answer.status
         if status < 400:
-            self._check_opt_out(response)
-        if 300 <= status < 400:
-            return redirect_target(target, response.getheader("Location"))
+            self._check_opt_out(answer)
+        location = answer.headers.get("Location")
+        if is_redirect(status, location):
+            return redirect_target(target, location)
         if not 200 <= status < 300:
-            raise status_failure(response)
-        body, reserved = self._body(response, deadline=deadline)
+            raise status_failure(answer)
+        if is_part(status, answer.headers.get("Content-Range")):
+            raise truncated()
+        body = self._bodies.read(answer, deadline=deadline)
         return Fetched(
-            data=body,
-            sha256=hashlib.sha256(body).hexdigest(),
+            data=body.content,
+            sha256=hashlib.sha256(body.content).hexdigest(),
             final_url=target.url,
-            _reserved=reserved,
+            _reserved=body.reserved,
             _budget=self._budget,
         )
 
-    def _check_opt_out(self, response: http.client.HTTPResponse) -> None:
-        values = response.headers.get_all("X-Robots-Tag")
+    def _check_opt_out(self, answer: Answer) -> None:
+        values = answer.headers.get_all("X-Robots-Tag")
         if values and is_opted_out(
             values,
             agent_token=self._config.user_agent_token,
             directives=self._config.honour_opt_out_directives,
         ):
             raise FetchFailed("opted_out", "X-Robots-Tag refuses this use")
-
-    def _body(self, response: http.client.HTTPResponse, *, deadline: Deadline) -> tuple[bytes, int]:
-        """The body and how much of the budget it holds."""
-        length = response.length
-        if length is not None and length > self._config.max_bytes:
-            raise self._too_large()
-        reserved = 0
-        if length is not None and length > _SMALL_BODY_BYTES:
-            reserved = self._budget.reserve(length, deadline=deadline)
-        try:
-            if length is not None:
-                body = response.read(length)
-                if len(body) < length:
-                    raise _truncated()
-            else:
-                stream = io.BytesIO()
-                _read_up_to(response, _SMALL_BODY_BYTES, into=stream)
-                if stream.tell() > _SMALL_BODY_BYTES:
-                    reserved = self._budget.reserve(self._config.max_bytes, deadline=deadline)
-                    _read_up_to(response, self._config.max_bytes, into=stream)
-                body = stream.getvalue()
-            if len(body) > self._config.max_bytes:
-                raise self._too_large()
-            if not body:
-                raise FetchFailed("empty_body", "the answer has no body")
-        except BaseException:
-            self._budget.release(reserved)
-            raise
-        return body, reserved
-
-    def _too_large(self) -> FetchFailed:
-        return FetchFailed("body_too_large", f"more than {self._config.max_bytes} bytes")
-
-
-def _read_up_to(response: http.client.HTTPResponse, limit: int, *, into: io.BytesIO) -> None:
-    """Read on to the end, or until `into` holds more than `limit` bytes.
-
-    `read` would trust the sizes of chunks; `readinto` never gives more than asked for.
-    """
-    buffer = memoryview(bytearray(64 * 1024))
-    while into.tell() <= limit and (count := response.readinto(buffer)):
-        into.write(buffer[:count])
-
-
-def _truncated() -> FetchFailed:
-    return FetchFailed("body_truncated", "the body ends before its end", retryable=True)

@@ -4,6 +4,7 @@ import ctypes
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -95,22 +96,31 @@ class ByteBudget:
     """Bytes of bodies that may be held at once.
 
     A body is reserved whole before it is read, never piece by piece, so that two half-read bodies
-    cannot wait for each other.
+    cannot wait for each other. First come, first served, so that a large one gets its turn.
     """
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._free = total
         self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
 
     def reserve(self, size: int, *, deadline: Deadline) -> int:
         """Wait for `size` bytes (at most the whole budget) and take them; returns how many."""
         size = min(size, self._total)
+        turn = object()
         with self._changed:
-            if self._free < size:
-                with deadline.paused():
-                    self._changed.wait_for(lambda: self._free >= size)
-            self._free -= size
+            self._waiting.append(turn)
+            try:
+                if self._waiting[0] is not turn or self._free < size:
+                    with deadline.paused():
+                        self._changed.wait_for(
+                            lambda: self._waiting[0] is turn and self._free >= size
+                        )
+                self._free -= size
+            finally:
+                self._waiting.remove(turn)
+                self._changed.notify_all()
         return size
 
     def release(self, size: int) -> None:

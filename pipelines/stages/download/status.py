@@ -1,12 +1,18 @@
 """HTTP statuses that are failures: their reasons, and whether another try could help."""
 
 import http.client
+import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from pipelines.stages.download.failure import FetchFailed, FetchReason
 
+_RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)$")
+_NEVER_FOLLOWED = (304, 305)
 _REFUSALS: dict[int, tuple[FetchReason, str, bool]] = {
+    300: ("http_not_found", "the server offers a choice of others instead", False),
+    304: ("http_malformed", "'not modified', though asked without a condition", False),
+    305: ("http_malformed", "the server asks for a proxy, which HTTP no longer allows", False),
     401: ("http_forbidden", "the server asks for a login", False),
     403: ("http_forbidden", "the server forbids access", False),
     404: ("http_not_found", "the server has nothing at this URL", False),
@@ -17,8 +23,29 @@ _REFUSALS: dict[int, tuple[FetchReason, str, bool]] = {
 }
 
 
+def is_redirect(status: int, location: str | None) -> bool:
+    """Whether a status sends us elsewhere, even where the Location that should say so is missing.
+
+    A 300 without one leaves the choice to a person; a 304 and a 305 never send anybody on.
+    """
+    if status == 300:
+        return bool(location and location.strip())
+    return 300 < status < 400 and status not in _NEVER_FOLLOWED
+
+
+def is_part(status: int, content_range: str | None) -> bool:
+    """Whether a 206, which nobody asked for, says that it brings less than the whole."""
+    if status != 206 or not content_range:
+        return False
+    found = _RANGE.match(content_range.strip())
+    if found is None:
+        return False
+    first, last, total = found.groups()
+    return int(first) > 0 or (total != "*" and int(last) + 1 < int(total))
+
+
 def status_failure(response: http.client.HTTPResponse) -> FetchFailed:
-    """The failure that a status other than 2xx or 3xx stands for."""
+    """The failure that a status stands for which is neither 2xx nor a redirect."""
     status = response.status
     if status in _REFUSALS:
         reason, words, retryable = _REFUSALS[status]
@@ -32,7 +59,7 @@ def status_failure(response: http.client.HTTPResponse) -> FetchFailed:
         reason,
         f"{words} (status {status})",
         retryable=retryable,
-        retry_after_s=_retry_after_s(response.getheader("Retry-After")) if retryable else None,
+        retry_after_s=_retry_after_s(response.headers.get("Retry-After")) if retryable else None,
     )
 
 

@@ -98,7 +98,6 @@ class DownloadStep:
         with ExitStack() as stack:
             decoder = stack.enter_context(DecoderProcess(self._image))
             fetcher = Fetcher(self._config, url_reason=self._rows.url_reason)
-            stack.callback(fetcher.close)
             self._intake = Intake(
                 fetcher,
                 decoder,
@@ -109,7 +108,7 @@ class DownloadStep:
             self._opened = stack.pop_all()
 
     def close(self) -> None:
-        """Stop the decoder and drop the connections."""
+        """Stop the decoder."""
         if self._opened is not None:
             self._opened.close()
         self._opened = self._intake = self._decoder = None

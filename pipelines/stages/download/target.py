@@ -2,16 +2,16 @@
 
 import base64
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote_to_bytes
 
 from pipelines.stages.download.failure import FetchFailed
+from pipelines.urls import DEFAULT_PORTS, ParsedUrl, parse_url
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HOST = re.compile(r"^[a-z0-9_.-]+$")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_KEPT = "/%:@!$&'()*+,;=?-._~[]|"
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_NOT_SENT = re.compile(r"[^!#-;=?-\[\]_a-z|~]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Target:
         port: 1 to 65535.
         path: Path and query as they are sent; ASCII.
         authorization: The value of a Basic header, from the URL's user information.
-        url: The URL as given, without its fragment.
+        url: The URL as the standard writes it, without its fragment.
     """
 
     scheme: str
@@ -43,7 +43,7 @@ class Target:
     def host_header(self) -> str:
         """The Host header; the port only where it is not the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 def parse_target(url: str) -> Target:
@@ -52,29 +52,7 @@ def parse_target(url: str) -> Target:
     Raises:
         FetchFailed: `url_invalid`, or `scheme_refused` for anything but http and https.
     """
-    url = url.strip(" ")
-    if _CONTROL.search(url):
-        raise FetchFailed("url_invalid", "the URL has a control character in it")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise FetchFailed("url_invalid", "the URL cannot be taken apart") from None
-    scheme = parts.scheme.lower()
-    if scheme not in _DEFAULT_PORTS:
-        if not scheme:
-            raise FetchFailed("url_invalid", "the URL has no scheme")
-        raise FetchFailed("scheme_refused", "only http and https are fetched")
-    if port == 0:
-        raise FetchFailed("url_invalid", "port 0 cannot be connected to")
-    return Target(
-        scheme=scheme,
-        host=_ascii_host(parts.hostname or ""),
-        port=port or _DEFAULT_PORTS[scheme],
-        path=_request_path(parts),
-        authorization=_authorization(parts),
-        url=parts._replace(fragment="").geturl(),
-    )
+    return _target(url)
 
 
 def redirect_target(target: Target, location: str | None) -> Target:
@@ -82,55 +60,63 @@ def redirect_target(target: Target, location: str | None) -> Target:
 
     The credentials of a URL stay with its own origin.
 
+    Args:
+        location: As http.client gives it: bytes read as Latin-1.
+
     Raises:
         FetchFailed: `redirect_invalid`, or `scheme_refused` where it leaves http and https.
     """
     if not location or not location.strip():
         raise FetchFailed("redirect_invalid", "a redirect without a Location")
-    # http.client reads headers as Latin-1; servers that do not quote send UTF-8.
-    text = location.encode("latin-1", "replace").decode("utf-8", "replace")
+    # Bytes that are not quoted go back as they came, whether they are Latin-1 or UTF-8.
+    quoted = _NOT_ASCII.sub(lambda match: f"%{ord(match.group()):02X}", location)
     try:
-        following = parse_target(urljoin(target.url, text.strip()))
-    except ValueError:
-        raise FetchFailed("redirect_invalid", "the Location cannot be joined to the URL") from None
+        following = _target(quoted, base=target.url)
     except FetchFailed as failure:
         if failure.reason == "scheme_refused":
             raise
-        raise FetchFailed("redirect_invalid", f"in the Location, {failure.message}") from None
+        try:
+            following = _target(location, base=target.url)  # the host may be in Latin-1
+        except FetchFailed:
+            message = f"in the Location, {failure.message}"
+            raise FetchFailed("redirect_invalid", message) from None
     if following.authorization is None and following.origin == target.origin:
-        return _with_authorization(following, target.authorization)
+        return replace(following, authorization=target.authorization)
     return following
 
 
-def _with_authorization(target: Target, authorization: str | None) -> Target:
-    return Target(**{**vars(target), "authorization": authorization})
+def _target(url: str, *, base: str | None = None) -> Target:
+    try:
+        parsed = parse_url(url, base=base)
+    except ValueError:  # of a lone surrogate, a UnicodeEncodeError
+        raise FetchFailed("url_invalid", "the URL cannot be taken apart") from None
+    if parsed.scheme not in DEFAULT_PORTS:
+        raise FetchFailed("scheme_refused", "only http and https are fetched")
+    if parsed.port == 0:
+        raise FetchFailed("url_invalid", "port 0 cannot be connected to")
+    return Target(
+        scheme=parsed.scheme,
+        host=_checked_host(parsed.host),
+        port=parsed.port or DEFAULT_PORTS[parsed.scheme],
+        path=_NOT_SENT.sub(lambda match: quote(match.group()), parsed.path),
+        authorization=_authorization(parsed),
+        url=parsed.href,
+    )
 
 
-def _ascii_host(host: str) -> str:
-    if not host:
-        raise FetchFailed("url_invalid", "the URL has no host")
+def _checked_host(host: str) -> str:
     try:
         return str(ip_address(host))
     except ValueError:
         pass
-    try:
-        name = unquote(host).encode("idna").decode("ascii").lower() if not host.isascii() else host
-    except UnicodeError:
-        raise FetchFailed("url_invalid", "the host name cannot be encoded") from None
-    if not _HOST.match(name) or len(name) > 253 or any(len(part) > 63 for part in name.split(".")):
+    labels = host.removesuffix(".").split(".")
+    if not _HOST.match(host) or len(host) > 253 or any(len(part) > 63 for part in labels):
         raise FetchFailed("url_invalid", "the host name has characters or a length it cannot have")
-    return name
+    return host
 
 
-def _request_path(parts: SplitResult) -> str:
-    path = quote(parts.path or "/", safe=_KEPT, errors="surrogatepass")
-    return (
-        f"{path}?{quote(parts.query, safe=_KEPT, errors='surrogatepass')}" if parts.query else path
-    )
-
-
-def _authorization(parts: SplitResult) -> str | None:
-    if parts.username is None and parts.password is None:
+def _authorization(parsed: ParsedUrl) -> str | None:
+    if not parsed.username and not parsed.password:
         return None
-    pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-    return "Basic " + base64.b64encode(pair.encode("utf-8", "replace")).decode("ascii")
+    pair = unquote_to_bytes(parsed.username) + b":" + unquote_to_bytes(parsed.password)
+    return "Basic " + base64.b64encode(pair).decode("ascii")

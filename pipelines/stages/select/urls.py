@@ -3,12 +3,14 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.blocklist import normalise_url, url_host
 from pipelines.redact import REDACTED
+from pipelines.urls import normalise_url, url_host
 
-# What `normalise_url` leaves as it is: a lower-case host, no port, a path, plain characters.
-_HOST = r"(?:[a-z0-9_-]+\.)*[a-z0-9_-]+"
-_PLAIN = rf"^https?://{_HOST}/[A-Za-z0-9$%&'()*+,./:;=?@_~!-]*$"
+# What `normalise_url` leaves as it is: a lower-case host that is no number, no port, a path
+# without dot segments, plain characters, a query that is not empty.
+_HOST = r"(?:[a-z0-9_-]+\.)*[a-z_][a-z0-9_-]*"
+_PLAIN = rf"^https?://{_HOST}/[A-Za-z0-9$%&()*+,./:;=?@_~!-]*$"
+_NOT_PLAIN = r"/(?:\.|%2[eE]){1,2}(?:[/?]|$)|\?$|//(?:[^/]*\.)?xn--"
 
 
 def comparable_urls(urls: pa.Array) -> pa.Array:
@@ -16,9 +18,7 @@ def comparable_urls(urls: pa.Array) -> pa.Array:
 
     A URL of which something is redacted is null: what was replaced may be what told it apart.
     """
-    plain = pc.fill_null(pc.match_substring_regex(urls, _PLAIN), False)
-    open_ended = pc.match_substring_regex(urls, r"\?$")  # an empty query is dropped
-    plain = pc.and_(plain, pc.invert(pc.fill_null(open_ended, False)))
+    plain = _plain(urls)
     rest = pc.and_(pc.invert(plain), pc.is_valid(urls))
     if pc.any(rest).as_py():
         levelled = [normalise_url(url) for url in urls.filter(rest).to_pylist()]
@@ -29,10 +29,17 @@ def comparable_urls(urls: pa.Array) -> pa.Array:
 
 def domains(urls: pa.Array) -> pa.Array:
     """Each URL's host without `www.`; null where it has none."""
-    plain = pc.match_substring_regex(urls, _PLAIN)
+    plain = _plain(urls)
     hosts = pc.struct_field(pc.extract_regex(urls, rf"^https?://(?P<host>{_HOST})/"), "host")
-    rest = pc.and_(pc.invert(pc.fill_null(plain, False)), pc.is_valid(urls))
+    rest = pc.and_(pc.invert(plain), pc.is_valid(urls))
     if pc.any(rest).as_py():
         others = [url_host(url) or None for url in urls.filter(rest).to_pylist()]
         hosts = pc.replace_with_mask(hosts, rest, pa.array(others, pa.string()))
     return pc.replace_substring_regex(hosts, r"^www\.", "")
+
+
+def _plain(urls: pa.Array) -> pa.Array:
+    """Which URLs are in their normal form already, as far as a look can tell."""
+    plain = pc.match_substring_regex(urls, _PLAIN)
+    odd = pc.match_substring_regex(urls, _NOT_PLAIN)
+    return pc.fill_null(pc.and_(plain, pc.invert(odd)), False)

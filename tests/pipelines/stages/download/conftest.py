@@ -16,9 +16,8 @@ def server() -> Iterator[LoopbackServer]:
 
 
 @pytest.fixture
-def make_fetcher() -> Iterator[Callable[..., Fetcher]]:
-    """Fetchers that may fetch from 127.0.0.0/8 retry at once; closed after the test."""
-    made: list[Fetcher] = []
+def make_fetcher() -> Callable[..., Fetcher]:
+    """Makes fetchers that may fetch from 127.0.0.0/8 and retry at once."""
 
     def make(*, resolver=None, tls=None, **options) -> Fetcher:
         settings = {
@@ -27,9 +26,6 @@ def make_fetcher() -> Iterator[Callable[..., Fetcher]]:
             "backoff_s": 0.01,
             **options,
         }
-        made.append(Fetcher(DownloadConfig(**settings), resolver=resolver, tls=tls))
-        return made[-1]
+        return Fetcher(DownloadConfig(**settings), resolver=resolver, tls=tls)
 
-    yield make
-    for fetcher in made:
-        fetcher.close()
+    return make

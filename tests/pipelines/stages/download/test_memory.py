@@ -29,7 +29,6 @@ with DecoderProcess(ImageConfig(size=64)) as decoder, ThreadPoolExecutor(20) as 
     intake = Intake(fetcher, decoder, max_bytes=config.max_bytes)
     rows = [IncomingRow(row=n, key=str(n), url=f"{sys.argv[1]}/{n % 2}") for n in range(20)]
     statuses = {taken.outcome.status for taken in pool.map(intake.fetch, rows)}
-fetcher.close()
 print(statuses, peak_mb() - before)
 """
 

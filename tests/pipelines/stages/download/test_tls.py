@@ -59,6 +59,8 @@ def test_certificate_is_checked_against_the_name_not_the_address(port, certifica
     trusting = ssl.create_default_context(cafile=certificate)
     fetcher = make_fetcher(resolver=to_loopback, tls=trusting)
     assert fetcher.fetch(f"https://photos.example:{port}/bad/good").data == good_jpeg()
+    # The dot that ends a full name is no part of a certificate.
+    assert fetcher.fetch(f"https://photos.example.:{port}/bad/good").data == good_jpeg()
     with pytest.raises(FetchFailed, match="tls_failed"):
         fetcher.fetch(f"https://other.example:{port}/bad/good")
 
