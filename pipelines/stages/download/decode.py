@@ -14,6 +14,7 @@ from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.image_rejected import ImageRejected
 from pipelines.stages.download.jpeg import (
     NotForFastPath,
+    check_frame,
     decode_jpeg,
     encode_jpeg,
     scale_denominator,
@@ -83,6 +84,7 @@ def crop_pixels(data: bytes, config: ImageConfig, *, scaled: bool = True) -> Cro
         check_size(header.width, header.height, config)
         _check_memory(header, config)
         if header.format == "jpeg":
+            check_frame(header)
             with suppress(NotForFastPath):
                 return _jpeg_crop(data, header, config, scaled=scaled)
         return _raster_crop(data, header, config)
@@ -106,7 +108,7 @@ def _check_memory(header: ImageHeader, config: ImageConfig) -> None:
 def _jpeg_crop(
     data: bytes, header: ImageHeader, config: ImageConfig, *, scaled: bool
 ) -> CropPixels:
-    align = scale_denominator(min(header.width, header.height), config.size)
+    align = scale_denominator(header, config.size)
     denominator = align if scaled else 1
     image = decode_jpeg(data, header, denominator=denominator)
     square = centre_square(header.width, header.height, align=align).reduced(denominator)
@@ -123,7 +125,7 @@ def _jpeg_crop(
 
 
 def _raster_crop(data: bytes, header: ImageHeader, config: ImageConfig) -> CropPixels:
-    raster = decode_square(data, header.format, config)
+    raster = decode_square(data, header, config)
     whole = Square(left=0, top=0, side=len(raster.pixels))
     pixels = resize_square(raster.pixels, whole, size=config.size, enlarge=config.enlarge)
     width, height = shown_size(raster.width, raster.height, raster.orientation)

@@ -1,6 +1,7 @@
 """What goes over the pipes between a DecoderProcess and its child."""
 
 import json
+import os
 import struct
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
@@ -33,6 +34,14 @@ class DecodeResult:
     error_message: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A result as it goes over the pipe; `retires` when a fresh process decodes the next one."""
+
+    result: DecodeResult
+    retires: bool = False
+
+
 def write_frame(pipe: BinaryIO, data: bytes) -> None:
     """Writes the length, then the bytes, to an unbuffered pipe."""
     for part in (_LENGTH.pack(len(data)), data):
@@ -49,22 +58,35 @@ def read_frame(pipe: BinaryIO) -> bytes | None:
     return _read_exactly(pipe, _LENGTH.unpack(head)[0])
 
 
-def write_result(pipe: BinaryIO, result: DecodeResult) -> None:
-    """Sends a result: a frame of JSON, then a frame of the image (empty when there is none)."""
-    fields = {name: value for name, value in vars(result).items() if name != "image"}
-    fields["facts"] = asdict(result.facts)
+def write_hello(pipe: BinaryIO) -> None:
+    """Says that this process is ready to decode, and its process id."""
+    write_frame(pipe, str(os.getpid()).encode("ascii"))
+
+
+def read_hello(pipe: BinaryIO) -> int | None:
+    """The process id of the next decoding process, or None when there is none."""
+    frame = read_frame(pipe)
+    return None if frame is None else int(frame)
+
+
+def write_answer(pipe: BinaryIO, answer: Answer) -> None:
+    """Sends an answer: a frame of JSON, then a frame of the image (empty when there is none)."""
+    fields = {name: value for name, value in vars(answer.result).items() if name != "image"}
+    fields["facts"] = asdict(answer.result.facts)
+    fields["retires"] = answer.retires
     write_frame(pipe, json.dumps(fields).encode("ascii"))
-    write_frame(pipe, result.image or b"")
+    write_frame(pipe, answer.result.image or b"")
 
 
-def read_result(pipe: BinaryIO) -> DecodeResult | None:
-    """The next result, or None when the child is gone."""
+def read_answer(pipe: BinaryIO) -> Answer | None:
+    """The next answer, or None when the child is gone."""
     frame, image = read_frame(pipe), read_frame(pipe)
     if frame is None or image is None:
         return None
     fields = json.loads(frame)
+    retires = fields.pop("retires")
     fields["facts"] = ImageFacts(**fields["facts"])
-    return DecodeResult(image=image or None, **fields)
+    return Answer(result=DecodeResult(image=image or None, **fields), retires=retires)
 
 
 def _read_exactly(pipe: BinaryIO, length: int) -> bytes | None:

@@ -1,8 +1,9 @@
 """The process that decodes: one image at a time, bytes on a pipe in, squares on a pipe out.
 
 It bounds itself. Memory: RLIMIT_DATA, set above what the imports took. Time: a CPU timer whose
-signal kills it. Life: it ends at the end of its input, or when its parent is gone. What decoders
-print goes nowhere. It must import neither torch, ray nor img2dataset.
+signal kills it. Life: it ends at the end of its input, when its parent is gone, or after a file
+whose decoder may have written where it must not; a fresh fork goes on (`decoder_lives`). What
+decoders print goes nowhere. It must import neither torch, ray nor img2dataset.
 """
 
 import gc
@@ -18,11 +19,13 @@ import cv2
 from pipelines.stages.download.decode import decode_crop
 from pipelines.stages.download.decode_frames import (
     EXIT_OUT_OF_MEMORY,
+    Answer,
     DecodeResult,
     read_frame,
-    write_frame,
-    write_result,
+    write_answer,
+    write_hello,
 )
+from pipelines.stages.download.decoder_lives import is_orphan, run_lives
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.image_rejected import ImageRejected
 
@@ -37,17 +40,25 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, not the terminal
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     gc.freeze()
+    supervisor = os.getpid()
+    run_lives(lambda: _serve(jobs, results, config, supervisor), parent=os.getppid())
+
+
+def _serve(jobs: BinaryIO, results: BinaryIO, config: ImageConfig, supervisor: int) -> bool:
+    """Decodes until the input ends; True when its memory is no longer to be trusted."""
     limit_memory(config.max_memory_bytes)
-    parent = os.getppid()
-    write_frame(results, b"")  # ready
-    while _has_job(jobs, parent):
+    write_hello(results)
+    while _has_job(jobs, supervisor):
         data = read_frame(jobs)
         if data is None:
-            return
+            break
         signal.setitimer(signal.ITIMER_PROF, config.decode_timeout_s)
-        outcome = _outcome(data, config)
+        result, retires = _outcome(data, config)
         signal.setitimer(signal.ITIMER_PROF, 0.0)
-        write_result(results, outcome)
+        write_answer(results, Answer(result=result, retires=retires))
+        if retires:
+            return True
+    return False
 
 
 def limit_memory(extra_bytes: int) -> None:
@@ -61,9 +72,9 @@ def limit_memory(extra_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _outcome(data: bytes, config: ImageConfig) -> DecodeResult:
+def _outcome(data: bytes, config: ImageConfig) -> tuple[DecodeResult, bool]:
     try:
-        return DecodeResult(**vars(decode_crop(data, config)))
+        return DecodeResult(**vars(decode_crop(data, config))), False
     except ImageRejected as rejected:
         return DecodeResult(
             original_width=rejected.original_width,
@@ -71,7 +82,7 @@ def _outcome(data: bytes, config: ImageConfig) -> DecodeResult:
             original_format=rejected.original_format,
             reason=rejected.reason,
             error_message=rejected.message,
-        )
+        ), rejected.may_have_written
     except MemoryError:
         # What is left of a failed decode may be anywhere; a fresh process judges the next one.
         os._exit(EXIT_OUT_OF_MEMORY)
@@ -87,10 +98,10 @@ def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
     return jobs, results
 
 
-def _has_job(jobs: BinaryIO, parent: int) -> bool:
-    """Waits for input (or its end); False when the parent is gone."""
+def _has_job(jobs: BinaryIO, supervisor: int) -> bool:
+    """Waits for input (or its end); False when the supervisor is gone."""
     while not select.select([jobs], [], [], _PARENT_CHECK_S)[0]:
-        if os.getppid() != parent:
+        if is_orphan(supervisor):
             return False
     return True
 

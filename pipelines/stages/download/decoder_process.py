@@ -4,8 +4,10 @@
 
 The child answers in order, so the oldest pending image is the one it works on. When the child
 dies, that image is tried once more, first in line, in a fresh child; a second death is its
-verdict. So an outside kill costs nothing, a poisonous file costs only itself, and the result of
-an image never depends on what was decoded before it. A time-out is a verdict at once.
+verdict. So an outside kill costs nothing and a poisonous file costs only itself. A time-out is a
+verdict at once. After a file on which a decoder gave up half-way, the process that decodes retires
+and a fork of one that never decoded takes over (`decoder_lives`): the result of an image never
+depends on what was decoded before it.
 """
 
 import os
@@ -16,6 +18,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from types import TracebackType
@@ -24,8 +27,8 @@ from typing import BinaryIO, cast
 from pipelines.stages.download.decode_frames import (
     EXIT_OUT_OF_MEMORY,
     DecodeResult,
-    read_frame,
-    read_result,
+    read_answer,
+    read_hello,
     write_frame,
 )
 from pipelines.stages.download.header import read_header, shown_size
@@ -96,7 +99,12 @@ class DecoderProcess:
 
     @property
     def pid(self) -> int:
-        """The child's process id; another one after a restart."""
+        """The process that decodes; another one after each rejection and each restart."""
+        return self._child.pid
+
+    @property
+    def supervisor_pid(self) -> int:
+        """The process that it is a fork of, which never decodes; another one after a death."""
         return self._child.process.pid
 
     def submit(self, data: bytes) -> "Future[DecodeResult]":
@@ -150,17 +158,26 @@ class DecoderProcess:
                 self._restart()
 
     def _read_answers(self) -> bool:
-        """Hands out answers until the child is gone; False when it never came up."""
-        if read_frame(self._child.stdout) is None:
+        """Hands out answers until the child is gone; False when it went while (re)starting."""
+        while self._read_hello():
+            retires = False
+            while not retires and (answer := read_answer(self._child.stdout)) is not None:
+                retires = answer.retires
+                with self._lock:
+                    job = self._pending.popleft()
+                    self._waiting_since = time.monotonic()
+                job.future.set_result(answer.result)
+            if not retires:
+                return True
+        return False
+
+    def _read_hello(self) -> bool:
+        pid = read_hello(self._child.stdout)
+        if pid is None:
             return False
         with self._lock:
-            self._child.ready = True
+            self._child.pid, self._child.ready = pid, True
             self._waiting_since = time.monotonic()
-        while (result := read_result(self._child.stdout)) is not None:
-            with self._lock:
-                job = self._pending.popleft()
-                self._waiting_since = time.monotonic()
-            job.future.set_result(result)
         return True
 
     def _judge_oldest(self, reason: ImageReason) -> None:
@@ -222,6 +239,7 @@ class _Child:
         )
         self.stdout = cast(BinaryIO, self.process.stdout)
         self.outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        self.pid = self.process.pid  # until the process that decodes has told its own
         self.ready = False
         self._timed_out = False
         threading.Thread(target=self._write, name="decoder-writer", daemon=True).start()
@@ -238,6 +256,8 @@ class _Child:
     def kill_for_time(self) -> None:
         """Kills it for taking too long; `end` then says so."""
         self._timed_out = True
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
         self.process.kill()
 
     def end(self) -> ImageReason:

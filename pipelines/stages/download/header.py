@@ -11,10 +11,9 @@ from typing import Literal
 
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.image_rejected import ImageRejected
+from pipelines.stages.download.jpeg_header import MAX_STEPS, read_jpeg_frame
 
 ImageFormat = Literal["jpeg", "png", "gif", "webp", "bmp", "tiff", "avif"]
-
-_MAX_STEPS = 10_000  # segments, chunks or boxes; real files have tens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ class ImageHeader:
     bit_depth: int = 8  # bits per channel
     channels: int = 3  # JPEG: components; elsewhere not relied upon
     orientation: int = 1  # EXIF's, 1 to 8; read here for JPEG only
-    progressive: bool = False
+    frame: int = 0  # JPEG: n of its marker SOFn
 
 
 def shown_size(width: int, height: int, orientation: int) -> tuple[int, int]:
@@ -105,64 +104,16 @@ def _format(data: bytes) -> ImageFormat:
 
 
 def _jpeg(data: bytes) -> ImageHeader:
-    orientation = 1
-    for marker, start, length in _jpeg_segments(data):
-        if marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
-            orientation = exif_orientation(data[start + 6 : start + length])
-        elif marker in _FRAME_MARKERS:
-            depth, height, width, channels = struct.unpack_from(">BHHB", data, start)
-            return ImageHeader(
-                format="jpeg",
-                width=width,
-                height=height,
-                bit_depth=depth,
-                channels=channels,
-                orientation=orientation,
-                progressive=marker in (0xC2, 0xCA),
-            )
-    raise ImageRejected("image_unreadable", "JPEG without a frame header")
-
-
-# SOF0 to SOF15 without DHT (C4), JPG (C8) and DAC (CC)
-_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields (marker, start of its content, length of its content) up to the first scan."""
-    position = 2
-    for _ in range(_MAX_STEPS):
-        position = data.find(b"\xff", position)
-        if position < 0:
-            raise IndexError("no further marker")
-        while data[position] == 0xFF:  # any number of fill bytes
-            position += 1
-        marker = data[position]
-        position += 1
-        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
-            continue
-        if marker in (0xD9, 0xDA):
-            return
-        (length,) = struct.unpack_from(">H", data, position)
-        yield marker, position + 2, max(0, length - 2)
-        position += max(2, length)
-
-
-def exif_orientation(tiff: bytes) -> int:
-    """The orientation, 1 to 8, in an EXIF block's first directory; 1 when it says nothing sane."""
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None:
-        return 1
-    try:
-        (directory,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, directory)
-        for entry in range(min(count, 512)):
-            tag, kind = struct.unpack_from(order + "HH", tiff, directory + 2 + 12 * entry)
-            if tag == 0x0112 and kind == 3:
-                (value,) = struct.unpack_from(order + "H", tiff, directory + 10 + 12 * entry)
-                return int(value) if 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
+    frame = read_jpeg_frame(data)
+    return ImageHeader(
+        format="jpeg",
+        width=frame.width,
+        height=frame.height,
+        bit_depth=frame.bit_depth,
+        channels=frame.channels,
+        orientation=frame.orientation,
+        frame=frame.number,
+    )
 
 
 def _png(data: bytes) -> ImageHeader:
@@ -175,7 +126,7 @@ def _png(data: bytes) -> ImageHeader:
 def _gif(data: bytes) -> ImageHeader:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
-    for _ in range(_MAX_STEPS):
+    for _ in range(MAX_STEPS):
         introducer = data[position]
         if introducer == 0x2C:  # the first frame may reach beyond the claimed screen
             left, top, across, down = struct.unpack_from("<HHHH", data, position + 1)
@@ -258,7 +209,7 @@ def _avif(data: bytes) -> ImageHeader:
 def _boxes(data: bytes, name: bytes) -> Iterator[tuple[int, int]]:
     """Yields (start, end) of the content of each ISO media box of that name."""
     position = 0
-    for _ in range(_MAX_STEPS):
+    for _ in range(MAX_STEPS):
         if position + 8 > len(data):
             return
         length, kind = struct.unpack_from(">I4s", data, position)

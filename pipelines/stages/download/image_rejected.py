@@ -21,6 +21,8 @@ class ImageRejected(Exception):
     Args:
         reason: the code that the ledger stores.
         message: what was found and what is allowed, in our own words: never bytes of the input.
+        may_have_written: a decoder gave up half-way whose care with memory nobody vouches for:
+            the next image needs a fresh process.
     """
 
     original_width: int | None = None
@@ -28,7 +30,10 @@ class ImageRejected(Exception):
     original_height: int | None = None
     original_format: str | None = None
 
-    def __init__(self, reason: ImageReason, message: str) -> None:
+    def __init__(
+        self, reason: ImageReason, message: str, *, may_have_written: bool = False
+    ) -> None:
         super().__init__(reason, message)
         self.reason: ImageReason = reason
         self.message = message
+        self.may_have_written = may_have_written

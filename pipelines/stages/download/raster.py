@@ -25,7 +25,7 @@ from PIL import (
 from PIL.Image import Image as PillowImage
 
 from pipelines.stages.download.geometry import Square, centre_square
-from pipelines.stages.download.header import ImageFormat, check_size
+from pipelines.stages.download.header import ImageFormat, ImageHeader, check_size
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.image_rejected import ImageRejected
 
@@ -56,7 +56,7 @@ class RasterSquare:
     height: int
 
 
-def decode_square(data: bytes, name: ImageFormat, config: ImageConfig) -> RasterSquare:
+def decode_square(data: bytes, header: ImageHeader, config: ImageConfig) -> RasterSquare:
     """Decodes the largest square in the middle.
 
     Raises:
@@ -66,8 +66,9 @@ def decode_square(data: bytes, name: ImageFormat, config: ImageConfig) -> Raster
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            image: PillowImage = _OPENERS[name](io.BytesIO(data))
+            image: PillowImage = _OPENERS[header.format](io.BytesIO(data))
             check_size(image.width, image.height, config)  # if the header told us otherwise
+            _check_same_frame(image, header)
             image.load()
             return RasterSquare(
                 pixels=_square_pixels(image, centre_square(image.width, image.height)),
@@ -78,7 +79,13 @@ def decode_square(data: bytes, name: ImageFormat, config: ImageConfig) -> Raster
         except (ImageRejected, MemoryError):
             raise
         except Exception as error:  # hostile bytes make Pillow's readers raise nearly anything
-            raise _judged(name, error) from error
+            raise _judged(header.format, error) from error
+
+
+def _check_same_frame(image: PillowImage, header: ImageHeader) -> None:
+    """Pillow sizes its buffers by its own reading of a JPEG's header, libjpeg fills them by its."""
+    if header.format == "jpeg" and image.size != (header.width, header.height):
+        raise ImageRejected("image_unreadable", "its JPEG headers can be read in two ways")
 
 
 def _orientation(image: PillowImage) -> int:
@@ -134,5 +141,11 @@ def _wide_grey_pixels(wide: NDArray[np.uint16], transparency: Any) -> NDArray[np
 def _judged(name: ImageFormat, error: Exception) -> ImageRejected:
     text = str(error).lower()
     if isinstance(error, EOFError) or "truncated" in text:
-        return ImageRejected("image_truncated", f"the {name} data ends before the last pixel")
-    return ImageRejected("image_unreadable", f"the {name} decoder refused it")
+        return ImageRejected(
+            "image_truncated",
+            f"the {name} data ends before the last pixel",
+            may_have_written=True,
+        )
+    return ImageRejected(
+        "image_unreadable", f"the {name} decoder refused it", may_have_written=True
+    )

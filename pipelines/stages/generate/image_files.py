@@ -13,6 +13,10 @@ from sd_core.sampling.samplers import SamplerName
 
 _EXIF_IFD = 0x8769
 _USER_COMMENT = 0x9286
+_CUT = "..."
+# In 16-bit units. A segment of JPEG holds 65,533 bytes, EXIF's own structure among them; readers of
+# PNG and WebP refuse text of more than a few million bytes.
+_ROOM = {"jpg": 32_700, "png": 1 << 20, "webp": 1 << 20}
 _NAMES: dict[SamplerName, str] = {
     "ddim": "DDIM",
     "pndm": "PLMS",
@@ -31,9 +35,12 @@ def encode_image(
 ) -> bytes:
     """(H, W, 3) uint8 RGB as a file's bytes; the same pixels and text give the same bytes.
 
-    The parameters go into a text chunk of PNG, and into EXIF's user comment of JPEG and WebP.
+    The parameters go into a text chunk of PNG, and into EXIF's user comment of JPEG and WebP; what
+    does not fit is cut as `fit_parameters` does it.
     """
     image = Image.fromarray(pixels)
+    if parameters is not None:
+        parameters = fit_parameters(parameters, config)
     stream = io.BytesIO()
     if config.format == "png":
         text = PngImagePlugin.PngInfo()
@@ -51,6 +58,22 @@ def encode_image(
     else:
         image.save(stream, "JPEG", quality=config.quality, subsampling=0, exif=exif)
     return stream.getvalue()
+
+
+def fit_parameters(parameters: str, config: ImageFileConfig) -> str:
+    """The text as it fits into a file: of prompts too long for it, their beginning and `...`.
+
+    The last line, the settings, stays whole.
+    """
+    units = parameters.encode("utf-16-be", "surrogatepass")
+    room = 2 * _ROOM[config.format]
+    if len(units) <= room:
+        return parameters
+    prompts, _, settings = parameters.rpartition("\n")
+    ending = f"{_CUT}\n{settings}"
+    room -= len(ending.encode("utf-16-be", "surrogatepass"))
+    kept = prompts.encode("utf-16-be", "surrogatepass")[: max(0, room)]
+    return kept.decode("utf-16-be", "ignore") + ending
 
 
 def describe_parameters(row: ImageRow, *, model: str, model_sha256: str, version: str) -> str:

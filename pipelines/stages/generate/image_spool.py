@@ -16,7 +16,7 @@ from pipelines.crop_spool import CropSpool
 from pipelines.image_facts import measure_image
 from pipelines.manifest import SpooledFile
 from pipelines.stages.generate.config import GenerateConfig
-from pipelines.stages.generate.image_files import encode_image
+from pipelines.stages.generate.image_files import encode_image, fit_parameters
 from pipelines.stages.generate.paint import PaintedBatch
 from pipelines.stages.generate.rows import ImageRow
 from pipelines.stages.generate.shard_files import MadeImage, write_images
@@ -104,7 +104,8 @@ class ImageSpool:
         files = [_spooled("facts/generate", table, facts.num_rows)]
         tar = self._folder / "images.tar"
         extension = self._config.image.format
-        count = write_images(facts, spool=self._images, path=tar, extension=extension)
+        cut = {row for row, made in self.made.items() if made.parameters_are_cut}
+        count = write_images(facts, spool=self._images, path=tar, extension=extension, cut=cut)
         self._images.close()
         if count:
             settings = self._folder / "metadata.parquet"
@@ -127,7 +128,12 @@ class ImageSpool:
         self._images.add(row.row, content)
         digest = hashlib.sha256(content).hexdigest()
         facts = measure_image(pixels, self._config.facts)
-        self.made[row.row] = MadeImage(sha256=digest, batch_size=batch_size, facts=facts)
+        is_cut = (
+            parameters is not None and fit_parameters(parameters, self._config.image) != parameters
+        )
+        self.made[row.row] = MadeImage(
+            sha256=digest, batch_size=batch_size, facts=facts, parameters_are_cut=is_cut
+        )
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, []

@@ -2,7 +2,7 @@
 image again."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class MadeImage:
     sha256: str
     batch_size: int
     facts: ImageFacts = NOT_MEASURED
+    parameters_are_cut: bool = False
 
 
 def build_facts(
@@ -127,11 +128,22 @@ def _fact(
     }
 
 
-def write_images(facts: pa.Table, *, spool: CropSpool, path: Path, extension: str) -> int:
+def write_images(
+    facts: pa.Table,
+    *,
+    spool: CropSpool,
+    path: Path,
+    extension: str,
+    cut: Container[int] = frozenset(),
+) -> int:
     """Write the tar of a shard's images in img2dataset's layout; returns how many.
 
     Members are `{key}.<extension>`, `{key}.json` and `{key}.txt` (the prompt), with fixed owners
     and times, so that the bytes depend on the rows alone.
+
+    Args:
+        cut: Numbers of the rows whose image file holds only the beginning of the prompts; the JSON
+            says so (`parameters_are_cut`) and holds them whole.
     """
     names = [
         name
@@ -145,6 +157,8 @@ def write_images(facts: pa.Table, *, spool: CropSpool, path: Path, extension: st
                 row = fact.pop("row")
                 if row not in spool:
                     continue
+                if row in cut:
+                    fact["parameters_are_cut"] = True
                 tar.write(
                     {
                         "__key__": fact["key"],

@@ -86,8 +86,8 @@ def test_a_refusal_carries_what_the_header_said() -> None:
 def test_one_kill_from_outside_loses_nothing(slow: bytes) -> None:
     with DecoderProcess(CONFIG) as decoder:
         futures = [decoder.submit(data) for data in (slow, SMALL, SMALL)]
+        assert _soon(lambda: _has_set_its_limits(decoder.pid))
         first = decoder.pid
-        assert _soon(lambda: _has_set_its_limits(first))
         os.kill(first, signal.SIGKILL)
         assert [future.result().reason for future in futures] == [None] * 3
         assert decoder.pid != first

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from pipelines.stages.download.decoder_process import DecoderProcess
-from pipelines.stages.download.header import check_size, exif_orientation, read_header
+from pipelines.stages.download.header import check_size, read_header
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.image_rejected import ImageRejected
+from pipelines.stages.download.jpeg_header import exif_orientation
 from tests.pipelines.stages.download import drawn
 
 FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"]
@@ -101,8 +102,8 @@ def test_changed_bytes_give_a_picture_or_a_reason_and_no_crash() -> None:
             data[dice.randrange(len(data))] = dice.randrange(256)
         mutated.append(bytes(data[: dice.choice([len(data), len(data), len(data) // 2])]))
     with DecoderProcess(ImageConfig(size=32)) as decoder:
-        first = decoder.pid
+        first = decoder.supervisor_pid
         results = [future.result() for future in [decoder.submit(data) for data in mutated]]
-        assert decoder.pid == first
+        assert decoder.supervisor_pid == first
     assert all((result.image is None) == (result.reason is not None) for result in results)
     assert 50 < sum(result.image is not None for result in results) < 330
