@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pipelines.config import ConfigError
 from pipelines.engine.chain import QuarantineError
 from pipelines.engine.session import FAILURES
+from pipelines.plan import PlanError
 from pipelines.redact import redact_text
+from pipelines.sources import SourceError
 
 Say = Callable[[str], None]
 
@@ -28,7 +30,7 @@ def add_config_options(parser: argparse.ArgumentParser, *, folder: str) -> None:
 def run_job(
     work: Callable[[Say], int], *, failures: tuple[type[BaseException], ...] = FAILURES
 ) -> int:
-    """Do the work and return its exit code: 1 failed, 2 wrong configuration, 3 quarantined.
+    """Do the work and return its exit code: 1 failed, 2 wrong configuration or list, 3 quarantined.
 
     Args:
         work: Given a function that prints a line with the seconds since the start.
@@ -41,7 +43,7 @@ def run_job(
 
     try:
         return work(say)
-    except ConfigError as error:
+    except (ConfigError, PlanError, SourceError) as error:  # the list is the user's to mend
         print(redact_text(str(error)), file=sys.stderr)
         return 2
     except failures as error:

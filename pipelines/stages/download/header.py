@@ -7,12 +7,10 @@ step moving forward, so a hostile header costs microseconds.
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
+from pipelines.image_formats import ImageFormat
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.image_rejected import ImageRejected
-
-ImageFormat = Literal["jpeg", "png", "gif", "webp", "bmp", "tiff", "avif"]
 
 _MAX_STEPS = 10_000  # segments, chunks or boxes; real files have tens
 
