@@ -149,7 +149,7 @@ def has_pictures(array: pa.Array) -> bool:
     if not is_bytes(array.type):
         return False
     array = array.cast(pa.large_binary())
-    return _bytes_text(array).null_count > array.null_count
+    return bool(_bytes_text(array).null_count > array.null_count)
 
 
 def _is_large(array: pa.Array) -> pa.Array:

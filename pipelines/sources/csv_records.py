@@ -107,7 +107,7 @@ def csv_records(
     reader = dialect.reader(lines)
     while True:
         first, start = lines.number + 1, lines.at
-        where = f"{file.uri}: the record at byte {start}, line {first},"
+        where = f"{file.uri}: the record at byte {start} (line {first})"
         try:
             fields = next(reader)
         except StopIteration:

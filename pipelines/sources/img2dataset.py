@@ -137,7 +137,7 @@ def _from_folder(folder: "ImageFolder", rows: dict[str, int]) -> Iterator[tuple[
     for key, path, num_bytes in folder.images():
         row = rows.pop(key, None)
         if row is not None and 0 < num_bytes <= MAX_IMAGE_BYTES:
-            with folder.list.filesystem.open(path, "rb") as stream:
+            with folder.beside.filesystem.open(path, "rb") as stream:
                 yield row, stream.read()
 
 
@@ -161,16 +161,16 @@ def tar_beside(file: SourceFile) -> SourceFile:
 class ImageFolder:
     """The folder with the images of one of img2dataset's Parquet files, in its `files` layout."""
 
-    list: SourceFile
+    beside: SourceFile
 
     @property
     def path(self) -> str:
         """Within the file system."""
-        return self.list.path.removesuffix(".parquet")
+        return self.beside.path.removesuffix(".parquet")
 
     def exists(self) -> bool:
         """Whether it is there."""
-        return bool(self.list.filesystem.isdir(self.path))
+        return bool(self.beside.filesystem.isdir(self.path))
 
     def images(self) -> Iterator[tuple[str, str, int]]:
         """Each picture's key, path and bytes, by name; nothing where there is no folder."""
@@ -182,7 +182,7 @@ class ImageFolder:
     def _entries(self) -> list[dict[str, str]]:
         if not self.exists():
             return []
-        found = self.list.filesystem.ls(self.path, detail=True)
+        found = self.beside.filesystem.ls(self.path, detail=True)
         return sorted(found, key=lambda entry: str(entry["name"]))
 
     def token(self) -> str:

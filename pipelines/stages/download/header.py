@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pipelines.image_formats import ImageFormat
+from pipelines.image_formats import ImageFormat as ImageFormat
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.image_rejected import ImageRejected
 
