@@ -154,7 +154,9 @@ def test_lists_are_read_by_their_mark_or_a_named_encoding(
         content = "\n".join(urls(served_list, 4)) + "\n# café\n"
     elif kind == "jsonl":
         rows = zip(urls(served_list, 4), ACCENTS, strict=True)
-        content = "\n".join(json.dumps({"url": u, "caption": c}, ensure_ascii=False) for u, c in rows)
+        content = "\n".join(
+            json.dumps({"url": u, "caption": c}, ensure_ascii=False) for u, c in rows
+        )
     else:
         quoted = [f'"{text}"' if kind == "csv" else text for text in ACCENTS]
         content = table(served_list, quoted, sign="," if kind == "csv" else "\t", end="\r\n")
