@@ -158,12 +158,15 @@ def as_stored(
         losses: Counts the values that cannot be carried, which are null.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    found = _carry(array, kind, losses if losses is not None else Losses())
+    found = carry(array, kind, losses if losses is not None else Losses())
     return redact_text_column(found) if kind == "string" else found
 
 
-def _carry(array: pa.Array, kind: str, losses: Losses) -> pa.Array:
-    """The array in a stored type; where Arrow refuses, halves are tried until the row is found."""
+def carry(array: pa.Array, kind: str, losses: Losses) -> pa.Array:
+    """The array in a stored type; where Arrow refuses, halves are tried until the row is found.
+
+    Values that cannot be carried are null and counted.
+    """
     counted = losses.values
     try:
         return text_of(array, losses) if kind == "string" else _number(array, kind)
@@ -177,7 +180,7 @@ def _carry(array: pa.Array, kind: str, losses: Losses) -> pa.Array:
             return pa.nulls(1, pa.type_for_alias(kind))
         half = len(array) // 2
         return pa.concat_arrays(
-            [_carry(part, kind, losses) for part in (array[:half], array[half:])]
+            [carry(part, kind, losses) for part in (array[:half], array[half:])]
         )
 
 

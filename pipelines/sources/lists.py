@@ -5,6 +5,7 @@ A shard is a range of bytes, found while planning, so that it is read without th
 
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -162,9 +163,13 @@ class _Written:
                 where=self.file.uri,
             )
         except SourceError as error:
-            raise SourceError(f"{error}{self._other_delimiter()}") from None
+            raise SourceError(f"{error}{self._advice()}") from None
 
-    def _other_delimiter(self) -> str:
+    def _advice(self) -> str:
+        """What else may be wrong with a header in which a column is not found."""
+        if not self.dialect.has_quotes and any(re.fullmatch('".*"', name) for name in self.names):
+            option = csv_option(self.config, "quoting")
+            return f"; are the quotes no part of the names? Set {option} to minimal"
         for sign in _OTHER_DELIMITERS:
             if len(self.names) == 1 and sign in self.names[0]:
                 option = csv_option(self.config, "delimiter")

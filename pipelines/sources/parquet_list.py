@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from pipelines.sources.arrow_text import Losses, has_pictures, holds_bytes
 from pipelines.sources.columns import (
     TextColumns,
-    as_stored,
     as_text,
+    carry,
     recognise_columns,
     stored_type,
     unique_names,
@@ -68,7 +68,7 @@ def _losses(table: pa.Table) -> Counter[str]:
     found: Counter[str] = Counter()
     for name in table.column_names:
         losses = Losses()
-        as_stored(_one_array(table.column(name)), "string", losses)
+        carry(_one_array(table.column(name)), "string", losses)
         if losses.values:
             found[f"values of the column {name!r} cannot be carried and are null"] = losses.values
     return found

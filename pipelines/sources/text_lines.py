@@ -76,10 +76,8 @@ def text_format(head: bytes, file: SourceFile, config: SourceConfig, reader: int
             f"{file.uri}: {option} is {told!r}, and no byte order mark tells the order of the "
             f"bytes; give {told}-le or {told}-be"
         )
-    if told is None:
-        _refuse_utf16(head, file, option)
-        return TextFormat()
-    return TextFormat(encoding=told, is_known=True)
+    _refuse_other(head, told or "utf-8", file, option)
+    return TextFormat() if told is None else TextFormat(encoding=told, is_known=True)
 
 
 def csv_option(config: SourceConfig, name: str) -> str:
@@ -102,13 +100,37 @@ def _encoding_name(asked: str, option: str) -> str:
     return name
 
 
-def _refuse_utf16(head: bytes, file: SourceFile, option: str) -> None:
-    first = head[:4096]
-    if first.count(0) > _NULS_OF_UTF16 * len(first):
+def _refuse_other(head: bytes, encoding: str, file: SourceFile, option: str) -> None:
+    """Refuse an encoding, told or assumed, that the first bytes show to be another one."""
+    nulls = [head[at::2].count(0) for at in (0, 1)]
+    if encoding not in _UNITS:
+        if sum(nulls) > _NULS_OF_UTF16 * len(head):
+            raise SourceError(
+                f"{file.uri}: {sum(nulls)} of its first {len(head)} bytes are NUL, as in UTF-16 "
+                f"without a byte order mark; set {option} to utf-16-le or utf-16-be"
+            )
+        if _is_single_byte(encoding) and not head.isascii() and _is_utf8(head):
+            raise SourceError(
+                f"{file.uri}: {option} is {encoding!r}, and its first {len(head)} bytes are UTF-8, "
+                "beyond ASCII; leave it out"
+            )
+    elif encoding.startswith("utf-16") and nulls["le" in encoding] <= nulls["be" in encoding]:
         raise SourceError(
-            f"{file.uri}: {first.count(0)} of its first {len(first)} bytes are NUL, as in UTF-16 "
-            f"without a byte order mark; set {option} to utf-16-le or utf-16-be"
+            f"{file.uri}: {option} is {encoding!r}, and the NUL bytes among its first {len(head)} "
+            "are not where that has them; leave it out, or name the list's encoding"
         )
+
+
+def _is_single_byte(encoding: str) -> bool:
+    return len(bytes(range(256)).decode(encoding, "replace")) == 256 and encoding != "utf-8"
+
+
+def _is_utf8(head: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class Lines:

@@ -164,6 +164,10 @@ def _garbled(batch: list[Sample]) -> Counter[str]:
         notes["JSON members of tars that hold no object and are passed over"] += (
             sample.json_is_broken
         )
+        text = sample.caption_part
+        notes["captions of tars that are too large and are null"] += (
+            text is not None and text.content is None
+        )
     return +notes
 
 

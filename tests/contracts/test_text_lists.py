@@ -189,13 +189,43 @@ def test_bytes_that_are_not_of_the_named_encoding_cost_their_row_alone(
     assert captions(output) == ["a", None, "c"]
 
 
-@pytest.mark.parametrize(("mark", "told"), [(b"\xef\xbb\xbf", "latin-1"), (b"", "base64")])
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("utf-8-sig", "latin-1"),
+        ("utf-8", "base64"),
+        ("utf-8", "utf-16"),
+        ("utf-8", "utf-16-le"),
+        ("utf-8", "latin-1"),
+        ("utf-16-le", "utf-16-be"),
+        ("utf-16-le", "utf-8"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "txt"])
 def test_an_encoding_that_cannot_be_is_refused(
-    served_list: ServedList, tmp_path: Path, mark: bytes, told: str
+    served_list: ServedList,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    written: str,
+    told: str,
 ) -> None:
-    path = tmp_path / "list.csv"
-    path.write_bytes(mark + table(served_list, ["a"]).encode())
+    path = tmp_path / f"list.{kind}"
+    path.write_bytes(table(served_list, ["caf\xe9", "b"]).encode(written))
     assert run_job(path, tmp_path / "run", f"source.csv.encoding={told}") == 2
+    assert "source.csv.encoding" in capsys.readouterr().err
+
+
+def test_a_quoted_header_of_tsv_is_an_error_that_says_how_to_read_it(
+    served_list: ServedList, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "list.tsv"
+    path.write_text(table(served_list, ["a"], sign='"\t"').replace("\n", '"\n"').strip('"'))
+    path.write_text('"' + path.read_text())
+    assert run_job(path, tmp_path / "run") == 2
+    assert "Set source.csv.quoting to minimal" in capsys.readouterr().err
+    assert run_job(path, tmp_path / "run", "source.csv.quoting=minimal") == 0
+    assert captions(tmp_path / "run") == ["a"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "txt"])
