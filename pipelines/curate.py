@@ -176,6 +176,8 @@ def _plan(config: CurateConfig, store: RunStore, source: Source, say: Say, *, gr
         plan = _grown_plan(config, store, source, say)
     else:
         plan = _stored_plan(config, store, source) or _new_plan(config, store, source, say)
+    for note, count in plan.notes.items():
+        say(f"source: {note} ({count:,})")
     settled = sum(plan.settled.values())
     say(f"plan: {plan.num_rows:,} rows in {plan.num_shards:,} shards, {settled:,} settled already")
     return plan

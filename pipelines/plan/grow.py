@@ -15,11 +15,11 @@ from pipelines.plan.record import Plan, PlanError, PlannedFile
 from pipelines.sources.columns import TextColumns, widen
 from pipelines.sources.config import SourceError
 from pipelines.sources.files import SourceFile
-from pipelines.sources.rows import RawRows, ScannedRange, SourceRange
+from pipelines.sources.rows import READER, RawRows, ScannedRange, SourceRange
 from pipelines.sources.source import Source
 from pipelines.storage import RunStore
 
-_LINE_END_BYTES = 2  # a text that ended without one has got it since, as CR LF at most
+_LINE_END_BYTES = 8  # a text that ended without one has got it since: CR LF in UTF-32 at most
 
 SameRows = Callable[[int, Sequence[str]], bool]
 
@@ -153,12 +153,13 @@ class _Growing:
             digest, planned = file_sha256(file), self._planned.get(file.name)
             num_before = num_rows = 0 if planned is None else planned.num_rows
             text_columns = None if planned is None else planned.text_columns
-            for scanned in self._new_ranges(file, num_before):
+            reader = READER if planned is None else planned.reader
+            for scanned in self._new_ranges(file, num_before, reader):
                 self._check_types(file, scanned)
                 if text_columns not in (None, scanned.text_columns):
                     raise PlanError(f"{file.uri}: its URL and caption columns have changed")
                 text_columns = scanned.text_columns
-                num_rows += self.draft.add_range(file, scanned)
+                num_rows += self.draft.add_range(file, scanned, reader=reader)
             if tokens[file.name] != file_token(file):
                 raise PlanError(f"{file.uri}: changed while it was being planned; start again")
             self.num_new += num_rows - num_before
@@ -171,11 +172,15 @@ class _Growing:
                     token=tokens[file.name],
                     num_rows=num_rows,
                     text_columns=text_columns or TextColumns(url=None, caption=None),
+                    reader=reader,
                 )
             )
 
-    def _new_ranges(self, file: SourceFile, num_before: int) -> Iterator[ScannedRange]:
-        for scanned in self._source.scan(file, rows_per_shard=self._before.rows_per_shard):
+    def _new_ranges(self, file: SourceFile, num_before: int, reader: int) -> Iterator[ScannedRange]:
+        rows_per_shard = self._before.rows_per_shard
+        for scanned in self._source.scan(
+            file, rows_per_shard=rows_per_shard, reader=reader, known_rows=num_before
+        ):
             skip = max(0, num_before - scanned.start_row)
             if skip >= len(scanned.raw.url):
                 continue

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from pipelines.plan.record import Plan, PlanError, PlannedFile
-from pipelines.sources.archives import tar_beside
 from pipelines.sources.config import SourceError
 from pipelines.sources.files import SourceFile
+from pipelines.sources.img2dataset import ImageFolder, folder_beside, tar_beside
 from pipelines.sources.source import Source
 
 
@@ -60,16 +60,20 @@ def source_options(source: Source) -> dict[str, str | None]:
         "url_column": config.url_column,
         "caption_column": config.caption_column,
         "content_hash": config.content_hash,
+        "tar_grouping": config.tar_grouping,
+        **{f"csv.{name}": value for name, value in config.csv.model_dump().items()},
     }
 
 
-def _parts(file: SourceFile) -> Iterator[SourceFile]:
-    """The stored files that one planned file is: img2dataset's list and its tar."""
+def _parts(file: SourceFile) -> Iterator[SourceFile | ImageFolder]:
+    """The stored files that one planned file is: img2dataset's list, and its tar or folder."""
     yield file
     if file.format == "img2dataset":
-        tar = tar_beside(file)
+        tar, folder = tar_beside(file), folder_beside(file)
         if file.filesystem.exists(tar.path):
             yield tar
+        elif folder.exists():
+            yield folder
 
 
 def file_token(file: SourceFile) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,9 +32,11 @@ from pipelines.plan.record import (
 from pipelines.sources.columns import SourceColumn, TextColumns, name_source_columns, widen
 from pipelines.sources.config import SourceError
 from pipelines.sources.files import SourceFile
-from pipelines.sources.rows import ScannedRange, SourceRange
+from pipelines.sources.rows import READER, ScannedRange, SourceRange
 from pipelines.sources.source import Source
 from pipelines.storage import RunStore
+
+_MAX_NOTES = 100  # a list of many odd files must not make the plan unreadable
 
 
 class PlanConfig(Config):
@@ -87,6 +90,7 @@ class PlanDraft:
     files: list[PlannedFile] = field(default_factory=list)
     shards: list[SourceRange] = field(default_factory=list)
     types: dict[str, str] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
 
     def add_file(self, source: Source, file: SourceFile) -> None:
         token = file_token(file)
@@ -107,10 +111,11 @@ class PlanDraft:
                 token=token,
                 num_rows=num_rows,
                 text_columns=text_columns,
+                reader=READER,
             )
         )
 
-    def add_range(self, file: SourceFile, scanned: ScannedRange) -> int:
+    def add_range(self, file: SourceFile, scanned: ScannedRange, *, reader: int = READER) -> int:
         """Make a shard of a range of a file; returns how many rows it has."""
         shard_id = len(self.shards)
         texts = scanned.raw.key_texts(file=file.name, start_row=scanned.start_row)
@@ -130,8 +135,10 @@ class PlanDraft:
                 num_rows=len(texts),
                 start_byte=scanned.start_byte,
                 end_byte=scanned.end_byte,
+                reader=reader,
             )
         )
+        self.notes.update(scanned.notes)
         return len(texts)
 
     def columns(self, content_hash: str | None) -> tuple[SourceColumn, ...]:
@@ -178,7 +185,7 @@ def store_draft(
         schema=SHARD_FIELDS,
     )
     plan = Plan(
-        fingerprint=_fingerprint(draft, columns, content_hash, grown),
+        fingerprint=_fingerprint(draft, source, columns, content_hash, grown),
         rows_per_shard=draft.rows_per_shard,
         num_rows=sum(file.num_rows for file in draft.files),
         files=tuple(draft.files),
@@ -188,9 +195,15 @@ def store_draft(
         settled=totals,
         shards=shards,
         shards_path=SHARDS_PATH if grown is None else grown_shards_path(shards),
+        notes=_all_notes(draft, grown),
     )
     store_plan(plan, store)
     return plan
+
+
+def _all_notes(draft: PlanDraft, grown: Plan | None) -> dict[str, int]:
+    notes = Counter({} if grown is None else grown.notes) + draft.notes
+    return dict(notes.most_common(_MAX_NOTES))
 
 
 def _content_hash_column(source: Source, columns: Sequence[SourceColumn]) -> str | None:
@@ -208,16 +221,20 @@ def _content_hash_column(source: Source, columns: Sequence[SourceColumn]) -> str
 
 def _fingerprint(
     draft: PlanDraft,
+    source: Source,
     columns: Sequence[SourceColumn],
     content_hash: str | None,
     grown: Plan | None,
 ) -> str:
+    ways = ("tar_grouping", "csv.")
+    told = {name: v for name, v in source_options(source).items() if v and name.startswith(ways)}
     tree = {
         "schema_version": SCHEMA_VERSION,
         "rows_per_shard": draft.rows_per_shard,
         "files": [[file.name, file.sha256, asdict(file.text_columns)] for file in draft.files],
         "columns": [asdict(column) for column in columns],
         "content_hash": content_hash,
+        **({"told": told} if told else {}),
         **({} if grown is None else {"grown_from": grown.fingerprint}),
     }
     text = json.dumps(tree, sort_keys=True, separators=(",", ":"))

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.sources.columns import SourceColumn, TextColumns
-from pipelines.sources.rows import SourceRange
+from pipelines.sources.rows import EARLIER_READER, SourceRange
 from pipelines.sources.source import Source
 from pipelines.storage import RunStore
 from pipelines.tables import read_parquet
@@ -44,6 +44,7 @@ class PlannedFile:
 
     Attributes:
         token: A cheap mark of this version of the file; "" where the file system gives none.
+        reader: Which version of the readers told its rows apart; plans of before it say nothing.
     """
 
     name: str
@@ -53,6 +54,7 @@ class PlannedFile:
     token: str
     num_rows: int
     text_columns: TextColumns
+    reader: int = EARLIER_READER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ class Plan:
         options: The source's options that decide what a row is, as they were set.
         content_hash: The `source_` column with the image files' hashes, where there is one.
         shards: `SHARD_FIELDS`, one row a shard, in order.
+        notes: What the list holds and no row carries, or not as it is; of how many values.
     """
 
     fingerprint: str
@@ -77,6 +80,7 @@ class Plan:
     shards: pa.Table = field(repr=False, compare=False)
     shards_path: str = SHARDS_PATH
     """Where `shards` lies in the run; of a plan that grew, under a name of its own."""
+    notes: dict[str, int] = field(default_factory=dict)
 
     @property
     def num_shards(self) -> int:
@@ -87,7 +91,7 @@ class Plan:
         """Where a shard's rows lie."""
         row = self.shards.slice(shard_id, 1).to_pylist()[0]
         row.pop("num_settled")
-        return SourceRange(**row)
+        return SourceRange(**row, reader=self._file(row["file"]).reader)
 
     def num_settled(self, shard_id: int) -> int:
         """How many of a shard's rows the plan settled."""
@@ -95,7 +99,10 @@ class Plan:
 
     def text_columns(self, file: str) -> TextColumns:
         """The URL and caption columns of a file."""
-        return next(planned.text_columns for planned in self.files if planned.name == file)
+        return self._file(file).text_columns
+
+    def _file(self, name: str) -> PlannedFile:
+        return next(planned for planned in self.files if planned.name == name)
 
 
 def store_plan(plan: Plan, store: RunStore) -> None:
@@ -185,6 +192,7 @@ def _to_json(plan: Plan) -> bytes:
         "settled": plan.settled,
         "options": plan.options,
         "content_hash": plan.content_hash,
+        "notes": plan.notes,
         "columns": [asdict(column) for column in plan.columns],
         "files": [asdict(file) for file in plan.files],
     }

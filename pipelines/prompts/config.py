@@ -6,6 +6,7 @@ from pydantic import Field
 
 from pipelines.config import Config
 from pipelines.sources import Source, SourceConfig
+from pipelines.sources.config import CsvConfig
 
 
 class PromptsConfig(Config):
@@ -17,6 +18,8 @@ class PromptsConfig(Config):
     format: Literal["auto", "parquet", "csv", "jsonl", "text"] = "auto"
     prompt_column: str | None = None
     """Null: `prompt` in any case, else recognised as captions are (`TEXT`, `caption`, ...)."""
+    csv: CsvConfig = CsvConfig()
+    """How a list that is text is written."""
     storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
         default_factory=dict, repr=False
     )
@@ -30,6 +33,7 @@ class PromptsConfig(Config):
                 format=self.format,
                 url_column="",
                 caption_column=self.prompt_column,
+                csv=self.csv,
                 storage_options=self.storage_options,
             )
         )

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,7 +29,7 @@ from pipelines.prompts.row import PromptRow, parse_prompt
 from pipelines.redact import redact_text_column
 from pipelines.sources import Source, SourceError
 from pipelines.sources.columns import SourceColumn, TextColumns, name_source_columns, widen
-from pipelines.sources.rows import SourceRange
+from pipelines.sources.rows import READER, SourceRange
 from pipelines.storage import RunStore
 
 _READ_ROWS = 10_000
@@ -156,10 +157,16 @@ class _Draft:
         """The files, their parts, and the types of their columns."""
         files, ranges = [], []
         types: dict[str, str] = {}
+        notes: Counter[str] = Counter()
+        readers = {} if self.before is None else {f.name: f.reader for f in self.before.files}
         for file in self.source.files:
+            reader = readers.get(file.name, READER)
             token, digest = file_token(file), file_sha256(file)
-            files.append(PromptFile(name=file.name, uri=file.uri, sha256=digest, token=token))
-            for scanned in self.source.scan(file, rows_per_shard=_READ_ROWS):
+            files.append(
+                PromptFile(name=file.name, uri=file.uri, sha256=digest, token=token, reader=reader)
+            )
+            for scanned in self.source.scan(file, rows_per_shard=_READ_ROWS, reader=reader):
+                notes.update(scanned.notes)
                 where = SourceRange(
                     shard_id=0,  # ours are cut by images, not by rows
                     file=file.name,
@@ -167,6 +174,7 @@ class _Draft:
                     num_rows=len(scanned.raw.url),
                     start_byte=scanned.start_byte,
                     end_byte=scanned.end_byte,
+                    reader=reader,
                 )
                 ranges.append((where, scanned.text_columns))
                 for name, kind in scanned.types.items():
@@ -174,6 +182,8 @@ class _Draft:
                     types[name] = widen(known, kind) if known and kind else known or kind
             if file_token(file) != token:
                 raise PlanError(f"{file.uri}: changed while it was read; start again")
+        for note, count in notes.items():
+            self.say(f"prompts: {note} ({count:,})")
         return tuple(files), ranges, types
 
     def _columns(self, types: Mapping[str, str]) -> "_Columns":

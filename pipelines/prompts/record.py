@@ -15,6 +15,7 @@ from pipelines.plan.inputs import file_sha256, file_token
 from pipelines.plan.record import PLAN_PATH
 from pipelines.sources import Source
 from pipelines.sources.columns import SourceColumn
+from pipelines.sources.rows import EARLIER_READER
 from pipelines.storage import RunStore
 from pipelines.tables import read_parquet
 
@@ -62,6 +63,8 @@ class PromptFile:
     uri: str
     sha256: str
     token: str
+    reader: int = EARLIER_READER
+    """Which version of the readers told its rows apart; plans of before it say nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

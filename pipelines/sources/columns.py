@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.redact import redact_text_column
+from pipelines.sources.arrow_text import Losses, is_text, plain, text_of
 from pipelines.sources.config import SourceError
 
 URL_NAMES = ("url", "image_url", "imageurl", "img_url", "image_link", "uri")
@@ -148,37 +149,63 @@ def infer_text_type(column: pa.Array) -> str:
     return "string"
 
 
-def as_stored(column: pa.ChunkedArray | pa.Array, kind: str) -> pa.Array:
-    """A column of the list as an array of one of the stored types; text is redacted."""
+def as_stored(
+    column: pa.ChunkedArray | pa.Array, kind: str, losses: Losses | None = None
+) -> pa.Array:
+    """A column of the list as an array of one of the stored types; text is redacted.
+
+    Args:
+        losses: Counts the values that cannot be carried, which are null.
+    """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if kind == "string":
-        return redact_text_column(as_text(array))
-    target = {"bool": pa.bool_(), "int64": pa.int64(), "uint64": pa.uint64()}.get(
-        kind, pa.float64()
-    )
-    array = _plain(array)
+    found = carry(array, kind, losses if losses is not None else Losses())
+    return redact_text_column(found) if kind == "string" else found
+
+
+def carry(array: pa.Array, kind: str, losses: Losses) -> pa.Array:
+    """The array in a stored type; where Arrow refuses, halves are tried until the row is found.
+
+    Values that cannot be carried are null and counted.
+    """
+    counted = losses.values
+    try:
+        return text_of(array, losses) if kind == "string" else _number(array, kind)
+    except pa.ArrowNotImplementedError:
+        losses.values = counted + len(array) - array.null_count
+        return pa.nulls(len(array), pa.type_for_alias(kind))
+    except pa.ArrowException:
+        losses.values = counted
+        if len(array) == 1:
+            losses.values += 1
+            return pa.nulls(1, pa.type_for_alias(kind))
+        half = len(array) // 2
+        return pa.concat_arrays(
+            [carry(part, kind, losses) for part in (array[:half], array[half:])]
+        )
+
+
+def _number(array: pa.Array, kind: str) -> pa.Array:
+    array = plain(array)
     if pa.types.is_string(array.type):
         array = pc.if_else(pc.equal(array, ""), pa.scalar(None, pa.string()), array)
-    return pc.cast(array, target, safe=False)
+    return pc.cast(array, pa.type_for_alias(kind), safe=False)
 
 
-def as_text(array: pa.Array) -> pa.Array:
-    """Any column as valid UTF-8 strings: nested values as JSON, bytes that are no text in hex."""
-    array = _plain(array)
-    kind = array.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
-        return _valid_utf8(array)
-    if pa.types.is_null(kind):
-        return pa.nulls(len(array), pa.string())
-    if pa.types.is_fixed_size_binary(kind):
-        return pa.array([_json(value) for value in array.to_pylist()], pa.string())
-    if _is_binary(kind):  # as some writers store text
-        return pa.array([_decode(value) for value in array.to_pylist()], pa.string())
-    if pa.types.is_nested(kind) or pa.types.is_interval(kind):
-        return pa.array([_json(value) for value in array.to_pylist()], pa.string())
-    if pa.types.is_duration(kind):
-        array = array.cast(pa.int64())
-    return pc.cast(array, pa.string())
+def as_text(array: pa.Array, losses: Losses | None = None) -> pa.Array:
+    """URLs and captions as valid UTF-8: what is none is replaced (U+FFFD) and counted."""
+    array = plain(array)
+    if not is_text(array.type):
+        return text_of(array, losses or Losses())
+    try:
+        array.validate(full=True)
+        return array.cast(pa.string())
+    except pa.ArrowInvalid:
+        raw = array.cast(pa.large_binary()).to_pylist()
+        texts = [value if value is None else value.decode("utf-8", "replace") for value in raw]
+        if losses is not None:
+            pairs = zip(raw, texts, strict=True)
+            losses.values += sum(t is not None and t.encode() != value for value, t in pairs)
+        return pa.array(texts, pa.string())
 
 
 def array_from_values(values: Sequence[object]) -> pa.Array:
@@ -205,46 +232,5 @@ def clean_text(text: str | None) -> str | None:
     return text.encode("utf-8", "replace").decode()
 
 
-def _plain(array: pa.Array) -> pa.Array:
-    if isinstance(array, pa.ExtensionArray):
-        return _plain(array.storage)
-    if pa.types.is_dictionary(array.type):
-        return _plain(array.dictionary_decode())
-    if pa.types.is_run_end_encoded(array.type):
-        return _plain(pc.run_end_decode(array))
-    return array
-
-
-def _valid_utf8(array: pa.Array) -> pa.Array:
-    try:
-        array.validate(full=True)
-        return array.cast(pa.string())
-    except pa.ArrowInvalid:
-        raw = array.cast(pa.large_binary()).to_pylist()
-        texts = [value if value is None else value.decode("utf-8", "replace") for value in raw]
-        return pa.array(texts, pa.string())
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or kind == pa.binary_view()
-    )
-
-
-def _decode(value: bytes | None) -> str | None:
-    try:
-        return value if value is None else value.decode()
-    except UnicodeDecodeError:
-        return value.hex() if value is not None else None
-
-
-def _json(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bytes):
-        return value.hex()
-    return json.dumps(value, ensure_ascii=False, default=_json_default)
-
-
-def _json_default(value: object) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)
+def _json(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,21 +1,51 @@
 """What the user says about the input list."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipelines.config import Config
 from sd_core.failures import InputError
 
 Format = Literal["parquet", "csv", "jsonl", "text", "img2dataset", "webdataset"]
 ContentHashKind = Literal["md5", "sha1", "sha256"]
+TarGrouping = Literal["first_dot", "last_dot"]
 
 _HASH_KINDS: dict[int, ContentHashKind] = {32: "md5", 40: "sha1", 64: "sha256"}
 
 
 class SourceError(InputError):
     """The source cannot be read as asked; the message says where, what was found and what to do."""
+
+
+def _one_character(value: str) -> str:
+    if len(value) != 1 or value in '\r\n"':
+        raise ValueError(f"one character that is no quote and no line end, got {value!r}")
+    return value
+
+
+Character = Annotated[
+    str,
+    BeforeValidator(lambda value: "\t" if value in ("\\t", "tab") else value),
+    AfterValidator(_one_character),
+]
+
+
+class CsvConfig(Config):
+    """How lists that are text are written; what is not told goes by the file's name."""
+
+    delimiter: Character | None = None
+    """Between fields. Null: a tab in `.tsv`, else a comma."""
+    quoting: Literal["minimal", "none"] | None = None
+    """`minimal`: double quotes around a field hold delimiters and line breaks, doubled ones are
+    quotes (RFC 4180); `none`: quotes are plain characters. Null: `none` in `.tsv`, else
+    `minimal`, and a quoted field that takes in what looks like a row is refused."""
+    escape: Character | None = None
+    """Makes the next character a plain one; null: there is none."""
+    encoding: str | None = None
+    """Of CSV, text and JSON lines: any of Python's names. Null: by the byte order mark, else
+    UTF-8, and a line that is not is refused. Named: such a line is a `row_unreadable`."""
 
 
 class SourceConfig(Config):
@@ -32,6 +62,11 @@ class SourceConfig(Config):
     """Null: recognised (`TEXT`, `caption`, ...); the empty text says the list has no captions."""
     content_hash: str | None = None
     """A column with the md5, sha1 or sha256 of the image file, in hex, told by its length."""
+    csv: CsvConfig = CsvConfig()
+    tar_grouping: TarGrouping | None = None
+    """Which members of a tar are one sample: those that share a name up to its first dot, or up to
+    its last one. Null: `first_dot`, and a sample with two images is refused; once named, the
+    first image whose name has no further dot is taken, else the first, and the rest is said."""
     storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
         default_factory=dict, repr=False
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 import pyarrow as pa
@@ -35,6 +35,7 @@ _FORMATS: dict[str, Format] = {
     ".tar": "webdataset",
     ".tgz": "webdataset",
 }
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _CHANGE_MARKS = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "updated")
 
 
@@ -59,6 +60,13 @@ class SourceFile:
     def delimiter(self) -> str:
         """Between the fields of a CSV file: a tab in `.tsv`."""
         return "\t" if ".tsv" in posixpath.basename(self.name).lower() else ","
+
+    @property
+    def partitions(self) -> dict[str, str | None]:
+        """What hive folders say of every row: `lang=en/part-0.parquet`, null for their default."""
+        pairs = (part.split("=", 1) for part in self.name.split("/")[:-1] if "=" in part)
+        told = {unquote(name): unquote(value) for name, value in pairs if name}
+        return {name: None if value == _HIVE_NULL else value for name, value in told.items()}
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -164,6 +172,8 @@ def list_files(config: SourceConfig) -> list[SourceFile]:
 
 def _choose_formats(names: list[str], asked: str, shown: str) -> dict[str, Format]:
     """Each file that is part of the source, with its format."""
+    if asked == "auto":
+        _refuse_tfrecords(names, shown)
     if asked == "img2dataset" or (asked == "auto" and _is_img2dataset(names)):
         return {name: "img2dataset" for name in names if name.endswith(".parquet")}
     told = {name: kind for name in names if (kind := _format_of(name)) is not None}
@@ -210,10 +220,19 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_img2dataset(names: list[str]) -> bool:
-    """A folder of `00000.parquet` beside `00000.tar`."""
-    found = set(names)
-    lists = [name for name in names if name.endswith(".parquet")]
-    return bool(lists) and all(f"{name.removesuffix('.parquet')}.tar" in found for name in lists)
+    """A folder of `00000.parquet` beside `00000.tar` or, with the pictures in it, `00000/`."""
+    found, folders = set(names), {posixpath.dirname(name) for name in names}
+    stems = [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
+    return bool(stems) and all(f"{stem}.tar" in found or stem in folders for stem in stems)
+
+
+def _refuse_tfrecords(names: list[str], shown: str) -> None:
+    records = [name for name in names if name.endswith(".tfrecord")]
+    if any(f"{name.removesuffix('.tfrecord')}.parquet" in names for name in records):
+        raise SourceError(
+            f"source.path {shown}: img2dataset wrote it in its tfrecord layout, which is not read; "
+            "set source.format to parquet to fetch the URLs again"
+        )
 
 
 def _display_name(path: str) -> str:

@@ -1,14 +1,18 @@
 """URL lists in Parquet: a shard reads the row groups it lies in, only as far as it needs."""
 
-from collections.abc import Iterator
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.sources.arrow_text import Losses, has_pictures, holds_bytes
 from pipelines.sources.columns import (
     TextColumns,
     as_text,
+    carry,
     recognise_columns,
     stored_type,
     unique_names,
@@ -21,34 +25,125 @@ _READ_BUFFER_BYTES = 1 << 20
 
 
 def scan_parquet(
-    file: SourceFile, config: SourceConfig, rows_per_shard: int
+    file: SourceFile,
+    config: SourceConfig,
+    rows_per_shard: int,
+    *,
+    without: Collection[str] = (),
 ) -> Iterator[ScannedRange]:
-    """The file's URLs and captions in ranges of `rows_per_shard`."""
+    """The file's URLs and captions in ranges of `rows_per_shard`.
+
+    Every column whose values may not be carried is read along, to say what is lost of it.
+
+    Args:
+        without: Columns that are read otherwise.
+    """
     with open_parquet(file) as parquet:
         names = unique_names(parquet.schema_arrow.names)
-        columns = recognise_columns(
+        columns = _text_columns(parquet, names, config, file)
+        types = other_types(parquet, columns, file)
+        pictures = {n for n in _picture_columns(parquet, file, types) if n not in without}
+        types = {n: kind for n, kind in types.items() if n not in pictures and n not in without}
+        wanted = [name for name in (columns.url, columns.caption) if name]
+        doubtful = [name for name, kind in types.items() if kind == "string"]
+        start_row = 0
+        for table in _tables(parquet, rows_per_shard, start_row=0, only=[*wanted, *doubtful]):
+            notes = Counter({_left_out(name): table.num_rows for name in pictures})
+            yield ScannedRange(
+                start_row=start_row,
+                raw=_to_raw(table.select(wanted), columns, notes),
+                types=types,
+                text_columns=columns,
+                notes=notes + _losses(table.select(doubtful)),
+            )
+            start_row += table.num_rows
+
+
+def _left_out(name: str) -> str:
+    return f"the column {name!r} holds bytes that are no text (pictures?) and is left out"
+
+
+def _losses(table: pa.Table) -> Counter[str]:
+    """How many values of each column cannot be carried."""
+    found: Counter[str] = Counter()
+    for name in table.column_names:
+        losses = Losses()
+        carry(_one_array(table.column(name)), "string", losses)
+        if losses.values:
+            found[f"values of the column {name!r} cannot be carried and are null"] = losses.values
+    return found
+
+
+def _text_columns(
+    parquet: pq.ParquetFile, names: list[str], config: SourceConfig, file: SourceFile
+) -> TextColumns:
+    try:
+        return recognise_columns(
             names,
             url_column=config.url_column,
             caption_column=config.caption_column,
             where=file.uri,
         )
-        types = other_types(parquet, columns, file)
-        start_row = 0
-        for table in _tables(parquet, rows_per_shard, start_row=0, only=columns):
-            yield ScannedRange(
-                start_row=start_row,
-                raw=_to_raw(table, columns),
-                types=types,
-                text_columns=columns,
-            )
-            start_row += table.num_rows
+    except SourceError as error:
+        types = zip(names, parquet.schema_arrow.types, strict=True)
+        bytes_in = [name for name, kind in types if holds_bytes(kind)]
+        if not bytes_in or config.url_column == "":
+            raise
+        raise SourceError(
+            f"{error}. {', '.join(bytes_in)} hold(s) bytes: pictures inside Parquet are no source "
+            "yet; give a list of URLs, a WebDataset tar, or a folder that img2dataset wrote"
+        ) from None
 
 
-def read_parquet(file: SourceFile, where: SourceRange, columns: TextColumns) -> RawRows:
-    """The rows of one range, with every column."""
+def _picture_columns(
+    parquet: pq.ParquetFile, file: SourceFile, types: Collection[str]
+) -> list[str]:
+    """Columns whose first values, however deep, are bytes that are neither text nor short."""
+    schema = parquet.schema_arrow
+    kinds = dict(zip(unique_names(schema.names), schema.types, strict=True))
+    return [name for name in types if holds_bytes(kinds[name]) and _is_of_pictures(parquet, name)]
+
+
+def _is_of_pictures(parquet: pq.ParquetFile, name: str) -> bool:
+    groups = list(range(parquet.num_row_groups))
+    for batch in _batches(parquet, groups, 64, only=[name]):
+        column = batch.column(name)
+        if column.null_count < len(column):
+            return has_pictures(column)
+    return False
+
+
+def read_parquet(
+    file: SourceFile,
+    where: SourceRange,
+    columns: TextColumns,
+    *,
+    others: Collection[str] | None = None,
+) -> RawRows:
+    """The rows of one range.
+
+    Args:
+        others: Which columns beside URL and caption; every one where None.
+    """
+    wanted = [name for name in (columns.url, columns.caption) if name]
     with open_parquet(file) as parquet:
-        tables = _tables(parquet, where.num_rows, start_row=where.start_row, only=None)
+        names = unique_names(parquet.schema_arrow.names)
+        only = [n for n in names if others is None or n in others or n in wanted]
+        tables = _tables(parquet, where.num_rows, start_row=where.start_row, only=only)
         return _to_raw(next(tables), columns)
+
+
+def read_bytes_column(file: SourceFile, where: SourceRange, name: str) -> Iterator[bytes | None]:
+    """The values of a binary column, one for each row of the range, a few at a time in memory."""
+    with open_parquet(file) as parquet:
+        group, skip = _find_group(parquet, where.start_row)
+        groups = list(range(group, parquet.num_row_groups))
+        values = (
+            value.as_py()
+            for batch in _batches(parquet, groups, 64, only=[name])
+            for value in batch.column(name)
+        )
+        yield from itertools.islice(values, skip, skip + where.num_rows)
 
 
 @contextmanager
@@ -93,27 +188,18 @@ def other_types(parquet: pq.ParquetFile, columns: TextColumns, file: SourceFile)
 
 
 def _tables(
-    parquet: pq.ParquetFile, num_rows: int, *, start_row: int, only: TextColumns | None
+    parquet: pq.ParquetFile, num_rows: int, *, start_row: int, only: list[str]
 ) -> Iterator[pa.Table]:
     """Consecutive tables of `num_rows` rows from `start_row` on; the last may be shorter."""
     group, skip = _find_group(parquet, start_row)
     groups = list(range(group, parquet.num_row_groups))
-    names = unique_names(parquet.schema_arrow.names)
-    wanted = None if only is None else [name for name in (only.url, only.caption) if name]
-    duplicated = len(set(parquet.schema_arrow.names)) < len(names)
     pending: list[pa.RecordBatch] = []
     held = 0
-    for batch in parquet.iter_batches(
-        batch_size=min(num_rows, 65_536),
-        row_groups=groups,
-        columns=None if duplicated else wanted,
-    ):
+    for batch in _batches(parquet, groups, min(num_rows, 65_536), only=only):
         if skip >= batch.num_rows:
             skip -= batch.num_rows
             continue
         batch, skip = batch.slice(skip), 0
-        if only is None or duplicated:
-            batch = batch.rename_columns(names)
         pending.append(batch)
         held += batch.num_rows
         while held >= num_rows:
@@ -123,6 +209,20 @@ def _tables(
             pending, held = rest.to_batches(), rest.num_rows
     if held:
         yield pa.Table.from_batches(pending)
+
+
+def _batches(
+    parquet: pq.ParquetFile, groups: list[int], num_rows: int, *, only: list[str]
+) -> Iterator[pa.RecordBatch]:
+    """Those columns, in that order; names that come twice are told apart."""
+    names = unique_names(parquet.schema_arrow.names)
+    is_doubled = len(set(parquet.schema_arrow.names)) < len(names)
+    for batch in parquet.iter_batches(
+        batch_size=num_rows, row_groups=groups, columns=None if is_doubled else only
+    ):
+        if is_doubled:
+            batch = batch.rename_columns(names)
+        yield batch.select(only)
 
 
 def _find_group(parquet: pq.ParquetFile, start_row: int) -> tuple[int, int]:
@@ -135,26 +235,27 @@ def _find_group(parquet: pq.ParquetFile, start_row: int) -> tuple[int, int]:
     return parquet.num_row_groups, 0
 
 
-def _to_raw(table: pa.Table, columns: TextColumns) -> RawRows:
-    table = table.combine_chunks()
+def _to_raw(table: pa.Table, columns: TextColumns, notes: Counter[str] | None = None) -> RawRows:
     extra = {
         name: _one_array(table.column(name))
         for name in table.column_names
         if name not in (columns.url, columns.caption)
     }
-    return raw_rows(
-        url=_text(table, columns.url), caption=_text(table, columns.caption), extra=extra
-    )
+    losses = Losses()
+    url, caption = (_text(table, name, losses) for name in (columns.url, columns.caption))
+    if losses.values and notes is not None:
+        notes["URLs and captions with bytes that are no UTF-8, replaced by U+FFFD"] = losses.values
+    return raw_rows(url=url, caption=caption, extra=extra)
 
 
-def _text(table: pa.Table, name: str | None) -> pa.Array:
+def _text(table: pa.Table, name: str | None, losses: Losses) -> pa.Array:
     if name is None:
         return pa.nulls(table.num_rows, pa.string())
-    return as_text(_one_array(table.column(name)))
+    return as_text(_one_array(table.column(name)), losses)
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:
     if column.num_chunks == 1:
         return column.chunk(0)
     combined = column.combine_chunks()
-    return combined if isinstance(combined, pa.Array) else combined.chunk(0)
+    return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)

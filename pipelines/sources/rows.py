@@ -1,6 +1,6 @@
 """From what a reader found in a file to the rows of a shard."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +9,10 @@ import pyarrow.compute as pc
 
 from pipelines.keys import KeyHash, blake2b_64, hash_keys, hex_keys, key_texts
 from pipelines.sources.columns import SourceColumn, TextColumns, as_stored
+
+READER = 2
+"""How files are told apart into rows; each plan keeps to the one that it was made with."""
+EARLIER_READER = 1
 
 ROW_FIELDS = (
     pa.field("row", pa.int32(), nullable=False),
@@ -28,8 +32,9 @@ class SourceRange:
         file: The file's name within the source.
         start_row: Of the file, from 0.
         start_byte: Where the range starts in the decompressed file; None where rows are not
-            found by bytes (Parquet, img2dataset).
+            found by bytes (Parquet, img2dataset, a tar whose samples lie scattered).
         end_byte: Where it ends, exclusive.
+        reader: Which version of the readers found it.
     """
 
     shard_id: int
@@ -38,6 +43,7 @@ class SourceRange:
     num_rows: int
     start_byte: int | None = None
     end_byte: int | None = None
+    reader: int = READER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +94,7 @@ class ScannedRange:
     Attributes:
         types: Stored type of each other input column, "" where nothing tells.
         text_columns: What the file's URL and caption columns are called.
+        notes: What is passed over, null or guessed in it, and of how many rows or members.
     """
 
     start_row: int
@@ -96,6 +103,7 @@ class ScannedRange:
     text_columns: TextColumns
     start_byte: int | None = None
     end_byte: int | None = None
+    notes: Mapping[str, int] = field(default_factory=dict)
 
 
 def raw_rows(

@@ -1,26 +1,33 @@
 """One door to every kind of source: list its files, scan them for the plan, read a shard."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pyarrow as pa
 
 from pipelines.keys import KeyHash, blake2b_64
-from pipelines.sources.archives import (
+from pipelines.sources.columns import SourceColumn, TextColumns, infer_text_type
+from pipelines.sources.config import SourceConfig, SourceError
+from pipelines.sources.earlier_tars import earlier_tar_images, read_earlier_tar, scan_earlier_tar
+from pipelines.sources.files import SourceFile, list_files
+from pipelines.sources.img2dataset import (
     img2dataset_images,
     read_img2dataset,
-    read_webdataset,
+    refuse_image_column,
     scan_img2dataset,
-    scan_webdataset,
-    webdataset_images,
 )
-from pipelines.sources.columns import SourceColumn, TextColumns
-from pipelines.sources.config import SourceConfig, SourceError
-from pipelines.sources.files import SourceFile, list_files
 from pipelines.sources.lists import read_list, scan_list
 from pipelines.sources.parquet_list import read_parquet, scan_parquet
-from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, build_rows
+from pipelines.sources.rows import (
+    EARLIER_READER,
+    READER,
+    RawRows,
+    ScannedRange,
+    SourceRange,
+    build_rows,
+)
+from pipelines.sources.webdataset import read_webdataset, scan_webdataset, webdataset_images
 
 
 @dataclass(frozen=True)
@@ -63,15 +70,57 @@ class Source:
                 "no longer has it: put it back, or plan a new run"
             ) from None
 
-    def scan(self, file: SourceFile, *, rows_per_shard: int) -> Iterator[ScannedRange]:
-        """A file's rows, a shard at a time, for the plan: URLs and captions are all it needs."""
+    def scan(
+        self,
+        file: SourceFile,
+        *,
+        rows_per_shard: int,
+        reader: int = READER,
+        known_rows: int = 0,
+    ) -> Iterator[ScannedRange]:
+        """A file's rows, a shard at a time, for the plan: URLs and captions are all it needs.
+
+        Args:
+            reader: As the plan has it that is to grow.
+            known_rows: How many it has already; they may be left out.
+        """
+        for scanned in self._scan(file, rows_per_shard, reader, known_rows):
+            parts = self._partitions(file, scanned.types, scanned.text_columns)
+            if not parts:
+                yield scanned
+                continue
+            types = {
+                name: "" if value is None else infer_text_type(pa.array([value], pa.string()))
+                for name, value in parts.items()
+            }
+            yield replace(scanned, types={**scanned.types, **types})
+
+    def _scan(
+        self, file: SourceFile, rows_per_shard: int, reader: int, known_rows: int
+    ) -> Iterator[ScannedRange]:
         if file.format == "parquet":
+            if self.config.format == "auto":
+                refuse_image_column(file)
             return scan_parquet(file, self.config, rows_per_shard)
         if file.format == "img2dataset":
             return scan_img2dataset(file, self.config, rows_per_shard)
-        if file.format == "webdataset":
-            return scan_webdataset(file, self.config, rows_per_shard)
-        return scan_list(file, self.config, rows_per_shard)
+        if file.format != "webdataset":
+            return scan_list(file, self.config, rows_per_shard, reader=reader)
+        if reader == EARLIER_READER:
+            return scan_earlier_tar(file, self.config, rows_per_shard)
+        return scan_webdataset(file, self.config, rows_per_shard, known_rows=known_rows)
+
+    @staticmethod
+    def _partitions(
+        file: SourceFile, names: Container[str], columns: TextColumns
+    ) -> dict[str, str | None]:
+        """What the file's folders say, where the file itself has no such column."""
+        taken = (columns.url, columns.caption)
+        return {
+            name: value
+            for name, value in file.partitions.items()
+            if name not in names and name not in taken
+        }
 
     def read_rows(
         self,
@@ -82,12 +131,13 @@ class Source:
         key_hash: KeyHash = blake2b_64,
     ) -> pa.Table:
         """The rows of one shard, without the plan's verdicts; see `build_rows` for the columns."""
-        raw = self._read(self.file(where.file), where, text_columns)
+        others = {column.input for column in columns}
+        raw = self._read(where, text_columns, others)
         return build_rows(raw, where=where, columns=columns, key_hash=key_hash)
 
     def read_raw(self, where: SourceRange, *, text_columns: TextColumns) -> RawRows:
-        """The rows of one shard as they stand in the file."""
-        return self._read(self.file(where.file), where, text_columns)
+        """The rows of one shard as they stand in the file: URLs, captions and verdicts."""
+        return self._read(where, text_columns, set())
 
     def read_images(self, where: SourceRange) -> Iterator[tuple[int, bytes]]:
         """`(row, image bytes as stored)` of the rows whose image lies in the source.
@@ -96,16 +146,33 @@ class Source:
         """
         file = self.file(where.file)
         if file.format == "webdataset":
-            return webdataset_images(file, where)
+            if where.reader == EARLIER_READER:
+                return earlier_tar_images(file, where)
+            return webdataset_images(file, where, self.config)
         if file.format == "img2dataset":
             return img2dataset_images(file, where, self.config)
         raise SourceError(f"{file.uri}: a {file.format} list holds no images")
 
-    def _read(self, file: SourceFile, where: SourceRange, columns: TextColumns) -> RawRows:
+    def _read(self, where: SourceRange, columns: TextColumns, others: set[str]) -> RawRows:
+        file = self.file(where.file)
+        raw = self._read_file(file, where, columns, others)
+        parts = self._partitions(file, raw.extra, columns)
+        constant = {
+            name: pa.array([value] * len(raw.url), pa.string())
+            for name, value in parts.items()
+            if name in others
+        }
+        return replace(raw, extra={**raw.extra, **constant}) if constant else raw
+
+    def _read_file(
+        self, file: SourceFile, where: SourceRange, columns: TextColumns, others: set[str]
+    ) -> RawRows:
         if file.format == "parquet":
-            return read_parquet(file, where, columns)
+            return read_parquet(file, where, columns, others=others)
         if file.format == "img2dataset":
-            return read_img2dataset(file, where, self.config)
-        if file.format == "webdataset":
-            return read_webdataset(file, where, self.config)
-        return read_list(file, where, columns)
+            return read_img2dataset(file, where, self.config, others=others)
+        if file.format != "webdataset":
+            return read_list(file, where, columns, self.config)
+        if where.reader == EARLIER_READER:
+            return read_earlier_tar(file, where, self.config)
+        return read_webdataset(file, where, self.config)

@@ -42,6 +42,7 @@ def iterate_members(
     *,
     uri: str,
     at: int = 0,
+    end: int | None = None,
     max_bytes: Callable[[str], int],
 ) -> Iterator[Member]:
     """The regular files of a tar, in order.
@@ -49,22 +50,26 @@ def iterate_members(
     Args:
         stream: Positioned at a member's header, `at` bytes into the tar.
         uri: For messages.
+        end: Where to stop, at a member's header; at the tar's end where None.
         max_bytes: How much of a member of this name is read at most; 0 for none of it.
 
     Raises:
-        SourceError: the tar is torn or is none.
+        SourceError: the tar is torn or is none, or another one follows it.
     """
-    start, name = at, None
-    while True:
+    start, extended = at, _Extended()
+    while end is None or at < end:
         block = stream.read(BLOCK)
         if len(block) != BLOCK:
             raise SourceError(
                 f"{uri}: cut off at byte {at}: the tar has no end mark; fetch it again"
             )
         if not any(block):
+            _refuse_another(stream, uri, at)
             return
         header = _parse_header(block, uri, at)
         at += BLOCK
+        if extended.size is not None and header.type in _FILES:
+            header.size = extended.size
         padded = -(-header.size // BLOCK) * BLOCK
         if header.type in _EXTENDED:
             if header.size > MAX_EXTENDED_HEADER_BYTES:
@@ -72,10 +77,10 @@ def iterate_members(
                     f"{uri}: the header at byte {start} claims {header.size} bytes; at most "
                     f"{MAX_EXTENDED_HEADER_BYTES} are allowed"
                 )
-            name = _long_name(header, _read(stream, padded, uri, at)[: header.size]) or name
+            extended.read(header, _read(stream, padded, uri, at)[: header.size])
             at += padded
             continue
-        member_name = name or header.name
+        member_name = extended.name or header.name
         wanted = max_bytes(member_name) if header.type in _FILES else 0
         content = None
         if wanted > 0 and header.size <= wanted:
@@ -91,7 +96,7 @@ def iterate_members(
                 num_bytes=header.size,
                 content=content,
             )
-        start, name = at, None
+        start, extended = at, _Extended()
 
 
 def _parse_header(block: bytes, uri: str, at: int) -> tarfile.TarInfo:
@@ -106,20 +111,45 @@ def _parse_header(block: bytes, uri: str, at: int) -> tarfile.TarInfo:
     return header
 
 
-def _long_name(header: tarfile.TarInfo, content: bytes) -> str | None:
-    if header.type == tarfile.GNUTYPE_LONGNAME:
-        return content.split(b"\0", 1)[0].decode("utf-8", "replace")
-    if header.type != tarfile.XHDTYPE:
-        return None
-    while content:  # each record is `<its length> path=<name>\n`
-        length, _, _ = content.partition(b" ")
-        if not length.isdigit() or not 0 < int(length[:9]) <= len(content):
-            return None
-        record, content = content[: int(length)], content[int(length) :]
-        key, _, value = record[len(length) + 1 : -1].partition(b"=")
-        if key == b"path":
-            return value.decode("utf-8", "replace")
-    return None
+@dataclass
+class _Extended:
+    """What the extended headers before a member say of it."""
+
+    name: str | None = None
+    size: int | None = None
+
+    def read(self, header: tarfile.TarInfo, content: bytes) -> None:
+        """Take in one of them."""
+        if header.type == tarfile.GNUTYPE_LONGNAME:
+            self.name = content.split(b"\0", 1)[0].decode("utf-8", "replace")
+        if header.type != tarfile.XHDTYPE:
+            return
+        while content:  # each record is `<its length> <key>=<value>\n`
+            length, _, _ = content.partition(b" ")
+            if not length.isdigit() or not 0 < int(length[:9]) <= len(content):
+                return
+            record, content = content[: int(length)], content[int(length) :]
+            key, _, value = record[len(length) + 1 : -1].partition(b"=")
+            if key == b"path":
+                self.name = value.decode("utf-8", "replace")
+            elif key == b"size" and value.isdigit():
+                self.size = int(value[:19])  # beyond 8 GiB the header itself has no room
+
+
+def _refuse_another(stream: IO[bytes], uri: str, at: int) -> None:
+    """Tars that were joined by `cat` end at the first one's end mark for most who read them."""
+    while block := stream.read(BLOCK):
+        at += BLOCK
+        if not any(block):
+            continue
+        try:
+            tarfile.TarInfo.frombuf(block, "utf-8", "replace")
+        except tarfile.HeaderError:
+            return  # rubbish behind the end mark
+        raise SourceError(
+            f"{uri}: another tar follows its end mark, at byte {at}; join tars by "
+            "`tar --concatenate`, or give them as files of their own"
+        )
 
 
 def _plain_name(name: str) -> str:

@@ -7,13 +7,11 @@ step moving forward, so a hostile header costs microseconds.
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
+from pipelines.image_formats import ImageFormat as ImageFormat
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.image_rejected import ImageRejected
 from pipelines.stages.download.jpeg_header import MAX_STEPS, read_jpeg_frame
-
-ImageFormat = Literal["jpeg", "png", "gif", "webp", "bmp", "tiff", "avif"]
 
 
 @dataclass(frozen=True, kw_only=True)

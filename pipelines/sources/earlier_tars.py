@@ -1,0 +1,85 @@
+"""Tars of plans that earlier versions made: members of one sample lie side by side.
+
+Such a run is resumed and grown by the rows that it was planned with; a new plan groups members
+over the whole tar (`pipelines.sources.webdataset`).
+"""
+
+import itertools
+from collections.abc import Iterator
+
+from pipelines.sources.columns import stored_type
+from pipelines.sources.config import SourceConfig, SourceError
+from pipelines.sources.files import SourceFile
+from pipelines.sources.rows import RawRows, ScannedRange, SourceRange
+from pipelines.sources.tar_samples import Part, Sample, tar_parts
+from pipelines.sources.webdataset import rows_of, sample_columns
+
+_IMAGES = ("jpg", "jpeg", "png", "webp")
+_TEXTS = ("txt", "json")
+
+
+def scan_earlier_tar(
+    file: SourceFile, config: SourceConfig, rows_per_shard: int
+) -> Iterator[ScannedRange]:
+    """The tar's samples in ranges of `rows_per_shard`."""
+    samples = _samples(file, 0)
+    start_row = 0
+    while batch := list(itertools.islice(samples, rows_per_shard)):
+        raw = rows_of(batch, config)
+        yield ScannedRange(
+            start_row=start_row,
+            raw=raw,
+            types={
+                name: "" if array.null_count == len(array) else stored_type(array.type)
+                for name, array in raw.extra.items()
+            },
+            text_columns=sample_columns(config),
+            start_byte=batch[0].start_byte,
+            end_byte=batch[-1].end_byte,
+        )
+        start_row += len(batch)
+
+
+def read_earlier_tar(file: SourceFile, where: SourceRange, config: SourceConfig) -> RawRows:
+    """The rows of one range."""
+    batch = list(itertools.islice(_samples(file, where.start_byte or 0), where.num_rows))
+    if len(batch) != where.num_rows:
+        raise SourceError(
+            f"{file.uri}: {len(batch)} samples from byte {where.start_byte} on, where the plan "
+            f"found {where.num_rows}; the file has changed: plan a new run"
+        )
+    return rows_of(batch, config)
+
+
+def earlier_tar_images(file: SourceFile, where: SourceRange) -> Iterator[tuple[int, bytes]]:
+    """Each row of the range that has an image, with the image's bytes as stored."""
+    samples = _samples(file, where.start_byte or 0, images=True)
+    for row, sample in enumerate(itertools.islice(samples, where.num_rows)):
+        image = sample.image
+        if image is not None and image.content:
+            yield row, image.content
+
+
+def _samples(file: SourceFile, start_byte: int, *, images: bool = False) -> Iterator[Sample]:
+    sample: Sample | None = None
+    for name, part in tar_parts(file, None, start_byte=start_byte, texts=not images, images=images):
+        if not name:
+            continue
+        if sample is None or sample.name != name:
+            if sample is not None:
+                yield sample
+            sample = Sample(name=name, start_byte=part.start_byte, end_byte=part.end_byte)
+        sample.end_byte = part.end_byte
+        _add(sample, part)
+    if sample is not None:
+        yield sample
+
+
+def _add(sample: Sample, part: Part) -> None:
+    """A part counts where all after the first dot is a known extension; the first image alone."""
+    if part.middle:
+        return
+    if part.extension in _IMAGES and not sample.images:
+        sample.parts.append(part)
+    if part.extension in _TEXTS:
+        sample.parts = [one for one in sample.parts if one.extension != part.extension] + [part]

@@ -1,0 +1,202 @@
+"""Folders that img2dataset wrote: a Parquet list for each shard, and its images in one of three
+places: a tar beside it, a folder beside it, or a column of the list itself."""
+
+import hashlib
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.image_formats import ALL_IMAGE_EXTENSIONS
+from pipelines.sources.arrow_text import is_bytes
+from pipelines.sources.columns import TextColumns
+from pipelines.sources.config import SourceConfig, SourceError
+from pipelines.sources.files import SourceFile
+from pipelines.sources.parquet_list import (
+    open_parquet,
+    read_bytes_column,
+    read_parquet,
+    scan_parquet,
+)
+from pipelines.sources.rows import RawRows, ScannedRange, SourceRange
+from pipelines.sources.tar_samples import MAX_IMAGE_BYTES, tar_parts
+
+
+def img2dataset_columns(config: SourceConfig) -> SourceConfig:
+    """The configuration with img2dataset's own column names where none are set."""
+    return config.model_copy(
+        update={
+            "url_column": config.url_column or "url",
+            "caption_column": "caption" if config.caption_column is None else config.caption_column,
+        }
+    )
+
+
+def image_column(file: SourceFile) -> str | None:
+    """The column that holds the images in img2dataset's `parquet` layout; None in the others."""
+    with open_parquet(file) as parquet:
+        schema = parquet.schema_arrow
+    if not {"key", "status"} <= set(schema.names):
+        return None
+    found = [f.name for f in schema if f.name in ALL_IMAGE_EXTENSIONS and is_bytes(f.type)]
+    return found[0] if found else None
+
+
+def refuse_image_column(file: SourceFile) -> None:
+    """Raise `SourceError` where a Parquet list is one of img2dataset's that holds its images."""
+    name = image_column(file)
+    if name is not None:
+        raise SourceError(
+            f"{file.uri}: img2dataset wrote it in its parquet layout, with the images in the "
+            f"column {name!r}; set source.format to img2dataset to read them, or to parquet to "
+            "fetch the URLs again"
+        )
+
+
+def scan_img2dataset(
+    file: SourceFile, config: SourceConfig, rows_per_shard: int
+) -> Iterator[ScannedRange]:
+    """The rows of one of img2dataset's shards, from its Parquet file."""
+    images = image_column(file)
+    for scanned in scan_parquet(
+        file, img2dataset_columns(config), rows_per_shard, without={images} if images else ()
+    ):
+        where = SourceRange(
+            shard_id=0,
+            file=file.name,
+            start_row=scanned.start_row,
+            num_rows=len(scanned.raw.url),
+        )
+        # Read again with its status: whether a row can be used is in it.
+        yield replace(scanned, raw=read_img2dataset(file, where, config, others=set()))
+
+
+def read_img2dataset(
+    file: SourceFile, where: SourceRange, config: SourceConfig, *, others: set[str]
+) -> RawRows:
+    """The rows of one range; those that img2dataset failed to get are `source_failed`.
+
+    Args:
+        others: Which columns beside URL, caption, key and status.
+    """
+    asked = img2dataset_columns(config)
+    columns = TextColumns(url=asked.url_column, caption=asked.caption_column or None)
+    raw = read_parquet(file, where, columns, others={"key", "status", *others})
+    status = raw.extra.get("status")
+    if status is None or "key" not in raw.extra:
+        raise SourceError(
+            f"{file.uri}: no 'status' and 'key' columns, so img2dataset did not write it; "
+            "set source.format to parquet"
+        )
+    failed = pc.fill_null(pc.not_equal(status, "success"), True)
+    known = pc.is_in(status, value_set=pa.array(["failed_to_download", "failed_to_resize"]))
+    said = pc.if_else(known, status, "an unknown status")
+    return replace(
+        raw,
+        reason=pc.if_else(failed, "source_failed", raw.reason),
+        error_message=pc.if_else(
+            failed,
+            pc.binary_join_element_wise("img2dataset:", said, " "),
+            raw.error_message,
+        ),
+    )
+
+
+def img2dataset_images(
+    file: SourceFile, where: SourceRange, config: SourceConfig
+) -> Iterator[tuple[int, bytes]]:
+    """Each row of the range whose image is there, in the order in which the images are stored."""
+    raw = read_img2dataset(file, where, config, others=set())
+    usable = pc.is_null(raw.reason).to_pylist()
+    keys = raw.extra["key"].cast(pa.string()).to_pylist()
+    rows = {key: row for row, key in enumerate(keys) if usable[row]}
+    name = image_column(file)
+    if name is not None:
+        for row, content in enumerate(read_bytes_column(file, where, name)):
+            if content and usable[row] and len(content) <= MAX_IMAGE_BYTES:
+                yield row, content
+        return
+    tar, folder = tar_beside(file), folder_beside(file)
+    if file.filesystem.exists(tar.path):
+        yield from _from_tar(tar, rows)
+    else:
+        yield from _from_folder(folder, rows)
+
+
+def _from_tar(tar: SourceFile, rows: dict[str, int]) -> Iterator[tuple[int, bytes]]:
+    for name, part in tar_parts(tar, None, images=True):
+        if not rows:
+            return
+        if part.is_image and part.content and name in rows:
+            yield rows.pop(name), part.content
+
+
+def _from_folder(folder: "ImageFolder", rows: dict[str, int]) -> Iterator[tuple[int, bytes]]:
+    for key, path, num_bytes in folder.images():
+        row = rows.pop(key, None)
+        if row is not None and 0 < num_bytes <= MAX_IMAGE_BYTES:
+            with folder.beside.filesystem.open(path, "rb") as stream:
+                yield row, stream.read()
+
+
+def tar_beside(file: SourceFile) -> SourceFile:
+    """The tar that belongs to one of img2dataset's Parquet files."""
+
+    def swap(path: str) -> str:
+        return f"{path.removesuffix('.parquet')}.tar"
+
+    return replace(
+        file,
+        name=swap(file.name),
+        path=swap(file.path),
+        uri=swap(file.uri),
+        format="webdataset",
+        compression=None,
+    )
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The folder with the images of one of img2dataset's Parquet files, in its `files` layout."""
+
+    beside: SourceFile
+
+    @property
+    def path(self) -> str:
+        """Within the file system."""
+        return self.beside.path.removesuffix(".parquet")
+
+    def exists(self) -> bool:
+        """Whether it is there."""
+        return bool(self.beside.filesystem.isdir(self.path))
+
+    def images(self) -> Iterator[tuple[str, str, int]]:
+        """Each picture's key, path and bytes, by name; nothing where there is no folder."""
+        for entry in self._entries():
+            key, _, extension = posixpath.basename(entry["name"]).rpartition(".")
+            if extension.lower() in ALL_IMAGE_EXTENSIONS:
+                yield key, entry["name"], int(entry["size"] or 0)
+
+    def _entries(self) -> list[dict[str, str]]:
+        if not self.exists():
+            return []
+        found = self.beside.filesystem.ls(self.path, detail=True)
+        return sorted(found, key=lambda entry: str(entry["name"]))
+
+    def token(self) -> str:
+        """A mark of its pictures' names and sizes; their bytes are not read."""
+        digest = hashlib.sha256()
+        for key, _, num_bytes in self.images():
+            digest.update(f"{key} {num_bytes}\n".encode())
+        return digest.hexdigest()
+
+    def sha256(self) -> str:
+        """The same: hashing the bytes of every file would fetch all of them."""
+        return self.token()
+
+
+def folder_beside(file: SourceFile) -> ImageFolder:
+    """The folder that belongs to one of img2dataset's Parquet files."""
+    return ImageFolder(file)
