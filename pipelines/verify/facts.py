@@ -11,7 +11,7 @@ from pipelines.claims import CLAIMED_SCORES
 from pipelines.ledger import (
     DUPLICATE_REASONS,
     ENCODE_REASONS,
-    ENCODE_REJECTS,
+    REJECTS,
     GENERATION_FIELDS,
     LEDGER,
     ORIGIN_FACTS,
@@ -150,7 +150,7 @@ def check_ledger(
 
 def check_rejects(rejects: pa.Table, manifest: Manifest, *, where: str) -> Iterator[Fault]:
     """Rows that encode refused, each with a reason of its own."""
-    yield from (faults := list(check_schema(rejects, ENCODE_REJECTS, where=where)))
+    yield from (faults := list(check_schema(rejects, REJECTS, where=where)))
     if faults:
         return
     yield from _check_reasons(rejects, manifest, where=where)
