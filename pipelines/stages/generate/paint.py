@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from pipelines.row_failures import is_out_of_memory
 from pipelines.stages.generate.batches import BatchSettings, RowBatch
 from pipelines.stages.generate.config import GenerateConfig
 from pipelines.stages.generate.image_conditions import (
@@ -34,7 +35,6 @@ from sd_core.sampling.text_to_image import (
 
 Arguments = ParamSpec("Arguments")
 ResultT = TypeVar("ResultT")
-_OUT_OF_MEMORY_SIGNS = ("out of memory", "not enough memory", "DefaultCPUAllocator")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,19 @@ class PreparedBatch:
     pictures: Sequence[Tensor] | None = None
     """Of a model of upscaling: (3, h, w) float32 in [-1, 1]."""
 
+    def part(self, picks: Sequence[int]) -> "PreparedBatch":
+        """Some of its rows."""
+        if len(picks) == len(self.rows):
+            return self
+        return PreparedBatch(
+            settings=self.settings,
+            rows=[self.rows[at] for at in picks],
+            prompts=[self.prompts[at] for at in picks],
+            negatives=[self.negatives[at] for at in picks],
+            sources=None if self.sources is None else [self.sources[at] for at in picks],
+            pictures=None if self.pictures is None else [self.pictures[at] for at in picks],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DenoisedBatch:
@@ -64,6 +77,17 @@ class DenoisedBatch:
     latents: Tensor
     batch_sizes: Sequence[int]
     ready: Any
+
+    def part(self, picks: Sequence[int]) -> "DenoisedBatch":
+        """Some of its rows."""
+        if len(picks) == len(self.batch_sizes):
+            return self
+        return DenoisedBatch(
+            batch=self.batch.part(picks),
+            latents=self.latents[list(picks)],
+            batch_sizes=[self.batch_sizes[at] for at in picks],
+            ready=self.ready,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,14 +299,8 @@ def _or_none_if_too_large(
     try:
         return work(*arguments, **options)
     except (torch.cuda.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        if batch_size <= 1 or not _is_out_of_memory(error):
+        if batch_size <= 1 or not is_out_of_memory(error):
             raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # after the frames that held the batch are gone
     return None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
-        sign in str(error) for sign in _OUT_OF_MEMORY_SIGNS
-    )

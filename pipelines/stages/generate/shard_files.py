@@ -13,7 +13,14 @@ import webdataset as wds
 from pipelines.caption_facts import CAPTION_FACTS, CaptionFactsConfig, measure_captions
 from pipelines.crop_spool import CropSpool
 from pipelines.image_facts import IMAGE_FACTS, NOT_MEASURED, ImageFacts
-from pipelines.ledger import DOWNLOAD_FACTS, GENERATE_FACTS, GENERATION_FIELDS, source_fields
+from pipelines.ledger import (
+    DOWNLOAD_FACTS,
+    GENERATE_FACTS,
+    GENERATION_FIELDS,
+    ROW_FAILED,
+    source_fields,
+)
+from pipelines.row_failures import Failures, describe_error
 from pipelines.stages.generate.rows import ImageRow, RefusedRow
 
 METADATA = pa.schema(
@@ -66,18 +73,22 @@ def build_facts(
     resolved: Sequence[ImageRow | RefusedRow],
     made: Mapping[int, MadeImage],
     caption_facts: CaptionFactsConfig,
+    *,
+    failures: Failures | None = None,
 ) -> pa.Table:
     """`GENERATE_FACTS`, then the `source_` columns; one row for every row.
 
     Args:
         rows: Of `expand_rows`.
         resolved: The same rows with their settings.
-        made: By row number; a row that is neither made nor refused came to values that are not
-            finite.
+        made: By row number; a row that is neither made nor refused nor failed came to values that
+            are not finite.
         caption_facts: What is measured on the prompts.
+        failures: By key, rows that a library refused.
     """
+    failed = failures or {}
     records = [
-        _fact(row, found, made.get(row["row"]))
+        _fact(row, found, made.get(row["row"]), failed.get(row["key"]))
         for row, found in zip(_plain_rows(rows), resolved, strict=True)
     ]
     facts = pa.Table.from_pylist(records, schema=GENERATE_FACTS)
@@ -97,7 +108,10 @@ def _plain_rows(rows: pa.Table) -> list[dict[str, Any]]:
 
 
 def _fact(
-    row: dict[str, Any], found: ImageRow | RefusedRow, made: MadeImage | None
+    row: dict[str, Any],
+    found: ImageRow | RefusedRow,
+    made: MadeImage | None,
+    failure: Exception | None,
 ) -> dict[str, Any]:
     fact = {name: row.get(name) for name in (field.name for field in GENERATION_FIELDS)}
     fact |= {name: row[name] for name in ("shard_id", "row", "key")}
@@ -114,6 +128,12 @@ def _fact(
         if field.name != "prompt_key"
     }
     fact["caption"] = found.prompt
+    if made is None and failure is not None:
+        return fact | {
+            "status": "failed_to_generate",
+            "reason": ROW_FAILED,
+            "error_message": describe_error(failure),
+        }
     if made is None:
         return fact | {"status": "failed_to_generate", "reason": "image_not_finite"}
     return fact | {

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,7 +25,8 @@ from pipelines.stages.generate.models import (
     encode_empty_caption,
     load_generate_models,
 )
-from pipelines.stages.generate.paint import Painter, PreparedBatch
+from pipelines.stages.generate.paint import DenoisedBatch, Painter
+from pipelines.stages.generate.painting import Painting
 from pipelines.stages.generate.rows import ImageRow, resolve_rows
 from pipelines.stages.generate.shard_files import METADATA, build_facts, metadata_table
 from pipelines.stages.generate.source_pictures import SourcePictures
@@ -163,21 +164,23 @@ class _Worker:
         spool = ImageSpool(self._config, self._spec, shard_id=shard_id, folder=folder)
         with spool:
             self._paint(images, spool)
-        facts = build_facts(rows, resolved, spool.made, caption_facts)
+        spool.check()
+        facts = build_facts(rows, resolved, spool.made, caption_facts, failures=spool.failures)
         return spool.finish(facts, self._metadata(images, spool)), facts
 
     def _paint(self, images: Sequence[ImageRow], spool: ImageSpool) -> None:
-        painter = self._painter
+        painting = Painting(self._painter, spool.failures)
 
-        def batches() -> Iterator[PreparedBatch]:
-            for batch in group_rows(images, batch_size=self._config.batch_size):
-                yield painter.prepare(batch)
+        def store(denoised: Sequence[DenoisedBatch]) -> None:
+            for painted in painting.decode(denoised):
+                spool.add(painted, self._parameters)
 
         run_overlapped(
-            batches(),
-            work=painter.denoise,
-            write=lambda denoised: spool.add(painter.decode(denoised), self._parameters),
+            painting.prepare(group_rows(images, batch_size=self._config.batch_size)),
+            work=painting.denoise,
+            write=store,
         )
+        painting.finish()
 
     def _parameters(self, row: ImageRow) -> str | None:
         if not self._config.image.parameters:
