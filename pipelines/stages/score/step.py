@@ -35,7 +35,6 @@ from pipelines.stored_images import (
 from pipelines.tables import write_table
 from sd_core.model.resample import OriginalSize
 
-
 REJECTS_FOLDER = "facts/score/rejects"
 _IDENTITY = pa.schema([SCORE_FACTS.field(name) for name in ("shard_id", "row", "key")])
 
