@@ -53,6 +53,7 @@ class Isolation(Generic[RowT, ResultT]):
         self._key_of = key_of
         self._failures = failures
         self._proven: Sequence[RowT] | None = None
+        self._first_error: Exception | None = None
 
     def run(self, rows: Sequence[RowT]) -> list[ResultT]:
         """The results of the batch, in order: one, or several without the rows that failed."""
@@ -65,7 +66,7 @@ class Isolation(Generic[RowT, ResultT]):
     def finish(self) -> None:
         """After the last batch: raise the first error where no row ever went through."""
         if self._proven is None and self._failures:
-            raise next(iter(self._failures.values()))
+            raise self._first_error or next(iter(self._failures.values()))
 
     def _attempt(self, rows: Sequence[RowT]) -> list[ResultT]:
         error = None
@@ -78,6 +79,7 @@ class Isolation(Generic[RowT, ResultT]):
         if error is None:
             self._proven = rows[:1]
             return [result]
+        self._first_error = self._first_error or error
         if len(rows) > 1:
             half = len(rows) // 2
             return [*self._attempt(rows[:half]), *self._attempt(rows[half:])]

@@ -117,7 +117,7 @@ class EncodeStep:
                 run_overlapped(
                     self._read(shard_id, rejects),
                     work=isolation.run,
-                    write=lambda parts: [_write_batch(part, writer, rejects) for part in parts],
+                    write=lambda parts: _write_batches(parts, writer, rejects),
                 )
             isolation.finish()
             return commit_latents(
@@ -220,6 +220,11 @@ class Rejects:
         ]
         place = {row["key"]: number for number, row in enumerate(self.seen)}
         return sorted(found, key=lambda row: place[row["key"]])
+
+
+def _write_batches(batches: Sequence[_Batch], writer: ShardWriter, rejects: Rejects) -> None:
+    for batch in batches:
+        _write_batch(batch, writer, rejects)
 
 
 def _write_batch(batch: _Batch, writer: ShardWriter, rejects: Rejects) -> None:

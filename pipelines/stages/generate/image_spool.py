@@ -18,7 +18,7 @@ from pipelines.manifest import SpooledFile
 from pipelines.row_failures import Failures, is_of_everything
 from pipelines.stages.generate.config import GenerateConfig
 from pipelines.stages.generate.image_files import encode_image
-from pipelines.stages.generate.paint import PaintedBatch
+from pipelines.stages.generate.painted import PaintedBatch
 from pipelines.stages.generate.rows import ImageRow
 from pipelines.stages.generate.shard_files import MadeImage, write_images
 from pipelines.tables import write_table

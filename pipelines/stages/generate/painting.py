@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from pipelines.row_failures import Failures, Isolation
 from pipelines.stages.generate.batches import RowBatch, settings_of
-from pipelines.stages.generate.paint import DenoisedBatch, PaintedBatch, Painter, PreparedBatch
+from pipelines.stages.generate.paint import Painter
+from pipelines.stages.generate.painted import DenoisedBatch, PaintedBatch, PreparedBatch
 from pipelines.stages.generate.rows import ImageRow
 
 

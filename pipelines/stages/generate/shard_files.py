@@ -18,6 +18,7 @@ from pipelines.ledger import (
     GENERATE_FACTS,
     GENERATION_FIELDS,
     ROW_FAILED,
+    TOKEN_FIELDS,
     source_fields,
 )
 from pipelines.row_failures import Failures, describe_error
@@ -48,6 +49,7 @@ METADATA = pa.schema(
         pa.field("scheduler", pa.string(), nullable=False),
         pa.field("scheduler_sha256", pa.string(), nullable=False),
         pa.field("versions", pa.string(), nullable=False),
+        *TOKEN_FIELDS,
     ]
 )
 """One row for every image; as a list of prompts it makes the same images again."""

@@ -25,15 +25,17 @@ from pipelines.stages.generate.models import (
     encode_empty_caption,
     load_generate_models,
 )
-from pipelines.stages.generate.paint import DenoisedBatch, Painter
+from pipelines.stages.generate.paint import Painter
+from pipelines.stages.generate.painted import DenoisedBatch
 from pipelines.stages.generate.painting import Painting
-from pipelines.stages.generate.rows import ImageRow, resolve_rows
+from pipelines.stages.generate.rows import ImageRow, check_sources, resolve_rows
 from pipelines.stages.generate.shard_files import METADATA, build_facts, metadata_table
 from pipelines.stages.generate.source_pictures import SourcePictures
 from pipelines.step import Resources
 from pipelines.storage import RunStore
 from pipelines.versions import program_version
 from sd_core.cache.spec import CacheSpec
+from sd_core.model.caption_tokenizer import caption_tokenizer_of
 from sd_core.model.latent_diffusion import LatentDiffusion
 
 _OWN = [name for name in METADATA.names if name in ImageRow.__dataclass_fields__]
@@ -161,6 +163,7 @@ class _Worker:
         """Make the images; returns the finished local files and the facts."""
         resolved = list(resolve_rows(rows, self._config, self._limits, self._sources))
         images = [row for row in resolved if isinstance(row, ImageRow)]
+        check_sources(resolved)
         spool = ImageSpool(self._config, self._spec, shard_id=shard_id, folder=folder)
         with spool:
             self._paint(images, spool)
@@ -194,6 +197,9 @@ class _Worker:
 
     def _metadata(self, images: Sequence[ImageRow], spool: ImageSpool) -> pa.Table:
         schedulers = {row.sampler: self._models.scheduler(row.sampler) for row in images}
+        made = [row for row in images if row.row in spool.made]
+        tokenizer = caption_tokenizer_of(self._models.model.text_encoder)
+        counts = tokenizer.count([row.prompt for row in made]).tolist()
         return metadata_table(
             [
                 {
@@ -208,8 +214,9 @@ class _Worker:
                     "scheduler": schedulers[row.sampler][0],
                     "scheduler_sha256": schedulers[row.sampler][1],
                     "versions": self._versions,
+                    "caption_tokens": tokens,
+                    "caption_is_cut": tokens > tokenizer.max_tokens,
                 }
-                for row in images
-                if row.row in spool.made
+                for row, tokens in zip(made, counts, strict=True)
             ]
         )

@@ -98,7 +98,7 @@ class ScoreStep:
     def run(self, shard_id: int) -> Manifest:
         """Score a shard and commit its facts; a row that a library refuses has no scores."""
         shard = _Shard(shard_id=shard_id)
-        isolation = Isolation(
+        isolation = Isolation[StoredImage, pa.Table](
             lambda images: self._score(images, shard),
             key_of=lambda image: image.facts["key"],
             failures=shard.failures,

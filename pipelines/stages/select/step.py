@@ -114,11 +114,11 @@ class Select:
                 continue
             rows = facts.read(shard_id, columns=columns)
             _judge_shard(rows, verdicts.shard(shard_id), verdicts, rules, duplicates)
-        for _, rule in rules:
-            if isinstance(rule, SqlCondition):
-                rule.finish()
-            if isinstance(rule, Contest):
-                rule.settle(verdicts)
+        for _, entered in rules:
+            if isinstance(entered, SqlCondition):
+                entered.finish()
+            if isinstance(entered, Contest):
+                entered.settle(verdicts)
         duplicates.settle()
 
     def _write(
