@@ -93,13 +93,14 @@ class ImageSpool:
             if not painted.is_finite[at]:
                 continue
             try:
+                text = parameters(row)
                 self._write_latents(painted, at)
             except Exception as error:
                 self._refuse(row, error)
                 continue
             pixels = painted.images[at].numpy()
             size = painted.batch_sizes[at]
-            future = self._pool.submit(self._store, row, pixels, parameters(row), size)
+            future = self._pool.submit(self._store, row, pixels, text, size)
             self._writing.append((row, future))
 
     def _write_latents(self, painted: PaintedBatch, at: int) -> None:

@@ -64,9 +64,12 @@ class Facts:
 
         Args:
             shard_id: Which.
-            columns: Only these (and row, reason, rule); by default all that the ledger has.
+            columns: Only these (and row, reason, rule), in any case, as SQL names them; by default
+                all that the ledger has.
         """
-        wanted = None if columns is None else _with_sources({*columns, *_ALWAYS})
+        wanted = None
+        if columns is not None:
+            wanted = _with_sources({name.lower() for name in (*columns, *_ALWAYS)})
         rows = _with_claims(self._scored(shard_id, wanted))
         counted = _TOKENS if wanted is None else _TOKENS & wanted
         if self.tokens is None or not counted:
@@ -137,7 +140,8 @@ class Facts:
             return read_table(self.store, entry.path)
         with self.store.open(entry.path) as stream:
             names = pq.read_schema(stream).names
-        return read_table(self.store, entry.path, columns=[n for n in names if n in wanted])
+        columns = [name for name in names if name.lower() in wanted]
+        return read_table(self.store, entry.path, columns=columns)
 
 
 @dataclass(frozen=True, kw_only=True)
