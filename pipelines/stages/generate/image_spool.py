@@ -117,6 +117,7 @@ class ImageSpool:
     def check(self) -> None:
         """After the context has ended: raise the first error where no image at all was stored."""
         if self.failures and not self.made:
+            self._images.close()
             raise next(iter(self.failures.values()))
 
     def finish(self, facts: pa.Table, metadata: pa.Table) -> list[SpooledFile]:
