@@ -1,8 +1,7 @@
 """The curate job: four committed steps over one list, pipelined shard by shard."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from pydantic import Field, model_validator
@@ -14,6 +13,7 @@ from pipelines.curate_steps import CurateSteps
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.progress import funnel_table
 from pipelines.engine.session import Session, open_session
+from pipelines.funnel import funnel_of
 from pipelines.job_steps import (
     check_claims,
     check_named_steps,
@@ -32,7 +32,7 @@ from pipelines.plan import (
     load_plan,
     make_plan,
 )
-from pipelines.report import CARD_FILE, write_card
+from pipelines.report import CARD_FILE, say_cut_captions, write_card
 from pipelines.revisions.begin import begin_growth, begin_retry, planned_before
 from pipelines.revisions.difference import compare_cuts
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
@@ -47,7 +47,7 @@ from pipelines.stages.score import ScoreConfig
 from pipelines.stages.select import SelectConfig, check_select
 from pipelines.storage import RunStore
 from pipelines.versions import describe_program
-from sd_core.model.weights import check_weights
+from sd_core.model.weights import WeightsError, check_weights
 
 STEPS: Final = ("download", "score", "select", "encode")
 RECUTTABLE: Final = frozenset({"select", "encode"})
@@ -131,7 +131,7 @@ def curate(
     has_news = grow or retry or is_unfinished(store)
     plan = None if has_news else _stored_plan(config, store, source)
     if plan is not None:
-        job = CurateSteps(config, store, source, plan)
+        job = _known_job(config, store, source, plan)
         if is_complete(job, read_revision(store), asked):
             _record(job, steps)
             if not store.exists(CARD_FILE):
@@ -155,11 +155,21 @@ def curate(
             config.select,
             {column.name: column.type for column in plan.columns},
             storage_options=config.storage_options,
+            has_tokens=config.encode is not None,
         )
         _record(job, steps)
         _run(job, session, asked, say)
         write_card(store)
     return _result(job, read_revision(store), asked)
+
+
+def _known_job(config: CurateConfig, store: RunStore, source: Source, plan: Plan) -> "CurateSteps":
+    """The steps of a run that is planned; raises `WeightsError` for all that cannot be had."""
+    try:
+        return CurateSteps(config, store, source, plan)
+    except WeightsError:
+        check_weights(_weight_needs(config))
+        raise
 
 
 def _check_steps(config: CurateConfig, steps: Sequence[str]) -> list[str]:
@@ -252,6 +262,7 @@ def _run(job: "CurateSteps", session: Session, asked: list[str], say: Say) -> No
         session.start("select", shards_total=job.plan.num_shards, shards_done=0)
         job.select().run(session.on_commit)
         complete(job, "select", say=say)
+        say_cut_captions(job.store, say)
         _say_difference(job, cut_before, say)
     _run_chain(job, session, [step for step in ("encode",) if step in asked], say)
 
@@ -279,22 +290,11 @@ def _say_difference(job: "CurateSteps", before: StepSummary | None, say: Say) ->
 
 
 def _result(job: "CurateSteps", revision: Revision, asked: Sequence[str]) -> CurateResult:
-    steps = revision.steps
-    shown: list[tuple[str, StepSummary]] = []
-    if "download" in steps:
-        shown.append(("download", steps["download"]))
-    if "select" in steps:
-        # The ledger counts every row; here each row is shown at the step that dropped it.
-        own = Counter(steps["select"].dropped) - Counter(steps["download"].dropped)
-        stored = steps["download"].kept
-        shown.append(("select", replace(steps["select"], rows_in=stored, dropped=dict(own))))
-    if "encode" in steps:
-        shown.append(("encode", steps["encode"]))
     return CurateResult(
-        funnel=funnel_table(job.plan.num_rows, shown),
-        quarantined=sum(len(summary.quarantined) for summary in steps.values()),
+        funnel=funnel_table(job.plan.num_rows, funnel_of(revision, "download")),
+        quarantined=sum(len(summary.quarantined) for summary in revision.steps.values()),
         nothing_kept=(
-            describe_nothing_kept(steps, last=list(job.identities)[-1])
+            describe_nothing_kept(revision.steps, last=list(job.identities)[-1])
             if set(asked) >= job.identities.keys()
             else None
         ),

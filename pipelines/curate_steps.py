@@ -18,8 +18,10 @@ from pipelines.stages.download.step import DownloadStep
 from pipelines.stages.encode import EncodeStep
 from pipelines.stages.score import ScoreStep
 from pipelines.stages.select import Select, input_digests
+from pipelines.stages.select.tokens import token_identity
 from pipelines.step import Resources, ShardStep
 from pipelines.storage import RunStore
+from sd_core.model.caption_tokenizer import load_caption_tokenizer
 
 if TYPE_CHECKING:
     from pipelines.curate import CurateConfig
@@ -33,6 +35,10 @@ class CurateSteps:
 
     Attributes:
         identities: Step name to what decides its result; only steps that are configured.
+        tokenizer: Encode's, where it is configured.
+
+    Raises:
+        WeightsError: the tokenizer cannot be had.
     """
 
     def __init__(self, config: "CurateConfig", store: RunStore, source: Source, plan: Plan) -> None:
@@ -42,6 +48,8 @@ class CurateSteps:
         self.max_quarantined_shards = config.engine.max_quarantined_shards
         self.edition = read_edition(store)
         self.rows = PlannedRows(store, source, config.rules, config.block)
+        encode = config.encode
+        self.tokenizer = None if encode is None else load_caption_tokenizer(encode.text_encoder)
         self.identities: dict[str, StepIdentity] = {}
         for step in self._configured():
             parents = [self.identities[name].fingerprint for name in self.parents(step)]
@@ -104,6 +112,8 @@ class CurateSteps:
             download=self._fingerprint("download"),
             score=self._fingerprint("score") if "score" in self.identities else None,
             read_rows=self.rows.read_redacted,
+            token_counter=self.tokenizer,
+            cache_size=None if self.config.encode is None else self.config.image.size,
         )
 
     def adopt(self, step: str) -> int:
@@ -218,6 +228,10 @@ class CurateSteps:
             return {"score": config.score.identity(), **threads}
         if step == "select":
             files = input_digests(config.select, config.storage_options)
-            return {"select": config.select.identity(), **({"files": files} if files else {})}
+            return {
+                "select": config.select.identity(),
+                **({"files": files} if files else {}),
+                **token_identity(self.tokenizer),
+            }
         assert config.encode is not None
         return {"encode": config.encode.identity(), **threads}

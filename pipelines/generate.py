@@ -1,8 +1,7 @@
 """The generate job: prompts become images, scores, a ledger and a latent cache."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Self
 
 from pydantic import Field, model_validator
@@ -12,6 +11,7 @@ from pipelines.config import Config, ConfigError
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.progress import funnel_table
 from pipelines.engine.session import Session, open_session
+from pipelines.funnel import funnel_of
 from pipelines.generate_steps import GenerateSteps
 from pipelines.job_steps import (
     check_claims,
@@ -30,8 +30,8 @@ from pipelines.prompts import (
     keys_in_two_shards,
     plan_prompts,
 )
-from pipelines.report import CARD_FILE, write_card
-from pipelines.run import Revision, StepSummary, check_or_record, read_revision
+from pipelines.report import CARD_FILE, say_cut_captions, write_card
+from pipelines.run import Revision, check_or_record, read_revision
 from pipelines.run_folder import check_output
 from pipelines.stages.generate import GenerateConfig
 from pipelines.stages.score import ScoreConfig
@@ -182,25 +182,16 @@ def _run(job: GenerateSteps, session: Session, asked: Sequence[str], say: Say) -
             worker = job.shard_step(step, session.model_resources)
             session.run([worker], num_shards=num_shards)
         complete(job, step, say=say)
+        if step == "select":
+            say_cut_captions(job.store, say)
 
 
 def _result(job: GenerateSteps, revision: Revision, asked: Sequence[str]) -> GenerateResult:
-    steps = revision.steps
-    shown: list[tuple[str, StepSummary]] = []
-    if "generate" in steps:
-        shown.append(("generate", steps["generate"]))
-    if "select" in steps:
-        # The ledger counts every row; here each row is shown at the step that dropped it.
-        own = Counter(steps["select"].dropped) - Counter(steps["generate"].dropped)
-        made = steps["generate"].kept
-        shown.append(("select", replace(steps["select"], rows_in=made, dropped=dict(own))))
-    if "encode" in steps:
-        shown.append(("encode", steps["encode"]))
     return GenerateResult(
-        funnel=funnel_table(job.plan.num_rows, shown),
-        quarantined=sum(len(summary.quarantined) for summary in steps.values()),
+        funnel=funnel_table(job.plan.num_rows, funnel_of(revision, "generate")),
+        quarantined=sum(len(summary.quarantined) for summary in revision.steps.values()),
         nothing_kept=(
-            describe_nothing_kept(steps, last=job.configured()[-1])
+            describe_nothing_kept(revision.steps, last=job.configured()[-1])
             if set(asked) >= job.identities.keys()
             else None
         ),

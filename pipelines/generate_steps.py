@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.cache_files import publish_cache
+from pipelines.cache_files import publish_cache, read_recorded
+from pipelines.manifest import ShardError
 from pipelines.option_changes import describe_changes
 from pipelines.prompts import PromptPlan, expand_rows, read_prompts
 from pipelines.redact import redact_config
@@ -15,15 +16,18 @@ from pipelines.stages.encode import StoredLatentsStep
 from pipelines.stages.generate import LATENTS_FOLDER, GenerateStep
 from pipelines.stages.score import ScoreStep
 from pipelines.stages.select import Select, input_digests
+from pipelines.stages.select.tokens import TOKENS_OPTION, token_identity
 from pipelines.step import Resources, ShardStep
 from pipelines.storage import RunStore
+from sd_core.model.caption_tokenizer import load_caption_tokenizer
+from sd_core.model.latent_diffusion_config import first_text_encoder
 
 if TYPE_CHECKING:
     from pipelines.generate import GenerateJobConfig
 
 _FOLDERS = {
     "generate": ("images", "facts/generate", "metadata", LATENTS_FOLDER),
-    "score": ("facts/score",),
+    "score": ("facts/score", "facts/score/rejects"),
     "select": ("ledger",),
     "encode": ("latents", "latents/rejects"),
 }
@@ -38,6 +42,7 @@ class GenerateSteps:
     Attributes:
         identities: Step name to what decides its result; only steps that are configured. The plan
             is no part of it: a plan only grows, and what is made stays as it is.
+        tokenizer: Of the model's (first) text encoder.
     """
 
     def __init__(self, config: "GenerateJobConfig", store: RunStore, plan: PromptPlan) -> None:
@@ -45,6 +50,7 @@ class GenerateSteps:
         self.store = store
         self.plan = plan
         self.max_quarantined_shards = config.engine.max_quarantined_shards
+        self.tokenizer = load_caption_tokenizer(first_text_encoder(config.generate.model))
         self.identities: dict[str, StepIdentity] = {}
         for step in self.configured():
             parents = [self.identities[name].fingerprint for name in self.parents(step)]
@@ -139,7 +145,21 @@ class GenerateSteps:
             origin="generate",
             score=self._fingerprint("score") if "score" in self.identities else None,
             read_rows=self._read_rows,
+            token_counter=self.tokenizer,
+            cache_size=self._cache_size(),
         )
+
+    def _cache_size(self) -> int | None:
+        """The side of the images whose latents generate stores: the model's own."""
+        if self.config.generate.latents is None:
+            return None
+        try:
+            spec, _ = read_recorded(
+                self.store, step="generate", fingerprint=self._fingerprint("generate")
+            )
+        except ShardError:  # no worker ever loaded the model, so there is no image either
+            return None
+        return spec.resolution_px
 
     def has_only_grown(self) -> bool:
         """Whether select is as run.json has it but for the number of shards."""
@@ -148,6 +168,8 @@ class GenerateSteps:
             return False
         now = dict(self.identities["select"].options)
         before = dict(recorded["options"])
+        if TOKENS_OPTION not in before:  # of a run made before captions were counted
+            now.pop(TOKENS_OPTION, None)
         is_grown = now.pop(NUM_SHARDS, 0) >= before.pop(NUM_SHARDS, 0)
         return is_grown and not describe_changes(before, now)
 
@@ -178,5 +200,6 @@ class GenerateSteps:
                 "select": config.select.identity(),
                 **({"files": files} if files else {}),
                 **({NUM_SHARDS: shards} if shards else {}),
+                **token_identity(self.tokenizer),
             }
         return {}

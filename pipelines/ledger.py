@@ -4,6 +4,10 @@ from typing import Final
 
 import pyarrow as pa
 
+ROW_FAILED: Final = "row_failed"
+"""A library refused this row alone; `error_message` begins with the kind of its error. Given by
+score, select, encode and generate, to rows that failed where others went through."""
+
 # Grouped by the step that gives them; the first that applies, in this order, is the row's reason.
 PLAN_REASONS: Final = (
     "url_missing",  # the list has no URL in this row
@@ -26,7 +30,7 @@ PROMPT_REASONS: Final = (
     "init_missing",  # the run to start from has no such key
     "mask_invalid",
 )
-GENERATE_REASONS: Final = ("image_not_finite",)
+GENERATE_REASONS: Final = ("image_not_finite", ROW_FAILED)
 LIST_REASONS: Final = (
     "claimed_size_below_min",
     "claimed_aspect_above_max",
@@ -87,6 +91,7 @@ DECODE_REASONS: Final = (
     "decode_out_of_memory",
     "decoder_crashed",
 )
+SCORE_REASONS: Final = (ROW_FAILED,)
 SCORES: Final = ("clip_similarity", "aesthetic_v1", "aesthetic_v2", "punsafe", "pwatermark")
 # Another row that passed the rules is the same picture; `duplicate_of` has the key of a kept one.
 DUPLICATE_REASONS: Final = (
@@ -97,6 +102,7 @@ DUPLICATE_REASONS: Final = (
 )
 SELECT_REASONS: Final = (
     "score_not_finite",
+    "image_of_another_size",  # than the latent cache holds
     *(f"{score}_below_min" for score in SCORES),
     *(f"{score}_above_max" for score in SCORES),
     "value_below_min",  # a threshold on any other column
@@ -110,10 +116,12 @@ SELECT_REASONS: Final = (
     "word_blocked",
     "in_reference_set",  # the picture is in a set that this one must not repeat
     *DUPLICATE_REASONS,
+    ROW_FAILED,  # a condition in SQL cannot be evaluated on it
 )
 ENCODE_REASONS: Final = (
     "latents_not_finite",
-    "latents_of_another_size",  # a generated image that is not of the cache's resolution
+    ROW_FAILED,
+    "latents_of_another_size",  # of runs made before select judged it
 )
 ENGINE_REASONS: Final = ("shard_quarantined",)
 TAKEDOWN_REASONS: Final = ("taken_down",)  # only the row's number is left, and a digest as its key
@@ -124,6 +132,7 @@ REASONS: Final = frozenset(
     + LIST_REASONS
     + FETCH_REASONS
     + DECODE_REASONS
+    + SCORE_REASONS
     + SELECT_REASONS
     + ENCODE_REASONS
     + ENGINE_REASONS
@@ -171,6 +180,11 @@ _CAPTION_FACTS = [
     pa.field("caption_words", pa.int32()),
     pa.field("caption_language", pa.string()),
 ]
+TOKEN_FIELDS: Final = (
+    pa.field("caption_tokens", pa.int32()),  # without those that begin and end every caption
+    pa.field("caption_is_cut", pa.bool_()),  # it has more than the text encoder reads
+)
+"""By the text encoder's tokenizer, counted by select; null where there is none, or no caption."""
 _SCORE_FIELDS = [pa.field(name, pa.float32()) for name in SCORES]
 
 # One row for EVERY input row; the list's own columns follow as `source_<name>`.
@@ -205,12 +219,13 @@ LEDGER: Final = pa.schema(
         pa.field("error_message", pa.string()),
         *_IMAGE_FACTS,
         *_CAPTION_FACTS,
+        *TOKEN_FIELDS,
         *_SCORE_FIELDS,
     ]
 )
 
-# Rows that encode refused: `latents/rejects/`.
-ENCODE_REJECTS: Final = pa.schema(
+# Rows that a step refused: `facts/score/rejects/` and `latents/rejects/`.
+REJECTS: Final = pa.schema(
     [*_IDENTITY, pa.field("reason", pa.string()), pa.field("error_message", pa.string())]
 )
 

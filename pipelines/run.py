@@ -19,7 +19,7 @@ ORIGIN_STEPS = ("download", "generate")
 
 CURATE_FOLDERS: Final[Mapping[str, tuple[str, ...]]] = {
     "download": ("images", "facts/download"),
-    "score": ("facts/score",),
+    "score": ("facts/score", "facts/score/rejects"),
     "select": ("ledger",),
     "encode": ("latents", "latents/rejects"),
 }

@@ -1,7 +1,7 @@
 """Read the crops that download stored: a shard's tar, one decoded image at a time, in order."""
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipelines.manifest import Manifest, ShardError, read_manifest
 from pipelines.storage import RunStore
 from pipelines.tables import read_table
 
+_BATCHES_HELD = 4
 _IMAGE_SUFFIXES = ("jpg", "png", "webp")
 _FACTS = (
     "row",
@@ -60,6 +61,7 @@ def iterate_images(
     shard_id: int,
     keys: frozenset[str] | None = None,
     origin: str = "download",
+    on_failure: Callable[[dict[str, Any], ShardError], None] | None = None,
 ) -> Iterator[StoredImage]:
     """Read a shard's images in plan order, streaming.
 
@@ -69,6 +71,8 @@ def iterate_images(
         shard_id: Which shard.
         origin: The step that made the images, `download` or `generate`.
         keys: Only these are decoded; all by default.
+        on_failure: Told the facts of an image that does not decode, which is then left out; by
+            default its error is raised.
 
     Raises:
         ShardError: the shard is not committed, or its tar and its facts disagree.
@@ -85,8 +89,16 @@ def iterate_images(
         row = next(stored, None)
         if row is None or row["key"] != key:
             raise ShardError(f"{images.path}: {key} is not the next row of {facts.path}")
-        if keys is None or key in keys:
-            yield StoredImage(facts=row, pixels=decode_crop(encoded, f"{images.path}: {key}"))
+        if keys is not None and key not in keys:
+            continue
+        try:
+            pixels = decode_crop(encoded, f"{images.path}: {key}")
+        except ShardError as error:
+            if on_failure is None:
+                raise
+            on_failure(row, error)
+            continue
+        yield StoredImage(facts=row, pixels=pixels)
     if next(stored, None) is not None:
         raise ShardError(f"{images.path}: holds fewer images than {facts.path} has")
 
@@ -103,12 +115,34 @@ def batches(images: Iterator[StoredImage], *, size: int) -> Iterator[Sequence[St
         yield group
 
 
+def batches_of_one_size(
+    images: Iterator[StoredImage], *, size: int
+) -> Iterator[Sequence[StoredImage]]:
+    """Group images into lists of at most `size` whose pixels are of one shape, in order within it.
+
+    At most four batches are held: of many shapes, the fullest list goes first, unfilled.
+    """
+    groups: dict[tuple[int, ...], list[StoredImage]] = {}
+    for image in images:
+        shape = image.pixels.shape
+        group = groups.setdefault(shape, [])
+        group.append(image)
+        if len(group) == size:
+            yield groups.pop(shape)
+        elif sum(map(len, groups.values())) >= _BATCHES_HELD * size:
+            yield groups.pop(max(groups, key=lambda held: len(groups[held])))
+    yield from groups.values()
+
+
 def stack_pixels(
     images: Sequence[StoredImage], *, batch_size: int, where: str
 ) -> npt.NDArray[np.uint8]:
     """Stack to (batch_size, 3, H, W) uint8; missing ones at the end are black.
 
     A model's last bit depends on the size of its batch, so that is always the same.
+
+    Raises:
+        ShardError: they are not of one size.
     """
     height, width, channels = images[0].pixels.shape
     stacked = np.zeros((batch_size, height, width, channels), np.uint8)

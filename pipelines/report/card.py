@@ -12,8 +12,14 @@ import yaml
 
 from pipelines.plan import load_plan
 from pipelines.prompts import is_prompt_plan, load_prompt_plan
+from pipelines.report.captions import count_cut_captions
 from pipelines.report.ledgers import Ledgers
-from pipelines.report.page import FunnelStep, funnel_steps, template_environment
+from pipelines.report.page import (
+    FunnelStep,
+    funnel_steps,
+    num_refused,
+    template_environment,
+)
 from pipelines.run import read_run
 from pipelines.storage import RunStore
 from pipelines.tables import read_table
@@ -23,7 +29,15 @@ _LICENCE = re.compile(r"source_licen[cs]e(_name|_url)?", re.IGNORECASE)
 _MARK = "<!-- Latent Foundry renews this card; take this line out to keep your own text. -->"
 _SHOWN_LICENCES = 30
 _LISTED_SHARDS = 200
-_FOLDERS = ("images", "facts/download", "facts/generate", "facts/score", "ledger", "latents")
+_FOLDERS = (
+    "images",
+    "facts/download",
+    "facts/generate",
+    "facts/score",
+    "ledger",
+    "latents",
+    "latents/rejects",
+)
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
 _MORE_SIZES = ((10**7, "1M<n<10M"), (10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
 
@@ -73,6 +87,8 @@ def make_card(ledgers: Ledgers) -> str:
             rows_in=f"{select.rows_in:,}",
             has_images=any(index["path"].startswith("images/") for index in indexes),
             has_latents="encode" in ledgers.revision.steps,
+            refused=f"{refused:,}" if (refused := num_refused(ledgers.revision)) else "",
+            captions=captions.text if (captions := count_cut_captions(ledgers)) else "",
             sources=_sources(ledgers.store),
             licence_column=_code(licence_column or ""),
             licences=[(_code(name), f"{rows:,}") for name, rows in licences],

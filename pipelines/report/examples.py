@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipelines.ledger import GENERATION_FIELDS
 from pipelines.report.ledgers import Ledgers, without_names
+from pipelines.report.refused import ledger_rows, refused_by_encode
 from pipelines.stages.select.urls import domains
 
 Row = dict[str, Any]
@@ -92,7 +93,18 @@ def choose_examples(ledgers: Ledgers) -> Examples:
         if generation:
             found.prompts = _merge(found.prompts, kept, SHOWN_PROMPTS)
     found.groups = _groups(ledgers, copies)
+    _add_refused(found, ledgers)
     return found
+
+
+def _add_refused(found: Examples, ledgers: Ledgers) -> None:
+    """What encode refused of the kept rows."""
+    examples = refused_by_encode(ledgers, shown=SHOWN_A_REASON)
+    step = ledgers.revision.steps.get("encode")
+    for name, count in step.dropped.items() if step is not None else ():
+        rows = ledger_rows(ledgers, examples.get(name, []), {*_COLUMNS, *RANKED_BY})
+        entry = Reason(reason=name, rule="encode", count=count, rows=rows)
+        found.reasons[name, "encode"] = entry
 
 
 def _is_scored(ledgers: Ledgers, name: str) -> bool:

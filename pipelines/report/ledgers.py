@@ -48,11 +48,14 @@ class Ledgers:
             return pq.read_schema(stream)
 
     def read(self, columns: Collection[str]) -> Iterator[pa.Table]:
-        """These columns of each shard, those that the ledger has."""
-        known = [name for name in self.schema.names if name in columns]
+        """These columns of each shard, those that the first has; null where another lacks one."""
+        asked = pa.schema([field for field in self.schema if field.name in columns])
         for path in self.paths:
-            table = read_table(self.store, path, columns=known)
-            yield table.cast(pa.schema([self.schema.field(name) for name in table.column_names]))
+            table = read_table(self.store, path, columns=asked.names)
+            for field in asked:  # shards that an older version made of the same run
+                if field.name not in table.column_names:
+                    table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+            yield table.select(asked.names).cast(asked)
 
 
 def without_names(rules: pa.ChunkedArray, reasons: pa.ChunkedArray) -> pa.Array:

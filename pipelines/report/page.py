@@ -1,15 +1,16 @@
 """The page: everything is read, then written as one file that needs nothing else."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
 
+from pipelines.funnel import funnel_of
 from pipelines.ledger import DECODE_REASONS, FETCH_REASONS
 from pipelines.rates import read_rates
 from pipelines.redact import redact_text
+from pipelines.report.captions import count_cut_captions
 from pipelines.report.charts import histogram_chart, rates_chart
 from pipelines.report.examples import SHOWN_A_REASON, Examples, Reason, choose_examples
 from pipelines.report.histograms import Histogram, bounds_of, count_histograms
@@ -64,9 +65,11 @@ def make_report(store: RunStore) -> str:
         run=run,
         revision=revision.number,
         funnel=funnel_steps(revision, ledgers.origin),
-        reasons=_reasons(examples, revision),
+        reasons=_reasons(examples),
         rows_in=revision.steps["select"].rows_in,
         kept=revision.steps["select"].kept,
+        refused=num_refused(revision),
+        captions=count_cut_captions(ledgers),
         shown_a_reason=SHOWN_A_REASON,
         thumbnails=read_thumbnails(ledgers, examples.rows()),
         examples=examples,
@@ -92,20 +95,16 @@ def write_report(store: RunStore) -> str:
 
 def funnel_steps(revision: Revision, origin: str) -> list[FunnelStep]:
     """The steps in order; each row is counted at the step that dropped it."""
-    first, select = revision.steps[origin], revision.steps["select"]
-    own = Counter(select.dropped) - Counter(first.dropped)
-    steps = [
-        FunnelStep(name=origin, rows_in=first.rows_in, dropped=first.dropped, kept=first.kept),
-        FunnelStep(name="select", rows_in=first.kept, dropped=own, kept=select.kept),
+    return [
+        FunnelStep(name=name, rows_in=step.rows_in, dropped=step.dropped, kept=step.kept)
+        for name, step in funnel_of(revision, origin)
     ]
+
+
+def num_refused(revision: Revision) -> int:
+    """Rows that select kept and encode refused; a shard that was given up is counted too."""
     encode = revision.steps.get("encode")
-    if encode is not None:
-        steps.append(
-            FunnelStep(
-                name="encode", rows_in=encode.rows_in, dropped=encode.dropped, kept=encode.kept
-            )
-        )
-    return steps
+    return sum(encode.dropped.values()) if encode is not None else 0
 
 
 def template_environment(*, autoescape: bool) -> jinja2.Environment:
@@ -133,11 +132,8 @@ def _short(text: str | None) -> str:
     return text if len(text) <= _TEXT_CHARS else text[: _TEXT_CHARS - 1] + "…"
 
 
-def _reasons(examples: Examples, revision: Revision) -> list[Reason]:
-    encode = revision.steps.get("encode")
-    refused = encode.dropped if encode is not None else {}
+def _reasons(examples: Examples) -> list[Reason]:
     reasons = [*examples.reasons.values()]
-    reasons += [Reason(reason=name, rule="encode", count=rows) for name, rows in refused.items()]
     return sorted(reasons, key=lambda reason: (-reason.count, reason.reason))
 
 

@@ -4,6 +4,7 @@ import base64
 import io
 import tarfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from PIL import Image
@@ -17,7 +18,7 @@ _QUALITY = 60
 
 
 def read_thumbnails(ledgers: Ledgers, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Key to `data:` URI of each row that has a picture in the run."""
+    """Key to `data:` URI of each row that has a picture in the run, and one that can be read."""
     wanted: dict[int, set[str]] = {}
     for row in rows:
         if row["sha256"] is not None and row["width"] is not None:
@@ -25,7 +26,8 @@ def read_thumbnails(ledgers: Ledgers, rows: Iterable[Mapping[str, Any]]) -> dict
     found: dict[str, str] = {}
     for shard_id, keys in sorted(wanted.items()):
         for key, content in _stored(ledgers, shard_id, keys):
-            found[key] = thumbnail(content)
+            with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                found[key] = thumbnail(content)  # a damaged one is not shown, and ends no report
     return found
 
 

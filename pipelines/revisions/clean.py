@@ -21,6 +21,7 @@ _FOLDERS = (
     "facts/download",
     "facts/generate",
     "facts/score",
+    "facts/score/rejects",
     "facts/latents",
     "metadata",
     "ledger",

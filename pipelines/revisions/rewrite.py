@@ -3,7 +3,7 @@
 import io
 import tarfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.ledger import REJECTS
 from pipelines.manifest import FileEntry, Manifest, SpooledFile, commit_shard
 from pipelines.revisions.tombstones import mask_rows
 from pipelines.storage import RunStore
@@ -53,21 +54,31 @@ def rewrite_download(target: Target, manifest: Manifest, facts: pa.Table, hidden
         _commit(target, manifest, files, facts)
 
 
-def rewrite_scores(target: Target, manifest: Manifest, rows: npt.NDArray[np.integer]) -> None:
-    """The scores without these rows (numbers in the shard)."""
+def rewrite_scores(
+    target: Target,
+    manifest: Manifest,
+    rows: npt.NDArray[np.integer],
+    *,
+    gone: Collection[str],
+) -> None:
+    """The scores and their rejects without these rows (numbers in the shard) and their keys."""
     scores = read_table(target.store, _path(manifest, "facts/score"))
     is_left = pc.invert(pc.is_in(scores["row"], value_set=pa.array(rows, scores["row"].type)))
     scores = scores.filter(is_left).combine_chunks()
     with TemporaryDirectory(prefix="takedown-") as name:
+        rejects = _left_rejects(target.store, manifest, "facts/score/rejects", gone=gone)
+        files = [_table(scores, Path(name), "facts/score")]
+        if rejects.num_rows:
+            files.append(_table(rejects, Path(name), "facts/score/rejects"))
         commit_shard(
             target.store,
             step=manifest.step,
             fingerprint=target.fingerprint,
             shard_id=manifest.shard_id,
-            files=[_table(scores, Path(name), "facts/score")],
+            files=files,
             rows_in=scores.num_rows,
-            kept=scores.num_rows,
-            dropped={},
+            kept=scores.num_rows - rejects.num_rows,
+            dropped=Counter(rejects["reason"].to_pylist()),
             inputs=target.inputs,
         )
 
@@ -109,14 +120,10 @@ def rewrite_latents(
             num_written = writer.num_written
             if num_written:
                 files.append(_spooled(path, "latents", num_written))
-        dropped: Counter[str] = Counter()
-        if manifest.file("latents/rejects") is not None:
-            rejects = read_table(store, _path(manifest, "latents/rejects"))
-            left = [key not in gone for key in rejects["key"].to_pylist()]
-            rejects = rejects.filter(pa.array(left, pa.bool_()))
-            dropped = Counter(rejects["reason"].to_pylist())
-            if rejects.num_rows:
-                files.append(_table(rejects.combine_chunks(), Path(name), "latents/rejects"))
+        rejects = _left_rejects(store, manifest, "latents/rejects", gone=gone)
+        dropped = Counter(rejects["reason"].to_pylist())
+        if rejects.num_rows:
+            files.append(_table(rejects, Path(name), "latents/rejects"))
         commit_shard(
             store,
             step=manifest.step,
@@ -128,6 +135,17 @@ def rewrite_latents(
             dropped=dropped,
             inputs=target.inputs,
         )
+
+
+def _left_rejects(
+    store: RunStore, manifest: Manifest, folder: str, *, gone: Collection[str]
+) -> pa.Table:
+    """A shard's refused rows without the keys that are gone."""
+    if manifest.file(folder) is None:
+        return REJECTS.empty_table()
+    rejects = read_table(store, _path(manifest, folder))
+    left = [key not in gone for key in rejects["key"].to_pylist()]
+    return rejects.filter(pa.array(left, pa.bool_())).combine_chunks()
 
 
 def names_any(ledger: pa.Table, masked: Mapping[str, str]) -> bool:

@@ -201,7 +201,8 @@ class _Work:
             shard=shard_id,
         )
         rows = np.asarray(facts["row"])[hidden]
-        rewrite_scores(self._target("score", inputs), score, rows)
+        target = self._target("score", inputs)
+        rewrite_scores(target, score, rows, gone=self.done.masked)
 
     def _count(self, facts: pa.Table, hidden: np.ndarray) -> None:
         for key in facts.filter(pa.array(hidden))["key"].to_pylist():

@@ -11,15 +11,18 @@ from pipelines.claims import CLAIMED_SCORES
 from pipelines.ledger import (
     DUPLICATE_REASONS,
     ENCODE_REASONS,
-    ENCODE_REJECTS,
     GENERATION_FIELDS,
     LEDGER,
     ORIGIN_FACTS,
     REASONS,
+    REJECTS,
+    ROW_FAILED,
     SCORE_FACTS,
+    SCORE_REASONS,
     SCORES,
     STATUSES,
     TAKEDOWN_REASONS,
+    TOKEN_FIELDS,
 )
 from pipelines.manifest import Manifest
 from pipelines.sources.columns import SourceColumn
@@ -32,7 +35,8 @@ from pipelines.verify.columns import (
     is_null,
 )
 from pipelines.verify.fault import Fault
-from pipelines.verify.measured import check_claimed, check_measured
+from pipelines.verify.measured import check_claimed, check_measured, check_tokens
+from pipelines.verify.records import TokenPromise
 from pipelines.verify.secrets import check_table_secrets
 
 _KEY = r"^[0-9a-f]{16}$|^[A-Za-z0-9_\-]{1,80}-[0-9]+$"
@@ -111,10 +115,18 @@ def check_ledger(
     where: str,
     columns: Sequence[SourceColumn],
     origin: str = "download",
+    tokens: TokenPromise | None = None,
 ) -> Iterator[Fault]:
-    """One row for every row of the plan: the facts as they were, and one verdict."""
+    """One row for every row of the plan: the facts as they were, and one verdict.
+
+    Ledgers of runs made before captions were counted lack those columns, and say so.
+    """
     made = GENERATION_FIELDS if origin == "generate" else ()
-    schema = [*LEDGER, *made, *source_schema(columns)]
+    tokens = tokens or TokenPromise(is_known=False)
+    counted = {field.name for field in TOKEN_FIELDS}
+    is_older = tokens.max_tokens is None and counted.isdisjoint(ledger.column_names)
+    own = [field for field in LEDGER if not (is_older and field.name in counted)]
+    schema = [*own, *made, *source_schema(columns)]
     yield from (faults := list(check_schema(ledger, schema, where=where)))
     if faults:
         return
@@ -138,6 +150,8 @@ def check_ledger(
         found="duplicate_of against reason",
         expected="a key where the reason is a duplicate's, and only there",
     )
+    if not is_older and tokens.is_known:
+        yield from check_tokens(ledger, max_tokens=tokens.max_tokens, where=where)
     if facts is not None:
         yield from _check_carried(ledger, facts, where=where)
     if scores is not None and not (set(SCORES) - set(scores.column_names)):
@@ -148,18 +162,41 @@ def check_ledger(
     yield from check_claimed(ledger, scores, where=where)
 
 
-def check_rejects(rejects: pa.Table, manifest: Manifest, *, where: str) -> Iterator[Fault]:
-    """Rows that encode refused, each with a reason of its own."""
-    yield from (faults := list(check_schema(rejects, ENCODE_REJECTS, where=where)))
+def check_score_rejects(
+    rejects: pa.Table, manifest: Manifest, ledger: pa.Table | None, *, where: str
+) -> Iterator[Fault]:
+    """Rows that score refused, which the ledger has under the same reason and error."""
+    yield from (
+        faults := list(check_rejects(rejects, manifest, allowed=SCORE_REASONS, where=where))
+    )
+    told = {"row", "reason", "error_message"}
+    if faults or ledger is None or not told <= set(ledger.column_names):
+        return
+    is_left = pc.invert(pc.is_in(ledger["reason"], value_set=pa.array(TAKEDOWN_REASONS)))
+    in_rejects = pc.is_in(ledger["row"], value_set=rejects["row"].combine_chunks())
+    found = ledger.filter(pc.and_(in_rejects, pc.fill_null(is_left, True)))
+    names = ["row", "reason", "error_message"]
+    yield from check_same(found, rejects, names, where="ledger", origin=where)
+
+
+def check_rejects(
+    rejects: pa.Table,
+    manifest: Manifest,
+    *,
+    where: str,
+    allowed: Sequence[str] = ENCODE_REASONS,
+) -> Iterator[Fault]:
+    """Rows that a step refused, each with a reason of its own."""
+    yield from (faults := list(check_schema(rejects, REJECTS, where=where)))
     if faults:
         return
     yield from _check_reasons(rejects, manifest, where=where)
     yield from check_table_secrets(rejects, where=where)
     yield from check_rows(
-        is_null(rejects["reason"]) | is_not_in(rejects["reason"], ENCODE_REASONS),
+        is_null(rejects["reason"]) | is_not_in(rejects["reason"], allowed),
         where=where,
         found="reason",
-        expected=f"one of {', '.join(ENCODE_REASONS)}",
+        expected=f"one of {', '.join(allowed)}",
     )
 
 
@@ -229,12 +266,20 @@ def _check_stored(stored: pa.Table, *, where: str, size: int | None) -> Iterator
 
 
 def _check_carried(ledger: pa.Table, facts: pa.Table, *, where: str) -> Iterator[Fault]:
-    judged = ("reason", "rule")
+    judged = ("reason", "rule", "error_message")
     names = [name for name in facts.column_names if name not in judged]
     yield from check_same(ledger, facts, names, where=where, origin="download's facts")
     if ledger.num_rows != facts.num_rows:
         return
     failed = pa.array(~is_null(facts["reason"]))
+    told = ~is_null(ledger["error_message"]) & ~np.asarray(failed, bool)
+    other = np.asarray(pc.fill_null(pc.not_equal(ledger["reason"], ROW_FAILED), True), bool)
+    yield from check_rows(
+        told & other & is_null(facts["error_message"]),
+        where=where,
+        found="error_message of a row that did not fail",
+        expected="none",
+    )
     yield from check_same(
         ledger.filter(failed),
         facts.filter(failed),

@@ -13,6 +13,8 @@ from pipelines.ledger import (
     PLAN_REASONS,
     PROMPT_REASONS,
     REASONS,
+    ROW_FAILED,
+    SCORE_REASONS,
     TAKEDOWN_REASONS,
 )
 from pipelines.manifest import Manifest, ShardError, manifest_path, read_manifest
@@ -33,14 +35,14 @@ ORIGIN_REASONS = {"download": _DOWNLOAD_REASONS, "generate": _GENERATE_REASONS}
 _ALLOWED = {
     "download": {*_DOWNLOAD_REASONS, QUARANTINED},
     "generate": {*_GENERATE_REASONS, QUARANTINED},
-    "score": {QUARANTINED},
-    "select": REASONS - set(ENCODE_REASONS),
+    "score": {*SCORE_REASONS, QUARANTINED},
+    "select": REASONS - set(ENCODE_REASONS) | {ROW_FAILED},
     "encode": {*ENCODE_REASONS, QUARANTINED},
 }
 FOLDERS = {
     "download": ("images", "facts/download"),
     "generate": ("images", "facts/generate", "metadata", LATENTS_FOLDER),
-    "score": ("facts/score",),
+    "score": ("facts/score", "facts/score/rejects"),
     "select": ("ledger",),
     "encode": ("latents", "latents/rejects"),
 }
@@ -137,12 +139,12 @@ def check_flow(
     if download is None or (has_score and score is None):
         return
     before = dict(download.dropped)
-    if score is not None and score.quarantined is not None and score.rows_in:
-        before[QUARANTINED] = before.get(QUARANTINED, 0) + score.rows_in
+    for reason, count in score.dropped.items() if score is not None else ():
+        before[reason] = before.get(reason, 0) + count
     _count_taken_down(before, select)
-    for reason in sorted({*ORIGIN_REASONS[origin], QUARANTINED}):
+    for reason in sorted({*ORIGIN_REASONS[origin], QUARANTINED, ROW_FAILED}):
         count, expected = select.dropped.get(reason, 0), before.get(reason, 0)
-        if count != expected:
+        if count != expected and not (reason == ROW_FAILED and count > expected):
             yield Fault(_path(select), f"{count} rows {reason}", f"{expected} as in earlier steps")
 
 
@@ -169,7 +171,7 @@ def _rows_of_files(manifest: Manifest) -> dict[str, int]:
         "download": (manifest.kept, manifest.rows_in),
         # Latents are those of one size, where they are kept at all.
         "generate": (manifest.kept, manifest.rows_in, manifest.kept, 0),
-        "score": (manifest.rows_in,),
+        "score": (manifest.rows_in, dropped),
         "select": (manifest.rows_in,),
         "encode": (manifest.kept, dropped),
     }[manifest.step]

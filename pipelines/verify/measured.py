@@ -38,6 +38,32 @@ def check_measured(facts: pa.Table, *, where: str) -> Iterator[Fault]:
     )
 
 
+def check_tokens(ledger: pa.Table, *, max_tokens: int | None, where: str) -> Iterator[Fault]:
+    """Captions are counted where there is a tokenizer, and cut where they are longer than it.
+
+    Args:
+        max_tokens: What the text encoder reads of a caption; None: nothing is counted.
+    """
+    tokens, is_cut = ledger["caption_tokens"], ledger["caption_is_cut"]
+    wanted = (
+        np.zeros(ledger.num_rows, np.bool_) if max_tokens is None else ~is_null(ledger["caption"])
+    )
+    yield from check_rows(
+        (~is_null(tokens) != wanted) | (~is_null(is_cut) != wanted),
+        where=where,
+        found="caption_tokens and caption_is_cut against caption",
+        expected="none: nothing is encoded" if max_tokens is None else "both, for every caption",
+    )
+    counts = np.asarray(pc.fill_null(tokens, 0))
+    cut = np.asarray(pc.fill_null(is_cut, False), bool)
+    yield from check_rows(
+        (counts < 0) | (cut != (counts > (max_tokens or 0))),
+        where=where,
+        found="caption_is_cut against caption_tokens",
+        expected=f"true above {max_tokens}",
+    )
+
+
 def check_claimed(ledger: pa.Table, scores: pa.Table | None, *, where: str) -> Iterator[Fault]:
     """Scores that a list can bring are its claim in every row, else what the head made."""
     sources = [name for name in CLAIMED_SCORES.values() if name in ledger.column_names]

@@ -11,7 +11,15 @@ import pyarrow as pa
 from pipelines.ledger import PLAN_REASONS
 from pipelines.plan import Plan, PlanError, load_plan
 from pipelines.prompts import PromptPlan, is_prompt_plan, load_prompt_plan
-from pipelines.run import ORIGIN_STEPS, REVISION_FILE, RUN_FILE, Revision, read_revision
+from pipelines.run import (
+    ORIGIN_STEPS,
+    REVISION_FILE,
+    RUN_FILE,
+    Revision,
+    StepSummary,
+    read_revision,
+)
+from pipelines.stages.select.tokens import TOKENS_OPTION
 from pipelines.storage import RunStore
 from pipelines.verify.fault import Fault, show
 from pipelines.verify.secrets import check_config_secrets, check_tree_secrets
@@ -50,6 +58,28 @@ def asked_size(run: Mapping[str, Any] | None) -> int | None:
     """Pixels of a side of every stored image, where run.json says so."""
     size = (run or {}).get("config", {}).get("image", {}).get("size")
     return size if isinstance(size, int) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenPromise:
+    """What the current ledger says that it counts.
+
+    Attributes:
+        is_known: False where the options on record are those of a cut that is not complete.
+        max_tokens: What the text encoder reads of a caption; None: captions are not counted.
+    """
+
+    is_known: bool
+    max_tokens: int | None = None
+
+
+def promised_tokens(run: Mapping[str, Any] | None, select: StepSummary | None) -> TokenPromise:
+    """By the options that the current ledger was made with."""
+    recorded = (run or {}).get("steps", {}).get("select", {})
+    if select is None or recorded.get("fingerprint") != select.fingerprint:
+        return TokenPromise(is_known=False)
+    most = recorded.get("options", {}).get(TOKENS_OPTION, {}).get("max_tokens")
+    return TokenPromise(is_known=True, max_tokens=most if isinstance(most, int) else None)
 
 
 def check_revision(revision: Revision, run: Mapping[str, Any] | None) -> Iterator[Fault]:

@@ -1,7 +1,7 @@
 """Everything about one shard of the plan: its manifests, and with `deep` its files' insides."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +18,7 @@ from pipelines.verify.facts import (
     check_ledger,
     check_origin_facts,
     check_score_facts,
+    check_score_rejects,
     check_settled,
     stored_rows,
 )
@@ -25,6 +26,7 @@ from pipelines.verify.fault import Fault, limit
 from pipelines.verify.files import check_sha256, load_table, local_copy
 from pipelines.verify.keys import key_digits
 from pipelines.verify.manifests import check_flow, load_manifest
+from pipelines.verify.records import TokenPromise
 
 SHARD_STEPS = (*ORIGIN_STEPS, "score", "select")
 """Steps whose shards are the plan's; encode has its own."""
@@ -53,6 +55,7 @@ class ShardCheck:
     Attributes:
         steps: The completed steps, by name.
         size: Pixels of a side of every stored image, where it is known.
+        tokens: What the ledger says that it counts.
     """
 
     store: RunStore
@@ -60,6 +63,7 @@ class ShardCheck:
     steps: Mapping[str, StepSummary]
     deep: bool
     size: int | None = None
+    tokens: TokenPromise = field(default=TokenPromise(is_known=False))
 
     @property
     def origin(self) -> str:
@@ -109,6 +113,10 @@ class ShardCheck:
             path = report.path("score", "facts/score")
             manifest = report.manifests["score"]
             report.add(check_score_facts(scores, stored, manifest, where=path), path)
+            rejects = self._load(report, "score", "facts/score/rejects")
+            if rejects is not None:
+                path = report.path("score", "facts/score/rejects")
+                report.add(check_score_rejects(rejects, manifest, ledger, where=path), path)
         if ledger is not None:
             path = report.path("select", "ledger")
             report.add(self._check_ledger(report, ledger, facts, scores, path), path)
@@ -177,6 +185,7 @@ class ShardCheck:
             where=path,
             columns=self.plan.columns,
             origin=self.origin,
+            tokens=self.tokens,
         )
 
     def _check_images(self, report: "_Deep", stored: pa.Table) -> Iterator[Fault]:

@@ -20,7 +20,7 @@ from pipelines.verify.index import StepTotals, check_indexes, check_totals
 from pipelines.verify.keys import KeySpill, key_digits
 from pipelines.verify.latents import LatentsCheck, load_cache_files
 from pipelines.verify.manifests import FOLDERS, QUARANTINED
-from pipelines.verify.records import Records, asked_size, read_records
+from pipelines.verify.records import Records, asked_size, promised_tokens, read_records
 from pipelines.verify.shard import SHARD_STEPS, ShardCheck
 
 _NUM_THREADS = 16
@@ -84,6 +84,7 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
             steps=records.revision.steps,
             deep=deep,
             size=asked_size(records.run),
+            tokens=promised_tokens(records.run, records.revision.steps.get("select")),
         )
         yield from _check_shards(check, totals)
         if "encode" in totals.steps:

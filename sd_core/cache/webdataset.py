@@ -34,25 +34,29 @@ class WebDatasetShardWriter:
         self.num_written = 0
 
     def write(self, sample: LatentSample) -> bool:
-        """Store a sample; False, and nothing written, where a value is not finite as stored."""
+        """Store a sample; False, and nothing written, where a value is not finite as stored.
+
+        Raises:
+            ValueError: the key is too long for a tar; nothing is written either.
+        """
         stored = as_stored(sample, self._spec)
         if stored is None:
             return False
-        self._add(stored.key, "latents.npy", _npy(stored.raw_latents))
-        self._add(stored.key, "input_ids.npy", _npy(stored.input_ids))
+        members = {
+            "latents.npy": _npy(stored.raw_latents),
+            "input_ids.npy": _npy(stored.input_ids),
+            "txt": stored.caption.encode(),
+            "json": attributes_json(stored),
+        }
         if stored.prompt_embeds is not None:
-            self._add(stored.key, "prompt_embeds.npy", _npy(stored.prompt_embeds))
-        self._add(stored.key, "txt", stored.caption.encode())
-        self._add(stored.key, "json", attributes_json(stored))
+            members["prompt_embeds.npy"] = _npy(stored.prompt_embeds)
+        # All headers first: a sample whose names are too long for one leaves nothing half-written.
+        headers = {name: _header(stored.key, name, members[name]) for name in members}
+        for name in [name for name in _ORDER if name in members]:
+            self._archive.addfile(headers[name], io.BytesIO(members[name]))
+            self._archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
         self.num_written += 1
         return True
-
-    def _add(self, key: str, extension: str, content: bytes) -> None:
-        member = tarfile.TarInfo(f"{key}.{extension}")
-        member.size = len(content)
-        member.mode = 0o444
-        self._archive.addfile(member, io.BytesIO(content))
-        self._archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
 
     def __enter__(self) -> Self:
         return self
@@ -64,6 +68,18 @@ class WebDatasetShardWriter:
         trace: TracebackType | None,
     ) -> None:
         self._archive.close()
+
+
+_ORDER = ("latents.npy", "input_ids.npy", "prompt_embeds.npy", "txt", "json")
+
+
+def _header(key: str, extension: str, content: bytes) -> tarfile.TarInfo:
+    """A member's header; raises ValueError where its name is longer than 100 bytes."""
+    member = tarfile.TarInfo(f"{key}.{extension}")
+    member.size = len(content)
+    member.mode = 0o444
+    member.tobuf(tarfile.USTAR_FORMAT)
+    return member
 
 
 def iterate_webdataset(stream: IO[bytes], spec: CacheSpec, *, name: str) -> Iterator[LatentSample]:

@@ -205,6 +205,22 @@ def load_clip(config: ClipConfig, *, device: str | torch.device) -> Clip:
     )
 
 
+def load_clip_tokenizer(config: ClipConfig) -> Any:
+    """The tokenizer of the model that `config` names, without the model.
+
+    Raises:
+        WeightsError: the folder that has it cannot be had.
+    """
+    import open_clip
+
+    with quiet_open_clip():
+        name, _ = _locate_model(config) if config.is_folder else (config.name, None)
+        try:
+            return open_clip.get_tokenizer(name)
+        except (RuntimeError, ValueError, OSError, KeyError, AssertionError) as error:
+            raise WeightsError(f"{config.name}: open_clip cannot load it: {error}") from error
+
+
 @contextmanager
 def quiet_open_clip() -> Iterator[None]:
     """Keep open_clip from writing to (and configuring) the root logger; errors still raise."""

@@ -135,6 +135,13 @@ def sections_of(config: LatentDiffusionConfig) -> LatentDiffusionSections:
     )
 
 
+def first_text_encoder(config: LatentDiffusionConfig) -> TextEncoderConfig:
+    """Where the (first) text encoder and its tokenizer come from; nothing is read or hashed."""
+    if config.model is None and config.text_encoder is not None:
+        return config.text_encoder
+    return TextEncoderConfig(model=config.model, layout=config.layout)
+
+
 def _sections_of_folder(config: LatentDiffusionConfig, model: str) -> LatentDiffusionSections:
     if config.sha256 is not None:
         resolve_weights(model, sha256=config.sha256, where=_WHERE)

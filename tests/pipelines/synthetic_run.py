@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipelines.caption_facts import CaptionFactsConfig
 from pipelines.crop_spool import CropSpool
-from pipelines.ledger import ENCODE_REJECTS, SCORE_FACTS
+from pipelines.ledger import REJECTS, SCORE_FACTS
 from pipelines.manifest import (
     Manifest,
     SpooledFile,
@@ -317,7 +317,7 @@ def write_encode(store: RunStore, *, scratch: Path) -> None:
             assert writer.write(latent_sample(row["key"], row["caption"]))
     reject = {name: kept[0][name] for name in ("shard_id", "row", "key")}
     rejects = [reject | {"reason": "latents_not_finite", "error_message": None}]
-    write_table(pa.Table.from_pylist(rejects, schema=ENCODE_REJECTS), table)
+    write_table(pa.Table.from_pylist(rejects, schema=REJECTS), table)
     ids, embeds = np.zeros(7, np.int32), np.zeros((7, 3), np.float32)
     empty = EmptyCaption(input_ids=ids, prompt_embeds=embeds, pooled_prompt_embeds=embeds[0])
     store.replace("latents/spec.json", SPEC.to_json())

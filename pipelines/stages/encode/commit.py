@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from pipelines.ledger import ENCODE_REJECTS
 from pipelines.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.row_failures import spool_rejects
 from pipelines.storage import RunStore
-from pipelines.tables import write_table
+
+REJECTS_FOLDER = "latents/rejects"
+NOT_FINITE = "a latent or embedding is not finite in the cache's dtype"
 
 
 def commit_latents(
@@ -28,7 +28,7 @@ def commit_latents(
     Args:
         path: The shard; not published where it holds nothing.
         num_written: Its samples.
-        rejects: Rows of `ENCODE_REJECTS`.
+        rejects: Rows of `REJECTS`, in order.
         inputs: What the shard was made from, where a later revision may reuse it.
     """
     files = []
@@ -36,14 +36,8 @@ def commit_latents(
         files.append(
             SpooledFile(folder="latents", path=path, suffix=path.suffix, num_rows=num_written)
         )
-    if rejects:
-        table = path.with_name("rejects.parquet")
-        write_table(pa.Table.from_pylist(list(rejects), schema=ENCODE_REJECTS), table)
-        files.append(
-            SpooledFile(
-                folder="latents/rejects", path=table, suffix=".parquet", num_rows=len(rejects)
-            )
-        )
+    refused = path.with_name("rejects.parquet")
+    files += spool_rejects(rejects, path=refused, folder=REJECTS_FOLDER)
     return commit_shard(
         store,
         step="encode",

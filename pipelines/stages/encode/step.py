@@ -2,6 +2,8 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ from pipelines.cache_files import record_cache
 from pipelines.manifest import Manifest, ShardError, read_manifest
 from pipelines.model_worker import free_models, prepare_torch, record_models
 from pipelines.overlap import run_overlapped
+from pipelines.row_failures import Failures, Isolation, failed_rows, reject
 from pipelines.shard_inputs import encode_inputs, grouped_shards, kept_keys
-from pipelines.stages.encode.commit import commit_latents
+from pipelines.stages.encode.commit import NOT_FINITE, commit_latents
 from pipelines.stages.encode.encode import (
     EncodeConfig,
     EncodedBatch,
@@ -104,22 +107,26 @@ class EncodeStep:
         """Encode the kept rows of the shard's download shards and commit them."""
         if self._spec is None:
             raise RuntimeError("open() comes before run()")
+        rejects = Rejects()
+        isolation = Isolation(
+            self._encode, key_of=lambda image: image.facts["key"], failures=rejects.failures
+        )
         with tempfile.TemporaryDirectory(prefix=f"encode-{shard_id:06d}-") as folder:
             path = Path(folder) / f"latents{SUFFIXES[self._spec.format]}"
-            rejects: list[dict[str, Any]] = []
             with open_shard_writer(path, self._spec) as writer:
                 run_overlapped(
-                    self._read(shard_id),
-                    work=self._encode,
-                    write=lambda batch: _write_batch(batch, writer, rejects),
+                    self._read(shard_id, rejects),
+                    work=isolation.run,
+                    write=lambda parts: _write_batches(parts, writer, rejects),
                 )
+            isolation.finish()
             return commit_latents(
                 self._store,
                 fingerprint=self.fingerprint,
                 shard_id=shard_id,
                 path=path,
                 num_written=writer.num_written,
-                rejects=rejects,
+                rejects=rejects.rows(),
                 inputs=encode_inputs(
                     self._store,
                     options=self._options_digest,
@@ -129,38 +136,47 @@ class EncodeStep:
                 ),
             )
 
-    def _read(self, shard_id: int) -> Iterator["_Batch"]:
-        size = self._config.batch_size
-        for images in batches(self._kept_images(shard_id), size=size):
-            where = f"encode shard {shard_id}"
-            pixels = stack_pixels(images, batch_size=len(images), where=where)
-            yield _Batch(images, torch.from_numpy(pixels))
+    def _read(self, shard_id: int, rejects: "Rejects") -> Iterator[Sequence[StoredImage]]:
+        images = self._kept_images(shard_id, rejects)
+        yield from batches(images, size=self._config.batch_size)
 
-    def _kept_images(self, shard_id: int) -> Iterator[StoredImage]:
+    def _kept_images(self, shard_id: int, rejects: "Rejects") -> Iterator[StoredImage]:
         for source in self._download_shards(shard_id):
             keys = frozenset(kept_keys(self._store, self._ledger_manifest(source)))
             if not keys:
                 continue
-            found = 0
+            found = len(rejects.seen)
             for image in iterate_images(
-                self._store, download=self._download, shard_id=source, keys=keys
+                self._store,
+                download=self._download,
+                shard_id=source,
+                keys=keys,
+                on_failure=partial(rejects.undecodable, source),
             ):
-                found += 1
                 image.facts["shard_id"] = source
+                rejects.seen.append(image.facts)
                 yield image
+            found = len(rejects.seen) - found
             if found != len(keys):
                 raise ShardError(
                     f"download shard {source}: select kept {len(keys)} rows, {found} have images"
                 )
 
-    def _encode(self, batch: "_Batch") -> "_Batch":
+    def _encode(self, images: Sequence[StoredImage]) -> "_Batch":
         if self._models is None:
             raise RuntimeError("open() comes before run()")
-        captions = [image.facts["caption"] or "" for image in batch.images]
-        batch.encoded = encode_batch(
-            self._models, batch.pixels, captions=captions, batch_size=self._config.batch_size
+        for image in images:
+            if image.pixels.shape != (self._image_size, self._image_size, 3):
+                height, width, _ = image.pixels.shape
+                raise ValueError(f"{width}x{height}, the cache holds {self._image_size} px")
+        pixels = stack_pixels(images, batch_size=len(images), where="encode")
+        encoded = encode_batch(
+            self._models,
+            torch.from_numpy(pixels),
+            captions=[image.facts["caption"] or "" for image in images],
+            batch_size=self._config.batch_size,
         )
-        return batch
+        return _Batch(images, encoded)
 
     def _download_shards(self, shard_id: int) -> range:
         group = self._config.download_shards_per_file
@@ -173,18 +189,46 @@ class EncodeStep:
         return manifest
 
 
+@dataclass(frozen=True)
 class _Batch:
-    """Images on their way through the step."""
+    """Images with what they were encoded to."""
 
-    def __init__(self, images: Sequence[StoredImage], pixels: torch.Tensor) -> None:
-        self.images = images
-        self.pixels = pixels
-        self.encoded: EncodedBatch | None = None
+    images: Sequence[StoredImage]
+    encoded: EncodedBatch
 
 
-def _write_batch(batch: _Batch, writer: ShardWriter, rejects: list[dict[str, Any]]) -> None:
+@dataclass
+class Rejects:
+    """The rows of a shard that encode was given, and those that it refuses."""
+
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    failures: Failures = field(default_factory=dict)
+    not_finite: set[str] = field(default_factory=set)
+
+    def undecodable(self, shard_id: int, facts: dict[str, Any], error: Exception) -> None:
+        """Take a row whose stored image does not decode."""
+        self.seen.append({**facts, "shard_id": shard_id})
+        self.failures[facts["key"]] = error
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of `REJECTS`, in the order of the images."""
+        found = failed_rows(self.seen, self.failures)
+        found += [
+            reject(row, reason="latents_not_finite", message=NOT_FINITE)
+            for row in self.seen
+            if row["key"] in self.not_finite
+        ]
+        place = {row["key"]: number for number, row in enumerate(self.seen)}
+        return sorted(found, key=lambda row: place[row["key"]])
+
+
+def _write_batches(batches: Sequence[_Batch], writer: ShardWriter, rejects: Rejects) -> None:
+    for batch in batches:
+        _write_batch(batch, writer, rejects)
+
+
+def _write_batch(batch: _Batch, writer: ShardWriter, rejects: Rejects) -> None:
     encoded = batch.encoded
-    assert encoded is not None
     for index, image in enumerate(batch.images):
         facts = image.facts
         sample = LatentSample(
@@ -198,12 +242,4 @@ def _write_batch(batch: _Batch, writer: ShardWriter, rejects: list[dict[str, Any
             attributes={"shard_id": facts["shard_id"], **{n: facts[n] for n in _ATTRIBUTES}},
         )
         if not writer.write(sample):
-            rejects.append(
-                {
-                    "shard_id": facts["shard_id"],
-                    "row": facts["row"],
-                    "key": facts["key"],
-                    "reason": "latents_not_finite",
-                    "error_message": "a latent or embedding is not finite in the cache's dtype",
-                }
-            )
+            rejects.not_finite.add(facts["key"])

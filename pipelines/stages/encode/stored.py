@@ -8,7 +8,8 @@ from typing import Any
 
 from pipelines.cache_files import read_recorded, record_cache
 from pipelines.manifest import Manifest, ShardError, read_manifest
-from pipelines.stages.encode.commit import commit_latents
+from pipelines.row_failures import reject
+from pipelines.stages.encode.commit import NOT_FINITE, commit_latents
 from pipelines.step import Resources
 from pipelines.storage import RunStore
 from pipelines.tables import read_table
@@ -78,7 +79,11 @@ class StoredLatentsStep:
                     if sample.key in kept:
                         del kept[sample.key]
                         writer.write(sample)
-            rejects = [_reject(row, spec) for row in kept.values()]
+            # Select judged the size, so that generate has left out what is not finite alone.
+            rejects = [
+                reject(row, reason="latents_not_finite", message=NOT_FINITE)
+                for row in kept.values()
+            ]
             return commit_latents(
                 self._store,
                 fingerprint=self.fingerprint,
@@ -99,7 +104,7 @@ class StoredLatentsStep:
         entry = self._manifest("select", self._select, shard_id).file("ledger")
         if entry is None:
             return {}
-        names = ["shard_id", "row", "key", "width", "height", "kept"]
+        names = ["shard_id", "row", "key", "kept"]
         ledger = read_table(self._store, entry.path, columns=names)
         return {row["key"]: row for row in ledger.filter(ledger["kept"]).to_pylist()}
 
@@ -108,17 +113,3 @@ class StoredLatentsStep:
         if manifest is None:
             raise ShardError(f"{step} shard {shard_id} is not committed; run that step first")
         return manifest
-
-
-def _reject(row: dict[str, Any], spec: CacheSpec) -> dict[str, Any]:
-    """Why a kept row has no latents stored."""
-    fits = row["width"] == row["height"] == spec.resolution_px
-    return {
-        "shard_id": row["shard_id"],
-        "row": row["row"],
-        "key": row["key"],
-        "reason": "latents_not_finite" if fits else "latents_of_another_size",
-        "error_message": "not finite in the cache's dtype"
-        if fits
-        else f"{row['width']}x{row['height']}, the cache holds {spec.resolution_px} px",
-    }

@@ -15,9 +15,10 @@ import pyarrow as pa
 from pipelines.crop_spool import CropSpool
 from pipelines.image_facts import measure_image
 from pipelines.manifest import SpooledFile
+from pipelines.row_failures import Failures, is_of_everything
 from pipelines.stages.generate.config import GenerateConfig
 from pipelines.stages.generate.image_files import encode_image, fit_parameters
-from pipelines.stages.generate.paint import PaintedBatch
+from pipelines.stages.generate.painted import PaintedBatch
 from pipelines.stages.generate.rows import ImageRow
 from pipelines.stages.generate.shard_files import MadeImage, write_images
 from pipelines.tables import write_table
@@ -38,6 +39,7 @@ class ImageSpool:
 
     Attributes:
         made: By row number, the images that are stored.
+        failures: Rows of which no file could be made, each by itself.
     """
 
     def __init__(
@@ -51,7 +53,8 @@ class ImageSpool:
         self._latents: ShardWriter | None = None
         self._stack = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
-        self._writing: list[Future[None]] = []
+        self._writing: list[tuple[ImageRow, Future[None]]] = []
+        self.failures: Failures = {}
         self.made: dict[int, MadeImage] = {}
 
     def __enter__(self) -> Self:
@@ -89,13 +92,33 @@ class ImageSpool:
         for at, row in enumerate(painted.batch.rows):
             if not painted.is_finite[at]:
                 continue
+            try:
+                text = parameters(row)
+                self._write_latents(painted, at)
+            except Exception as error:
+                self._refuse(row, error)
+                continue
             pixels = painted.images[at].numpy()
             size = painted.batch_sizes[at]
-            self._writing.append(self._pool.submit(self._store, row, pixels, parameters(row), size))
-            spec = self._spec
-            if spec is not None and row.width == row.height == spec.resolution_px:
-                assert self._latents is not None
-                self._latents.write(_sample(painted, at))
+            future = self._pool.submit(self._store, row, pixels, text, size)
+            self._writing.append((row, future))
+
+    def _write_latents(self, painted: PaintedBatch, at: int) -> None:
+        row, spec = painted.batch.rows[at], self._spec
+        if spec is not None and row.width == row.height == spec.resolution_px:
+            assert self._latents is not None
+            self._latents.write(_sample(painted, at))
+
+    def _refuse(self, row: ImageRow, error: Exception) -> None:
+        if is_of_everything(error):
+            raise error
+        self.failures[row.key] = error
+
+    def check(self) -> None:
+        """After the context has ended: raise the first error where no image at all was stored."""
+        if self.failures and not self.made:
+            self._images.close()
+            raise next(iter(self.failures.values()))
 
     def finish(self, facts: pa.Table, metadata: pa.Table) -> list[SpooledFile]:
         """Write the tar and the tables; after the context has ended."""
@@ -124,7 +147,10 @@ class ImageSpool:
         parameters: str | None,
         batch_size: int,
     ) -> None:
-        content = encode_image(pixels, self._config.image, parameters=parameters)
+        try:
+            content = encode_image(pixels, self._config.image, parameters=parameters)
+        except OSError as error:  # made in memory: the picture is at fault, no storage
+            raise ValueError(f"the image file cannot be made: {error}") from error
         self._images.add(row.row, content)
         digest = hashlib.sha256(content).hexdigest()
         facts = measure_image(pixels, self._config.facts)
@@ -137,8 +163,12 @@ class ImageSpool:
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, []
-        for future in writing:
-            future.result()
+        for row, future in writing:
+            error = future.exception()
+            if isinstance(error, Exception):
+                self._refuse(row, error)
+            elif error is not None:
+                raise error
 
     def _latents_path(self, spec: CacheSpec) -> Path:
         return self._folder / f"latents{SUFFIXES[spec.format]}"

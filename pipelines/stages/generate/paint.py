@@ -2,12 +2,12 @@
 the memory is halved, and stays so."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
+from pipelines.row_failures import is_out_of_memory
 from pipelines.stages.generate.batches import BatchSettings, RowBatch
 from pipelines.stages.generate.config import GenerateConfig
 from pipelines.stages.generate.image_conditions import (
@@ -18,9 +18,10 @@ from pipelines.stages.generate.image_conditions import (
 )
 from pipelines.stages.generate.init_images import InitImage, InitImages
 from pipelines.stages.generate.models import GenerateModels
+from pipelines.stages.generate.painted import DenoisedBatch, PaintedBatch, PreparedBatch
 from pipelines.stages.generate.rows import ImageRow
 from pipelines.stages.generate.source_pictures import SourcePictures
-from pipelines.stages.generate.text_cache import EncodedText, TextCache, stack_texts
+from pipelines.stages.generate.text_cache import TextCache, stack_texts
 from sd_core.cache.latents import unscale_latents
 from sd_core.model.text_conditioning import size_time_ids
 from sd_core.sampling.noise import initial_noise, row_generators
@@ -34,53 +35,6 @@ from sd_core.sampling.text_to_image import (
 
 Arguments = ParamSpec("Arguments")
 ResultT = TypeVar("ResultT")
-_OUT_OF_MEMORY_SIGNS = ("out of memory", "not enough memory", "DefaultCPUAllocator")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedBatch:
-    """Rows with their texts."""
-
-    settings: BatchSettings
-    rows: Sequence[ImageRow]
-    prompts: Sequence[EncodedText]
-    negatives: Sequence[EncodedText]
-    sources: Sequence[InitImage] | None = None
-    """The images that the rows start from."""
-    pictures: Sequence[Tensor] | None = None
-    """Of a model of upscaling: (3, h, w) float32 in [-1, 1]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DenoisedBatch:
-    """Rows with their latents.
-
-    Attributes:
-        latents: (B, C, h, w) float32 scaled latents on the model's device.
-        batch_sizes: How many rows were denoised together with each.
-    """
-
-    batch: PreparedBatch
-    latents: Tensor
-    batch_sizes: Sequence[int]
-    ready: Any
-
-
-@dataclass(frozen=True, kw_only=True)
-class PaintedBatch:
-    """Rows with their images, on the CPU.
-
-    Attributes:
-        images: (B, H, W, 3) uint8.
-        raw_latents: (B, C, h, w) float32, unscaled.
-        is_finite: (B,) bool; false where an image came to nothing.
-    """
-
-    batch: PreparedBatch
-    images: Tensor
-    raw_latents: Tensor
-    is_finite: Sequence[bool]
-    batch_sizes: Sequence[int]
 
 
 class Painter:
@@ -275,14 +229,8 @@ def _or_none_if_too_large(
     try:
         return work(*arguments, **options)
     except (torch.cuda.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        if batch_size <= 1 or not _is_out_of_memory(error):
+        if batch_size <= 1 or not is_out_of_memory(error):
             raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # after the frames that held the batch are gone
     return None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
-        sign in str(error) for sign in _OUT_OF_MEMORY_SIGNS
-    )

@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from pipelines.ledger import ROW_FAILED
+from pipelines.manifest import ShardError
+from pipelines.row_failures import describe_error, is_of_everything
 from pipelines.stages.generate.config import GenerateConfig
 from sd_core.model.task import Task
 from sd_core.sampling.samplers import SamplerName
@@ -102,8 +105,26 @@ def resolve_rows(
         for row in batch.to_pylist():
             found = _resolve(row, config, limits, sources)
             if isinstance(found, ImageRow) and found.init_key is not None:
-                found = _with_source(found, sources)
+                found = _with_readable_source(found, sources)
             yield found
+
+
+def check_sources(resolved: Sequence[ImageRow | RefusedRow]) -> None:
+    """Raise `ShardError` where no row's source could be read: that is no row's fault."""
+    failed = [r for r in resolved if isinstance(r, RefusedRow) and r.reason == ROW_FAILED]
+    if failed and not any(isinstance(row, ImageRow) for row in resolved):
+        raise ShardError(f"generate.init: {failed[0].error_message}")
+
+
+def _with_readable_source(image: ImageRow, sources: Sources | None) -> ImageRow | RefusedRow:
+    """As `_with_source`; a source that a library refuses is its row's failure."""
+    try:
+        return _with_source(image, sources)
+    except Exception as error:
+        if is_of_everything(error):
+            raise
+        message = describe_error(error)
+        return RefusedRow(row=image.row, reason=ROW_FAILED, error_message=message)
 
 
 def _resolve(

@@ -13,7 +13,15 @@ import webdataset as wds
 from pipelines.caption_facts import CAPTION_FACTS, CaptionFactsConfig, measure_captions
 from pipelines.crop_spool import CropSpool
 from pipelines.image_facts import IMAGE_FACTS, NOT_MEASURED, ImageFacts
-from pipelines.ledger import DOWNLOAD_FACTS, GENERATE_FACTS, GENERATION_FIELDS, source_fields
+from pipelines.ledger import (
+    DOWNLOAD_FACTS,
+    GENERATE_FACTS,
+    GENERATION_FIELDS,
+    ROW_FAILED,
+    TOKEN_FIELDS,
+    source_fields,
+)
+from pipelines.row_failures import Failures, describe_error
 from pipelines.stages.generate.rows import ImageRow, RefusedRow
 
 METADATA = pa.schema(
@@ -41,6 +49,7 @@ METADATA = pa.schema(
         pa.field("scheduler", pa.string(), nullable=False),
         pa.field("scheduler_sha256", pa.string(), nullable=False),
         pa.field("versions", pa.string(), nullable=False),
+        *TOKEN_FIELDS,
     ]
 )
 """One row for every image; as a list of prompts it makes the same images again."""
@@ -67,18 +76,22 @@ def build_facts(
     resolved: Sequence[ImageRow | RefusedRow],
     made: Mapping[int, MadeImage],
     caption_facts: CaptionFactsConfig,
+    *,
+    failures: Failures | None = None,
 ) -> pa.Table:
     """`GENERATE_FACTS`, then the `source_` columns; one row for every row.
 
     Args:
         rows: Of `expand_rows`.
         resolved: The same rows with their settings.
-        made: By row number; a row that is neither made nor refused came to values that are not
-            finite.
+        made: By row number; a row that is neither made nor refused nor failed came to values that
+            are not finite.
         caption_facts: What is measured on the prompts.
+        failures: By key, rows that a library refused.
     """
+    failed = failures or {}
     records = [
-        _fact(row, found, made.get(row["row"]))
+        _fact(row, found, made.get(row["row"]), failed.get(row["key"]))
         for row, found in zip(_plain_rows(rows), resolved, strict=True)
     ]
     facts = pa.Table.from_pylist(records, schema=GENERATE_FACTS)
@@ -98,7 +111,10 @@ def _plain_rows(rows: pa.Table) -> list[dict[str, Any]]:
 
 
 def _fact(
-    row: dict[str, Any], found: ImageRow | RefusedRow, made: MadeImage | None
+    row: dict[str, Any],
+    found: ImageRow | RefusedRow,
+    made: MadeImage | None,
+    failure: Exception | None,
 ) -> dict[str, Any]:
     fact = {name: row.get(name) for name in (field.name for field in GENERATION_FIELDS)}
     fact |= {name: row[name] for name in ("shard_id", "row", "key")}
@@ -115,6 +131,12 @@ def _fact(
         if field.name != "prompt_key"
     }
     fact["caption"] = found.prompt
+    if made is None and failure is not None:
+        return fact | {
+            "status": "failed_to_generate",
+            "reason": ROW_FAILED,
+            "error_message": describe_error(failure),
+        }
     if made is None:
         return fact | {"status": "failed_to_generate", "reason": "image_not_finite"}
     return fact | {

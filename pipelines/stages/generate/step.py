@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,14 +25,17 @@ from pipelines.stages.generate.models import (
     encode_empty_caption,
     load_generate_models,
 )
-from pipelines.stages.generate.paint import Painter, PreparedBatch
-from pipelines.stages.generate.rows import ImageRow, resolve_rows
+from pipelines.stages.generate.paint import Painter
+from pipelines.stages.generate.painted import DenoisedBatch
+from pipelines.stages.generate.painting import Painting
+from pipelines.stages.generate.rows import ImageRow, check_sources, resolve_rows
 from pipelines.stages.generate.shard_files import METADATA, build_facts, metadata_table
 from pipelines.stages.generate.source_pictures import SourcePictures
 from pipelines.step import Resources
 from pipelines.storage import RunStore
 from pipelines.versions import program_version
 from sd_core.cache.spec import CacheSpec
+from sd_core.model.caption_tokenizer import caption_tokenizer_of
 from sd_core.model.latent_diffusion import LatentDiffusion
 
 _OWN = [name for name in METADATA.names if name in ImageRow.__dataclass_fields__]
@@ -160,24 +163,27 @@ class _Worker:
         """Make the images; returns the finished local files and the facts."""
         resolved = list(resolve_rows(rows, self._config, self._limits, self._sources))
         images = [row for row in resolved if isinstance(row, ImageRow)]
+        check_sources(resolved)
         spool = ImageSpool(self._config, self._spec, shard_id=shard_id, folder=folder)
         with spool:
             self._paint(images, spool)
-        facts = build_facts(rows, resolved, spool.made, caption_facts)
+        spool.check()
+        facts = build_facts(rows, resolved, spool.made, caption_facts, failures=spool.failures)
         return spool.finish(facts, self._metadata(images, spool)), facts
 
     def _paint(self, images: Sequence[ImageRow], spool: ImageSpool) -> None:
-        painter = self._painter
+        painting = Painting(self._painter, spool.failures)
 
-        def batches() -> Iterator[PreparedBatch]:
-            for batch in group_rows(images, batch_size=self._config.batch_size):
-                yield painter.prepare(batch)
+        def store(denoised: Sequence[DenoisedBatch]) -> None:
+            for painted in painting.decode(denoised):
+                spool.add(painted, self._parameters)
 
         run_overlapped(
-            batches(),
-            work=painter.denoise,
-            write=lambda denoised: spool.add(painter.decode(denoised), self._parameters),
+            painting.prepare(group_rows(images, batch_size=self._config.batch_size)),
+            work=painting.denoise,
+            write=store,
         )
+        painting.finish()
 
     def _parameters(self, row: ImageRow) -> str | None:
         if not self._config.image.parameters:
@@ -191,6 +197,9 @@ class _Worker:
 
     def _metadata(self, images: Sequence[ImageRow], spool: ImageSpool) -> pa.Table:
         schedulers = {row.sampler: self._models.scheduler(row.sampler) for row in images}
+        made = [row for row in images if row.row in spool.made]
+        tokenizer = caption_tokenizer_of(self._models.model.text_encoder)
+        counts = tokenizer.count([row.prompt for row in made]).tolist()
         return metadata_table(
             [
                 {
@@ -205,8 +214,9 @@ class _Worker:
                     "scheduler": schedulers[row.sampler][0],
                     "scheduler_sha256": schedulers[row.sampler][1],
                     "versions": self._versions,
+                    "caption_tokens": tokens,
+                    "caption_is_cut": tokens > tokenizer.max_tokens,
                 }
-                for row in images
-                if row.row in spool.made
+                for row, tokens in zip(made, counts, strict=True)
             ]
         )

@@ -2,16 +2,19 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.ledger import SCORE_FACTS
+from pipelines.ledger import ROW_FAILED, SCORE_FACTS
 from pipelines.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.model_worker import free_models, prepare_torch, record_models
 from pipelines.overlap import run_overlapped
+from pipelines.row_failures import Failures, Isolation, failed_rows, spool_rejects
 from pipelines.shard_inputs import score_inputs
 from pipelines.stages.score.score import (
     ScoreConfig,
@@ -24,13 +27,16 @@ from pipelines.step import Resources
 from pipelines.storage import RunStore
 from pipelines.stored_images import (
     StoredImage,
-    batches,
+    batches_of_one_size,
     count_images,
     iterate_images,
     stack_pixels,
 )
 from pipelines.tables import write_table
 from sd_core.model.resample import OriginalSize
+
+REJECTS_FOLDER = "facts/score/rejects"
+_IDENTITY = pa.schema([SCORE_FACTS.field(name) for name in ("shard_id", "row", "key")])
 
 
 class ScoreStep:
@@ -90,30 +96,37 @@ class ScoreStep:
         )
 
     def run(self, shard_id: int) -> Manifest:
-        """Score a shard and commit its facts."""
-        tables: list[pa.Table] = []
-        run_overlapped(
-            self._read(shard_id),
-            work=lambda batch: (batch, self._score(batch[0], batch[1])),
-            write=lambda done: tables.append(_to_table(shard_id, done[0][0], done[1])),
+        """Score a shard and commit its facts; a row that a library refuses has no scores."""
+        shard = _Shard(shard_id=shard_id)
+        isolation = Isolation[StoredImage, pa.Table](
+            lambda images: self._score(images, shard),
+            key_of=lambda image: image.facts["key"],
+            failures=shard.failures,
         )
-        table = pa.concat_tables(tables) if tables else self._schema().empty_table()
+        run_overlapped(
+            self._read(shard),
+            work=lambda batch: isolation.run(shard.ready(batch)),
+            write=shard.tables.extend,
+        )
+        isolation.finish()
+        rejects = failed_rows(shard.rows, shard.failures)
+        table = self._table(shard, rejects)
         with tempfile.TemporaryDirectory(prefix=f"score-{shard_id:06d}-") as folder:
             path = Path(folder) / "facts.parquet"
             write_table(table.combine_chunks(), path)
+            facts = SpooledFile(
+                folder="facts/score", path=path, suffix=".parquet", num_rows=table.num_rows
+            )
+            refused = Path(folder) / "rejects.parquet"
             return commit_shard(
                 self._store,
                 step=self.name,
                 fingerprint=self.fingerprint,
                 shard_id=shard_id,
-                files=[
-                    SpooledFile(
-                        folder="facts/score", path=path, suffix=".parquet", num_rows=table.num_rows
-                    )
-                ],
+                files=[facts, *spool_rejects(rejects, path=refused, folder=REJECTS_FOLDER)],
                 rows_in=table.num_rows,
-                kept=table.num_rows,
-                dropped={},
+                kept=table.num_rows - len(rejects),
+                dropped={ROW_FAILED: len(rejects)},
                 inputs=score_inputs(
                     self._store,
                     options=self._options_digest,
@@ -123,32 +136,95 @@ class ScoreStep:
                 ),
             )
 
-    def _read(self, shard_id: int) -> Iterator[tuple[Sequence[StoredImage], torch.Tensor]]:
+    def _read(self, shard: "_Shard") -> Iterator["_Batch"]:
         size = self._config.batch_size
         images = iterate_images(
-            self._store, download=self._download, shard_id=shard_id, origin=self._origin
+            self._store,
+            download=self._download,
+            shard_id=shard.shard_id,
+            origin=self._origin,
+            on_failure=shard.refuse,
         )
-        for batch in batches(images, size=size):
-            pixels = stack_pixels(batch, batch_size=size, where=f"{self._origin} shard {shard_id}")
-            yield batch, torch.from_numpy(pixels)
+        for batch in batches_of_one_size(shard.noted(images), size=size):
+            yield _Batch(images=batch, pixels=self._stack(batch, shard))
 
-    def _score(self, batch: Sequence[StoredImage], pixels: torch.Tensor) -> Scores:
+    def _stack(self, images: Sequence[StoredImage], shard: "_Shard") -> torch.Tensor:
+        where = f"{self._origin} shard {shard.shard_id}"
+        size = self._config.batch_size
+        return torch.from_numpy(stack_pixels(images, batch_size=size, where=where))
+
+    def _score(self, images: Sequence[StoredImage], shard: "_Shard") -> pa.Table:
         if self._models is None:
             raise RuntimeError("open() comes before run()")
-        captions = [image.facts["caption"] for image in batch]
-        originals = [_original_size(image) for image in batch]
-        missing = len(pixels) - len(batch)
-        return score_images(
+        pixels = shard.stacked(images)
+        if pixels is None:  # a part of a batch, found row by row
+            pixels = self._stack(images, shard)
+        captions = [image.facts["caption"] for image in images]
+        originals = [_original_size(image) for image in images]
+        missing = len(pixels) - len(images)
+        scores = score_images(
             self._models,
             pixels,
             captions=[*captions, *[None] * missing],
             originals=[*originals, *[OriginalSize(1, 1)] * missing],
         )
+        return _to_table(shard.shard_id, images, scores)
+
+    def _table(self, shard: "_Shard", rejects: Sequence[dict[str, Any]]) -> pa.Table:
+        """All rows in order; those that were refused with null scores."""
+        schema = self._schema()
+        refused = pa.Table.from_pylist(list(rejects), schema=_IDENTITY)
+        for column in schema:
+            if column.name not in refused.column_names:
+                refused = refused.append_column(column, pa.nulls(len(rejects), column.type))
+        table = pa.concat_tables([*shard.tables, refused.select(schema.names).cast(schema)])
+        rows = np.asarray(table["row"])
+        return table if (np.diff(rows) > 0).all() else table.take(np.argsort(rows, kind="stable"))
 
     def _schema(self) -> pa.Schema:
         if not self._config.embeddings or self._models is None:
             return SCORE_FACTS
         return _with_embedding(self._models.clip.embed_dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """Images of one size, and their pixels filled up to the batch size."""
+
+    images: Sequence[StoredImage]
+    pixels: torch.Tensor
+
+
+@dataclass(kw_only=True)
+class _Shard:
+    """What is gathered of a shard while it is scored."""
+
+    shard_id: int
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    failures: Failures = field(default_factory=dict)
+    tables: list[pa.Table] = field(default_factory=list)
+    _ready: _Batch | None = None
+
+    def noted(self, images: Iterator[StoredImage]) -> Iterator[StoredImage]:
+        """The same images, each of whose rows is remembered."""
+        for image in images:
+            self.rows.append({**image.facts, "shard_id": self.shard_id})
+            yield image
+
+    def refuse(self, facts: dict[str, Any], error: Exception) -> None:
+        """Take a row whose stored image does not decode."""
+        self.rows.append({**facts, "shard_id": self.shard_id})
+        self.failures[facts["key"]] = error
+
+    def ready(self, batch: _Batch) -> Sequence[StoredImage]:
+        """The images of a batch whose pixels are stacked already."""
+        self._ready = batch
+        return batch.images
+
+    def stacked(self, images: Sequence[StoredImage]) -> torch.Tensor | None:
+        """Their pixels, where they are a whole batch."""
+        whole = self._ready
+        return whole.pixels if whole is not None and whole.images is images else None
 
 
 def _original_size(image: StoredImage) -> OriginalSize:

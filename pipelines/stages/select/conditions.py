@@ -1,7 +1,8 @@
 """SQL conditions of a user's, by a DuckDB that reaches neither files nor the network."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,13 @@ from pipelines.config import ConfigError
 Mask = npt.NDArray[np.bool_]
 
 _PLACE = "__place"
+_NO_ROWS_FAULT = (
+    *(duckdb.OutOfMemoryException, duckdb.InterruptException, duckdb.IOException),
+    *(duckdb.BinderException, duckdb.ParserException, duckdb.CatalogException),
+    *(duckdb.InternalException, duckdb.FatalException),
+)
+_ERRORS_ASKED = 100
+_MESSAGE_CHARS = 300
 _LOCKED: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
@@ -69,15 +77,59 @@ class Condition:
         Raises:
             ConfigError: it fails on a row (a cast that a value does not allow).
         """
-        met = np.zeros(rows.num_rows, np.bool_)
-        places = pa.array(np.arange(rows.num_rows, dtype=np.int64))
         try:
-            table = _database().from_arrow(rows.append_column(_PLACE, places))
-            found = table.filter(duckdb.SQLExpression(self._sql)).select(_PLACE).fetchnumpy()
+            return self._met(rows)
         except duckdb.Error as error:
-            raise ConfigError(f"{self._where}.sql: {_first_line(error)}") from None
+            raise self._explained(error) from None
+
+    def judge(self, rows: pa.Table) -> "Judged":
+        """As `met`, with the rows on which it fails set apart; raises `ConfigError` otherwise."""
+        none = np.zeros(rows.num_rows, np.bool_)
+        try:
+            return Judged(met=self._met(rows), failed=none, errors=(), error=None)
+        except _NO_ROWS_FAULT as caught:
+            raise self._explained(caught) from None
+        except duckdb.Error as caught:
+            error = self._explained(caught)
+        failed = self._fails(rows)
+        if not failed.any():
+            raise error
+        met = none.copy()
+        met[~failed] = self.met(rows.filter(pa.array(~failed)))
+        errors = self._errors_of(rows.filter(pa.array(failed)))
+        return Judged(met=met, failed=failed, errors=errors, error=error)
+
+    def _met(self, rows: pa.Table) -> Mask:
+        met = np.zeros(rows.num_rows, np.bool_)
+        found = _placed(rows).filter(duckdb.SQLExpression(self._sql)).select(_PLACE).fetchnumpy()
         met[found[_PLACE]] = True
         return met
+
+    def _fails(self, rows: pa.Table) -> Mask:
+        """Where it fails: there alone is TRY of something that is never null null."""
+        failed = np.zeros(rows.num_rows, np.bool_)
+        fails = f"TRY((\n{self._sql}\n) IS NULL) IS NULL"
+        try:
+            found = _placed(rows).filter(duckdb.SQLExpression(fails)).select(_PLACE).fetchnumpy()
+        except duckdb.Error as error:
+            raise self._explained(error) from None
+        failed[found[_PLACE]] = True
+        return failed
+
+    def _errors_of(self, rows: pa.Table) -> Sequence[str]:
+        """What each failing row fails with; of many, the later ones as the last that was asked."""
+        errors: list[str] = []
+        for at in range(min(rows.num_rows, _ERRORS_ASKED)):
+            try:
+                self._met(rows.slice(at, 1))
+                errors.append("Error: fails beside other rows")
+            except duckdb.Error as error:
+                errors.append(f"{type(error).__name__}: {_first_line(error)}"[:_MESSAGE_CHARS])
+        kind = errors[-1].partition(":")[0]
+        return [*errors, *[f"{kind}: as other rows"] * (rows.num_rows - len(errors))]
+
+    def _explained(self, error: duckdb.Error) -> ConfigError:
+        return ConfigError(f"{self._where}.sql: {_first_line(error)}")
 
     def _parse(self) -> Any:
         try:
@@ -103,6 +155,27 @@ class Condition:
             raise ConfigError(
                 f"{self._where}.sql: holds {found}; a condition looks at the columns of one row"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What a condition says of rows.
+
+    Attributes:
+        met: Where it is true.
+        failed: Where it cannot be evaluated; `errors` are theirs, in order.
+        error: The first of them, for the user.
+    """
+
+    met: Mask
+    failed: Mask
+    errors: Sequence[str]
+    error: ConfigError | None
+
+
+def _placed(rows: pa.Table) -> duckdb.DuckDBPyRelation:
+    places = pa.array(np.arange(rows.num_rows, dtype=np.int64))
+    return _database().from_arrow(rows.append_column(_PLACE, places))
 
 
 def _database() -> duckdb.DuckDBPyConnection:

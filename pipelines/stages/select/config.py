@@ -31,7 +31,11 @@ NUMERIC_COLUMNS = tuple(
     field.name
     for field in LEDGER
     if field.name not in ("shard_id", "row")
-    and (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
+    and (
+        pa.types.is_integer(field.type)
+        or pa.types.is_floating(field.type)
+        or field.name == "caption_is_cut"
+    )
 )
 
 

@@ -11,15 +11,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.claims import CLAIMED_SCORES, claimed_or_scored
-from pipelines.ledger import DOWNLOAD_FACTS, LEDGER, source_fields
+from pipelines.ledger import DOWNLOAD_FACTS, LEDGER, ROW_FAILED, TOKEN_FIELDS, source_fields
 from pipelines.manifest import Manifest, ShardError, read_manifest
 from pipelines.stages.select.columns import VERDICT_COLUMNS
+from pipelines.stages.select.tokens import TokenColumns
 from pipelines.storage import RunStore
 from pipelines.tables import read_table
 
 EMBEDDING = "embedding"
 QUARANTINED = "shard_quarantined"
+_SCORE_REJECTS = "facts/score/rejects"
 _ALWAYS = ("row", "reason", "rule")
+_TOKENS = frozenset(field.name for field in TOKEN_FIELDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,7 @@ class Facts:
         score: Fingerprint of the score step; None where nothing is scored.
         read_rows: Rows of a shard whose first step was quarantined.
         schema: Of that step's facts, without the list's own columns.
+        tokens: Counts the captions' tokens; None: they are null.
     """
 
     store: RunStore
@@ -41,6 +45,7 @@ class Facts:
     read_rows: Callable[[int], pa.Table]
     origin: str = "download"
     schema: pa.Schema = field(default=DOWNLOAD_FACTS)
+    tokens: TokenColumns | None = None
 
     @cached_property
     def shard_sizes(self) -> list[int]:
@@ -59,10 +64,21 @@ class Facts:
 
         Args:
             shard_id: Which.
-            columns: Only these (and row, reason, rule); by default all that the ledger has.
+            columns: Only these (and row, reason, rule), in any case, as SQL names them; by default
+                all that the ledger has.
         """
-        wanted = None if columns is None else _with_sources({*columns, *_ALWAYS})
-        return _with_claims(self._scored(shard_id, wanted))
+        wanted = None
+        if columns is not None:
+            wanted = _with_sources({name.lower() for name in (*columns, *_ALWAYS)})
+        rows = _with_claims(self._scored(shard_id, wanted))
+        counted = _TOKENS if wanted is None else _TOKENS & wanted
+        if self.tokens is None or not counted:
+            return rows
+        found = self.tokens.of(shard_id, rows["caption"])
+        for name in counted:
+            at = rows.schema.get_field_index(name)
+            rows = rows.set_column(at, rows.schema.field(at), found[name])
+        return rows
 
     def _scored(self, shard_id: int, wanted: set[str] | None) -> pa.Table:
         manifest = self._manifest(self.origin, self.download, shard_id)
@@ -75,6 +91,8 @@ class Facts:
         if score.quarantined is None:
             known = [*LEDGER.names, "row"] if wanted is None else wanted
             scores = self._read(score, "facts/score", {*known} - {"shard_id", "key"} | {"row"})
+            if score.file(_SCORE_REJECTS) is not None:
+                facts = _with_rejects(facts, self._read(score, _SCORE_REJECTS, None))
             return _with_scores(facts, scores, wanted)
         reason = pc.fill_null(facts["reason"], QUARANTINED)
         at = facts.schema.get_field_index("reason")
@@ -122,7 +140,8 @@ class Facts:
             return read_table(self.store, entry.path)
         with self.store.open(entry.path) as stream:
             names = pq.read_schema(stream).names
-        return read_table(self.store, entry.path, columns=[n for n in names if n in wanted])
+        columns = [name for name in names if name.lower() in wanted]
+        return read_table(self.store, entry.path, columns=columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +203,23 @@ def _with_scores(facts: pa.Table, scores: pa.Table | None, wanted: set[str] | No
     return facts
 
 
+def _with_rejects(facts: pa.Table, rejects: pa.Table) -> pa.Table:
+    """The facts with the reason and the error of the rows that score refused."""
+    at = positions_in(rejects, facts)
+    columns = {"reason": pc.if_else(pc.is_valid(at), ROW_FAILED, pa.scalar(None, pa.string()))}
+    columns["error_message"] = rejects["error_message"].combine_chunks().take(at)
+    for name in ("reason", "error_message"):
+        place = facts.schema.get_field_index(name)
+        if place >= 0:
+            told = pc.coalesce(facts[name], columns[name])
+            facts = facts.set_column(place, facts.schema.field(place), told)
+    return facts
+
+
 def _with_sources(wanted: set[str]) -> set[str]:
-    return wanted | {source for name, source in CLAIMED_SCORES.items() if name in wanted}
+    """The columns to be read so that the wanted ones can be made."""
+    sources = {source for name, source in CLAIMED_SCORES.items() if name in wanted}
+    return wanted | sources | ({"caption"} if wanted & _TOKENS else set())
 
 
 def _with_claims(facts: pa.Table) -> pa.Table:

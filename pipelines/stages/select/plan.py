@@ -1,11 +1,12 @@
 """From the configuration to rules that can be run, with their lists read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from pipelines.ledger import DOWNLOAD_FACTS
+from pipelines.config import ConfigError
+from pipelines.ledger import DOWNLOAD_FACTS, TOKEN_FIELDS
 from pipelines.stages.select.columns import check_known, check_numeric, usable_columns
 from pipelines.stages.select.config import PlainRule, SelectConfig
 from pipelines.stages.select.ranking import DOMAIN, Ranked
@@ -14,6 +15,7 @@ from pipelines.stages.select.row_rules import (
     BlockedKeys,
     BlockedWords,
     Bounds,
+    CacheSize,
     FiniteScores,
     OneOf,
     Outcome,
@@ -33,13 +35,20 @@ from pipelines.stages.select.word_lists import list_digest, read_keys, read_word
 StorageOptions = Mapping[str, Any]
 
 
-def plan_rules(config: SelectConfig, storage_options: StorageOptions) -> list[RowRule | Ranked]:
-    """Every rule in order, the finiteness of scores first.
+def plan_rules(
+    config: SelectConfig, storage_options: StorageOptions, *, cache_size: int | None = None
+) -> list[RowRule | Ranked]:
+    """Every rule in order; the finiteness of scores first, then the size that encode takes.
+
+    Args:
+        cache_size: Pixels of a side of the images in the latent cache, where one is made.
 
     Raises:
         ConfigError: a condition is not one, or a list cannot be read.
     """
     rules: list[RowRule | Ranked] = [FiniteScores()]
+    if cache_size is not None:
+        rules.append(CacheSize(cache_size))
     for key, rule in config.ordered_rules():
         rules.append(_plan_rule(rule, f"select.{key}", storage_options))
     return rules
@@ -51,6 +60,7 @@ def check_select(
     *,
     facts: pa.Schema = DOWNLOAD_FACTS,
     storage_options: StorageOptions | None = None,
+    has_tokens: bool = True,
 ) -> None:
     """Refuse, before any worker starts, what the run's columns or the named files do not allow.
 
@@ -59,19 +69,33 @@ def check_select(
         source_columns: The run's `source_` columns and their types, as the plan names them.
         facts: Schema of the facts of the step that makes the run's images.
         storage_options: For block lists and reference sets.
+        has_tokens: Whether the run has a tokenizer that captions are counted with.
 
     Raises:
         ConfigError: naming the rule, what was found and what is allowed.
     """
     sources = {name: pa.type_for_alias(kind) for name, kind in source_columns.items()}
     types = usable_columns(facts, sources)
-    for rule in plan_rules(config, storage_options or {}):
+    rules = plan_rules(config, storage_options or {})
+    if not has_tokens:
+        _refuse_tokens([name for rule in rules for name in rule.columns], config.copies.keep)
+    for rule in rules:
         rule.check(types)
     if config.copies.keep is not None:
         where = "select.duplicates.keep"
         check_known(config.copies.keep, types, where=where)
         check_numeric(types[config.copies.keep], config.copies.keep, where=where)
     References(config.copies.references, storage_options or {}).check()
+
+
+def _refuse_tokens(columns: Sequence[str], keep: str | None) -> None:
+    counted = {field.name for field in TOKEN_FIELDS}
+    for name in (*columns, keep or ""):
+        if name.lower() in counted:
+            raise ConfigError(
+                f"select: a rule goes by {name}, which is counted with encode's tokenizer; "
+                "configure `encode`, or go by caption_words"
+            )
 
 
 def input_digests(config: SelectConfig, storage_options: StorageOptions) -> dict[str, str]:

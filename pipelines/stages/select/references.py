@@ -9,6 +9,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.config import ConfigError
@@ -21,6 +22,7 @@ from pipelines.storage import RunStore, StorageError
 from pipelines.tables import read_table
 
 _READ_BYTES = 1 << 20
+_DIGITS = {"sha256": 64, "phash": 16}
 _ROWS_AT_ONCE = 65_536
 
 
@@ -57,10 +59,16 @@ class References:
         return {f"references.{at}": found.digest() for at, found in enumerate(self._sets)}
 
     def columns(self, method: ReferenceMethod) -> Iterator[tuple[int, pa.Array]]:
-        """The column of that name, of the sets compared by it: number of the first row, values."""
+        """The column of that name, of the sets compared by it: number of the first row, values.
+
+        Raises:
+            ConfigError: a value is no hash; says where.
+        """
         for _, config, number, table in self._tables(method):
             if method in config.by:
-                yield number, table[method].combine_chunks()
+                values = table[method].combine_chunks()
+                _check_digits(values, method, first=number, where=_shown(config.path))
+                yield number, values
 
     def embeddings(self) -> Iterator[tuple[int, Embeddings]]:
         """Number of the first row, and the embeddings of the rows after it."""
@@ -190,6 +198,21 @@ def _open(path: str, options: Mapping[str, Any]) -> _File | _Run:
         return _Run(store=RunStore(path, options))
     except StorageError as error:
         raise ConfigError(f"select.duplicates.references: {error}") from None
+
+
+def _check_digits(values: pa.Array, method: str, *, first: int, where: str) -> None:
+    """Refuse what is neither null nor so many hex digits: it would shift all after it."""
+    digits = _DIGITS[method]
+    texts = pc.cast(values, pa.string())
+    fits = pc.fill_null(pc.match_substring_regex(texts, f"^[0-9a-fA-F]{{{digits}}}$"), True)
+    wrong = np.flatnonzero(~np.asarray(fits, bool))
+    if len(wrong):
+        at = int(wrong[0])
+        raise ConfigError(
+            f"select.duplicates.references {where}: {method} {texts[at].as_py()[:80]!r} in row "
+            f"{first + at} of the sets; allowed are {digits} hex digits, or null ({len(wrong)} "
+            "row(s) here have something else)"
+        )
 
 
 def _rows_only(num_rows: int) -> pa.Table:

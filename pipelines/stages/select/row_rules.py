@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.ledger import SCORES
+from pipelines.config import ConfigError
+from pipelines.ledger import ROW_FAILED, SCORES
 from pipelines.stages.select.columns import (
     array_of,
     check_known,
@@ -66,6 +67,24 @@ class FiniteScores:
             finite = pc.fill_null(pc.is_finite(array_of(rows, name)), True)
             breaks[~np.asarray(finite)] = number
         return breaks
+
+
+class CacheSize:
+    """The latent cache holds images of one size, and encode is given no others."""
+
+    columns = ("width", "height")
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        text = f"the latent cache holds {size}x{size} px"
+        self.outcomes = (Outcome(reason="image_of_another_size", rule=text),)
+
+    def check(self, types: Mapping[str, pa.DataType]) -> None:
+        """Every run has the sizes of its images."""
+
+    def broken(self, rows: pa.Table) -> Breaks:
+        fits = [pc.equal(array_of(rows, name), self._size) for name in self.columns]
+        return (~np.asarray(pc.fill_null(pc.and_(*fits), False), bool)).astype(np.int16)
 
 
 class Bounds:
@@ -134,18 +153,41 @@ class OneOf:
 
 
 class SqlCondition:
-    """A condition of the user's in SQL."""
+    """A condition of the user's in SQL.
+
+    A row on which it cannot be evaluated (a text that is no number) is dropped alone; where it
+    can be evaluated on none of the run, `finish` raises.
+
+    Attributes:
+        errors: Of the rows that the last call of `broken` met so, in order.
+    """
 
     def __init__(self, sql: str, *, name: str | None, where: str) -> None:
         self._condition = Condition(sql, where=where)
         self.columns = self._condition.columns
-        self.outcomes = (Outcome(reason="condition_not_met", rule=name or sql),)
+        self.outcomes = (
+            Outcome(reason="condition_not_met", rule=name or sql),
+            Outcome(reason=ROW_FAILED, rule=name or sql),
+        )
+        self.errors: list[str] = []
+        self._is_proven = False
+        self._error: ConfigError | None = None
 
     def check(self, types: Mapping[str, pa.DataType]) -> None:
         self._condition.check(types)
 
     def broken(self, rows: pa.Table) -> Breaks:
-        return (~self._condition.met(rows)).astype(np.int16)
+        judged = self._condition.judge(rows)
+        failed = len(judged.errors)
+        self.errors = list(judged.errors)
+        self._is_proven = self._is_proven or failed < rows.num_rows
+        self._error = self._error or judged.error
+        return np.where(judged.failed, 2, ~judged.met).astype(np.int16)
+
+    def finish(self) -> None:
+        """After the last shard: raise `ConfigError` where it could be evaluated on no row."""
+        if self._error is not None and not self._is_proven:
+            raise self._error
 
 
 class BlockedKeys:

@@ -17,7 +17,8 @@ from pipelines.stages.select.facts import Facts
 from pipelines.stages.select.plan import plan_rules
 from pipelines.stages.select.ranking import Contest, Ranked
 from pipelines.stages.select.references import References
-from pipelines.stages.select.row_rules import RowRule
+from pipelines.stages.select.row_rules import RowRule, SqlCondition
+from pipelines.stages.select.tokens import TokenColumns, TokenCounter
 from pipelines.stages.select.verdicts import BY_FACTS, Verdicts
 from pipelines.stages.select.write import ledger_table
 from pipelines.storage import RunStore
@@ -47,6 +48,10 @@ class Select:
     read_rows: Callable[[int], pa.Table]
     origin: str = "download"
     """Name of the step that made the images."""
+    token_counter: TokenCounter | None = None
+    """Encode's tokenizer; None: the captions' tokens are not counted."""
+    cache_size: int | None = None
+    """Pixels of a side of the images that encode takes; None: whatever there is."""
 
     name = "select"
 
@@ -60,16 +65,9 @@ class Select:
         done = committed_shards(self.store, self.name, self.fingerprint)
         if len(done) == self.num_shards:
             return
-        facts = Facts(
-            store=self.store,
-            num_shards=self.num_shards,
-            origin=self.origin,
-            download=self.download,
-            score=self.score,
-            read_rows=self.read_rows,
-        )
         with tempfile.TemporaryDirectory(prefix="latent-foundry-select-") as scratch:
             folder = Path(scratch)
+            facts = self._facts(folder)
             verdicts = Verdicts(folder, facts.shard_sizes)
             references = References(self.config.copies.references, self.store.storage_options)
             self._judge(facts, verdicts, references, folder)
@@ -78,10 +76,23 @@ class Select:
                 if shard_id not in done:
                     on_commit(self._write(shard_id, facts, verdicts, names, folder))
 
+    def _facts(self, folder: Path) -> Facts:
+        counter = self.token_counter
+        return Facts(
+            store=self.store,
+            num_shards=self.num_shards,
+            origin=self.origin,
+            download=self.download,
+            score=self.score,
+            read_rows=self.read_rows,
+            tokens=None if counter is None else TokenColumns(counter=counter, folder=folder),
+        )
+
     def _judge(
         self, facts: Facts, verdicts: Verdicts, references: References, folder: Path
     ) -> None:
-        planned = plan_rules(self.config, self.store.storage_options)
+        options = self.store.storage_options
+        planned = plan_rules(self.config, options, cache_size=self.cache_size)
         rules: list[tuple[int, RowRule | Contest]] = []
         for rule in planned:
             code = verdicts.register(rule.outcomes)
@@ -103,9 +114,11 @@ class Select:
                 continue
             rows = facts.read(shard_id, columns=columns)
             _judge_shard(rows, verdicts.shard(shard_id), verdicts, rules, duplicates)
-        for _, contest in rules:
-            if isinstance(contest, Contest):
-                contest.settle(verdicts)
+        for _, entered in rules:
+            if isinstance(entered, SqlCondition):
+                entered.finish()
+            if isinstance(entered, Contest):
+                entered.settle(verdicts)
         duplicates.settle()
 
     def _write(
@@ -154,6 +167,9 @@ def _judge_shard(
             continue
         breaks = rule.broken(rows)
         broken = breaks > 0
+        if isinstance(rule, SqlCondition) and rule.errors:
+            failed = places[breaks == 2].tolist()
+            verdicts.messages |= dict(zip(failed, rule.errors, strict=True))
         if broken.any():
             verdicts.codes[places[broken]] = code - 1 + breaks[broken]
             rows, places = rows.filter(pa.array(~broken)), places[~broken]

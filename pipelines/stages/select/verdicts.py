@@ -41,6 +41,8 @@ class Verdicts:
         """0, or 1 + the place of the row that this one copies, or -1 - the number of a row of the
         reference sets."""
         self.outcomes: list[Outcome] = []
+        self.messages: dict[int, str] = {}
+        """By place, what went wrong with rows that failed in select."""
 
     def register(self, outcomes: Iterable[Outcome]) -> int:
         """Number a rule's outcomes, after those of all before it; returns the first code."""

@@ -22,6 +22,7 @@ def ledger_table(
         "reason": pc.if_else(by_facts, _text(facts, "reason"), reason),
         "rule": pc.if_else(by_facts, _text(facts, "rule"), rule),
         "duplicate_of": duplicate_of,
+        "error_message": _messages(facts, verdicts, places),
     }
     fields = [*LEDGER, *(field for field in facts.schema if field.name not in LEDGER.names)]
     arrays = [
@@ -32,6 +33,17 @@ def ledger_table(
 
 def _text(facts: pa.Table, name: str) -> pa.Array:
     return pc.cast(facts[name], pa.string()).combine_chunks()
+
+
+def _messages(facts: pa.Table, verdicts: Verdicts, places: slice) -> pa.ChunkedArray:
+    """The facts' messages, and those of rows that failed in select."""
+    if not verdicts.messages:
+        return facts["error_message"]
+    told = [place for place in range(places.start, places.stop) if place in verdicts.messages]
+    messages = facts["error_message"].to_pylist()
+    for place in told:
+        messages[place - places.start] = verdicts.messages[place]
+    return pa.chunked_array([pa.array(messages, pa.string())])
 
 
 def _outcomes(verdicts: Verdicts, codes: np.ndarray) -> tuple[pa.Array, pa.Array]:

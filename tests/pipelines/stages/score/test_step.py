@@ -147,15 +147,57 @@ def test_a_tar_that_is_not_its_facts_is_refused(
         score(store, config)
 
 
-def test_a_stored_image_that_does_not_decode_is_named(
+def break_images(store: RunStore, *, count: int) -> None:
+    """Make the first images of the shard's tar unreadable."""
+    tar = next(Path(store.root, "images").glob("*.tar"))
+    tar.write_bytes(tar.read_bytes().replace(b"\x89PNG", b"\x00\x00\x00\x00", count))
+
+
+def test_a_stored_image_that_does_not_decode_costs_its_row_alone(
+    store: RunStore, config: ScoreConfig, tmp_path: Path
+) -> None:
+    shard = run_cases.rows(9)
+    run_cases.commit_download(store, 0, shard, tmp_path)
+    whole = read(store, score(store, config))
+    break_images(store, count=1)
+    manifest = score(store, config, fingerprint="a" * 16)
+    assert (manifest.kept, manifest.dropped) == (whole.num_rows - 1, {"row_failed": 1})
+    table = read(store, manifest)
+    assert table["key"].equals(whole["key"])
+    assert table.slice(1).equals(whole.slice(1))
+    assert table.slice(0, 1).drop_columns(["shard_id", "row", "key"]).to_pylist() == [
+        dict.fromkeys(whole.column_names[3:])
+    ]
+    entry = manifest.file("facts/score/rejects")
+    assert entry is not None
+    [reject] = read_table(store, entry.path).to_pylist()
+    assert reject["key"] == shard[0].key
+    assert reject["error_message"].startswith("ShardError: images/")
+
+
+def test_what_fails_with_every_row_is_raised(
     store: RunStore, config: ScoreConfig, tmp_path: Path
 ) -> None:
     run_cases.commit_download(store, 0, run_cases.rows(2), tmp_path)
-    tar = next(Path(store.root, "images").glob("*.tar"))
-    content = tar.read_bytes().replace(b"\x89PNG", b"\x00\x00\x00\x00", 1)
-    tar.write_bytes(content)
+    break_images(store, count=2)
     with pytest.raises(ShardError, match="0000000000000000: a stored image does not decode"):
         score(store, config)
+
+
+def test_images_of_several_sizes_score_as_they_do_alone(
+    store: RunStore, config: ScoreConfig, tmp_path: Path
+) -> None:
+    small, large = run_cases.rows(9), run_cases.rows(9, size=48, seed=1)
+    mixed = [row for pair in zip(small, large, strict=True) for row in pair]
+    run_cases.commit_download(store, 0, mixed, tmp_path)
+    found = {row["key"]: row for row in read(store, score(store, config)).to_pylist()}
+    assert [row.key for row in mixed if row.pixels is not None] == list(found)
+    for name, rows in (("small", small), ("large", large)):
+        alone = RunStore(str(tmp_path / name))
+        run_cases.commit_download(alone, 0, rows, tmp_path)
+        for row in read(alone, score(alone, config)).to_pylist():
+            scores = {n: v for n, v in row.items() if n not in ("row", "shard_id")}
+            assert {n: found[row["key"]][n] for n in scores} == scores
 
 
 def test_heads_of_nsfw_and_watermark_give_probabilities_of_their_own(

@@ -298,3 +298,13 @@ def test_every_reason_of_select_is_in_the_closed_list() -> None:
     given = "value_not_allowed condition_not_met ranked_below_best domain_over_cap key_blocked "
     given += "word_blocked in_reference_set duplicate_url duplicate_bytes duplicate_phash "
     assert {*given.split(), "duplicate_embedding"} <= REASONS
+
+
+@pytest.mark.parametrize(("column", "value"), [("sha256", "abc"), ("phash", "not a hash 16 ch")])
+def test_a_reference_set_with_a_value_that_is_no_hash_is_refused(
+    tmp_path: Path, column: str, value: str
+) -> None:
+    pq.write_table(pa.table({column: [None, value]}), tmp_path / "held.parquet")
+    references = [{"path": str(tmp_path / "held.parquet"), "by": [column]}]
+    with pytest.raises(ConfigError, match=f"{column} '{value}' in row 1 of the sets; allowed are"):
+        ledger_of(tmp_path / "run", [{"phash": "0" * 16}], duplicates={"references": references})

@@ -269,3 +269,49 @@ def test_facts_of_captions_and_pixels_can_be_judged(tmp_path: Path) -> None:
     ]
     found = reasons(ledger_of(tmp_path, rows, rules=rules))
     assert found == [None, "value_not_allowed", "value_below_min", "value_below_min"]
+
+
+def test_a_row_that_a_condition_fails_on_is_dropped_alone(tmp_path: Path) -> None:
+    years = ["1999", "2001", "around 2000", None, "x" * 9, "2005"]
+    rows = [{"source_year": year} for year in years]
+    rule = {"sql": "cast(source_year as int) > 2000", "name": "recent"}
+    ledger = ledger_of(tmp_path / "run", rows, rules=[rule])
+    assert reasons(ledger) == [
+        "condition_not_met",
+        None,
+        "row_failed",
+        "condition_not_met",
+        "row_failed",
+        None,
+    ]
+    messages = ledger["error_message"].to_pylist()
+    assert [at for at, message in enumerate(messages) if message is not None] == [2, 4]
+    assert messages[2].startswith("ConversionException: Conversion Error: Could not convert")
+    assert "around 2000" in messages[2]
+    assert "x" * 9 in messages[4]
+
+
+def test_a_condition_that_fails_on_every_row_of_the_run_is_an_error(tmp_path: Path) -> None:
+    rows = [{"source_year": "x"}, {"source_year": "y"}, {"source_year": "1"}]
+    rule = {"sql": "cast(source_year as int) > 0"}
+    with pytest.raises(ConfigError, match=r"select\.rules\.0\.sql: Conversion Error"):
+        ledger_of(tmp_path / "bad", rows[:2], rules=[rule], rows_per_shard=1)
+    # The shards before the one that shows that it can be evaluated are not given up.
+    ledger = ledger_of(tmp_path / "run", rows, rules=[rule], rows_per_shard=1)
+    assert reasons(ledger) == ["row_failed", "row_failed", None]
+
+
+@pytest.mark.parametrize(
+    "sql", ["sqrt(source_x) < 9", "source_x * source_x > 0", "ln(source_x) > 0"]
+)
+def test_numbers_that_a_function_refuses_cost_their_row_alone(tmp_path: Path, sql: str) -> None:
+    rows = [{"source_x": value} for value in (4, -1, 2**62, 2)]
+    found = reasons(ledger_of(tmp_path / "run", rows, rules=[{"sql": sql}]))
+    assert found[0] is found[3] is None
+    assert "row_failed" in found
+
+
+def test_a_condition_names_columns_in_any_case(tmp_path: Path) -> None:
+    rows = [{"caption": "a", "caption_words": 1}, {"caption": "a b", "caption_words": 2}]
+    ledger = ledger_of(tmp_path / "run", rows, rules=[{"sql": "Caption_Words > 1"}])
+    assert reasons(ledger) == ["condition_not_met", None]
