@@ -97,7 +97,8 @@ def _message(error: BaseException, code: ExitCode) -> str:
     if (stopped := stopped_by(error)) is not None:
         return f"stopped by {stopped.name}: the same command goes on"
     if code == ExitCode.ENVIRONMENT:
-        return f"the environment: {error or type(error).__name__}\nthe same command goes on"
+        told = str(error).strip() or type(error).__name__
+        return f"the environment: {told}; the same command goes on"
     if code == ExitCode.WRONG_INPUT:
         return str(error)
     return f"failed: {error}"

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from pipelines.training.image_set import ImageReader, ImageSet, ImageSetError
+from pipelines.training.image_set import ImageFolderError, ImageReader, ImageSet
 from sd_core.cache.order import (
     BLOCK_PICKS,
     CacheOrder,
@@ -32,7 +32,7 @@ class ImageDataset:
         world_size: Processes; divides the streams.
 
     Raises:
-        ImageSetError: the sets are of different sizes.
+        ImageFolderError: the sets are of different sizes.
         ValueError: the processes do not divide the streams, or a weight is not positive.
     """
 
@@ -75,7 +75,7 @@ class ImageDataset:
             start_step: Steps already taken with this batch size; none of their images are read.
 
         Raises:
-            ImageSetError: a shard or row is damaged, naming it.
+            ImageFolderError: a shard or row is damaged, naming it.
         """
         if batch_size % self._world_size:
             raise ValueError(f"batch_size {batch_size} is no multiple of {self._world_size} ranks")
@@ -94,11 +94,11 @@ class ImageDataset:
 
 
 def check_image_sets(image_sets: Sequence[ImageSet]) -> None:
-    """Raise `ImageSetError` unless all are of one size."""
+    """Raise `ImageFolderError` unless all are of one size."""
     first = image_sets[0]
     for other in image_sets[1:]:
         if other.resolution_px != first.resolution_px:
-            raise ImageSetError(
+            raise ImageFolderError(
                 f"images of {first.resolution_px} px in {first.store.root}, of "
                 f"{other.resolution_px} px in {other.store.root}; an autoencoder trains on one size"
             )

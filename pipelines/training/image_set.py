@@ -17,13 +17,17 @@ from pipelines.run import read_revision, read_run
 from pipelines.storage import RunStore
 from pipelines.stored_images import decode_crop, is_image
 from pipelines.tables import read_table
-from sd_core.failures import InputError
+from sd_core.failures import Failure, InputError
 
 _COLUMNS = ("key", "kept", "width", "height")
 
 
-class ImageSetError(InputError):
+class ImageSetError(Failure):
     """A run's images cannot be trained on; says which file or row, and what to do."""
+
+
+class ImageFolderError(ImageSetError, InputError):
+    """A folder that is to be read is no whole run, or has too few images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +67,7 @@ class ImageSet:
             ImageSetError: nothing would be left.
         """
         if count >= self.num_rows:
-            raise ImageSetError(
+            raise ImageFolderError(
                 f"{self.store.root}: {self.num_rows} kept image(s), and {count} are to be held "
                 "out; lower samples.held_out, or curate more"
             )
@@ -89,7 +93,7 @@ def open_image_set(path: str, *, storage_options: Mapping[str, Any]) -> ImageSet
     download, select = steps.get("download"), steps.get("select")
     size = read_run(store).get("config", {}).get("image", {}).get("size")
     if download is None or select is None or not isinstance(size, int):
-        raise ImageSetError(
+        raise ImageFolderError(
             f"{path}: no curated run with complete download and select steps; give the folder "
             "that jobs/curate.py wrote (the one that holds run.json), and let it finish"
         )
@@ -99,27 +103,27 @@ def open_image_set(path: str, *, storage_options: Mapping[str, Any]) -> ImageSet
             images = read_manifest(store, "download", download.fingerprint, shard_id)
             verdicts = read_manifest(store, "select", select.fingerprint, shard_id)
             if images is None or verdicts is None:
-                raise ImageSetError(f"{path}: shard {shard_id} has lost a manifest")
+                raise ImageFolderError(f"{path}: shard {shard_id} has lost a manifest")
             if verdicts.kept:
                 shards.append(_shard(store, images, verdicts))
     except ShardError as error:
-        raise ImageSetError(f"{path}: {error}") from error
+        raise ImageFolderError(f"{path}: {error}") from error
     if not shards:
-        raise ImageSetError(f"{path}: no row was kept; there is nothing to train on")
+        raise ImageFolderError(f"{path}: no row was kept; there is nothing to train on")
     return ImageSet(store=store, resolution_px=size, shards=tuple(shards))
 
 
 def _shard(store: RunStore, images: Manifest, verdicts: Manifest) -> ImageShard:
     tar, ledger = images.file("images"), verdicts.file("ledger")
     if tar is None or ledger is None:
-        raise ImageSetError(f"{store.root}: shard {images.shard_id} kept rows without an image")
+        raise ImageFolderError(f"{store.root}: shard {images.shard_id} kept rows without an image")
     for entry in (tar, ledger):
         try:
             found = store.size(entry.path)
         except FileNotFoundError:
-            raise ImageSetError(f"{store.root}/{entry.path}: is missing") from None
+            raise ImageFolderError(f"{store.root}/{entry.path}: is missing") from None
         if found != entry.num_bytes:
-            raise ImageSetError(
+            raise ImageFolderError(
                 f"{store.root}/{entry.path}: has {found} bytes, its manifest says "
                 f"{entry.num_bytes}; copy the run again"
             )

@@ -198,9 +198,12 @@ def _in_order(
     num_threads = min(_NUM_THREADS, os.cpu_count() or 1) if deep else _NUM_THREADS
     with ThreadPoolExecutor(num_threads) as pool:
         waiting: deque[Future[ItemT]] = deque()
-        for shard_id in shard_ids:
-            waiting.append(pool.submit(check, shard_id))
-            if len(waiting) > 2 * num_threads:
+        try:
+            for shard_id in shard_ids:
+                waiting.append(pool.submit(check, shard_id))
+                if len(waiting) > 2 * num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # what a signal left unasked

@@ -10,7 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from sd_core.cache.samples import CacheShardError, EmptyCaption, read_empty_caption
+from sd_core.cache.samples import (
+    CacheFolderError,
+    CacheShardError,
+    EmptyCaption,
+    read_empty_caption,
+)
 from sd_core.cache.spec import (
     CacheIdentity,
     CacheMismatchError,
@@ -184,12 +189,12 @@ class _Folder:
         for shard in shards:
             name = shard.path.rpartition("/")[2]
             if name not in self._sizes:
-                raise CacheShardError(
+                raise CacheFolderError(
                     f"{self.name}/{name}: the index names this shard and it is missing; copy the "
                     "cache again, or run the encode step again"
                 )
             if self._sizes[name] != shard.num_bytes:
-                raise CacheShardError(
+                raise CacheFolderError(
                     f"{self.name}/{name}: {self._sizes[name]} bytes, the index says "
                     f"{shard.num_bytes}; copy the cache again, or run the encode step again"
                 )
@@ -213,5 +218,5 @@ def _read_index(folder: _Folder) -> tuple[CacheShard, ...]:
         if not isinstance(shard.num_rows, int) or shard.num_rows < 0:
             raise CacheSpecError(f"{where}: {shard.path} has {shard.num_rows!r} rows")
     if not shards:
-        raise CacheShardError(f"{folder.name}: the cache holds no rows; nothing to train on")
+        raise CacheFolderError(f"{folder.name}: the cache holds no rows; nothing to train on")
     return shards

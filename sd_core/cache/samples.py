@@ -9,11 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sd_core.cache.spec import CacheSpec
-from sd_core.failures import InputError
+from sd_core.failures import Failure, InputError
 
 
-class CacheShardError(InputError):
+class CacheShardError(Failure):
     """A cache's shard or empty caption is damaged, or not what its spec says."""
+
+
+class CacheFolderError(CacheShardError, InputError):
+    """A folder that is to be read is not a whole cache, or holds no rows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,7 +162,7 @@ def test_a_finished_training_repeated_does_nothing_and_another_is_refused(
 
     assert start(trained.parent, run) == 0
     assert "nothing to do" in capsys.readouterr().out
-    assert start(trained.parent, run, losses__discriminator__weight=0.1) == 1
+    assert start(trained.parent, run, losses__discriminator__weight=0.1) == 2
     assert "losses.discriminator.weight: was 0.5, is now 0.1" in capsys.readouterr().err
     assert weights_digests(trained) == before
 
@@ -189,7 +189,7 @@ def test_lpips_without_its_weights_is_refused_before_anything_is_written(
 ) -> None:
     perceptual = {"weight": 1.0, "backbone": backbone}
 
-    assert start(tmp_path, run, losses__perceptual=perceptual) == 1
+    assert start(tmp_path, run, losses__perceptual=perceptual) == 2
 
     assert "losses.perceptual.backbone" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -213,7 +213,7 @@ def test_bad_images_are_refused_before_the_first_step(
         tar = next((copy / "images").glob("*.tar"))
         tar.write_bytes(tar.read_bytes()[:-700])
 
-    assert start(tmp_path, copy) == 1
+    assert start(tmp_path, copy) == 2
 
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out/checkpoints").exists()

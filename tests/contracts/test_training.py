@@ -200,7 +200,7 @@ def test_a_bad_cache_is_refused_before_anything_is_written(
     else:
         shard.unlink()
 
-    assert run(tmp_path, latents) == 1
+    assert run(tmp_path, latents) == 2
 
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out/checkpoints").exists()
@@ -211,7 +211,7 @@ def test_an_output_of_another_training_is_not_overwritten(
 ) -> None:
     before = weights_digests(unharmed)
 
-    assert run(unharmed.parent, latents, optimizer__learning_rate=5e-4) == 1
+    assert run(unharmed.parent, latents, optimizer__learning_rate=5e-4) == 2
 
     assert "optimizer.learning_rate: was 0.001, is now 0.0005" in capsys.readouterr().err
     assert weights_digests(unharmed) == before
@@ -224,7 +224,7 @@ def test_a_denoiser_that_does_not_fit_the_cache_is_refused(
 
     code = run(tmp_path, latents, model__denoiser__settings={**SETTINGS, "cross_attention_dim": 64})
 
-    assert code == 1
+    assert code == 2
     assert "text of width 64" in capsys.readouterr().err
 
 
