@@ -56,7 +56,7 @@ class Answer(http.client.HTTPResponse):
 
     def begin(self) -> None:
         """Read the head; called once."""
-        stream: io.BufferedReader = self.fp  # type: ignore[assignment]
+        stream = self.fp
         status, headers = _read_head(stream)
         lengths = _content_lengths(headers.pop(b"content-length", []))
         transfer = _words(headers.pop(b"transfer-encoding", []))
@@ -72,7 +72,7 @@ class Answer(http.client.HTTPResponse):
         try:
             super().begin()
         finally:
-            self.fp = stream  # type: ignore[assignment]
+            self.fp = stream
         content = _words(headers.get(b"content-encoding", []))
         self.codings = codings_of([*content, *transfer])
 

@@ -53,7 +53,8 @@ class DownloadConfig(Config):
         default=32 * 1024 * 1024,
         ge=1024,
         le=MAX_BODY_BYTES_IN_FLIGHT,
-        description="Largest body in bytes; a longer one is cut off and the row dropped",
+        description="Largest body in bytes, as received and decoded; a longer one is cut off and"
+        " the row dropped",
     )
     max_redirects: int = Field(default=5, ge=0, le=20, description="Redirects followed for a URL")
     retries: int = Field(

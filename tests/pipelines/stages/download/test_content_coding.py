@@ -8,10 +8,18 @@ import zlib
 import brotli
 import pytest
 from backports import zstd
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.demo.bad_answers import good_jpeg, raw
 from pipelines.demo.server import LoopbackServer
+from pipelines.stages.download.content_coding import (
+    CodedBroken,
+    CodedCutOff,
+    CodedTooLarge,
+    decode,
+)
 from pipelines.stages.download.failure import FetchFailed
 from tests.pipelines.stages.download.drawn import quarters, saved
 
@@ -168,3 +176,21 @@ def test_room_for_encoded_bodies_is_given_back(make_fetcher):
                 assert len(fetched.data) == 3_000_000
             with fetcher.fetch(f"{server.url}/good") as fetched:
                 assert fetched.data == content
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.sampled_from([gzip.compress, zlib.compress, brotli.compress, zstd.compress]).flatmap(
+            lambda pack: st.binary(max_size=200).map(lambda body: pack(body * 20))
+        ),
+    ),
+    st.binary(max_size=20),
+    st.lists(st.sampled_from(["gzip", "deflate", "br", "zstd"]), max_size=7),
+)
+def test_any_bytes_decode_within_bounds_or_are_named(body, more, codings):
+    try:
+        decoded = decode(body + more, tuple(codings), limit=1000, is_plain=lambda body: False)
+    except (CodedTooLarge, CodedCutOff, CodedBroken):
+        return
+    assert len(decoded) <= max(1000, len(body + more))
