@@ -71,8 +71,8 @@ def decode_jpeg(data: bytes, header: ImageHeader, *, denominator: int) -> NDArra
 
     Raises:
         ImageRejected: `image_truncated` or `image_unreadable`.
-        NotForFastPath: four channels, 12 bits, a reduction that the frame does not allow, or a
-            harmless warning.
+        NotForFastPath: four channels, a reduction that the frame does not allow, or a harmless
+            warning.
     """
     is_plain = header.frame in _SCALED_FRAMES
     if header.channels not in (1, 3) or header.bit_depth != 8 or not (is_plain or denominator == 1):

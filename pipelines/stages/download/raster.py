@@ -7,6 +7,7 @@ profile is a program in the file, and reading them differently would move publis
 
 import io
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from pipelines.stages.download.geometry import Square, centre_square
 from pipelines.stages.download.header import ImageFormat, ImageHeader, check_size
 from pipelines.stages.download.image_config import ImageConfig
 from pipelines.stages.download.image_rejected import ImageRejected
+from pipelines.stages.download.png_chunks import without_metadata
 
 _OPENERS: dict[ImageFormat, type] = {
     "jpeg": JpegImagePlugin.JpegImageFile,
@@ -66,20 +68,29 @@ def decode_square(data: bytes, header: ImageHeader, config: ImageConfig) -> Rast
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            image: PillowImage = _OPENERS[header.format](io.BytesIO(data))
-            check_size(image.width, image.height, config)  # if the header told us otherwise
-            _check_same_frame(image, header)
-            image.load()
-            return RasterSquare(
-                pixels=_square_pixels(image, centre_square(image.width, image.height)),
-                orientation=_orientation(image),
-                width=image.width,
-                height=image.height,
-            )
+            return _decoded(data, header, config)
         except (ImageRejected, MemoryError):
             raise
         except Exception as error:  # hostile bytes make Pillow's readers raise nearly anything
-            raise _judged(header.format, error) from error
+            judged = _judged(header.format, error)
+        if header.format == "png" and (bare := without_metadata(data)) != data:
+            with suppress(Exception):  # the first verdict stands
+                return _decoded(bare, header, config)
+        raise judged
+
+
+def _decoded(data: bytes, header: ImageHeader, config: ImageConfig) -> RasterSquare:
+    image: PillowImage = _OPENERS[header.format](io.BytesIO(data))
+    check_size(image.width, image.height, config)  # if the header told us otherwise
+    _check_same_frame(image, header)
+    image.load()
+    is_jpeg = header.format == "jpeg"  # whichever decoder takes it, it is turned alike
+    return RasterSquare(
+        pixels=_square_pixels(image, centre_square(image.width, image.height)),
+        orientation=header.orientation if is_jpeg else _orientation(image),
+        width=image.width,
+        height=image.height,
+    )
 
 
 def _check_same_frame(image: PillowImage, header: ImageHeader) -> None:

@@ -1,5 +1,7 @@
 """The stored square: always the asked size in RGB8, upright, with the right colours."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -267,3 +269,23 @@ def test_scaled_decoding_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for side in (100, 127, 128, 255, 256, 600):
         crop_pixels(drawn.saved(Image.new("RGB", (side, side)), "JPEG"), CONFIG)
     assert asked == [1, 1, 2, 2, 4, 8]
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_metadata_that_cannot_be_read_cost_a_png_nothing(where: str) -> None:
+    picture = Image.fromarray(drawn.quarters(120, 80))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = drawn.saved(picture, "PNG", exif=exif)
+    at = plain.index(b"IDAT") - 4 if where == "before" else plain.index(b"IEND") - 4
+    endless = b"workflow\0\0" + zlib.compress(bytes(3_000_000))
+    profile = b"profile\0\0" + b"no zlib stream"
+    unknown = b"XML:com.adobe.xmp\0\1\7\0\0" + b"?"
+    broken = b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc)
+        for name, content in ((b"zTXt", endless), (b"iCCP", profile), (b"iTXt", unknown))
+        for crc in (zlib.crc32(name + content),)
+    )
+    found = crop_pixels(plain[:at] + broken + plain[at:], CONFIG)
+    assert (found.pixels == crop_pixels(plain, CONFIG).pixels).all()
+    assert (found.original_width, found.original_height) == (80, 120)
