@@ -35,7 +35,7 @@ def test_raw_quotes_of_tsv_and_every_line_end_are_prompts(
     assert run_job(path, tmp_path / "run") == 0
     assert prompts_of(tmp_path / "run") == texts
     said = capsys.readouterr().out
-    assert "prompts: fields of a tab-separated list stand in quotes" in said
+    assert "prompts: fields of the list stand in quotes" in said
     assert "prompts.csv.quoting" in said
 
 
