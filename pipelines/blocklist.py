@@ -141,11 +141,14 @@ def list_entries(path: str | None, option: str, options: dict[str, Any]) -> Iter
                 return
             for number, line in enumerate(stream, start=1):
                 try:
-                    entry = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     raise ConfigError(f"{_shown(path)}: line {number} is not UTF-8 text") from error
-                if entry and not entry.startswith("#"):
-                    yield entry
+                if "\0" in text:
+                    raise ConfigError(f"{_shown(path)}: line {number} has NUL bytes; is it UTF-16?")
+                for entry in map(str.strip, text.split("\r")):  # old Macs end lines by it alone
+                    if entry and not entry.startswith("#"):
+                        yield entry
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(
             f"{option} {_shown(path)}: cannot be read: {redact_text(str(error))}"

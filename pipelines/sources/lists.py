@@ -190,10 +190,10 @@ def _has_cr_ends(head: bytes, text: TextFormat, dialect: Dialect) -> bool:
 
 
 def _notes(batch: list[Record], written: _Written) -> Counter[str]:
-    """What is guessed of a list whose quotes are plain characters because nobody said otherwise."""
+    """What may be wrong with a list whose quotes are taken for plain characters."""
     notes: Counter[str] = Counter()
     dialect = written.dialect
-    if written.file.format != "csv" or dialect.has_quotes or dialect.is_told:
+    if written.file.format != "csv" or dialect.has_quotes:
         return notes
     rows = [record.fields for record in batch if isinstance(record.fields, list)]
     fields = pa.array([field for row in rows for field in row], pa.string())
@@ -201,7 +201,7 @@ def _notes(batch: list[Record], written: _Written) -> Counter[str]:
     if quoted:
         option = csv_option(written.config, "quoting")
         notes[
-            "fields of a tab-separated list stand in quotes, which are plain characters there; "
+            "fields of the list stand in quotes, which are read as plain characters; "
             f"set {option} to minimal if they are not"
         ] = quoted
     return notes

@@ -58,11 +58,7 @@ def iterate_members(
     """
     start, extended = at, _Extended()
     while end is None or at < end:
-        block = stream.read(BLOCK)
-        if len(block) != BLOCK:
-            raise SourceError(
-                f"{uri}: cut off at byte {at}: the tar has no end mark; fetch it again"
-            )
+        block = _read_header(stream, uri, at)
         if not any(block):
             _refuse_another(stream, uri, at)
             return
@@ -72,11 +68,7 @@ def iterate_members(
             header.size = extended.size
         padded = -(-header.size // BLOCK) * BLOCK
         if header.type in _EXTENDED:
-            if header.size > MAX_EXTENDED_HEADER_BYTES:
-                raise SourceError(
-                    f"{uri}: the header at byte {start} claims {header.size} bytes; at most "
-                    f"{MAX_EXTENDED_HEADER_BYTES} are allowed"
-                )
+            _check_extended(header, uri, start)
             extended.read(header, _read(stream, padded, uri, at)[: header.size])
             at += padded
             continue
@@ -97,6 +89,21 @@ def iterate_members(
                 content=content,
             )
         start, extended = at, _Extended()
+
+
+def _read_header(stream: IO[bytes], uri: str, at: int) -> bytes:
+    block = stream.read(BLOCK)
+    if len(block) != BLOCK:
+        raise SourceError(f"{uri}: cut off at byte {at}: the tar has no end mark; fetch it again")
+    return block
+
+
+def _check_extended(header: tarfile.TarInfo, uri: str, start: int) -> None:
+    if header.size > MAX_EXTENDED_HEADER_BYTES:
+        raise SourceError(
+            f"{uri}: the header at byte {start} claims {header.size} bytes; at most "
+            f"{MAX_EXTENDED_HEADER_BYTES} are allowed"
+        )
 
 
 def _parse_header(block: bytes, uri: str, at: int) -> tarfile.TarInfo:

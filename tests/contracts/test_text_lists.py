@@ -49,7 +49,7 @@ def test_quoted_tsv_is_read_when_told_and_said_when_not(
     assert run_job(path, output, "source.csv.quoting=minimal") == 0
     assert captions(output) == texts
     assert run_job(path, tmp_path / "untold") == 0
-    assert "stand in quotes, which are plain characters there" in capsys.readouterr().out
+    assert "stand in quotes, which are read as plain characters" in capsys.readouterr().out
     reasons = [row["reason"] for row in ledger(tmp_path / "untold")]
     assert reasons == [None, None, "row_unreadable", "row_unreadable", None]
 

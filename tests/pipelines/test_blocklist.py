@@ -156,6 +156,7 @@ def test_no_lists_block_nothing() -> None:
         ({"sha256": b"\xff\xfe" * 40}, "is not a sha256 digest"),
         ({"domains": "a.example/path\n"}, "'a.example/path' is not a domain"),
         ({"domains": b"\xff\n"}, r"domains\.txt: line 1 is not UTF-8"),
+        ({"urls": "http://a/\n".encode("utf-16-le")}, r"urls\.txt: line 1 has NUL bytes"),
     ],
 )
 def test_entry_that_is_none_is_an_error_with_its_file(
@@ -163,6 +164,12 @@ def test_entry_that_is_none_is_an_error_with_its_file(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         _load(tmp_path, **lists)
+
+
+def test_lines_that_end_in_a_carriage_return_alone_are_entries(tmp_path: Path) -> None:
+    blocked = _load(tmp_path, domains="# old Mac\rone.example\rtwo.example", urls="http://a/\r#\r")
+    for url in ("http://one.example/", "http://two.example/", "http://a/"):
+        assert blocked.url_reason(url) is not None
 
 
 def test_missing_list_is_an_error_never_an_empty_list(tmp_path: Path) -> None:

@@ -237,3 +237,19 @@ def test_parquet_that_img2dataset_did_not_write_is_refused(plan_path: Any, tmp_p
     pq.write_table(pa.table({"url": ["a"], "caption": ["b"]}), tmp_path / "a.parquet")
     with pytest.raises(PlanError, match="no 'status' and 'key' columns"):
         plan_path(tmp_path / "a.parquet", format="img2dataset")
+
+
+def test_a_member_whose_size_stands_in_its_extended_header_is_passed_over_whole() -> None:
+    large = tarfile.TarInfo("big.npy")
+    large.size = 3000
+    large.pax_headers = {"size": "3000"}
+    header = bytearray(large.tobuf(tarfile.PAX_FORMAT))
+    header[-512 + 124 : -512 + 136] = b"00000000000\0"  # as where it does not fit
+    header[-512 + 148 : -512 + 156] = b" " * 8
+    header[-512 + 148 : -512 + 156] = b"%06o\0 " % sum(header[-512:])
+    content = bytes(header) + bytes(3072) + GOOD + bytes(1024)
+    members = tar_stream.iterate_members(io.BytesIO(content), uri="t", max_bytes=lambda _: 10)
+    assert [(member.name, member.num_bytes) for member in members] == [
+        ("big.npy", 3000),
+        ("a.jpg", 4),
+    ]
