@@ -28,14 +28,24 @@ from pipelines.prompts import (
     keys_in_two_shards,
     plan_prompts,
 )
+from pipelines.prompts.notes import notes_of
 from pipelines.report import CARD_FILE, write_card
-from pipelines.run import Revision, StepSummary, check_or_record, read_revision
+from pipelines.run import (
+    Revision,
+    RunMismatchError,
+    StepSummary,
+    check_or_record,
+    read_revision,
+    read_run,
+)
 from pipelines.stages.generate import GenerateConfig
+from pipelines.stages.generate.models import check_defaults
 from pipelines.stages.score import ScoreConfig
 from pipelines.stages.select import SelectConfig, check_select
 from pipelines.storage import RunStore
 from pipelines.versions import describe_program
 from sd_core.model.weights import WeightsNeed, check_weights
+from sd_core.sampling.noise import NOISE_VERSION
 
 GENERATE_STEPS: Final = ("generate", "score", "select", "encode")
 RECUTTABLE: Final = frozenset({"select", "encode"})
@@ -97,6 +107,8 @@ def generate(
         raise ConfigError(f"--steps {','.join(unknown)}: allowed: {', '.join(GENERATE_STEPS)}")
     store = RunStore(config.output, config.storage_options)
     check_weights(_weight_needs(config))
+    check_defaults(config.generate)
+    _refuse_earlier_noise(store)
     with open_session(store, config.engine, say=say, downloads=False) as session:
         job = GenerateSteps(config, store, _plan(config, store, grow=grow, say=say))
         columns = [column.name for column in job.plan.columns]
@@ -137,6 +149,9 @@ def _plan(config: GenerateJobConfig, store: RunStore, *, grow: bool, say: Say) -
         grow=grow,
         say=say,
         one_shard_a_key=config.select.best_of is not None,
+        columns=config.prompts.columns,
+        samplers=config.prompts.samplers,
+        notes_of=lambda row: notes_of(row, config.generate.defaults),
     )
     plan = growth.plan
     if config.select.best_of is not None and (keys := keys_in_two_shards(plan, store)):
@@ -150,6 +165,17 @@ def _plan(config: GenerateJobConfig, store: RunStore, *, grow: bool, say: Say) -
         f"shards; {growth.new_rows:,} are new"
     )
     return plan
+
+
+def _refuse_earlier_noise(store: RunStore) -> None:
+    """Refuse a run of an earlier version before its plan is touched."""
+    recorded = read_run(store).get("steps", {}).get("generate")
+    if recorded is not None and recorded["options"]["generate"].get("noise") != NOISE_VERSION:
+        raise RunMismatchError(
+            f"{store.root}: this run was made by an earlier version, which drew noise from each "
+            "row's key: it can be read, verified and trained on, but not resumed or grown; give "
+            "another `output` (its metadata folder, given as prompts.path, makes its images again)"
+        )
 
 
 def _weight_needs(config: GenerateJobConfig) -> list[WeightsNeed]:

@@ -1,7 +1,7 @@
 """One shard's tables, row by row: download's facts, score's facts, the ledger."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from pipelines.ledger import (
     ENCODE_REASONS,
     ENCODE_REJECTS,
     GENERATION_FIELDS,
+    LATER_GENERATION_FIELDS,
     LEDGER,
     ORIGIN_FACTS,
     REASONS,
@@ -55,7 +56,7 @@ def check_origin_facts(
         columns: The plan's pass-through columns.
         size: Pixels of a side of every stored image, where it is known.
     """
-    schema = [*ORIGIN_FACTS[manifest.step], *source_schema(columns)]
+    schema = [*_as_written(ORIGIN_FACTS[manifest.step], facts), *source_schema(columns)]
     yield from (faults := list(check_schema(facts, schema, where=where)))
     if faults:
         return
@@ -113,7 +114,7 @@ def check_ledger(
     origin: str = "download",
 ) -> Iterator[Fault]:
     """One row for every row of the plan: the facts as they were, and one verdict."""
-    made = GENERATION_FIELDS if origin == "generate" else ()
+    made = _as_written(GENERATION_FIELDS, ledger) if origin == "generate" else ()
     schema = [*LEDGER, *made, *source_schema(columns)]
     yield from (faults := list(check_schema(ledger, schema, where=where)))
     if faults:
@@ -161,6 +162,12 @@ def check_rejects(rejects: pa.Table, manifest: Manifest, *, where: str) -> Itera
         found="reason",
         expected=f"one of {', '.join(ENCODE_REASONS)}",
     )
+
+
+def _as_written(fields: Iterable[pa.Field], table: pa.Table) -> list[pa.Field]:
+    """The fields of a table, without those that runs of earlier versions lack."""
+    names = set(table.column_names)
+    return [f for f in fields if f.name in names or f.name not in LATER_GENERATION_FIELDS]
 
 
 def stored_rows(facts: pa.Table) -> pa.Table:
