@@ -39,7 +39,7 @@ from pipelines.run import (
     read_run,
 )
 from pipelines.stages.generate import GenerateConfig
-from pipelines.stages.generate.models import check_defaults
+from pipelines.stages.generate.foresee import ForeseenModel, check_defaults, foresee_model
 from pipelines.stages.score import ScoreConfig
 from pipelines.stages.select import SelectConfig, check_select
 from pipelines.storage import RunStore
@@ -107,10 +107,11 @@ def generate(
         raise ConfigError(f"--steps {','.join(unknown)}: allowed: {', '.join(GENERATE_STEPS)}")
     store = RunStore(config.output, config.storage_options)
     check_weights(_weight_needs(config))
-    check_defaults(config.generate)
+    model = foresee_model(config.generate)
+    check_defaults(config.generate, model)
     _refuse_earlier_noise(store)
     with open_session(store, config.engine, say=say, downloads=False) as session:
-        job = GenerateSteps(config, store, _plan(config, store, grow=grow, say=say))
+        job = GenerateSteps(config, store, _plan(config, store, model, grow=grow, say=say))
         columns = [column.name for column in job.plan.columns]
         check_claims(config.select, config.score, columns)
         check_select(
@@ -140,7 +141,9 @@ def generate(
     return _result(job, read_revision(store))
 
 
-def _plan(config: GenerateJobConfig, store: RunStore, *, grow: bool, say: Say) -> PromptPlan:
+def _plan(
+    config: GenerateJobConfig, store: RunStore, model: ForeseenModel, *, grow: bool, say: Say
+) -> PromptPlan:
     growth = plan_prompts(
         store,
         config.prompts.source(),
@@ -151,7 +154,12 @@ def _plan(config: GenerateJobConfig, store: RunStore, *, grow: bool, say: Say) -
         one_shard_a_key=config.select.best_of is not None,
         columns=config.prompts.columns,
         samplers=config.prompts.samplers,
-        notes_of=lambda row: notes_of(row, config.generate.defaults),
+        notes_of=lambda row: notes_of(
+            row,
+            config.generate.defaults,
+            enlarges=model.enlarges,
+            embeds_guidance=model.embeds_guidance,
+        ),
     )
     plan = growth.plan
     if config.select.best_of is not None and (keys := keys_in_two_shards(plan, store)):

@@ -6,7 +6,8 @@ from typing import Any, Final, Protocol
 from sd_core.sampling.source import num_steps_of
 
 NOTES: Final[Mapping[str, str]] = {
-    "negative_prompt_unused": "a guidance_scale up to 1 looks at no negative_prompt",
+    "negative_prompt_unused": "a guidance_scale up to 1 looks at no negative_prompt, nor does a "
+    "model that is told the scale",
     "guidance_scale_unused": "a guidance_scale between 0 and 1 does what 1 does: it guides nothing",
     "strength_unused": "a strength needs the init_key of an image to start from, and a model that "
     "does not enlarge it",
@@ -32,7 +33,11 @@ class Defaults(Protocol):
 
 
 def notes_of(
-    row: Mapping[str, Any], defaults: Defaults, *, enlarges: bool = False
+    row: Mapping[str, Any],
+    defaults: Defaults,
+    *,
+    enlarges: bool = False,
+    embeds_guidance: bool = False,
 ) -> tuple[str, ...]:
     """The notes on a planned row, names of `NOTES`.
 
@@ -40,6 +45,7 @@ def notes_of(
         row: Its own settings; null or absent where it has none.
         defaults: For those.
         enlarges: Whether the model is one of upscaling.
+        embeds_guidance: Whether its denoiser is told the guidance scale, and guides itself.
     """
 
     def given(name: str) -> Any:
@@ -47,9 +53,10 @@ def notes_of(
         return getattr(defaults, name) if own is None else own
 
     notes = []
-    if given("guidance_scale") <= 1 and given("negative_prompt"):
+    is_guided = given("guidance_scale") > 1 and not embeds_guidance
+    if given("negative_prompt") and not is_guided:
         notes.append("negative_prompt_unused")
-    if 0 < given("guidance_scale") < 1:
+    if 0 < given("guidance_scale") < 1 and not embeds_guidance:
         notes.append("guidance_scale_unused")
     starts = row.get("init_key") is not None and not enlarges
     if row.get("strength") is not None and not starts:

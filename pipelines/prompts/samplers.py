@@ -28,9 +28,14 @@ _OURS: Final[Mapping[str, str]] = {
     "dpm++_2m": "dpmpp_2m",
     "k_dpmpp_2m": "dpmpp_2m",
     "dpm++_2m_karras": "dpmpp_2m_karras",
+    "dpm++_2m_sde": "dpmpp_2m_sde",
+    "dpm++_2m_sde_karras": "dpmpp_2m_sde_karras",
+    "dpm++_2s": "dpmpp_2s",
+    "k_heun": "heun",
     "uni_pc": "unipc",
 }
-"""Beside our own names, in any case, with spaces or hyphens for the underscores."""
+"""Beside our own names, in any case, with spaces or hyphens for the underscores. Whether there is
+such a sampler, and whether it goes with the model, is not judged here."""
 
 
 def sampler_name(found: Any, replaced: Mapping[str, str] | None = None) -> str:

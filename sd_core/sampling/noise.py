@@ -28,7 +28,7 @@ def first_seed(noise_seed: int, image_index: int) -> int:
 
 def derived_seed(prompt: str, *, run_seed: int) -> int:
     """The seed of a row that has none: 53 bits of a hash of the run's seed and its prompt."""
-    text = f"{run_seed}/{prompt}".encode("utf-8", "surrogatepass")
+    text = f"{prompt}/{run_seed}".encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(text, digest_size=8).digest()
     return int.from_bytes(digest, "big") >> (64 - _DERIVED_BITS)
 

@@ -9,15 +9,15 @@ import torch
 
 from pipelines.config import ConfigError
 from pipelines.stages.generate.config import GenerateConfig
+from pipelines.stages.generate.foresee import embeds_guidance
 from pipelines.stages.generate.rows import ModelLimits
 from pipelines.versions import describe_program
 from sd_core.cache.samples import EmptyCaption
 from sd_core.cache.spec import CacheSpec
 from sd_core.model.denoiser import unwrap_module
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
-from sd_core.model.latent_diffusion_config import sections_of
 from sd_core.model.lora import fuse_loras
-from sd_core.model.noise_schedule import build_noise_schedule, low_res_schedule
+from sd_core.model.noise_schedule import low_res_schedule
 from sd_core.model.task import Task
 from sd_core.model.text_encoder import encode_captions
 from sd_core.model.weights import weights_sha256
@@ -53,6 +53,7 @@ class GenerateModels:
 
     def limits(self, config: GenerateConfig) -> ModelLimits:
         """What rows may ask for."""
+        settings: Any = unwrap_module(self.model.denoiser).config
         return ModelLimits(
             downsampling=self.model.autoencoder.downsampling,
             native_px=self.native_px,
@@ -60,6 +61,7 @@ class GenerateModels:
             samplers=samplers_of(self.model.noise_schedule),
             task=self.model.task,
             steps=StepsLimit(noise_schedule=self.model.noise_schedule),
+            embeds_guidance=embeds_guidance(settings),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -80,26 +82,6 @@ class GenerateModels:
         settings = {name: value for name, value in scheduler.config.items() if name[0] != "_"}
         text = json.dumps([type(scheduler).__name__, settings], sort_keys=True, default=str)
         return type(scheduler).__name__, hashlib.sha256(text.encode()).hexdigest()
-
-
-def check_defaults(config: GenerateConfig) -> None:
-    """Refuse defaults that the model's noise schedule does not allow; no weights are read.
-
-    Raises:
-        WeightsError: the model's configuration cannot be read.
-        ConfigError: naming the default, what was found and what is allowed.
-    """
-    schedule = build_noise_schedule(sections_of(config.model).noise_schedule)
-    defaults, allowed = config.defaults, samplers_of(schedule)
-    if defaults.sampler not in allowed:
-        raise ConfigError(
-            f"generate.defaults.sampler: found {defaults.sampler!r}, which does not go with the "
-            f"model's noise schedule; allowed: {', '.join(allowed)}"
-        )
-    steps = StepsLimit(noise_schedule=schedule)
-    fault = steps.fault(defaults.sampler, defaults.num_inference_steps)
-    if fault is not None:
-        raise ConfigError(f"generate.defaults.num_inference_steps: {fault}")
 
 
 def load_generate_models(config: GenerateConfig, *, device: str | torch.device) -> GenerateModels:

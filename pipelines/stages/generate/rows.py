@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pipelines.prompts.notes import notes_of
-from pipelines.stages.generate.config import GenerateConfig
+from pipelines.stages.generate.config import GenerateConfig, GenerationDefaults
 from sd_core.model.task import Task
 from sd_core.sampling.noise import derived_seed, numbered_seed
 from sd_core.sampling.samplers import SamplerName
@@ -70,6 +70,8 @@ class ModelLimits:
     task: Task = "text_to_image"
     steps: StepsLimit | None = None
     """Null: any number of steps."""
+    embeds_guidance: bool = False
+    """Whether the denoiser is told the guidance scale, and guides itself."""
 
 
 class Sources(Protocol):
@@ -139,7 +141,7 @@ def _resolve(
         if starts and limits.task != "upscaling"
         else None,
         mask=row["mask"],
-        notes=",".join(notes_of(row, defaults, enlarges=limits.task == "upscaling")) or None,
+        notes=",".join(_notes(row, defaults, limits)) or None,
     )
     for check in _CHECKS:
         fault = check(image, limits)
@@ -147,6 +149,17 @@ def _resolve(
             reason, message = fault
             return RefusedRow(row=image.row, reason=reason, error_message=message)
     return image
+
+
+def _notes(
+    row: dict[str, Any], defaults: GenerationDefaults, limits: ModelLimits
+) -> tuple[str, ...]:
+    return notes_of(
+        row,
+        defaults,
+        enlarges=limits.task == "upscaling",
+        embeds_guidance=limits.embeds_guidance,
+    )
 
 
 def _with_source(image: ImageRow, sources: Sources | None) -> ImageRow | RefusedRow:
