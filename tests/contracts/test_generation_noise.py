@@ -121,7 +121,7 @@ def test_a_metadata_folder_makes_images_of_every_kind_again(
     again, twice = tmp_path / "again", tmp_path / "twice"
     assert cases.command(run / "metadata", again, **options) == 0
     assert cases.image_files(again) == cases.image_files(run)
-    assert len(cases.image_files(again)) == 17
+    assert len(cases.image_files(again)) == 18
     names = ["image_key", "prompt", "seed", "noise_seed", "strength", "mask", "notes", "sha256"]
     assert cases.table(again, "metadata").select(names) == cases.table(run, "metadata").select(
         names
