@@ -258,54 +258,52 @@ def test_diffusiondbs_metadata_is_a_list(
     assert verify([str(tmp_path / "run"), "--deep"]) == 0
 
 
-@pytest.mark.parametrize(
-    ("column", "setting"),
-    [
-        ("guidence_scale", "guidance_scale"),
-        ("neg_prompt", "negative_prompt"),
-        ("negativ_prompt", "negative_prompt"),
-        ("n_iter", "num_images"),
-        ("step", "num_inference_steps"),
-        ("inference_steps", "num_inference_steps"),
-        ("seeds", "seed"),
-        ("widht", "width"),
-        ("samplers", "sampler"),
-        ("denoising_strength", "strength"),
-    ],
-)
 def test_a_near_miss_of_a_setting_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str, setting: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = cases.write_prompts(tmp_path / "p.parquet", [{"prompt": TEXT, column: 2, "Note": "x"}])
-    options = {**ONE_STEP, "generate__defaults__num_images": 0}  # refused after the list is read
-    assert cases.command(path, tmp_path / "run", **options) == 2
-    capsys.readouterr()
+    meant = {
+        "guidence_scale": "guidance_scale",
+        "neg_prompt": "negative_prompt",
+        "negativ_prompt": "negative_prompt",
+        "n_iter": "num_images",
+        "step": "num_inference_steps",
+        "inference_steps": "num_inference_steps",
+        "seeds": "seed",
+        "widht": "width",
+        "samplers": "sampler",
+        "denoising_strength": "strength",
+    }
+    row = {"prompt": TEXT, **dict.fromkeys(meant, "2"), "Note": "x", "weight": 1, "category": "y"}
+    path = cases.write_prompts(tmp_path / "p.parquet", [row])
     assert cases.command(path, tmp_path / "run", **ONE_STEP) == 0
     said = capsys.readouterr().out
-    assert said.count("sets nothing") == 1
-    assert f"the column {column} sets nothing: did you mean {setting}?" in said
-    assert f"prompts.columns.{setting}={column}" in said
+    assert said.count("sets nothing") == len(meant)
+    for column, setting in meant.items():
+        assert f"the column {column} sets nothing: did you mean {setting}?" in said
+        assert f"prompts.columns.{setting}={column}" in said
+    assert ledger_of(tmp_path / "run", "source_neg_prompt", "negative_prompt") == [("2", "")]
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "setting"),
+    "row",
     [
-        ("Negative Prompt", "blurry", "negative_prompt"),
-        ("Seed", "7", "seed"),
-        ("CFG scale", 3.5, "guidance_scale"),
-        ("cfg", 3.5, "guidance_scale"),
-        ("Steps", 3, "num_inference_steps"),
-        ("sampler_name", "Euler", "sampler"),
-        ("numInferenceSteps", 3, "num_inference_steps"),
+        {
+            **{"Negative Prompt": "blurry", "Seed": "7", "CFG scale": 3.5, "Steps": 3},
+            **{"sampler_name": "Euler", "Width": 64},
+        },
+        {
+            **{"negative-prompt": "blurry", "seed": 7.0, "cfg": "3.5", "numInferenceSteps": 3},
+            **{"SAMPLER": "k_euler", "width ": "64"},
+        },
     ],
 )
 def test_other_writings_and_tools_names_of_a_setting_are_read(
-    tmp_path: Path, column: str, value: Any, setting: str
+    tmp_path: Path, row: dict[str, Any]
 ) -> None:
-    path = cases.write_prompts(tmp_path / "p.parquet", [{"prompt": TEXT, column: value}])
+    path = cases.write_prompts(tmp_path / "p.parquet", [{"prompt": TEXT, **row}])
     assert cases.command(path, tmp_path / "run", **ONE_STEP) == 0
-    expected = {"seed": 7, "sampler": "euler"}.get(setting, value)
-    assert ledger_of(tmp_path / "run", setting) == [(expected,)]
+    names = ("negative_prompt", "seed", "guidance_scale", "num_inference_steps", "sampler")
+    assert ledger_of(tmp_path / "run", *names) == [("blurry", 7, 3.5, 3, "euler")]
 
 
 def test_the_users_own_names_count_and_are_kept_to(
