@@ -16,6 +16,9 @@ from tests.contracts.test_generation_sources import decoded_sources
 pytestmark = pytest.mark.slow
 
 TEXT = "a large red circle in the center on a white background"
+EPSILON = {  # the usual schedule in place of the tiny model's own: every sampler goes with it
+    "generate__model": "{model: 'preset:tiny/model', noise_schedule: {prediction_type: epsilon}}"
+}
 ONE_STEP = {"generate__defaults__num_inference_steps": 1, "generate__latents": "null"}
 
 
@@ -101,7 +104,7 @@ def test_steps_that_a_sampler_cannot_take_cost_their_row_alone(
 ) -> None:
     first = next(iter(decoded_sources(unharmed_run, 1)))
     asked: list[tuple[str, int, dict[str, Any], int | None]] = [
-        ("lcm", 50, {}, None),
+        ("lcm", 5, {}, None),
         ("lcm", 51, {}, 50),
         ("lcm", 51, {"init_key": first, "strength": 0.1}, 50),
         ("ddim", 1000, {}, 999),
@@ -120,7 +123,7 @@ def test_steps_that_a_sampler_cannot_take_cost_their_row_alone(
         for at, (name, steps, rest, _) in enumerate(asked)
     ]
     path = cases.write_prompts(tmp_path / "p.parquet", rows)
-    options = {"generate__init": f"{{path: {unharmed_run}}}"}
+    options = {"generate__init": f"{{path: {unharmed_run}}}", "generate__batch_size": 1, **EPSILON}
     assert cases.command(path, tmp_path / "run", **options) == 0
     found = ledger_of(tmp_path / "run", "reason", "error_message")
     for (name, steps, _, most), (reason, message) in zip(asked, found, strict=True):
@@ -142,7 +145,10 @@ def test_a_default_that_cannot_work_ends_the_job_before_anything_is_made(
 ) -> None:
     path = cases.write_prompts(tmp_path / "p.parquet", [{"prompt": TEXT}])
     name, _, value = default.partition("=")
-    assert cases.command(path, tmp_path / "run", **{f"generate__defaults__{name}": value}) == 2
+    assert (
+        cases.command(path, tmp_path / "run", **EPSILON, **{f"generate__defaults__{name}": value})
+        == 2
+    )
     assert re.search(rf"generate\.defaults\.{said}", capsys.readouterr().err)
     assert not (tmp_path / "run/plan").exists()
     assert not (tmp_path / "run/run.json").exists()
@@ -194,7 +200,7 @@ def test_a1111s_log_is_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "a ring,8,64,64,DPM++ SDE Karras,7,2,00003.png,\n"
         "a star,9,64,64,PLMS,7,2,00004.png,\n"
     )
-    assert cases.command(tmp_path / "log.csv", tmp_path / "run") == 0
+    assert cases.command(tmp_path / "log.csv", tmp_path / "run", **EPSILON) == 0
     said = capsys.readouterr().out
     assert "the column cfgs is read as guidance_scale" in said
     assert "the column steps is read as num_inference_steps" in said
@@ -237,7 +243,7 @@ def test_diffusiondbs_metadata_is_a_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = diffusiondb(tmp_path / "metadata.parquet")
-    assert cases.command(path, tmp_path / "run") == 0
+    assert cases.command(path, tmp_path / "run", **EPSILON) == 0
     said = capsys.readouterr().out
     assert "the column step is read as num_inference_steps" in said
     assert "the column cfg is read as guidance_scale" in said
@@ -250,7 +256,7 @@ def test_diffusiondbs_metadata_is_a_list(
     assert [reason for *_, reason in found] == [None] * 4 + ["sampler_unknown", None, None]
     keys = [key for (key,) in ledger_of(tmp_path / "run", "prompt_key")]
     assert len(set(keys)) == 7  # one prompt, seven keys
-    other = {"prompts__samplers": "{k_lms: dpmpp_2m, '3': ddim}"}
+    other = {**EPSILON, "prompts__samplers": "{k_lms: dpmpp_2m, '3': ddim}"}
     assert cases.command(path, tmp_path / "other", **other) == 0
     assert [sampler for (sampler,) in ledger_of(tmp_path / "other", "sampler")] == [
         *("ddim", "pndm", "ddim", "euler_a", "dpmpp_2m", "ddim", "ddim")
