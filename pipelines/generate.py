@@ -30,15 +30,24 @@ from pipelines.prompts import (
     keys_in_two_shards,
     plan_prompts,
 )
+from pipelines.prompts.notes import notes_of
 from pipelines.report import CARD_FILE, say_cut_captions, write_card
-from pipelines.run import Revision, check_or_record, read_revision
+from pipelines.run import (
+    Revision,
+    RunMismatchError,
+    check_or_record,
+    read_revision,
+    read_run,
+)
 from pipelines.run_folder import check_output
 from pipelines.stages.generate import GenerateConfig
+from pipelines.stages.generate.foresee import ForeseenModel, check_defaults, foresee_model
 from pipelines.stages.score import ScoreConfig
 from pipelines.stages.select import SelectConfig, check_select
 from pipelines.storage import RunStore
 from pipelines.versions import describe_program
 from sd_core.model.weights import WeightsNeed, check_weights
+from sd_core.sampling.noise import NOISE_VERSION
 
 GENERATE_STEPS: Final = ("generate", "score", "select", "encode")
 RECUTTABLE: Final = frozenset({"select", "encode"})
@@ -106,8 +115,11 @@ def generate(
     check_output(store, job="generate")
     config.prompts.source().check_listed()
     check_weights(_weight_needs(config))
+    model = foresee_model(config.generate)
+    check_defaults(config.generate, model)
+    _refuse_earlier_noise(store)
     with open_session(store, config.engine, say=say, downloads=False) as session:
-        job = GenerateSteps(config, store, _plan(config, store, grow=grow, say=say))
+        job = GenerateSteps(config, store, _plan(config, store, model, grow=grow, say=say))
         columns = [column.name for column in job.plan.columns]
         check_claims(config.select, config.score, columns)
         check_select(
@@ -141,7 +153,9 @@ def _optional(config: GenerateJobConfig) -> dict[str, object]:
     return {"score": config.score, "encode": config.generate.latents}
 
 
-def _plan(config: GenerateJobConfig, store: RunStore, *, grow: bool, say: Say) -> PromptPlan:
+def _plan(
+    config: GenerateJobConfig, store: RunStore, model: ForeseenModel, *, grow: bool, say: Say
+) -> PromptPlan:
     growth = plan_prompts(
         store,
         config.prompts.source(),
@@ -150,6 +164,14 @@ def _plan(config: GenerateJobConfig, store: RunStore, *, grow: bool, say: Say) -
         grow=grow,
         say=say,
         one_shard_a_key=config.select.best_of is not None,
+        columns=config.prompts.columns,
+        samplers=config.prompts.samplers,
+        notes_of=lambda row: notes_of(
+            row,
+            config.generate.defaults,
+            enlarges=model.enlarges,
+            embeds_guidance=model.embeds_guidance,
+        ),
     )
     plan = growth.plan
     if config.select.best_of is not None and (keys := keys_in_two_shards(plan, store)):
@@ -163,6 +185,17 @@ def _plan(config: GenerateJobConfig, store: RunStore, *, grow: bool, say: Say) -
         f"shards; {growth.new_rows:,} are new"
     )
     return plan
+
+
+def _refuse_earlier_noise(store: RunStore) -> None:
+    """Refuse a run of an earlier version before its plan is touched."""
+    recorded = read_run(store).get("steps", {}).get("generate")
+    if recorded is not None and recorded["options"]["generate"].get("noise") != NOISE_VERSION:
+        raise RunMismatchError(
+            f"{store.root}: this run was made by an earlier version, which drew noise from each "
+            "row's key: it can be read, verified and trained on, but not resumed or grown; give "
+            "another `output` (its metadata folder, given as prompts.path, makes its images again)"
+        )
 
 
 def _weight_needs(config: GenerateJobConfig) -> list[WeightsNeed]:

@@ -145,6 +145,7 @@ STATUSES: Final = ("success", "failed_to_download", "failed_to_resize", "failed_
 PROMPT_SETTINGS: Final = (
     "negative_prompt",
     "seed",
+    "noise_seed",
     "num_images",
     "image_index",
     "num_inference_steps",
@@ -242,7 +243,11 @@ GENERATION_FIELDS: Final = (
     pa.field("init_key", pa.string()),
     pa.field("strength", pa.float64()),
     pa.field("mask", pa.string()),
+    pa.field("noise_seed", pa.int64()),  # what the image's noise is drawn from
+    pa.field("notes", pa.string()),  # settings that did nothing, by commas
 )
+LATER_GENERATION_FIELDS: Final = frozenset({"noise_seed", "notes"})
+"""Those that runs of earlier versions lack."""
 GENERATE_FACTS: Final = pa.schema([*DOWNLOAD_FACTS, *GENERATION_FIELDS])
 
 

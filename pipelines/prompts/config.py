@@ -1,12 +1,14 @@
 """What the user says about the list of prompts."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.config import Config
+from pipelines.prompts.columns import SETTINGS
 from pipelines.sources import Source, SourceConfig
 from pipelines.sources.config import CsvConfig
+from sd_core.sampling.samplers import SamplerName
 
 
 class PromptsConfig(Config):
@@ -20,10 +22,23 @@ class PromptsConfig(Config):
     """Null: `prompt` in any case, else recognised as captions are (`TEXT`, `caption`, ...)."""
     csv: CsvConfig = CsvConfig()
     """How a list that is text is written."""
+    columns: dict[str, str | None] = Field(default_factory=dict)
+    """Setting to the column that it is read from, where that has another name; null: from none."""
+    samplers: dict[str, SamplerName] = Field(default_factory=dict)
+    """Samplers as the list names them (or DiffusionDB's code), and ours to take in their place."""
     storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
         default_factory=dict, repr=False
     )
     """Passed to fsspec; may hold secrets, so it is never stored."""
+
+    @model_validator(mode="after")
+    def _columns_are_settings(self) -> Self:
+        unknown = [name for name in self.columns if name not in SETTINGS]
+        if unknown:
+            raise ValueError(
+                f"columns: {unknown[0]!r} is no setting; allowed: {', '.join(SETTINGS)}"
+            )
+        return self
 
     def source(self) -> Source:
         """The list as rows without URLs."""

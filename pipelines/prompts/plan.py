@@ -3,22 +3,28 @@
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from pipelines.config import Config
-from pipelines.ledger import PROMPT_SETTINGS
+from pipelines.config import Config, ConfigError
+from pipelines.option_changes import describe_changes
 from pipelines.plan import PlanError
-from pipelines.plan.inputs import file_sha256, file_token
+from pipelines.prompts.images import PlannedImages
+from pipelines.prompts.notes import NOTES
+from pipelines.prompts.reading import (
+    PromptColumns,
+    ScannedPrompts,
+    choose_columns,
+    scan_prompts,
+)
 from pipelines.prompts.record import (
     PROMPT_FIELDS,
     SHARD_FIELDS,
-    PromptFile,
     PromptPlan,
     changed_files,
     load_prompt_plan,
@@ -28,12 +34,8 @@ from pipelines.prompts.record import (
 from pipelines.prompts.row import PromptRow, parse_prompt
 from pipelines.redact import redact_text_column
 from pipelines.sources import Source, SourceError
-from pipelines.sources.columns import SourceColumn, TextColumns, name_source_columns, widen
-from pipelines.sources.rows import READER, SourceRange
+from pipelines.sources.columns import SourceColumn
 from pipelines.storage import RunStore
-
-_READ_ROWS = 10_000
-_RAW_COLUMNS: Final = {"key": "source_key", **{name: f"source_{name}" for name in PROMPT_SETTINGS}}
 
 
 class PromptPlanConfig(Config):
@@ -53,6 +55,10 @@ class Growth:
     """Rows of the list that the run has already."""
 
 
+Notes = Callable[[Mapping[str, Any]], Iterable[str]]
+"""Of a planned row, the names of `NOTES` that follow from the job's configuration."""
+
+
 def plan_prompts(
     store: RunStore,
     source: Source,
@@ -62,6 +68,9 @@ def plan_prompts(
     grow: bool,
     say: Callable[[str], None],
     one_shard_a_key: bool = False,
+    columns: Mapping[str, str | None] | None = None,
+    samplers: Mapping[str, str] | None = None,
+    notes_of: Notes = lambda row: (),
 ) -> Growth:
     """The run's plan, made where there is none, or grown by the rows of the list that are new.
 
@@ -70,11 +79,23 @@ def plan_prompts(
         grow: Whether a list that changed may add to the plan.
         one_shard_a_key: Refuse rows that add images to a key of an earlier shard: where the best
             of a key's images are chosen, that choice has been made.
+        columns: `prompts.columns`.
+        samplers: `prompts.samplers`.
+        notes_of: What of a row's settings does nothing.
 
     Raises:
         PlanError: the list cannot be read, has no rows, or changed and `grow` is not asked for.
+        ConfigError: the list is to be read in another way than the run did, or a column is absent.
     """
     before = load_prompt_plan(store) if store.exists("plan/plan.json") else None
+    asked = {
+        "prompt_column": source.config.caption_column,
+        "columns": dict(columns or {}),
+        "samplers": dict(samplers or {}),
+    }
+    reading = {name: value for name, value in asked.items() if value}
+    if before is not None and before.reading is not None:
+        _check_reading(before.reading, reading, store)
     try:
         changed = [] if before is None else changed_files(before, source)
         if before is not None and not changed:
@@ -86,11 +107,29 @@ def plan_prompts(
                 + "\nGive --grow to make what is new in it, put the files back as they were, or "
                 "give another `output`."
             )
-        draft = _Draft(store, source, config, num_images=num_images, before=before, say=say)
-        draft.one_shard_a_key = one_shard_a_key
+        draft = _Draft(
+            store,
+            source,
+            config,
+            reading,
+            num_images=num_images,
+            before=before,
+            say=say,
+            images=PlannedImages(one_shard_a_key=one_shard_a_key),
+            notes_of=notes_of,
+        )
         return draft.make()
     except SourceError as error:
         raise PlanError(str(error)) from error
+
+
+def _check_reading(before: Mapping[str, Any], now: Mapping[str, Any], store: RunStore) -> None:
+    if lines := describe_changes(before, now):
+        raise ConfigError(
+            f"{store.root}: the run has read its list of prompts in another way:\n"
+            + "\n".join(f"  - prompts.{line}" for line in lines)
+            + "\nGive the same options, or another `output`."
+        )
 
 
 @dataclass
@@ -100,28 +139,31 @@ class _Draft:
     store: RunStore
     source: Source
     config: PromptPlanConfig
+    reading: Mapping[str, Any]
     num_images: int
     before: PromptPlan | None
     say: Callable[[str], None]
+    images: PlannedImages
+    notes_of: Notes
     shards: list[dict[str, Any]] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
     """Digests of the rows that the run had already."""
-    images: dict[str, str] = field(default_factory=dict)
-    """Keys of all images, with the digest of what each is made from."""
     num_known: int = 0
-    one_shard_a_key: bool = False
-    settled_keys: set[str] = field(default_factory=set)
-    """Keys with images in shards that are cut, where a key may have but one."""
+    notes: Counter[str] = field(default_factory=Counter)
 
     def make(self) -> Growth:
         if self.before is not None:
             self.shards = self.before.shards.to_pylist()
             for shard_id in range(self.before.num_shards):
-                self._remember(read_prompts(self.before, self.store, shard_id))
+                prompts = read_prompts(self.before, self.store, shard_id)
+                self.known.update(prompts["digest"].to_pylist())
+                self.images.remember(prompts)
         num_before = len(self.shards)
-        files, ranges, types = self._scan()
-        columns = self._columns(types)
-        for rows in self._shard_rows(ranges, columns):
+        scanned = scan_prompts(self.source, before=self.before, say=self.say)
+        columns = choose_columns(
+            scanned.types, self.reading.get("columns", {}), before=self.before, say=self.say
+        )
+        for rows in self._shard_rows(scanned, columns):
             self._add_shard(rows, columns.stored)
         if not self.shards:
             raise PlanError(f"{self.source.files[0].uri}: no prompts in it")
@@ -130,94 +172,55 @@ class _Draft:
         plan = PromptPlan(
             num_prompts=sum(shard["num_prompts"] for shard in self.shards),
             num_rows=sum(shard["num_rows"] for shard in self.shards),
-            files=files,
+            files=scanned.files,
             columns=columns.stored,
             shards_path=f"plan/shards-{content[:16]}.parquet",
+            reading=self.reading,
             shards=table,
         )
+        self._say_what_was_found()
         store_prompt_plan(plan, self.store)
         new = sum(shard["num_rows"] for shard in self.shards[num_before:])
         return Growth(plan=plan, new_rows=new, known=self.num_known)
 
-    def _remember(self, prompts: pa.Table) -> None:
-        self.known.update(prompts["digest"].to_pylist())
-        accepted = prompts.filter(prompts["reason"].is_null())
-        for key, indices, content in zip(
-            accepted["prompt_key"].to_pylist(),
-            accepted["image_indices"].to_pylist(),
-            accepted["content"].to_pylist(),
-            strict=True,
-        ):
-            self.images.update((f"{key}-{index}", content) for index in indices)
-        self.settled_keys.update(accepted["prompt_key"].to_pylist() if self.one_shard_a_key else ())
-
-    def _scan(
-        self,
-    ) -> tuple[tuple[PromptFile, ...], list[tuple[SourceRange, TextColumns]], dict[str, str]]:
-        """The files, their parts, and the types of their columns."""
-        files, ranges = [], []
-        types: dict[str, str] = {}
-        notes: Counter[str] = Counter()
-        readers = {} if self.before is None else {f.name: f.reader for f in self.before.files}
-        for file in self.source.files:
-            reader = readers.get(file.name, READER)
-            token, digest = file_token(file), file_sha256(file)
-            files.append(
-                PromptFile(name=file.name, uri=file.uri, sha256=digest, token=token, reader=reader)
+    def _say_what_was_found(self) -> None:
+        images = self.images
+        if images.renamed is not None:
+            asked, key = images.renamed
+            self.say(
+                f"{images.num_renamed:,} row(s) repeat a key with other settings and get a suffix "
+                f"hashed from them: {asked} is also {key}"
             )
-            for scanned in self.source.scan(file, rows_per_shard=_READ_ROWS, reader=reader):
-                notes.update(scanned.notes)
-                where = SourceRange(
-                    shard_id=0,  # ours are cut by images, not by rows
-                    file=file.name,
-                    start_row=scanned.start_row,
-                    num_rows=len(scanned.raw.url),
-                    start_byte=scanned.start_byte,
-                    end_byte=scanned.end_byte,
-                    reader=reader,
-                )
-                ranges.append((where, scanned.text_columns))
-                for name, kind in scanned.types.items():
-                    known = types.get(name, "")
-                    types[name] = widen(known, kind) if known and kind else known or kind
-            if file_token(file) != token:
-                raise PlanError(f"{file.uri}: changed while it was read; start again")
-        for note, count in notes.items():
-            self.say(f"prompts: {note} ({count:,})")
-        return tuple(files), ranges, types
-
-    def _columns(self, types: Mapping[str, str]) -> "_Columns":
-        read = name_source_columns({name: kind or "string" for name, kind in types.items()})
-        stored = tuple(c for c in read if c.name not in _RAW_COLUMNS.values())
-        if self.before is not None:
-            kept = {column.name: column for column in self.before.columns}
-            for column in stored:
-                if column.name not in kept:
-                    self.say(f"the column {column.input} is new in the list and is left out")
-            read = tuple(kept.get(column.name, column) for column in read)
-            stored = self.before.columns
-        return _Columns(read=read, stored=stored)
+        if images.num_alike:
+            self.say(
+                f"{images.num_alike:,} row(s) make an image that another row makes too, under "
+                "another key: prompt, settings and noise are the same"
+            )
+        for note, meaning in NOTES.items():
+            if self.notes[note]:
+                self.say(f"{note}: {self.notes[note]:,} row(s); {meaning}")
 
     def _shard_rows(
-        self, ranges: list[tuple[SourceRange, TextColumns]], columns: "_Columns"
+        self, scanned: ScannedPrompts, columns: PromptColumns
     ) -> Iterator[list[dict[str, Any]]]:
         pending: list[dict[str, Any]] = []
         images = 0
-        for where, text_columns in ranges:
+        for where, text_columns in scanned.ranges:
             table = self.source.read_rows(where, text_columns=text_columns, columns=columns.read)
             for row, rest in self._new_rows(table, columns):
-                is_same = bool(pending) and pending[-1]["prompt_key"] == row.key
+                key = self.images.key_of(row)
+                is_same = bool(pending) and pending[-1]["prompt_key"] == key
                 if images >= self.config.images_per_shard and not is_same:
-                    self.settled_keys.update(one["prompt_key"] for one in pending)
+                    self.images.settle([one["prompt_key"] for one in pending])
                     yield pending
                     pending, images = [], 0
-                pending.append(self._settled(row) | rest)
+                pending.append(self._settled(row, key) | rest)
                 images += len(pending[-1]["image_indices"])
         if pending:
             yield pending
 
     def _new_rows(
-        self, table: pa.Table, columns: "_Columns"
+        self, table: pa.Table, columns: PromptColumns
     ) -> Iterator[tuple[PromptRow, dict[str, Any]]]:
         """The rows that the run does not have, each with the columns that pass through."""
         prompts = redact_text_column(table["caption"]).to_pylist()
@@ -227,44 +230,32 @@ class _Draft:
         for prompt, source, reason, message in zip(
             prompts, sources, reasons, messages, strict=True
         ):
-            raw = {name: source[at] for name, at in _RAW_COLUMNS.items() if at in source}
-            refused = None if reason == "url_missing" else reason
             row = parse_prompt(
-                prompt, raw, num_images=self.num_images, reason=refused, error_message=message
+                prompt,
+                {name: source[at] for name, at in columns.raw.items()},
+                num_images=self.num_images,
+                reason=None if reason == "url_missing" else reason,
+                error_message=message,
+                samplers=self.reading.get("samplers"),
             )
             if row.digest in self.known:
                 self.num_known += 1
                 continue
             yield row, {column.name: source.get(column.name) for column in columns.stored}
 
-    def _settled(self, row: PromptRow) -> dict[str, Any]:
+    def _settled(self, row: PromptRow, key: str) -> dict[str, Any]:
         """The row as it is stored, with the images that no earlier row has."""
-        reason, message = row.reason, row.error_message
-        indices = list(row.image_indices)
-        if reason is None:
-            names = [f"{row.key}-{index}" for index in indices]
-            if any(self.images.get(name, row.content) != row.content for name in names):
-                reason, message = "key_collision", "an earlier row of this key is another one"
-            else:
-                indices = [
-                    i for i, name in zip(indices, names, strict=True) if name not in self.images
-                ]
-                reason = None if indices else "duplicate_row"
-                if indices and self.one_shard_a_key and row.key in self.settled_keys:
-                    reason = "key_collision"
-                    message = "select.best_of has its choice of this key's images, in one shard"
-            if reason is None:
-                self.images.update((f"{row.key}-{index}", row.content) for index in indices)
-            else:
-                indices = [row.image_indices[0]]
+        taken = self.images.take(row, key)
         settings = {n: v for n, v in row.settings.items() if n not in ("num_images", "image_index")}
+        if taken.reason is None:
+            self.notes.update([*row.notes, *self.notes_of(settings)])
         return {
-            "prompt_key": row.key,
+            "prompt_key": key,
             "prompt": row.prompt,
-            "image_indices": indices,
+            "image_indices": taken.image_indices,
             **settings,
-            "reason": reason,
-            "error_message": message,
+            "reason": taken.reason,
+            "error_message": taken.error_message,
             "content": row.content,
             "digest": row.digest,
         }
@@ -288,11 +279,3 @@ class _Draft:
                 "num_rows": sum(len(row["image_indices"]) for row in rows),
             }
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Columns:
-    """The list's columns as they are read, and those that pass through."""
-
-    read: tuple[SourceColumn, ...]
-    stored: tuple[SourceColumn, ...]

@@ -2,7 +2,9 @@
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -77,6 +79,8 @@ class PromptPlan:
         files: The list's files when they were last read.
         columns: The list's pass-through columns.
         shards: `SHARD_FIELDS`, one row a shard, in order.
+        reading: Options of `prompts` that say what the columns mean; null in runs of earlier
+            versions.
     """
 
     num_prompts: int
@@ -85,6 +89,7 @@ class PromptPlan:
     columns: tuple[SourceColumn, ...]
     shards_path: str
     shards: pa.Table = field(repr=False, compare=False)
+    reading: Mapping[str, Any] | None = None
 
     @property
     def num_shards(self) -> int:
@@ -132,6 +137,7 @@ def store_prompt_plan(plan: PromptPlan, store: RunStore) -> None:
         "shards_path": plan.shards_path,
         "columns": [asdict(column) for column in plan.columns],
         "files": [asdict(file) for file in plan.files],
+        "reading": plan.reading,
     }
     store.replace(PLAN_PATH, (json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode())
 

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipelines.ledger import PROMPT_SETTINGS
+from pipelines.prompts.samplers import sampler_name
+from sd_core.sampling.noise import first_seed
 
 MAX_IMAGES_A_ROW: Final = 10_000
 _MAX_SEED = 2**63 - 1
 _MAX_SIDE_PX = 16_384
 _MAX_STEPS = 10_000
-_KEY = re.compile(r"^[A-Za-z0-9_\-]{1,80}$")
+_MAX_EXACT = 2**53  # beyond it a floating point number does not hold every digit
+MAX_KEY_CHARS: Final = 80
+_KEY = re.compile(rf"[A-Za-z0-9_\-]{{1,{MAX_KEY_CHARS}}}")
 _COUNTS = ("num_images", "image_index")
 """They say how many images there are and which, not what they are: no part of a key."""
 
@@ -28,6 +32,7 @@ class PromptRow:
         settings: Its own ones by name; what is absent comes from the configuration.
         content: Digest of what the images are made from: the same text with the same settings.
         digest: Of everything in the row that counts; another one with the same is a repetition.
+        notes: Names of `NOTES`: what of it does nothing, whatever the configuration says.
         reason: Null, or why no image is made.
     """
 
@@ -36,17 +41,16 @@ class PromptRow:
     settings: Mapping[str, Any]
     content: str
     digest: str
+    notes: tuple[str, ...] = ()
     reason: str | None = None
     error_message: str | None = None
 
     @property
     def image_indices(self) -> range:
         """Which images the row asks for; a refused one stands for one row."""
-        if self.reason is not None:
-            return range(1)
-        if "image_index" in self.settings:
-            index = self.settings["image_index"]
-            return range(index, index + 1)
+        index = self.settings.get("image_index")
+        if self.reason is not None or index is not None:
+            return range(index or 0, (index or 0) + 1)
         return range(self.settings.get("num_images", 1))
 
 
@@ -57,65 +61,84 @@ def parse_prompt(
     num_images: int,
     reason: str | None = None,
     error_message: str | None = None,
+    samplers: Mapping[str, str] | None = None,
 ) -> PromptRow:
-    """Parse one row; what is wrong with it becomes its reason.
+    """Parse one row; what is wrong with it becomes its reason, and its key stays.
 
     Args:
         prompt: Its text; null or blank is refused, but for a row with an `init_key`.
         raw: Column to value, of the columns named in `PROMPT_SETTINGS` and `key`, as read.
         num_images: The configuration's, for rows without their own.
         reason: Why the reader refused the row already; `error_message` says more.
+        samplers: Names of the list, and ours to take in their place.
     """
-    settings: dict[str, Any] = {}
-    message = error_message
-    for name, (parse, code) in _PARSERS.items():
-        if reason is not None:
-            break
-        try:
-            value = parse(raw.get(name))
-        except ValueError as error:
-            reason, message = code, f"{name}: {error}"
-        else:
-            if value is not None:
-                settings[name] = value
-    asked_key = None if reason is not None else raw.get("key")
-    if asked_key is not None:
-        asked_key = str(asked_key)
-        if not _KEY.match(asked_key):
-            reason = "key_invalid"
-            message = "key: allowed are 1 to 80 of A-Z a-z 0-9 _ -"
-            asked_key = None
-    if reason is None and not (prompt or "").strip() and "init_key" not in settings:
-        reason = "prompt_missing"
+    read = _read_settings(raw, samplers)
+    settings, fault = read.settings, read.fault
+    asked_key = None if raw.get("key") in (None, "") else str(raw["key"])
+    if asked_key is not None and not _KEY.fullmatch(asked_key):
+        asked_key = None
+        fault = fault or ("key_invalid", "key: allowed are 1 to 80 of A-Z a-z 0-9 _ -")
+    if fault is None and not (prompt or "").strip() and "init_key" not in settings:
+        fault = ("prompt_missing", None)
     if reason is not None:
-        return _refused(prompt, raw, reason=reason, message=message)
-    settings.setdefault("num_images", num_images)
-    what = {name: value for name, value in settings.items() if name not in _COUNTS}
+        fault = (reason, error_message)
+    what = {n: v for n, v in settings.items() if n not in _COUNTS} | read.unread
     content = _digest([prompt, what], 16)
     key = asked_key or _digest([prompt, what], 8)
-    counts = [settings.get(name) for name in _COUNTS]
+    if fault is not None:
+        told = [prompt, {name: str(value) for name, value in raw.items()}, fault[0]]
+        content = digest = _digest(told, 8)
+        settings = {n: v for n, v in settings.items() if n == "image_index"}
+    else:
+        settings.setdefault("num_images", num_images)
+        digest = _digest([key, content, [settings.get(name) for name in _COUNTS]], 8)
     return PromptRow(
         key=key,
         prompt=prompt,
         settings=settings,
         content=content,
-        digest=_digest([key, content, counts], 8),
-    )
-
-
-def _refused(
-    prompt: str | None, raw: Mapping[str, Any], *, reason: str, message: str | None
-) -> PromptRow:
-    digest = _digest([prompt, {name: str(value) for name, value in raw.items()}, reason], 8)
-    return PromptRow(
-        key=digest,
-        prompt=prompt,
-        settings={},
-        content=digest,
         digest=digest,
-        reason=reason,
-        error_message=message,
+        notes=() if fault else read.notes,
+        reason=fault[0] if fault else None,
+        error_message=fault[1] if fault else None,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReadSettings:
+    """A row's settings: those that could be read, and the text of those that could not."""
+
+    settings: dict[str, Any]
+    unread: dict[str, str]
+    notes: tuple[str, ...]
+    fault: tuple[str, str | None] | None
+    """The first reason, and more about it."""
+
+
+def _read_settings(raw: Mapping[str, Any], samplers: Mapping[str, str] | None) -> _ReadSettings:
+    settings: dict[str, Any] = {}
+    unread: dict[str, str] = {}
+    fault: tuple[str, str | None] | None = None
+    for name, (parse, code) in _PARSERS.items():
+        try:
+            value = parse(raw.get(name))
+        except ValueError as error:
+            fault = fault or (code, f"{name}: {error}")
+            unread[name] = str(raw.get(name))
+        else:
+            if value is not None:
+                settings[name] = value
+    if "sampler" in settings:
+        settings["sampler"] = sampler_name(settings["sampler"], samplers)
+    notes = []
+    if "image_index" in settings and settings.get("num_images", 1) != 1:
+        notes.append("num_images_unused")
+    if "noise_seed" in settings:
+        seed = first_seed(settings.pop("noise_seed"), settings.get("image_index", 0))
+        if settings.get("seed", seed) != seed:
+            notes.append("seed_unused")
+        settings["seed"] = seed
+    return _ReadSettings(settings=settings, unread=unread, notes=tuple(notes), fault=fault)
 
 
 def _digest(tree: Any, size: int) -> str:
@@ -124,7 +147,7 @@ def _digest(tree: Any, size: int) -> str:
 
 
 def _number(value: Any) -> float | None:
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, bool):
         raise ValueError(f"found {value}, a number is needed")
@@ -155,6 +178,11 @@ def _whole(value: Any) -> int | None:
         return None if number is None else int(value)
     if not number.is_integer():
         raise ValueError(f"found {number:g}, a whole number is needed")
+    if abs(number) > _MAX_EXACT:
+        raise ValueError(
+            f"found {number:g} as a floating point number, which does not hold all of its digits; "
+            "store the column as whole numbers or as text"
+        )
     return int(number)
 
 
@@ -175,6 +203,7 @@ def _text(value: Any) -> str | None:
 _PARSERS: Final[Mapping[str, tuple[Callable[[Any], Any], str]]] = {
     "negative_prompt": (_text, "row_unreadable"),
     "seed": (_integer(0, _MAX_SEED), "seed_invalid"),
+    "noise_seed": (_integer(0, _MAX_SEED), "seed_invalid"),
     "num_images": (_integer(1, MAX_IMAGES_A_ROW), "num_images_invalid"),
     "image_index": (_integer(0, MAX_IMAGES_A_ROW - 1), "num_images_invalid"),
     "num_inference_steps": (_integer(1, _MAX_STEPS), "num_inference_steps_invalid"),

@@ -150,6 +150,7 @@ def list_files(config: SourceConfig) -> list[SourceFile]:
     try:
         filesystem, path = fsspec.core.url_to_fs(config.path, **config.storage_options)
         root, names = _find(filesystem, path)
+        names = _current(filesystem, root, names)
     except (OSError, ImportError, ValueError) as error:
         fault = redact_text(str(error))
         raise SourceError(f"source.path {shown}: cannot be listed: {fault}") from error
@@ -209,6 +210,21 @@ def _find(filesystem: fsspec.AbstractFileSystem, path: str) -> tuple[str, list[s
         name.removeprefix(root) for name, entry in found.items() if entry.get("type") == "file"
     ]
     return root, sorted(name for name in names if not _is_hidden(name))
+
+
+def _current(filesystem: fsspec.AbstractFileSystem, root: str, names: list[str]) -> list[str]:
+    """Of a folder of a run, the files of its current revision, by its `shards.txt`.
+
+    Others lie beside them: the index, and files that a later revision replaced.
+    """
+    if not {"shards.txt", "index.parquet"} <= set(names):
+        return names
+    listed = filesystem.cat_file(f"{root}shards.txt").decode().split()
+    current = [posixpath.basename(path) for path in listed]
+    missing = sorted(set(current) - set(names))
+    if missing:
+        raise ValueError(f"its shards.txt lists {missing[0]}, which is not there")
+    return sorted(current)
 
 
 def _is_glob(path: str) -> bool:

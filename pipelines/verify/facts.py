@@ -1,7 +1,7 @@
 """One shard's tables, row by row: download's facts, score's facts, the ledger."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from pipelines.ledger import (
     DUPLICATE_REASONS,
     ENCODE_REASONS,
     GENERATION_FIELDS,
+    LATER_GENERATION_FIELDS,
     LEDGER,
     ORIGIN_FACTS,
     REASONS,
@@ -59,7 +60,7 @@ def check_origin_facts(
         columns: The plan's pass-through columns.
         size: Pixels of a side of every stored image, where it is known.
     """
-    schema = [*ORIGIN_FACTS[manifest.step], *source_schema(columns)]
+    schema = [*_as_written(ORIGIN_FACTS[manifest.step], facts), *source_schema(columns)]
     yield from (faults := list(check_schema(facts, schema, where=where)))
     if faults:
         return
@@ -121,7 +122,7 @@ def check_ledger(
 
     Ledgers of runs made before captions were counted lack those columns, and say so.
     """
-    made = GENERATION_FIELDS if origin == "generate" else ()
+    made = _as_written(GENERATION_FIELDS, ledger) if origin == "generate" else ()
     tokens = tokens or TokenPromise(is_known=False)
     counted = {field.name for field in TOKEN_FIELDS}
     is_older = tokens.max_tokens is None and counted.isdisjoint(ledger.column_names)
@@ -198,6 +199,12 @@ def check_rejects(
         found="reason",
         expected=f"one of {', '.join(allowed)}",
     )
+
+
+def _as_written(fields: Iterable[pa.Field], table: pa.Table) -> list[pa.Field]:
+    """The fields of a table, without those that runs of earlier versions lack."""
+    names = set(table.column_names)
+    return [f for f in fields if f.name in names or f.name not in LATER_GENERATION_FIELDS]
 
 
 def stored_rows(facts: pa.Table) -> pa.Table:

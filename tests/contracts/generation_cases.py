@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from jobs.generate import main
 from pipelines.config import load_config
 from pipelines.generate import GenerateJobConfig, GenerateResult, generate
 from tests.contracts.cases import ROOT
 
+TINY = ROOT / "configs/generate/tiny.yaml"
 _COLORS = ("red", "blue", "green", "yellow", "purple", "orange", "black", "white")
 _SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 
@@ -47,6 +50,20 @@ def write_prompts(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def configuration(prompts_path: Path, output: str | Path, **options: Any) -> GenerateJobConfig:
     """The tiny configuration with two steps and small shards; `section__field=value` changes it."""
+    return load_config(GenerateJobConfig, TINY, overrides=_overrides(prompts_path, output, options))
+
+
+def command(prompts_path: str | Path, output: str | Path, *flags: str, **options: Any) -> int:
+    """The exit code of `jobs/generate.py` with that configuration, in this process."""
+    arguments = ["--config", str(TINY), *flags]
+    for override in _overrides(prompts_path, output, options):
+        arguments += ["--set", override]
+    return main(arguments)
+
+
+def _overrides(
+    prompts_path: str | Path, output: str | Path, options: Mapping[str, Any]
+) -> list[str]:
     settings = {
         "prompts.path": prompts_path,
         "output": output,
@@ -57,11 +74,7 @@ def configuration(prompts_path: Path, output: str | Path, **options: Any) -> Gen
         "engine.runner": "local",
     }
     settings |= {name.replace("__", "."): value for name, value in options.items()}
-    return load_config(
-        GenerateJobConfig,
-        ROOT / "configs/generate/tiny.yaml",
-        overrides=[f"{name}={value}" for name, value in settings.items()],
-    )
+    return [f"{name}={value}" for name, value in settings.items()]
 
 
 def run(config: GenerateJobConfig, **options: Any) -> tuple[GenerateResult, list[str]]:
@@ -82,6 +95,19 @@ def image_files(output: Path) -> dict[str, bytes]:
                     key = member.name.partition(".")[0]
                     assert key not in found, f"{key} twice"
                     found[key] = stream.read()
+    return found
+
+
+def members(output: Path) -> dict[str, dict[str, Any]]:
+    """The JSON of every image of the run by its key."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in (output / "images/shards.txt").read_text().split():
+        with tarfile.open(output / path) as archive:
+            for member in archive:
+                if member.name.endswith(".json"):
+                    stream = archive.extractfile(member)
+                    assert stream is not None
+                    found[member.name.partition(".")[0]] = json.load(stream)
     return found
 
 

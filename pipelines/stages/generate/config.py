@@ -10,6 +10,7 @@ from sd_core.model.latent_diffusion import LatentDiffusionConfig
 from sd_core.model.lora import LoraConfig
 from sd_core.model.weights import WeightsNeed
 from sd_core.sampling.image_conditions import DEFAULT_NOISE_LEVEL
+from sd_core.sampling.noise import NOISE_VERSION
 from sd_core.sampling.samplers import SamplerName
 
 
@@ -18,7 +19,7 @@ class GenerationDefaults(ModelConfig):
 
     negative_prompt: str = ""
     seed: int = Field(default=0, ge=0)
-    """Part of every row's noise, beside its key and the image's number."""
+    """The run's: of it and of its prompt the noise of a row without a seed follows."""
     num_images: int = Field(default=1, ge=1, le=10_000)
     num_inference_steps: int = Field(default=30, ge=1, le=10_000)
     guidance_scale: float = Field(default=7.5, ge=0)
@@ -106,6 +107,7 @@ class GenerateConfig(ModelConfig):
         apart = {"model", "loras", "encode_threads", "init", "facts"}
         init = None if self.init is None else self.init.model_dump(exclude={"storage_options"})
         return {
+            "noise": NOISE_VERSION,
             **self.model_dump(mode="json", exclude=apart),
             "model": self.model.identity(),
             "loras": [lora.identity() for lora in self.loras],

@@ -9,6 +9,7 @@ import torch
 
 from pipelines.config import ConfigError
 from pipelines.stages.generate.config import GenerateConfig
+from pipelines.stages.generate.foresee import embeds_guidance
 from pipelines.stages.generate.rows import ModelLimits
 from pipelines.versions import describe_program
 from sd_core.cache.samples import EmptyCaption
@@ -22,6 +23,7 @@ from sd_core.model.text_encoder import encode_captions
 from sd_core.model.weights import loads_weights, weights_sha256
 from sd_core.sampling.preparation import prepare_for_sampling
 from sd_core.sampling.samplers import SamplerName, build_sampler, samplers_of
+from sd_core.sampling.steps_limit import StepsLimit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +53,15 @@ class GenerateModels:
 
     def limits(self, config: GenerateConfig) -> ModelLimits:
         """What rows may ask for."""
+        settings: Any = unwrap_module(self.model.denoiser).config
         return ModelLimits(
             downsampling=self.model.autoencoder.downsampling,
             native_px=self.native_px,
             max_side_px=config.max_side_px,
             samplers=samplers_of(self.model.noise_schedule),
             task=self.model.task,
+            steps=StepsLimit(noise_schedule=self.model.noise_schedule),
+            embeds_guidance=embeds_guidance(settings),
         )
 
     def describe(self) -> dict[str, Any]:

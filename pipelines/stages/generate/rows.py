@@ -1,6 +1,5 @@
 """The images of a shard: each with all of its settings, or with the reason why there is none."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -9,12 +8,13 @@ import pyarrow as pa
 
 from pipelines.ledger import ROW_FAILED
 from pipelines.manifest import ShardError
+from pipelines.prompts.notes import notes_of
 from pipelines.row_failures import describe_error, is_of_everything
-from pipelines.stages.generate.config import GenerateConfig
+from pipelines.stages.generate.config import GenerateConfig, GenerationDefaults
 from sd_core.model.task import Task
+from sd_core.sampling.noise import derived_seed, numbered_seed
 from sd_core.sampling.samplers import SamplerName
-
-_SEED_BITS = 53  # what every reader of the files' parameters, JavaScript's among them, can hold
+from sd_core.sampling.steps_limit import StepsLimit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,10 @@ class ImageRow:
 
     Attributes:
         key: `{prompt_key}-{image_index}`.
-        seed: As the user gave it; `noise_seed` is what the noise is drawn from.
+        seed: The row's own, or what follows from the run's seed and the prompt.
+        noise_seed: What the noise is drawn from: seed + image_index.
         strength: Null where the row starts from noise.
+        notes: Settings that do nothing, of `NOTES`, by commas; null where there are none.
     """
 
     row: int
@@ -43,6 +45,7 @@ class ImageRow:
     init_key: str | None = None
     strength: float | None = None
     mask: str | None = None
+    notes: str | None = None
 
     @property
     def is_guided(self) -> bool:
@@ -68,13 +71,10 @@ class ModelLimits:
     max_side_px: int
     samplers: Sequence[str]
     task: Task = "text_to_image"
-
-
-def noise_seed(key: str, *, seed: int, image_index: int) -> int:
-    """What an image's generator is seeded with: 53 bits of a hash of key, seed and number."""
-    name = f"{key}/{seed}/{image_index}".encode()
-    digest = hashlib.blake2b(name, digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> (64 - _SEED_BITS)
+    steps: StepsLimit | None = None
+    """Null: any number of steps."""
+    embeds_guidance: bool = False
+    """Whether the denoiser is told the guidance scale, and guides itself."""
 
 
 class Sources(Protocol):
@@ -106,6 +106,8 @@ def resolve_rows(
             found = _resolve(row, config, limits, sources)
             if isinstance(found, ImageRow) and found.init_key is not None:
                 found = _with_readable_source(found, sources)
+            if isinstance(found, ImageRow):
+                found = _with_noise(found, row["seed"], run_seed=config.defaults.seed)
             yield found
 
 
@@ -137,7 +139,6 @@ def _resolve(
     def own(name: str, default: Any) -> Any:
         return default if row[name] is None else row[name]
 
-    seed = own("seed", defaults.seed)
     width, height = limits.native_px, limits.native_px
     starts = row["init_key"] is not None
     if limits.task == "upscaling" and sources is not None and row["init_key"] in sources:
@@ -149,8 +150,8 @@ def _resolve(
         image_index=row["image_index"],
         prompt=row["prompt"] or "",
         negative_prompt=own("negative_prompt", defaults.negative_prompt),
-        seed=seed,
-        noise_seed=noise_seed(row["prompt_key"], seed=seed, image_index=row["image_index"]),
+        seed=0,
+        noise_seed=0,  # both when the prompt is settled
         num_inference_steps=own("num_inference_steps", defaults.num_inference_steps),
         guidance_scale=own("guidance_scale", defaults.guidance_scale),
         width=own("width", defaults.width or width),
@@ -161,6 +162,7 @@ def _resolve(
         if starts and limits.task != "upscaling"
         else None,
         mask=row["mask"],
+        notes=",".join(_notes(row, defaults, limits)) or None,
     )
     for check in _CHECKS:
         fault = check(image, limits)
@@ -168,6 +170,17 @@ def _resolve(
             reason, message = fault
             return RefusedRow(row=image.row, reason=reason, error_message=message)
     return image
+
+
+def _notes(
+    row: dict[str, Any], defaults: GenerationDefaults, limits: ModelLimits
+) -> tuple[str, ...]:
+    return notes_of(
+        row,
+        defaults,
+        enlarges=limits.task == "upscaling",
+        embeds_guidance=limits.embeds_guidance,
+    )
 
 
 def _with_source(image: ImageRow, sources: Sources | None) -> ImageRow | RefusedRow:
@@ -193,6 +206,13 @@ def _with_source(image: ImageRow, sources: Sources | None) -> ImageRow | Refused
     return replace(image, prompt=sources.caption(key))
 
 
+def _with_noise(image: ImageRow, seed: int | None, *, run_seed: int) -> ImageRow:
+    """The row with its noise: of its own seed, or of its prompt (its source's caption, where it
+    has none) and the run's seed; whatever its key and the other settings are."""
+    seed = derived_seed(image.prompt, run_seed=run_seed) if seed is None else seed
+    return replace(image, seed=seed, noise_seed=numbered_seed(seed, image.image_index))
+
+
 def _size_fault(image: ImageRow, limits: ModelLimits) -> tuple[str, str] | None:
     for name, side in (("width", image.width), ("height", image.height)):
         if side % limits.downsampling or not 0 < side <= limits.max_side_px:
@@ -207,7 +227,22 @@ def _sampler_fault(image: ImageRow, limits: ModelLimits) -> tuple[str, str] | No
     if image.sampler in limits.samplers:
         return None
     allowed = ", ".join(limits.samplers)
-    return "sampler_unknown", f"found {str(image.sampler)[:40]!r}, allowed are {allowed}"
+    return "sampler_unknown", (
+        f"found {str(image.sampler)[:40]!r}, allowed are {allowed}; prompts.samplers may name one "
+        "to take in its place"
+    )
+
+
+def _steps_fault(image: ImageRow, limits: ModelLimits) -> tuple[str, str] | None:
+    if limits.steps is None:
+        return None
+    fault = limits.steps.fault(
+        image.sampler,
+        image.num_inference_steps,
+        strength=image.strength,
+        is_masked=image.mask is not None,
+    )
+    return None if fault is None else ("num_inference_steps_invalid", fault)
 
 
 def _mask_fault(image: ImageRow, limits: ModelLimits) -> tuple[str, str] | None:
@@ -231,6 +266,7 @@ def _task_fault(image: ImageRow, limits: ModelLimits) -> tuple[str, str] | None:
 _CHECKS: Sequence[Callable[[ImageRow, ModelLimits], tuple[str, str] | None]] = (
     _size_fault,
     _sampler_fault,
+    _steps_fault,
     _mask_fault,
     _task_fault,
 )

@@ -41,6 +41,7 @@ METADATA = pa.schema(
         pa.field("strength", pa.float64()),
         pa.field("mask", pa.string()),
         pa.field("noise_seed", pa.int64(), nullable=False),
+        pa.field("notes", pa.string()),
         pa.field("guidance_rescale", pa.float64(), nullable=False),
         pa.field("batch_size", pa.int32(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
