@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
+from sd_core.model.autoencoder_settings import check_autoencoder_settings
 from sd_core.model.precision import seeded
 from sd_core.model.single_file import detect_layout, fill_from_single_file, is_single_file
 from sd_core.model.single_file_names import AUTOENCODER_PREFIX, autoencoder_source
@@ -135,6 +136,8 @@ def _class_name(settings: dict[str, Any], kind: str, folder: Path) -> str:
             f"autoencoder.model: {folder} is a {found or 'model without _class_name'}; "
             f"expected {' or '.join(allowed)}"
         )
+    where = f"autoencoder.model: {folder}/config.json"
+    check_autoencoder_settings({**settings, "_class_name": found}, where=where)
     return found
 
 

@@ -127,7 +127,7 @@ def predict(
 
     Raises:
         ValueError: the conditioning lacks what this denoiser goes by: XL's pooled embeddings or
-            time ids, or the image channels of inpainting or upscaling.
+            time ids, the image channels of inpainting or upscaling, or the scale of guidance.
     """
     settings: Any = unwrap_module(denoiser).config
     inputs = _inputs(latents, conditioning, channels=settings["in_channels"])
@@ -140,9 +140,18 @@ def predict(
         options["added_cond_kwargs"] = _added_conditions(conditioning, dtype)
     if conditioning.class_labels is not None:
         options["class_labels"] = conditioning.class_labels
+    if guidance_width(denoiser) is not None:
+        options["timestep_cond"] = _guidance_condition(conditioning, dtype)
     output: Any = denoiser(inputs.to(dtype), timestep=timesteps, return_dict=False, **options)
     sample: Tensor = output[0]
     return sample[:, : latents.shape[1]].float()
+
+
+def guidance_width(denoiser: nn.Module) -> int | None:
+    """Of a denoiser that takes the scale of guidance as an input: its embedding's width."""
+    settings: Any = unwrap_module(denoiser).config
+    found = settings.get("time_cond_proj_dim")
+    return None if found is None else int(found)
 
 
 def unwrap_module(module: nn.Module) -> nn.Module:
@@ -170,6 +179,15 @@ def _inputs(latents: Tensor, conditioning: Conditioning, *, channels: int) -> Te
             "(image_channels; see sampling/image_conditions)"
         )
     return inputs
+
+
+def _guidance_condition(conditioning: Conditioning, dtype: torch.dtype) -> Tensor:
+    if conditioning.guidance_embedding is None:
+        raise ValueError(
+            "this denoiser takes the scale of guidance as an input (time_cond_proj_dim): the "
+            "conditioning needs guidance_embedding (see embed_guidance_scale)"
+        )
+    return conditioning.guidance_embedding.to(dtype)
 
 
 def _added_conditions(conditioning: Conditioning, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from sd_core.model.text_encoder_loading import (
     tokenizer_folder,
     tokenizer_sha256,
 )
+from sd_core.model.text_encoder_settings import token_length_of
 from sd_core.model.weights import (
     WeightsNeed,
     join_reference,
@@ -163,7 +164,7 @@ def load_text_encoder(config: TextEncoderConfig, *, device: str | torch.device) 
     return TextEncoder(
         module=module.to(device=device, dtype=dtype),
         tokenizer=loaded.tokenizer,
-        token_length=int(module.config.max_position_embeddings),
+        token_length=_token_length(config, module, loaded.tokenizer),
         embed_dim=int(module.config.hidden_size),
         pad_token_id=int(loaded.tokenizer.pad_token_id),
         source="open_clip" if config.clip is not None else "diffusers",
@@ -173,6 +174,13 @@ def load_text_encoder(config: TextEncoderConfig, *, device: str | torch.device) 
         tokenizer_sha256=tokenizer_sha256(loaded.tokenizer),
         hidden_states=config.hidden_states,
     )
+
+
+def _token_length(config: TextEncoderConfig, module: Any, tokenizer: Any) -> int:
+    """open_clip's tokenizers do not tell; a folder's may hold fewer tokens than its encoder."""
+    if config.clip is not None:
+        return int(module.config.max_position_embeddings)
+    return token_length_of(tokenizer, module.config.to_dict())
 
 
 def _load(config: TextEncoderConfig) -> LoadedTextEncoder:

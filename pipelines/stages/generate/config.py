@@ -26,7 +26,9 @@ class GenerationDefaults(ModelConfig):
     width: int | None = Field(default=None, ge=1)
     """Pixels; null takes the size that the model was made for."""
     height: int | None = Field(default=None, ge=1)
-    sampler: SamplerName = "dpmpp_2m"
+    sampler: SamplerName | None = None
+    """Null: that of the model folder's own scheduler, as it is set up there; `dpmpp_2m` where no
+    folder names one."""
     strength: float = Field(default=0.8, ge=0, le=1)
     """Of rows that start from an image: 0 leaves it as it is, 1 keeps next to nothing."""
 

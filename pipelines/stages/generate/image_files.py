@@ -15,11 +15,17 @@ _EXIF_IFD = 0x8769
 _USER_COMMENT = 0x9286
 _NAMES: dict[SamplerName, str] = {
     "ddim": "DDIM",
+    "ddpm": "DDPM",
     "pndm": "PLMS",
     "euler": "Euler",
     "euler_a": "Euler a",
+    "heun": "Heun",
+    "dpmpp_2s": "DPM++ 2S",
     "dpmpp_2m": "DPM++ 2M",
     "dpmpp_2m_karras": "DPM++ 2M Karras",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_2m_sde_karras": "DPM++ 2M SDE Karras",
+    "deis": "DEIS",
     "unipc": "UniPC",
     "lcm": "LCM",
     "flow_euler": "Euler",

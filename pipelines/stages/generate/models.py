@@ -21,7 +21,7 @@ from sd_core.model.task import Task
 from sd_core.model.text_encoder import encode_captions
 from sd_core.model.weights import weights_sha256
 from sd_core.sampling.preparation import prepare_for_sampling
-from sd_core.sampling.samplers import SamplerName, build_sampler, samplers_of
+from sd_core.sampling.samplers import SamplerName, build_sampler, sampler_of_folder, samplers_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,7 @@ class GenerateModels:
             native_px=self.native_px,
             max_side_px=config.max_side_px,
             samplers=samplers_of(self.model.noise_schedule),
+            sampler=config.defaults.sampler or sampler_of_folder(self.model.noise_schedule),
             task=self.model.task,
         )
 

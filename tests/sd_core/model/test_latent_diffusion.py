@@ -256,7 +256,10 @@ def damaged(folder: Path, target: Path, fault: str) -> Path:
         ("remote code", r"whose unet is MyUNet; supported: UNet2DConditionModel"),
         ("no text", r"whose text_encoder is missing; supported: CLIPTextModel"),
         ("no index", r"model_index\.json: there is nothing at"),
-        ("scheduler", r"DDIMScheduler is not supported as it stands: prediction_type"),
+        (
+            "scheduler",
+            r"scheduler_config\.json: PNDMScheduler is not supported as it stands: prediction_type",
+        ),
     ],
 )
 def test_a_folder_of_another_kind_says_what_is_wrong(
