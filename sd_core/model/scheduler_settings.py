@@ -21,7 +21,6 @@ SCHEDULER_CLASSES: Final = (
     "HeunDiscreteScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
-    "DEISMultistepScheduler",
     "UniPCMultistepScheduler",
     "LCMScheduler",
     "FlowMatchEulerDiscreteScheduler",

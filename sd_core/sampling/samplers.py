@@ -3,9 +3,9 @@ schedule where no folder says how to sample.
 
 Sources: Song et al. 2020, arXiv:2010.02502 (DDIM); Ho et al. 2020, arXiv:2006.11239 (DDPM); Liu et
 al. 2022, arXiv:2202.09778 (PNDM); Karras et al. 2022, arXiv:2206.00364 (Euler, Heun, the sigmas'
-spacing); Lu et al. 2022, arXiv:2211.01095 (DPM-Solver++); Zhang and Chen 2022,
-arXiv:2204.13902 (DEIS); Zhao et al. 2023, arXiv:2302.04867 (UniPC); Luo et al. 2023,
-arXiv:2310.04378 (LCM); Esser et al. 2024, arXiv:2403.03206 (Euler on a flow).
+spacing); Lu et al. 2022, arXiv:2211.01095 (DPM-Solver++); Zhao et al. 2023,
+arXiv:2302.04867 (UniPC); Luo et al. 2023, arXiv:2310.04378 (LCM); Esser et al. 2024,
+arXiv:2403.03206 (Euler on a flow).
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,6 @@ SamplerName = Literal[
     "dpmpp_2m_karras",
     "dpmpp_2m_sde",
     "dpmpp_2m_sde_karras",
-    "deis",
     "unipc",
     "lcm",
     "flow_euler",
@@ -77,17 +76,15 @@ _RECIPES: dict[SamplerName, _Recipe] = {
     "euler_a": _Recipe(scheduler="EulerAncestralDiscreteScheduler", draws_noise=True),
     "heun": _Recipe(scheduler="HeunDiscreteScheduler", zero_snr=False),
     "dpmpp_2s": _Recipe(
-        scheduler=_SINGLESTEP, options={"algorithm_type": "dpmsolver++"}, zero_snr=False
+        scheduler=_SINGLESTEP,
+        options={"algorithm_type": "dpmsolver++"},
+        unless_said={"lower_order_final": True},
+        zero_snr=False,
     ),
     "dpmpp_2m": _multistep("dpmsolver++", karras=False),
     "dpmpp_2m_karras": _multistep("dpmsolver++", karras=True),
     "dpmpp_2m_sde": _multistep("sde-dpmsolver++", karras=False),
     "dpmpp_2m_sde_karras": _multistep("sde-dpmsolver++", karras=True),
-    "deis": _Recipe(
-        scheduler="DEISMultistepScheduler",
-        options={"algorithm_type": "deis", "solver_type": "logrho"},
-        zero_snr=False,
-    ),
     "unipc": _Recipe(scheduler="UniPCMultistepScheduler"),
     "lcm": _Recipe(scheduler="LCMScheduler", draws_noise=True),
     "flow_euler": _Recipe(scheduler="FlowMatchEulerDiscreteScheduler", of_flow=True),

@@ -25,7 +25,6 @@ _NAMES: dict[SamplerName, str] = {
     "dpmpp_2m_karras": "DPM++ 2M Karras",
     "dpmpp_2m_sde": "DPM++ 2M SDE",
     "dpmpp_2m_sde_karras": "DPM++ 2M SDE Karras",
-    "deis": "DEIS",
     "unipc": "UniPC",
     "lcm": "LCM",
     "flow_euler": "Euler",
