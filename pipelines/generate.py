@@ -30,7 +30,7 @@ from pipelines.prompts import (
 )
 from pipelines.report import CARD_FILE, write_card
 from pipelines.run import Revision, StepSummary, check_or_record, read_revision
-from pipelines.stages.generate import GenerateConfig
+from pipelines.stages.generate import GenerateConfig, check_generation_model
 from pipelines.stages.score import ScoreConfig
 from pipelines.stages.select import SelectConfig, check_select
 from pipelines.storage import RunStore
@@ -97,6 +97,7 @@ def generate(
         raise ConfigError(f"--steps {','.join(unknown)}: allowed: {', '.join(GENERATE_STEPS)}")
     store = RunStore(config.output, config.storage_options)
     check_weights(_weight_needs(config))
+    check_generation_model(config.generate, say=say)
     with open_session(store, config.engine, say=say, downloads=False) as session:
         job = GenerateSteps(config, store, _plan(config, store, grow=grow, say=say))
         columns = [column.name for column in job.plan.columns]

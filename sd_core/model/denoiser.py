@@ -17,9 +17,11 @@ from sd_core.model.denoiser_loading import (
     ARCHITECTURES,
     TRANSFORMER,
     build_module,
+    denoiser_class,
     load_from_file,
     load_module,
     read_settings,
+    settings_of_file,
 )
 from sd_core.model.precision import Precision, model_dtype
 from sd_core.model.single_file import is_single_file
@@ -99,6 +101,26 @@ def load_denoiser(config: DenoiserConfig, *, device: str | torch.device) -> nn.M
         module = _load(config)
     dtype = model_dtype(config.precision, device)
     return nn.Module.to(module.eval(), device=device, dtype=dtype)  # diffusers' own warns
+
+
+def denoiser_settings(config: DenoiserConfig) -> dict[str, Any]:
+    """What the denoiser is built of, held against what is honoured; its weights are not read.
+
+    Raises:
+        WeightsError: its configuration cannot be had, or says what is not honoured.
+    """
+    where = _WHERE
+    if config.is_random:
+        settings = _random_settings(config)
+    elif is_single_file(str(config.model), where=where):
+        path = resolve_weights(str(config.model), where=where)
+        layout = resolve_weights(config.layout, where=where) if config.layout else None
+        settings = settings_of_file(path, layout_folder=layout, where=where)
+    else:
+        folder = resolve_weights(str(config.model), where=where)
+        settings, where = read_settings(folder, where=where), f"{where}: {folder}/config.json"
+    denoiser_class(settings, where=where)
+    return settings
 
 
 def _load(config: DenoiserConfig) -> nn.Module:

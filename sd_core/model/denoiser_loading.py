@@ -90,7 +90,7 @@ def load_module(folder: Path, *, where: str) -> nn.Module:
         WeightsError: no such folder, no safetensors, or they do not fit its config.json.
     """
     settings = read_settings(folder, where=where)
-    module = _build_empty(settings, where=f"{where}: {folder}")
+    module = build_empty(settings, where=f"{where}: {folder}/config.json")
     state = read_state(folder, where=where)
     expected = module.state_dict()
     faults = {
@@ -121,19 +121,8 @@ def load_from_file(path: Path, *, layout_folder: Path | None, where: str) -> nn.
     Raises:
         WeightsError: it is of no known architecture.
     """
-    layout = detect_layout(path, where=where)
-    if layout_folder is None:
-        settings = {**ARCHITECTURES[layout], "in_channels": _channels_of_file(path, where=where)}
-    else:
-        settings = read_settings(layout_folder, where=where)
-    if settings.get("_class_name") != UNET:
-        raise WeightsError(f"{where}: the layout {layout_folder} is not of a {UNET}")
-    if settings.get("time_cond_proj_dim") is not None:
-        raise WeightsError(
-            f"{where}: the layout's time_cond_proj_dim is {settings['time_cond_proj_dim']}; "
-            "allowed: null, as a single file has no name for it; use the model's diffusers folder"
-        )
-    module: Any = _build_empty(settings, where=where)
+    settings = settings_of_file(path, layout_folder=layout_folder, where=where)
+    module: Any = build_empty(settings, where=where)
     attends = tuple(name.startswith("CrossAttn") for name in module.config["up_block_types"])
     fill_from_single_file(
         module,
@@ -148,6 +137,22 @@ def load_from_file(path: Path, *, layout_folder: Path | None, where: str) -> nn.
     )
     filled: nn.Module = module
     return filled
+
+
+def settings_of_file(path: Path, *, layout_folder: Path | None, where: str) -> dict[str, Any]:
+    """What the UNet of a single-file checkpoint is built of, as `load_from_file`."""
+    layout = detect_layout(path, where=where)
+    if layout_folder is None:
+        return {**ARCHITECTURES[layout], "in_channels": _channels_of_file(path, where=where)}
+    settings = read_settings(layout_folder, where=where)
+    if settings.get("_class_name") != UNET:
+        raise WeightsError(f"{where}: the layout {layout_folder} is not of a {UNET}")
+    if settings.get("time_cond_proj_dim") is not None:
+        raise WeightsError(
+            f"{where}: the layout's time_cond_proj_dim is {settings['time_cond_proj_dim']}; "
+            "allowed: null, as a single file has no name for it; use the model's diffusers folder"
+        )
+    return settings
 
 
 def _channels_of_file(path: Path, *, where: str) -> int:
@@ -187,7 +192,7 @@ def read_state(folder: Path, *, where: str) -> dict[str, Tensor]:
     return state
 
 
-def _build_empty(settings: dict[str, Any], *, where: str) -> nn.Module:
+def build_empty(settings: dict[str, Any], *, where: str) -> nn.Module:
     """A module without values; a transformer's is filled, as some of its tensors are computed."""
     if settings.get("_class_name") != UNET:
         return build_module(settings, seed=0, where=where)

@@ -5,6 +5,9 @@ from typing import Any, Final
 
 from sd_core.model.settings_check import Decisions, Limited, SettingsError, check_settings
 
+_IMAGE_CHANNELS: Final = 3
+"""Beside the latents, of an upscaler."""
+
 UNET_DECISIONS: Final = Decisions(
     honoured=frozenset(
         {
@@ -119,4 +122,30 @@ def check_denoiser_settings(settings: Mapping[str, Any], *, where: str) -> None:
         raise SettingsError(
             f"{where}: sample_size is {size!r}; allowed: one whole number, the side of square "
             "latents"
+        )
+
+
+def check_channels(settings: Mapping[str, Any], *, latent_channels: int) -> None:
+    """Hold a denoiser's inputs and outputs against the autoencoder's latents.
+
+    Raises:
+        SettingsError: it gives something else than latents, or wants classes that only upscaling
+            has.
+    """
+    is_unet = settings["_class_name"] == "UNet2DConditionModel"
+    channels = int(settings.get("in_channels", 4))
+    found = int(settings.get("out_channels", 4 if is_unet else 8))
+    allowed = [latent_channels]
+    if not is_unet:
+        allowed.append(2 * latent_channels)  # a variance beside, which sampling leaves out
+    if found not in allowed:
+        raise SettingsError(
+            f"denoiser: out_channels is {found}, and the autoencoder's latents have "
+            f"{latent_channels} channels; allowed: {' or '.join(map(str, allowed))}"
+        )
+    classes = settings.get("num_class_embeds")
+    if classes is not None and channels != latent_channels + _IMAGE_CHANNELS:
+        raise SettingsError(
+            f"denoiser: num_class_embeds is {classes}: it wants a class of each image, which only "
+            "a model of upscaling is given (its noise level); allowed: null"
         )

@@ -15,8 +15,8 @@ from torch import nn
 
 from sd_core.cache.spec import AutoencoderIdentity, CacheIdentity, TextEncoderIdentity
 from sd_core.model.autoencoder import Autoencoder, load_autoencoder
-from sd_core.model.denoiser import class_name_of, load_denoiser, unwrap_module
-from sd_core.model.denoiser_loading import TRANSFORMER
+from sd_core.model.denoiser import load_denoiser, unwrap_module
+from sd_core.model.denoiser_settings import check_channels
 from sd_core.model.latent_diffusion_config import (
     LatentDiffusionConfig,
     LatentDiffusionSections,
@@ -133,7 +133,7 @@ def load_latent_diffusion(
 def _check_fit(model: LatentDiffusion) -> None:
     settings: Any = unwrap_module(model.denoiser).config
     second = model.text_encoder_2
-    _check_outputs(model, settings)
+    check_channels(settings, latent_channels=model.autoencoder.latent_channels)
     expected = settings.get("caption_channels") or settings["cross_attention_dim"]
     width = model.text_encoder.embed_dim + (second.embed_dim if second else 0)
     if expected != width:
@@ -149,24 +149,6 @@ def _check_fit(model: LatentDiffusion) -> None:
             "denoiser: "
             + ("wants XL's pooled text and time ids" if is_xl else "is not XL's")
             + f", and there is {'a' if second else 'no'} second text encoder"
-        )
-
-
-def _check_outputs(model: LatentDiffusion, settings: Any) -> None:
-    """What comes out is latents, and class labels are what upscaling gives."""
-    channels, found = model.autoencoder.latent_channels, int(settings["out_channels"])
-    allowed = [channels]
-    if class_name_of(model.denoiser) == TRANSFORMER:
-        allowed.append(2 * channels)  # the second half is a variance, which sampling leaves out
-    if found not in allowed:
-        raise WeightsError(
-            f"denoiser: gives {found} channels (out_channels), and the autoencoder's latents have "
-            f"{channels}; allowed: {' or '.join(map(str, allowed))}"
-        )
-    if settings.get("num_class_embeds") is not None and model.task != "upscaling":
-        raise WeightsError(
-            f"denoiser: num_class_embeds is {settings['num_class_embeds']}: it wants a class of "
-            "each image, which only a model of upscaling is given (its noise level); allowed: null"
         )
 
 

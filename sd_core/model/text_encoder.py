@@ -20,6 +20,8 @@ from sd_core.model.text_encoder_loading import (
     load_from_file,
     load_from_folder,
     load_from_open_clip,
+    read_layout,
+    settings_of_file,
     tokenizer_folder,
     tokenizer_sha256,
 )
@@ -174,6 +176,25 @@ def load_text_encoder(config: TextEncoderConfig, *, device: str | torch.device) 
         tokenizer_sha256=tokenizer_sha256(loaded.tokenizer),
         hidden_states=config.hidden_states,
     )
+
+
+def text_encoder_settings(config: TextEncoderConfig) -> dict[str, Any] | None:
+    """What the encoder is built of, its tokenizer held against it; None of an open_clip model.
+
+    Raises:
+        WeightsError: a file cannot be had, or says what is not honoured.
+    """
+    if config.clip is not None:
+        return None
+    model, where = str(config.model), f"{config.part}.model"
+    if model in ARCHITECTURES:
+        return ARCHITECTURES[model]
+    if is_single_file(model, where=where):
+        if config.layout is None:
+            return settings_of_file(model, part=config.part, where=where)
+        model = config.layout
+    settings, _ = read_layout(model, part=config.part, where=where)
+    return settings
 
 
 def _token_length(config: TextEncoderConfig, module: Any, tokenizer: Any) -> int:

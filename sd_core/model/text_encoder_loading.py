@@ -93,7 +93,7 @@ def load_from_file(
     if is_second and layout != "sd-xl":
         raise WeightsError(f"{where}: {path} is of {layout}, which has one text encoder")
     if layout_folder is None:
-        settings = ARCHITECTURES["sd-xl-2" if is_second else layout.replace("-xl", "-v1")]
+        settings = settings_of_file(model, part=part, where=where)
         tokenizer = clip_vocabulary_tokenizer(pad_token_id=settings["pad_token_id"])
     else:
         settings, tokenizer = read_layout(layout_folder, part=part, where=where)
@@ -115,6 +115,12 @@ def load_from_file(
         where=where,
     )
     return LoadedTextEncoder(module=module, tokenizer=tokenizer)
+
+
+def settings_of_file(model: str, *, part: str, where: str) -> dict[str, Any]:
+    """What a text encoder of a single-file checkpoint is built of."""
+    layout = detect_layout(resolve_weights(model, where=where), where=where)
+    return ARCHITECTURES["sd-xl-2" if part == "text_encoder_2" else layout.replace("-xl", "-v1")]
 
 
 def build_random(model: str, *, part: str, seed: int) -> LoadedTextEncoder:

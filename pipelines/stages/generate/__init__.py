@@ -2,6 +2,7 @@
 
 from pipelines.stages.generate.config import GenerateConfig
 from pipelines.stages.generate.image_spool import LATENTS_FOLDER
+from pipelines.stages.generate.models import check_generation_model
 from pipelines.stages.generate.step import GenerateStep
 
-__all__ = ["LATENTS_FOLDER", "GenerateConfig", "GenerateStep"]
+__all__ = ["LATENTS_FOLDER", "GenerateConfig", "GenerateStep", "check_generation_model"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -13,13 +14,14 @@ from pipelines.stages.generate.rows import ModelLimits
 from pipelines.versions import describe_program
 from sd_core.cache.samples import EmptyCaption
 from sd_core.cache.spec import CacheSpec
-from sd_core.model.denoiser import unwrap_module
+from sd_core.model.denoiser import denoiser_settings, unwrap_module
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
+from sd_core.model.latent_diffusion_check import check_latent_diffusion
 from sd_core.model.lora import fuse_loras
-from sd_core.model.noise_schedule import low_res_schedule
+from sd_core.model.noise_schedule import NoiseSchedule, build_noise_schedule, low_res_schedule
 from sd_core.model.task import Task
 from sd_core.model.text_encoder import encode_captions
-from sd_core.model.weights import weights_sha256
+from sd_core.model.weights import WeightsError, weights_sha256
 from sd_core.sampling.preparation import prepare_for_sampling
 from sd_core.sampling.samplers import SamplerName, build_sampler, sampler_of_folder, samplers_of
 
@@ -56,7 +58,7 @@ class GenerateModels:
             native_px=self.native_px,
             max_side_px=config.max_side_px,
             samplers=samplers_of(self.model.noise_schedule),
-            sampler=config.defaults.sampler or sampler_of_folder(self.model.noise_schedule),
+            sampler=config.defaults.sampler or _own_sampler(self.model.noise_schedule),
             task=self.model.task,
         )
 
@@ -80,6 +82,41 @@ class GenerateModels:
         return type(scheduler).__name__, hashlib.sha256(text.encode()).hexdigest()
 
 
+def check_generation_model(config: GenerateConfig, *, say: Callable[[str], None]) -> None:
+    """Hold all that the model's files say against what is honoured, before a worker loads it.
+
+    Raises:
+        ConfigError: a file says what is not honoured, or names a sampler that is none of ours.
+    """
+    try:
+        sections = check_latent_diffusion(config.model, loras=config.loras, where="generate.loras")
+        schedule = build_noise_schedule(sections.noise_schedule, scheduler=sections.scheduler)
+        own = config.defaults.sampler or _own_sampler(schedule)
+        build_sampler(own, schedule)
+        embeds_guidance = denoiser_settings(sections.denoiser).get("time_cond_proj_dim") is not None
+    except (WeightsError, ValueError) as error:
+        raise ConfigError(f"generate.model: {error}") from error
+    if embeds_guidance and config.guidance_rescale > 0:
+        raise ConfigError(
+            f"generate.guidance_rescale: found {config.guidance_rescale}, allowed is 0: the model "
+            "takes the scale of guidance as an input (time_cond_proj_dim), so nothing is rescaled"
+        )
+    if embeds_guidance:
+        say(
+            "the model takes the scale of guidance as an input (time_cond_proj_dim): negative "
+            "prompts do nothing"
+        )
+    for notice in sections.notices:
+        say(notice)
+
+
+def _own_sampler(schedule: NoiseSchedule) -> SamplerName:
+    try:
+        return sampler_of_folder(schedule)
+    except WeightsError as error:
+        raise ConfigError(f"generate.defaults.sampler: not set, and the model's {error}") from error
+
+
 def load_generate_models(config: GenerateConfig, *, device: str | torch.device) -> GenerateModels:
     """Load the model.
 
@@ -89,11 +126,13 @@ def load_generate_models(config: GenerateConfig, *, device: str | torch.device) 
     """
     model = load_latent_diffusion(config.model, device=device, tasks=get_args(Task))
     if model.task == "upscaling":
-        steps = len(low_res_schedule(model.low_res_noise_schedule).alphas_cumprod)
-        if config.noise_level >= steps:
+        highest = len(low_res_schedule(model.low_res_noise_schedule).alphas_cumprod) - 1
+        said = None if model.sections is None else model.sections.max_noise_level
+        highest = highest if said is None else min(highest, said)
+        if config.noise_level > highest:
             raise ConfigError(
-                f"generate.noise_level: {config.noise_level} is above the model's schedule; "
-                f"allowed: 0 to {steps - 1}"
+                f"generate.noise_level: {config.noise_level} is above the model's schedule or its "
+                f"max_noise_level; allowed: 0 to {highest}"
             )
     model = fuse_loras(model, config.loras, where="generate.loras")
     model.denoiser.requires_grad_(False)
