@@ -6,6 +6,7 @@ from typing import Any, Final
 from sd_core.model.denoiser import denoiser_settings
 from sd_core.model.latent_diffusion_config import LatentDiffusionConfig, sections_of
 from sd_core.model.noise_schedule import NoiseSchedule, build_noise_schedule
+from sd_core.model.settings_check import SettingsError
 from sd_core.sampling.samplers import (
     SamplerName,
     build_sampler,
@@ -32,11 +33,12 @@ class FolderTraits:
     """The sampler that the folder names, and what of it earlier versions passed over.
 
     Attributes:
+        sampler: None where the folder's is none of ours.
         passed_over: Names, none for a folder that then and now gives the same images: so that runs
             of such a folder go on, and others do not mix two kinds of images.
     """
 
-    sampler: SamplerName
+    sampler: SamplerName | None
     passed_over: tuple[str, ...]
 
 
@@ -44,7 +46,7 @@ def folder_traits(config: LatentDiffusionConfig) -> FolderTraits:
     """Read a model's index and schedulers.
 
     Raises:
-        WeightsError: they cannot be had, or the folder's scheduler is none of ours.
+        WeightsError: they cannot be had.
     """
     sections = sections_of(config)
     schedule = build_noise_schedule(sections.noise_schedule, scheduler=sections.scheduler)
@@ -54,9 +56,16 @@ def folder_traits(config: LatentDiffusionConfig) -> FolderTraits:
         "guidance": denoiser_settings(sections.denoiser).get("time_cond_proj_dim") is not None,
     }
     return FolderTraits(
-        sampler=sampler_of_folder(schedule),
+        sampler=_sampler(schedule),
         passed_over=tuple(name for name, is_there in found.items() if is_there),
     )
+
+
+def _sampler(schedule: NoiseSchedule) -> SamplerName | None:
+    try:
+        return sampler_of_folder(schedule)
+    except SettingsError:
+        return None
 
 
 def _differs(schedule: NoiseSchedule) -> bool:

@@ -123,7 +123,7 @@ class GenerateConfig(ModelConfig):
         try:
             traits = folder_traits(self.model)
         except WeightsError:
-            return {}  # a folder that cannot be read, or whose sampler is none of ours
+            return {}  # nothing is there to be sampled with
         named = {**defaults, "sampler": defaults["sampler"] or traits.sampler}
         more = {"model_folder": list(traits.passed_over)} if traits.passed_over else {}
         return {"defaults": named, **more}
