@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sd_core.model.settings_check import Decisions, Limited, SettingsError, check_settings
+from sd_core.model.settings_check import (
+    Decisions,
+    Limited,
+    SettingsError,
+    check_settings,
+    constructor_defaults,
+)
 
 PIPELINES: Final = (
     "StableDiffusionPipeline",
@@ -57,7 +63,29 @@ INDEX_DECISIONS: Final = Decisions(
         ),
     },
 )
+_BY_STABLE_DIFFUSION: Final = {"steps_offset": 1, "clip_sample": False}
+_MENDED: Final[Mapping[str, Mapping[str, Any]]] = {
+    "StableDiffusionPipeline": _BY_STABLE_DIFFUSION,
+    "StableDiffusionImg2ImgPipeline": _BY_STABLE_DIFFUSION,
+    "StableDiffusionInpaintPipelineLegacy": _BY_STABLE_DIFFUSION,
+    "StableDiffusionInpaintPipeline": {"steps_offset": 1, "skip_prk_steps": True},
+    "LatentConsistencyModelImg2ImgPipeline": {},
+}
 _TOKENIZERS: Final = ("CLIPTokenizer", "CLIPTokenizerFast")
+
+
+def mended_by_pipeline(scheduler: Mapping[str, Any], pipeline: str) -> dict[str, Any]:
+    """What diffusers' own pipeline sets right in a scheduler that it is given.
+
+    Old files of Stable Diffusion's pipelines say too little: latents are never clipped, and
+    timesteps have an offset of 1. XL's pipelines take the file as it is.
+    """
+    import diffusers
+
+    mended = _MENDED.get(pipeline, {})
+    family = getattr(diffusers, str(scheduler.get("_class_name")), None)
+    said = {**(constructor_defaults(family) if family else {}), **scheduler}
+    return {name: value for name, value in mended.items() if name in said}
 
 
 def check_index(index: Mapping[str, Any], *, where: str) -> None:

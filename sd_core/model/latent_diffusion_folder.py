@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sd_core.model.denoiser_loading import TRANSFORMER, UNET
-from sd_core.model.index_settings import LEFT_ALONE, check_index
+from sd_core.model.index_settings import LEFT_ALONE, check_index, mended_by_pipeline
 from sd_core.model.noise_schedule import NoiseScheduleConfig, noise_schedule_of_scheduler
 from sd_core.model.text_encoder_architectures import PLAIN_CLASS, PROJECTED_CLASS
 from sd_core.model.weights import WeightsError, join_reference, public_reference, resolve_weights
@@ -81,6 +81,7 @@ def _schedule(
     scheduler = _read_json(model, f"{name}/scheduler_config.json", where=where)
     if isinstance(entry := index.get(name), list) and entry[-1] is not None:
         scheduler["_class_name"] = entry[-1]
+    scheduler |= mended_by_pipeline(scheduler, str(index.get("_class_name")))
     path = f"{where}: {public_reference(model)}/{name}/scheduler_config.json"
     return scheduler, noise_schedule_of_scheduler(scheduler, where=path)
 

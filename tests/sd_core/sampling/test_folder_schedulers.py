@@ -29,6 +29,7 @@ from sd_core.sampling.samplers import SamplerName, build_sampler, sampler_of_fol
 from sd_core.sampling.text_to_image import generate_images
 from tests import diffusion_cases
 
+pytestmark = pytest.mark.filterwarnings("ignore:The configuration file of this scheduler")
 SEEDS = [5, 6]
 PROMPTS = ["a red circle", "two green stars"]
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
