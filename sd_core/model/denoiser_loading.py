@@ -220,8 +220,8 @@ def denoiser_class(settings: dict[str, Any], *, where: str) -> Any:
         raise WeightsError(f"{where}: {found}; a denoiser is a {' or a '.join(CLASSES)}")
     if name == TRANSFORMER and settings.get("sample_size", 128) == 128:
         # diffusers' own rule: null means yes at this size.
-        found = settings.get("use_additional_conditions")
-        settings = {**settings, "use_additional_conditions": True if found is None else found}
+        wanted = settings.get("use_additional_conditions")
+        settings = {**settings, "use_additional_conditions": True if wanted is None else wanted}
     check_denoiser_settings(settings, where=where)
     import diffusers
 

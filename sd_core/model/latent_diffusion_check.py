@@ -41,7 +41,7 @@ def check_latent_diffusion(
     """
     sections = sections_of(config)
     denoiser = denoiser_settings(sections.denoiser)
-    texts = {
+    texts: dict[str, dict[str, Any] | None] = {
         section.part: text_encoder_settings(section)
         for section in (sections.text_encoder, sections.text_encoder_2)
         if section is not None

@@ -109,5 +109,5 @@ def _scaling(found: LoraLayer) -> float:
 
 def _row_factors(weight: Tensor, magnitude: Tensor) -> Tensor:
     """What brings each output's row to its magnitude."""
-    norms = weight.flatten(1).norm(dim=1)
+    norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1)
     return (magnitude.float().flatten() / norms).reshape(-1, *[1] * (weight.ndim - 1))

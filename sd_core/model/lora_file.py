@@ -137,7 +137,8 @@ def _pairs(tensors: Mapping[str, Tensor], *, where: str) -> Iterator[LoraPair]:
         if getattr(pair, role) is not None:
             raise SettingsError(f"{where}: {key} and {pair.keys[role]} say the same twice")
         keys = {**pair.keys, role: key}
-        found[name] = replace(pair, keys=keys, **{role: tensors[key].detach()})
+        half: dict[str, Any] = {role: tensors[key].detach()}
+        found[name] = replace(pair, keys=keys, **half)
     for pair in found.values():
         _check_pair(pair, where=where)
         yield pair
