@@ -115,7 +115,7 @@ def generate(
     check_output(store, job="generate")
     config.prompts.source().check_listed()
     check_weights(_weight_needs(config))
-    model = foresee_model(config.generate)
+    model = foresee_model(config.generate, say=say)
     check_defaults(config.generate, model)
     _refuse_earlier_noise(store)
     with open_session(store, config.engine, say=say, downloads=False) as session:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipelines.training.config import SamplesConfig
 from sd_core.model.latent_diffusion import LatentDiffusion
-from sd_core.model.text_conditioning import encode_conditioning
+from sd_core.model.text_conditioning import encode_conditioning, encode_unconditional
 from sd_core.presets.picture_grid import Cell, picture_grid
 from sd_core.sampling.noise import initial_noise, row_generators
 from sd_core.sampling.text_to_image import generate_images
@@ -41,7 +41,7 @@ class SampleGrid:
         images = generate_images(
             model,
             conditioning=encode_conditioning(model, config.prompts),
-            unconditional=encode_conditioning(model, [""]),
+            unconditional=encode_unconditional(model, [""]),
             noise=initial_noise(generators, shape=model.latents_shape),
             sampler=config.sampler,
             num_inference_steps=config.num_inference_steps,

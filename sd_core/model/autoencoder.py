@@ -20,7 +20,6 @@ from sd_core.model.config import ModelConfig
 from sd_core.model.memory import aligned, place_module
 from sd_core.model.precision import Precision, model_dtype
 from sd_core.model.weights import (
-    WeightsError,
     WeightsNeed,
     loads_weights,
     public_reference,
@@ -123,11 +122,6 @@ def load_autoencoder(config: AutoencoderConfig, *, device: str | torch.device) -
     module = build_random(config) if not config.pretrained else load_module(config)
     module = module.eval().requires_grad_(False)
     settings: Any = module.config
-    if settings.get("latents_mean") is not None or settings.get("latents_std") is not None:
-        raise WeightsError(
-            f"{config.model}: scales its latents per channel (latents_mean, latents_std); only one "
-            "scaling_factor and one shift_factor are supported"
-        )
     digest = weights_sha256(module)
     dtype = model_dtype(config.precision, device)
     return Autoencoder(

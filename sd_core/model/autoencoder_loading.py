@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
+from sd_core.model.autoencoder_settings import check_autoencoder_settings
 from sd_core.model.precision import seeded
 from sd_core.model.single_file import detect_layout, fill_from_single_file, is_single_file
 from sd_core.model.single_file_names import AUTOENCODER_PREFIX, autoencoder_source
@@ -98,6 +99,28 @@ def _load_from_file(config: "AutoencoderConfig") -> nn.Module:
     return module
 
 
+def autoencoder_settings(config: "AutoencoderConfig") -> dict[str, Any] | None:
+    """A folder's `config.json`, held against what is honoured; None where there is none.
+
+    Raises:
+        WeightsError: it cannot be had, or says what is not honoured.
+    """
+    where = "autoencoder.model"
+    if config.model in ARCHITECTURES:
+        return ARCHITECTURES[config.model]
+    if is_single_file(config.model, where=where):
+        if config.layout is None:
+            return _STABLE_DIFFUSION
+        folder, kind = resolve_weights(config.layout, where=where), "kl"
+    else:
+        folder, kind = resolve_weights(config.model, where=where), config.kind
+        if kind == "taesd" or (kind == "auto" and folder.is_dir() and _is_taesd(folder)):
+            return None
+    settings = _read_config(folder)
+    _class_name(settings, kind, folder)
+    return settings
+
+
 def build_random(config: "AutoencoderConfig") -> nn.Module:
     """Build the architecture that `config` names with weights drawn from its seed."""
     if config.model in ARCHITECTURES:
@@ -135,6 +158,8 @@ def _class_name(settings: dict[str, Any], kind: str, folder: Path) -> str:
             f"autoencoder.model: {folder} is a {found or 'model without _class_name'}; "
             f"expected {' or '.join(allowed)}"
         )
+    where = f"autoencoder.model: {folder}/config.json"
+    check_autoencoder_settings({**settings, "_class_name": found}, where=where)
     return found
 
 

@@ -19,6 +19,8 @@ class Conditioning:
         image_channels: (B, K, h, w) float, of an inpainting or upscaling denoiser: what it sees
             beside the noisy latents at every step.
         class_labels: (B,) int64, of an upscaling denoiser: the noise level of its images.
+        guidance_embedding: (B, W) float, of a denoiser that was distilled of a guided one: the
+            scale of guidance, of `embed_guidance_scale`.
     """
 
     prompt_embeds: Tensor
@@ -26,6 +28,7 @@ class Conditioning:
     time_ids: Tensor | None = None
     image_channels: Tensor | None = None
     class_labels: Tensor | None = None
+    guidance_embedding: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_embeds)
@@ -66,6 +69,7 @@ class Conditioning:
             time_ids=changed(self.time_ids),
             image_channels=changed(self.image_channels),
             class_labels=changed(self.class_labels),
+            guidance_embedding=changed(self.guidance_embedding),
         )
 
 
@@ -85,6 +89,9 @@ def concatenate_conditionings(parts: Sequence[Conditioning]) -> Conditioning:
         time_ids=_concatenate([part.time_ids for part in parts], "time_ids"),
         image_channels=_concatenate([part.image_channels for part in parts], "image_channels"),
         class_labels=_concatenate([part.class_labels for part in parts], "class_labels"),
+        guidance_embedding=_concatenate(
+            [part.guidance_embedding for part in parts], "guidance_embedding"
+        ),
     )
 
 

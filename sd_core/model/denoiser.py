@@ -17,9 +17,11 @@ from sd_core.model.denoiser_loading import (
     ARCHITECTURES,
     TRANSFORMER,
     build_module,
+    denoiser_class,
     load_from_file,
     load_module,
     read_settings,
+    settings_of_file,
 )
 from sd_core.model.memory import aligned, place_module
 from sd_core.model.precision import Precision, model_dtype
@@ -109,6 +111,26 @@ def load_denoiser(config: DenoiserConfig, *, device: str | torch.device) -> nn.M
     return place_module(module.eval(), device=device, dtype=dtype)
 
 
+def denoiser_settings(config: DenoiserConfig) -> dict[str, Any]:
+    """What the denoiser is built of, held against what is honoured; its weights are not read.
+
+    Raises:
+        WeightsError: its configuration cannot be had, or says what is not honoured.
+    """
+    where = _WHERE
+    if config.is_random:
+        settings = _random_settings(config)
+    elif is_single_file(str(config.model), where=where):
+        path = resolve_weights(str(config.model), where=where)
+        layout = resolve_weights(config.layout, where=where) if config.layout else None
+        settings = settings_of_file(path, layout_folder=layout, where=where)
+    else:
+        folder = resolve_weights(str(config.model), where=where)
+        settings, where = read_settings(folder, where=where), f"{where}: {folder}/config.json"
+    denoiser_class(settings, where=where)
+    return settings
+
+
 def _load(config: DenoiserConfig) -> nn.Module:
     is_file = is_single_file(str(config.model), where=_WHERE)
     path = resolve_weights(str(config.model), sha256=config.sha256, where=_WHERE)
@@ -135,7 +157,7 @@ def predict(
 
     Raises:
         ValueError: the conditioning lacks what this denoiser goes by: XL's pooled embeddings or
-            time ids, or the image channels of inpainting or upscaling.
+            time ids, the image channels of inpainting or upscaling, or the scale of guidance.
     """
     settings: Any = unwrap_module(denoiser).config
     inputs = _inputs(latents, conditioning, channels=settings["in_channels"])
@@ -150,11 +172,20 @@ def predict(
         options["added_cond_kwargs"] = _added_conditions(conditioning, dtype)
     if conditioning.class_labels is not None:
         options["class_labels"] = conditioning.class_labels
+    if guidance_width(denoiser) is not None:
+        options["timestep_cond"] = _guidance_condition(conditioning, dtype)
     output: Any = denoiser(
         aligned(inputs.to(dtype)), timestep=timesteps, return_dict=False, **options
     )
     sample: Tensor = output[0]
     return sample[:, : latents.shape[1]].float()
+
+
+def guidance_width(denoiser: nn.Module) -> int | None:
+    """Of a denoiser that takes the scale of guidance as an input: its embedding's width."""
+    settings: Any = unwrap_module(denoiser).config
+    found = settings.get("time_cond_proj_dim")
+    return None if found is None else int(found)
 
 
 def unwrap_module(module: nn.Module) -> nn.Module:
@@ -182,6 +213,15 @@ def _inputs(latents: Tensor, conditioning: Conditioning, *, channels: int) -> Te
             "(image_channels; see sampling/image_conditions)"
         )
     return inputs
+
+
+def _guidance_condition(conditioning: Conditioning, dtype: torch.dtype) -> Tensor:
+    if conditioning.guidance_embedding is None:
+        raise ValueError(
+            "this denoiser takes the scale of guidance as an input (time_cond_proj_dim): the "
+            "conditioning needs guidance_embedding (see embed_guidance_scale)"
+        )
+    return conditioning.guidance_embedding.to(dtype)
 
 
 def _added_conditions(conditioning: Conditioning, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -8,8 +8,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from sd_core.model.denoiser_settings import check_denoiser_settings
 from sd_core.model.precision import seeded
-from sd_core.model.single_file import detect_layout, fill_from_single_file
+from sd_core.model.single_file import detect_layout, fill_from_single_file, open_single_file
 from sd_core.model.single_file_names import DENOISER_PREFIX, denoiser_source
 from sd_core.model.weights import WeightsError
 
@@ -89,7 +90,7 @@ def load_module(folder: Path, *, where: str) -> nn.Module:
         WeightsError: no such folder, no safetensors, or they do not fit its config.json.
     """
     settings = read_settings(folder, where=where)
-    module = _build_empty(settings, where=f"{where}: {folder}")
+    module = build_empty(settings, where=f"{where}: {folder}/config.json")
     state = read_state(folder, where=where)
     expected = module.state_dict()
     faults = {
@@ -120,14 +121,8 @@ def load_from_file(path: Path, *, layout_folder: Path | None, where: str) -> nn.
     Raises:
         WeightsError: it is of no known architecture.
     """
-    layout = detect_layout(path, where=where)
-    if layout_folder is None:
-        settings = ARCHITECTURES[layout]
-    else:
-        settings = read_settings(layout_folder, where=where)
-    if settings.get("_class_name") != UNET:
-        raise WeightsError(f"{where}: the layout {layout_folder} is not of a {UNET}")
-    module: Any = _build_empty(settings, where=where)
+    settings = settings_of_file(path, layout_folder=layout_folder, where=where)
+    module: Any = build_empty(settings, where=where)
     attends = tuple(name.startswith("CrossAttn") for name in module.config["up_block_types"])
     fill_from_single_file(
         module,
@@ -142,6 +137,31 @@ def load_from_file(path: Path, *, layout_folder: Path | None, where: str) -> nn.
     )
     filled: nn.Module = module
     return filled
+
+
+def settings_of_file(path: Path, *, layout_folder: Path | None, where: str) -> dict[str, Any]:
+    """What the UNet of a single-file checkpoint is built of, as `load_from_file`."""
+    layout = detect_layout(path, where=where)
+    if layout_folder is None:
+        return {**ARCHITECTURES[layout], "in_channels": _channels_of_file(path, where=where)}
+    settings = read_settings(layout_folder, where=where)
+    if settings.get("_class_name") != UNET:
+        raise WeightsError(f"{where}: the layout {layout_folder} is not of a {UNET}")
+    if settings.get("time_cond_proj_dim") is not None:
+        raise WeightsError(
+            f"{where}: the layout's time_cond_proj_dim is {settings['time_cond_proj_dim']}; "
+            "allowed: null, as a single file has no name for it; use the model's diffusers folder"
+        )
+    return settings
+
+
+def _channels_of_file(path: Path, *, where: str) -> int:
+    """What the UNet of a checkpoint takes: 4 channels, or 9 of inpainting."""
+    with open_single_file(path, where=where) as stream:
+        name = f"{DENOISER_PREFIX}input_blocks.0.0.weight"
+        if name not in stream.keys():  # noqa: SIM118  (no mapping)
+            raise WeightsError(f"{where}: {path} is of another architecture: {name} is missing")
+        return int(stream.get_slice(name).get_shape()[1])
 
 
 def read_state(folder: Path, *, where: str) -> dict[str, Tensor]:
@@ -172,7 +192,7 @@ def read_state(folder: Path, *, where: str) -> dict[str, Tensor]:
     return state
 
 
-def _build_empty(settings: dict[str, Any], *, where: str) -> nn.Module:
+def build_empty(settings: dict[str, Any], *, where: str) -> nn.Module:
     """A module without values; a transformer's is filled, as some of its tensors are computed."""
     if settings.get("_class_name") != UNET:
         return build_module(settings, seed=0, where=where)
@@ -198,13 +218,11 @@ def denoiser_class(settings: dict[str, Any], *, where: str) -> Any:
     if name not in CLASSES:
         found = f"a {name}" if name else "a model without _class_name"
         raise WeightsError(f"{where}: {found}; a denoiser is a {' or a '.join(CLASSES)}")
-    if settings.get("sample_size") == 128 and settings.get("use_additional_conditions") is None:
-        settings = {**settings, "use_additional_conditions": name == TRANSFORMER}
-    if settings.get("use_additional_conditions"):
-        raise WeightsError(
-            f"{where}: this {name} wants resolution and aspect ratio (use_additional_conditions), "
-            "which are not supported"
-        )
+    if name == TRANSFORMER and settings.get("sample_size", 128) == 128:
+        # diffusers' own rule: null means yes at this size.
+        wanted = settings.get("use_additional_conditions")
+        settings = {**settings, "use_additional_conditions": True if wanted is None else wanted}
+    check_denoiser_settings(settings, where=where)
     import diffusers
 
     return getattr(diffusers, str(name))

@@ -16,6 +16,7 @@ from torch import nn
 from sd_core.cache.spec import AutoencoderIdentity, CacheIdentity, TextEncoderIdentity
 from sd_core.model.autoencoder import Autoencoder, load_autoencoder
 from sd_core.model.denoiser import load_denoiser, unwrap_module
+from sd_core.model.denoiser_settings import check_channels
 from sd_core.model.latent_diffusion_config import (
     LatentDiffusionConfig,
     LatentDiffusionSections,
@@ -50,6 +51,8 @@ class LatentDiffusion:
     """XL's second one."""
     low_res_noise_schedule: NoiseSchedule | None = None
     """Of an upscaler: of the noise that is put on its images of low resolution."""
+    zeros_for_empty_prompt: bool = False
+    """Of XL: an empty text to guide away from is zeros, not the encoded empty caption."""
     sections: LatentDiffusionSections | None = None
     """What it was loaded from, for saving parts that run in another precision."""
     sources: Mapping[str, Path] = field(default_factory=dict)
@@ -113,9 +116,12 @@ def load_latent_diffusion(
         autoencoder=load_autoencoder(sections.autoencoder, device=device),
         text_encoder=load_text_encoder(sections.text_encoder, device=device),
         denoiser=load_denoiser(sections.denoiser, device=device),
-        noise_schedule=build_noise_schedule(sections.noise_schedule),
+        noise_schedule=build_noise_schedule(sections.noise_schedule, scheduler=sections.scheduler),
         text_encoder_2=None if second is None else load_text_encoder(second, device=device),
-        low_res_noise_schedule=None if low_res is None else build_noise_schedule(low_res),
+        low_res_noise_schedule=None
+        if low_res is None
+        else build_noise_schedule(low_res, scheduler=sections.low_res_scheduler),
+        zeros_for_empty_prompt=sections.zeros_for_empty_prompt,
         sections=sections,
         sources=source_folders(sections),
     )
@@ -128,6 +134,7 @@ def load_latent_diffusion(
 def _check_fit(model: LatentDiffusion) -> None:
     settings: Any = unwrap_module(model.denoiser).config
     second = model.text_encoder_2
+    check_channels(settings, latent_channels=model.autoencoder.latent_channels)
     expected = settings.get("caption_channels") or settings["cross_attention_dim"]
     width = model.text_encoder.embed_dim + (second.embed_dim if second else 0)
     if expected != width:

@@ -1,6 +1,8 @@
 """Which latent diffusion model: a whole one by its folder or file, or its parts one by one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -12,6 +14,12 @@ from sd_core.model.latent_diffusion_folder import PipelineContents, pipeline_con
 from sd_core.model.noise_schedule import NoiseScheduleConfig
 from sd_core.model.precision import Precision
 from sd_core.model.single_file import SingleFileLayout, detect_layout, is_single_file
+from sd_core.model.single_file_settings import (
+    agreed_schedule,
+    check_encoder_layer,
+    check_file_tensors,
+    schedule_of_file,
+)
 from sd_core.model.text_encoder import TextEncoderConfig
 from sd_core.model.weights import (
     WeightsError,
@@ -110,8 +118,16 @@ class LatentDiffusionSections:
     denoiser: DenoiserConfig
     noise_schedule: NoiseScheduleConfig
     text_encoder_2: TextEncoderConfig | None = None
+    scheduler: Mapping[str, Any] | None = None
+    """The folder's own scheduler; None where no folder, or the configuration, tells the noise."""
     low_res_noise_schedule: NoiseScheduleConfig | None = None
     """Of an upscaler."""
+    low_res_scheduler: Mapping[str, Any] | None = None
+    zeros_for_empty_prompt: bool = False
+    """Of XL: whether the unconditional text is zeros."""
+    max_noise_level: int | None = None
+    notices: tuple[str, ...] = ()
+    """What of the folder is left alone, for people."""
 
 
 def sections_of(config: LatentDiffusionConfig) -> LatentDiffusionSections:
@@ -156,13 +172,21 @@ def _sections_of_folder(config: LatentDiffusionConfig, model: str) -> LatentDiff
             model=join_reference(model, contents.denoiser), precision=precision
         ),
         noise_schedule=config.noise_schedule or contents.noise_schedule,
+        scheduler=None if config.noise_schedule else contents.scheduler,
         low_res_noise_schedule=contents.low_res_noise_schedule,
+        low_res_scheduler=contents.low_res_scheduler,
+        zeros_for_empty_prompt=contents.zeros_for_empty_prompt,
+        max_noise_level=contents.max_noise_level,
+        notices=contents.notices,
     )
 
 
 def _sections_of_file(config: LatentDiffusionConfig, model: str) -> LatentDiffusionSections:
     path = resolve_weights(model, sha256=config.sha256, where=_WHERE)
     kind = detect_layout(path, where=_WHERE)
+    check_file_tensors(path, where=_WHERE)
+    if config.layout is None:
+        check_encoder_layer(path, kind, where=_WHERE)
     contents = None if config.layout is None else pipeline_contents(config.layout, where="layout")
     first, second = _text_encoders(config, model, is_xl=kind == "sd-xl")
 
@@ -176,7 +200,10 @@ def _sections_of_file(config: LatentDiffusionConfig, model: str) -> LatentDiffus
         text_encoder=first,
         text_encoder_2=second,
         denoiser=DenoiserConfig(model=model, layout=beside("unet"), precision=config.precision),
-        noise_schedule=config.noise_schedule or _known_schedule(kind, contents, path.name),
+        noise_schedule=config.noise_schedule or _known_schedule(path, kind, contents),
+        scheduler=None if config.noise_schedule or contents is None else contents.scheduler,
+        zeros_for_empty_prompt=_zeros_of_file(kind, contents),
+        notices=() if contents is None else contents.notices,
     )
 
 
@@ -192,15 +219,24 @@ def _text_encoders(
     return first, first.model_copy(update={"part": "text_encoder_2"}) if is_xl else None
 
 
+def _zeros_of_file(kind: SingleFileLayout, contents: PipelineContents | None) -> bool:
+    """XL's own index says so, and diffusers takes it for a file too."""
+    return kind == "sd-xl" if contents is None else contents.zeros_for_empty_prompt
+
+
 def _known_schedule(
-    kind: SingleFileLayout, contents: PipelineContents | None, name: str
+    path: Path, kind: SingleFileLayout, contents: PipelineContents | None
 ) -> NoiseScheduleConfig:
+    said = schedule_of_file(path, where=_WHERE)
     if contents is not None:
-        return contents.noise_schedule
-    if kind == "sd-v2":
+        return agreed_schedule(contents.noise_schedule, said, path, where=_WHERE)
+    if kind == "sd-v2" and said.prediction_type is None:
         raise WeightsError(
-            f"{_WHERE}: {name} is of Stable Diffusion v2, whose file does not tell whether it "
+            f"{_WHERE}: {path.name} is of Stable Diffusion v2, whose file does not tell whether it "
             "predicts noise (2-base) or velocity (2 at 768 px); set "
             "noise_schedule.prediction_type to epsilon or v_prediction"
         )
-    return NoiseScheduleConfig()
+    return NoiseScheduleConfig(
+        prediction_type=said.prediction_type or "epsilon",
+        rescale_betas_zero_snr=said.is_zero_snr,
+    )

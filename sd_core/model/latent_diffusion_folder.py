@@ -1,11 +1,13 @@
 """What a diffusers pipeline folder holds, read from its index without its weights."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from sd_core.model.denoiser_loading import TRANSFORMER, UNET
+from sd_core.model.index_settings import LEFT_ALONE, check_index, mended_by_pipeline
 from sd_core.model.noise_schedule import NoiseScheduleConfig, noise_schedule_of_scheduler
 from sd_core.model.text_encoder_architectures import PLAIN_CLASS, PROJECTED_CLASS
 from sd_core.model.weights import WeightsError, join_reference, public_reference, resolve_weights
@@ -21,13 +23,22 @@ _ALLOWED: Final[dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineContents:
-    """The denoiser's subfolder, whether there are XL's two text encoders, the noise schedules."""
+    """What the index and the schedulers' files say."""
 
     denoiser: str
     is_xl: bool
     noise_schedule: NoiseScheduleConfig
+    scheduler: Mapping[str, Any]
+    """The scheduler's file as it stands, of the class that the index names."""
     low_res_noise_schedule: NoiseScheduleConfig | None = None
     """Of an upscaler's images of low resolution."""
+    low_res_scheduler: Mapping[str, Any] | None = None
+    zeros_for_empty_prompt: bool = False
+    """Whether the unconditional text is zeros, not the encoded empty caption; XL's."""
+    max_noise_level: int | None = None
+    """Of an upscaler, where its index says so."""
+    notices: tuple[str, ...] = ()
+    """Parts of the folder that are left alone, for people."""
 
 
 def pipeline_contents(model: str, *, where: str) -> PipelineContents:
@@ -37,26 +48,54 @@ def pipeline_contents(model: str, *, where: str) -> PipelineContents:
         WeightsError: it is no diffusers folder, or of a pipeline with parts we do not support.
     """
     index = _read_json(model, "model_index.json", where=where)
+    path = f"{where}: {public_reference(model)}/model_index.json"
+    check_index(index, where=path)
     denoiser = "transformer" if "transformer" in index else "unet"
-    is_xl = "text_encoder_2" in index
+    is_xl = _has_part(index, "text_encoder_2")
     parts = ["vae", "text_encoder", denoiser]
     for name in [*parts, "text_encoder_2"] if is_xl else parts:
         _check_part(index, name, model, where=where)
-    has_low_res = "low_res_scheduler" in index
+    scheduler, schedule = _schedule(model, index, "scheduler", where=where)
+    low_res_scheduler, low_res_schedule = None, None
+    if _has_part(index, "low_res_scheduler"):
+        low_res_scheduler, low_res_schedule = _schedule(
+            model, index, "low_res_scheduler", where=where
+        )
     return PipelineContents(
         denoiser=denoiser,
         is_xl=is_xl,
-        noise_schedule=_schedule(model, "scheduler", where=where),
-        low_res_noise_schedule=(
-            _schedule(model, "low_res_scheduler", where=where) if has_low_res else None
-        ),
+        noise_schedule=schedule,
+        scheduler=scheduler,
+        low_res_noise_schedule=low_res_schedule,
+        low_res_scheduler=low_res_scheduler,
+        zeros_for_empty_prompt=is_xl and bool(index.get("force_zeros_for_empty_prompt", True)),
+        max_noise_level=index.get("max_noise_level"),
+        notices=_notices(index),
     )
 
 
-def _schedule(model: str, name: str, *, where: str) -> NoiseScheduleConfig:
+def _schedule(
+    model: str, index: Mapping[str, Any], name: str, *, where: str
+) -> tuple[dict[str, Any], NoiseScheduleConfig]:
+    """A scheduler's file, and the noise that it means; diffusers goes by the index's class."""
     scheduler = _read_json(model, f"{name}/scheduler_config.json", where=where)
-    return noise_schedule_of_scheduler(
-        scheduler, where=f"{where}: {public_reference(model)}/{name}"
+    if isinstance(entry := index.get(name), list) and entry[-1] is not None:
+        scheduler["_class_name"] = entry[-1]
+    scheduler |= mended_by_pipeline(scheduler, str(index.get("_class_name")))
+    path = f"{where}: {public_reference(model)}/{name}/scheduler_config.json"
+    return scheduler, noise_schedule_of_scheduler(scheduler, where=path)
+
+
+def _has_part(index: Mapping[str, Any], name: str) -> bool:
+    entry = index.get(name)
+    return entry is not None and entry != [None, None]
+
+
+def _notices(index: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        f"{name} ({index[name][-1]}) of the model's folder is not run: {why}"
+        for name, why in LEFT_ALONE.items()
+        if _has_part(index, name)
     )
 
 

@@ -111,13 +111,20 @@ def _write_pipeline(model: "LatentDiffusion", folder: Path) -> None:
 
 
 def _schedulers(model: "LatentDiffusion") -> dict[str, dict[str, Any]]:
-    schedulers = {"scheduler": scheduler_of_noise_schedule(model.noise_schedule.config)}
+    """A folder's own schedulers as they were; else those that say the same as our schedules."""
+    own = model.noise_schedule.scheduler
+    schedulers = {
+        "scheduler": dict(own or scheduler_of_noise_schedule(model.noise_schedule.config))
+    }
     if model.task == "upscaling":
         low_res = low_res_schedule(model.low_res_noise_schedule)
-        schedulers["low_res_scheduler"] = {
-            **scheduler_of_noise_schedule(low_res.config),
-            "_class_name": "DDPMScheduler",  # the only one that the pipeline takes there
-        }
+        schedulers["low_res_scheduler"] = dict(
+            low_res.scheduler
+            or {
+                **scheduler_of_noise_schedule(low_res.config),
+                "_class_name": "DDPMScheduler",  # the only one that the pipeline takes there
+            }
+        )
     return schedulers
 
 
@@ -136,11 +143,12 @@ def _options(model: "LatentDiffusion") -> dict[str, Any]:
         return {}
     nothing: list[None] = [None, None]
     if model.task == "upscaling":
-        return dict.fromkeys(("feature_extractor", "safety_checker", "watermarker"), nothing)
+        parts = dict.fromkeys(("feature_extractor", "safety_checker", "watermarker"), nothing)
+        level = None if model.sections is None else model.sections.max_noise_level
+        return parts if level is None else {**parts, "max_noise_level": level}
     options: dict[str, Any] = {"feature_extractor": nothing, "image_encoder": nothing}
     if model.text_encoder_2 is not None:
-        # The unconditional text is the encoded empty caption, not zeros.
-        return options | {"force_zeros_for_empty_prompt": False}
+        return options | {"force_zeros_for_empty_prompt": model.zeros_for_empty_prompt}
     return options | {"requires_safety_checker": False, "safety_checker": nothing}
 
 

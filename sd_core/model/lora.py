@@ -1,37 +1,36 @@
 """LoRA files: low-rank changes of a model's weights, added to them when it is loaded.
 
-Source: Hu et al. 2021, arXiv:2106.09685; read and fused by diffusers and peft, so that their own
-format and that of kohya's scripts are both understood.
+Sources: Hu et al. 2021, arXiv:2106.09685; its rank-stabilised scale, Kalajdzievski 2023,
+arXiv:2312.03732; DoRA, Liu et al. 2024, arXiv:2402.09353.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+import torch
 from pydantic import Field
+from torch import Tensor, nn
 
 from sd_core.model.config import ModelConfig
 from sd_core.model.denoiser import unwrap_module
 from sd_core.model.latent_diffusion import LatentDiffusion
+from sd_core.model.lora_file import read_lora
+from sd_core.model.lora_layers import LoraLayer, match_layers
 from sd_core.model.text_encoder import rehashed
-from sd_core.model.weights import (
-    WeightsError,
-    WeightsNeed,
-    resolve_weights,
-    weights_identity,
-)
-
-_ADAPTER = "lora_{}"
+from sd_core.model.weights import WeightsNeed, resolve_weights, weights_identity
 
 
 class LoraConfig(ModelConfig):
     """One LoRA file and how much of it counts."""
 
     model: str = Field(min_length=1)
-    """A reference to a .safetensors file (`/a/file.safetensors`, `hub:org/name@revision/file`)."""
+    """A reference to a .safetensors file (`/a/file.safetensors`, `hub:org/name@revision/file`), or
+    to a folder that peft wrote (`adapter_model.safetensors` with `adapter_config.json`, or folders
+    `unet`, `text_encoder` and `text_encoder_2` of them)."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
-    """Expected digest of the file."""
+    """Expected digest of the file or folder."""
     scale: float = Field(default=1.0, ge=-10, le=10)
 
     def weight_needs(self, where: str) -> list[WeightsNeed]:
@@ -52,29 +51,14 @@ def fuse_loras(
         The model; the hashes of text encoders are those of what they are now.
 
     Raises:
-        WeightsError: a file cannot be had, is not one of safetensors, or fits no layer.
+        WeightsError: a file cannot be had or is not one of safetensors.
+        SettingsError: any of its tensors would not be applied; the error names it.
     """
     if not loras:
         return model
-    pipeline = _pipeline(model)
     for number, lora in enumerate(loras):
-        key = f"{where}.{number}.model"
-        path = resolve_weights(lora.model, sha256=lora.sha256, where=key)
-        if path.suffix != ".safetensors":
-            raise WeightsError(f"{key}: {path.name} is no .safetensors file; others may run code")
-        adapter = _ADAPTER.format(number)
-        try:
-            pipeline.load_lora_weights(
-                str(path.parent), weight_name=path.name, adapter_name=adapter
-            )
-            pipeline.set_adapters(adapter)
-            pipeline.fuse_lora(lora_scale=lora.scale, adapter_names=[adapter], safe_fusing=True)
-            pipeline.unload_lora_weights()
-        except (ValueError, RuntimeError, KeyError, OSError) as error:
-            raise WeightsError(
-                f"{key}: {path.name} is no LoRA of this model: "
-                f"{str(error).strip().splitlines()[0][:200]}"
-            ) from error
+        for found in match_lora(lora, model_parts(model), where=f"{where}.{number}.model"):
+            _add(found, scale=lora.scale)
     second = model.text_encoder_2
     return replace(
         model,
@@ -83,21 +67,47 @@ def fuse_loras(
     )
 
 
-def _pipeline(model: LatentDiffusion) -> Any:
-    """diffusers' pipeline on the model's own modules: what its LoRA loader works on."""
-    scheduler: Any = DDIMScheduler  # one is needed, and nothing is sampled with it
-    parts: dict[str, Any] = {
-        "vae": model.autoencoder.module,
-        "text_encoder": model.text_encoder.module,
-        "tokenizer": model.text_encoder.tokenizer,
-        "unet": unwrap_module(model.denoiser),
-        "scheduler": scheduler(steps_offset=1, clip_sample=False),
-    }
-    second = model.text_encoder_2
-    family: Any = StableDiffusionPipeline if second is None else StableDiffusionXLPipeline
-    if second is not None:
-        parts |= {"text_encoder_2": second.module, "tokenizer_2": second.tokenizer}
-        return family(**parts, add_watermarker=False)
-    return family(
-        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-    )
+def match_lora(lora: LoraConfig, parts: Mapping[str, nn.Module], *, where: str) -> list[LoraLayer]:
+    """A file's changes and the layers that they are for; the parts' weights are not looked at.
+
+    Raises:
+        WeightsError, SettingsError: as `fuse_loras`.
+    """
+    path: Path = resolve_weights(lora.model, sha256=lora.sha256, where=where)
+    return match_layers(read_lora(path, where=where), parts, where=f"{where}: {path.name}")
+
+
+def model_parts(model: LatentDiffusion) -> dict[str, nn.Module]:
+    """What a file may change, by the names that files use."""
+    parts = {"unet": unwrap_module(model.denoiser), "text_encoder": model.text_encoder.module}
+    if model.text_encoder_2 is not None:
+        parts["text_encoder_2"] = model.text_encoder_2.module
+    return parts
+
+
+@torch.no_grad()
+def _add(found: LoraLayer, *, scale: float) -> None:
+    """W + s U D, or m (W + s U D) / |W + s U D| row by row with DoRA, in float32."""
+    weight, pair = found.layer.weight, found.pair
+    assert pair.down is not None
+    assert pair.up is not None
+    down, up = (half.to(weight.device, torch.float32) for half in (pair.down, pair.up))
+    change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+    summed = weight.float() + change * (_scaling(found) * scale)
+    if pair.magnitude is not None:
+        summed = summed * _row_factors(summed, pair.magnitude.to(weight.device))
+    weight.copy_(summed)
+
+
+def _scaling(found: LoraLayer) -> float:
+    pair = found.pair
+    assert pair.down is not None
+    if pair.alpha is not None:
+        return float(pair.alpha.float().item()) / len(pair.down)
+    return 1.0 if pair.settings is None else pair.settings.scaling_of(found.name)
+
+
+def _row_factors(weight: Tensor, magnitude: Tensor) -> Tensor:
+    """What brings each output's row to its magnitude."""
+    norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    return (magnitude.float().flatten() / norms).reshape(-1, *[1] * (weight.ndim - 1))

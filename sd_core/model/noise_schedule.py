@@ -5,8 +5,8 @@ scaled linear betas); Nichol and Dhariwal 2021, arXiv:2102.09672 (the squared co
 2023, arXiv:2305.08891 (zero terminal SNR).
 """
 
-import inspect
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Literal
@@ -16,6 +16,8 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from sd_core.model.config import ModelConfig
+from sd_core.model.scheduler_settings import FLOW_PREDICTION, check_scheduler_settings
+from sd_core.model.settings_check import constructor_defaults
 from sd_core.model.weights import WeightsError
 
 PredictionType = Literal["epsilon", "v_prediction", "flow"]
@@ -25,6 +27,7 @@ BetaSchedule = Literal["scaled_linear", "linear", "squaredcos_cap_v2"]
 
 _MAX_BETA: Final = 0.999
 _FLOW_CLASS: Final = "FlowMatchEulerDiscreteScheduler"
+_BETAS: Final = ("beta_start", "beta_end", "beta_schedule")
 
 
 class NoiseScheduleConfig(ModelConfig):
@@ -59,18 +62,23 @@ class NoiseSchedule:
     `alphas_cumprod` is (T,) float32 on the CPU, falling: the share of the latents' variance left
     at each timestep. Stable Diffusion's: 0.99915 at 0, 0.00466 at 999; exactly 0 at the last where
     rescaled. A flow does not use it: there t in [0, T) means sigma = t / T.
+    `scheduler` is the model folder's own `scheduler_config.json`, which sampling follows; None
+    where no folder says how to sample.
     """
 
     config: NoiseScheduleConfig
     alphas_cumprod: Tensor
+    scheduler: Mapping[str, Any] | None = None
 
 
-def build_noise_schedule(config: NoiseScheduleConfig) -> NoiseSchedule:
+def build_noise_schedule(
+    config: NoiseScheduleConfig, *, scheduler: Mapping[str, Any] | None = None
+) -> NoiseSchedule:
     """Compute the schedule in float32, to the bit as diffusers does where not rescaled."""
     alphas_cumprod = torch.cumprod(1.0 - _betas(config), dim=0)
     if config.rescale_betas_zero_snr:
         alphas_cumprod = rescale_zero_terminal_snr(alphas_cumprod)
-    return NoiseSchedule(config=config, alphas_cumprod=alphas_cumprod)
+    return NoiseSchedule(config=config, alphas_cumprod=alphas_cumprod, scheduler=scheduler)
 
 
 def low_res_schedule(found: NoiseSchedule | None) -> NoiseSchedule:
@@ -96,7 +104,7 @@ def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
     return ((roots - last) * (first / (first - last))) ** 2
 
 
-def noise_schedule_of_scheduler(scheduler: dict[str, Any], *, where: str) -> NoiseScheduleConfig:
+def noise_schedule_of_scheduler(scheduler: Mapping[str, Any], *, where: str) -> NoiseScheduleConfig:
     """Read a diffusers `scheduler_config.json`; keys it lacks have its class's defaults.
 
     Raises:
@@ -104,15 +112,19 @@ def noise_schedule_of_scheduler(scheduler: dict[str, Any], *, where: str) -> Noi
     """
     class_name = str(scheduler.get("_class_name", ""))
     found = {**_class_defaults(class_name, where=where), **scheduler}
+    check_scheduler_settings(scheduler, where=where)
     prediction_type = str(found.get("prediction_type", "epsilon"))
-    if class_name == _FLOW_CLASS or prediction_type == "flow_prediction":
-        if found.get("use_dynamic_shifting"):
-            raise WeightsError(f"{where}: use_dynamic_shifting is not supported; set it to false")
+    if class_name == _FLOW_CLASS or prediction_type == FLOW_PREDICTION:
         shift = float(found.get("shift", found.get("flow_shift")) or 1.0)
         options: dict[str, Any] = {"prediction_type": "flow", "flow_shift": shift}
     else:
-        if found.get("trained_betas") is not None:
-            raise WeightsError(f"{where}: trained_betas are not supported; use beta_schedule")
+        missing = [name for name in _BETAS if found.get(name) is None]
+        if missing or "num_train_timesteps" not in found:
+            raise WeightsError(
+                f"{where}: a {class_name} says nothing of {', '.join(missing)}: its noise is of "
+                "another kind (such as EDM's sigmas), which is not supported; name a model with a "
+                "schedule of betas or a flow"
+            )
         options = {
             "prediction_type": prediction_type,
             "beta_start": found.get("beta_start"),
@@ -176,9 +188,4 @@ def _class_defaults(class_name: str, *, where: str) -> dict[str, Any]:
         raise WeightsError(
             f"{where}: {class_name or 'no _class_name'} is no scheduler of diffusers"
         )
-    parameters = inspect.signature(found.__init__).parameters.values()
-    return {
-        parameter.name: parameter.default
-        for parameter in parameters
-        if parameter.default is not inspect.Parameter.empty
-    }
+    return constructor_defaults(found)

@@ -41,7 +41,7 @@ def detect_layout(path: Path, *, where: str) -> SingleFileLayout:
     Raises:
         WeightsError: it is none of them, or no safetensors file.
     """
-    with _open(path, where=where) as stream:
+    with open_single_file(path, where=where) as stream:
         names = set(stream.keys())
     for layout, mark in _MARKS.items():
         if mark in names:
@@ -77,7 +77,7 @@ def fill_from_single_file(
         WeightsError: a tensor is missing, of another shape, or left over: another architecture.
     """
     sources = {key: source_of(key) for key in module.state_dict()}
-    with _open(path, where=where) as stream:
+    with open_single_file(path, where=where) as stream:
         names = {name for name in stream.keys() if name.startswith(prefix)}  # noqa: SIM118
         wanted = {source.name for source in sources.values()}
         _refuse(path, wanted - names, "missing", where)
@@ -112,7 +112,7 @@ def _refuse(path: Path, names: Iterable[str], fault: str, where: str) -> None:
         )
 
 
-def _open(path: Path, *, where: str) -> Any:
+def open_single_file(path: Path, *, where: str) -> Any:
     from safetensors import SafetensorError, safe_open
 
     try:

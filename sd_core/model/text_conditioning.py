@@ -5,6 +5,7 @@ section 2.2, arXiv:2307.01952.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -31,6 +32,33 @@ def encode_conditioning(
         ValueError: a model of XL without time ids.
     """
     return _condition(model, tokenize_captions(model.text_encoder, captions), time_ids)
+
+
+def encode_unconditional(
+    model: LatentDiffusion, texts: Sequence[str], *, time_ids: Tensor | None = None
+) -> Conditioning:
+    """Encode texts to guide away from; an empty one as the model's folder has it.
+
+    Args:
+        model: Of XL, it says whether an empty text is zeros (`force_zeros_for_empty_prompt`).
+        texts: B of them, most of them empty.
+        time_ids: (B, 6), of XL.
+    """
+    encoded = encode_conditioning(model, texts, time_ids=time_ids)
+    if not model.zeros_for_empty_prompt:
+        return encoded
+    is_empty = torch.tensor([not text for text in texts], device=encoded.prompt_embeds.device)
+    return without_text(encoded, is_empty)
+
+
+def without_text(encoded: Conditioning, rows: Tensor) -> Conditioning:
+    """The same with zeros for the text of the rows where (B,) bool is true."""
+    pooled = encoded.pooled_prompt_embeds
+    return replace(
+        encoded,
+        prompt_embeds=encoded.prompt_embeds.masked_fill(rows[:, None, None], 0.0),
+        pooled_prompt_embeds=None if pooled is None else pooled.masked_fill(rows[:, None], 0.0),
+    )
 
 
 def encode_conditioning_of_ids(

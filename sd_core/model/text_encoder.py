@@ -21,9 +21,12 @@ from sd_core.model.text_encoder_loading import (
     load_from_file,
     load_from_folder,
     load_from_open_clip,
+    read_layout,
+    settings_of_file,
     tokenizer_folder,
     tokenizer_sha256,
 )
+from sd_core.model.text_encoder_settings import token_length_of
 from sd_core.model.weights import (
     WeightsNeed,
     join_reference,
@@ -166,7 +169,7 @@ def load_text_encoder(config: TextEncoderConfig, *, device: str | torch.device) 
     return TextEncoder(
         module=place_module(module, device=device, dtype=dtype),
         tokenizer=loaded.tokenizer,
-        token_length=int(module.config.max_position_embeddings),
+        token_length=_token_length(config, module, loaded.tokenizer),
         embed_dim=int(module.config.hidden_size),
         pad_token_id=int(loaded.tokenizer.pad_token_id),
         source="open_clip" if config.clip is not None else "diffusers",
@@ -176,6 +179,32 @@ def load_text_encoder(config: TextEncoderConfig, *, device: str | torch.device) 
         tokenizer_sha256=tokenizer_sha256(loaded.tokenizer),
         hidden_states=config.hidden_states,
     )
+
+
+def text_encoder_settings(config: TextEncoderConfig) -> dict[str, Any] | None:
+    """What the encoder is built of, its tokenizer held against it; None of an open_clip model.
+
+    Raises:
+        WeightsError: a file cannot be had, or says what is not honoured.
+    """
+    if config.clip is not None:
+        return None
+    model, where = str(config.model), f"{config.part}.model"
+    if model in ARCHITECTURES:
+        return ARCHITECTURES[model]
+    if is_single_file(model, where=where):
+        if config.layout is None:
+            return settings_of_file(model, part=config.part, where=where)
+        model = config.layout
+    settings, _ = read_layout(model, part=config.part, where=where)
+    return settings
+
+
+def _token_length(config: TextEncoderConfig, module: Any, tokenizer: Any) -> int:
+    """open_clip's tokenizers do not tell; a folder's may hold fewer tokens than its encoder."""
+    if config.clip is not None:
+        return int(module.config.max_position_embeddings)
+    return token_length_of(tokenizer, module.config.to_dict())
 
 
 def _load(config: TextEncoderConfig) -> LoadedTextEncoder:

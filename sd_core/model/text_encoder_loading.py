@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +24,17 @@ from sd_core.model.text_encoder_architectures import (
     class_name_of_settings,
     clip_vocabulary_tokenizer,
 )
+from sd_core.model.text_encoder_settings import (
+    check_text_encoder_settings,
+    check_tokenizer_folder,
+    check_vocabulary,
+)
 from sd_core.model.weights import WeightsError, join_reference, resolve_weights
 
 _LEFT_OVER: Final = ("position_ids", "text_projection", "logit_scale")
+_LEFT_OVER_ENDS: Final = (*_LEFT_OVER, "text_projection.weight")
+_OTHER_HALF: Final = ("vision_model.", "visual_projection.")
+_LAYER: Final = re.compile(r"\bencoder\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +55,9 @@ def load_from_folder(
     weights = resolve_weights(join_reference(model, part), sha256=sha256, where=where)
     vocabulary = resolve_weights(join_reference(model, tokenizer_folder(part)), where=where)
     # Not typed: transformers' annotations do not know output_loading_info.
-    model_class: Any = getattr(transformers, _clip_class(weights, where=where))
+    settings = _clip_settings(weights, where=where)
+    check_tokenizer_folder(vocabulary, where=where)
+    model_class: Any = getattr(transformers, class_name_of_settings(settings))
     try:
         module, report = model_class.from_pretrained(
             weights,
@@ -62,6 +74,8 @@ def load_from_folder(
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise WeightsError(f"{where}: {weights} lacks {len(missing)} tensors, {missing[0]} for one")
+    _refuse_left_over(report["unexpected_keys"], settings, where=f"{where}: {weights}")
+    check_vocabulary(tokenizer, settings, where=f"{where}: {vocabulary}")
     return LoadedTextEncoder(module=module, tokenizer=tokenizer)
 
 
@@ -79,7 +93,7 @@ def load_from_file(
     if is_second and layout != "sd-xl":
         raise WeightsError(f"{where}: {path} is of {layout}, which has one text encoder")
     if layout_folder is None:
-        settings = ARCHITECTURES["sd-xl-2" if is_second else layout.replace("-xl", "-v1")]
+        settings = settings_of_file(model, part=part, where=where)
         tokenizer = clip_vocabulary_tokenizer(pad_token_id=settings["pad_token_id"])
     else:
         settings, tokenizer = read_layout(layout_folder, part=part, where=where)
@@ -103,6 +117,12 @@ def load_from_file(
     return LoadedTextEncoder(module=module, tokenizer=tokenizer)
 
 
+def settings_of_file(model: str, *, part: str, where: str) -> dict[str, Any]:
+    """What a text encoder of a single-file checkpoint is built of."""
+    layout = detect_layout(resolve_weights(model, where=where), where=where)
+    return ARCHITECTURES["sd-xl-2" if part == "text_encoder_2" else layout.replace("-xl", "-v1")]
+
+
 def build_random(model: str, *, part: str, seed: int) -> LoadedTextEncoder:
     """Build a named architecture, or that of a diffusers folder, with weights of `seed`."""
     if model in ARCHITECTURES:
@@ -119,9 +139,11 @@ def read_layout(folder: str, *, part: str, where: str) -> tuple[dict[str, Any], 
 
     config_folder = resolve_weights(join_reference(folder, part), where=where)
     vocabulary = resolve_weights(join_reference(folder, tokenizer_folder(part)), where=where)
-    _clip_class(config_folder, where=where)
-    settings = json.loads((config_folder / "config.json").read_text(encoding="utf-8"))
-    return settings, CLIPTokenizer.from_pretrained(vocabulary, local_files_only=True)
+    settings = _clip_settings(config_folder, where=where)
+    check_tokenizer_folder(vocabulary, where=where)
+    tokenizer = CLIPTokenizer.from_pretrained(vocabulary, local_files_only=True)
+    check_vocabulary(tokenizer, settings, where=f"{where}: {vocabulary}")
+    return settings, tokenizer
 
 
 def tokenizer_folder(part: str) -> str:
@@ -129,17 +151,37 @@ def tokenizer_folder(part: str) -> str:
     return part.replace("text_encoder", "tokenizer")
 
 
-def _clip_class(folder: Path, *, where: str) -> str:
+def _clip_settings(folder: Path, *, where: str) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise WeightsError(f"{where}: {folder} holds no config.json, so it is no text encoder")
-    name = class_name_of_settings(json.loads(path.read_text(encoding="utf-8")))
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    name = class_name_of_settings(settings)
     if name not in (PLAIN_CLASS, PROJECTED_CLASS):
         raise WeightsError(
             f"{where}: {folder} is a {name}; a text encoder is a {PLAIN_CLASS} or a "
             f"{PROJECTED_CLASS}"
         )
-    return name
+    check_text_encoder_settings(settings, where=f"{where}: {path}")
+    return settings
+
+
+def _refuse_left_over(names: Iterable[str], settings: dict[str, Any], *, where: str) -> None:
+    """Tensors that the text model does not take: only those of CLIP's other half, and of layers
+    behind the last that is taken, may be there."""
+    layers = int(settings.get("num_hidden_layers", 12))
+
+    def may_stay(name: str) -> bool:
+        layer = _LAYER.search(name)
+        is_behind = layer is not None and int(layer[1]) >= layers
+        return is_behind or name.startswith(_OTHER_HALF) or name.endswith(_LEFT_OVER_ENDS)
+
+    found = sorted(name for name in names if not may_stay(name))
+    if found:
+        raise WeightsError(
+            f"{where} does not fit its config.json: {len(found)} tensors are unknown, {found[0]} "
+            "for one"
+        )
 
 
 def load_from_open_clip(config: ClipConfig) -> LoadedTextEncoder:

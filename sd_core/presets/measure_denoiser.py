@@ -26,7 +26,7 @@ from sd_core.model.latent_diffusion import (
     load_latent_diffusion,
 )
 from sd_core.model.noise_schedule import NoiseScheduleConfig, noise_schedule_of_scheduler
-from sd_core.model.text_conditioning import encode_conditioning
+from sd_core.model.text_conditioning import encode_conditioning, encode_unconditional
 from sd_core.model.text_encoder import TextEncoderConfig
 from sd_core.presets.drawing import FIRST_HELD_OUT_SEED, Picture, Subject, draw
 from sd_core.presets.judge import ATTRIBUTES, Judgement, agreement, judge_picture
@@ -111,7 +111,7 @@ def generate(
     images = generate_images(
         model,
         conditioning=encode_conditioning(model, [picture.caption for picture in drawn]),
-        unconditional=encode_conditioning(model, [""]),
+        unconditional=encode_unconditional(model, [""]),
         noise=initial_noise(generators, shape=(model.autoencoder.latent_channels, side, side)),
         sampler=sampler,
         num_inference_steps=num_inference_steps,

@@ -1,53 +1,90 @@
-"""The samplers by name: diffusers' schedulers, set up from our noise schedule.
+"""The samplers by name: diffusers' schedulers, set up from a model folder's own, or from our noise
+schedule where no folder says how to sample.
 
-Sources: Song et al. 2020, arXiv:2010.02502 (DDIM); Liu et al. 2022, arXiv:2202.09778 (PNDM);
-Karras et al. 2022, arXiv:2206.00364 (Euler, the sigmas' spacing); Lu et al. 2022,
-arXiv:2211.01095 (DPM-Solver++); Zhao et al. 2023, arXiv:2302.04867 (UniPC); Luo et al. 2023,
-arXiv:2310.04378 (LCM); Esser et al. 2024, arXiv:2403.03206 (Euler on a flow).
+Sources: Song et al. 2020, arXiv:2010.02502 (DDIM); Ho et al. 2020, arXiv:2006.11239 (DDPM); Liu et
+al. 2022, arXiv:2202.09778 (PNDM); Karras et al. 2022, arXiv:2206.00364 (Euler, Heun, the sigmas'
+spacing); Lu et al. 2022, arXiv:2211.01095 (DPM-Solver++); Zhao et al. 2023,
+arXiv:2302.04867 (UniPC); Luo et al. 2023, arXiv:2310.04378 (LCM); Esser et al. 2024,
+arXiv:2403.03206 (Euler on a flow).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import diffusers
 
 from sd_core.model.noise_schedule import NoiseSchedule, scheduler_of_noise_schedule
+from sd_core.model.scheduler_settings import check_scheduler_settings
+from sd_core.model.settings_check import SettingsError
 
 SamplerName = Literal[
     "ddim",
+    "ddpm",
     "pndm",
     "euler",
     "euler_a",
+    "heun",
+    "dpmpp_2s",
     "dpmpp_2m",
     "dpmpp_2m_karras",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_karras",
     "unipc",
     "lcm",
     "flow_euler",
 ]
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+_MULTISTEP: Final = "DPMSolverMultistepScheduler"
+_SINGLESTEP: Final = "DPMSolverSinglestepScheduler"
+_UNFIT: Final = (ValueError, NotImplementedError, TypeError)
+"""What diffusers' schedulers say of settings that they cannot combine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Recipe:
-    """A scheduler class of diffusers and its own options."""
+    """A scheduler class of diffusers.
+
+    Attributes:
+        options: What the name itself says, whatever the folder says.
+        unless_said: Where the folder is of another class and does not say.
+    """
 
     scheduler: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    unless_said: Mapping[str, Any] = field(default_factory=dict)
     of_flow: bool = False
     zero_snr: bool = True
     draws_noise: bool = False
 
 
+def _multistep(algorithm_type: str, *, karras: bool) -> _Recipe:
+    return _Recipe(
+        scheduler=_MULTISTEP,
+        options={"algorithm_type": algorithm_type, "use_karras_sigmas": karras},
+        draws_noise=algorithm_type.startswith("sde"),
+    )
+
+
 _RECIPES: dict[SamplerName, _Recipe] = {
     "ddim": _Recipe(scheduler="DDIMScheduler"),
-    "pndm": _Recipe(scheduler="PNDMScheduler", options={"skip_prk_steps": True}, zero_snr=False),
+    "ddpm": _Recipe(scheduler="DDPMScheduler", draws_noise=True),
+    "pndm": _Recipe(
+        scheduler="PNDMScheduler", unless_said={"skip_prk_steps": True}, zero_snr=False
+    ),
     "euler": _Recipe(scheduler="EulerDiscreteScheduler"),
     "euler_a": _Recipe(scheduler="EulerAncestralDiscreteScheduler", draws_noise=True),
-    "dpmpp_2m": _Recipe(scheduler="DPMSolverMultistepScheduler"),
-    "dpmpp_2m_karras": _Recipe(
-        scheduler="DPMSolverMultistepScheduler", options={"use_karras_sigmas": True}
+    "heun": _Recipe(scheduler="HeunDiscreteScheduler", zero_snr=False),
+    "dpmpp_2s": _Recipe(
+        scheduler=_SINGLESTEP,
+        options={"algorithm_type": "dpmsolver++"},
+        unless_said={"lower_order_final": True},
+        zero_snr=False,
     ),
+    "dpmpp_2m": _multistep("dpmsolver++", karras=False),
+    "dpmpp_2m_karras": _multistep("dpmsolver++", karras=True),
+    "dpmpp_2m_sde": _multistep("sde-dpmsolver++", karras=False),
+    "dpmpp_2m_sde_karras": _multistep("sde-dpmsolver++", karras=True),
     "unipc": _Recipe(scheduler="UniPCMultistepScheduler"),
     "lcm": _Recipe(scheduler="LCMScheduler", draws_noise=True),
     "flow_euler": _Recipe(scheduler="FlowMatchEulerDiscreteScheduler", of_flow=True),
@@ -57,40 +94,101 @@ _RECIPES: dict[SamplerName, _Recipe] = {
 def build_sampler(name: SamplerName, noise_schedule: NoiseSchedule) -> Any:
     """A fresh scheduler of diffusers, its steps not yet set.
 
-    It is what `Scheduler.from_config(pipe.scheduler.config)` gives in a pipeline saved with this
-    noise schedule: 'leading' timesteps with an offset of 1, 'trailing' with zero terminal SNR.
+    It is what `Scheduler.from_config(pipe.scheduler.config)` gives in the model folder's pipeline:
+    the folder's spacing of timesteps and every other setting that the class knows; where the folder
+    says nothing of a setting, the class's default. Two exceptions: what the name itself says
+    (`karras`, `sde`), and PNDM without its warm-up unless the folder asks for it. Where no folder
+    says how to sample: 'leading' timesteps with an offset of 1, 'trailing' with zero terminal SNR.
 
     Raises:
         ValueError: an unknown name, or a sampler that cannot follow this schedule.
     """
     if name not in _RECIPES:
         raise ValueError(f"sampler is {name!r}; allowed are {', '.join(SAMPLERS)}")
-    recipe, config = _RECIPES[name], noise_schedule.config
-    if recipe.of_flow != (config.prediction_type == "flow"):
+    if fault := _fault(name, noise_schedule):
+        allowed = ", ".join(samplers_of(noise_schedule)) or "none"
+        raise ValueError(f"sampler {name!r} {fault}; allowed are {allowed}")
+    try:
+        return _build(name, noise_schedule)
+    except _UNFIT as error:
         raise ValueError(
-            f"sampler {name!r} does not go with prediction_type {config.prediction_type!r}; "
-            f"allowed are {', '.join(samplers_of(noise_schedule))}"
-        )
-    if config.rescale_betas_zero_snr and not recipe.zero_snr:
-        raise ValueError(
-            f"sampler {name!r} cannot start where the signal is zero (rescale_betas_zero_snr); "
-            f"allowed are {', '.join(samplers_of(noise_schedule))}"
-        )
-    family: Any = getattr(diffusers, recipe.scheduler)
-    return family.from_config(scheduler_of_noise_schedule(config), **recipe.options)
+            f"sampler {name!r} cannot be set up from the model folder's scheduler: {error}"
+        ) from error
 
 
 def samplers_of(noise_schedule: NoiseSchedule) -> tuple[SamplerName, ...]:
-    """The samplers that can follow a noise schedule."""
-    config = noise_schedule.config
-    return tuple(
-        name
-        for name, recipe in _RECIPES.items()
-        if recipe.of_flow == (config.prediction_type == "flow")
-        and (recipe.zero_snr or not config.rescale_betas_zero_snr)
+    """The samplers that can follow a noise schedule, as the model folder would set them up."""
+    return tuple(name for name in _RECIPES if _can_follow(name, noise_schedule))
+
+
+def sampler_of_folder(noise_schedule: NoiseSchedule) -> SamplerName:
+    """The sampler of the model folder's own scheduler; ours where no folder names one.
+
+    Raises:
+        SettingsError: the folder's class is none of ours, or it is set up as none of ours is.
+    """
+    own = noise_schedule.scheduler
+    if own is None:
+        return "flow_euler" if noise_schedule.config.prediction_type == "flow" else "dpmpp_2m"
+    for name in samplers_of(noise_schedule):
+        recipe = _RECIPES[name]
+        if recipe.scheduler == own.get("_class_name") and _says_the_same(recipe, own):
+            return name
+    allowed = ", ".join(samplers_of(noise_schedule))
+    algorithm = own.get("algorithm_type")
+    raise SettingsError(
+        f"scheduler/scheduler_config.json: _class_name is {own.get('_class_name')!r}"
+        f"{f', algorithm_type {algorithm!r}' if algorithm else ''}: no sampler here is the same; "
+        f"name one yourself: {allowed}"
     )
 
 
 def draws_noise(name: SamplerName) -> bool:
     """Whether its steps draw noise of their own, and so need the rows' generators."""
     return _RECIPES[name].draws_noise
+
+
+def _fault(name: SamplerName, noise_schedule: NoiseSchedule) -> str | None:
+    """Why a sampler cannot follow a schedule."""
+    recipe, config = _RECIPES[name], noise_schedule.config
+    if recipe.of_flow != (config.prediction_type == "flow"):
+        return f"does not go with prediction_type {config.prediction_type!r}"
+    if config.rescale_betas_zero_snr and not recipe.zero_snr:
+        return "cannot start where the signal is zero (rescale_betas_zero_snr)"
+    return None
+
+
+def _can_follow(name: SamplerName, noise_schedule: NoiseSchedule) -> bool:
+    if _fault(name, noise_schedule) is not None:
+        return False
+    try:
+        _build(name, noise_schedule).set_timesteps(2)
+    except _UNFIT:
+        return False
+    return True
+
+
+def _build(name: SamplerName, noise_schedule: NoiseSchedule) -> Any:
+    family: Any = getattr(diffusers, _RECIPES[name].scheduler)
+    return family.from_config(_settings(_RECIPES[name], noise_schedule))
+
+
+def _settings(recipe: _Recipe, noise_schedule: NoiseSchedule) -> dict[str, Any]:
+    own = noise_schedule.scheduler
+    if own is None:
+        base = scheduler_of_noise_schedule(noise_schedule.config)
+    else:
+        check_scheduler_settings(own, where="scheduler/scheduler_config.json")
+        base = dict(own)
+    if recipe.of_flow:
+        base.setdefault("shift", noise_schedule.config.flow_shift)
+    if base.get("_class_name") != recipe.scheduler:
+        base = {**recipe.unless_said, **base}
+    return {**base, **recipe.options}
+
+
+def _says_the_same(recipe: _Recipe, own: Mapping[str, Any]) -> bool:
+    """Whether the folder's words are what the sampler's name says anyway."""
+    family: Any = getattr(diffusers, recipe.scheduler)
+    found = family.from_config(dict(own)).config
+    return all(found[name] == value for name, value in recipe.options.items())

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 from sd_core.cache.latents import unscale_latents
 from sd_core.model.autoencoder import decode_latents
 from sd_core.model.conditioning import Conditioning, concatenate_conditionings
-from sd_core.model.denoiser import predict
+from sd_core.model.denoiser import guidance_width, predict
 from sd_core.model.latent_diffusion import LatentDiffusion
-from sd_core.sampling.guidance import guide, rescale_guided
+from sd_core.sampling.guidance import embed_guidance_scale, guide, rescale_guided
 from sd_core.sampling.samplers import SamplerName, build_sampler, draws_noise
 from sd_core.sampling.source import SourceLatents, SourceNoiser
 
@@ -42,7 +42,8 @@ def generate_latents(
         sampler: One of `samplers_of(model.noise_schedule)`.
         num_inference_steps: At least 1; PNDM calls the denoiser once more.
         guidance_scale: Up to 1 guides nothing and halves the work; a tensor (B,) has each row's
-            own, all of them guiding or none.
+            own, all of them guiding or none. A denoiser that takes it as an input is told it, and
+            is called once a step whatever it is.
         guidance_rescale: See `rescale_guided`.
         generators: One for each row; samplers that draw noise in their steps need them.
         source: What to start from; without it, from the noise alone.
@@ -57,8 +58,12 @@ def generate_latents(
     if num_inference_steps < 1:
         raise ValueError(f"num_inference_steps is {num_inference_steps}; allowed are 1 and up")
     device = next(model.denoiser.parameters()).device
-    guided, scale = _guidance(guidance_scale, device)
     text = conditioning.to(device)
+    if (width := guidance_width(model.denoiser)) is None:
+        guided, scale = _guidance(guidance_scale, device)
+    else:
+        guided, scale = False, 1.0
+        text = _with_guidance(text, guidance_scale, width=width)
     if guided:
         whole = (
             unconditional if len(unconditional) == len(noise) else _expanded(unconditional, noise)
@@ -106,6 +111,15 @@ def _guidance(guidance_scale: float | Tensor, device: torch.device) -> tuple[boo
             "are not; sample them apart"
         )
     return all(is_guided), guidance_scale.to(device).view(-1, 1, 1, 1)
+
+
+def _with_guidance(
+    text: Conditioning, guidance_scale: float | Tensor, *, width: int
+) -> Conditioning:
+    """The scale as the denoiser's input; no text is guided away from then."""
+    scales = torch.as_tensor(guidance_scale, dtype=torch.float32).expand(len(text))
+    embedding = embed_guidance_scale(scales, width=width)  # on the CPU, as the rows' noise
+    return replace(text, guidance_embedding=embedding.to(text.prompt_embeds.device))
 
 
 @torch.inference_mode()

@@ -8,7 +8,8 @@ from pipelines.image_facts import ImageFactsConfig
 from sd_core.model.config import ModelConfig
 from sd_core.model.latent_diffusion import LatentDiffusionConfig
 from sd_core.model.lora import LoraConfig
-from sd_core.model.weights import WeightsNeed
+from sd_core.model.weights import WeightsError, WeightsNeed
+from sd_core.sampling.folder_traits import folder_traits
 from sd_core.sampling.image_conditions import DEFAULT_NOISE_LEVEL
 from sd_core.sampling.noise import NOISE_VERSION
 from sd_core.sampling.samplers import SamplerName
@@ -27,7 +28,9 @@ class GenerationDefaults(ModelConfig):
     width: int | None = Field(default=None, ge=1)
     """Pixels; null takes the size that the model was made for."""
     height: int | None = Field(default=None, ge=1)
-    sampler: SamplerName = "dpmpp_2m"
+    sampler: SamplerName | None = None
+    """Null: that of the model folder's own scheduler, as it is set up there; `dpmpp_2m` where no
+    folder names one."""
     strength: float = Field(default=0.8, ge=0, le=1)
     """Of rows that start from an image: 0 leaves it as it is, 1 keeps next to nothing."""
 
@@ -106,11 +109,23 @@ class GenerateConfig(ModelConfig):
         """The options that change an image, as plain JSON without secrets."""
         apart = {"model", "loras", "encode_threads", "init", "facts"}
         init = None if self.init is None else self.init.model_dump(exclude={"storage_options"})
+        options = self.model_dump(mode="json", exclude=apart)
         return {
             "noise": NOISE_VERSION,
-            **self.model_dump(mode="json", exclude=apart),
+            **options,
+            **self._sampling_identity(options["defaults"]),
             "model": self.model.identity(),
             "loras": [lora.identity() for lora in self.loras],
             "init": init,
             **self.facts.identity(),
         }
+
+    def _sampling_identity(self, defaults: dict[str, Any]) -> dict[str, Any]:
+        """The sampler that null means, and what earlier versions passed over in the folder."""
+        try:
+            traits = folder_traits(self.model)
+        except WeightsError:
+            return {}  # nothing is there to be sampled with
+        named = {**defaults, "sampler": defaults["sampler"] or traits.sampler}
+        more = {"model_folder": list(traits.passed_over)} if traits.passed_over else {}
+        return {"defaults": named, **more}

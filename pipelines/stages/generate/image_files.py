@@ -19,11 +19,16 @@ _CUT = "..."
 _ROOM = {"jpg": 32_700, "png": 1 << 20, "webp": 1 << 20}
 _NAMES: dict[SamplerName, str] = {
     "ddim": "DDIM",
+    "ddpm": "DDPM",
     "pndm": "PLMS",
     "euler": "Euler",
     "euler_a": "Euler a",
+    "heun": "Heun",
+    "dpmpp_2s": "DPM++ 2S",
     "dpmpp_2m": "DPM++ 2M",
     "dpmpp_2m_karras": "DPM++ 2M Karras",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_2m_sde_karras": "DPM++ 2M SDE Karras",
     "unipc": "UniPC",
     "lcm": "LCM",
     "flow_euler": "Euler",

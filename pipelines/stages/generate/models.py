@@ -9,7 +9,7 @@ import torch
 
 from pipelines.config import ConfigError
 from pipelines.stages.generate.config import GenerateConfig
-from pipelines.stages.generate.foresee import embeds_guidance
+from pipelines.stages.generate.foresee import embeds_guidance, own_sampler
 from pipelines.stages.generate.rows import ModelLimits
 from pipelines.versions import describe_program
 from sd_core.cache.samples import EmptyCaption
@@ -59,6 +59,7 @@ class GenerateModels:
             native_px=self.native_px,
             max_side_px=config.max_side_px,
             samplers=samplers_of(self.model.noise_schedule),
+            sampler=config.defaults.sampler or own_sampler(self.model.noise_schedule),
             task=self.model.task,
             steps=StepsLimit(noise_schedule=self.model.noise_schedule),
             embeds_guidance=embeds_guidance(settings),
@@ -94,11 +95,13 @@ def load_generate_models(config: GenerateConfig, *, device: str | torch.device) 
     """
     model = load_latent_diffusion(config.model, device=device, tasks=get_args(Task))
     if model.task == "upscaling":
-        steps = len(low_res_schedule(model.low_res_noise_schedule).alphas_cumprod)
-        if config.noise_level >= steps:
+        highest = len(low_res_schedule(model.low_res_noise_schedule).alphas_cumprod) - 1
+        said = None if model.sections is None else model.sections.max_noise_level
+        highest = highest if said is None else min(highest, said)
+        if config.noise_level > highest:
             raise ConfigError(
-                f"generate.noise_level: {config.noise_level} is above the model's schedule; "
-                f"allowed: 0 to {steps - 1}"
+                f"generate.noise_level: {config.noise_level} is above the model's schedule or its "
+                f"max_noise_level; allowed: 0 to {highest}"
             )
     model = fuse_loras(model, config.loras, where="generate.loras")
     model.denoiser.requires_grad_(False)

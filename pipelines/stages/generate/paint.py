@@ -23,7 +23,7 @@ from pipelines.stages.generate.rows import ImageRow
 from pipelines.stages.generate.source_pictures import SourcePictures
 from pipelines.stages.generate.text_cache import TextCache, stack_texts
 from sd_core.cache.latents import unscale_latents
-from sd_core.model.text_conditioning import size_time_ids
+from sd_core.model.text_conditioning import size_time_ids, without_text
 from sd_core.sampling.noise import initial_noise, row_generators
 from sd_core.sampling.source import SourceLatents, compose_inpainted
 from sd_core.sampling.text_to_image import (
@@ -113,6 +113,9 @@ class Painter:
         add_images = self._image_conditions(batch, filled, generators)
         prompts = stack_texts([batch.prompts[at] for at in filled], time_ids=time_ids)
         negatives = stack_texts([batch.negatives[at] for at in filled], time_ids=time_ids)
+        if model.zeros_for_empty_prompt:
+            is_empty = torch.tensor([not row.negative_prompt for row in rows])
+            negatives = without_text(negatives, is_empty.to(self._models.device))
         if model.task == "inpainting" and source is not None:
             source = inpainting_source(source)
         return generate_latents(

@@ -70,6 +70,8 @@ class ModelLimits:
     native_px: int
     max_side_px: int
     samplers: Sequence[str]
+    sampler: SamplerName
+    """Of rows that name none, where `generate.defaults` names none either."""
     task: Task = "text_to_image"
     steps: StepsLimit | None = None
     """Null: any number of steps."""
@@ -156,7 +158,7 @@ def _resolve(
         guidance_scale=own("guidance_scale", defaults.guidance_scale),
         width=own("width", defaults.width or width),
         height=own("height", defaults.height or height),
-        sampler=own("sampler", defaults.sampler),
+        sampler=own("sampler", defaults.sampler or limits.sampler),
         init_key=row["init_key"],
         strength=own("strength", defaults.strength)
         if starts and limits.task != "upscaling"

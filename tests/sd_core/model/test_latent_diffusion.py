@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from sd_core.model.autoencoder import encode_images
+from sd_core.model.conditioning import concatenate_conditionings
 from sd_core.model.denoiser import predict
 from sd_core.model.latent_diffusion import (
     LatentDiffusion,
@@ -22,6 +23,7 @@ from sd_core.model.latent_diffusion import (
 from sd_core.model.text_conditioning import (
     encode_conditioning,
     encode_conditioning_of_ids,
+    encode_unconditional,
     size_time_ids,
 )
 from sd_core.model.text_encoder import tokenize_captions
@@ -157,7 +159,13 @@ def test_xl_is_conditioned_as_its_own_pipeline_does(tmp_path: Path) -> None:
     pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "ours", add_watermarker=False)
     embeds, empty, pooled, empty_pooled = pipeline.encode_prompt("a dog", device="cpu")
     time_ids = size_time_ids(2, height_px=32, width_px=32)
-    ours = encode_conditioning(model, ["a dog", ""], time_ids=time_ids)
+    ours = concatenate_conditionings(
+        [
+            encode_conditioning(model, ["a dog"], time_ids=time_ids[:1]),
+            encode_unconditional(model, [""], time_ids=time_ids[:1]),
+        ]
+    )
+    assert not ours.prompt_embeds[1].any()  # the index says force_zeros_for_empty_prompt
     torch.testing.assert_close(ours.prompt_embeds, torch.cat([embeds, empty]), atol=1e-6, rtol=0)
     torch.testing.assert_close(
         ours.pooled_prompt_embeds, torch.cat([pooled, empty_pooled]), atol=1e-6, rtol=0
@@ -256,7 +264,10 @@ def damaged(folder: Path, target: Path, fault: str) -> Path:
         ("remote code", r"whose unet is MyUNet; supported: UNet2DConditionModel"),
         ("no text", r"whose text_encoder is missing; supported: CLIPTextModel"),
         ("no index", r"model_index\.json: there is nothing at"),
-        ("scheduler", r"DDIMScheduler is not supported as it stands: prediction_type"),
+        (
+            "scheduler",
+            r"scheduler_config\.json: PNDMScheduler is not supported as it stands: prediction_type",
+        ),
     ],
 )
 def test_a_folder_of_another_kind_says_what_is_wrong(

@@ -94,11 +94,14 @@ def test_keys_that_a_file_lacks_have_its_classes_defaults() -> None:
         ({}, "s: no _class_name is no scheduler of diffusers"),
         ({"_class_name": "AutoencoderKL"}, "AutoencoderKL is no scheduler"),
         ({"_class_name": "MineScheduler"}, "MineScheduler is no scheduler"),
-        ({"_class_name": "DDIMScheduler", "trained_betas": [0.1]}, "trained_betas are not"),
+        (
+            {"_class_name": "DDIMScheduler", "trained_betas": [0.1]},
+            r"trained_betas is \[0\.1\]; allowed: null",
+        ),
         ({"_class_name": "DDIMScheduler", "beta_schedule": "sigmoid"}, "beta_schedule: Input"),
         (
             {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True},
-            "use_dynamic_shifting is not supported",
+            "use_dynamic_shifting is True; allowed: False",
         ),
     ],
 )

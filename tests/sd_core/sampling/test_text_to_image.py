@@ -14,7 +14,11 @@ from sd_core.model.latent_diffusion import (
     load_latent_diffusion,
     save_latent_diffusion,
 )
-from sd_core.model.text_conditioning import encode_conditioning, size_time_ids
+from sd_core.model.text_conditioning import (
+    encode_conditioning,
+    encode_unconditional,
+    size_time_ids,
+)
 from sd_core.sampling.noise import initial_noise, row_generators
 from sd_core.sampling.samplers import SamplerName, samplers_of
 from sd_core.sampling.text_to_image import generate_images, generate_latents
@@ -133,7 +137,7 @@ def test_the_two_text_encoders_of_xl_give_what_diffusers_gives(tmp_path: Path) -
     ours = generate_images(
         model,
         conditioning=encode_conditioning(model, CAPTIONS, time_ids=sizes),
-        unconditional=encode_conditioning(model, [""], time_ids=sizes[:1]),
+        unconditional=encode_unconditional(model, [""], time_ids=sizes[:1]),
         noise=initial_noise(generators, shape=LATENT_SHAPE),
         sampler="dpmpp_2m",
         num_inference_steps=6,
