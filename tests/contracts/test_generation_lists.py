@@ -115,7 +115,7 @@ def test_steps_that_a_sampler_cannot_take_cost_their_row_alone(
         ("euler_a", 1001, {}, 999),
         ("dpmpp_2m", 999, {}, 998),
         ("dpmpp_2m", 1000, {}, 998),
-        ("dpmpp_2m", 1000, {"init_key": first, "mask": "[0, 0, 8, 8]", "strength": 0.01}, None),
+        ("dpmpp_2m", 999, {"init_key": first, "mask": "[0, 0, 8, 8]", "strength": 0.01}, None),
         ("unipc", 1000, {}, 998),
     ]
     rows = [
