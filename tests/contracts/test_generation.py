@@ -91,7 +91,7 @@ def test_poison_is_rejected_with_its_reason_and_the_rest_is_made(tmp_path: Path)
         ({"prompt": None}, "prompt_missing"),
         ({"prompt": "x", "width": "63"}, "size_invalid"),
         ({"prompt": "x", "height": "0"}, "size_invalid"),
-        ({"prompt": "x", "sampler": "ddpm"}, "sampler_unknown"),
+        ({"prompt": "x", "sampler": "plms"}, "sampler_unknown"),
         ({"prompt": "x", "guidance_scale": float("nan")}, "guidance_scale_invalid"),
         ({"prompt": "x", "num_inference_steps": "many"}, "num_inference_steps_invalid"),
         ({"prompt": "x", "seed": -1}, "seed_invalid"),
