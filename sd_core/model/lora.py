@@ -18,6 +18,7 @@ from sd_core.model.denoiser import unwrap_module
 from sd_core.model.latent_diffusion import LatentDiffusion
 from sd_core.model.lora_file import read_lora
 from sd_core.model.lora_layers import LoraLayer, match_layers
+from sd_core.model.memory import aligned
 from sd_core.model.text_encoder import rehashed
 from sd_core.model.weights import WeightsNeed, resolve_weights, weights_identity
 
@@ -91,7 +92,7 @@ def _add(found: LoraLayer, *, scale: float) -> None:
     weight, pair = found.layer.weight, found.pair
     assert pair.down is not None
     assert pair.up is not None
-    down, up = (half.to(weight.device, torch.float32) for half in (pair.down, pair.up))
+    down, up = (aligned(half.to(weight.device, torch.float32)) for half in (pair.down, pair.up))
     change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
     summed = weight.float() + change * (_scaling(found) * scale)
     if pair.magnitude is not None:

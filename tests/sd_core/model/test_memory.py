@@ -20,9 +20,12 @@ from sd_core.model.autoencoder import (
 from sd_core.model.clip import Clip, ClipConfig, load_clip
 from sd_core.model.conditioning import Conditioning
 from sd_core.model.denoiser import DenoiserConfig, load_denoiser, predict
+from sd_core.model.lora import LoraConfig, fuse_loras
 from sd_core.model.memory import ALIGNMENT_BYTES, aligned, place_module
 from sd_core.model.text_encoder import TextEncoderConfig, encode_captions, load_text_encoder
 from tests import diffusion_cases, model_cases
+from tests.sd_core.model.test_lora import write_lora
+from tests.sd_core.sampling.cases import random_model
 
 OFFSETS = (8, 24, 56)  # bytes past a multiple of 64 at which a file's tensors begin
 
@@ -159,3 +162,18 @@ def test_tied_weights_stay_tied_and_keep_their_layout() -> None:
     place_module(module, device="cpu")
     assert module.one.weight is module.other.weight is weight
     assert weight.stride() == strides
+
+
+def test_a_lora_changes_weights_alike_wherever_its_file_puts_it(tmp_path: Path) -> None:
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    fused = []
+    for past in OFFSETS:
+        model = random_model(tmp_path / f"model{past}")
+        write_lora(folder / "lora.safetensors", model, rank=5)
+        model_cases.shift_tensors(folder, past=past)
+        lora = LoraConfig(model=str(folder / "lora.safetensors"))
+        fuse_loras(model, [lora], where="generate.loras")
+        fused.append(model.denoiser.state_dict())
+    for other in fused[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in fused[0].items())
