@@ -13,7 +13,7 @@ HEADS ?= $(PHOTOS)/../../heads
 TEST_PROCESSES ?= 2
 AUTOENCODER ?= $(PHOTOS)/../../autoencoders/taesd
 
-.PHONY: setup check test browser demo photographs lock clean
+.PHONY: setup check test quick browser demo photographs lock clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,11 @@ check: setup
 
 test: setup browser
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+
+# Without what takes long: whole jobs, Ray, browsers, real sizes.
+quick: setup
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder \
+		-m "not slow and not ray and not e2e and not browser"
 
 # For the tests of pages: Debian's Chromium, else Playwright's own; without one they skip.
 browser: setup
