@@ -103,6 +103,18 @@ def test_a_file_that_kills_every_decoder_costs_only_itself(slow: bytes) -> None:
         assert after.result().reason is None
 
 
+def test_the_process_that_forks_has_one_thread_and_takes_its_forks_along(slow: bytes) -> None:
+    with DecoderProcess(CONFIG) as decoder:
+        assert decoder.submit(SMALL).result().reason is None
+        supervisor, decoding = decoder.supervisor_pid, decoder.pid
+        assert supervisor != decoding
+        assert len(os.listdir(f"/proc/{supervisor}/task")) == 1  # or a fork might hang
+        future = decoder.submit(slow)
+        os.kill(supervisor, signal.SIGKILL)
+        assert _soon(lambda: not _is_running(decoding))
+        assert future.result().reason is None
+
+
 def test_an_idle_decoder_that_is_killed_is_replaced() -> None:
     with DecoderProcess(CONFIG) as decoder:
         decoder.submit(SMALL).result()
