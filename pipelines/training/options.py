@@ -9,7 +9,9 @@ from pipelines.training.config import TrainConfig, TrainingConfig
 from pipelines.training.result import cache_sha256, image_set_sha256
 from pipelines.training.worker import open_caches
 from sd_core.cache.latent_cache import LatentCache, check_caches
-from sd_core.model.weights import check_weights
+from sd_core.model.denoiser import denoiser_settings
+from sd_core.model.latent_diffusion_check import check_latent_diffusion
+from sd_core.model.weights import WeightsError, check_weights
 
 _ONLY_HOW = {"log_every", "checkpoint_every", "keep_checkpoints", "sample_every"}
 
@@ -19,6 +21,7 @@ def denoiser_options(config: TrainConfig) -> Mapping[str, Any]:
     caches: Sequence[LatentCache] = open_caches(config)
     check_caches(caches, model_identity=None)
     check_weights(config.model.weight_needs("model"))
+    _check_model(config)
     return {
         "data": {
             str(index): {"sha256": cache_sha256(cache), "weight": data.weight}
@@ -28,6 +31,18 @@ def denoiser_options(config: TrainConfig) -> Mapping[str, Any]:
         "objective": config.objective.model_dump(mode="json"),
         **_shared_options(config),
     }
+
+
+def _check_model(config: TrainConfig) -> None:
+    """Refuse what a model's files say and training does not honour, before a worker loads it."""
+    sections = check_latent_diffusion(config.model)
+    width = denoiser_settings(sections.denoiser).get("time_cond_proj_dim")
+    if width is not None:
+        raise WeightsError(
+            f"model: the denoiser's time_cond_proj_dim is {width}: it takes the scale of guidance "
+            "as an input, which training does not give; allowed: null; name the model that it was "
+            "distilled of"
+        )
 
 
 def autoencoder_options(config: AutoencoderTrainConfig) -> Mapping[str, Any]:

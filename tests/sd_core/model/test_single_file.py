@@ -262,3 +262,29 @@ def test_open_clip_names_are_those_that_diffusers_converts() -> None:
     converted = convert_open_clip_checkpoint(model, original, prefix="p.")
     assert converted.keys() == state.keys()
     assert all(torch.equal(converted[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        (["edm_vpred.sigma_max"], {}, "1 tensors belong to no part .*, edm_vpred.sigma_max"),
+        (["v_pred"], {}, "says prediction_type v_prediction, not epsilon"),
+        (["v_pred", "ztsnr"], {}, r"v_prediction, not epsilon and zero terminal SNR \(ztsnr\)"),
+        (["ztsnr"], {}, "nothing says that the model predicts v"),
+        ([], {"modelspec.prediction_type": "v"}, "says prediction_type v_prediction"),
+        ([], {"modelspec.prediction_type": "sample"}, "prediction_type is 'sample'"),
+        (["v_pred"], {"modelspec.prediction_type": "epsilon"}, "metadata's .* says epsilon"),
+    ],
+)
+def test_what_a_file_says_of_its_sampling_is_not_passed_over(
+    checkpoint: Path,
+    folder: Path,
+    tmp_path: Path,
+    tensors: list[str],
+    metadata: dict[str, str],
+    message: str,
+) -> None:
+    state = {**load_file(checkpoint), **{name: torch.zeros(1) for name in tensors}}
+    save_file(state, tmp_path / "marked.safetensors", metadata=metadata)
+    with pytest.raises(WeightsError, match=message):
+        load(tmp_path / "marked.safetensors", layout=str(folder))
