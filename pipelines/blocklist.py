@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config, ConfigError, unreadable
 from pipelines.redact import redact_text, redact_url
 from pipelines.urls import normalise_host, normalise_url, url_host
 
@@ -150,9 +150,9 @@ def list_entries(path: str | None, option: str, options: dict[str, Any]) -> Iter
                     if entry and not entry.startswith("#"):
                         yield entry
     except (OSError, pa.ArrowException) as error:
-        raise ConfigError(
-            f"{option} {_shown(path)}: cannot be read: {redact_text(str(error))}"
-        ) from error
+        raise unreadable(
+            error, f"{option} {_shown(path)}: cannot be read: {redact_text(str(error))}"
+        ) from None
 
 
 def _parquet_entries(stream: Any, path: str) -> Iterator[str]:
@@ -181,7 +181,9 @@ def _read_sha256(path: str | None, options: dict[str, Any]) -> Digests:
                 blocks += _hex_file(stream, path)
         except OSError as error:
             fault = redact_text(str(error))
-            raise ConfigError(f"block.sha256 {_shown(path)}: cannot be read: {fault}") from error
+            raise unreadable(
+                error, f"block.sha256 {_shown(path)}: cannot be read: {fault}"
+            ) from None
     digests: Digests = np.frombuffer(b"".join(blocks), dtype="S32").copy()
     digests.sort()
     if len(digests) > 1:

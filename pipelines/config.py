@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from pipelines.redact import REDACTED, redact_config, redact_text
 from pipelines.yaml_text import YamlError, parse_yaml
-from sd_core.failures import InputError
+from sd_core.failures import EnvironmentFault, InputError, is_environment
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -26,6 +26,18 @@ class Config(BaseModel):
 
 class ConfigError(InputError):
     """A configuration is wrong; the message lists every problem with what is allowed."""
+
+
+class UnreachableError(ConfigError, EnvironmentFault):
+    """What a configuration names lies on a disk or store that does not answer now."""
+
+
+def unreadable(error: Exception, message: str) -> ConfigError:
+    """The error for what cannot be read: the user's fault, or the environment's.
+
+    Raise it `from None`: a store's own error may show credentials.
+    """
+    return (UnreachableError if is_environment(error) else ConfigError)(message)
 
 
 def load_config(

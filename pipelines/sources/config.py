@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipelines.config import Config
-from sd_core.failures import InputError
+from sd_core.failures import EnvironmentFault, InputError
 
 Format = Literal["parquet", "csv", "jsonl", "text", "img2dataset", "webdataset"]
 ContentHashKind = Literal["md5", "sha1", "sha256"]
@@ -17,6 +17,10 @@ _HASH_KINDS: dict[int, ContentHashKind] = {32: "md5", 40: "sha1", 64: "sha256"}
 
 class SourceError(InputError):
     """The source cannot be read as asked; the message says where, what was found and what to do."""
+
+
+class UnreachableSourceError(SourceError, EnvironmentFault):
+    """The source lies on a disk or store that does not answer now."""
 
 
 def _one_character(value: str) -> str:

@@ -13,7 +13,13 @@ import fsspec
 import pyarrow as pa
 
 from pipelines.redact import redact_text, redact_url
-from pipelines.sources.config import Format, SourceConfig, SourceError
+from pipelines.sources.config import (
+    Format,
+    SourceConfig,
+    SourceError,
+    UnreachableSourceError,
+)
+from sd_core.failures import is_environment
 
 Compression = Literal["gzip", "bz2", "zstd"]
 
@@ -153,7 +159,8 @@ def list_files(config: SourceConfig) -> list[SourceFile]:
         names = _current(filesystem, root, names)
     except (OSError, ImportError, ValueError) as error:
         fault = redact_text(str(error))
-        raise SourceError(f"source.path {shown}: cannot be listed: {fault}") from error
+        kind = UnreachableSourceError if is_environment(error) else SourceError
+        raise kind(f"source.path {shown}: cannot be listed: {fault}") from None
     if not names:
         raise SourceError(f"source.path {shown}: no file found; give a file, a glob or a folder")
     formats = _choose_formats(names, config.format, shown)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.config import ConfigError
+from pipelines.config import ConfigError, unreadable
 from pipelines.manifest import read_manifest
 from pipelines.redact import redact_text, redact_url
 from pipelines.run import read_revision
@@ -133,10 +133,11 @@ class _File:
         try:
             yield
         except (OSError, ValueError, ImportError, pa.ArrowException) as error:
-            raise ConfigError(
+            raise unreadable(
+                error,
                 f"select.duplicates.references {_shown(self.path)}: cannot be read: "
-                f"{redact_text(str(error))}"
-            ) from error
+                f"{redact_text(str(error))}",
+            ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
