@@ -17,6 +17,7 @@ from pipelines.ledger import REJECTS, ROW_FAILED
 from pipelines.manifest import SpooledFile
 from pipelines.redact import redact_text
 from pipelines.tables import write_table
+from sd_core.failures import is_environment
 
 RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")
@@ -89,7 +90,9 @@ class Isolation(Generic[RowT, ResultT]):
 
 def is_of_everything(error: BaseException) -> bool:
     """Whether an error is the machine's or the storage's, so that no row is to blame."""
-    if isinstance(error, OSError | MemoryError | CancelledError) or is_out_of_memory(error):
+    if isinstance(error, OSError | MemoryError | CancelledError) or is_environment(error):
+        return True
+    if is_out_of_memory(error):
         return True
     text = str(error)
     is_device = type(error).__name__ == "AcceleratorError"
