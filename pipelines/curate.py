@@ -16,6 +16,7 @@ from pipelines.engine.session import Session, open_session
 from pipelines.funnel import funnel_of
 from pipelines.job_steps import (
     check_claims,
+    check_models,
     check_named_steps,
     check_scores_are_made,
     complete,
@@ -140,6 +141,7 @@ def curate(
             return _result(job, read_revision(store), asked)
     source.check_listed()
     check_weights(_weight_needs(config))
+    check_models(config.score, config.encode)
     with open_session(store, config.engine, say=say) as session:
         finish_takedown(store, say=say)
         if retry:

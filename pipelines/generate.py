@@ -15,6 +15,7 @@ from pipelines.funnel import funnel_of
 from pipelines.generate_steps import GenerateSteps
 from pipelines.job_steps import (
     check_claims,
+    check_models,
     check_named_steps,
     check_scores_are_made,
     complete,
@@ -115,6 +116,7 @@ def generate(
     check_output(store, job="generate")
     config.prompts.source().check_listed()
     check_weights(_weight_needs(config))
+    check_models(config.score)
     model = foresee_model(config.generate, say=say)
     check_defaults(config.generate, model)
     _refuse_earlier_noise(store)

@@ -9,9 +9,13 @@ from pipelines.config import ConfigError
 from pipelines.engine.chain import QuarantineError
 from pipelines.processors import describe_mixture
 from pipelines.run import Revision, StepIdentity, StepSummary, complete_step, read_revision
+from pipelines.stages.encode import EncodeConfig
 from pipelines.stages.score import ScoreConfig
 from pipelines.stages.select import SelectConfig
 from pipelines.storage import RunStore
+from sd_core.model.autoencoder_loading import autoencoder_settings
+from sd_core.model.clip import load_clip_tokenizer
+from sd_core.model.text_encoder import text_encoder_settings
 
 Say = Callable[[str], None]
 _TOLD_REASONS = 3
@@ -57,6 +61,19 @@ def check_scores_are_made(select: SelectConfig, score: ScoreConfig | None) -> No
             )
     if select.copies.needs_embeddings and not (score is not None and score.embeddings):
         raise ValueError("select.duplicates: set score.embeddings: true to compare embeddings")
+
+
+def check_models(score: ScoreConfig | None, encode: EncodeConfig | None = None) -> None:
+    """Hold what local models' files say against what is honoured, before a worker loads one.
+
+    Raises:
+        WeightsError: naming the file, the key and what is allowed.
+    """
+    if score is not None and score.clip.is_folder:
+        load_clip_tokenizer(score.clip)
+    if encode is not None:
+        autoencoder_settings(encode.autoencoder)
+        text_encoder_settings(encode.text_encoder)
 
 
 def check_claims(

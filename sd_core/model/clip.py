@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sd_core.model.config import ModelConfig
 from sd_core.model.memory import aligned, place_module
+from sd_core.model.open_clip_tokenizer import open_clip_tokenizer
 from sd_core.model.precision import Precision, model_dtype, seeded
 from sd_core.model.resample import OriginalSize, resample_crops
 from sd_core.model.weights import (
@@ -177,10 +178,13 @@ def load_clip(config: ClipConfig, *, device: str | torch.device) -> Clip:
                 force_preprocess_cfg=_trained_preprocess(config),
                 weights_only=True,
             )
-            tokenizer = open_clip.get_tokenizer(name)
         except (RuntimeError, ValueError, OSError, KeyError, AssertionError) as error:
             raise WeightsError(f"{config.name}: open_clip cannot load it: {error}") from error
+        tokenizer = open_clip_tokenizer(name)
     preprocess = open_clip.get_model_preprocess_cfg(model)
+    if preprocess["mode"] != "RGB":
+        found = preprocess["mode"]
+        raise WeightsError(f"{config.name}: wants {found!r} images; allowed: RGB")
     model.eval().requires_grad_(False)
     digest = weights_sha256(model)
     with torch.inference_mode():
@@ -209,16 +213,11 @@ def load_clip_tokenizer(config: ClipConfig) -> Any:
     """The tokenizer of the model that `config` names, without the model.
 
     Raises:
-        WeightsError: the folder that has it cannot be had.
+        WeightsError: the folder that has it cannot be had, or holds no vocabulary.
     """
-    import open_clip
-
     with quiet_open_clip():
         name, _ = _locate_model(config) if config.is_folder else (config.name, None)
-        try:
-            return open_clip.get_tokenizer(name)
-        except (RuntimeError, ValueError, OSError, KeyError, AssertionError) as error:
-            raise WeightsError(f"{config.name}: open_clip cannot load it: {error}") from error
+        return open_clip_tokenizer(name)
 
 
 @contextmanager

@@ -319,6 +319,14 @@ CURATE: dict[str, Case] = {
         lambda g: curate(g.list, g.output, score__clip__name=cut_clip(g)),
         "cannot be loaded (SafetensorError",
     ),
+    "a CLIP whose tokenizer lacks its vocabulary": (
+        lambda g: curate(
+            g.list,
+            g.output,
+            score__clip__name=without(without(g.model("clip"), "vocab.json"), "merges.txt"),
+        ),
+        "knows no word",
+    ),
     "a folder that is no CLIP": (
         lambda g: curate(g.list, g.output, score__clip__name=g.model("autoencoder")),
         "autoencoder",
