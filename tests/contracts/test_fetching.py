@@ -72,8 +72,9 @@ def fetch_list(
     }
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(settings))
-    assert curate.main(["--config", str(config), "--steps", "download,select"]) == 0
+    code = curate.main(["--config", str(config), "--steps", "download,select"])
     rows = {row["caption"]: row for row in read_ledger(folder / "run").to_pylist()}
+    assert code == (0 if any(row["kept"] for row in rows.values()) else 4)
     return [rows[caption] for caption in captions]
 
 
