@@ -440,7 +440,7 @@ def test_a_run_made_before_verifies_is_reported_and_taken_down(
     assert verify.main([str(output), "--deep"]) == 0
     assert key not in {sample.key for sample in samples(output)}
     # The job asks for a re-cut by name, which counts.
-    assert curated(served_list.path, output) == 1
+    assert curated(served_list.path, output) == 2
     assert curated(served_list.path, output, steps="select,encode") == 0
     assert table(output, "ledger")["caption_tokens"].null_count < cases.NUM_ROWS
     assert verify.main([str(output), "--deep"]) == 0
