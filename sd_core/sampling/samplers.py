@@ -16,7 +16,7 @@ import diffusers
 
 from sd_core.model.noise_schedule import NoiseSchedule, scheduler_of_noise_schedule
 from sd_core.model.scheduler_settings import check_scheduler_settings
-from sd_core.model.settings_check import SettingsError
+from sd_core.model.settings_check import SettingsError, constructor_defaults
 
 SamplerName = Literal[
     "ddim",
@@ -38,6 +38,7 @@ SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 _MULTISTEP: Final = "DPMSolverMultistepScheduler"
 _SINGLESTEP: Final = "DPMSolverSinglestepScheduler"
 _UNFIT: Final = (ValueError, NotImplementedError, TypeError)
+_PROBED_STEPS: Final = 10  # some forms cannot do two
 """What diffusers' schedulers say of settings that they cannot combine."""
 
 
@@ -162,7 +163,7 @@ def _can_follow(name: SamplerName, noise_schedule: NoiseSchedule) -> bool:
     if _fault(name, noise_schedule) is not None:
         return False
     try:
-        _build(name, noise_schedule).set_timesteps(2)
+        _build(name, noise_schedule).set_timesteps(_PROBED_STEPS)
     except _UNFIT:
         return False
     return True
@@ -190,5 +191,5 @@ def _settings(recipe: _Recipe, noise_schedule: NoiseSchedule) -> dict[str, Any]:
 def _says_the_same(recipe: _Recipe, own: Mapping[str, Any]) -> bool:
     """Whether the folder's words are what the sampler's name says anyway."""
     family: Any = getattr(diffusers, recipe.scheduler)
-    found = family.from_config(dict(own)).config
+    found = {**constructor_defaults(family), **own}
     return all(found[name] == value for name, value in recipe.options.items())

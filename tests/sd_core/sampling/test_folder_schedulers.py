@@ -62,7 +62,7 @@ CASES: list[tuple[str, dict[str, Any], SamplerName]] = [
         "dpmpp_2m_sde_karras",
     ),
     ("DPMSolverSinglestepScheduler", {"lower_order_final": True}, "dpmpp_2s"),
-    ("UniPCMultistepScheduler", {"timestep_spacing": "trailing", "solver_type": "bh1"}, "unipc"),
+    ("UniPCMultistepScheduler", {"timestep_spacing": "trailing", "solver_order": 3}, "unipc"),
     ("UniPCMultistepScheduler", {"disable_corrector": [0]}, "unipc"),
     ("LCMScheduler", {"original_inference_steps": 40, "timestep_scaling": 5.0}, "lcm"),
 ]
