@@ -100,7 +100,7 @@ def test_it_generates_with_the_trained_model_and_trains_on_with_the_images(
 def test_a_folder_of_someone_else_is_not_cleared(command: Command, tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("final")
     refused = command("jobs/demo.py", "--output", tmp_path)
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "is not empty and was not written by this command" in refused.stdout
     assert (tmp_path / "thesis.txt").read_text() == "final"
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import pytest
+from botocore.exceptions import ClientError
 
 from pipelines.row_failures import (
     Failures,
@@ -71,6 +72,7 @@ def test_what_breaks_on_the_way_is_not_charged_to_the_rows_after_it() -> None:
     [
         OSError(28, "No space left on device"),
         ConnectionResetError("storage"),
+        ClientError({"Error": {"Code": "SlowDown"}}, "PutObject"),
         MemoryError(),
         RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
