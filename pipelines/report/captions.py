@@ -40,9 +40,10 @@ class CutCaptions:
 
 
 def count_cut_captions(ledgers: Ledgers) -> CutCaptions | None:
-    """Read the ledger's counts; None where nothing was counted."""
+    """Read the ledger's counts; None, and nothing is read, where select counted nothing."""
     names = {field.name for field in TOKEN_FIELDS}
-    if not names <= set(ledgers.schema.names):
+    options = read_run(ledgers.store).get("steps", {}).get("select", {}).get("options", {})
+    if TOKENS_OPTION not in options or not names <= set(ledgers.schema.names):
         return None
     kept = cut = longest = counted = 0
     for table in ledgers.read({*names, "kept"}):
@@ -53,8 +54,7 @@ def count_cut_captions(ledgers: Ledgers) -> CutCaptions | None:
         longest = max(longest, pc.max(rows["caption_tokens"]).as_py() or 0)
     if not counted:
         return None
-    options = read_run(ledgers.store).get("steps", {}).get("select", {}).get("options", {})
-    most = options.get(TOKENS_OPTION, {}).get("max_tokens")
+    most = options[TOKENS_OPTION].get("max_tokens")
     return CutCaptions(kept=kept, cut=cut, longest=longest, max_tokens=most)
 
 
