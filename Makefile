@@ -49,10 +49,10 @@ browser: setup
 	echo "no browser could be installed: the tests of pages will be skipped" >&2
 
 demo: setup
-	$(BIN)/python jobs/demo.py
+	$(BIN)/python -m jobs.demo
 
 photographs: setup
-	$(BIN)/python jobs/photographs.py --photos "$(PHOTOS)" --heads "$(HEADS)" --autoencoder "$(AUTOENCODER)"
+	$(BIN)/python -m jobs.demo.photographs --photos "$(PHOTOS)" --heads "$(HEADS)" --autoencoder "$(AUTOENCODER)"
 
 lock: setup
 	{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable; } > constraints.new

@@ -17,10 +17,10 @@ import time
 
 from jobs.command_line import Say, job_parser, run_job
 from jobs.exit_codes import ExitCode
-from pipelines.engine.lease import Lease
 from pipelines.revisions.clean import clean_run
-from pipelines.run_folder import require_run
-from pipelines.storage import RunStore
+from pipelines.run.folder import require_run
+from pipelines.run.lease import Lease
+from pipelines.run.store import RunStore
 
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 

@@ -11,8 +11,8 @@ import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
 from pipelines.config import load_config
-from pipelines.curate import STEPS, CurateConfig, curate
 from pipelines.redact import redact_text
+from pipelines.workflows.curate import STEPS, CurateConfig, curate
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,8 +13,8 @@ from pathlib import Path
 from jobs.command_line import Say, check_output_file, job_parser, run_job
 from jobs.exit_codes import ExitCode
 from pipelines.report import make_report, write_report
-from pipelines.run_folder import require_run
-from pipelines.storage import RunStore
+from pipelines.run.folder import require_run
+from pipelines.run.store import RunStore
 
 
 def main(arguments: list[str] | None = None) -> int:

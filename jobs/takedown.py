@@ -19,12 +19,12 @@ import sys
 
 from jobs.command_line import Say, job_parser, run_job
 from jobs.exit_codes import ExitCode
-from pipelines.engine.lease import Lease
 from pipelines.report import write_card
 from pipelines.revisions.takedown import take_down
 from pipelines.revisions.takedown_lists import read_takedown_lists
-from pipelines.run_folder import require_run
-from pipelines.storage import RunStore
+from pipelines.run.folder import require_run
+from pipelines.run.lease import Lease
+from pipelines.run.store import RunStore
 
 _KINDS = ("keys", "urls", "domains", "sha256")
 

@@ -14,7 +14,7 @@ import sys
 
 from jobs.command_line import Say, job_parser, run_job
 from jobs.exit_codes import ExitCode
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
 from pipelines.verify import Fault, verify_run
 
 

@@ -1,1 +1,1 @@
-"""What happens to rows: sources, plan, ledger, stages, and the engine that runs them."""
+"""What happens to rows: sources, plan, ledger, steps, and the engine that runs them."""

@@ -54,7 +54,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def served_list(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The contract tests' list (`cases.ServedList`), served on loopback."""
-    from pipelines.demo.server import LoopbackServer
+    from jobs.demo.server import LoopbackServer
     from tests.contracts import cases
 
     folder = tmp_path_factory.mktemp("pictures")

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from pipelines.ledger import DOWNLOAD_FACTS, LEDGER
-from pipelines.manifest import SpooledFile, commit_shard
-from pipelines.storage import RunStore
-from pipelines.tables import write_table
+from pipelines.rows.ledger import DOWNLOAD_FACTS, LEDGER
+from pipelines.run.manifest import SpooledFile, commit_shard
+from pipelines.run.store import RunStore
+from pipelines.run.tables import write_table
 
 
 @dataclass(frozen=True)

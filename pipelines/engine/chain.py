@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.engine.config import EngineConfig
-from pipelines.manifest import Manifest, committed_shards, create_manifest
 from pipelines.redact import redact_text
-from pipelines.step import ShardStep
-from pipelines.storage import RunStore
+from pipelines.run.manifest import Manifest, committed_shards, create_manifest
+from pipelines.run.store import RunStore
+from pipelines.steps.step import ShardStep
 from sd_core.failures import EnvironmentFault, Failure, is_environment
 
 _MAX_QUARANTINED_IN_A_ROW = 10

@@ -15,8 +15,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipelines.engine.chain import ResourcesError
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.stopping import handle_signals
-from pipelines.step import Resources
-from pipelines.storage import RunStore, StorageError
+from pipelines.run.store import RunStore, StorageError
+from pipelines.steps.step import Resources
 from sd_core.failures import EnvironmentFault, is_environment
 
 _LOCAL_OBJECT_STORE_BYTES = 200_000_000  # tasks exchange shard ids, never image bytes

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipelines.manifest import Manifest
-from pipelines.run import StepSummary
+from pipelines.run.manifest import Manifest
+from pipelines.run.record import StepSummary
 
 _LINE_EVERY_S = 5.0
 

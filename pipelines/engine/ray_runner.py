@@ -19,8 +19,8 @@ from ray.exceptions import (
 )
 
 from pipelines.engine.chain import Chain, EngineError
-from pipelines.manifest import Manifest
-from pipelines.step import ShardStep
+from pipelines.run.manifest import Manifest
+from pipelines.steps.step import ShardStep
 from sd_core.failures import EnvironmentFault, Failure, is_environment
 
 _INFRASTRUCTURE = (

@@ -6,15 +6,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pipelines.engine import cluster
 from pipelines.engine.chain import Chain
 from pipelines.engine.config import EngineConfig
-from pipelines.engine.lease import Lease
 from pipelines.engine.local import run_local
 from pipelines.engine.progress import Progress
 from pipelines.engine.ray_runner import RayRunner
 from pipelines.engine.stopping import check_stopped, stoppable
-from pipelines.manifest import Manifest, committed_shards
-from pipelines.rates import RateLog
-from pipelines.step import Resources, ShardStep
-from pipelines.storage import RunStore
+from pipelines.run.lease import Lease
+from pipelines.run.manifest import Manifest, committed_shards
+from pipelines.run.rates import RateLog
+from pipelines.run.store import RunStore
+from pipelines.steps.step import Resources, ShardStep
 
 
 class Session:

@@ -14,10 +14,10 @@ import torch
 
 from pipelines.engine import cluster
 from pipelines.engine.chain import EngineError, ResourcesError
-from pipelines.engine.lease import Lease
 from pipelines.engine.stopping import stoppable
 from pipelines.redact import redact_text
-from pipelines.storage import RunStore
+from pipelines.run.lease import Lease
+from pipelines.run.store import RunStore
 from pipelines.training.loop import Place, Say
 from sd_core.failures import EnvironmentFault, Failure, is_environment
 

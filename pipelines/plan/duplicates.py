@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.keys import RowHashes
+from pipelines.rows.keys import RowHashes
 
 NUM_PARTITIONS = 256
 BUFFERED_ROWS = 1 << 16

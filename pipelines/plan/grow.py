@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from pipelines.keys import blake2b_64, hash_rows, hex_keys
 from pipelines.plan.duplicates import DuplicateFinder
 from pipelines.plan.inputs import check_source_options, file_sha256, file_token
 from pipelines.plan.make import PlanDraft, store_draft
 from pipelines.plan.record import Plan, PlanError, PlannedFile
+from pipelines.rows.keys import blake2b_64, hash_rows, hex_keys
+from pipelines.run.store import RunStore
 from pipelines.sources.columns import TextColumns, widen
 from pipelines.sources.config import SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.rows import READER, RawRows, ScannedRange, SourceRange
 from pipelines.sources.source import Source
-from pipelines.storage import RunStore
 
 _LINE_END_BYTES = 8  # a text that ended without one has got it since: CR LF in UTF-32 at most
 

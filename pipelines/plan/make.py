@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from pipelines.config import Config
-from pipelines.keys import KeyHash, blake2b_64, hash_rows
 from pipelines.plan.duplicates import SETTLED_REASONS, DuplicateFinder
 from pipelines.plan.inputs import file_sha256, file_token, source_options
 from pipelines.plan.record import (
@@ -29,12 +28,13 @@ from pipelines.plan.record import (
     store_plan,
     write_table,
 )
+from pipelines.rows.keys import KeyHash, blake2b_64, hash_rows
+from pipelines.run.store import RunStore
 from pipelines.sources.columns import SourceColumn, TextColumns, name_source_columns, widen
 from pipelines.sources.config import SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.rows import READER, ScannedRange, SourceRange
 from pipelines.sources.source import Source
-from pipelines.storage import RunStore
 
 _MAX_NOTES = 100  # a list of many odd files must not make the plan unreadable
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_parquet
 from pipelines.sources.columns import SourceColumn, TextColumns
 from pipelines.sources.rows import EARLIER_READER, SourceRange
 from pipelines.sources.source import Source
-from pipelines.storage import RunStore
-from pipelines.tables import read_parquet
 from sd_core.failures import InputError
 
 PLAN_PATH = "plan/plan.json"

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from pipelines.config import Config, ConfigError
-from pipelines.option_changes import describe_changes
 from pipelines.plan import PlanError
 from pipelines.prompts.images import PlannedImages
 from pipelines.prompts.notes import NOTES
@@ -33,9 +32,10 @@ from pipelines.prompts.record import (
 )
 from pipelines.prompts.row import PromptRow, parse_prompt
 from pipelines.redact import redact_text_column
+from pipelines.run.option_changes import describe_changes
+from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceError
 from pipelines.sources.columns import SourceColumn
-from pipelines.storage import RunStore
 
 
 class PromptPlanConfig(Config):

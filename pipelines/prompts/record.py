@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.manifest import ShardError
 from pipelines.plan import PlanError
 from pipelines.plan.inputs import file_sha256, file_token
 from pipelines.plan.record import PLAN_PATH
+from pipelines.run.manifest import ShardError
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_parquet
 from pipelines.sources import Source
 from pipelines.sources.columns import SourceColumn
 from pipelines.sources.rows import EARLIER_READER
-from pipelines.storage import RunStore
-from pipelines.tables import read_parquet
 
 SCHEMA_VERSION = 1
 KIND = "prompts"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipelines.ledger import PROMPT_SETTINGS
 from pipelines.prompts.samplers import sampler_name
+from pipelines.rows.ledger import PROMPT_SETTINGS
 from sd_core.sampling.noise import first_seed
 
 MAX_IMAGES_A_ROW: Final = 10_000

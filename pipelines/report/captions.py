@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from pipelines.ledger import TOKEN_FIELDS
 from pipelines.report.ledgers import Ledgers
-from pipelines.run import read_run
-from pipelines.stages.select.tokens import TOKENS_OPTION
-from pipelines.storage import RunStore
+from pipelines.rows.ledger import TOKEN_FIELDS
+from pipelines.run.record import read_run
+from pipelines.run.store import RunStore
+from pipelines.steps.select.tokens import TOKENS_OPTION
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,9 @@ from pipelines.report.page import (
     num_refused,
     template_environment,
 )
-from pipelines.run import read_run
-from pipelines.storage import RunStore
-from pipelines.tables import read_table
+from pipelines.run.record import read_run
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_table
 
 CARD_FILE = "README.md"
 _LICENCE = re.compile(r"source_licen[cs]e(_name|_url)?", re.IGNORECASE)

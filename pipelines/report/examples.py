@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.ledger import GENERATION_FIELDS
 from pipelines.report.ledgers import Ledgers, without_names
 from pipelines.report.refused import ledger_rows, refused_by_encode
-from pipelines.stages.select.urls import domains
+from pipelines.rows.ledger import GENERATION_FIELDS
+from pipelines.steps.select.urls import domains
 
 Row = dict[str, Any]
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.ledger import SCORES
 from pipelines.report.ledgers import Ledgers
+from pipelines.rows.ledger import SCORES
 
 NUM_BINS = 40
 _SAMPLED_A_SHARD = 500

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.ledger import DUPLICATE_REASONS
-from pipelines.manifest import iterate_manifests
-from pipelines.run import ORIGIN_STEPS, Revision, read_revision
-from pipelines.storage import RunStore
-from pipelines.tables import read_table
+from pipelines.rows.ledger import DUPLICATE_REASONS
+from pipelines.run.manifest import iterate_manifests
+from pipelines.run.record import ORIGIN_STEPS, Revision, read_revision
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_table
 
 _NAME_ANOTHER_ROW = (*DUPLICATE_REASONS, "in_reference_set")
 

@@ -6,9 +6,6 @@ from typing import Any
 
 import jinja2
 
-from pipelines.funnel import funnel_of
-from pipelines.ledger import DECODE_REASONS, FETCH_REASONS
-from pipelines.rates import read_rates
 from pipelines.redact import redact_text
 from pipelines.report.captions import count_cut_captions
 from pipelines.report.charts import histogram_chart, rates_chart
@@ -17,8 +14,11 @@ from pipelines.report.histograms import Histogram, bounds_of, count_histograms
 from pipelines.report.ledgers import Ledgers
 from pipelines.report.pictures import read_thumbnails
 from pipelines.report.speeds import gather_rates
-from pipelines.run import Revision, read_revision, read_run
-from pipelines.storage import RunStore
+from pipelines.rows.ledger import DECODE_REASONS, FETCH_REASONS
+from pipelines.run.funnel import funnel_of
+from pipelines.run.rates import read_rates
+from pipelines.run.record import Revision, read_revision, read_run
+from pipelines.run.store import RunStore
 from sd_core.failures import InputError
 
 REPORT_FILE = "report/index.html"

@@ -9,9 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from pipelines.manifest import read_manifest
 from pipelines.report.ledgers import Ledgers
-from pipelines.stored_images import is_image
+from pipelines.run.images import is_image
+from pipelines.run.manifest import read_manifest
 
 THUMBNAIL_PX = 144
 _QUALITY = 60

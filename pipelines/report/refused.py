@@ -5,9 +5,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.manifest import iterate_manifests
 from pipelines.report.ledgers import Ledgers
-from pipelines.tables import read_table
+from pipelines.run.manifest import iterate_manifests
+from pipelines.run.tables import read_table
 
 Row = dict[str, Any]
 

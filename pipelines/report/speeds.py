@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.rates import StepRates
+from pipelines.run.rates import StepRates
 
 _MOST_BARS = 40
 

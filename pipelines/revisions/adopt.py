@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from pipelines.ledger import RETRIED_REASONS
-from pipelines.manifest import (
+from pipelines.rows.ledger import RETRIED_REASONS
+from pipelines.run.edition import Edition
+from pipelines.run.manifest import (
     Manifest,
     committed_shards,
     create_manifest,
     read_manifest,
 )
-from pipelines.revisions.edition import Edition
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
 
 
 @dataclass(frozen=True, kw_only=True)

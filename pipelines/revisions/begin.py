@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pipelines.config import ConfigError
-from pipelines.ledger import RETRIED_REASONS
-from pipelines.manifest import read_manifest
-from pipelines.revisions.edition import read_edition, write_edition
 from pipelines.revisions.tombstones import masked_key
-from pipelines.run import read_revision, read_run
-from pipelines.storage import RunStore
-from pipelines.tables import read_table
+from pipelines.rows.ledger import RETRIED_REASONS
+from pipelines.run.edition import read_edition, write_edition
+from pipelines.run.manifest import read_manifest
+from pipelines.run.record import read_revision, read_run
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_table
 
 
 def begin_retry(store: RunStore) -> Counter[str]:

@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from pipelines.manifest import committed_shards, read_manifest
-from pipelines.revisions.edition import read_edition
-from pipelines.run import read_revision, read_run
-from pipelines.storage import RunStore
+from pipelines.run.edition import read_edition
+from pipelines.run.manifest import committed_shards, read_manifest
+from pipelines.run.record import read_revision, read_run
+from pipelines.run.store import RunStore
 
 SEEN_FILE = "unreferenced.json"
 _COMMITTED = re.compile(r"\d{6}-[0-9a-f]{16}\.\w+")

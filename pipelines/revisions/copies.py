@@ -5,11 +5,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.manifest import committed_shards, read_manifest
 from pipelines.revisions.tombstones import Tombstones, digest_of, url_digest
-from pipelines.run import StepIdentity
-from pipelines.storage import RunStore
-from pipelines.tables import read_table
+from pipelines.run.manifest import committed_shards, read_manifest
+from pipelines.run.record import StepIdentity
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_table
 
 _NAMES = ("key", "url", "final_url", "sha256")
 

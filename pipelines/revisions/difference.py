@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipelines.manifest import read_manifest
-from pipelines.storage import RunStore
-from pipelines.tables import read_table
+from pipelines.run.manifest import read_manifest
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_table
 
 
 @dataclass(kw_only=True)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.config import ConfigError
-from pipelines.revisions.edition import Edition
-from pipelines.run import CURATE_PARENTS, StepIdentity
-from pipelines.storage import RunStore
+from pipelines.run.edition import Edition
+from pipelines.run.record import CURATE_PARENTS, StepIdentity
+from pipelines.run.store import RunStore
 
 
 def recorded_steps(store: RunStore, run: Mapping[str, Any]) -> dict[str, StepIdentity]:

@@ -13,11 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.ledger import REJECTS
-from pipelines.manifest import FileEntry, Manifest, SpooledFile, commit_shard
 from pipelines.revisions.tombstones import mask_rows
-from pipelines.storage import RunStore
-from pipelines.tables import read_table, write_table
+from pipelines.rows.ledger import REJECTS
+from pipelines.run.manifest import FileEntry, Manifest, SpooledFile, commit_shard
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_table, write_table
 from sd_core.cache.shards import iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
 

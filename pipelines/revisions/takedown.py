@@ -13,13 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.cache_files import publish_cache, read_recorded
 from pipelines.config import ConfigError
-from pipelines.manifest import Manifest, committed_shards, create_manifest, read_manifest
 from pipelines.plan import load_plan
 from pipelines.revisions.adopt import adopt_download, copy_records
 from pipelines.revisions.copies import with_their_copies
-from pipelines.revisions.edition import Edition, read_edition, write_edition
 from pipelines.revisions.identities import recorded_steps, with_edition
 from pipelines.revisions.rewrite import (
     Target,
@@ -35,7 +32,10 @@ from pipelines.revisions.tombstones import (
     read_tombstones,
     write_tombstones,
 )
-from pipelines.run import (
+from pipelines.run.cache_files import publish_cache, read_recorded
+from pipelines.run.edition import Edition, read_edition, write_edition
+from pipelines.run.manifest import Manifest, committed_shards, create_manifest, read_manifest
+from pipelines.run.record import (
     CURATE_FOLDERS,
     StepIdentity,
     StepSummary,
@@ -45,9 +45,9 @@ from pipelines.run import (
     withdraw_step,
     write_run,
 )
-from pipelines.shard_inputs import encode_inputs, grouped_shards, score_inputs
-from pipelines.storage import RunStore
-from pipelines.tables import read_table
+from pipelines.run.shard_inputs import encode_inputs, grouped_shards, score_inputs
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_table
 
 _ERROR_REMOVED = "given up before a takedown, which removed the error's text"
 _REPORT_FILE = "report/index.html"  # its thumbnails and texts are of rows

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from pipelines.blocklist import list_entries
 from pipelines.config import ConfigError
 from pipelines.revisions.tombstones import Tombstones, tombstones_of
-from pipelines.urls import url_host
+from pipelines.rows.urls import url_host
+from pipelines.rules.block_lists import list_entries
 
 _FORMS: Final = {
     "keys": (re.compile(r"[0-9a-fA-F]{16}"), "a row's key of 16 hex digits"),

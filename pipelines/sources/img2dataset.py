@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.image_formats import ALL_IMAGE_EXTENSIONS
+from pipelines.rows.image_formats import ALL_IMAGE_EXTENSIONS
 from pipelines.sources.arrow_text import is_bytes
 from pipelines.sources.columns import TextColumns
 from pipelines.sources.config import SourceConfig, SourceError

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.keys import KeyHash, blake2b_64, hash_keys, hex_keys, key_texts
+from pipelines.rows.keys import KeyHash, blake2b_64, hash_keys, hex_keys, key_texts
 from pipelines.sources.columns import SourceColumn, TextColumns, as_stored
 
 READER = 2

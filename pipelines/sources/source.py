@@ -6,7 +6,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from pipelines.keys import KeyHash, blake2b_64
+from pipelines.rows.keys import KeyHash, blake2b_64
 from pipelines.sources.columns import SourceColumn, TextColumns, infer_text_type
 from pipelines.sources.config import SourceConfig, SourceError
 from pipelines.sources.earlier_tars import earlier_tar_images, read_earlier_tar, scan_earlier_tar

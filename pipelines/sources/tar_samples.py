@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from pipelines.image_formats import ALL_IMAGE_EXTENSIONS
+from pipelines.rows.image_formats import ALL_IMAGE_EXTENSIONS
 from pipelines.sources.columns import CAPTION_NAMES, clean_text
 from pipelines.sources.config import TarGrouping
 from pipelines.sources.files import SourceFile

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from pipelines.image_formats import IMAGE_EXTENSIONS
+from pipelines.rows.image_formats import IMAGE_EXTENSIONS
 from pipelines.sources import tar_samples
 from pipelines.sources.columns import TextColumns, array_from_values, clean_text, stored_type
 from pipelines.sources.config import SourceConfig, SourceError

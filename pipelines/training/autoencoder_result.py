@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pipelines.redact import redact_url
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.image_set import ImageSet, read_first
 from pipelines.training.model_card import write_card

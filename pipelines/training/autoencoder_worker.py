@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.autoencoder_result import publish_autoencoder
 from pipelines.training.autoencoder_samples import show_reconstructions, with_weights

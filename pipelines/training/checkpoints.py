@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
 from sd_core.model.weights import digest_file
 from sd_core.training.checkpoint import (
     Checkpoint,

@@ -12,11 +12,11 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.manifest import FileEntry, Manifest, ShardError, read_manifest, sha256_of
-from pipelines.run import read_revision, read_run
-from pipelines.storage import RunStore
-from pipelines.stored_images import decode_crop, is_image
-from pipelines.tables import read_table
+from pipelines.run.images import decode_crop, is_image
+from pipelines.run.manifest import FileEntry, Manifest, ShardError, read_manifest, sha256_of
+from pipelines.run.record import read_revision, read_run
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_table
 from sd_core.failures import Failure, InputError
 
 _COLUMNS = ("key", "kept", "width", "height")

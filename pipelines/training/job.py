@@ -9,9 +9,10 @@ from pydantic import ConfigDict
 
 from pipelines.config import Config, load_config
 from pipelines.engine.training import Worker, open_training
-from pipelines.run import StepIdentity, check_or_record
-from pipelines.run_folder import check_output
-from pipelines.storage import RunStore
+from pipelines.run.folder import check_output
+from pipelines.run.record import StepIdentity, check_or_record
+from pipelines.run.store import RunStore
+from pipelines.run.versions import describe_program
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.autoencoder_worker import train_autoencoder_worker
 from pipelines.training.config import TrainConfig
@@ -19,7 +20,6 @@ from pipelines.training.model_card import public_config
 from pipelines.training.options import autoencoder_options, denoiser_options
 from pipelines.training.result import MODEL_FOLDER, read_result
 from pipelines.training.worker import train_worker
-from pipelines.versions import describe_program
 from sd_core.failures import Failure
 
 STEP = "train"

@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
-from pipelines.processors import describe_mixture, note_processor
-from pipelines.storage import RunStore
+from pipelines.run.processors import describe_mixture, note_processor
+from pipelines.run.store import RunStore
 from pipelines.training.checkpoints import load_newest, publish_checkpoint
 from pipelines.training.config import TrainingConfig
 from pipelines.training.loss_curve import LOSS_CURVE_FILE, draw_loss_curve

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
 from pipelines.training.config import TrackingConfig
 from sd_core.training.trainer import Metrics
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pipelines.redact import redact_url
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
 from pipelines.training.checkpoints import put_folder
 from pipelines.training.config import TrainConfig
 from pipelines.training.image_set import ImageSet

@@ -15,8 +15,8 @@ from torch import Tensor
 from pipelines.training.config import SamplesConfig
 from sd_core.model.latent_diffusion import LatentDiffusion
 from sd_core.model.text_conditioning import encode_conditioning, encode_unconditional
-from sd_core.presets.picture_grid import Cell, picture_grid
 from sd_core.sampling.noise import initial_noise, row_generators
+from sd_core.sampling.picture_grid import Cell, picture_grid
 from sd_core.sampling.text_to_image import generate_images
 
 SAMPLES_FOLDER = "samples"

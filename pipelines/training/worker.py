@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
 from pipelines.training.config import TrainConfig
 from pipelines.training.loop import Place, Say, Shown, run_training
 from pipelines.training.result import publish_model

@@ -1,6 +1,6 @@
 """Verify: every promise of a run that can be read off its files."""
 
-from pipelines.run import NotARunError
+from pipelines.run.record import NotARunError
 from pipelines.verify.fault import Fault, Note
 from pipelines.verify.verify import verify_run
 

@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.manifest import ShardError, read_manifest
-from pipelines.run import StepSummary
-from pipelines.storage import RunStore
-from pipelines.tables import read_table
+from pipelines.run.manifest import ShardError, read_manifest
+from pipelines.run.record import StepSummary
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_table
 from pipelines.verify.fault import Fault
 from pipelines.verify.keys import KeySpill
 

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.claims import CLAIMED_SCORES
-from pipelines.ledger import (
+from pipelines.rows.claims import CLAIMED_SCORES
+from pipelines.rows.ledger import (
     DUPLICATE_REASONS,
     ENCODE_REASONS,
     GENERATION_FIELDS,
@@ -25,7 +25,7 @@ from pipelines.ledger import (
     TAKEDOWN_REASONS,
     TOKEN_FIELDS,
 )
-from pipelines.manifest import Manifest
+from pipelines.run.manifest import Manifest
 from pipelines.sources.columns import SourceColumn
 from pipelines.verify.columns import (
     check_rows,

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.manifest import FileEntry, sha256_of
-from pipelines.storage import RunStore
+from pipelines.run.manifest import FileEntry, sha256_of
+from pipelines.run.store import RunStore
 from pipelines.verify.fault import Fault
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pipelines.manifest import Manifest
-from pipelines.run import REVISION_FILE, StepSummary
-from pipelines.storage import RunStore
-from pipelines.tables import read_table
+from pipelines.run.manifest import Manifest
+from pipelines.run.record import REVISION_FILE, StepSummary
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_table
 from pipelines.verify.fault import Fault, limit, show
 from pipelines.verify.manifests import FOLDERS
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.keys import blake2b_64
+from pipelines.rows.keys import blake2b_64
 
 _NUM_PARTITIONS = 256
 _BUFFER_RECORDS = 1 << 20

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.manifest import FileEntry, Manifest
-from pipelines.run import StepSummary
-from pipelines.storage import RunStore
+from pipelines.run.manifest import FileEntry, Manifest
+from pipelines.run.record import StepSummary
+from pipelines.run.store import RunStore
 from pipelines.verify.facts import check_rejects
 from pipelines.verify.fault import Fault, limit
 from pipelines.verify.files import check_sha256, load_table, local_copy

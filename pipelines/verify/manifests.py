@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
-from pipelines.ledger import (
+from pipelines.rows.ledger import (
     DECODE_REASONS,
     ENCODE_REASONS,
     ENGINE_REASONS,
@@ -17,10 +17,10 @@ from pipelines.ledger import (
     SCORE_REASONS,
     TAKEDOWN_REASONS,
 )
-from pipelines.manifest import Manifest, ShardError, manifest_path, read_manifest
-from pipelines.run import StepSummary
-from pipelines.stages.generate import LATENTS_FOLDER
-from pipelines.storage import RunStore
+from pipelines.run.manifest import Manifest, ShardError, manifest_path, read_manifest
+from pipelines.run.record import StepSummary
+from pipelines.run.store import RunStore
+from pipelines.steps.generate import LATENTS_FOLDER
 from pipelines.verify.fault import Fault, show
 from pipelines.verify.secrets import check_tree_secrets
 

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.caption_facts import LANGUAGES, CaptionFactsConfig, measure_captions
-from pipelines.claims import CLAIMED_SCORES, claimed_or_scored
+from pipelines.rows.caption_facts import LANGUAGES, CaptionFactsConfig, measure_captions
+from pipelines.rows.claims import CLAIMED_SCORES, claimed_or_scored
 from pipelines.verify.columns import check_rows, check_same, is_not_in, is_null
 from pipelines.verify.fault import Fault
 

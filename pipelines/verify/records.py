@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.ledger import PLAN_REASONS
 from pipelines.plan import Plan, PlanError, load_plan
 from pipelines.prompts import PromptPlan, is_prompt_plan, load_prompt_plan
-from pipelines.run import (
+from pipelines.rows.ledger import PLAN_REASONS
+from pipelines.run.record import (
     ORIGIN_STEPS,
     REVISION_FILE,
     RUN_FILE,
@@ -19,8 +19,8 @@ from pipelines.run import (
     StepSummary,
     read_revision,
 )
-from pipelines.stages.select.tokens import TOKENS_OPTION
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
+from pipelines.steps.select.tokens import TOKENS_OPTION
 from pipelines.verify.fault import Fault, show
 from pipelines.verify.secrets import check_config_secrets, check_tree_secrets
 

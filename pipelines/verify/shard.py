@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.ledger import TAKEDOWN_REASONS
-from pipelines.manifest import Manifest, ShardError
 from pipelines.plan import Plan, PlanError, read_settled
 from pipelines.prompts import PromptPlan, expand_rows, read_prompts
-from pipelines.run import ORIGIN_STEPS, StepSummary
-from pipelines.storage import RunStore
+from pipelines.rows.ledger import TAKEDOWN_REASONS
+from pipelines.run.manifest import Manifest, ShardError
+from pipelines.run.record import ORIGIN_STEPS, StepSummary
+from pipelines.run.store import RunStore
 from pipelines.verify.archive import check_archive
 from pipelines.verify.columns import check_same
 from pipelines.verify.facts import (

@@ -9,11 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from pipelines.engine.lease import LEASE_FILE
-from pipelines.manifest import Manifest
-from pipelines.run import NotARunError, StepSummary
-from pipelines.run_folder import require_run
-from pipelines.storage import RunStore
+from pipelines.run.folder import require_run
+from pipelines.run.lease import LEASE_FILE
+from pipelines.run.manifest import Manifest
+from pipelines.run.record import NotARunError, StepSummary
+from pipelines.run.store import RunStore
 from pipelines.verify.copies import check_copies, check_named_copies, forbids_copies
 from pipelines.verify.fault import Fault, Note, limit
 from pipelines.verify.index import StepTotals, check_indexes, check_totals

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from pipelines.report import write_report
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
 from tests.browser.checks import DESK, PHONE, check_page, open_page
 from tests.contracts import cases, generation_cases
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from jobs.demo.server import LoopbackServer
+from jobs.tiny.drawing import FIRST_HELD_OUT_SEED, draw
 from pipelines.config import load_config
-from pipelines.curate import STEPS, CurateConfig, CurateResult, curate
-from pipelines.demo.server import LoopbackServer
-from sd_core.presets.drawing import FIRST_HELD_OUT_SEED, draw
+from pipelines.workflows.curate import STEPS, CurateConfig, CurateResult, curate
 
 
 class Killed(BaseException):

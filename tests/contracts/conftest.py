@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
 from tests.contracts import cases
 
 

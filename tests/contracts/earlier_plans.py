@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.plan import PlanConfig, make_plan
+from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceConfig
 from pipelines.sources.rows import EARLIER_READER
-from pipelines.storage import RunStore
 
 
 class EarlierSource(Source):

@@ -14,11 +14,11 @@ import yaml
 from PIL import Image
 
 from jobs import train
+from jobs.tiny.drawing import draw
 from pipelines.training import autoencoder_worker
 from pipelines.training.job import load_train_config
 from pipelines.training.loop import Place
 from sd_core.model.autoencoder import AutoencoderConfig, encode_images, load_autoencoder
-from sd_core.presets.drawing import draw
 from sd_core.training.image_batches import as_input
 from tests.contracts.training_cases import ROOT, weights_digests
 from tests.pipelines.image_run import is_kept, write_run

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.curate import CurateConfig
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
+from pipelines.workflows.curate import CurateConfig
 from tests.contracts import cases
 from tests.contracts.cases import ServedList
 

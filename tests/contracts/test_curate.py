@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import ConfigError
-from pipelines.curate import curate
-from pipelines.ledger import REASONS
 from pipelines.plan import PlanError
-from pipelines.run import RunMismatchError, read_revision
-from pipelines.storage import RunStore
+from pipelines.rows.ledger import REASONS
+from pipelines.run.record import RunMismatchError, read_revision
+from pipelines.run.store import RunStore
+from pipelines.workflows.curate import curate
 from tests.contracts import cases
 from tests.contracts.cases import ServedList
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from jobs import clean, curate, generate, takedown, train, verify
-from pipelines.engine.lease import Lease
-from pipelines.storage import RunStore
+from pipelines.run.lease import Lease
+from pipelines.run.store import RunStore
 from tests.contracts import job_cases as cases
 from tests.contracts.cases import ServedList
 from tests.contracts.training_cases import write_config

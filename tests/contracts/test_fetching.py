@@ -21,10 +21,10 @@ from backports import zstd
 from PIL import Image
 
 from jobs import curate, takedown
-from pipelines.demo.bad_answers import answer, raw, redirect
-from pipelines.demo.exchange import Handler, Reply, Request
-from pipelines.demo.server import LoopbackServer
-from pipelines.keys import row_key
+from jobs.demo.bad_answers import answer, raw, redirect
+from jobs.demo.exchange import Handler, Reply, Request
+from jobs.demo.server import LoopbackServer
+from pipelines.rows.keys import row_key
 from tests.contracts.test_curate import read_ledger
 
 pytestmark = pytest.mark.slow
@@ -267,7 +267,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))]
 
-    monkeypatch.setattr("pipelines.stages.download.resolver.socket.getaddrinfo", look_up)
+    monkeypatch.setattr("pipelines.steps.download.resolver.socket.getaddrinfo", look_up)
     return asked
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from jobs.verify import main as verify
 from pipelines.config import ConfigError
-from pipelines.ledger import REASONS
 from pipelines.plan import PlanError
-from pipelines.run import RunMismatchError, read_revision
-from pipelines.storage import RunStore
+from pipelines.rows.ledger import REASONS
+from pipelines.run.record import RunMismatchError, read_revision
+from pipelines.run.store import RunStore
 from sd_core.cache.dataset import TrainingDataset
 from sd_core.cache.latent_cache import check_caches, open_cache
 from tests.contracts import generation_cases as cases

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from jobs.verify import main as verify
-from pipelines.stages.generate import config as generate_config
-from pipelines.stages.generate import shard_files
+from pipelines.steps.generate import config as generate_config
+from pipelines.steps.generate import shard_files
 from tests.contracts import generation_cases as cases
 from tests.contracts.test_generation_sources import decoded_sources
 
@@ -150,7 +150,7 @@ def test_a_run_of_an_earlier_version_verifies_and_is_left_as_it_is(
             "identity",
             lambda self: {n: v for n, v in identity(self).items() if n != "noise"},
         )
-        before.setattr("pipelines.generate._refuse_earlier_noise", lambda store: None)
+        before.setattr("pipelines.workflows.generate._refuse_earlier_noise", lambda store: None)
         assert cases.command(path, tmp_path / "run") == 0
     plan = json.loads((tmp_path / "run/plan/plan.json").read_text())
     del plan["reading"]

@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import takedown, verify
+from jobs.demo.bad_answers import answer
+from jobs.demo.exchange import Reply, Request
+from jobs.demo.server import LoopbackServer
 from pipelines.config import ConfigError
-from pipelines.demo.bad_answers import answer
-from pipelines.demo.exchange import Reply, Request
-from pipelines.demo.server import LoopbackServer
 from pipelines.plan import PlanError
-from pipelines.run import RunMismatchError, read_revision
-from pipelines.storage import RunStore
+from pipelines.run.record import RunMismatchError, read_revision
+from pipelines.run.store import RunStore
 from tests.contracts import cases
 from tests.contracts.cases import Killed, ServedList
 

@@ -18,8 +18,8 @@ from jobs.takedown import main as takedown
 from jobs.verify import main as verify
 from pipelines.config import ConfigError
 from pipelines.plan import PlanError
-from pipelines.run import read_revision
-from pipelines.storage import RunStore
+from pipelines.run.record import read_revision
+from pipelines.run.store import RunStore
 from tests.contracts import cases
 from tests.contracts.cases import ServedList
 

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import clean, takedown, verify
-from pipelines.manifest import Manifest, ShardError
 from pipelines.revisions.takedown import take_down
 from pipelines.revisions.tombstones import tombstones_of
-from pipelines.run import read_revision, read_run
-from pipelines.stages.download.step import DownloadStep
-from pipelines.storage import RunStore
+from pipelines.run.manifest import Manifest, ShardError
+from pipelines.run.record import read_revision, read_run
+from pipelines.run.store import RunStore
+from pipelines.steps.download.step import DownloadStep
 from tests.conftest import S3Endpoint
 from tests.contracts import cases
 from tests.contracts.cases import Killed, ServedList

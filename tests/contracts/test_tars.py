@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from jobs import verify
-from pipelines.image_formats import IMAGE_EXTENSIONS
-from pipelines.stages.download import header
+from pipelines.rows.image_formats import IMAGE_EXTENSIONS
+from pipelines.steps.download import header
 from tests.contracts.earlier_plans import plan_as_earlier
 from tests.contracts.source_cases import (
     captions,

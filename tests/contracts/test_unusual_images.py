@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from jobs.curate import main as curate
+from jobs.demo.server import LoopbackServer
 from jobs.verify import main as verify
-from pipelines.demo.server import LoopbackServer
-from pipelines.ledger import REASONS
+from pipelines.rows.ledger import REASONS
 from tests.contracts.cases import ROOT
-from tests.pipelines.stages.download import drawn, odd_jpegs
-from tests.pipelines.stages.download.mutations import drawn_originals, mutations
+from tests.pipelines.steps.download import drawn, odd_jpegs
+from tests.pipelines.steps.download.mutations import drawn_originals, mutations
 
 pytestmark = pytest.mark.slow
 

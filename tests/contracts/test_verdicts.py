@@ -13,12 +13,12 @@ import torch
 
 from jobs import curate, generate, report, takedown, verify
 from pipelines import curate_steps
-from pipelines.ledger import LEDGER, TOKEN_FIELDS
-from pipelines.run import read_revision, read_run
-from pipelines.stages.encode import step as encode_step
-from pipelines.stages.select import facts as select_facts
-from pipelines.stages.select import write as select_write
-from pipelines.storage import RunStore
+from pipelines.rows.ledger import LEDGER, TOKEN_FIELDS
+from pipelines.run.record import read_revision, read_run
+from pipelines.run.store import RunStore
+from pipelines.steps.encode import step as encode_step
+from pipelines.steps.select import facts as select_facts
+from pipelines.steps.select import write as select_write
 from sd_core.cache.latent_cache import open_cache
 from sd_core.model.text_encoder import TextEncoderConfig, load_text_encoder
 from tests.contracts import cases, generation_cases
@@ -163,7 +163,7 @@ def test_a_row_that_a_model_refuses_is_found_in_its_batch(
 
 
 def _score_module() -> Any:
-    from pipelines.stages.score import step
+    from pipelines.steps.score import step
 
     return step
 
@@ -260,7 +260,7 @@ def test_a_row_that_cannot_be_stored_costs_no_other_image(tmp_path: Path) -> Non
 def test_a_prompt_that_the_text_encoder_refuses_costs_its_image_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.stages.generate import text_cache
+    from pipelines.steps.generate import text_cache
 
     rows = generation_cases.prompts(10)
     whole = generation_cases.image_files(generated(rows, tmp_path / "whole", "score=null"))

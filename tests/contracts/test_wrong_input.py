@@ -13,9 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import bench, clean, demo, photographs, report, takedown, train, verify
+from jobs import clean, report, takedown, train, verify
 from jobs import curate as curate_job
 from jobs import generate as generate_job
+from jobs.bench import __main__ as bench
+from jobs.demo import __main__ as demo
+from jobs.demo import photographs
 from tests.contracts import cases as curation
 from tests.contracts.cases import ServedList
 from tests.contracts.job_cases import PICTURES, call, curate, generate, write_list, write_prompts

@@ -15,7 +15,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def command() -> Command:
-    """`command("jobs/demo.py", "--pictures", 120)`: runs it in the project, output captured."""
+    """`command("-m", "jobs.demo", "--pictures", 120)`: runs it in the project, output captured."""
 
     def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # works without an install too

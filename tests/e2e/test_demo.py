@@ -10,8 +10,8 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-from pipelines.demo.bad_urls import BAD_URLS
-from pipelines.demo.pictures import DEMO_SEED
+from jobs.demo.bad_urls import BAD_URLS
+from jobs.demo.pictures import DEMO_SEED
 from tests.browser.checks import DESK, PHONE, check_page
 from tests.e2e.conftest import ROOT, Command
 
@@ -28,7 +28,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo(command: Command, output: Path) -> subprocess.CompletedProcess[str]:
     """The demo on seeds that neither a recipe nor `make demo` draws from."""
     return command(
-        "jobs/demo.py", "--pictures", 120, "--seed", DEMO_SEED + 1_000_000, "--port", 0,
+        "-m", "jobs.demo", "--pictures", 120, "--seed", DEMO_SEED + 1_000_000, "--port", 0,
         "--training-steps", 6, "--prompts", 6, "--mixed-steps", 2, "--output", output,
     )  # fmt: skip
 
@@ -99,14 +99,14 @@ def test_it_generates_with_the_trained_model_and_trains_on_with_the_images(
 
 def test_a_folder_of_someone_else_is_not_cleared(command: Command, tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("final")
-    refused = command("jobs/demo.py", "--output", tmp_path)
+    refused = command("-m", "jobs.demo", "--output", tmp_path)
     assert refused.returncode == 2
     assert "is not empty and was not written by this command" in refused.stdout
     assert (tmp_path / "thesis.txt").read_text() == "final"
 
 
 def test_help_needs_nothing_but_python(command: Command):
-    shown = command("jobs/demo.py", "--help")
+    shown = command("-m", "jobs.demo", "--help")
     assert shown.returncode == 0
     assert "--pictures" in shown.stdout
 

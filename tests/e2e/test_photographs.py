@@ -25,7 +25,7 @@ def photographs(
 ) -> subprocess.CompletedProcess[str]:
     """The command, with thirty photographs."""
     return command(
-        "jobs/photographs.py", "--photos", shared_data / "photos/coco_mini",
+        "-m", "jobs.demo.photographs", "--photos", shared_data / "photos/coco_mini",
         "--count", 30, "--bad-urls", 15, "--port", 0, "--output", output,
     )  # fmt: skip
 

@@ -13,13 +13,13 @@ import pytest
 from jobs.exit_codes import ExitCode, exit_code_of
 from pipelines.config import ConfigError
 from pipelines.engine.chain import EngineError, QuarantineError, ResourcesError
-from pipelines.engine.lease import LeaseHeldError
 from pipelines.engine.stopping import Stopped
-from pipelines.manifest import OtherModelsError, ShardError
 from pipelines.plan import PlanError
-from pipelines.run import NotARunError, RunMismatchError
+from pipelines.run.lease import LeaseHeldError
+from pipelines.run.manifest import OtherModelsError, ShardError
+from pipelines.run.record import NotARunError, RunMismatchError
+from pipelines.run.store import StorageError
 from pipelines.sources import SourceError
-from pipelines.storage import StorageError
 from sd_core.cache.spec import CacheMismatchError, CacheSpecError
 from sd_core.failures import is_environment
 from sd_core.model.weights import WeightsError

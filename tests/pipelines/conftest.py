@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 
 from pipelines.plan import Plan, PlanConfig, make_plan, read_rows
+from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceConfig
-from pipelines.storage import RunStore
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from pipelines.ledger import LEDGER
-from pipelines.manifest import SpooledFile, commit_shard
-from pipelines.run import StepIdentity, check_or_record, complete_step
-from pipelines.storage import RunStore
-from pipelines.tables import write_table
-from sd_core.presets.drawing import draw
+from jobs.tiny.drawing import draw
+from pipelines.rows.ledger import LEDGER
+from pipelines.run.manifest import SpooledFile, commit_shard
+from pipelines.run.record import StepIdentity, check_or_record, complete_step
+from pipelines.run.store import RunStore
+from pipelines.run.tables import write_table
 
 SIZE = 64
 _IDENTITIES = {name: StepIdentity(step=name, options={}) for name in ("download", "select")}

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines.caption_facts import CaptionFactsConfig
-from pipelines.crop_spool import CropSpool
-from pipelines.ledger import REJECTS, SCORE_FACTS
-from pipelines.manifest import (
+from pipelines.plan import Plan, PlanConfig, load_plan, make_plan, read_rows
+from pipelines.redact import redact_text_column, redact_url_column
+from pipelines.rows.caption_facts import CaptionFactsConfig
+from pipelines.rows.ledger import REJECTS, SCORE_FACTS
+from pipelines.run.manifest import (
     Manifest,
     SpooledFile,
     commit_shard,
@@ -27,15 +28,14 @@ from pipelines.manifest import (
     read_manifest,
     sha256_of,
 )
-from pipelines.plan import Plan, PlanConfig, load_plan, make_plan, read_rows
-from pipelines.redact import redact_text_column, redact_url_column
-from pipelines.run import StepIdentity, check_or_record, complete_step
+from pipelines.run.record import StepIdentity, check_or_record, complete_step
+from pipelines.run.spool import CropSpool
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_table, write_table
 from pipelines.sources import Source, SourceConfig
-from pipelines.stages.download.intake import Outcome
-from pipelines.stages.download.shard_files import build_facts, write_images
-from pipelines.stages.select import Select, SelectConfig, Threshold
-from pipelines.storage import RunStore
-from pipelines.tables import read_table, write_table
+from pipelines.steps.download.intake import Outcome
+from pipelines.steps.download.shard_files import build_facts, write_images
+from pipelines.steps.select import Select, SelectConfig, Threshold
 from sd_core.cache.samples import EmptyCaption, LatentSample
 from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import (

@@ -6,8 +6,8 @@ import pytest
 
 from pipelines.engine.chain import Chain, EngineError
 from pipelines.engine.config import EngineConfig
-from pipelines.manifest import Manifest, create_manifest, read_manifest
-from pipelines.storage import RunStore
+from pipelines.run.manifest import Manifest, create_manifest, read_manifest
+from pipelines.run.store import RunStore
 from tests.pipelines.engine.toy_step import ROWS, ToyStep
 
 

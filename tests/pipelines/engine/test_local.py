@@ -8,8 +8,8 @@ import pytest
 from pipelines.engine.chain import Chain
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.local import run_local
-from pipelines.manifest import Manifest, committed_shards, read_manifest
-from pipelines.storage import RunStore
+from pipelines.run.manifest import Manifest, committed_shards, read_manifest
+from pipelines.run.store import RunStore
 from tests.pipelines.engine.toy_step import ToyStep
 
 

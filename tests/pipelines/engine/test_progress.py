@@ -5,8 +5,8 @@ import re
 import pytest
 
 from pipelines.engine.progress import Progress, funnel_table
-from pipelines.manifest import Manifest
-from pipelines.run import StepSummary
+from pipelines.run.manifest import Manifest
+from pipelines.run.record import StepSummary
 
 
 def manifest(shard_id: int, *, rows_in: int = 10, kept: int = 7) -> Manifest:

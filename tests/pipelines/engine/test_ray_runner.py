@@ -8,9 +8,9 @@ import pytest
 from pipelines.engine.chain import EngineError
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.session import open_session
-from pipelines.manifest import committed_shards, read_manifest
-from pipelines.step import Resources
-from pipelines.storage import RunStore
+from pipelines.run.manifest import committed_shards, read_manifest
+from pipelines.run.store import RunStore
+from pipelines.steps.step import Resources
 from tests.pipelines.engine.toy_step import ToyStep
 
 pytestmark = pytest.mark.ray

@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.manifest import Manifest, SpooledFile, commit_shard
-from pipelines.step import Resources
-from pipelines.storage import RunStore
+from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.run.store import RunStore
+from pipelines.steps.step import Resources
 
 ROWS = 10
 

@@ -24,8 +24,8 @@ from pipelines.plan import (
     make_plan,
     read_settled,
 )
+from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceConfig
-from pipelines.storage import RunStore
 
 ROWS = st.lists(
     st.tuples(st.sampled_from(["a", "b", "c", "", None]), st.sampled_from(["x", "y", None])),
@@ -285,7 +285,7 @@ MEASURE = """
 import sys
 from pipelines.plan import PlanConfig, duplicates, make_plan
 from pipelines.sources import Source, SourceConfig
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
 source = Source(SourceConfig(path=sys.argv[1]))
 duplicates.BUFFERED_ROWS = 8192
 make_plan(source, PlanConfig(rows_per_shard=1000), store=RunStore(sys.argv[2]))

@@ -14,7 +14,7 @@ from pipelines.prompts import (
     plan_prompts,
     read_prompts,
 )
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
 from tests.conftest import S3Endpoint
 
 

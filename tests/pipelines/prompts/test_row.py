@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.ledger import REASONS
 from pipelines.prompts.row import parse_prompt
+from pipelines.rows.ledger import REASONS
 
 
 def parse(prompt: str | None = "a star", **raw: Any):

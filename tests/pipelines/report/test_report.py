@@ -12,23 +12,23 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from jobs.bench.ledger_case import DOWNLOAD, SCORE, make_facts
 from jobs.report import main as report
-from pipelines.bench.ledger_case import DOWNLOAD, SCORE, make_facts
-from pipelines.ledger import REASONS
-from pipelines.manifest import Manifest
-from pipelines.rates import RateLog, read_rates
 from pipelines.report import CARD_FILE, REPORT_FILE, make_report, write_card
 from pipelines.report.histograms import Bound, Histogram
 from pipelines.report.speeds import gather_rates
-from pipelines.run import (
+from pipelines.rows.ledger import REASONS
+from pipelines.run.manifest import Manifest
+from pipelines.run.rates import RateLog, read_rates
+from pipelines.run.record import (
     CURATE_FOLDERS,
     StepIdentity,
     check_or_record,
     complete_step,
     read_revision,
 )
-from pipelines.stages.select import Select, SelectConfig
-from pipelines.storage import RunStore
+from pipelines.run.store import RunStore
+from pipelines.steps.select import Select, SelectConfig
 from tests.contracts import cases
 
 HOSTILE = '<script>alert("x")</script> "quoted" <img src=x onerror=alert(1)> `|` {{ 7 * 7 }}'

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.tiny.drawing import draw
 from pipelines.training.image_dataset import ImageDataset
 from pipelines.training.image_set import ImageSetError, open_image_set, read_first
-from sd_core.presets.drawing import draw
 from tests.pipelines.image_run import is_kept, key_of, write_run
 
 PICTURES = 32

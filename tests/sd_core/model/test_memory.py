@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipelines.stages.score.heads import HeadConfig, load_head
+from pipelines.steps.score.heads import HeadConfig, load_head
 from sd_core.model.autoencoder import (
     Autoencoder,
     AutoencoderConfig,

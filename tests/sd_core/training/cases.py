@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from jobs.tiny.drawing import draw
 from sd_core.cache.dataset import DrawnSample
 from sd_core.cache.latent_cache import LatentCache
 from sd_core.cache.samples import EmptyCaption, LatentSample
@@ -26,7 +27,6 @@ from sd_core.model.latent_diffusion import (
 )
 from sd_core.model.noise_schedule import NoiseScheduleConfig, build_noise_schedule
 from sd_core.model.text_encoder import TextEncoderConfig, encode_captions
-from sd_core.presets.drawing import draw
 
 SETTINGS: dict[str, Any] = {
     "_class_name": "UNet2DConditionModel",

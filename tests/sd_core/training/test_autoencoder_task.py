@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from sd_core.presets.drawing import draw
+from jobs.tiny.drawing import draw
 from sd_core.training.autoencoder_losses import (
     adaptive_weight,
     kl_divergence,

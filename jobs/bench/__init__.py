@@ -1,0 +1,1 @@
+"""What the job costs beside others' and beside the sum of its parts; run by jobs.bench."""

@@ -1,0 +1,207 @@
+"""The command line of jobs.bench."""
+
+import argparse
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import torch
+
+from jobs.bench.curate import CurateBench
+from jobs.bench.download import DownloadBench
+from jobs.bench.generate import GenerateBench
+from jobs.bench.img2dataset_command import Concurrency
+from jobs.bench.memory import MemoryBench
+from jobs.bench.planted import PlantedBench
+from jobs.bench.select import SelectBench
+from jobs.bench.train import TrainBench
+from jobs.demo.planted import PLANTED_SEED
+
+_SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the project
+_WAIT_S = 1.0
+
+
+def parse(arguments: list[str] | None, *, description: str, epilog: str = "") -> argparse.Namespace:
+    """The options; `command` is the name of a measurement."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_download(commands.add_parser("download", help="our download beside img2dataset's command"))
+    _add_curate(commands.add_parser("curate", help="the whole on Ray beside the sum of its steps"))
+    _add_memory(commands.add_parser("memory", help="peak memory at ten times the rows"))
+    _add_train(commands.add_parser("train", help="from the cache beside encoding online"))
+    _add_generate(commands.add_parser("generate", help="beside the plain diffusers pipeline"))
+    _add_select(commands.add_parser("select", help="a ledger cut anew, at growing sizes"))
+    _add_planted(commands.add_parser("planted", help="does select find what was planted?"))
+    for command in commands.choices.values():
+        photos = _SHARED / "photos" / "coco_mini"
+        command.add_argument("--photos", type=Path, default=photos, help="a folder of .jpg files")
+        command.add_argument("--json", type=Path, help="write the results here as well")
+    return parser.parse_args(arguments)
+
+
+def download_bench(options: argparse.Namespace) -> DownloadBench:
+    """What `download` measures."""
+    return DownloadBench(
+        metadata=options.metadata,
+        photos=options.photos,
+        cache=options.cache,
+        num_images=options.images,
+        num_large=options.large_images,
+        grid=tuple(options.grid),
+        ours=options.ours,
+        repeats=options.repeats,
+    )
+
+
+def curate_benches(options: argparse.Namespace) -> list[CurateBench]:
+    """What `curate` measures: work with the tiny models, and waiting with real sizes."""
+    work = CurateBench(
+        name="work",
+        models="tiny",
+        photos=options.photos,
+        num_rows=options.rows,
+        rows_per_shard=options.rows_per_shard,
+        threads=32,
+        delay_s=0.0,
+        repeats=options.repeats,
+    )
+    waiting = CurateBench(
+        name="waiting",
+        models="real",
+        photos=options.photos,
+        num_rows=options.waiting_rows,
+        rows_per_shard=16,
+        threads=32,
+        delay_s=_WAIT_S,
+        repeats=1,
+    )
+    return [bench for bench in (work, waiting) if bench.num_rows]
+
+
+def memory_bench(options: argparse.Namespace, *, script: Path) -> MemoryBench:
+    """What `memory` measures; `script` is jobs/curate.py."""
+    return MemoryBench(
+        script=script,
+        models=options.models,
+        photos=options.photos,
+        few_rows=options.few,
+        many_rows=options.many,
+        rows_per_shard=options.rows_per_shard,
+    )
+
+
+def train_bench(options: argparse.Namespace) -> TrainBench:
+    """What `train` measures."""
+    return TrainBench(
+        models=options.models,
+        batch_size=options.batch_size,
+        warm_up_steps=options.warm_up_steps,
+        steps=options.steps,
+        repeats=options.repeats,
+        loader_rows=options.loader_rows,
+        device=options.device,
+    )
+
+
+def generate_bench(options: argparse.Namespace) -> GenerateBench:
+    """What `generate` measures."""
+    return GenerateBench(
+        models=options.models,
+        images=options.images,
+        batch_size=options.batch_size,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        repeats=options.repeats,
+        workers=options.workers
+        or (1 if options.device.startswith("cuda") else os.cpu_count() or 1),
+        device=options.device,
+    )
+
+
+def select_bench(options: argparse.Namespace) -> SelectBench:
+    """What `select` measures."""
+    return SelectBench(rows=tuple(sorted(options.rows)), metadata=options.metadata)
+
+
+def planted_bench(options: argparse.Namespace) -> PlantedBench:
+    """What `planted` judges."""
+    return PlantedBench(pictures=options.pictures, seed=options.seed)
+
+
+def _add_download(command: argparse.ArgumentParser) -> None:
+    grid = [Concurrency(processes=p, threads=t) for p in (1, 2, 3) for t in (16, 32)]
+    command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
+    command.add_argument("--images", type=int, default=2400, help="of all sizes; 0: not this set")
+    command.add_argument(
+        "--large-images", type=int, default=600, help="of 1,024 px and more; 0: not this set"
+    )
+    command.add_argument("--repeats", type=int, default=3, help="measured runs of each side")
+    command.add_argument(
+        "--grid", type=_concurrency, nargs="+", default=grid, help="img2dataset is tried with these"
+    )
+    command.add_argument(
+        "--ours", type=_concurrency, default=Concurrency(processes=2, threads=32), help="2x32"
+    )
+    cache = Path(tempfile.gettempdir()) / "latent-foundry-bench"
+    command.add_argument("--cache", type=Path, default=cache, help="where the JPEGs are kept")
+
+
+def _add_curate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--rows", type=int, default=2000, help="with tiny models; 0: not this")
+    command.add_argument(
+        "--waiting-rows", type=int, default=64, help="with real sizes and a slow server; 0: not"
+    )
+    command.add_argument("--rows-per-shard", type=int, default=100)
+    command.add_argument("--repeats", type=int, default=2, help="the fastest of each side counts")
+
+
+def _add_memory(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--models", choices=("tiny", "real"), default="tiny")
+    command.add_argument("--few", type=int, default=1_000)
+    command.add_argument("--many", type=int, default=10_000)
+    command.add_argument("--rows-per-shard", type=int, default=100)
+
+
+def _add_train(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--models", choices=("tiny", "real"), default="tiny")
+    command.add_argument("--batch-size", type=int, default=32)
+    command.add_argument("--steps", type=int, default=10, help="measured, on each side")
+    command.add_argument("--warm-up-steps", type=int, default=2)
+    command.add_argument("--repeats", type=int, default=2, help="the fastest of each side counts")
+    command.add_argument("--loader-rows", type=int, default=4096, help="0: not the loader")
+    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _add_generate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--models", choices=("tiny", "real"), default="tiny")
+    command.add_argument("--images", type=int, default=64)
+    command.add_argument("--batch-size", type=int, default=16)
+    command.add_argument("--steps", type=int, default=20)
+    command.add_argument("--guidance-scale", type=float, default=7.5)
+    command.add_argument("--repeats", type=int, default=2, help="the fastest of each side counts")
+    command.add_argument(
+        "--workers", type=int, default=0, help="of ours; by default one a core, or one on a GPU"
+    )
+    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _add_select(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
+
+
+def _add_planted(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--pictures", type=int, default=5_000)
+    command.add_argument("--seed", type=int, default=PLANTED_SEED)
+
+
+def _concurrency(text: str) -> Concurrency:
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: give PROCESSESxTHREADS, such as 2x32")
+    return Concurrency(processes=int(found[1]), threads=int(found[2]))

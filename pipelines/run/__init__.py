@@ -1,0 +1,1 @@
+"""A run on storage: its record, store, manifests, tables, images, index and lease."""

@@ -1,0 +1,190 @@
+"""Read the crops that download stored: a shard's tar, one decoded image at a time, in order."""
+
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from pipelines.run.manifest import Manifest, ShardError, read_manifest
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_table
+
+_BATCHES_HELD = 4
+_IMAGE_SUFFIXES = ("jpg", "png", "webp")
+_FACTS = (
+    "row",
+    "key",
+    "caption",
+    "reason",
+    "sha256",
+    "original_width",
+    "original_height",
+    "width",
+    "height",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredImage:
+    """One crop and the facts of its row.
+
+    Attributes:
+        facts: Columns row, key, caption (perhaps null), sha256, and sizes of `facts/download`.
+        pixels: (H, W, 3) uint8 RGB.
+    """
+
+    facts: dict[str, Any]
+    pixels: npt.NDArray[np.uint8]
+
+
+def count_images(store: RunStore, *, download: str, shard_id: int, origin: str = "download") -> int:
+    """How many images a committed shard holds (none where it was quarantined)."""
+    return _origin_manifest(store, origin, download, shard_id).kept
+
+
+def _origin_manifest(store: RunStore, origin: str, fingerprint: str, shard_id: int) -> Manifest:
+    manifest = read_manifest(store, origin, fingerprint, shard_id)
+    if manifest is None:
+        raise ShardError(f"{origin} shard {shard_id} is not committed; run that step first")
+    return manifest
+
+
+def iterate_images(
+    store: RunStore,
+    *,
+    download: str,
+    shard_id: int,
+    keys: frozenset[str] | None = None,
+    origin: str = "download",
+    on_failure: Callable[[dict[str, Any], ShardError], None] | None = None,
+) -> Iterator[StoredImage]:
+    """Read a shard's images in plan order, streaming.
+
+    Args:
+        store: The run.
+        download: Fingerprint of the origin step.
+        shard_id: Which shard.
+        origin: The step that made the images, `download` or `generate`.
+        keys: Only these are decoded; all by default.
+        on_failure: Told the facts of an image that does not decode, which is then left out; by
+            default its error is raised.
+
+    Raises:
+        ShardError: the shard is not committed, or its tar and its facts disagree.
+    """
+    manifest = _origin_manifest(store, origin, download, shard_id)
+    images, facts = manifest.file("images"), manifest.file(f"facts/{origin}")
+    if images is None or facts is None:
+        if manifest.kept:
+            raise ShardError(f"{origin} shard {shard_id}: {manifest.kept} images, but no tar")
+        return
+    rows = read_table(store, facts.path, columns=_FACTS).to_pylist()
+    stored = iter([row for row in rows if row.pop("reason") is None])
+    for key, encoded in iterate_encoded(store, images.path):
+        row = next(stored, None)
+        if row is None or row["key"] != key:
+            raise ShardError(f"{images.path}: {key} is not the next row of {facts.path}")
+        if keys is not None and key not in keys:
+            continue
+        try:
+            pixels = decode_crop(encoded, f"{images.path}: {key}")
+        except ShardError as error:
+            if on_failure is None:
+                raise
+            on_failure(row, error)
+            continue
+        yield StoredImage(facts=row, pixels=pixels)
+    if next(stored, None) is not None:
+        raise ShardError(f"{images.path}: holds fewer images than {facts.path} has")
+
+
+def batches(images: Iterator[StoredImage], *, size: int) -> Iterator[Sequence[StoredImage]]:
+    """Group images into lists of `size`; the last may be shorter."""
+    group: list[StoredImage] = []
+    for image in images:
+        group.append(image)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def batches_of_one_size(
+    images: Iterator[StoredImage], *, size: int
+) -> Iterator[Sequence[StoredImage]]:
+    """Group images into lists of at most `size` whose pixels are of one shape, in order within it.
+
+    At most four batches are held: of many shapes, the fullest list goes first, unfilled.
+    """
+    groups: dict[tuple[int, ...], list[StoredImage]] = {}
+    for image in images:
+        shape = image.pixels.shape
+        group = groups.setdefault(shape, [])
+        group.append(image)
+        if len(group) == size:
+            yield groups.pop(shape)
+        elif sum(map(len, groups.values())) >= _BATCHES_HELD * size:
+            yield groups.pop(max(groups, key=lambda held: len(groups[held])))
+    yield from groups.values()
+
+
+def stack_pixels(
+    images: Sequence[StoredImage], *, batch_size: int, where: str
+) -> npt.NDArray[np.uint8]:
+    """Stack to (batch_size, 3, H, W) uint8; missing ones at the end are black.
+
+    A model's last bit depends on the size of its batch, so that is always the same.
+
+    Raises:
+        ShardError: they are not of one size.
+    """
+    height, width, channels = images[0].pixels.shape
+    stacked = np.zeros((batch_size, height, width, channels), np.uint8)
+    for slot, image in zip(stacked, images, strict=False):
+        if image.pixels.shape != slot.shape:
+            raise ShardError(
+                f"{where}: {image.facts['key']} is {image.pixels.shape}, others {slot.shape}"
+            )
+        slot[...] = image.pixels
+    return stacked.transpose(0, 3, 1, 2)
+
+
+def iterate_encoded(store: RunStore, path: str) -> Iterator[tuple[str, bytes]]:
+    """`(key, file)` of each image of a shard's tar, streaming."""
+    try:
+        with store.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
+                if not is_image(member.name):
+                    continue
+                key = member.name.partition(".")[0]
+                content = archive.extractfile(member)
+                if content is not None:
+                    yield key, content.read()
+    except (tarfile.TarError, EOFError) as error:
+        raise ShardError(f"{path}: damaged tar: {error}") from error
+
+
+def is_image(member: str) -> bool:
+    """Whether a member of a shard's tar is a row's image, by its name."""
+    return member.partition(".")[2] in _IMAGE_SUFFIXES
+
+
+def decode_crop(encoded: bytes, where: str) -> npt.NDArray[np.uint8]:
+    """Decode a stored crop to (H, W, 3) uint8 RGB; raises `ShardError` naming `where`."""
+    try:
+        if encoded[:2] == b"\xff\xd8":
+            pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded, "RGB")
+            return pixels
+        decoded = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except (ValueError, cv2.error) as error:
+        raise ShardError(f"{where}: a stored image does not decode: {error}") from error
+    if decoded is None:
+        raise ShardError(f"{where}: a stored image does not decode")
+    return np.asarray(decoded, dtype=np.uint8)

@@ -1,0 +1,52 @@
+"""What readers start from: each folder's `shards.txt` and `index.parquet`."""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.run.manifest import Manifest
+from pipelines.run.store import RunStore
+
+Index = dict[str, list[dict[str, Any]]]
+"""Folder to the rows of its index, in the order of the shards."""
+
+
+def write_index(store: RunStore, index: Index) -> None:
+    """Write each folder's `shards.txt` and `index.parquet`."""
+    for folder, rows in index.items():
+        store.replace(f"{folder}/shards.txt", "".join(f"{r['path']}\n" for r in rows).encode())
+        store.replace(f"{folder}/index.parquet", _index_bytes(rows))
+
+
+def index_files(index: Index, manifest: Manifest) -> None:
+    """Add a shard's files; those of other folders are left out."""
+    for entry in manifest.files:
+        folder = entry.path.rpartition("/")[0]
+        if folder in index:
+            index[folder].append(
+                {
+                    "shard_id": manifest.shard_id,
+                    "path": entry.path,
+                    "sha256": entry.sha256,
+                    "num_bytes": entry.num_bytes,
+                    "num_rows": entry.num_rows,
+                }
+            )
+
+
+_INDEX_SCHEMA = pa.schema(
+    [
+        ("shard_id", pa.int32()),
+        ("path", pa.string()),
+        ("sha256", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("num_rows", pa.int64()),
+    ]
+)
+
+
+def _index_bytes(rows: list[dict[str, Any]]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_INDEX_SCHEMA), sink, write_page_checksum=True)
+    return bytes(sink.getvalue())

@@ -1,0 +1,182 @@
+"""One writer a run: a lease file with a heartbeat; correctness rests on exclusive creates."""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pipelines.run.store import RunStore
+from sd_core.failures import EnvironmentFault
+
+LEASE_FILE = "lease.json"
+
+
+class LeaseHeldError(EnvironmentFault):
+    """Another job is writing this run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Holder:
+    token: str
+    host: str
+    boot: str
+    pid: int
+    started: str
+    heartbeat: float
+
+
+_UNREADABLE = _Holder(token="", host="?", boot="", pid=0, started="", heartbeat=0.0)
+
+
+class Lease:
+    """Hold a run's lease; use as a context manager.
+
+    Waits until a crashed holder's lease expires, and says so. A holder that is still beating is
+    given up on: two heartbeats apart are seen to differ, so no clocks are compared across hosts.
+    A holder on this host whose process is gone is replaced at once.
+
+    Raises:
+        LeaseHeldError: another job holds the lease and is alive.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        *,
+        say: Callable[[str], None],
+        beat_s: float = 10.0,
+        expiry_s: float = 60.0,
+    ) -> None:
+        self._store = store
+        self._say = say
+        self._beat_s = beat_s
+        self._expiry_s = expiry_s
+        self._token = uuid.uuid4().hex
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.lost = False
+
+    def __enter__(self) -> Self:
+        while not self._store.create_exclusive(LEASE_FILE, self._content()):
+            self._wait_for_expiry()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        holder = self._read()
+        if holder is not None and holder.token == self._token:
+            self._store.delete(LEASE_FILE)
+
+    def check(self) -> None:
+        """Raise `LeaseHeldError` if another job has taken the lease meanwhile."""
+        if self.lost:
+            raise LeaseHeldError(
+                f"{self._store.root}: another job took this run over while this one was paused; "
+                "nothing is lost, but this job stops here"
+            )
+
+    def _wait_for_expiry(self) -> None:
+        holder = self._read()
+        if holder is None:
+            return
+        if _is_dead_here(holder):
+            self._say(f"the job that held this run (pid {holder.pid}) is gone: taking over")
+            self._take_from(holder)
+            return
+        self._say(
+            f"{self._store.root} is leased to pid {holder.pid} on {holder.host}: waiting "
+            f"up to {self._expiry_s:.0f} s to see whether it is alive"
+        )
+        deadline = time.monotonic() + self._expiry_s
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, self._beat_s / 4))
+            now = self._read()
+            if now is None:
+                return
+            if now != holder:
+                raise LeaseHeldError(
+                    f"{self._store.root}: pid {now.pid} on {now.host} is writing this run; wait "
+                    "for it to end, stop it, or give another `output`"
+                )
+            if _is_dead_here(holder):
+                break
+        self._say("the lease has expired: taking over")
+        self._take_from(holder)
+
+    def _take_from(self, holder: _Holder) -> None:
+        if self._read() == holder:
+            self._store.delete(LEASE_FILE)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._beat_s):
+            try:
+                holder = self._read()
+                if holder is None or holder.token != self._token:
+                    self.lost = True
+                    return
+                self._store.replace(LEASE_FILE, self._content())
+            except Exception as error:
+                # The storage may come back before the lease expires, and not every client of
+                # an object store raises OSError: a heart that stops would lose a living run.
+                self._say(f"the lease's heartbeat could not be written: {type(error).__name__}")
+
+    def _content(self) -> bytes:
+        pid = os.getpid()
+        holder = _Holder(
+            token=self._token,
+            host=socket.gethostname(),
+            boot=_boot_id(),
+            pid=pid,
+            started=_process_start(pid),
+            heartbeat=time.time(),
+        )
+        return json.dumps(asdict(holder)).encode()
+
+    def _read(self) -> _Holder | None:
+        try:
+            return _Holder(**json.loads(self._store.read_bytes(LEASE_FILE)))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            return _UNREADABLE
+
+
+def _is_dead_here(holder: _Holder) -> bool:
+    if (holder.host, holder.boot) != (socket.gethostname(), _boot_id()) or not holder.boot:
+        return False
+    return _process_start(holder.pid) != holder.started
+
+
+def _boot_id() -> str:
+    """This boot and process namespace, where a pid means something; empty if it is unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _process_start(pid: int) -> str:
+    """The process's start time in clock ticks; empty where there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] == "Z" else fields[19]

@@ -1,0 +1,307 @@
+"""A run's two records: run.json says what was asked for, revision.json what is complete."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pipelines.run.index import Index, index_files, write_index
+from pipelines.run.manifest import iterate_manifests
+from pipelines.run.option_changes import describe_changes
+from pipelines.run.store import RunStore
+from sd_core.failures import InputError
+
+RUN_FILE = "run.json"
+REVISION_FILE = "revision.json"
+ORIGIN_STEPS = ("download", "generate")
+"""Where a run's images come from: its first step, whose facts every later one reads."""
+
+CURATE_FOLDERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "download": ("images", "facts/download"),
+    "score": ("facts/score", "facts/score/rejects"),
+    "select": ("ledger",),
+    "encode": ("latents", "latents/rejects"),
+}
+"""The steps of a curated run in order, with the folders that each writes."""
+CURATE_PARENTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "download": (),
+    "score": ("download",),
+    "select": ("download", "score"),
+    "encode": ("download", "select"),
+}
+"""The steps whose results each of them reads, where they are configured."""
+
+
+class NotARunError(InputError):
+    """A folder holds none of a run's records, or what it holds is no run of this kind."""
+
+
+class DamagedRecordError(NotARunError, ValueError):
+    """run.json or revision.json is not what this program writes."""
+
+
+class RunMismatchError(InputError):
+    """The run was made with other options; the message names each one that differs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepIdentity:
+    """What decides a step's result: its options (models included) and its parents.
+
+    `options` is plain JSON without secrets; two steps with equal fingerprints make equal files.
+    """
+
+    step: str
+    options: Mapping[str, Any]
+    parents: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over step, options and the parents' fingerprints."""
+        text = json.dumps([self.step, self.options, self.parents], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def options_digest(self) -> str:
+        """16 hex digits over step and options alone: what its result owes to nothing before it."""
+        text = json.dumps([self.step, self.options], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSummary:
+    """A completed step: rows_in = kept + sum of `dropped`, over all its shards."""
+
+    fingerprint: str
+    num_shards: int
+    rows_in: int
+    kept: int
+    dropped: Mapping[str, int]
+    quarantined: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revision:
+    """The current fingerprint and counts of each completed step."""
+
+    number: int = 0
+    steps: Mapping[str, StepSummary] = field(default_factory=dict)
+
+
+def read_revision(store: RunStore) -> Revision:
+    """The current revision; revision 0 with no steps where none has completed yet.
+
+    Raises:
+        DamagedRecordError: revision.json is none.
+    """
+    try:
+        tree = json.loads(store.read_bytes(REVISION_FILE))
+        steps = {
+            name: StepSummary(**{**summary, "quarantined": tuple(summary["quarantined"])})
+            for name, summary in tree["steps"].items()
+        }
+        return Revision(number=tree["revision"], steps=steps)
+    except FileNotFoundError:
+        return Revision()
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _damaged(store, REVISION_FILE, f"{type(error).__name__}: {error}") from error
+
+
+def complete_step(
+    store: RunStore,
+    identity: StepIdentity,
+    *,
+    num_shards: int,
+    folders: Iterable[str],
+    publish: Callable[[], None] | None = None,
+) -> StepSummary:
+    """Write the step's `shards.txt` and `index.parquet`, then make it current.
+
+    Steps that were made from another fingerprint of this one leave the revision, and so does this
+    step's own, before the files that readers find beside it are overwritten: a crash in between
+    leaves a step that is not complete, never a complete one with another's files.
+
+    Args:
+        store: The run.
+        identity: The step, with its present options.
+        num_shards: How many shards it has.
+        folders: Those that it writes.
+        publish: Writes what else readers find in them.
+
+    Raises:
+        ShardError: a shard has no manifest; nothing is changed then.
+    """
+    revision = read_revision(store)
+    old = revision.steps.get(identity.step)
+    same = (identity.fingerprint, num_shards)  # a plan that grew has more shards of the same
+    if old is not None and (old.fingerprint, old.num_shards) == same:
+        return old
+    index: Index = {folder: [] for folder in folders}
+    summary = _summarise(store, identity, num_shards=num_shards, index=index)
+    kept = {
+        name: step
+        for name, step in revision.steps.items()
+        if name != identity.step and not _descends(name, identity.step)
+    }
+    if old is not None:
+        _write_revision(store, revision.number, kept)
+    write_index(store, index)
+    if publish is not None:
+        publish()
+    _write_revision(store, revision.number + 1, {**kept, identity.step: summary})
+    return summary
+
+
+def withdraw_step(store: RunStore, step: str, *, folders: Iterable[str]) -> None:
+    """Take a step and those made from it out of the revision, and its files from readers' lists."""
+    revision = read_revision(store)
+    left = {n: s for n, s in revision.steps.items() if n != step and not _descends(n, step)}
+    if len(left) < len(revision.steps):
+        _write_revision(store, revision.number + 1, left)
+    write_index(store, {folder: [] for folder in folders if store.exists(f"{folder}/shards.txt")})
+
+
+def _write_revision(store: RunStore, number: int, steps: Mapping[str, StepSummary]) -> None:
+    tree = {
+        "revision": number,
+        "steps": {name: _summary_tree(step) for name, step in steps.items()},
+    }
+    store.replace(REVISION_FILE, _dump(tree))
+
+
+_ORDER = {**dict.fromkeys(ORIGIN_STEPS, 0), "score": 1, "select": 2, "encode": 3}
+
+
+def _descends(step: str, ancestor: str) -> bool:
+    return _ORDER.get(step, 0) > _ORDER.get(ancestor, len(_ORDER))
+
+
+def _summary_tree(step: StepSummary) -> dict[str, Any]:
+    return {
+        "fingerprint": step.fingerprint,
+        "num_shards": step.num_shards,
+        "rows_in": step.rows_in,
+        "kept": step.kept,
+        "dropped": dict(sorted(step.dropped.items())),
+        "quarantined": list(step.quarantined),
+    }
+
+
+def _summarise(
+    store: RunStore, identity: StepIdentity, *, num_shards: int, index: Index
+) -> StepSummary:
+    """The step's counts; its files are added to `index`."""
+    dropped: dict[str, int] = {}
+    rows_in = kept = 0
+    quarantined = []
+    for manifest in iterate_manifests(store, identity.step, identity.fingerprint, num_shards):
+        rows_in += manifest.rows_in
+        kept += manifest.kept
+        for reason, count in manifest.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+        if manifest.quarantined is not None:
+            quarantined.append(manifest.shard_id)
+        index_files(index, manifest)
+    return StepSummary(
+        fingerprint=identity.fingerprint,
+        num_shards=num_shards,
+        rows_in=rows_in,
+        kept=kept,
+        dropped=dropped,
+        quarantined=tuple(quarantined),
+    )
+
+
+def check_or_record(
+    store: RunStore,
+    identities: Iterable[StepIdentity],
+    *,
+    job: Mapping[str, Any],
+    recut: frozenset[str] = frozenset(),
+    revised: Sequence[str] = (),
+) -> None:
+    """Refuse a run whose recorded options differ; otherwise write run.json.
+
+    Args:
+        store: The run.
+        identities: Every step of the job, with its present options.
+        job: What else run.json keeps: the resolved configuration (no secrets), versions, models.
+        recut: Steps asked for by name, whose options may change as a new revision.
+        revised: Options of the first step that a retry or a growth has changed.
+
+    Raises:
+        RunMismatchError: naming each step and option that differs, and what to do.
+    """
+    now = {identity.step: identity for identity in identities}
+    recorded = read_run(store).get("steps", {})
+    differences = _describe_differences(recorded, now, recut=recut, revised=revised)
+    if differences:
+        raise RunMismatchError(
+            f"{store.root}: this run was made with other options:\n" + "\n".join(differences) + "\n"
+            "Give the same options to resume it, another `output` for a new run, or ask by name "
+            "for a re-cut of the last steps: --steps select,encode"
+        )
+    steps = {
+        step: {"fingerprint": identity.fingerprint, "options": identity.options}
+        for step, identity in now.items()
+    }
+    write_run(store, {**job, "steps": {**recorded, **steps}})
+
+
+def _describe_differences(
+    recorded: Mapping[str, Any],
+    now: Mapping[str, StepIdentity],
+    *,
+    recut: frozenset[str],
+    revised: Sequence[str],
+) -> list[str]:
+    differences: list[str] = []
+    is_explained = False  # by an earlier step that differs, which changes this one's fingerprint
+    for step, identity in now.items():
+        before = recorded.get(step)
+        if before is None or before["fingerprint"] == identity.fingerprint:
+            continue
+        if step not in recut:
+            lines = describe_changes(before["options"], identity.options)
+            if step in ORIGIN_STEPS and revised:
+                is_explained = True
+                lines = [line for line in lines if not line.startswith(tuple(revised))]
+            if not lines and not is_explained:
+                differences.append(f"  - {step}: a step that it is made from was added or left out")
+            differences += [f"  - {step}.{line}" for line in lines]
+        is_explained = True
+    return differences
+
+
+def write_run(store: RunStore, tree: Mapping[str, Any]) -> None:
+    """Replace run.json."""
+    store.replace(RUN_FILE, _dump(tree))
+
+
+def read_run(store: RunStore) -> dict[str, Any]:
+    """run.json as a tree; empty where the run has not begun.
+
+    Raises:
+        DamagedRecordError: it is none.
+    """
+    try:
+        tree: dict[str, Any] = json.loads(store.read_bytes(RUN_FILE))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise _damaged(store, RUN_FILE, f"not JSON: {error}") from error
+    if not isinstance(tree, dict) or not isinstance(tree.get("steps", {}), dict):
+        raise _damaged(store, RUN_FILE, "no mapping with `steps`")
+    return tree
+
+
+def _damaged(store: RunStore, name: str, found: str) -> DamagedRecordError:
+    return DamagedRecordError(
+        f"{store.root}/{name}: not a record of a run ({found}); put it back as it was, or give "
+        "another folder"
+    )
+
+
+def _dump(tree: Mapping[str, Any]) -> bytes:
+    return (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode()

@@ -1,7 +1,0 @@
-"""Generate: prompts into images, their metadata and their latents."""
-
-from pipelines.stages.generate.config import GenerateConfig
-from pipelines.stages.generate.image_spool import LATENTS_FOLDER
-from pipelines.stages.generate.step import GenerateStep
-
-__all__ = ["LATENTS_FOLDER", "GenerateConfig", "GenerateStep"]

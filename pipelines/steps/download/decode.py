@@ -1,0 +1,146 @@
+"""One decode of an original: bytes in, the stored square out. A pure function of its arguments."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.rows.image_facts import ImageFacts, measure_image
+from pipelines.steps.download.geometry import Square, centre_square, resize_square, upright
+from pipelines.steps.download.header import ImageHeader, check_size, read_header, shown_size
+from pipelines.steps.download.image_config import ImageConfig
+from pipelines.steps.download.image_rejected import ImageRejected
+from pipelines.steps.download.jpeg import (
+    NotForFastPath,
+    check_frame,
+    decode_jpeg,
+    encode_jpeg,
+    scale_denominator,
+)
+from pipelines.steps.download.raster import decode_square
+
+# What these decoders take in all, measured at 50 million pixels. Short of memory they fail like a
+# broken file or abort, so they are not started.
+_BYTES_PER_PIXEL = {"webp": 18, "avif": 16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """The stored square: `image` is the encoded file; sizes are in pixels, the original's as
+    a viewer shows it (EXIF orientation applied)."""
+
+    image: bytes
+    width: int
+    height: int
+    original_width: int
+    original_height: int
+    original_format: str
+    facts: ImageFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropPixels:
+    """The square before it is encoded: [size, size, 3] RGB, uint8; sizes as in `Crop`."""
+
+    pixels: NDArray[np.uint8]
+    original_width: int
+    original_height: int
+    original_format: str
+
+
+def decode_crop(data: bytes, config: ImageConfig) -> Crop:
+    """Makes the stored square of one original.
+
+    Raises:
+        ImageRejected: with one of the decoder's reasons.
+        MemoryError: beyond the limit of the process.
+    """
+    crop = crop_pixels(data, config)
+    return Crop(
+        image=encode_pixels(crop.pixels, config),
+        width=config.size,
+        height=config.size,
+        original_width=crop.original_width,
+        original_height=crop.original_height,
+        original_format=crop.original_format,
+        facts=measure_image(crop.pixels, config.facts),
+    )
+
+
+def crop_pixels(data: bytes, config: ImageConfig, *, scaled: bool = True) -> CropPixels:
+    """Decodes, crops the largest square in the middle, resizes it, turns it upright.
+
+    Args:
+        scaled: False decodes JPEGs whole, as a reference to measure scaled decoding against.
+
+    Raises:
+        ImageRejected: with one of the decoder's reasons.
+        MemoryError: beyond the limit of the process.
+    """
+    header = read_header(data)
+    try:
+        check_size(header.width, header.height, config)
+        _check_memory(header, config)
+        if header.format == "jpeg":
+            check_frame(header)
+            with suppress(NotForFastPath):
+                return _jpeg_crop(data, header, config, scaled=scaled)
+        return _raster_crop(data, header, config)
+    except ImageRejected as rejected:
+        width, height = shown_size(header.width, header.height, header.orientation)
+        rejected.original_width, rejected.original_height = width, height
+        rejected.original_format = header.format
+        raise
+
+
+def _check_memory(header: ImageHeader, config: ImageConfig) -> None:
+    needed = header.width * header.height * _BYTES_PER_PIXEL.get(header.format, 0)
+    if needed > config.max_memory_bytes:
+        raise ImageRejected(
+            "decode_out_of_memory",
+            f"{header.format} of {header.width} x {header.height} takes about {needed} bytes;"
+            f" image.max_memory_bytes is {config.max_memory_bytes}",
+        )
+
+
+def _jpeg_crop(
+    data: bytes, header: ImageHeader, config: ImageConfig, *, scaled: bool
+) -> CropPixels:
+    align = scale_denominator(header, config.size)
+    denominator = align if scaled else 1
+    image = decode_jpeg(data, header, denominator=denominator)
+    square = centre_square(header.width, header.height, align=align).reduced(denominator)
+    pixels = resize_square(
+        image, square, size=config.size, enlarge=config.enlarge, reduced=denominator > 1
+    )
+    width, height = shown_size(header.width, header.height, header.orientation)
+    return CropPixels(
+        pixels=upright(pixels, header.orientation),
+        original_width=width,
+        original_height=height,
+        original_format=header.format,
+    )
+
+
+def _raster_crop(data: bytes, header: ImageHeader, config: ImageConfig) -> CropPixels:
+    raster = decode_square(data, header, config)
+    whole = Square(left=0, top=0, side=len(raster.pixels))
+    pixels = resize_square(raster.pixels, whole, size=config.size, enlarge=config.enlarge)
+    width, height = shown_size(raster.width, raster.height, raster.orientation)
+    return CropPixels(
+        pixels=upright(pixels, raster.orientation),
+        original_width=width,
+        original_height=height,
+        original_format=header.format,
+    )
+
+
+def encode_pixels(pixels: NDArray[np.uint8], config: ImageConfig) -> bytes:
+    """Encodes [size, size, 3] RGB as the configuration says, without any metadata."""
+    if config.format == "jpg":
+        return encode_jpeg(pixels, quality=config.quality, subsampling=config.subsampling)
+    options = [] if config.format == "png" else [cv2.IMWRITE_WEBP_QUALITY, config.quality]
+    _, encoded = cv2.imencode(f".{config.format}", pixels[:, :, ::-1], options)
+    return encoded.tobytes()

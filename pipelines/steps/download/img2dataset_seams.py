@@ -1,0 +1,246 @@
+"""img2dataset's Downloader as the engine of the fetch, with our guarantees in its three seams.
+
+- Fetch: the module global `download_image_with_retry` is replaced, once per process, by one that
+  asks our `Intake`. The Downloader hands its `timeout` through untouched, so `timeout` carries the
+  shard's own session and several shards can run in one process.
+- Resize: its loop resizes on one thread, so the decode already happens in the fetching thread
+  (which waits for a decoder process) and the resizer only hands the finished bytes over. Its own
+  Resizer redirects the process's stdout from several threads at once, and decodes bombs.
+- Sample writer: crops go to the local spool and the outcome to the session, not to a final file.
+
+What its seams cannot carry is done beside them. Its hash check reads the body in that loop, after
+the decode; ours comes before, so that blocked or swapped bytes are never decoded. Its Downloader
+swallows exceptions, so the session keeps the first one, and every row is counted afterwards. Its
+keys are row numbers and its order is that of completion; the `url` column of the table it reads is
+our row number, which also keeps credentials off the disk.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing.pool import RUN
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.run.manifest import ShardError
+from pipelines.run.spool import CropSpool
+from pipelines.steps.download.intake import IncomingRow, Intake, Outcome, Taken
+
+_import_lock = threading.Lock()
+_LOOK_EVERY_S = 0.2
+
+
+def download_rows(
+    rows: Sequence[IncomingRow],
+    *,
+    intake: Intake,
+    spool: CropSpool,
+    threads: int,
+    folder: Path,
+) -> dict[int, Outcome]:
+    """Fetch and decode rows; crops go to the spool.
+
+    Args:
+        threads: Rows that are fetched or decoded at a time.
+        folder: Local, for img2dataset's own small files.
+
+    Returns:
+        The outcome of every row, by row number.
+
+    Raises:
+        ShardError: Something failed that is not a row's own fault, such as a full disk.
+    """
+    if not rows:
+        return {}
+    downloader = load_img2dataset()
+    session = _Session(rows, intake=intake, spool=spool)
+    table = folder / "rows.feather"
+    _write_rows(rows, table)
+    run = downloader.Downloader(
+        sample_writer_class=session.open_writer,
+        resizer=_hand_over,
+        thread_count=min(threads, len(rows)),
+        save_caption=False,
+        extract_exif=False,
+        output_folder=str(folder),
+        column_list=["url"],
+        timeout=session,
+        number_sample_per_shard=len(rows),
+        oom_shard_count=5,
+        compute_hash=None,
+        verify_hash_type=None,
+        encode_format="jpg",
+        retries=0,
+        user_agent_token=None,
+        disallowed_header_directives=None,
+    )
+    succeeded, _ = run((0, str(table)))
+    return session.outcomes_of_all(succeeded=succeeded)
+
+
+def load_img2dataset() -> ModuleType:
+    """img2dataset's downloader module, with our fetch in its seam."""
+    with _import_lock:
+        downloader: Any = _import_downloader()
+        if not hasattr(downloader, "_latent_foundry_original"):
+            downloader._latent_foundry_original = downloader.download_image_with_retry
+            downloader.download_image_with_retry = _fetch_seam
+            downloader.Semaphore = _Turns
+        module: ModuleType = downloader
+    return module
+
+
+def _import_downloader() -> ModuleType:
+    """Import img2dataset.downloader without the package's `__init__`.
+
+    That would bring in everything its command line can use: Ray, torch, albumentations (which
+    calls home), 0.6 GB and several seconds a process, none of it for the downloader. A bare
+    package stands in for it during the import, and is taken away again.
+    """
+    name = "img2dataset.downloader"
+    if name in sys.modules:
+        return sys.modules[name]
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    os.environ.setdefault("WANDB_MODE", "disabled")
+    found = importlib.util.find_spec("img2dataset")
+    if found is None or found.submodule_search_locations is None:
+        raise ModuleNotFoundError("img2dataset is not installed: pip install img2dataset")
+    is_loaded = "img2dataset" in sys.modules
+    if not is_loaded:
+        bare = ModuleType("img2dataset")
+        bare.__path__ = list(found.submodule_search_locations)
+        sys.modules["img2dataset"] = bare
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(name)
+    finally:
+        if not is_loaded:
+            del sys.modules["img2dataset"]
+
+
+class _Turns(threading.Semaphore):
+    """img2dataset's bound on the rows in flight, which lets go where its pool is being ended.
+
+    The pool's own thread waits in it for a turn, and the pool's end waits for that thread: a
+    signal, or an error in the loop that gives the turns back, would otherwise never come through.
+    """
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        feeder = threading.current_thread()
+        while not super().acquire(timeout=_LOOK_EVERY_S):
+            if getattr(feeder, "_state", RUN) != RUN:  # as the pool's thread itself looks
+                return False
+        return True
+
+
+class _Crop:
+    """What img2dataset passes from the fetch to the resizer in place of a stream of the body."""
+
+    def __init__(self, taken: Taken) -> None:
+        self.taken = taken
+
+    def seek(self, offset: int) -> None:
+        """Nothing to rewind."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class _Session:
+    """One shard's rows on their way through img2dataset."""
+
+    def __init__(self, rows: Sequence[IncomingRow], *, intake: Intake, spool: CropSpool) -> None:
+        self._rows = {row.row: row for row in rows}
+        self._intake = intake
+        self._spool = spool
+        self._taken: dict[int, Outcome] = {}
+        self._written: dict[int, Outcome] = {}
+        self._error: Exception | None = None
+
+    def fetch(self, number: str) -> _Crop | None:
+        """Take one row in; None where it failed before there was anything to decode."""
+        if self._error is not None:
+            return None
+        try:
+            taken = self._intake.fetch(self._rows[int(number)])
+        except Exception as error:  # img2dataset would hang or lose it; raised after the shard
+            self._error = error
+            return None
+        self._taken[int(number)] = taken.outcome
+        return None if taken.outcome.status == "failed_to_download" else _Crop(taken)
+
+    def open_writer(self, *arguments: Any) -> "_Session":
+        """Stands in for img2dataset's sample-writer class."""
+        return self
+
+    def write(self, image: bytes | None, key: str, caption: None, meta: dict[str, Any]) -> None:
+        """A row has come to its end; called by img2dataset on its own thread."""
+        number = int(meta["url"])
+        if number not in self._taken:
+            return
+        try:
+            if image is not None:
+                self._spool.add(number, image)
+            self._written[number] = replace(self._taken[number], status=meta["status"])
+        except Exception as error:
+            self._error = self._error or error
+            raise
+
+    def close(self) -> None:
+        """Called by img2dataset when the last row is written."""
+
+    def outcomes_of_all(self, *, succeeded: bool) -> dict[int, Outcome]:
+        """Every row's outcome; raises ShardError where one is missing."""
+        if self._error is not None:
+            raise ShardError(f"download stopped: {type(self._error).__name__}") from self._error
+        missing = len(self._rows) - len(self._written)
+        if missing or not succeeded:
+            raise ShardError(f"img2dataset gave {missing} of {len(self._rows)} rows no outcome")
+        return self._written
+
+
+def _write_rows(rows: Sequence[IncomingRow], path: Path) -> None:
+    table = pa.table({"url": pa.array([str(row.row) for row in rows], pa.string())})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _fetch_seam(
+    row: tuple[int, str],
+    timeout: Any,
+    retries: int,
+    user_agent_token: str | None,
+    disallowed_header_directives: set[str] | None,
+) -> tuple[int, Any, str | None]:
+    index, number = row
+    if not isinstance(timeout, _Session):
+        original = load_img2dataset()._latent_foundry_original
+        result: tuple[int, Any, str | None] = original(
+            row, timeout, retries, user_agent_token, disallowed_header_directives
+        )
+        return result
+    crop = timeout.fetch(number)
+    return index, crop, None if crop is not None else "not downloaded"
+
+
+def _hand_over(
+    crop: _Crop, bounding_boxes: None
+) -> tuple[bytes | None, int | None, int | None, int | None, int | None, str | None]:
+    outcome = crop.taken.outcome
+    return (
+        crop.taken.image,
+        outcome.width,
+        outcome.height,
+        outcome.original_width,
+        outcome.original_height,
+        outcome.reason,
+    )

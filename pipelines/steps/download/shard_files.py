@@ -1,0 +1,121 @@
+"""A downloaded shard's two files: the tar of crops and the facts of every row, in plan order."""
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.redact import redact_text_column, redact_url, redact_url_column
+from pipelines.rows.caption_facts import CaptionFactsConfig, measure_captions
+from pipelines.rows.image_facts import IMAGE_FACTS
+from pipelines.rows.ledger import DOWNLOAD_FACTS, source_fields
+from pipelines.run.spool import CropSpool
+from pipelines.steps.download.intake import Outcome
+
+_OUTCOME_FIELDS = tuple(field.name for field in fields(Outcome) if field.name != "facts")
+_JSON_FIELDS = (
+    "url",
+    "caption",
+    "key",
+    "status",
+    "error_message",
+    "width",
+    "height",
+    "original_width",
+    "original_height",
+    "sha256",
+    "final_url",
+)
+
+
+def build_facts(
+    rows: pa.Table,
+    *,
+    shard_id: int,
+    outcomes: Mapping[int, Outcome],
+    caption_facts: CaptionFactsConfig,
+) -> pa.Table:
+    """The facts table: `DOWNLOAD_FACTS`, then the `source_` columns; one row for every row.
+
+    Args:
+        rows: Columns row, key, url, caption, reason, perhaps rule and error_message, `source_*`;
+            a row with a reason was settled before the fetch.
+        outcomes: By row number, for every other row.
+        caption_facts: What is measured on the captions.
+    """
+    num_rows = rows.num_rows
+    columns: dict[str, Any] = {
+        "shard_id": pa.array([shard_id] * num_rows, pa.int32()),
+        "row": rows["row"].combine_chunks(),
+        "key": rows["key"].combine_chunks(),
+        "url": redact_url_column(rows["url"]),
+        "caption": redact_text_column(rows["caption"]),
+        "rule": rows["rule"].combine_chunks() if "rule" in rows.column_names else None,
+    }
+    columns |= measure_captions(columns["caption"], caption_facts)
+    found = [_outcome_of(row, outcomes) for row in _settled_rows(rows)]
+    for name in _OUTCOME_FIELDS:
+        columns[name] = [getattr(outcome, name) for outcome in found]
+    for name in IMAGE_FACTS:
+        columns[name] = [getattr(outcome.facts, name) for outcome in found]
+    columns["final_url"] = [
+        redact_url(outcome.final_url) if outcome.final_url is not None else None
+        for outcome in found
+    ]
+    arrays = [_as_array(columns[field.name], field, num_rows) for field in DOWNLOAD_FACTS]
+    sources = source_fields(rows.schema)
+    arrays += [rows[field.name].combine_chunks() for field in sources]
+    return pa.table(arrays, schema=pa.schema([*DOWNLOAD_FACTS, *sources]))
+
+
+def write_images(facts: pa.Table, *, spool: CropSpool, path: Path, extension: str) -> int:
+    """Write the tar of a shard's crops in img2dataset's layout; returns how many.
+
+    Members are `{key}.<extension>`, `{key}.json` and `{key}.txt` (the caption, empty where it is
+    null), with fixed owners and times, so that the bytes depend on the rows alone.
+    """
+    count = 0
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for batch in facts.select(["row", *_JSON_FIELDS]).to_batches(max_chunksize=1024):
+            for facts_of_row in batch.to_pylist():
+                row = facts_of_row.pop("row")
+                if row not in spool:
+                    continue
+                key = facts_of_row["key"]
+                _add_member(tar, f"{key}.{extension}", spool.read(row))
+                _add_member(tar, f"{key}.json", json.dumps(facts_of_row).encode())
+                _add_member(tar, f"{key}.txt", (facts_of_row["caption"] or "").encode())
+                count += 1
+            tar.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
+    return count
+
+
+def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    # As webdataset's TarWriter does it; importing that brings torch into every fetching process.
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    member.mode = 0o444
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _settled_rows(rows: pa.Table) -> Sequence[Mapping[str, Any]]:
+    names = [name for name in ("row", "reason", "error_message") if name in rows.column_names]
+    settled: list[dict[str, Any]] = rows.select(names).to_pylist()
+    return settled
+
+
+def _outcome_of(row: Mapping[str, Any], outcomes: Mapping[int, Outcome]) -> Outcome:
+    if row["reason"] is not None:
+        return Outcome(reason=row["reason"], error_message=row.get("error_message"))
+    return outcomes[row["row"]]
+
+
+def _as_array(values: Any, field: pa.Field, num_rows: int) -> pa.Array:
+    if values is None:
+        return pa.nulls(num_rows, field.type)
+    return values.cast(field.type) if isinstance(values, pa.Array) else pa.array(values, field.type)

@@ -1,0 +1,252 @@
+"""The download step: a shard's rows in, a tar of crops and a facts table committed."""
+
+from collections import Counter, deque
+from collections.abc import Container, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from pipelines.rows.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
+from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.run.spool import CropSpool
+from pipelines.run.store import RunStore
+from pipelines.run.tables import write_table
+from pipelines.steps.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadConfig
+from pipelines.steps.download.decoder_process import DecoderProcess
+from pipelines.steps.download.earlier import find_earlier
+from pipelines.steps.download.fetch import Fetcher
+from pipelines.steps.download.image_config import ImageConfig
+from pipelines.steps.download.img2dataset_seams import download_rows, load_img2dataset
+from pipelines.steps.download.intake import IncomingRow, Intake, Outcome, Taken
+from pipelines.steps.download.limits import return_large_blocks_to_the_system
+from pipelines.steps.download.shard_files import build_facts, write_images
+from pipelines.steps.download.spool_folder import remove_abandoned, spool_folder
+from pipelines.steps.step import Resources
+
+
+class ShardRows(Protocol):
+    """The planned rows, a shard at a time. Holds no open file, so that it pickles."""
+
+    def url_reason(self, url: str) -> str | None:
+        """Which block list has the URL that a redirect leads to, if any."""
+
+    def num_rows(self, shard_id: int) -> int:
+        """Rows of a shard."""
+
+    def read(self, shard_id: int) -> pa.Table:
+        """Columns row, key, url (secrets and all), caption, reason, error_message, perhaps rule,
+        and `source_*`; a row with a reason was settled by the plan, a rule or a block list."""
+
+    def read_images(self, shard_id: int) -> Iterator[tuple[int, bytes]] | None:
+        """`(row, bytes)` where the images come with the source; None where they are fetched."""
+
+
+class DownloadStep:
+    """Fetches, decodes and commits shards.
+
+    Args:
+        store: The run.
+        rows: Where a shard's rows come from.
+        fingerprint: Of everything that can change the result.
+        content_hash_column: The `source_` column with the hash that the body must have.
+        before: Fingerprint of an earlier download, of whose shards only the rows that failed in
+            passing are fetched.
+        blocked_sha256: Hex digests whose bytes are neither decoded nor kept.
+        spool_folder: Local, with room for a shard's crops twice; the system's by default.
+    """
+
+    name = "download"
+
+    def __init__(
+        self,
+        store: RunStore,
+        rows: ShardRows,
+        *,
+        fingerprint: str,
+        config: DownloadConfig,
+        image: ImageConfig,
+        caption_facts: CaptionFactsConfig = EVERY_CAPTION_FACT,
+        before: str | None = None,
+        content_hash_column: str | None = None,
+        blocked_sha256: Container[str] = frozenset(),
+        resources: Resources | None = None,
+        spool_folder: str | None = None,
+    ) -> None:
+        self.fingerprint = fingerprint
+        self.resources = resources or Resources()
+        self._store = store
+        self._rows = rows
+        self._config = config
+        self._image = image
+        self._caption_facts = caption_facts
+        self._before = before
+        self._content_hash_column = content_hash_column
+        self._blocked_sha256 = blocked_sha256
+        self._spool_folder = spool_folder
+        self._intake: Intake | None = None
+        self._decoder: DecoderProcess | None = None
+        self._opened: ExitStack | None = None
+
+    def open(self) -> None:
+        """Start the decoder and load img2dataset; what killed workers left behind is removed."""
+        remove_abandoned(self._spool_folder)
+        load_img2dataset()
+        return_large_blocks_to_the_system()
+        with ExitStack() as stack:
+            decoder = stack.enter_context(DecoderProcess(self._image))
+            fetcher = Fetcher(self._config, url_reason=self._rows.url_reason)
+            self._intake = Intake(
+                fetcher,
+                decoder,
+                blocked_sha256=self._blocked_sha256,
+                max_bytes=self._config.max_bytes,
+            )
+            self._decoder = decoder
+            self._opened = stack.pop_all()
+
+    def close(self) -> None:
+        """Stop the decoder."""
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = self._intake = self._decoder = None
+
+    def rows_in(self, shard_id: int) -> int:
+        """Rows of a shard, as planned."""
+        return self._rows.num_rows(shard_id)
+
+    def run(self, shard_id: int) -> Manifest:
+        """Download a shard and commit it.
+
+        Raises:
+            ShardError: Something failed that is not a row's own fault.
+        """
+        self._replace_broken_decoder()
+        with spool_folder(self._spool_folder) as folder:
+            return self._run(shard_id, folder)
+
+    def _replace_broken_decoder(self) -> None:
+        """One that gave up would fail every later shard of this worker, and those fail fast."""
+        decoder = self._decoder
+        if decoder is not None and not decoder.is_usable:
+            self.close()
+            self._decoder = decoder  # until there is a new one, so that the next shard tries again
+            self.open()
+
+    def _run(self, shard_id: int, folder: Path) -> Manifest:
+        rows = self._rows.read(shard_id)
+        earlier = find_earlier(self._store, self._before, shard_id)
+        if earlier is not None:
+            rows = earlier.failed_rows(rows)
+        spool = CropSpool(folder / "crops")
+        try:
+            outcomes = self._settle(shard_id, rows, spool=spool, folder=folder)
+            facts = build_facts(
+                rows, shard_id=shard_id, outcomes=outcomes, caption_facts=self._caption_facts
+            )
+            if earlier is not None:
+                facts = earlier.with_new(facts)
+                earlier.keep_crops(spool)
+            files = self._write_files(facts, spool=spool, folder=folder)
+        finally:
+            spool.close()
+        return commit_shard(
+            self._store,
+            step=self.name,
+            fingerprint=self.fingerprint,
+            shard_id=shard_id,
+            files=files,
+            rows_in=facts.num_rows,
+            kept=len(spool),
+            dropped=Counter(reason for reason in facts["reason"].to_pylist() if reason),
+        )
+
+    def _settle(
+        self, shard_id: int, rows: pa.Table, *, spool: CropSpool, folder: Path
+    ) -> dict[int, Outcome]:
+        if self._intake is None:
+            raise RuntimeError("open() comes before run()")
+        incoming = self._incoming(rows)
+        images = self._rows.read_images(shard_id)
+        if images is None:
+            return download_rows(
+                incoming,
+                intake=self._intake,
+                spool=spool,
+                threads=self._config.threads,
+                folder=folder,
+            )
+        return take_images(
+            incoming, images, intake=self._intake, spool=spool, threads=self._config.threads
+        )
+
+    def _incoming(self, rows: pa.Table) -> list[IncomingRow]:
+        column = self._content_hash_column
+        names = ["row", "key", "url", "reason", *([column] if column else [])]
+        return [
+            IncomingRow(
+                row=row["row"],
+                key=row["key"],
+                url=row["url"] or "",
+                content_hash=row[column] if column else None,
+            )
+            for row in rows.select(names).to_pylist()
+            if row["reason"] is None
+        ]
+
+    def _write_files(self, facts: pa.Table, *, spool: CropSpool, folder: Path) -> list[SpooledFile]:
+        files = []
+        if len(spool):
+            tar = folder / "images.tar"
+            count = write_images(facts, spool=spool, path=tar, extension=self._image.format)
+            files.append(SpooledFile(folder="images", path=tar, suffix=".tar", num_rows=count))
+        table = folder / "facts.parquet"
+        write_table(facts, table)
+        files.append(
+            SpooledFile(
+                folder="facts/download", path=table, suffix=".parquet", num_rows=facts.num_rows
+            )
+        )
+        return files
+
+
+def take_images(
+    incoming: list[IncomingRow],
+    images: Iterator[tuple[int, bytes]],
+    *,
+    intake: Intake,
+    spool: CropSpool,
+    threads: int,
+) -> dict[int, Outcome]:
+    """Decode images that came with the source; a row without one is `member_missing`."""
+    wanted = {row.row: row for row in incoming}
+    outcomes = {
+        row: Outcome(reason="member_missing", error_message="the source holds no image for it")
+        for row in wanted
+    }
+    pending: deque[tuple[int, int, Future[Taken]]] = deque()
+    pending_bytes = 0
+
+    def settle_first() -> int:
+        number, size, future = pending.popleft()
+        taken = future.result()
+        if taken.image is not None:
+            spool.add(number, taken.image)
+        outcomes[number] = taken.outcome
+        return size
+
+    with ThreadPoolExecutor(threads) as pool:
+        for number, data in images:
+            if number not in wanted:
+                continue
+            while pending and (
+                len(pending) >= 2 * threads or pending_bytes + len(data) > MAX_BODY_BYTES_IN_FLIGHT
+            ):
+                pending_bytes -= settle_first()
+            pending.append((number, len(data), pool.submit(intake.take, data, row=wanted[number])))
+            pending_bytes += len(data)
+        while pending:
+            settle_first()
+    return outcomes

@@ -1,0 +1,131 @@
+"""How images are made of prompts: the model, defaults for rows without their own, the files."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipelines.rows.image_facts import ImageFactsConfig
+from sd_core.model.config import ModelConfig
+from sd_core.model.latent_diffusion import LatentDiffusionConfig
+from sd_core.model.lora import LoraConfig
+from sd_core.model.weights import WeightsError, WeightsNeed
+from sd_core.sampling.folder_traits import folder_traits
+from sd_core.sampling.image_conditions import DEFAULT_NOISE_LEVEL
+from sd_core.sampling.noise import NOISE_VERSION
+from sd_core.sampling.samplers import SamplerName
+
+
+class GenerationDefaults(ModelConfig):
+    """Settings of a row that has none of its own."""
+
+    negative_prompt: str = ""
+    seed: int = Field(default=0, ge=0)
+    """The run's: of it and of its prompt the noise of a row without a seed follows."""
+    num_images: int = Field(default=1, ge=1, le=10_000)
+    num_inference_steps: int = Field(default=30, ge=1, le=10_000)
+    guidance_scale: float = Field(default=7.5, ge=0)
+    """Up to 1 guides nothing and halves the work."""
+    width: int | None = Field(default=None, ge=1)
+    """Pixels; null takes the size that the model was made for."""
+    height: int | None = Field(default=None, ge=1)
+    sampler: SamplerName | None = None
+    """Null: that of the model folder's own scheduler, as it is set up there; `dpmpp_2m` where no
+    folder names one."""
+    strength: float = Field(default=0.8, ge=0, le=1)
+    """Of rows that start from an image: 0 leaves it as it is, 1 keeps next to nothing."""
+
+
+class ImageFileConfig(ModelConfig):
+    """How the images are stored."""
+
+    format: Literal["png", "webp", "jpg"] = "png"
+    quality: int = Field(default=95, ge=1, le=100)
+    """Of JPEG and WebP; 100 makes WebP lossless."""
+    compress_level: int = Field(default=4, ge=0, le=9)
+    """Of PNG."""
+    parameters: bool = True
+    """Write prompt and settings into the file, where A1111 and ComfyUI look for them."""
+
+
+class StoredLatentsConfig(ModelConfig):
+    """What of an image goes into the latent cache."""
+
+    dtype: Literal["float16", "float32"] = "float16"
+    format: Literal["webdataset", "parquet"] = "webdataset"
+    prompt_embeds: bool = True
+
+
+class InitConfig(ModelConfig):
+    """Where rows with an `init_key` find the image that they start from."""
+
+    path: str = Field(min_length=1)
+    """A curated or generated run, an absolute path or an fsspec URL: its latent cache, or for a
+    model of upscaling its stored images."""
+    masks: str | None = None
+    """A folder; a row's `mask` names a file in it, whose white is painted anew. A box
+    `[left, top, right, bottom]` in pixels needs none."""
+    storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
+        default_factory=dict, repr=False
+    )
+    """Passed to fsspec; may hold secrets, so it is never stored."""
+
+
+class GenerateConfig(ModelConfig):
+    """What `generate` needs beside the prompts."""
+
+    model: LatentDiffusionConfig
+    loras: list[LoraConfig] = Field(default_factory=list)
+    """Added to the model's weights one after another; safetensors only."""
+    defaults: GenerationDefaults = GenerationDefaults()
+    guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    """Lin et al. take 0.7 with zero terminal SNR."""
+    batch_size: int = Field(default=8, ge=1, le=1024)
+    """Images that are denoised at once, always as many: part of the result's last bit."""
+    max_side_px: int = Field(default=2048, ge=8, le=16_384)
+    """Rows that ask for more are refused."""
+    image: ImageFileConfig = ImageFileConfig()
+    latents: StoredLatentsConfig | None = None
+    """Keep the latents too, as a cache that training mixes in."""
+    init: InitConfig | None = None
+    noise_level: int = Field(default=DEFAULT_NOISE_LEVEL, ge=0)
+    """Of a model of upscaling: the timestep of the noise that is put on the image; more invents
+    more."""
+    facts: ImageFactsConfig = ImageFactsConfig()
+    """What is measured on the images' pixels."""
+    compile: bool = False
+    """torch.compile the denoiser and the decoder: slow to start, for long runs on a GPU."""
+    channels_last: bool = False
+    encode_threads: int = Field(default=2, ge=1, le=64)
+    """Threads that write the image files' bytes."""
+
+    def weight_needs(self, where: str) -> list[WeightsNeed]:
+        """What `check_weights` must find; `where` is this section's key."""
+        needs = self.model.weight_needs(f"{where}.model")
+        for number, lora in enumerate(self.loras):
+            needs += lora.weight_needs(f"{where}.loras.{number}")
+        return needs
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change an image, as plain JSON without secrets."""
+        apart = {"model", "loras", "encode_threads", "init", "facts"}
+        init = None if self.init is None else self.init.model_dump(exclude={"storage_options"})
+        options = self.model_dump(mode="json", exclude=apart)
+        return {
+            "noise": NOISE_VERSION,
+            **options,
+            **self._sampling_identity(options["defaults"]),
+            "model": self.model.identity(),
+            "loras": [lora.identity() for lora in self.loras],
+            "init": init,
+            **self.facts.identity(),
+        }
+
+    def _sampling_identity(self, defaults: dict[str, Any]) -> dict[str, Any]:
+        """The sampler that null means, and what earlier versions passed over in the folder."""
+        try:
+            traits = folder_traits(self.model)
+        except WeightsError:
+            return {}  # nothing is there to be sampled with
+        named = {**defaults, "sampler": defaults["sampler"] or traits.sampler}
+        more = {"model_folder": list(traits.passed_over)} if traits.passed_over else {}
+        return {"defaults": named, **more}

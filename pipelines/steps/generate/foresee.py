@@ -1,0 +1,103 @@
+"""What a model's files tell before a worker loads it: whether all that they say is honoured, which
+defaults cannot work, and which settings of rows it has no use for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.config import ConfigError
+from pipelines.steps.generate.config import GenerateConfig
+from sd_core.model.denoiser import denoiser_settings
+from sd_core.model.latent_diffusion_check import check_latent_diffusion
+from sd_core.model.noise_schedule import NoiseSchedule, build_noise_schedule
+from sd_core.model.weights import WeightsError
+from sd_core.sampling.samplers import SamplerName, build_sampler, sampler_of_folder, samplers_of
+from sd_core.sampling.steps_limit import StepsLimit
+
+_IMAGE_CHANNELS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeseenModel:
+    """What the files say of the model that will be loaded.
+
+    Attributes:
+        sampler: Of rows that name none.
+        enlarges: Whether it is one of upscaling, which starts from noise alone.
+        embeds_guidance: Whether its denoiser is told the guidance scale, and guides itself.
+    """
+
+    noise_schedule: NoiseSchedule
+    sampler: SamplerName
+    enlarges: bool
+    embeds_guidance: bool
+
+
+def foresee_model(config: GenerateConfig, *, say: Callable[[str], None]) -> ForeseenModel:
+    """Hold all that the model's files say against what is honoured; what is passed over is said.
+
+    Raises:
+        ConfigError: a file cannot be read, says what is not honoured, or names a sampler that is
+            none of ours.
+    """
+    try:
+        sections = check_latent_diffusion(config.model, loras=config.loras, where="generate.loras")
+        schedule = build_noise_schedule(sections.noise_schedule, scheduler=sections.scheduler)
+        sampler = config.defaults.sampler or own_sampler(schedule)
+        settings = denoiser_settings(sections.denoiser)
+    except (WeightsError, ValueError) as error:
+        raise ConfigError(f"generate.model: {error}") from error
+    if is_guided := embeds_guidance(settings):
+        say(
+            "the model takes the scale of guidance as an input (time_cond_proj_dim): negative "
+            "prompts do nothing"
+        )
+    for notice in sections.notices:
+        say(notice)
+    channels = [settings.get(name, 0) for name in ("in_channels", "out_channels")]
+    return ForeseenModel(
+        noise_schedule=schedule,
+        sampler=sampler,
+        enlarges=channels[0] - channels[1] == _IMAGE_CHANNELS,
+        embeds_guidance=is_guided,
+    )
+
+
+def embeds_guidance(settings: Mapping[str, Any]) -> bool:
+    """Whether a denoiser of this configuration takes the guidance scale as an input."""
+    return settings.get("time_cond_proj_dim") is not None
+
+
+def own_sampler(schedule: NoiseSchedule) -> SamplerName:
+    """The sampler that the model's own scheduler is; raises `ConfigError` where it is none."""
+    try:
+        return sampler_of_folder(schedule)
+    except WeightsError as error:
+        raise ConfigError(f"generate.defaults.sampler: not set, and the model's {error}") from error
+
+
+def check_defaults(config: GenerateConfig, model: ForeseenModel) -> None:
+    """Refuse defaults that no row could use.
+
+    Raises:
+        ConfigError: naming the default, what was found and what is allowed.
+    """
+    defaults, allowed = config.defaults, samplers_of(model.noise_schedule)
+    if model.sampler not in allowed:
+        raise ConfigError(
+            f"generate.defaults.sampler: found {model.sampler!r}, which does not go with the "
+            f"model's noise schedule; allowed: {', '.join(allowed)}"
+        )
+    try:
+        build_sampler(model.sampler, model.noise_schedule)
+    except (WeightsError, ValueError) as error:
+        raise ConfigError(f"generate.model: {error}") from error
+    steps = StepsLimit(noise_schedule=model.noise_schedule)
+    fault = steps.fault(model.sampler, defaults.num_inference_steps)
+    if fault is not None:
+        raise ConfigError(f"generate.defaults.num_inference_steps: {fault}")
+    if model.embeds_guidance and config.guidance_rescale > 0:
+        raise ConfigError(
+            f"generate.guidance_rescale: found {config.guidance_rescale}, allowed is 0: the model "
+            "takes the scale of guidance as an input (time_cond_proj_dim), so nothing is rescaled"
+        )

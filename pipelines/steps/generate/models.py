@@ -1,0 +1,147 @@
+"""The loaded model of a generation, and what its images are recorded to be made with."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+
+from pipelines.config import ConfigError
+from pipelines.run.versions import describe_program
+from pipelines.steps.generate.config import GenerateConfig
+from pipelines.steps.generate.foresee import embeds_guidance, own_sampler
+from pipelines.steps.generate.rows import ModelLimits
+from sd_core.cache.samples import EmptyCaption
+from sd_core.cache.spec import CacheSpec
+from sd_core.model.denoiser import unwrap_module
+from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
+from sd_core.model.lora import fuse_loras
+from sd_core.model.noise_schedule import low_res_schedule
+from sd_core.model.task import Task
+from sd_core.model.text_encoder import encode_captions
+from sd_core.model.weights import loads_weights, weights_sha256
+from sd_core.sampling.preparation import prepare_for_sampling
+from sd_core.sampling.samplers import SamplerName, build_sampler, samplers_of
+from sd_core.sampling.steps_limit import StepsLimit
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateModels:
+    """A model on one device, with the hashes that name it."""
+
+    model: LatentDiffusion
+    name: str
+    denoiser_sha256: str
+    device: torch.device
+
+    @property
+    def model_sha256(self) -> str:
+        """Of all its weights."""
+        identity = self.model.identity
+        parts = [
+            self.denoiser_sha256,
+            identity.autoencoder.weights_sha256,
+            identity.text_encoder.weights_sha256,
+        ]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    @property
+    def native_px(self) -> int:
+        """The side of the images that the denoiser was made for."""
+        return self.model.latents_shape[1] * self.model.autoencoder.downsampling
+
+    def limits(self, config: GenerateConfig) -> ModelLimits:
+        """What rows may ask for."""
+        settings: Any = unwrap_module(self.model.denoiser).config
+        return ModelLimits(
+            downsampling=self.model.autoencoder.downsampling,
+            native_px=self.native_px,
+            max_side_px=config.max_side_px,
+            samplers=samplers_of(self.model.noise_schedule),
+            sampler=config.defaults.sampler or own_sampler(self.model.noise_schedule),
+            task=self.model.task,
+            steps=StepsLimit(noise_schedule=self.model.noise_schedule),
+            embeds_guidance=embeds_guidance(settings),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """For the run's record: another worker must have the same."""
+        identity = self.model.identity
+        return {
+            "device": self.device.type,
+            "dtype": str(next(self.model.denoiser.parameters()).dtype),
+            "denoiser": self.denoiser_sha256,
+            "autoencoder": identity.autoencoder.weights_sha256,
+            "text_encoder": identity.text_encoder.weights_sha256,
+            "tokenizer": identity.text_encoder.tokenizer_sha256,
+        }
+
+    def scheduler(self, sampler: SamplerName) -> tuple[str, str]:
+        """The diffusers class of a sampler, and the sha256 of its configuration."""
+        scheduler = build_sampler(sampler, self.model.noise_schedule)
+        settings = {name: value for name, value in scheduler.config.items() if name[0] != "_"}
+        text = json.dumps([type(scheduler).__name__, settings], sort_keys=True, default=str)
+        return type(scheduler).__name__, hashlib.sha256(text.encode()).hexdigest()
+
+
+@loads_weights
+def load_generate_models(config: GenerateConfig, *, device: str | torch.device) -> GenerateModels:
+    """Load the model.
+
+    Raises:
+        WeightsError: it cannot be loaded.
+        ConfigError: its schedule has no such `noise_level`.
+    """
+    model = load_latent_diffusion(config.model, device=device, tasks=get_args(Task))
+    if model.task == "upscaling":
+        highest = len(low_res_schedule(model.low_res_noise_schedule).alphas_cumprod) - 1
+        said = None if model.sections is None else model.sections.max_noise_level
+        highest = highest if said is None else min(highest, said)
+        if config.noise_level > highest:
+            raise ConfigError(
+                f"generate.noise_level: {config.noise_level} is above the model's schedule or its "
+                f"max_noise_level; allowed: 0 to {highest}"
+            )
+    model = fuse_loras(model, config.loras, where="generate.loras")
+    model.denoiser.requires_grad_(False)
+    denoiser_sha256 = weights_sha256(unwrap_module(model.denoiser))
+    return GenerateModels(
+        model=prepare_for_sampling(
+            model, compile=config.compile, channels_last=config.channels_last
+        ),
+        name=config.model.describe(),
+        denoiser_sha256=denoiser_sha256,
+        device=torch.device(device),
+    )
+
+
+def describe_versions() -> str:
+    """The libraries that an image depends on, as one line of JSON."""
+    return json.dumps(describe_program()["versions"], sort_keys=True)
+
+
+def describe_cache(models: GenerateModels, config: GenerateConfig) -> CacheSpec | None:
+    """The spec of the cache that the latents come to; None where none is asked for."""
+    stored = config.latents
+    if stored is None:
+        return None
+    return CacheSpec(
+        identity=models.model.identity,
+        form="mean",
+        dtype=stored.dtype,
+        format=stored.format,
+        resolution_px=models.native_px,
+        prompt_embeds=stored.prompt_embeds,
+        sources={"generated_by": models.name},
+    )
+
+
+def encode_empty_caption(models: GenerateModels) -> EmptyCaption:
+    """The encoded empty caption that the cache holds once."""
+    encoded = encode_captions(models.model.text_encoder, [""])
+    return EmptyCaption(
+        input_ids=encoded.input_ids[0].numpy(),
+        prompt_embeds=encoded.prompt_embeds[0].numpy(),
+        pooled_prompt_embeds=encoded.pooled_prompt_embeds[0].numpy(),
+    )

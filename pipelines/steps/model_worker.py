@@ -1,0 +1,73 @@
+"""What a worker with models does when it opens: device, threads, and a record of the models."""
+
+import gc
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pipelines.run.manifest import OtherModelsError
+from pipelines.run.processors import note_processor
+from pipelines.run.store import RunStore
+from pipelines.steps.step import Resources
+
+
+def prepare_torch(resources: Resources, *, threads: int) -> torch.device:
+    """Pick this worker's device and pin torch's threads, which change the last bit on a CPU.
+
+    A worker with a GPU share runs on the one GPU that its process sees; where torch finds none
+    (a cluster with logical GPUs alone) it runs on the CPU.
+    """
+    torch.set_num_threads(threads)
+    on_gpu = resources.num_gpus > 0 and torch.cuda.is_available()
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+def record_models(
+    store: RunStore, *, step: str, fingerprint: str, models: Mapping[str, Any]
+) -> None:
+    """Record what a step's shards are made with, or check that it still is what it was.
+
+    Args:
+        models: Plain JSON; `device` is `cpu` or `cuda`.
+
+    Weights that changed under the same name, or a worker with another device, would make a run
+    whose shards differ; the first worker's record counts.
+
+    Raises:
+        OtherModelsError: naming each thing that differs.
+    """
+    note_processor(store, records_folder(step, fingerprint), torch.device(models["device"]))
+    path = models_path(step, fingerprint)
+    content = (json.dumps(models, indent=1, sort_keys=True) + "\n").encode()
+    if store.create_exclusive(path, content):
+        return
+    before, now = json.loads(store.read_bytes(path)), json.loads(content)
+    differing = [
+        f"{name}: was {before.get(name)}, is now {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if differing:
+        raise OtherModelsError(
+            f"{step}: earlier shards of this run were made with other models ({path}): "
+            f"{'; '.join(differing)}. Put the same weights and device back, or give another output"
+        )
+
+
+def models_path(step: str, fingerprint: str) -> str:
+    """Where the record lies in a run, beside the step's manifests."""
+    return f"{records_folder(step, fingerprint)}/models.json"
+
+
+def records_folder(step: str, fingerprint: str) -> str:
+    """Where workers record what they are, beside the step's manifests."""
+    return f"manifests/{step}/{fingerprint}"
+
+
+def free_models() -> None:
+    """Return what dropped models held, on the GPU as well."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

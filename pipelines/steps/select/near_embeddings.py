@@ -1,0 +1,97 @@
+"""Pairs of near embeddings: clusters first, then the pairs within, so that memory is bounded.
+
+As in SemDeDup (Abbas et al. 2023, arXiv:2303.09540), with one difference: each row is in its two
+nearest clusters, so that a pair across a border is met too.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.steps.select.near_hashes import Pairs
+from pipelines.steps.select.spill import Spill
+from pipelines.steps.select.verdicts import Places
+
+Vectors = npt.NDArray[np.float32]
+Batches = Callable[[], Iterator[tuple[Places, Vectors]]]
+
+EXACT_ROWS = 20_000
+"""Up to so many rows are compared each with each."""
+
+_ROWS_A_CLUSTER = 4_096
+_MAX_CLUSTERS = 4_096
+_SAMPLES_A_CLUSTER = 64
+_BLOCK_ROWS = 2_048
+_SEED = 0
+
+
+def near_embeddings(
+    batches: Batches, *, num_rows: int, similarity: float, folder: Path
+) -> Iterator[Pairs]:
+    """Pairs of rows whose cosine is at least `similarity`; a pair may come twice.
+
+    Above `EXACT_ROWS` a pair is missed where its rows share none of their two nearest clusters.
+
+    Args:
+        batches: Gives places with normalised vectors; is called twice.
+        num_rows: About how many rows there will be.
+        similarity: Cosine.
+        folder: A local folder, for the vectors (float16) by cluster.
+    """
+    num_clusters = 1
+    if num_rows > EXACT_ROWS:
+        num_clusters = min(_MAX_CLUSTERS, num_rows // _ROWS_A_CLUSTER)
+    index = _clusters(batches, num_rows=num_rows, num_clusters=num_clusters)
+    spill: Spill | None = None
+    for places, vectors in batches():
+        if not len(places):
+            continue
+        if spill is None:
+            dtype = np.dtype([("place", "<i8"), ("vector", "<f2", (vectors.shape[1],))])
+            spill = Spill(folder, name="embeddings", dtype=dtype, num_partitions=num_clusters)
+        records = np.empty(len(places), dtype)
+        records["place"], records["vector"] = places, vectors
+        for numbers in _nearest(index, vectors):
+            spill.add(records, numbers)
+    if spill is not None:
+        for number in range(num_clusters):
+            cluster = spill.load(number)
+            yield from _within(cluster["place"], cluster["vector"], similarity)
+        spill.remove()
+
+
+def _clusters(batches: Batches, *, num_rows: int, num_clusters: int) -> faiss.Index | None:
+    """Centroids, from an even sample; None where there is one cluster."""
+    if num_clusters < 2:
+        return None
+    step = max(1, num_rows // (_SAMPLES_A_CLUSTER * num_clusters))
+    sample, seen = [], 0
+    for _, vectors in batches():
+        sample.append(vectors[(-seen) % step :: step])
+        seen += len(vectors)
+    points = np.concatenate([part for part in sample if len(part)])
+    means = faiss.Kmeans(points.shape[1], num_clusters, niter=10, spherical=True, seed=_SEED)
+    means.train(points)
+    return means.index
+
+
+def _nearest(index: faiss.Index | None, vectors: Vectors) -> list[npt.NDArray[np.int64]]:
+    if index is None:
+        return [np.zeros(len(vectors), np.int64)]
+    _, found = index.search(np.ascontiguousarray(vectors), 2)
+    return [found[:, 0], found[:, 1]]
+
+
+def _within(places: Places, vectors: npt.NDArray[np.float16], similarity: float) -> Iterator[Pairs]:
+    for low in range(0, len(places), _BLOCK_ROWS):
+        block = vectors[low : low + _BLOCK_ROWS].astype(np.float32)
+        for other in range(low, len(places), _BLOCK_ROWS):
+            cosines = block @ vectors[other : other + _BLOCK_ROWS].astype(np.float32).T
+            left, right = np.nonzero(cosines >= similarity)
+            if other == low:
+                left, right = left[left < right], right[left < right]
+            if len(left):
+                yield Pairs(left=places[low + left], right=places[other + right])

@@ -1,0 +1,152 @@
+"""From the configuration to rules that can be run, with their lists read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.config import ConfigError
+from pipelines.rows.ledger import DOWNLOAD_FACTS, TOKEN_FIELDS
+from pipelines.steps.select.columns import check_known, check_numeric, usable_columns
+from pipelines.steps.select.config import PlainRule, SelectConfig
+from pipelines.steps.select.ranking import DOMAIN, Ranked
+from pipelines.steps.select.references import References
+from pipelines.steps.select.row_rules import (
+    BlockedKeys,
+    BlockedWords,
+    Bounds,
+    CacheSize,
+    FiniteScores,
+    OneOf,
+    Outcome,
+    RowRule,
+    SqlCondition,
+)
+from pipelines.steps.select.rule_config import (
+    BestOfRule,
+    BlockKeysRule,
+    BlockWordsRule,
+    ColumnRule,
+    DomainCapRule,
+    SqlRule,
+)
+from pipelines.steps.select.word_lists import list_digest, read_keys, read_words
+
+StorageOptions = Mapping[str, Any]
+
+
+def plan_rules(
+    config: SelectConfig, storage_options: StorageOptions, *, cache_size: int | None = None
+) -> list[RowRule | Ranked]:
+    """Every rule in order; the finiteness of scores first, then the size that encode takes.
+
+    Args:
+        cache_size: Pixels of a side of the images in the latent cache, where one is made.
+
+    Raises:
+        ConfigError: a condition is not one, or a list cannot be read.
+    """
+    rules: list[RowRule | Ranked] = [FiniteScores()]
+    if cache_size is not None:
+        rules.append(CacheSize(cache_size))
+    for key, rule in config.ordered_rules():
+        rules.append(_plan_rule(rule, f"select.{key}", storage_options))
+    return rules
+
+
+def check_select(
+    config: SelectConfig,
+    source_columns: Mapping[str, str],
+    *,
+    facts: pa.Schema = DOWNLOAD_FACTS,
+    storage_options: StorageOptions | None = None,
+    has_tokens: bool = True,
+) -> None:
+    """Refuse, before any worker starts, what the run's columns or the named files do not allow.
+
+    Args:
+        config: What to check.
+        source_columns: The run's `source_` columns and their types, as the plan names them.
+        facts: Schema of the facts of the step that makes the run's images.
+        storage_options: For block lists and reference sets.
+        has_tokens: Whether the run has a tokenizer that captions are counted with.
+
+    Raises:
+        ConfigError: naming the rule, what was found and what is allowed.
+    """
+    sources = {name: pa.type_for_alias(kind) for name, kind in source_columns.items()}
+    types = usable_columns(facts, sources)
+    rules = plan_rules(config, storage_options or {})
+    if not has_tokens:
+        _refuse_tokens([name for rule in rules for name in rule.columns], config.copies.keep)
+    for rule in rules:
+        rule.check(types)
+    if config.copies.keep is not None:
+        where = "select.duplicates.keep"
+        check_known(config.copies.keep, types, where=where)
+        check_numeric(types[config.copies.keep], config.copies.keep, where=where)
+    References(config.copies.references, storage_options or {}).check()
+
+
+def _refuse_tokens(columns: Sequence[str], keep: str | None) -> None:
+    counted = {field.name for field in TOKEN_FIELDS}
+    for name in (*columns, keep or ""):
+        if name.lower() in counted:
+            raise ConfigError(
+                f"select: a rule goes by {name}, which is counted with encode's tokenizer; "
+                "configure `encode`, or go by caption_words"
+            )
+
+
+def input_digests(config: SelectConfig, storage_options: StorageOptions) -> dict[str, str]:
+    """What the files that the configuration names hold, by its keys: part of the identity."""
+    digests = {}
+    for key, rule in config.ordered_rules():
+        path = getattr(rule, "block_keys", None) or getattr(rule, "block_words", None)
+        if path is not None:
+            option = f"select.{key}"
+            digests[key] = list_digest(path, option=option, storage_options=storage_options)
+    references = References(config.copies.references, storage_options)
+    return digests | references.digests()
+
+
+def _plan_rule(rule: PlainRule, where: str, options: StorageOptions) -> RowRule | Ranked:
+    if isinstance(rule, ColumnRule):
+        return OneOf(rule, where=where) if rule.one_of else Bounds(rule, where=where)
+    if isinstance(rule, SqlRule):
+        return SqlCondition(rule.sql, name=rule.name, where=where)
+    if isinstance(rule, BlockKeysRule):
+        keys = read_keys(rule.block_keys, option=where, storage_options=options)
+        return BlockedKeys(keys, name=rule.name or "list of keys")
+    if isinstance(rule, BlockWordsRule):
+        words = read_words(rule.block_words, option=where, storage_options=options)
+        name = rule.name or f"list of words in {rule.column}"
+        return BlockedWords(words, column=rule.column, name=name, where=f"{where}.column")
+    return _plan_ranked(rule, where)
+
+
+def _plan_ranked(rule: BestOfRule | DomainCapRule, where: str) -> Ranked:
+    if isinstance(rule, DomainCapRule):
+        cap = rule.domain_cap
+        text = f"at most {cap.num_images} of a domain" + (f" by {cap.by}" if cap.by else "")
+        return Ranked(
+            by=cap.by,
+            per=DOMAIN,
+            num_images=cap.num_images,
+            fraction=None,
+            prefer=cap.prefer,
+            outcome=Outcome(reason="domain_over_cap", rule=rule.name or text),
+            where=f"{where}.domain_cap",
+        )
+    best = rule.best_of
+    size = best.num_images if best.num_images is not None else f"{best.fraction:g}"
+    text = f"best {size}" + (f" of {best.per}" if best.per else "") + f" by {best.by}"
+    return Ranked(
+        by=best.by,
+        per=best.per,
+        num_images=best.num_images,
+        fraction=best.fraction,
+        prefer=best.prefer,
+        outcome=Outcome(reason="ranked_below_best", rule=rule.name or text),
+        where=f"{where}.best_of" if where != "select.best_of" else where,
+    )

@@ -1,0 +1,176 @@
+"""Select over a whole run: judge every row, settle what only all of them decide, write."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, committed_shards
+from pipelines.run.store import RunStore
+from pipelines.run.tables import write_table
+from pipelines.steps.select.config import SelectConfig
+from pipelines.steps.select.copy_names import CopyNames
+from pipelines.steps.select.duplicates import Duplicates
+from pipelines.steps.select.facts import Facts
+from pipelines.steps.select.plan import plan_rules
+from pipelines.steps.select.ranking import Contest, Ranked
+from pipelines.steps.select.references import References
+from pipelines.steps.select.row_rules import RowRule, SqlCondition
+from pipelines.steps.select.tokens import TokenColumns, TokenCounter
+from pipelines.steps.select.verdicts import BY_FACTS, Verdicts
+from pipelines.steps.select.write import ledger_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select:
+    """Reads facts, writes the ledger: one row for every input row.
+
+    Two passes over the facts, of the columns that the rules name and then of all; memory is that
+    of a shard and of a partition of what is compared, which lies in local files meanwhile.
+
+    Attributes:
+        read_rows: Rows of a shard whose download was quarantined (row, key, url, caption and
+            source columns), read from the list again.
+    """
+
+    store: RunStore
+    fingerprint: str
+    config: SelectConfig
+    num_shards: int
+    download: str
+    """Fingerprint of the step that made the images."""
+    score: str | None
+    """Fingerprint of the score step; None where nothing is scored."""
+    read_rows: Callable[[int], pa.Table]
+    origin: str = "download"
+    """Name of the step that made the images."""
+    token_counter: TokenCounter | None = None
+    """Encode's tokenizer; None: the captions' tokens are not counted."""
+    cache_size: int | None = None
+    """Pixels of a side of the images that encode takes; None: whatever there is."""
+
+    name = "select"
+
+    def run(self, on_commit: Callable[[Manifest], None]) -> None:
+        """Write every shard of the ledger that is not there yet.
+
+        Raises:
+            ShardError: a step before this one is not complete.
+            ConfigError: a rule does not go with the facts, or a list cannot be read.
+        """
+        done = committed_shards(self.store, self.name, self.fingerprint)
+        if len(done) == self.num_shards:
+            return
+        with tempfile.TemporaryDirectory(prefix="latent-foundry-select-") as scratch:
+            folder = Path(scratch)
+            facts = self._facts(folder)
+            verdicts = Verdicts(folder, facts.shard_sizes)
+            references = References(self.config.copies.references, self.store.storage_options)
+            self._judge(facts, verdicts, references, folder)
+            names = CopyNames(facts, verdicts, references, folder)
+            for shard_id in range(self.num_shards):
+                if shard_id not in done:
+                    on_commit(self._write(shard_id, facts, verdicts, names, folder))
+
+    def _facts(self, folder: Path) -> Facts:
+        counter = self.token_counter
+        return Facts(
+            store=self.store,
+            num_shards=self.num_shards,
+            origin=self.origin,
+            download=self.download,
+            score=self.score,
+            read_rows=self.read_rows,
+            tokens=None if counter is None else TokenColumns(counter=counter, folder=folder),
+        )
+
+    def _judge(
+        self, facts: Facts, verdicts: Verdicts, references: References, folder: Path
+    ) -> None:
+        options = self.store.storage_options
+        planned = plan_rules(self.config, options, cache_size=self.cache_size)
+        rules: list[tuple[int, RowRule | Contest]] = []
+        for rule in planned:
+            code = verdicts.register(rule.outcomes)
+            if isinstance(rule, Ranked):
+                rules.append((code, Contest(rule, code=code, folder=folder)))
+            else:
+                rules.append((code, rule))
+        duplicates = Duplicates(
+            config=self.config.copies,
+            facts=facts,
+            verdicts=verdicts,
+            references=references,
+            folder=folder,
+        )
+        columns = {*duplicates.columns, *(name for rule in planned for name in rule.columns)}
+        for shard_id in range(self.num_shards):
+            if facts.is_lost(shard_id):
+                verdicts.codes[verdicts.shard(shard_id)] = BY_FACTS
+                continue
+            rows = facts.read(shard_id, columns=columns)
+            _judge_shard(rows, verdicts.shard(shard_id), verdicts, rules, duplicates)
+        for _, entered in rules:
+            if isinstance(entered, SqlCondition):
+                entered.finish()
+            if isinstance(entered, Contest):
+                entered.settle(verdicts)
+        duplicates.settle()
+
+    def _write(
+        self, shard_id: int, facts: Facts, verdicts: Verdicts, names: CopyNames, folder: Path
+    ) -> Manifest:
+        table = ledger_table(facts.read(shard_id), verdicts, names, places=verdicts.shard(shard_id))
+        path = folder / f"ledger-{shard_id}.parquet"
+        write_table(table, path)
+        counts = table["reason"].value_counts().to_pylist()
+        dropped = Counter({c["values"]: c["counts"] for c in counts if c["values"] is not None})
+        manifest = commit_shard(
+            self.store,
+            step=self.name,
+            fingerprint=self.fingerprint,
+            shard_id=shard_id,
+            files=[
+                SpooledFile(folder="ledger", path=path, suffix=".parquet", num_rows=table.num_rows)
+            ],
+            rows_in=table.num_rows,
+            kept=table.num_rows - sum(dropped.values()),
+            dropped=dropped,
+        )
+        path.unlink()
+        return manifest
+
+
+def _judge_shard(
+    rows: pa.Table,
+    at: slice,
+    verdicts: Verdicts,
+    rules: list[tuple[int, RowRule | Contest]],
+    duplicates: Duplicates,
+) -> None:
+    """Give each row the code of the first rule on itself that it breaks; enter it for the others.
+
+    A row is entered into a contest, and met by the rules after it, as if it stayed: what the
+    contest drops has the lesser code.
+    """
+    places = np.arange(at.start, at.stop)
+    passed = np.asarray(rows["reason"].is_null())
+    verdicts.codes[places[~passed]] = BY_FACTS
+    rows, places = rows.filter(pa.array(passed)), places[passed]
+    for code, rule in rules:
+        if isinstance(rule, Contest):
+            rule.enter(rows, places)
+            continue
+        breaks = rule.broken(rows)
+        broken = breaks > 0
+        if isinstance(rule, SqlCondition) and rule.errors:
+            failed = places[breaks == 2].tolist()
+            verdicts.messages |= dict(zip(failed, rule.errors, strict=True))
+        if broken.any():
+            verdicts.codes[places[broken]] = code - 1 + breaks[broken]
+            rows, places = rows.filter(pa.array(~broken)), places[~broken]
+    duplicates.enter(rows, places)

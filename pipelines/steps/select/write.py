@@ -1,0 +1,73 @@
+"""The ledger's rows: facts, scores and verdict."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.rows.ledger import LEDGER
+from pipelines.steps.select.copy_names import CopyNames
+from pipelines.steps.select.verdicts import Verdicts
+
+
+def ledger_table(
+    facts: pa.Table, verdicts: Verdicts, names: CopyNames, *, places: slice
+) -> pa.Table:
+    """A shard of the ledger; what the facts have beside its columns comes at the end."""
+    codes = np.asarray(verdicts.codes[places])
+    reason, rule = _outcomes(verdicts, codes)
+    rule, duplicate_of = _copies(rule, verdicts, names, places)
+    by_facts = pa.array(codes < 0)
+    columns = {
+        "kept": pa.array(codes == 0),
+        "reason": pc.if_else(by_facts, _text(facts, "reason"), reason),
+        "rule": pc.if_else(by_facts, _text(facts, "rule"), rule),
+        "duplicate_of": duplicate_of,
+        "error_message": _messages(facts, verdicts, places),
+    }
+    fields = [*LEDGER, *(field for field in facts.schema if field.name not in LEDGER.names)]
+    arrays = [
+        columns[field.name] if field.name in columns else facts[field.name] for field in fields
+    ]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _text(facts: pa.Table, name: str) -> pa.Array:
+    return pc.cast(facts[name], pa.string()).combine_chunks()
+
+
+def _messages(facts: pa.Table, verdicts: Verdicts, places: slice) -> pa.ChunkedArray:
+    """The facts' messages, and those of rows that failed in select."""
+    if not verdicts.messages:
+        return facts["error_message"]
+    told = [place for place in range(places.start, places.stop) if place in verdicts.messages]
+    messages = facts["error_message"].to_pylist()
+    for place in told:
+        messages[place - places.start] = verdicts.messages[place]
+    return pa.chunked_array([pa.array(messages, pa.string())])
+
+
+def _outcomes(verdicts: Verdicts, codes: np.ndarray) -> tuple[pa.Array, pa.Array]:
+    at = pa.array(codes.astype(np.int64) - 1, mask=codes <= 0)
+    reasons = pa.array([outcome.reason for outcome in verdicts.outcomes], pa.string())
+    rules = pa.array([outcome.rule for outcome in verdicts.outcomes], pa.string())
+    return reasons.take(at), rules.take(at)
+
+
+def _copies(
+    rule: pa.Array, verdicts: Verdicts, names: CopyNames, at: slice
+) -> tuple[pa.Array, pa.Array]:
+    """The rules with the key that each copy copies, and the kept row that stands for it."""
+    originals = np.asarray(verdicts.originals[at])
+    copies, matched = np.flatnonzero(originals > 0), np.flatnonzero(originals < 0)
+    if not len(copies) and not len(matched):
+        return rule, pa.nulls(len(originals), pa.string())
+    told = rule.to_pylist()
+    for row, key in zip(copies.tolist(), names.keys(originals[copies] - 1), strict=True):
+        told[row] = f"{told[row]} {key}"
+    for row in matched.tolist():
+        told[row] = f"{told[row]} {names.reference(-1 - int(originals[row]))}"
+    stands_for: list[str | None] = [None] * len(originals)
+    kept = names.keys(verdicts.kept_originals(copies + at.start))
+    for row, key in zip(copies.tolist(), kept, strict=True):
+        stands_for[row] = key
+    return pa.array(told, pa.string()), pa.array(stands_for, pa.string())

@@ -1,0 +1,1 @@
+"""Curate and generate: a configuration becomes steps."""

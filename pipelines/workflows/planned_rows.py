@@ -1,0 +1,94 @@
+"""A shard's rows for the download step: read, and settled where nothing need be fetched."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.plan import Plan, load_plan, read_rows
+from pipelines.redact import redact_text_column, redact_url_column
+from pipelines.revisions.tombstones import Tombstones, mask_rows, read_tombstones
+from pipelines.rules.block_lists import BlockConfig, BlockList, load_block_list
+from pipelines.rules.list_rules import RulesConfig, apply_rules
+from pipelines.run.store import RunStore
+from pipelines.sources import Source
+
+
+@dataclass(frozen=True)
+class PlannedRows:
+    """Plan, rules and block lists together. Holds no open file and no list, so that it pickles."""
+
+    store: RunStore
+    source: Source
+    rules: RulesConfig
+    block: BlockConfig
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The run's plan, read once per process."""
+        return load_plan(self.store)
+
+    @cached_property
+    def block_list(self) -> BlockList:
+        """The block lists, read once per process."""
+        return load_block_list(self.block, storage_options=dict(self.source.config.storage_options))
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("store", "source", "rules", "block")
+        return {name: self.__dict__[name] for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    @cached_property
+    def tombstones(self) -> Tombstones:
+        """What was taken down, read once per process."""
+        return read_tombstones(self.store)
+
+    def __contains__(self, sha256: object) -> bool:
+        """Whether content of this hex sha256 is blocked, or was taken down."""
+        if not isinstance(sha256, str):
+            return False
+        return self.tombstones.hides_content(sha256) or self.block_list.sha256_blocked(sha256)
+
+    def url_reason(self, url: str) -> str | None:
+        """Why a URL, or the one that redirects led to, is blocked; None where it is not."""
+        return "url_blocked" if self.tombstones.hides_url(url) else self.block_list.url_reason(url)
+
+    def num_rows(self, shard_id: int) -> int:
+        """Rows of a shard."""
+        return self.plan.shard(shard_id).num_rows
+
+    def read(self, shard_id: int) -> pa.Table:
+        """A shard's rows; `reason` and `rule` say what plan, rules and block lists settled. Of a
+        row that was taken down only its number is left.
+
+        `url` and `caption` are as the list has them, secrets and all.
+        """
+        rows = read_rows(self.plan, self.store, self.source, shard_id)
+        verdicts = apply_rules(rows, self.rules)
+        reason = rows["reason"].combine_chunks()
+        rule = pc.if_else(pc.is_null(reason), verdicts.rule, pa.scalar(None, pa.string()))
+        reason = pc.coalesce(reason, verdicts.reason)
+        blocked = self.block_list.url_reasons(rows["url"].combine_chunks())
+        at = rows.schema.get_field_index("reason")
+        settled = pc.coalesce(reason, blocked)
+        rows = rows.set_column(at, "reason", settled).append_column("rule", rule)
+        return mask_rows(rows, self.tombstones.hides(rows))
+
+    def read_redacted(self, shard_id: int) -> pa.Table:
+        """As `read`, with URL and caption fit to be stored."""
+        rows = self.read(shard_id)
+        for name, redact in (("url", redact_url_column), ("caption", redact_text_column)):
+            at = rows.schema.get_field_index(name)
+            rows = rows.set_column(at, rows.schema.field(at), redact(rows[name]))
+        return rows
+
+    def read_images(self, shard_id: int) -> Iterator[tuple[int, bytes]] | None:
+        """`(row, bytes)` where the images come with the source; None where they are fetched."""
+        if not self.source.holds_images:
+            return None
+        return self.source.read_images(self.plan.shard(shard_id))

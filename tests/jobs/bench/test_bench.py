@@ -1,0 +1,70 @@
+"""Every command of jobs.bench, on a handful of images; no time is asserted."""
+
+import time
+from pathlib import Path
+
+import cv2
+
+from jobs.bench.image_set import RealSize, make_image_set, read_real_sizes
+from jobs.bench.ledger_case import make_facts
+from jobs.bench.process_memory import MemorySampler
+from jobs.bench.select import CUTS, cut_ledger
+from jobs.bench.tables import select_table
+from jobs.bench.timed_server import serve
+
+
+def test_pictures_have_the_sizes_that_were_asked_for(shared_data: Path, tmp_path: Path) -> None:
+    sizes = [
+        RealSize(width=1300, height=1100, num_bytes=200_000),
+        RealSize(width=90, height=120, num_bytes=5_000),
+    ]
+    made = make_image_set(
+        tmp_path, sizes=sizes, photos=shared_data / "photos" / "coco_mini", num_images=4
+    )
+    shapes = [cv2.imread(str(made.folder / name)).shape[:2] for name in made.names]
+    assert sorted(shapes) == [(120, 90), (120, 90), (1100, 1300), (1100, 1300)]
+    assert 0.7 * made.real_bytes < made.num_bytes <= made.real_bytes
+
+
+def test_large_sizes_are_large(shared_data: Path) -> None:
+    sizes = read_real_sizes(shared_data / "metadata", min_side_px=1024)
+    assert len(sizes) > 300
+    assert min(min(size.width, size.height) for size in sizes) >= 1024
+
+
+def test_server_knows_when_it_was_asked_and_numbers_make_files_unique(tmp_path: Path) -> None:
+    import urllib.request
+
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8rest")
+    with serve(tmp_path) as server:
+        before = time.time()
+        bodies = [
+            urllib.request.urlopen(f"{server.url}/{path}").read()
+            for path in ("a.jpg", "1/a.jpg", "2/a.jpg")
+        ]
+        times = server.take_times()
+        assert server.take_times().count == 0
+    assert len(set(bodies)) == 3
+    assert all(body.startswith(b"\xff\xd8") and body.endswith(b"rest") for body in bodies)
+    assert times.count == 3
+    assert before <= times.first <= times.last <= time.time()
+
+
+def test_memory_of_this_process_is_seen() -> None:
+    import os
+
+    with MemorySampler(os.getpid(), period_s=0.01) as memory:
+        time.sleep(0.3)
+    assert memory.peak.largest_of("python") == memory.peak.largest
+    assert memory.peak.total > 10_000_000
+
+
+def test_a_made_ledger_is_cut_in_each_way(tmp_path: Path) -> None:
+    case = make_facts(tmp_path / "run", num_rows=600, metadata=tmp_path)  # no real sizes there
+    results = [cut_ledger(cut, case) for cut in CUTS]
+    for result in results:
+        assert result.kept + sum(result.dropped.values()) == result.num_rows == 600
+        assert result.dropped["http_not_found"] > 40
+    assert results[0].dropped["ranked_below_best"] > 50
+    assert results[1].dropped["duplicate_phash"] > 5
+    assert len(select_table(results).splitlines()) == 2 + 2 * len(CUTS)
