@@ -30,6 +30,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/tree.py
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
 test: setup browser

@@ -13,7 +13,8 @@ import sys
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
 from pipelines.config import load_config
 from pipelines.redact import redact_text
-from pipelines.workflows.generate import GENERATE_STEPS, GenerateJobConfig, generate
+from pipelines.workflows.generate import GENERATE_STEPS, generate
+from pipelines.workflows.generate_config import GenerateJobConfig
 
 
 def main(arguments: list[str] | None = None) -> int:

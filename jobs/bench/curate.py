@@ -20,7 +20,7 @@ from pipelines.run.record import complete_step
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
 from pipelines.steps.step import Resources
-from pipelines.workflows.curate import CurateConfig
+from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.curate_steps import CurateSteps
 
 Say = Callable[[str], None]

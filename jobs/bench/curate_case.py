@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.workflows.curate import CurateConfig
+from pipelines.workflows.curate_config import CurateConfig
 
 Models = Literal["tiny", "real"]
 

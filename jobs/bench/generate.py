@@ -20,7 +20,8 @@ from pipelines.run.store import RunStore
 from pipelines.steps.generate import GenerateConfig, GenerateStep
 from pipelines.steps.generate.config import GenerationDefaults
 from pipelines.steps.step import Resources
-from sd_core.model.autoencoder import AutoencoderConfig, decode_latents
+from sd_core.model.autoencoder import decode_latents
+from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.model.denoiser import DenoiserConfig, unwrap_module
 from sd_core.model.latent_diffusion import (
     LatentDiffusion,

@@ -16,7 +16,8 @@ from jobs.bench.train_cache import write_random_cache
 from sd_core.cache.dataset import TrainingDataset
 from sd_core.cache.latent_cache import LatentCache
 from sd_core.cache.latents import sample_posterior, scale_latents
-from sd_core.model.autoencoder import AutoencoderConfig, encode_images
+from sd_core.model.autoencoder import encode_images
+from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.model.clip import ClipConfig
 from sd_core.model.denoiser import DenoiserConfig
 from sd_core.model.latent_diffusion import (

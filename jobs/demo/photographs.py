@@ -32,7 +32,7 @@ from jobs.exit_codes import ExitCode
 from pipelines.report import write_report
 from pipelines.run.store import RunStore
 from sd_core.failures import InputError
-from sd_core.model.autoencoder import AutoencoderConfig
+from sd_core.model.autoencoder_config import AutoencoderConfig
 
 _CONFIG = PROJECT / "configs/curate/photographs.yaml"
 _SEED = 20_000_000

@@ -16,7 +16,8 @@ from sd_core.cache.latents import posterior_mean
 from sd_core.cache.samples import LatentSample
 from sd_core.cache.shards import iterate_shard
 from sd_core.cache.spec import CacheSpec, read_spec
-from sd_core.model.autoencoder import AutoencoderConfig, decode_latents, load_autoencoder
+from sd_core.model.autoencoder import decode_latents, load_autoencoder
+from sd_core.model.autoencoder_config import AutoencoderConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,8 @@ from jobs.tiny.judge import ATTRIBUTES, Judgement, agreement, judge_picture
 from jobs.tiny.loading import TINY
 from jobs.tiny.train_autoencoder import as_input
 from sd_core.cache.latents import scale_latents
-from sd_core.model.autoencoder import AutoencoderConfig, encode_images
+from sd_core.model.autoencoder import encode_images
+from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.model.clip import ClipConfig
 from sd_core.model.denoiser import DenoiserConfig
 from sd_core.model.latent_diffusion import (

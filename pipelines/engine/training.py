@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import ray
 import torch
@@ -15,14 +15,21 @@ import torch
 from pipelines.engine import cluster
 from pipelines.engine.chain import EngineError, ResourcesError
 from pipelines.engine.stopping import stoppable
+from pipelines.engine.training_config import TrainEngineConfig
 from pipelines.redact import redact_text
 from pipelines.run.lease import Lease
 from pipelines.run.store import RunStore
-from pipelines.training.loop import Place, Say
 from sd_core.failures import EnvironmentFault, Failure, is_environment
+from sd_core.training.place import Place
 
-if TYPE_CHECKING:
-    from pipelines.training.config import TrainingConfig
+Say = Callable[[str], None]
+
+
+class TrainingJob(Protocol):
+    """A training's configuration, as far as the engine reads it."""
+
+    @property
+    def engine(self) -> TrainEngineConfig: ...
 
 
 class Worker(Protocol):
@@ -33,7 +40,7 @@ class Worker(Protocol):
 
 @contextmanager
 def open_training(
-    store: RunStore, config: "TrainingConfig", worker: Worker, *, say: Callable[[str], None]
+    store: RunStore, config: TrainingJob, worker: Worker, *, say: Callable[[str], None]
 ) -> Iterator[Callable[[str], None]]:
     """Take the output's lease; gives a function that trains, called with the fingerprint.
 
@@ -52,7 +59,7 @@ def open_training(
 
 
 def _train_here(
-    config: "TrainingConfig", worker: Worker, fingerprint: str, say: Callable[[str], None]
+    config: TrainingJob, worker: Worker, fingerprint: str, say: Callable[[str], None]
 ) -> None:
     wanted = config.engine.use_gpu
     found = torch.cuda.is_available()
@@ -65,7 +72,7 @@ def _train_here(
 
 def _train_on_ray(
     store: RunStore,
-    config: "TrainingConfig",
+    config: TrainingJob,
     worker: Worker,
     fingerprint: str,
     say: Callable[[str], None],
@@ -83,9 +90,7 @@ def _train_on_ray(
             say(f"the workers died; starting them again, {left} more time(s): {failure}")
 
 
-def _fit(
-    config: "TrainingConfig", worker: Worker, fingerprint: str, *, use_gpu: bool
-) -> str | None:
+def _fit(config: TrainingJob, worker: Worker, fingerprint: str, *, use_gpu: bool) -> str | None:
     """One try; gives what killed the workers, None where they finished.
 
     Raises:
@@ -157,7 +162,7 @@ def _worker(settings: dict[str, Any]) -> None:
     worker(settings["config"], place, fingerprint=settings["fingerprint"], say=say)
 
 
-def _check_cluster(config: "TrainingConfig") -> bool:
+def _check_cluster(config: TrainingJob) -> bool:
     """Whether workers get GPUs; raises `ResourcesError` where the cluster cannot hold them."""
     engine, has = config.engine, ray.cluster_resources()
     gpus, cpus = int(has.get("GPU", 0)), has.get("CPU", 0)

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipelines.config import Config
+from pipelines.engine.training_config import TrainEngineConfig
 from sd_core.model.latent_diffusion import LatentDiffusionConfig
 from sd_core.sampling.samplers import SamplerName
 from sd_core.training.config import LoopConfig, OptimizerConfig
@@ -48,28 +49,6 @@ class TrackingConfig(Config):
     """Event files under `<output>/tensorboard`; only where the output is a local folder."""
     wandb: str | None = None
     """A Weights & Biases project; `pip install wandb` and its environment variables are needed."""
-
-
-class TrainEngineConfig(Config):
-    """Where the workers run; none but `torch_threads` changes a result beyond rounding."""
-
-    runner: Literal["ray", "local"] = "ray"
-    """`local` trains in this process, without Ray."""
-    num_workers: int = Field(default=1, ge=1, le=10_000)
-    use_gpu: Literal["auto"] | bool = "auto"
-    """A GPU for each worker; `auto` where the cluster has any."""
-    cpus_per_worker: int = Field(default=1, ge=1, le=1024)
-    """Logical CPUs that Ray sets aside for each worker."""
-    torch_threads: int | None = Field(default=None, ge=1, le=256)
-    """Threads of a worker on a CPU; null leaves torch's own choice."""
-    max_failures: int = Field(default=3, ge=0)
-    """How often workers that die are started again, from the last checkpoint."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.runner == "local" and self.num_workers > 1:
-            raise ValueError("runner local has one worker; set runner to ray for more")
-        return self
 
 
 class TrainingConfig(Config):

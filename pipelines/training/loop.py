@@ -16,6 +16,7 @@ from pipelines.training.records import Records, read_metrics
 from pipelines.training.samples import SAMPLES_FOLDER
 from sd_core.model.precision import model_dtype
 from sd_core.training.flops import measure_peak
+from sd_core.training.place import Place
 from sd_core.training.prefetch import prefetch
 from sd_core.training.task import Batch, Task
 from sd_core.training.trainer import Metrics, Trainer
@@ -24,15 +25,6 @@ Say = Callable[[str], None]
 
 PROCESSORS_FOLDER = "processors"
 """Of a training: what types of processor took part."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Which worker this is, and on what device."""
-
-    rank: int
-    world_size: int
-    device: torch.device
 
 
 @dataclass(frozen=True, kw_only=True)

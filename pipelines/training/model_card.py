@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipelines.config import dump_yaml
 from pipelines.run.versions import describe_program
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.config import TrainConfig, TrainingConfig
-from pipelines.yaml_text import dump_yaml
 from sd_core.model.weights import digest_file
 
 _HEADERS = {

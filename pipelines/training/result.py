@@ -17,7 +17,8 @@ from pipelines.training.config import TrainConfig
 from pipelines.training.image_set import ImageSet
 from pipelines.training.model_card import write_card
 from sd_core.cache.latent_cache import LatentCache
-from sd_core.model.latent_diffusion import LatentDiffusion, save_latent_diffusion
+from sd_core.model.latent_diffusion import LatentDiffusion
+from sd_core.model.latent_diffusion_saving import save_latent_diffusion
 from sd_core.training.denoiser_task import DENOISER
 from sd_core.training.trainer import Trainer
 

@@ -7,7 +7,7 @@ import torch
 
 from pipelines.run.store import RunStore
 from pipelines.training.config import TrainConfig
-from pipelines.training.loop import Place, Say, Shown, run_training
+from pipelines.training.loop import Say, Shown, run_training
 from pipelines.training.result import publish_model
 from pipelines.training.samples import SampleGrid
 from sd_core.cache.checking import check_contents
@@ -18,6 +18,7 @@ from sd_core.training.batches import TrainingBatch, collate
 from sd_core.training.denoiser_task import DENOISER, DenoiserTask
 from sd_core.training.example import forward_once
 from sd_core.training.flops import count_flops
+from sd_core.training.place import Place
 from sd_core.training.trainer import Trainer
 
 _NOISE_THREADS = 4

@@ -2,17 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from pydantic import Field, model_validator
-
-from pipelines.config import Config, ConfigError
-from pipelines.engine.config import EngineConfig
+from pipelines.config import ConfigError
 from pipelines.engine.progress import funnel_table
 from pipelines.engine.session import Session, open_session
 from pipelines.plan import (
     Plan,
-    PlanConfig,
     PlanError,
     check_plan_inputs,
     grow_plan,
@@ -23,26 +19,20 @@ from pipelines.report import CARD_FILE, say_cut_captions, write_card
 from pipelines.revisions.begin import begin_growth, begin_retry, planned_before
 from pipelines.revisions.difference import compare_cuts
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
-from pipelines.rows.caption_facts import CaptionFactsConfig
-from pipelines.rules.block_lists import BlockConfig
-from pipelines.rules.list_rules import RulesConfig, check_rules
+from pipelines.rules.list_rules import check_rules
 from pipelines.run.folder import check_output
 from pipelines.run.funnel import funnel_of
 from pipelines.run.record import Revision, StepSummary, check_or_record, read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
-from pipelines.sources import Source, SourceConfig
-from pipelines.steps.download.config import DownloadConfig
-from pipelines.steps.download.image_config import ImageConfig
-from pipelines.steps.encode import EncodeConfig
-from pipelines.steps.score import ScoreConfig
-from pipelines.steps.select import SelectConfig, check_select
+from pipelines.sources import Source
+from pipelines.steps.select import check_select
+from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.curate_steps import CurateSteps
 from pipelines.workflows.job import (
     check_claims,
     check_models,
     check_named_steps,
-    check_scores_are_made,
     complete,
     describe_nothing_kept,
     is_complete,
@@ -54,44 +44,6 @@ STEPS: Final = ("download", "score", "select", "encode")
 RECUTTABLE: Final = frozenset({"select", "encode"})
 
 Say = Callable[[str], None]
-
-
-class CurateConfig(Config):
-    """Everything `jobs/curate.py` can be told; one section for each part of the job."""
-
-    output: str = Field(min_length=1)
-    """The run's folder: an absolute path or an fsspec URL."""
-    source: SourceConfig
-    plan: PlanConfig = PlanConfig()
-    rules: RulesConfig = RulesConfig()
-    block: BlockConfig = BlockConfig()
-    download: DownloadConfig = DownloadConfig()
-    image: ImageConfig = ImageConfig()
-    caption_facts: CaptionFactsConfig = CaptionFactsConfig()
-    score: ScoreConfig | None = None
-    """Null: nothing is scored."""
-    select: SelectConfig = SelectConfig()
-    encode: EncodeConfig | None = None
-    """Null: no latent cache."""
-    engine: EngineConfig = EngineConfig()
-    storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
-        default_factory=dict, repr=False
-    )
-    """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
-
-    @model_validator(mode="after")
-    def _latents_have_whole_sizes(self) -> Self:
-        if self.encode is not None and self.image.size % 4:
-            raise ValueError(
-                f"image.size: {self.image.size} has no latent of a whole size; give a multiple of "
-                "the autoencoder's down-sampling (8 for Stable Diffusion's)"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _scores_are_made(self) -> Self:
-        check_scores_are_made(self.select, self.score)
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)

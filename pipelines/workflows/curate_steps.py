@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.plan import Plan
 from pipelines.redact import redact_config
@@ -20,11 +20,9 @@ from pipelines.steps.score import ScoreStep
 from pipelines.steps.select import Select, input_digests
 from pipelines.steps.select.tokens import token_identity
 from pipelines.steps.step import Resources, ShardStep
+from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.planned_rows import PlannedRows
 from sd_core.model.caption_tokenizer import load_caption_tokenizer
-
-if TYPE_CHECKING:
-    from pipelines.workflows.curate import CurateConfig
 
 # Options that change how fast a result is there, and not the result.
 _PACE_OF_DOWNLOAD = {"threads", "max_per_host", "backoff_s", "connect_timeout_s"}
@@ -41,7 +39,7 @@ class CurateSteps:
         WeightsError: the tokenizer cannot be had.
     """
 
-    def __init__(self, config: "CurateConfig", store: RunStore, source: Source, plan: Plan) -> None:
+    def __init__(self, config: CurateConfig, store: RunStore, source: Source, plan: Plan) -> None:
         self.config = config
         self.store = store
         self.plan = plan

@@ -2,24 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
-from pydantic import Field, model_validator
-
-from pipelines.config import Config, ConfigError
-from pipelines.engine.config import EngineConfig
+from pipelines.config import ConfigError
 from pipelines.engine.progress import funnel_table
 from pipelines.engine.session import Session, open_session
 from pipelines.prompts import (
     PromptPlan,
-    PromptPlanConfig,
-    PromptsConfig,
     keys_in_two_shards,
     plan_prompts,
 )
 from pipelines.prompts.notes import notes_of
 from pipelines.report import CARD_FILE, say_cut_captions, write_card
-from pipelines.rows.caption_facts import CaptionFactsConfig
 from pipelines.rows.ledger import ORIGIN_FACTS
 from pipelines.run.folder import check_output
 from pipelines.run.funnel import funnel_of
@@ -32,16 +26,14 @@ from pipelines.run.record import (
 )
 from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
-from pipelines.steps.generate import GenerateConfig
 from pipelines.steps.generate.foresee import ForeseenModel, check_defaults, foresee_model
-from pipelines.steps.score import ScoreConfig
-from pipelines.steps.select import SelectConfig, check_select
+from pipelines.steps.select import check_select
+from pipelines.workflows.generate_config import GenerateJobConfig
 from pipelines.workflows.generate_steps import GenerateSteps
 from pipelines.workflows.job import (
     check_claims,
     check_models,
     check_named_steps,
-    check_scores_are_made,
     complete,
     describe_nothing_kept,
     is_complete,
@@ -54,31 +46,6 @@ GENERATE_STEPS: Final = ("generate", "score", "select", "encode")
 RECUTTABLE: Final = frozenset({"select", "encode"})
 
 Say = Callable[[str], None]
-
-
-class GenerateJobConfig(Config):
-    """Everything `jobs/generate.py` can be told; one section for each part of the job."""
-
-    output: str = Field(min_length=1)
-    """The run's folder: an absolute path or an fsspec URL."""
-    prompts: PromptsConfig
-    plan: PromptPlanConfig = PromptPlanConfig()
-    generate: GenerateConfig
-    caption_facts: CaptionFactsConfig = CaptionFactsConfig()
-    """What is measured on the prompts."""
-    score: ScoreConfig | None = None
-    """Null: nothing is scored."""
-    select: SelectConfig = SelectConfig()
-    engine: EngineConfig = EngineConfig()
-    storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
-        default_factory=dict, repr=False
-    )
-    """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
-
-    @model_validator(mode="after")
-    def _scores_are_made(self) -> Self:
-        check_scores_are_made(self.select, self.score)
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)

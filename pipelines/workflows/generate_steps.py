@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,11 +19,9 @@ from pipelines.steps.score import ScoreStep
 from pipelines.steps.select import Select, input_digests
 from pipelines.steps.select.tokens import TOKENS_OPTION, token_identity
 from pipelines.steps.step import Resources, ShardStep
+from pipelines.workflows.generate_config import GenerateJobConfig
 from sd_core.model.caption_tokenizer import load_caption_tokenizer
 from sd_core.model.latent_diffusion_config import first_text_encoder
-
-if TYPE_CHECKING:
-    from pipelines.workflows.generate import GenerateJobConfig
 
 _FOLDERS = {
     "generate": ("images", "facts/generate", "metadata", LATENTS_FOLDER),
@@ -45,7 +43,7 @@ class GenerateSteps:
         tokenizer: Of the model's (first) text encoder.
     """
 
-    def __init__(self, config: "GenerateJobConfig", store: RunStore, plan: PromptPlan) -> None:
+    def __init__(self, config: GenerateJobConfig, store: RunStore, plan: PromptPlan) -> None:
         self.config = config
         self.store = store
         self.plan = plan

@@ -7,82 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sd_core.model.autoencoder_loading import (
-    ARCHITECTURES,
-    AutoencoderKind,
-    build_random,
-    load_module,
-)
-from sd_core.model.config import ModelConfig
+from sd_core.model.autoencoder_config import AutoencoderConfig, AutoencoderKind
+from sd_core.model.autoencoder_loading import build_random, load_module
 from sd_core.model.memory import aligned, place_module
-from sd_core.model.precision import Precision, model_dtype
+from sd_core.model.precision import model_dtype
 from sd_core.model.weights import (
-    WeightsNeed,
     loads_weights,
-    public_reference,
-    weights_identity,
     weights_sha256,
 )
 
 LatentsForm = Literal["moments", "mean"]
-
-
-class AutoencoderConfig(ModelConfig):
-    """Which autoencoder, and where its weights come from."""
-
-    model: str
-    """A reference to a diffusers folder (`preset:tiny/autoencoder`, `hub:org/name@revision/vae`,
-    `/a/folder`), to TAESD's own two files' folder or to a single-file checkpoint (.safetensors);
-    with `pretrained: false` a folder that holds a `config.json`, or the name of an architecture
-    (`sd-v1`, `sd-xl`, `taesd`)."""
-    layout: str | None = None
-    """Of a single file: a reference to a folder with the `config.json` that tells its sizes, where
-    they are not Stable Diffusion's."""
-    kind: Literal["auto", "kl", "tiny", "vq", "taesd"] = "auto"
-    """`auto` reads the class from `config.json`; `taesd` is the two-file layout."""
-    pretrained: bool = True
-    """False: random weights of the named architecture."""
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
-    """Expected digest of the folder."""
-    precision: Precision = "auto"
-    slice_size: int | None = Field(default=None, ge=1)
-    """Images per pass through the network; by default 1 on a CPU (memory) and all on a GPU."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of random weights."""
-
-    @model_validator(mode="after")
-    def _check(self) -> "AutoencoderConfig":
-        if self.pretrained and self.model in ARCHITECTURES:
-            raise ValueError(
-                f"model {self.model!r} is an architecture without weights; name a folder, or set "
-                "pretrained to false for random weights"
-            )
-        return self
-
-    def weight_needs(self, where: str) -> list[WeightsNeed]:
-        """What `check_weights` must find; `where` is this section's key."""
-        if self.model in ARCHITECTURES:
-            return []
-        return [WeightsNeed(f"{where}.model", self.model, self.sha256)]
-
-    def identity(self) -> dict[str, Any]:
-        """The options that change a latent, as plain JSON without secrets."""
-        options: dict[str, Any] = {
-            "kind": self.kind,
-            "precision": self.precision,
-            "slice_size": self.slice_size,
-        }
-        if not self.pretrained:
-            options |= {"pretrained": False, "seed": self.seed}
-        return options | weights_identity(self.model, self.sha256)
-
-    def describe(self) -> str:
-        """One line for people."""
-        shown = public_reference(self.model)
-        return shown if self.pretrained else f"{shown}, RANDOM weights of seed {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)

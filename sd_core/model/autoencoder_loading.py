@@ -3,47 +3,22 @@
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from sd_core.model.autoencoder_config import ARCHITECTURES, STABLE_DIFFUSION, AutoencoderConfig
 from sd_core.model.autoencoder_settings import check_autoencoder_settings
 from sd_core.model.precision import seeded
 from sd_core.model.single_file import detect_layout, fill_from_single_file, is_single_file
 from sd_core.model.single_file_names import AUTOENCODER_PREFIX, autoencoder_source
 from sd_core.model.weights import WeightsError, resolve_weights
 
-if TYPE_CHECKING:
-    from sd_core.model.autoencoder import AutoencoderConfig
-
-AutoencoderKind = Literal["kl", "tiny", "vq"]
-
 _CLASSES: Final = {"kl": "AutoencoderKL", "tiny": "AutoencoderTiny", "vq": "VQModel"}
 
-_STABLE_DIFFUSION: Final[dict[str, Any]] = {
-    "_class_name": "AutoencoderKL",
-    "act_fn": "silu",
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": 4,
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
-    "sample_size": 512,
-    "scaling_factor": 0.18215,
-}
-ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
-    "sd-v1": _STABLE_DIFFUSION,
-    "sd-xl": {**_STABLE_DIFFUSION, "sample_size": 1024, "scaling_factor": 0.13025},
-    "taesd": {"_class_name": "AutoencoderTiny"},
-}
-"""Configurations of known autoencoders, for random weights of their size."""
 
-
-def load_module(config: "AutoencoderConfig") -> nn.Module:
+def load_module(config: AutoencoderConfig) -> nn.Module:
     """Load the weights that `config` names; raises `WeightsError`."""
     if is_single_file(config.model, where="autoencoder.model"):
         return _load_from_file(config)
@@ -76,7 +51,7 @@ def load_module(config: "AutoencoderConfig") -> nn.Module:
     return loaded
 
 
-def _load_from_file(config: "AutoencoderConfig") -> nn.Module:
+def _load_from_file(config: AutoencoderConfig) -> nn.Module:
     """Load the `first_stage_model` of a single-file checkpoint."""
     where = "autoencoder.model"
     path = resolve_weights(config.model, sha256=config.sha256, where=where)
@@ -99,7 +74,7 @@ def _load_from_file(config: "AutoencoderConfig") -> nn.Module:
     return module
 
 
-def autoencoder_settings(config: "AutoencoderConfig") -> dict[str, Any] | None:
+def autoencoder_settings(config: AutoencoderConfig) -> dict[str, Any] | None:
     """A folder's `config.json`, held against what is honoured; None where there is none.
 
     Raises:
@@ -110,7 +85,7 @@ def autoencoder_settings(config: "AutoencoderConfig") -> dict[str, Any] | None:
         return ARCHITECTURES[config.model]
     if is_single_file(config.model, where=where):
         if config.layout is None:
-            return _STABLE_DIFFUSION
+            return STABLE_DIFFUSION
         folder, kind = resolve_weights(config.layout, where=where), "kl"
     else:
         folder, kind = resolve_weights(config.model, where=where), config.kind
@@ -121,7 +96,7 @@ def autoencoder_settings(config: "AutoencoderConfig") -> dict[str, Any] | None:
     return settings
 
 
-def build_random(config: "AutoencoderConfig") -> nn.Module:
+def build_random(config: AutoencoderConfig) -> nn.Module:
     """Build the architecture that `config` names with weights drawn from its seed."""
     if config.model in ARCHITECTURES:
         settings = ARCHITECTURES[config.model]

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sd_core.model.clip import load_clip_tokenizer
+from sd_core.model.clip_tokenizer import clip_tokenizer, clip_vocabulary_tokenizer
 from sd_core.model.single_file import detect_layout, is_single_file
 from sd_core.model.text_encoder import TextEncoder, TextEncoderConfig
-from sd_core.model.text_encoder_architectures import ARCHITECTURES, clip_vocabulary_tokenizer
-from sd_core.model.text_encoder_loading import clip_tokenizer, read_layout, tokenizer_sha256
+from sd_core.model.text_encoder_architectures import ARCHITECTURES
+from sd_core.model.text_encoder_loading import read_layout, tokenizer_sha256
 from sd_core.model.weights import resolve_weights
 
 _CAPTIONS_AT_ONCE = 1024

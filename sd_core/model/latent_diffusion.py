@@ -22,7 +22,6 @@ from sd_core.model.latent_diffusion_config import (
     LatentDiffusionSections,
     sections_of,
 )
-from sd_core.model.latent_diffusion_saving import save_latent_diffusion
 from sd_core.model.latent_diffusion_sources import source_folders
 from sd_core.model.noise_schedule import NoiseSchedule, build_noise_schedule
 from sd_core.model.task import Task, check_task, task_of
@@ -33,7 +32,6 @@ __all__ = [
     "LatentDiffusion",
     "LatentDiffusionConfig",
     "load_latent_diffusion",
-    "save_latent_diffusion",
 ]
 
 _TEXT_TO_IMAGE: Final[tuple[Task, ...]] = ("text_to_image",)

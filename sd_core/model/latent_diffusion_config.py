@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from sd_core.model.autoencoder import AutoencoderConfig
+from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.model.config import ModelConfig
 from sd_core.model.denoiser import DenoiserConfig
 from sd_core.model.latent_diffusion_folder import PipelineContents, pipeline_contents

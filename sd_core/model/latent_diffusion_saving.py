@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from sd_core.model.autoencoder import load_autoencoder
 from sd_core.model.denoiser import class_name_of, unwrap_module
 from sd_core.model.denoiser_loading import TRANSFORMER, WEIGHTS_STEM
+from sd_core.model.latent_diffusion import LatentDiffusion
 from sd_core.model.latent_diffusion_sources import (
     copy_model_files,
     copy_plain_files,
@@ -25,9 +26,6 @@ from sd_core.model.task import Task
 from sd_core.model.text_encoder import TextEncoder, load_text_encoder
 from sd_core.model.weights import WeightsError
 
-if TYPE_CHECKING:
-    from sd_core.model.latent_diffusion import LatentDiffusion
-
 _TEXT_ENCODERS: Final = ("text_encoder", "text_encoder_2")
 _CLASSES: Final[dict[Task, str]] = {
     "text_to_image": "StableDiffusionPipeline",
@@ -36,7 +34,7 @@ _CLASSES: Final[dict[Task, str]] = {
 }
 
 
-def save_latent_diffusion(model: "LatentDiffusion", folder: Path) -> None:
+def save_latent_diffusion(model: LatentDiffusion, folder: Path) -> None:
     """Write a diffusers pipeline folder, safetensors only, all of it or nothing.
 
     `StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)` opens it (XL's:
@@ -80,7 +78,7 @@ class _Part:
             _write_diffusers_module(self.module, folder / self.name)
 
 
-def _write_pipeline(model: "LatentDiffusion", folder: Path) -> None:
+def _write_pipeline(model: LatentDiffusion, folder: Path) -> None:
     import diffusers
 
     denoiser = unwrap_module(model.denoiser)
@@ -110,7 +108,7 @@ def _write_pipeline(model: "LatentDiffusion", folder: Path) -> None:
     _write_json(folder / "model_index.json", dict(sorted(index.items())))
 
 
-def _schedulers(model: "LatentDiffusion") -> dict[str, dict[str, Any]]:
+def _schedulers(model: LatentDiffusion) -> dict[str, dict[str, Any]]:
     """A folder's own schedulers as they were; else those that say the same as our schedules."""
     own = model.noise_schedule.scheduler
     schedulers = {
@@ -128,7 +126,7 @@ def _schedulers(model: "LatentDiffusion") -> dict[str, dict[str, Any]]:
     return schedulers
 
 
-def _pipeline_class(model: "LatentDiffusion") -> str:
+def _pipeline_class(model: LatentDiffusion) -> str:
     if class_name_of(model.denoiser) == TRANSFORMER:
         return "PixArtAlphaPipeline"
     if model.text_encoder_2 is not None:
@@ -137,7 +135,7 @@ def _pipeline_class(model: "LatentDiffusion") -> str:
     return _CLASSES[model.task]
 
 
-def _options(model: "LatentDiffusion") -> dict[str, Any]:
+def _options(model: LatentDiffusion) -> dict[str, Any]:
     """What the index says beside its parts: none of the pipelines' optional parts."""
     if class_name_of(model.denoiser) == TRANSFORMER:
         return {}
@@ -152,14 +150,14 @@ def _options(model: "LatentDiffusion") -> dict[str, Any]:
     return options | {"requires_safety_checker": False, "safety_checker": nothing}
 
 
-def _text_encoders(model: "LatentDiffusion") -> dict[str, TextEncoder]:
+def _text_encoders(model: LatentDiffusion) -> dict[str, TextEncoder]:
     encoders = {"text_encoder": model.text_encoder}
     if model.text_encoder_2 is not None:
         encoders["text_encoder_2"] = model.text_encoder_2
     return encoders
 
 
-def _encoder_parts(model: "LatentDiffusion") -> list[_Part]:
+def _encoder_parts(model: LatentDiffusion) -> list[_Part]:
     """The frozen parts, loaded again in float32 where they run in less and have no folder."""
     encoders: dict[str, Any] = {"vae": model.autoencoder, **_text_encoders(model)}
     parts: list[_Part] = []
@@ -172,7 +170,7 @@ def _encoder_parts(model: "LatentDiffusion") -> list[_Part]:
     return parts
 
 
-def _in_float32(model: "LatentDiffusion", name: str, weights_sha256: str) -> nn.Module:
+def _in_float32(model: LatentDiffusion, name: str, weights_sha256: str) -> nn.Module:
     if model.sections is None:
         raise WeightsError(f"{name}: runs in bf16 and cannot be loaded again; load it in fp32")
     section = model.sections.autoencoder if name == "vae" else getattr(model.sections, name)

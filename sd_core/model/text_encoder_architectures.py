@@ -88,14 +88,3 @@ def build_text_model(settings: dict[str, Any], *, seed: int | None) -> nn.Module
         if "position_ids" in dict(part.named_buffers(recurse=False)):
             part.register_buffer("position_ids", positions, persistent=False)
     return model
-
-
-def clip_vocabulary_tokenizer(*, pad_token_id: int) -> Any:
-    """CLIP's 49,408-word tokenizer from the vocabulary that open_clip ships."""
-    import open_clip
-
-    from sd_core.model.text_encoder_loading import clip_tokenizer
-
-    tokenizer = clip_tokenizer(open_clip.SimpleTokenizer())
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_token_id)
-    return tokenizer

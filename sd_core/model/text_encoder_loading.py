@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sd_core.model.clip import ClipConfig, load_clip
+from sd_core.model.clip_tokenizer import clip_tokenizer, clip_vocabulary_tokenizer
 from sd_core.model.precision import seeded
 from sd_core.model.single_file import detect_layout, fill_from_single_file
 from sd_core.model.single_file_names import clip_source, open_clip_source
@@ -22,7 +23,6 @@ from sd_core.model.text_encoder_architectures import (
     PROJECTED_CLASS,
     build_text_model,
     class_name_of_settings,
-    clip_vocabulary_tokenizer,
 )
 from sd_core.model.text_encoder_settings import (
     check_text_encoder_settings,
@@ -222,24 +222,6 @@ def convert_text_tower(tower: Any, tokenizer: Any) -> nn.Module:
     _load_tower(getattr(model, "text_model", model), tower)
     converted: nn.Module = model
     return converted
-
-
-def clip_tokenizer(tokenizer: Any) -> Any:
-    """The transformers tokenizer behind an open_clip one; its built-in one is rebuilt from its
-    vocabulary, padding with EOS."""
-    from transformers import CLIPTokenizer
-
-    inner = getattr(tokenizer, "tokenizer", None)
-    if inner is not None:
-        return inner
-    merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
-    vocabulary = {
-        token.replace("<start_of_text>", "<|startoftext|>").replace(
-            "<end_of_text>", "<|endoftext|>"
-        ): index
-        for token, index in tokenizer.encoder.items()
-    }
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sd_core.model.autoencoder import AutoencoderConfig
+from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.model.autoencoder_loading import load_module
 from sd_core.model.config import ModelConfig
 from sd_core.model.precision import seeded

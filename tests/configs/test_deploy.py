@@ -15,7 +15,7 @@ import yaml
 from jobs.exit_codes import ExitCode
 from jobs.generate import _parse
 from pipelines.config import load_config
-from pipelines.workflows.generate import GenerateJobConfig
+from pipelines.workflows.generate_config import GenerateJobConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "configs/deploy"

@@ -13,7 +13,8 @@ from PIL import Image
 from jobs.demo.server import LoopbackServer
 from jobs.tiny.drawing import FIRST_HELD_OUT_SEED, draw
 from pipelines.config import load_config
-from pipelines.workflows.curate import STEPS, CurateConfig, CurateResult, curate
+from pipelines.workflows.curate import STEPS, CurateResult, curate
+from pipelines.workflows.curate_config import CurateConfig
 
 
 class Killed(BaseException):

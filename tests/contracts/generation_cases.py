@@ -16,7 +16,8 @@ from PIL import Image
 
 from jobs.generate import main
 from pipelines.config import load_config
-from pipelines.workflows.generate import GenerateJobConfig, GenerateResult, generate
+from pipelines.workflows.generate import GenerateResult, generate
+from pipelines.workflows.generate_config import GenerateJobConfig
 from tests.contracts.cases import ROOT
 
 TINY = ROOT / "configs/generate/tiny.yaml"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pipelines.run.store import RunStore
-from pipelines.workflows.curate import CurateConfig
+from pipelines.workflows.curate_config import CurateConfig
 from tests.contracts import cases
 from tests.contracts.cases import ServedList
 

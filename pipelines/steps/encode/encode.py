@@ -17,12 +17,12 @@ from sd_core.cache.spec import (
 )
 from sd_core.model.autoencoder import (
     Autoencoder,
-    AutoencoderConfig,
     LatentsForm,
     default_form,
     encode_images,
     load_autoencoder,
 )
+from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.model.config import ModelConfig
 from sd_core.model.text_encoder import (
     EncodedCaptions,

@@ -17,7 +17,7 @@ from jobs.tiny.measure import Thresholds, Verdict, judge, score
 from jobs.tiny.measure_denoiser import generate, load_tiny
 from jobs.tiny.train_autoencoder import as_input, draw_images, psnr
 from jobs.tiny.word_pieces import write_tokenizer
-from sd_core.model.autoencoder import AutoencoderConfig
+from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.model.clip import ClipConfig
 from sd_core.model.denoiser import DenoiserConfig
 from sd_core.model.latent_diffusion import LatentDiffusionConfig, load_latent_diffusion

@@ -14,7 +14,8 @@ from pipelines.run.record import complete_step
 from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceConfig
 from pipelines.steps.select import SelectConfig, Threshold
-from pipelines.workflows.curate import CurateConfig, curate
+from pipelines.workflows.curate import curate
+from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.curate_steps import CurateSteps
 
 ASPECT = {"width": Threshold(min=64), "height": Threshold(min=64)}

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from sd_core.model.autoencoder import (
     Autoencoder,
-    AutoencoderConfig,
     decode_latents,
     default_form,
     encode_images,
     load_autoencoder,
 )
+from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.model.weights import WeightsError, digest_folder
 from tests import model_cases
 
@@ -146,7 +146,7 @@ def test_random_weights_come_from_the_seed() -> None:
 def test_stable_diffusions_autoencoder_has_its_size() -> None:
     import diffusers
 
-    from sd_core.model.autoencoder_loading import ARCHITECTURES
+    from sd_core.model.autoencoder_config import ARCHITECTURES
 
     with torch.device("meta"):
         module = diffusers.AutoencoderKL.from_config(ARCHITECTURES["sd-v1"])

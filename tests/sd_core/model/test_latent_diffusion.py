@@ -12,14 +12,15 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from sd_core.model.autoencoder import encode_images
+from sd_core.model.clip_tokenizer import clip_vocabulary_tokenizer
 from sd_core.model.conditioning import concatenate_conditionings
 from sd_core.model.denoiser import predict
 from sd_core.model.latent_diffusion import (
     LatentDiffusion,
     LatentDiffusionConfig,
     load_latent_diffusion,
-    save_latent_diffusion,
 )
+from sd_core.model.latent_diffusion_saving import save_latent_diffusion
 from sd_core.model.text_conditioning import (
     encode_conditioning,
     encode_conditioning_of_ids,
@@ -27,7 +28,6 @@ from sd_core.model.text_conditioning import (
     size_time_ids,
 )
 from sd_core.model.text_encoder import tokenize_captions
-from sd_core.model.text_encoder_architectures import clip_vocabulary_tokenizer
 from sd_core.model.weights import WeightsError
 from tests import diffusion_cases
 

@@ -10,13 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.steps.score.heads import HeadConfig, load_head
-from sd_core.model.autoencoder import (
-    Autoencoder,
-    AutoencoderConfig,
-    decode_latents,
-    encode_images,
-    load_autoencoder,
-)
+from sd_core.model.autoencoder import Autoencoder, decode_latents, encode_images, load_autoencoder
+from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.model.clip import Clip, ClipConfig, load_clip
 from sd_core.model.conditioning import Conditioning
 from sd_core.model.denoiser import DenoiserConfig, load_denoiser, predict

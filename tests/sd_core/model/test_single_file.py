@@ -16,8 +16,8 @@ from sd_core.model.latent_diffusion import (
     LatentDiffusion,
     LatentDiffusionConfig,
     load_latent_diffusion,
-    save_latent_diffusion,
 )
+from sd_core.model.latent_diffusion_saving import save_latent_diffusion
 from sd_core.model.single_file_names import autoencoder_source, denoiser_source, open_clip_source
 from sd_core.model.weights import WeightsError
 from tests import diffusion_cases

@@ -7,12 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sd_core.model.autoencoder import (
-    AutoencoderConfig,
-    decode_latents,
-    encode_images,
-    load_autoencoder,
-)
+from sd_core.model.autoencoder import decode_latents, encode_images, load_autoencoder
+from sd_core.model.autoencoder_config import AutoencoderConfig
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ from sd_core.model.latent_diffusion import (
     LatentDiffusion,
     LatentDiffusionConfig,
     load_latent_diffusion,
-    save_latent_diffusion,
 )
+from sd_core.model.latent_diffusion_saving import save_latent_diffusion
 from sd_core.model.noise_schedule import (
     NoiseSchedule,
     build_noise_schedule,

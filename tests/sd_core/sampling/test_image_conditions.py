@@ -15,8 +15,8 @@ from sd_core.model.latent_diffusion import (
     LatentDiffusion,
     LatentDiffusionConfig,
     load_latent_diffusion,
-    save_latent_diffusion,
 )
+from sd_core.model.latent_diffusion_saving import save_latent_diffusion
 from sd_core.model.text_conditioning import encode_conditioning
 from sd_core.model.weights import WeightsError
 from sd_core.sampling.image_conditions import (

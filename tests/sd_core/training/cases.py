@@ -17,7 +17,8 @@ from sd_core.cache.latent_cache import LatentCache
 from sd_core.cache.samples import EmptyCaption, LatentSample
 from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
-from sd_core.model.autoencoder import AutoencoderConfig, encode_images
+from sd_core.model.autoencoder import encode_images
+from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.model.clip import ClipConfig
 from sd_core.model.denoiser import DenoiserConfig
 from sd_core.model.latent_diffusion import (

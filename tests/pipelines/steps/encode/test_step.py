@@ -15,7 +15,8 @@ from sd_core.cache.latents import posterior_mean, scale_latents
 from sd_core.cache.samples import LatentSample, read_empty_caption
 from sd_core.cache.shards import iterate_shard
 from sd_core.cache.spec import CacheSpec, read_spec
-from sd_core.model.autoencoder import AutoencoderConfig, load_autoencoder
+from sd_core.model.autoencoder import load_autoencoder
+from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.model.clip import ClipConfig
 from sd_core.model.text_encoder import TextEncoderConfig, encode_captions, load_text_encoder
 from tests import model_cases, run_cases
