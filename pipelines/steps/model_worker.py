@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import OtherModelsError
 from pipelines.run.processors import note_processor
-from pipelines.run.store import RunStore
 from pipelines.steps.step import Resources
 
 
@@ -24,9 +24,7 @@ def prepare_torch(resources: Resources, *, threads: int) -> torch.device:
     return torch.device("cuda" if on_gpu else "cpu")
 
 
-def record_models(
-    store: RunStore, *, step: str, fingerprint: str, models: Mapping[str, Any]
-) -> None:
+def record_models(made: Committed, models: Mapping[str, Any]) -> None:
     """Record what a step's shards are made with, or check that it still is what it was.
 
     Args:
@@ -38,8 +36,9 @@ def record_models(
     Raises:
         OtherModelsError: naming each thing that differs.
     """
-    note_processor(store, records_folder(step, fingerprint), torch.device(models["device"]))
-    path = models_path(step, fingerprint)
+    store = made.store
+    note_processor(store, made.folder, torch.device(models["device"]))
+    path = f"{made.folder}/models.json"
     content = (json.dumps(models, indent=1, sort_keys=True) + "\n").encode()
     if store.create_exclusive(path, content):
         return
@@ -51,19 +50,9 @@ def record_models(
     ]
     if differing:
         raise OtherModelsError(
-            f"{step}: earlier shards of this run were made with other models ({path}): "
+            f"{made.step}: earlier shards of this run were made with other models ({path}): "
             f"{'; '.join(differing)}. Put the same weights and device back, or give another output"
         )
-
-
-def models_path(step: str, fingerprint: str) -> str:
-    """Where the record lies in a run, beside the step's manifests."""
-    return f"{records_folder(step, fingerprint)}/models.json"
-
-
-def records_folder(step: str, fingerprint: str) -> str:
-    """Where workers record what they are, beside the step's manifests."""
-    return f"manifests/{step}/{fingerprint}"
 
 
 def free_models() -> None:

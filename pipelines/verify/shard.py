@@ -10,8 +10,9 @@ from pipelines.plan import Plan, PlanError, read_settled
 from pipelines.prompts import PromptPlan, expand_rows, read_prompts
 from pipelines.rows.ledger import TAKEDOWN_REASONS
 from pipelines.run.manifest import Manifest, ShardError
-from pipelines.run.record import ORIGIN_STEPS, StepSummary
+from pipelines.run.record import StepSummary
 from pipelines.run.store import RunStore
+from pipelines.steps.kinds import STEP_KINDS
 from pipelines.verify.archive import check_archive
 from pipelines.verify.columns import check_same
 from pipelines.verify.facts import (
@@ -28,7 +29,7 @@ from pipelines.verify.keys import key_digits
 from pipelines.verify.manifests import check_flow, load_manifest
 from pipelines.verify.records import TokenPromise
 
-SHARD_STEPS = (*ORIGIN_STEPS, "score", "select")
+SHARD_STEPS = tuple(name for name in STEP_KINDS if name != "encode")
 """Steps whose shards are the plan's; encode has its own."""
 
 

@@ -16,7 +16,7 @@ from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.encode import EncodeConfig
 from pipelines.steps.score import ScoreConfig
 from pipelines.steps.select import SelectConfig
-from pipelines.workflows.job import check_scores_are_made
+from pipelines.workflows.checks import check_scores_are_made
 
 
 class CurateConfig(Config):

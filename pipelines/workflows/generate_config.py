@@ -14,7 +14,7 @@ from pipelines.rows.caption_facts import CaptionFactsConfig
 from pipelines.steps.generate import GenerateConfig
 from pipelines.steps.score import ScoreConfig
 from pipelines.steps.select import SelectConfig
-from pipelines.workflows.job import check_scores_are_made
+from pipelines.workflows.checks import check_scores_are_made
 
 
 class GenerateJobConfig(Config):

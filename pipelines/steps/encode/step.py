@@ -11,8 +11,9 @@ import torch
 
 from pipelines.rows.failures import Failures, Isolation, failed_rows, reject
 from pipelines.run.cache_files import record_cache
-from pipelines.run.images import StoredImage, batches, iterate_images, stack_pixels
-from pipelines.run.manifest import Manifest, ShardError, read_manifest
+from pipelines.run.committed import Committed
+from pipelines.run.images import StoredImage, batches, stack_pixels
+from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_keys
 from pipelines.run.store import RunStore
 from pipelines.steps.encode.commit import NOT_FINITE, commit_latents
@@ -41,9 +42,9 @@ class EncodeStep:
     Args:
         store: The run.
         fingerprint: Of everything that can change the result.
-        download: Fingerprint of the download step.
-        select: Fingerprint of the select step.
-        num_download_shards: How many download shards there are.
+        images: The step that made the images.
+        verdicts: The select step.
+        num_image_shards: How many shards of images there are.
         image_size: Side of the stored crops.
         options_digest: `StepIdentity.options_digest`, by which later revisions reuse shards.
         torch_threads: Torch's threads in this worker.
@@ -56,9 +57,9 @@ class EncodeStep:
         store: RunStore,
         *,
         fingerprint: str,
-        download: str,
-        select: str,
-        num_download_shards: int,
+        images: Committed,
+        verdicts: Committed,
+        num_image_shards: int,
         config: EncodeConfig,
         image_size: int,
         torch_threads: int,
@@ -67,10 +68,10 @@ class EncodeStep:
     ) -> None:
         self.fingerprint = fingerprint
         self.resources = resources or Resources()
-        self._store = store
-        self._download = download
-        self._select = select
-        self._num_download_shards = num_download_shards
+        self._made = Committed(store, self.name, fingerprint)
+        self._images = images
+        self._verdicts = verdicts
+        self._num_image_shards = num_image_shards
         self._config = config
         self._image_size = image_size
         self._torch_threads = torch_threads
@@ -83,15 +84,8 @@ class EncodeStep:
         device = prepare_torch(self.resources, threads=self._torch_threads)
         models = load_encode_models(self._config, device=device)
         spec = describe_cache(models, self._config, resolution_px=self._image_size)
-        record_models(
-            self._store, step=self.name, fingerprint=self.fingerprint, models=models.describe()
-        )
-        record_cache(
-            self._store,
-            fingerprint=self.fingerprint,
-            spec=spec,
-            empty_caption=encode_empty_caption(models),
-        )
+        record_models(self._made, models.describe())
+        record_cache(self._made, spec=spec, empty_caption=encode_empty_caption(models))
         self._models, self._spec = models, spec
 
     def close(self) -> None:
@@ -101,7 +95,7 @@ class EncodeStep:
 
     def rows_in(self, shard_id: int) -> int:
         """Rows that select kept."""
-        return sum(self._ledger_manifest(source).kept for source in self._download_shards(shard_id))
+        return sum(self._verdicts.manifest(part).kept for part in self._parts(shard_id))
 
     def run(self, shard_id: int) -> Manifest:
         """Encode the kept rows of the shard's download shards and commit them."""
@@ -121,18 +115,16 @@ class EncodeStep:
                 )
             isolation.finish()
             return commit_latents(
-                self._store,
-                fingerprint=self.fingerprint,
+                self._made,
                 shard_id=shard_id,
                 path=path,
                 num_written=writer.num_written,
                 rejects=rejects.rows(),
                 inputs=encode_inputs(
-                    self._store,
+                    self._images,
+                    self._verdicts,
                     options=self._options_digest,
-                    download=self._download,
-                    select=self._select,
-                    shards=self._download_shards(shard_id),
+                    shards=self._parts(shard_id),
                 ),
             )
 
@@ -141,25 +133,21 @@ class EncodeStep:
         yield from batches(images, size=self._config.batch_size)
 
     def _kept_images(self, shard_id: int, rejects: "Rejects") -> Iterator[StoredImage]:
-        for source in self._download_shards(shard_id):
-            keys = frozenset(kept_keys(self._store, self._ledger_manifest(source)))
+        for part in self._parts(shard_id):
+            keys = frozenset(kept_keys(self._verdicts, part))
             if not keys:
                 continue
             found = len(rejects.seen)
-            for image in iterate_images(
-                self._store,
-                download=self._download,
-                shard_id=source,
-                keys=keys,
-                on_failure=partial(rejects.undecodable, source),
-            ):
-                image.facts["shard_id"] = source
+            refuse = partial(rejects.undecodable, part)
+            for image in self._images.images(part, keys=keys, on_failure=refuse):
+                image.facts["shard_id"] = part
                 rejects.seen.append(image.facts)
                 yield image
             found = len(rejects.seen) - found
             if found != len(keys):
                 raise ShardError(
-                    f"download shard {source}: select kept {len(keys)} rows, {found} have images"
+                    f"{self._images.step} shard {part}: select kept {len(keys)} rows, {found} have "
+                    "images"
                 )
 
     def _encode(self, images: Sequence[StoredImage]) -> "_Batch":
@@ -178,15 +166,10 @@ class EncodeStep:
         )
         return _Batch(images, encoded)
 
-    def _download_shards(self, shard_id: int) -> range:
+    def _parts(self, shard_id: int) -> range:
+        """The shards of images that a latent shard is made of."""
         group = self._config.download_shards_per_file
-        return grouped_shards(shard_id, group=group, num_shards=self._num_download_shards)
-
-    def _ledger_manifest(self, shard_id: int) -> Manifest:
-        manifest = read_manifest(self._store, "select", self._select, shard_id)
-        if manifest is None:
-            raise ShardError(f"select shard {shard_id} is not committed; run that step first")
-        return manifest
+        return grouped_shards(shard_id, group=group, num_shards=self._num_image_shards)
 
 
 @dataclass(frozen=True)

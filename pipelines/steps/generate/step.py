@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipelines.prompts import PromptPlan, expand_rows, read_prompts
 from pipelines.rows.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
 from pipelines.run.cache_files import record_cache
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.run.store import RunStore
 from pipelines.run.versions import program_version
@@ -77,18 +78,11 @@ class GenerateStep:
         """Load the model and record what it is."""
         device = prepare_torch(self.resources, threads=self._torch_threads)
         models = load_generate_models(self._config, device=device)
-        record_models(
-            self._store, step=self.name, fingerprint=self.fingerprint, models=models.describe()
-        )
+        made = Committed(self._store, self.name, self.fingerprint)
+        record_models(made, models.describe())
         spec = describe_cache(models, self._config)
         if spec is not None:
-            record_cache(
-                self._store,
-                step=self.name,
-                fingerprint=self.fingerprint,
-                spec=spec,
-                empty_caption=encode_empty_caption(models),
-            )
+            record_cache(made, spec=spec, empty_caption=encode_empty_caption(models))
         init = self._config.init
         sources = None if init is None else open_sources(init, models.model)
         self._worker = _Worker(models, self._config, spec, sources)
