@@ -25,7 +25,7 @@ from pipelines.sources import Source
 from pipelines.steps.select import check_select
 from pipelines.workflows.checks import check_claims, check_models
 from pipelines.workflows.curate_config import CurateConfig
-from pipelines.workflows.curate_steps import CurateSteps, switched_off, weight_needs
+from pipelines.workflows.curate_steps import CurateSteps
 from pipelines.workflows.job import (
     JobResult,
     asked_steps,
@@ -60,7 +60,7 @@ def curate(
         ConfigError: the configuration or the asked steps make no sense.
         PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
     """
-    asked = asked_steps(steps, origin="download", off=switched_off(config))
+    asked = asked_steps(steps, origin="download", off=config.steps_left_out())
     if grow and retry:
         raise ConfigError("--grow and --retry: give one, then the other")
     store = RunStore(config.output, config.storage_options)
@@ -77,7 +77,7 @@ def curate(
             say("nothing to do: every asked step is complete")
             return result_of(job, asked)
     source.check_listed()
-    check_weights(weight_needs(config))
+    check_weights(config.weight_needs())
     check_models(config.score, config.encode)
     with open_session(store, config.engine, say=say) as session:
         finish_takedown(store, say=say)
@@ -107,7 +107,7 @@ def _known_job(config: CurateConfig, store: RunStore, source: Source, plan: Plan
     try:
         return CurateSteps(config, store, source, plan)
     except WeightsError:
-        check_weights(weight_needs(config))
+        check_weights(config.weight_needs())
         raise
 
 
@@ -164,7 +164,7 @@ def _record(job: CurateSteps, steps: Sequence[str]) -> None:
     check_or_record(
         job.store,
         job.identities.values(),
-        job={"job": "curate", "config": job.public_config, "models": job.models}
+        job={"job": "curate", "config": job.public_config, "models": job.config.describe_models()}
         | describe_program(),
         recut=recut_steps(steps, origin="download"),
         revised=("plan:", "edition.") if is_revised else (),

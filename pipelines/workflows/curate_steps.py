@@ -1,6 +1,6 @@
 """From a curate configuration to its steps: what is curate's own."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,6 @@ from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.planned_rows import PlannedRows
 from pipelines.workflows.run_steps import RunSteps
 from sd_core.model.caption_tokenizer import CaptionTokenizer, load_caption_tokenizer
-from sd_core.model.weights import WeightsNeed
 
 # Options that change how fast a result is there, and not the result.
 _PACE_OF_DOWNLOAD = {"threads", "max_per_host", "backoff_s", "connect_timeout_s"}
@@ -31,8 +30,6 @@ class CurateSteps(RunSteps):
         WeightsError: encode's tokenizer cannot be had.
     """
 
-    origin = "download"
-
     def __init__(self, config: CurateConfig, store: RunStore, source: Source, plan: Plan) -> None:
         self.config = config
         self.plan = plan
@@ -41,10 +38,6 @@ class CurateSteps(RunSteps):
         encode = config.encode
         self._tokenizer = None if encode is None else load_caption_tokenizer(encode.text_encoder)
         super().__init__(config, store, plan)
-
-    def off(self) -> Collection[str]:
-        """Steps that the configuration leaves out."""
-        return switched_off(self.config)
 
     @property
     def token_counter(self) -> CaptionTokenizer | None:
@@ -61,16 +54,6 @@ class CurateSteps(RunSteps):
         if step != "encode" or self.config.encode is None:
             return self.plan.num_shards
         return -(-self.plan.num_shards // self.config.encode.download_shards_per_file)
-
-    @property
-    def models(self) -> dict[str, Any]:
-        """What run.json says of the models, random weights included."""
-        sections = {"score": self.config.score, "encode": self.config.encode}
-        return {
-            name: section.describe_models()
-            for name, section in sections.items()
-            if section is not None
-        }
 
     def read_rows(self, shard_id: int) -> pa.Table:
         """Rows of a shard that was given up, as select records them."""
@@ -177,15 +160,3 @@ class CurateSteps(RunSteps):
             return self.select_options()
         assert config.encode is not None
         return {"encode": config.encode.identity(), **self.threads()}
-
-
-def switched_off(config: CurateConfig) -> set[str]:
-    """The steps that a configuration leaves out."""
-    sections = {"score": config.score, "encode": config.encode}
-    return {name for name, section in sections.items() if section is None}
-
-
-def weight_needs(config: CurateConfig) -> list[WeightsNeed]:
-    """The weights of every model of a configuration."""
-    needs = [] if config.score is None else config.score.weight_needs("score")
-    return needs if config.encode is None else [*needs, *config.encode.weight_needs("encode")]

@@ -27,7 +27,7 @@ from pipelines.steps.kinds import RECUT
 from pipelines.steps.select import check_select
 from pipelines.workflows.checks import check_claims, check_models
 from pipelines.workflows.generate_config import GenerateJobConfig
-from pipelines.workflows.generate_steps import GenerateSteps, switched_off, weight_needs
+from pipelines.workflows.generate_steps import GenerateSteps
 from pipelines.workflows.job import (
     JobResult,
     asked_steps,
@@ -60,11 +60,11 @@ def generate(
         ConfigError: the configuration or the asked steps make no sense.
         PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
     """
-    asked = asked_steps(steps, origin="generate", off=switched_off(config))
+    asked = asked_steps(steps, origin="generate", off=config.steps_left_out())
     store = RunStore(config.output, config.storage_options)
     check_output(store, job="generate")
     config.prompts.source().check_listed()
-    check_weights(weight_needs(config))
+    check_weights(config.weight_needs())
     check_models(config.score)
     model = foresee_model(config.generate, say=say)
     check_defaults(config.generate, model)
@@ -85,7 +85,7 @@ def generate(
         check_or_record(
             store,
             job.identities.values(),
-            job={"job": "generate", "config": job.public_config, "models": job.models}
+            job={"job": "generate", "config": job.public_config, "models": config.describe_models()}
             | describe_program(),
             recut=recut,
         )

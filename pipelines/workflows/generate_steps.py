@@ -1,6 +1,5 @@
 """From a generation's configuration to its steps: what is generate's own."""
 
-from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +19,6 @@ from pipelines.workflows.generate_config import GenerateJobConfig
 from pipelines.workflows.run_steps import RunSteps
 from sd_core.model.caption_tokenizer import CaptionTokenizer, load_caption_tokenizer
 from sd_core.model.latent_diffusion_config import first_text_encoder
-from sd_core.model.weights import WeightsNeed
 
 NUM_SHARDS = "num_shards"
 """Option of select that only growth changes."""
@@ -32,17 +30,11 @@ class GenerateSteps(RunSteps):
     The plan is no part of their identities: it only grows, and what is made stays as it is.
     """
 
-    origin = "generate"
-
     def __init__(self, config: GenerateJobConfig, store: RunStore, plan: PromptPlan) -> None:
         self.config = config
         self.plan = plan
         self._tokenizer = load_caption_tokenizer(first_text_encoder(config.generate.model))
         super().__init__(config, store, plan)
-
-    def off(self) -> Collection[str]:
-        """Steps that the configuration leaves out."""
-        return switched_off(self.config)
 
     @property
     def token_counter(self) -> CaptionTokenizer:
@@ -59,14 +51,6 @@ class GenerateSteps(RunSteps):
         except ShardError:  # no worker ever loaded the model, so there is no image either
             return None
         return spec.resolution_px
-
-    @property
-    def models(self) -> dict[str, Any]:
-        """What run.json says of the models, random weights included."""
-        models: dict[str, Any] = {"generate": self.config.generate.model.describe()}
-        if self.config.score is not None:
-            models["score"] = self.config.score.describe_models()
-        return models
 
     def shard_step(self, step: str, resources: Resources) -> ShardStep:
         """The step as the engine runs it."""
@@ -123,15 +107,3 @@ class GenerateSteps(RunSteps):
             shards = self.plan.num_shards if config.select.weighs_later_rows else 0
             return {**self.select_options(), **({NUM_SHARDS: shards} if shards else {})}
         return {}
-
-
-def switched_off(config: GenerateJobConfig) -> set[str]:
-    """The steps that a configuration leaves out."""
-    sections = {"score": config.score, "encode": config.generate.latents}
-    return {name for name, section in sections.items() if section is None}
-
-
-def weight_needs(config: GenerateJobConfig) -> list[WeightsNeed]:
-    """The weights of every model of a configuration."""
-    needs = config.generate.weight_needs("generate")
-    return needs if config.score is None else [*needs, *config.score.weight_needs("score")]

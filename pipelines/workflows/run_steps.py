@@ -2,37 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
-from pipelines.engine.config import EngineConfig
 from pipelines.redact import redact_config
 from pipelines.run.cache_files import publish_cache
 from pipelines.run.committed import Committed
 from pipelines.run.record import Revision, StepIdentity
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS, kinds_of
-from pipelines.steps.score import ScoreConfig, ScoreStep
-from pipelines.steps.select import Select, SelectConfig, input_digests
+from pipelines.steps.score import ScoreStep
+from pipelines.steps.select import Select, input_digests
 from pipelines.steps.select.tokens import TokenCounter, token_identity
 from pipelines.steps.step import Resources, ShardStep
-
-
-class JobConfig(Protocol):
-    """What the configurations of curate and generate have alike."""
-
-    @property
-    def output(self) -> str: ...
-    @property
-    def score(self) -> ScoreConfig | None: ...
-    @property
-    def select(self) -> SelectConfig: ...
-    @property
-    def engine(self) -> EngineConfig: ...
-    @property
-    def storage_options(self) -> Mapping[str, Any]: ...
-    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+from pipelines.workflows.job_config import JobConfig
 
 
 class AnyPlan(Protocol):
@@ -51,11 +35,10 @@ class RunSteps(ABC):
         identities: Step name to what decides its result; only steps that are configured, in order.
     """
 
-    origin: ClassVar[str]
-    """The step that makes the run's images."""
-
     def __init__(self, config: JobConfig, store: RunStore, plan: AnyPlan) -> None:
         self.store = store
+        self.origin = config.origin
+        """The step that makes the run's images."""
         self.max_quarantined_shards = config.engine.max_quarantined_shards
         self._job_config = config
         self._num_rows, self._num_shards = plan.num_rows, plan.num_shards
@@ -65,10 +48,6 @@ class RunSteps(ABC):
             self.identities[step] = StepIdentity(
                 step=step, options=redact_config(self.options(step)), parents=tuple(parents)
             )
-
-    @abstractmethod
-    def off(self) -> Collection[str]:
-        """Steps that the configuration leaves out."""
 
     @abstractmethod
     def options(self, step: str) -> Mapping[str, Any]:
@@ -93,18 +72,13 @@ class RunSteps(ABC):
         """Pixels of a side of the images that encode takes; None: whatever there is."""
 
     @property
-    @abstractmethod
-    def models(self) -> Mapping[str, Any]:
-        """What run.json says of the models, random weights included."""
-
-    @property
     def public_config(self) -> dict[str, Any]:
         """The resolved configuration for run.json, without secrets."""
         return redact_config(self._job_config.model_dump(mode="json"))
 
     def configured(self) -> list[str]:
         """The steps that the configuration asks for, in order."""
-        off = self.off()
+        off = self._job_config.steps_left_out()
         return [kind.name for kind in kinds_of(self.origin) if kind.name not in off]
 
     def parents(self, step: str) -> Sequence[str]:
