@@ -1,6 +1,6 @@
 """Everything about one shard of the plan: its manifests, and with `deep` its files' insides."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ from pipelines.prompts import PromptPlan, expand_rows, read_prompts
 from pipelines.rows.ledger import TAKEDOWN_REASONS
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.record import StepSummary
+from pipelines.run.schemas import Columns
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.verify.archive import check_archive
@@ -57,6 +58,7 @@ class ShardCheck:
         steps: The completed steps, by name.
         size: Pixels of a side of every stored image, where it is known.
         tokens: What the ledger says that it counts.
+        schemas: What the run keeps of the columns of each folder's tables.
     """
 
     store: RunStore
@@ -65,6 +67,7 @@ class ShardCheck:
     deep: bool
     size: int | None = None
     tokens: TokenPromise = field(default=TokenPromise(is_known=False))
+    schemas: Mapping[str, Sequence[Columns]] = field(default_factory=dict)
 
     @property
     def origin(self) -> str:
@@ -113,7 +116,9 @@ class ShardCheck:
         if scores is not None:
             path = report.path("score", "facts/score")
             manifest = report.manifests["score"]
-            report.add(check_score_facts(scores, stored, manifest, where=path), path)
+            recorded = self.schemas.get("facts/score", ())
+            found = check_score_facts(scores, stored, manifest, where=path, recorded=recorded)
+            report.add(found, path)
             rejects = self._load(report, "score", "facts/score/rejects")
             if rejects is not None:
                 path = report.path("score", "facts/score/rejects")
@@ -140,16 +145,28 @@ class ShardCheck:
         except PlanError as error:
             yield Fault("plan/settled", str(error), "the rows that the plan settled")
             settled = None
-        manifest, columns = report.manifests["download"], self.plan.columns
-        yield from check_origin_facts(facts, manifest, where=path, columns=columns, size=self.size)
+        yield from check_origin_facts(
+            facts,
+            report.manifests["download"],
+            where=path,
+            columns=self.plan.columns,
+            size=self.size,
+            recorded=self.schemas.get("facts/download", ()),
+        )
         if settled is not None:
             yield from check_settled(facts, settled, where=path)
 
     def _check_generated(
         self, plan: PromptPlan, report: "_Deep", facts: pa.Table, path: str
     ) -> Iterator[Fault]:
-        manifest = report.manifests["generate"]
-        yield from check_origin_facts(facts, manifest, where=path, columns=plan.columns, size=None)
+        yield from check_origin_facts(
+            facts,
+            report.manifests["generate"],
+            where=path,
+            columns=plan.columns,
+            size=None,
+            recorded=self.schemas.get("facts/generate", ()),
+        )
         try:
             prompts = read_prompts(plan, self.store, report.shard_id)
         except ShardError as error:
@@ -187,6 +204,7 @@ class ShardCheck:
             columns=self.plan.columns,
             origin=self.origin,
             tokens=self.tokens,
+            recorded=self.schemas.get("ledger", ()),
         )
 
     def _check_images(self, report: "_Deep", stored: pa.Table) -> Iterator[Fault]:
