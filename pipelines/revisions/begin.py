@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pipelines.config import ConfigError
-from pipelines.revisions.tombstones import masked_key
 from pipelines.rows.ledger import RETRIED_REASONS
+from pipelines.rules.tombstones import masked_key
 from pipelines.run.committed import Committed
 from pipelines.run.edition import read_edition, write_edition
 from pipelines.run.record import read_revision, read_run

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.revisions.tombstones import Tombstones, digest_of, url_digest
+from pipelines.rules.tombstones import Tombstones, digest_of, url_digest
 from pipelines.run.committed import Committed
 from pipelines.run.record import StepIdentity
 from pipelines.run.store import RunStore

@@ -14,8 +14,7 @@ from pipelines.plan import load_plan
 from pipelines.revisions.adopt import adopt_download, copy_records
 from pipelines.revisions.copies import with_their_copies
 from pipelines.revisions.identities import recorded_steps, with_edition
-from pipelines.revisions.rewrite import RunTakedown, ShardTakedown
-from pipelines.revisions.tombstones import Tombstones, read_tombstones, write_tombstones
+from pipelines.rules.tombstones import Tombstones, read_tombstones, write_tombstones
 from pipelines.run.cache_files import publish_cache
 from pipelines.run.committed import Committed
 from pipelines.run.edition import Edition, read_edition, write_edition
@@ -29,6 +28,7 @@ from pipelines.run.record import (
 )
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS
+from pipelines.steps.rewrite import RunTakedown, ShardTakedown
 
 Say = Callable[[str], None]
 _REPORT_FILE = "report/index.html"  # its thumbnails and texts are of rows

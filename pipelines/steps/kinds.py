@@ -6,14 +6,14 @@ from typing import Final, Literal
 
 import pyarrow as pa
 
-from pipelines.revisions.rewrite import (
+from pipelines.rows import ledger
+from pipelines.steps.rewrite import (
     ShardTakedown,
     rewrite_download,
     rewrite_latents,
     rewrite_ledger,
     rewrite_scores,
 )
-from pipelines.rows import ledger
 
 Holds = Literal["kept", "rows_in", "dropped", "some"]
 """How many rows a folder's file has, as its shard's manifest counts them; `some` is not told."""

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.revisions.tombstones import Tombstones, mask_rows, masked_key
 from pipelines.rows.ledger import REJECTS
+from pipelines.rules.tombstones import Tombstones, mask_rows, masked_key
 from pipelines.run.cache_files import read_recorded
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, create_manifest
