@@ -66,12 +66,10 @@ class CurateSteps(RunSteps):
         rest = [[step] for step in asked if step not in first]
         return [*([[step] for step in first] if self.edition.fetches_again else [first]), *rest]
 
-    def shard_step(self, step: str, resources: Resources) -> ShardStep:
-        """The step as the engine runs it."""
+    def own_step(self, step: str, resources: Resources) -> ShardStep:
+        """Download, or encode."""
         if step == "download":
             return self._download(resources)
-        if step == "score":
-            return self.score_step(resources)
         return self._encode(resources)
 
     def adopt(self, step: str) -> int:
@@ -154,8 +152,6 @@ class CurateSteps(RunSteps):
                 **config.caption_facts.identity(),
                 **self.edition.identity(),
             }
-        if step == "score":
-            return self.score_options()
         if step == "select":
             return self.select_options()
         assert config.encode is not None
