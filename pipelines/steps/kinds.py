@@ -79,6 +79,8 @@ class StepKind:
     shard was made from (`Manifest.inputs`), or never."""
     rewrite: Callable[[ShardTakedown], None] | None = None
     """Takes rows out of a shard; None where a takedown has nothing to do."""
+    is_grouped: bool = False
+    """Whether a shard of it holds the rows of several of the plan's."""
     loads_models: bool = True
     """Whether its workers want the GPUs."""
     config: type[Config] | None = None
@@ -168,6 +170,7 @@ STEP_KINDS: Final[dict[str, StepKind]] = {
             ),
             reasons=frozenset((*ledger.ENCODE_REASONS, *_QUARANTINED)),
             parents=(*_ORIGINS, "select"),
+            is_grouped=True,
             is_recut=True,
             taken_over="inputs",
             rewrite=rewrite_latents,

@@ -33,8 +33,8 @@ from pipelines.verify.records import TokenPromise
 
 
 def shard_steps() -> list[str]:
-    """Steps whose shards are the plan's; encode has its own."""
-    return [name for name in STEP_KINDS if name != "encode"]
+    """Steps whose shards are the plan's."""
+    return [name for name, kind in STEP_KINDS.items() if not kind.is_grouped]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from pipelines.redact import redact_config
+from pipelines.revisions.adopt import adopt_shards
 from pipelines.run.cache_files import publish_cache
 from pipelines.run.committed import Committed
 from pipelines.run.record import Revision, StepIdentity
+from pipelines.run.shard_inputs import score_inputs
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS, StepContext, kinds_of
 from pipelines.steps.score import ScoreStep
@@ -113,9 +116,24 @@ class RunSteps(ABC):
             for step in asked
         )
 
+    def inputs(self, step: str, shard_id: int) -> str | None:
+        """What a shard of the step would be made from; None where that is not known yet."""
+        if step != "score":
+            return None
+        options = self.identities["score"].options_digest
+        return score_inputs(self.committed(self.origin), options=options, shard=shard_id)
+
     def adopt(self, step: str) -> int:
         """Take over what an earlier revision made from the same; returns how many shards."""
-        return 0
+        if STEP_KINDS[step].taken_over != "inputs":
+            return 0
+        return adopt_shards(
+            self.store,
+            step=step,
+            fingerprint=self.identities[step].fingerprint,
+            shard_ids=range(self.num_shards(step)),
+            inputs_of=partial(self.inputs, step),
+        )
 
     def chains(self, asked: Sequence[str]) -> list[list[str]]:
         """The asked steps with workers that run shard by shard beside each other; one by one where
