@@ -5,7 +5,7 @@ from enum import IntEnum
 
 from pipelines.engine.chain import QuarantineError
 from pipelines.engine.stopping import Stopped, asked_to_stop
-from sd_core.failures import Failure, InputError, is_environment
+from sd_core.errors import Failure, InputError, is_environment
 
 
 class ExitCode(IntEnum):

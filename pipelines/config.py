@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from pipelines.redact import REDACTED, redact_config, redact_text
 from pipelines.yaml_text import YamlError, parse_yaml
-from sd_core.failures import EnvironmentFault, InputError, is_environment
+from sd_core.errors import EnvironmentFault, InputError, is_environment
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 

@@ -47,7 +47,7 @@ from jobs.bench.train import measure_loader, measure_train
 from jobs.command_line import Say, check_output_file, run_job
 from jobs.demo.planted_recall import planted_table
 from jobs.exit_codes import ExitCode, exit_code_table
-from sd_core.failures import InputError
+from sd_core.errors import InputError
 
 _CURATE = Path(__file__).resolve().parents[1] / "curate.py"
 

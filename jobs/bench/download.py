@@ -29,7 +29,7 @@ from jobs.bench.img2dataset_command import (
 from jobs.bench.process_memory import MemorySampler, cpu_seconds
 from jobs.bench.timed_server import ServerProcess, serve
 from pipelines.steps.download.image_config import ImageConfig
-from sd_core.failures import Failure
+from sd_core.errors import Failure
 
 LARGE_SIDE_PX = 1024
 IMAGE_SIZE_PX = 512

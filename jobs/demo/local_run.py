@@ -10,7 +10,7 @@ from typing import Final
 from jobs import verify
 from jobs.demo.local_cluster import LocalCluster, local_cluster
 from jobs.exit_codes import ExitCode
-from sd_core.failures import EnvironmentFault, Failure, InputError
+from sd_core.errors import EnvironmentFault, Failure, InputError
 
 PROJECT = Path(__file__).resolve().parents[2]
 _NUM_CPUS = 4  # logical: two fetchers, a model worker, and one to spare on any machine

@@ -31,7 +31,7 @@ from jobs.demo.url_list import ListRow, bad_url_rows, choose_bad_urls, mix, writ
 from jobs.exit_codes import ExitCode
 from pipelines.report import write_report
 from pipelines.run.store import RunStore
-from sd_core.failures import InputError
+from sd_core.errors import InputError
 from sd_core.model.autoencoder import AutoencoderConfig
 
 _CONFIG = PROJECT / "configs/curate/photographs.yaml"

@@ -9,7 +9,7 @@ from pipelines.redact import redact_text
 from pipelines.run.manifest import Manifest, committed_shards, create_manifest
 from pipelines.run.store import RunStore
 from pipelines.steps.step import ShardStep
-from sd_core.failures import EnvironmentFault, Failure, is_environment
+from sd_core.errors import EnvironmentFault, Failure, is_environment
 
 _MAX_QUARANTINED_IN_A_ROW = 10
 

@@ -21,7 +21,7 @@ from ray.exceptions import (
 from pipelines.engine.chain import Chain, EngineError
 from pipelines.run.manifest import Manifest
 from pipelines.steps.step import ShardStep
-from sd_core.failures import EnvironmentFault, Failure, is_environment
+from sd_core.errors import EnvironmentFault, Failure, is_environment
 
 _INFRASTRUCTURE = (
     RayActorError,

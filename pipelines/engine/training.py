@@ -19,7 +19,7 @@ from pipelines.redact import redact_text
 from pipelines.run.lease import Lease
 from pipelines.run.store import RunStore
 from pipelines.training.loop import Place, Say
-from sd_core.failures import EnvironmentFault, Failure, is_environment
+from sd_core.errors import EnvironmentFault, Failure, is_environment
 
 if TYPE_CHECKING:
     from pipelines.training.config import TrainingConfig

@@ -19,7 +19,7 @@ from pipelines.run.funnel import funnel_of
 from pipelines.run.rates import read_rates
 from pipelines.run.record import Revision, read_revision, read_run
 from pipelines.run.store import RunStore
-from sd_core.failures import InputError
+from sd_core.errors import InputError
 
 REPORT_FILE = "report/index.html"
 _SHOWN_DOMAINS = 20

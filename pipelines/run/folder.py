@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipelines.run.record import REVISION_FILE, RUN_FILE, NotARunError, read_run
 from pipelines.run.store import RunStore, StorageError
-from sd_core.failures import EnvironmentFault, Failure, is_environment
+from sd_core.errors import EnvironmentFault, Failure, is_environment
 
 PLAN_FILE = "plan/plan.json"
 _BEFORE_THE_PLAN = ("lease.json", "plan", "lost+found")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipelines.run.store import RunStore
-from sd_core.failures import Failure, InputError
+from sd_core.errors import Failure, InputError
 
 
 class ShardError(Failure):

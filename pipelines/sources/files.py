@@ -19,7 +19,7 @@ from pipelines.sources.config import (
     SourceError,
     UnreachableSourceError,
 )
-from sd_core.failures import is_environment
+from sd_core.errors import is_environment
 
 Compression = Literal["gzip", "bz2", "zstd"]
 

@@ -17,7 +17,7 @@ from pipelines.run.manifest import FileEntry, Manifest, ShardError, read_manifes
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
-from sd_core.failures import Failure, InputError
+from sd_core.errors import Failure, InputError
 
 _COLUMNS = ("key", "kept", "width", "height")
 

@@ -20,7 +20,7 @@ from pipelines.training.model_card import public_config
 from pipelines.training.options import autoencoder_options, denoiser_options
 from pipelines.training.result import MODEL_FOLDER, read_result
 from pipelines.training.worker import train_worker
-from sd_core.failures import Failure
+from sd_core.errors import Failure
 
 STEP = "train"
 AnyTrainConfig = TrainConfig | AutoencoderTrainConfig

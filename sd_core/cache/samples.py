@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sd_core.cache.spec import CacheSpec
-from sd_core.failures import Failure, InputError
+from sd_core.errors import Failure, InputError
 
 
 class CacheShardError(Failure):

@@ -12,7 +12,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import nn
 
-from sd_core.failures import Failure, InputError, is_environment
+from sd_core.errors import Failure, InputError, is_environment
 from sd_core.model.download import DownloadError, download_open_clip, download_url, snapshot_hub
 
 Params = ParamSpec("Params")

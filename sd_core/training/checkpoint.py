@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sd_core.failures import Failure, InputError
+from sd_core.errors import Failure, InputError
 
 STATE_FILE = "state.json"
 

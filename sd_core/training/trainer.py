@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sd_core.failures import Failure
+from sd_core.errors import Failure
 from sd_core.model.memory import place_module
 from sd_core.model.precision import model_dtype
 from sd_core.training.checkpoint import Checkpoint, OtherTrainingError, check_recipe

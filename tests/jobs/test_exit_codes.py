@@ -21,7 +21,7 @@ from pipelines.run.record import NotARunError, RunMismatchError
 from pipelines.run.store import StorageError
 from pipelines.sources import SourceError
 from sd_core.cache.spec import CacheMismatchError, CacheSpecError
-from sd_core.failures import is_environment
+from sd_core.errors import is_environment
 from sd_core.model.weights import WeightsError
 from sd_core.training.checkpoint import CheckpointError, OtherTrainingError
 
