@@ -10,8 +10,8 @@ from typing import Protocol
 
 from jobs.exit_codes import ExitCode, exit_code_of, exit_code_table, stopped_by
 from pipelines.engine.stopping import stoppable
-from pipelines.redact import redact_text
 from sd_core.errors import InputError
+from sd_core.redact import redact_text
 
 Say = Callable[[str], None]
 

@@ -11,8 +11,8 @@ import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
 from pipelines.config import load_config
-from pipelines.redact import redact_text
 from pipelines.workflows.curate import STEPS, CurateConfig, curate
+from sd_core.redact import redact_text
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,8 +12,8 @@ import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
 from pipelines.config import load_config
-from pipelines.redact import redact_text
 from pipelines.workflows.generate import GENERATE_STEPS, GenerateJobConfig, generate
+from sd_core.redact import redact_text
 
 
 def main(arguments: list[str] | None = None) -> int:

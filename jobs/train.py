@@ -12,8 +12,8 @@ import argparse
 import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, run_job
-from pipelines.redact import redact_text
 from pipelines.training.job import load_train_config, train
+from sd_core.redact import redact_text
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,9 +9,10 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipelines.redact import REDACTED, redact_config, redact_text
+from pipelines.redact import redact_config
 from pipelines.yaml_text import YamlError, parse_yaml
 from sd_core.errors import EnvironmentFault, InputError, is_environment
+from sd_core.redact import REDACTED, redact_text
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 

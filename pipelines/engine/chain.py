@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.engine.config import EngineConfig
-from pipelines.redact import redact_text
 from pipelines.run.manifest import Manifest, committed_shards, create_manifest
 from pipelines.run.store import RunStore
 from pipelines.steps.step import ShardStep
 from sd_core.errors import EnvironmentFault, Failure, is_environment
+from sd_core.redact import redact_text
 
 _MAX_QUARANTINED_IN_A_ROW = 10
 

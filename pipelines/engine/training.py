@@ -15,11 +15,11 @@ import torch
 from pipelines.engine import cluster
 from pipelines.engine.chain import EngineError, ResourcesError
 from pipelines.engine.stopping import stoppable
-from pipelines.redact import redact_text
 from pipelines.run.lease import Lease
 from pipelines.run.store import RunStore
 from pipelines.training.loop import Place, Say
 from sd_core.errors import EnvironmentFault, Failure, is_environment
+from sd_core.redact import redact_text
 
 if TYPE_CHECKING:
     from pipelines.training.config import TrainingConfig

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.config import Config, ConfigError, unreadable
-from pipelines.redact import redact_text, redact_url
 from pipelines.rows.urls import normalise_host, normalise_url, url_host
+from sd_core.redact import redact_text, redact_url
 
 _CHUNK_BYTES = 65 << 16  # a multiple of a hex digest and its line feed
 _URL_HASH_BYTES = 16

@@ -12,7 +12,6 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 import pyarrow as pa
 
-from pipelines.redact import redact_text, redact_url
 from pipelines.sources.config import (
     Format,
     SourceConfig,
@@ -20,6 +19,7 @@ from pipelines.sources.config import (
     UnreachableSourceError,
 )
 from sd_core.errors import is_environment
+from sd_core.redact import redact_text, redact_url
 
 Compression = Literal["gzip", "bz2", "zstd"]
 

@@ -13,13 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.config import ConfigError, unreadable
-from pipelines.redact import redact_text, redact_url
 from pipelines.run.manifest import read_manifest
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore, StorageError
 from pipelines.run.tables import read_table
 from pipelines.steps.select.duplicates_config import ReferenceConfig, ReferenceMethod
 from pipelines.steps.select.facts import EMBEDDING, Embeddings, embeddings_of, positions_in
+from sd_core.redact import redact_text, redact_url
 
 _READ_BYTES = 1 << 20
 _DIGITS = {"sha256": 64, "phash": 16}
