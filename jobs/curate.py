@@ -12,7 +12,6 @@ import sys
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
 from pipelines.config import load_config
 from pipelines.workflows.curate import STEPS, CurateConfig, curate
-from sd_core.redact import redact_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +30,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
         retry=options.retry,
     )
     print(result.funnel)
-    print(f"run: {redact_text(config.output)}")
+    print(f"run: {config.output}")
     return result_code(result)
 
 

@@ -13,7 +13,6 @@ import sys
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
 from pipelines.config import load_config
 from pipelines.workflows.generate import GENERATE_STEPS, GenerateJobConfig, generate
-from sd_core.redact import redact_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +26,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     steps = tuple(options.steps.split(","))
     result = generate(config, steps=steps, grow=options.grow, say=say)
     print(result.funnel)
-    print(f"run: {redact_text(config.output)}")
+    print(f"run: {config.output}")
     return result_code(result)
 
 

@@ -13,7 +13,6 @@ import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, run_job
 from pipelines.training.job import load_train_config, train
-from sd_core.redact import redact_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, say: Say) -> int:
     config = load_train_config(options.config, overrides=options.set)
     result = train(config, say=say)
-    print(f"{result.steps:,} steps; the model: {redact_text(result.model)}")
+    print(f"{result.steps:,} steps; the model: {result.model}")
     return 0
 
 

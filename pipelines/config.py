@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from pipelines.redact import redact_config
 from pipelines.yaml_text import YamlError, parse_yaml
 from sd_core.errors import EnvironmentFault, InputError, is_environment
-from sd_core.redact import REDACTED, redact_text
+from sd_core.redact import REDACTED
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -29,7 +29,7 @@ class ConfigError(InputError):
     """A configuration is wrong; the message lists every problem with what is allowed."""
 
 
-class UnreachableError(ConfigError, EnvironmentFault):
+class UnreachableError(EnvironmentFault, ConfigError):
     """What a configuration names lies on a disk or store that does not answer now."""
 
 
@@ -157,7 +157,7 @@ def _path_of(tree: Any, problem: ErrorDetails) -> tuple[str, ...]:
 def _show(found: Any, path: tuple[str, ...]) -> str:
     if any(redact_config({name: "value"})[name] == REDACTED for name in path):
         return REDACTED
-    return type(found).__name__ if isinstance(found, dict | list) else redact_text(repr(found))
+    return type(found).__name__ if isinstance(found, dict | list) else repr(found)
 
 
 def _suggestion(model: type[BaseModel], location: tuple[str, ...]) -> str:

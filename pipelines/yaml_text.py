@@ -6,11 +6,13 @@ from typing import Any
 
 import yaml
 
+from sd_core.errors import InputError
+
 _BOOLEAN = "tag:yaml.org,2002:bool"
 _FLOAT = "tag:yaml.org,2002:float"
 
 
-class YamlError(Exception):
+class YamlError(InputError):
     """Text is not YAML; says at which line and column, without quoting it (it may hold secrets)."""
 
 

@@ -1,24 +1,76 @@
-"""The kinds of failure that end a job with a message; any other exception is a bug.
+"""The one root of the errors that end a job with a message; any other exception is a bug.
 
-What is wrong with what the user gave stays wrong until it is changed; what is wrong with the
-environment may be gone when the same command is given again. `jobs/exit_codes.py` has the codes.
+    FoundryError                1   failed
+    +-- InputError              2   what the user gave is wrong
+    +-- EnvironmentFault       75   the environment: the same command goes on
+
+Each module derives its own from these. What is wrong with what the user gave stays wrong until it
+is changed; what is wrong with the environment may be gone when the same command is given again.
 """
 
 import errno
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any, ClassVar
+
+from sd_core.redact import redact_text
 
 
-class Failure(Exception):
-    """Something ends the job; the message says what and what to do."""
+class ExitCode(IntEnum):
+    """What a job's exit code means; the lower one counts where two would hold."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> "ExitCode":
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        return code
+
+    DONE = 0, "done, or nothing to do (a finished run again, a `--grow` without news)"
+    FAILED = 1, "failed; the message says why (of `verify.py`: there are faults)"
+    WRONG_INPUT = 2, "usage or configuration: a wrong key, path, list, column, model or output"
+    SHARDS_GIVEN_UP = 3, "shards were given up; their rows say so (before 4)"
+    NOTHING_KEPT = (
+        4,
+        "done, and nothing of a list that is not empty was kept or made (never of a partial "
+        "`--steps`)",
+    )
+    ENVIRONMENT = (
+        75,
+        "the environment (disk, store, credentials, another job at the run, no resources in "
+        "time): the same command goes on",
+    )
+    INTERRUPTED = 130, "stopped by SIGINT: the same command goes on"
+    TERMINATED = 143, "stopped by SIGTERM: the same command goes on"
 
 
-class InputError(Failure):
+class FoundryError(Exception):
+    """Something ends the job; the message says what and what to do.
+
+    URLs in the message lose their secrets, so that whoever prints it need not think of them.
+
+    Attributes:
+        exit_code: What a job exits with that this ends.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact_text(message))
+
+
+class InputError(FoundryError):
     """What the user gave is wrong: a key, a path, a list, a column, a model, an output."""
 
+    exit_code = ExitCode.WRONG_INPUT
 
-class EnvironmentFault(Failure):
+
+class EnvironmentFault(FoundryError):
     """Disk, store, credentials, another job or too few resources: the same command goes on."""
+
+    exit_code = ExitCode.ENVIRONMENT
 
 
 _ERRNOS = frozenset(
@@ -75,23 +127,42 @@ _S3_CODES = frozenset(
 def is_environment(error: BaseException) -> bool:
     """Whether an exception, or what it was raised from, is the environment's fault.
 
-    A full or broken disk; a store or hub that cannot be reached, answers 5xx or 429, or refuses
-    the credentials. A path that is not there, or may not be read on this machine, is none of it.
+    A full or broken disk; too little memory; a store or hub that cannot be reached, answers 5xx or
+    429, or refuses the credentials. A path that is not there, or may not be read on this machine,
+    is none of it.
     """
-    return any(_is_fault(each) for each in _causes(error))
+    return any(_is_fault(each) for each in causes_of(error))
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what it was raised from, also where Ray or Ray Train wrapped it."""
     seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__
+    ahead: list[object] = [error]
+    while ahead:
+        found = ahead.pop(0)
+        if isinstance(found, BaseException) and id(found) not in seen:
+            seen.add(id(found))
+            yield found
+            ahead += [getattr(found, name, None) for name in ("__cause__", "cause", "_base_exc")]
+
+
+@contextmanager
+def environment_told() -> Iterator[None]:
+    """Raise what is the environment's fault as an `EnvironmentFault`.
+
+    For what ends in another process: the causes that tell are lost where an exception is pickled.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, EnvironmentFault) or not is_environment(error):
+            raise
+        told = error if isinstance(error, FoundryError) else f"{type(error).__name__}: {error}"
+        raise EnvironmentFault(str(told)) from error
 
 
 def _is_fault(error: BaseException) -> bool:
-    if isinstance(error, EnvironmentFault | ConnectionError | TimeoutError):
+    if isinstance(error, EnvironmentFault | MemoryError | ConnectionError | TimeoutError):
         return True
     if isinstance(error, OSError) and error.errno in _ERRNOS:
         return True

@@ -18,8 +18,15 @@ from pipelines.engine.stopping import stoppable
 from pipelines.run.lease import Lease
 from pipelines.run.store import RunStore
 from pipelines.training.loop import Place, Say
-from sd_core.errors import EnvironmentFault, Failure, is_environment
+from sd_core.errors import (
+    EnvironmentFault,
+    FoundryError,
+    causes_of,
+    environment_told,
+    is_environment,
+)
 from sd_core.redact import redact_text
+from sd_core.redacted_output import redacted_output
 
 if TYPE_CHECKING:
     from pipelines.training.config import TrainingConfig
@@ -89,7 +96,7 @@ def _fit(
     """One try; gives what killed the workers, None where they finished.
 
     Raises:
-        Failure: as a worker raised it; starting the workers again would not help.
+        FoundryError: as a worker raised it; starting the workers again would not help.
         EnvironmentFault: also of what a worker met on its disks and stores.
     """
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
@@ -125,14 +132,11 @@ def _fit(
 
 def _cause(failure: BaseException | None) -> Exception | None:
     """The failure of a training inside what Ray wrapped it in."""
-    seen: set[int] = set()
-    while failure is not None and id(failure) not in seen:
-        if isinstance(failure, Failure):
-            return failure
-        if isinstance(failure, Exception) and is_environment(failure):
-            return EnvironmentFault(f"{type(failure).__name__}: {failure}")
-        seen.add(id(failure))
-        failure = getattr(failure, "_base_exc", None) or failure.__cause__
+    for each in () if failure is None else causes_of(failure):
+        if isinstance(each, FoundryError):
+            return each
+        if isinstance(each, Exception) and is_environment(each):
+            return EnvironmentFault(f"{type(each).__name__}: {each}")
     return None
 
 
@@ -150,11 +154,12 @@ def _worker(settings: dict[str, Any]) -> None:
 
     def say(line: str) -> None:
         # Not print(), which Ray Train replaces by one that also logs, so that a line shows twice.
-        sys.stdout.write(f"[{time.monotonic() - started:7.1f} s] {redact_text(line)}\n")
+        sys.stdout.write(f"[{time.monotonic() - started:7.1f} s] {line}\n")
         sys.stdout.flush()
 
     worker: Worker = settings["worker"]
-    worker(settings["config"], place, fingerprint=settings["fingerprint"], say=say)
+    with redacted_output(), environment_told():
+        worker(settings["config"], place, fingerprint=settings["fingerprint"], say=say)
 
 
 def _check_cluster(config: "TrainingConfig") -> bool:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipelines.config import Config, ConfigError, unreadable
 from pipelines.rows.urls import normalise_host, normalise_url, url_host
-from sd_core.redact import redact_text, redact_url
+from sd_core.redact import redact_url
 
 _CHUNK_BYTES = 65 << 16  # a multiple of a hex digest and its line feed
 _URL_HASH_BYTES = 16
@@ -150,9 +150,7 @@ def list_entries(path: str | None, option: str, options: dict[str, Any]) -> Iter
                     if entry and not entry.startswith("#"):
                         yield entry
     except (OSError, pa.ArrowException) as error:
-        raise unreadable(
-            error, f"{option} {_shown(path)}: cannot be read: {redact_text(str(error))}"
-        ) from None
+        raise unreadable(error, f"{option} {_shown(path)}: cannot be read: {error}") from None
 
 
 def _parquet_entries(stream: Any, path: str) -> Iterator[str]:
@@ -180,9 +178,8 @@ def _read_sha256(path: str | None, options: dict[str, Any]) -> Digests:
             with fsspec.open(path, "rb", compression="infer", **options) as stream:
                 blocks += _hex_file(stream, path)
         except OSError as error:
-            fault = redact_text(str(error))
             raise unreadable(
-                error, f"block.sha256 {_shown(path)}: cannot be read: {fault}"
+                error, f"block.sha256 {_shown(path)}: cannot be read: {error}"
             ) from None
     digests: Digests = np.frombuffer(b"".join(blocks), dtype="S32").copy()
     digests.sort()

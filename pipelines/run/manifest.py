@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipelines.run.store import RunStore
-from sd_core.errors import Failure, InputError
+from sd_core.errors import FoundryError, InputError
 
 
-class ShardError(Failure):
+class ShardError(FoundryError):
     """A committed shard is missing, damaged or contradicts itself; says which and how."""
 
 

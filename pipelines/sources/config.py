@@ -19,7 +19,7 @@ class SourceError(InputError):
     """The source cannot be read as asked; the message says where, what was found and what to do."""
 
 
-class UnreachableSourceError(SourceError, EnvironmentFault):
+class UnreachableSourceError(EnvironmentFault, SourceError):
     """The source lies on a disk or store that does not answer now."""
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import nn
 
-from sd_core.errors import Failure, InputError, is_environment
+from sd_core.errors import FoundryError, InputError, is_environment
 from sd_core.model.download import DownloadError, download_open_clip, download_url, snapshot_hub
 from sd_core.redact import redact_url
 
@@ -53,7 +53,7 @@ def loads_weights(load: Callable[Params, Loaded]) -> Callable[Params, Loaded]:
     def loading(*args: Params.args, **kwargs: Params.kwargs) -> Loaded:
         try:
             return load(*args, **kwargs)
-        except (Failure, MemoryError, torch.OutOfMemoryError):
+        except (FoundryError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             describe = getattr(args[0], "describe", None)

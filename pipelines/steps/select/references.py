@@ -19,7 +19,7 @@ from pipelines.run.store import RunStore, StorageError
 from pipelines.run.tables import read_table
 from pipelines.steps.select.duplicates_config import ReferenceConfig, ReferenceMethod
 from pipelines.steps.select.facts import EMBEDDING, Embeddings, embeddings_of, positions_in
-from sd_core.redact import redact_text, redact_url
+from sd_core.redact import redact_url
 
 _READ_BYTES = 1 << 20
 _DIGITS = {"sha256": 64, "phash": 16}
@@ -135,8 +135,7 @@ class _File:
         except (OSError, ValueError, ImportError, pa.ArrowException) as error:
             raise unreadable(
                 error,
-                f"select.duplicates.references {_shown(self.path)}: cannot be read: "
-                f"{redact_text(str(error))}",
+                f"select.duplicates.references {_shown(self.path)}: cannot be read: {error}",
             ) from None
 
 
