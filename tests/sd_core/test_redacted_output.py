@@ -49,10 +49,9 @@ WAYS: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.fixture
-def no_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pytest catches warnings, traces of threads and logs before anyone prints them."""
-    monkeypatch.setattr(logging.root, "handlers", [])
+def go_past_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It catches warnings, traces of threads and logs before anyone prints them."""
+    monkeypatch.setattr(logging.getLogger("some.library"), "propagate", False)
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
     monkeypatch.setattr(warnings, "showwarning", _show_warning)
 
@@ -64,8 +63,9 @@ def _show_warning(message: object, category: type[Warning], *rest: object, **mor
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.filterwarnings("always::UserWarning")
 def test_no_way_of_printing_shows_a_secret(
-    way: str, no_handlers: None, capsys: pytest.CaptureFixture[str]
+    way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    go_past_pytest(monkeypatch)
     with redacted_output():
         WAYS[way]()
     told = "".join(capsys.readouterr())
