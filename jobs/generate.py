@@ -4,7 +4,7 @@
         --set prompts.path=/data/prompts.parquet --set output=/data/generated
     ray job submit --working-dir . -- python jobs/generate.py --config ... --grow
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
 
 import argparse

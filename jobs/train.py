@@ -5,7 +5,7 @@
     python jobs/train.py --config configs/train/autoencoder_tiny.yaml \\
         --set data.0.path=/data/run --set output=/data/autoencoder
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
 
 import argparse

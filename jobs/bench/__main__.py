@@ -8,7 +8,7 @@
     python -m jobs.bench select     a ledger of 1,000,000 rows cut anew, duplicates included
     python -m jobs.bench planted    what select finds of pictures with planted truth
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; a promise about planted pictures that is not kept
+Exit codes: `ExitCode` in sd_core/errors.py; a promise about planted pictures that is not kept
 is 1.
 """
 

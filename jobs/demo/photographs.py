@@ -5,7 +5,7 @@
 The folder holds JPEGs and `captions.jsonl` (`file`, `captions`). They are served on loopback and
 curated by configs/curate/photographs.yaml, submitted to a local Ray cluster.
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; a check that does not hold is 1.
+Exit codes: `ExitCode` in sd_core/errors.py; a check that does not hold is 1.
 """
 
 import argparse
