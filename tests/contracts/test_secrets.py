@@ -92,3 +92,18 @@ def test_a_right_place_is_named_without_its_secret(
         outcome = cases.call(main, remote_run, *more, capsys=capsys)
         assert outcome.code == 0, outcome
         assert SECRET not in outcome.out + outcome.err
+
+
+def test_a_training_tells_its_data_without_their_secret(
+    remote_run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, output = tmp_path / "train.yaml", tmp_path / "training"
+    write_config(path, Path("data"), output, loop__steps=2, loop__checkpoint_every=2)
+    data = cases.sets(data__0__path=f"{remote_run}/latents")
+    outcome = cases.call(train.main, "--config", path, *data, capsys=capsys)
+    assert outcome.code == 0, outcome
+    assert SECRET not in outcome.out + outcome.err
+    assert "host.example/run/latents" in (output / "model/README.md").read_text()
+    files = [file for file in output.rglob("*") if file.is_file()]
+    assert any("tfevents" in file.name for file in files)
+    assert not [file for file in files if SECRET.encode() in file.read_bytes()]

@@ -14,6 +14,8 @@ import sd_core
 from jobs.exit_codes import exit_code_of
 from sd_core.errors import EnvironmentFault, ExitCode, FoundryError, InputError
 
+pytestmark = pytest.mark.slow  # it imports every module
+
 INTERNAL = {
     # What became of one row; its step makes a reason of it. One that got away would be a bug.
     "pipelines.steps.download.failure.FetchFailed": "a row's reason",
