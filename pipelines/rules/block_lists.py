@@ -17,6 +17,8 @@ from sd_core.redact import redact_url
 
 _CHUNK_BYTES = 65 << 16  # a multiple of a hex digest and its line feed
 _URL_HASH_BYTES = 16
+# ValueError and ImportError: fsspec knows no such protocol, or lacks its package.
+_UNREADABLE = (OSError, ValueError, ImportError, pa.ArrowException)
 
 Digests = npt.NDArray[np.bytes_]
 
@@ -149,7 +151,7 @@ def list_entries(path: str | None, option: str, options: dict[str, Any]) -> Iter
                 for entry in map(str.strip, text.split("\r")):  # old Macs end lines by it alone
                     if entry and not entry.startswith("#"):
                         yield entry
-    except (OSError, pa.ArrowException) as error:
+    except _UNREADABLE as error:
         raise unreadable(error, f"{option} {_shown(path)}: cannot be read: {error}") from None
 
 
@@ -177,7 +179,7 @@ def _read_sha256(path: str | None, options: dict[str, Any]) -> Digests:
         try:
             with fsspec.open(path, "rb", compression="infer", **options) as stream:
                 blocks += _hex_file(stream, path)
-        except OSError as error:
+        except _UNREADABLE as error:
             raise unreadable(
                 error, f"block.sha256 {_shown(path)}: cannot be read: {error}"
             ) from None
