@@ -3,7 +3,7 @@
     python jobs/curate.py --config configs/curate/demo.yaml --set output=/data/run
     ray job submit --working-dir . -- python jobs/curate.py --config ... --set output=/data/run
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
 from pipelines.config import load_config
-from pipelines.redact import redact_text
 from pipelines.workflows.curate import curate
 from pipelines.workflows.curate_config import CurateConfig
 
@@ -32,7 +31,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
         retry=options.retry,
     )
     print(result.funnel)
-    print(f"run: {redact_text(config.output)}")
+    print(f"run: {config.output}")
     return result_code(result)
 
 

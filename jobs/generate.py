@@ -4,7 +4,7 @@
         --set prompts.path=/data/prompts.parquet --set output=/data/generated
     ray job submit --working-dir . -- python jobs/generate.py --config ... --grow
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
 from pipelines.config import load_config
-from pipelines.redact import redact_text
 from pipelines.workflows.generate import generate
 from pipelines.workflows.generate_config import GenerateJobConfig
 
@@ -28,7 +27,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     steps = tuple(options.steps.split(",")) if options.steps else ()
     result = generate(config, steps=steps, grow=options.grow, say=say)
     print(result.funnel)
-    print(f"run: {redact_text(config.output)}")
+    print(f"run: {config.output}")
     return result_code(result)
 
 
