@@ -1,12 +1,13 @@
 """Columns of one table against those of another, and against closed lists."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.run.schemas import Columns, columns_of
 from pipelines.verify.fault import Fault, show
 
 Mask = npt.NDArray[np.bool_]
@@ -14,8 +15,10 @@ Mask = npt.NDArray[np.bool_]
 
 def check_schema(table: pa.Table, expected: Iterable[pa.Field], *, where: str) -> Iterator[Fault]:
     """The columns are the expected ones, in order and of the same types."""
-    found = [f"{field.name}: {field.type}" for field in table.schema]
-    asked = [f"{field.name}: {field.type}" for field in expected]
+    yield from _columns_differ(columns_of(table.schema), columns_of(expected), where=where)
+
+
+def _columns_differ(found: Columns, asked: Columns, *, where: str) -> Iterator[Fault]:
     for name in found:
         if name not in asked:
             yield Fault(where, f"column {name}", "only columns of the schema")
@@ -24,6 +27,29 @@ def check_schema(table: pa.Table, expected: Iterable[pa.Field], *, where: str) -
             yield Fault(where, f"no column {name}", "every column of the schema")
     if found != asked and sorted(found) == sorted(asked):
         yield Fault(where, "columns out of order", ", ".join(asked))
+
+
+def check_written(
+    table: pa.Table,
+    recorded: Sequence[Columns],
+    today: Iterable[pa.Field],
+    *,
+    where: str,
+    sources: Iterable[pa.Field] = (),
+) -> Iterator[Fault]:
+    """The columns are those that the step recorded, or today's where it was made before records.
+
+    Args:
+        recorded: By `read_schemas`; more than one where two versions of the program wrote shards.
+        sources: Of the list's own columns, which a record must have among its last.
+    """
+    found = columns_of(table.schema)
+    if not recorded:
+        yield from check_schema(table, today, where=where)
+    elif found not in recorded:
+        yield from _columns_differ(found, recorded[-1], where=where)
+    elif (own := columns_of(sources)) != found[len(found) - len(own) :]:
+        yield Fault(where, f"columns {', '.join(found)}", f"last the plan's: {', '.join(own)}")
 
 
 def check_rows(rows: Mask, *, where: str, found: str, expected: str) -> Iterator[Fault]:

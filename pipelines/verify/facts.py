@@ -26,11 +26,13 @@ from pipelines.rows.ledger import (
     TOKEN_FIELDS,
 )
 from pipelines.run.manifest import Manifest
+from pipelines.run.schemas import Columns
 from pipelines.sources.columns import SourceColumn
 from pipelines.verify.columns import (
     check_rows,
     check_same,
     check_schema,
+    check_written,
     does_not_match,
     is_not_in,
     is_null,
@@ -42,6 +44,8 @@ from pipelines.verify.secrets import check_table_secrets
 
 _KEY = r"^[0-9a-f]{16}$|^[A-Za-z0-9_\-]{1,80}-[0-9]+$"
 """A curated row's, or that of an image of a prompt."""
+_NOT_CARRIED = {"shard_id", "row", "key", "embedding", *CLAIMED_SCORES}
+"""Columns of score's facts that the ledger has from elsewhere, or not at all."""
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -93,11 +97,16 @@ def check_settled(facts: pa.Table, settled: pa.Table, *, where: str) -> Iterator
 
 
 def check_score_facts(
-    scores: pa.Table, stored: pa.Table | None, manifest: Manifest, *, where: str
+    scores: pa.Table,
+    stored: pa.Table | None,
+    manifest: Manifest,
+    *,
+    where: str,
+    recorded: Sequence[Columns] = (),
 ) -> Iterator[Fault]:
     """One row for every stored image, in order, with scores of the schema."""
     fields = [*SCORE_FACTS, *(field for field in scores.schema if field.name == "embedding")]
-    yield from (faults := list(check_schema(scores, fields, where=where)))
+    yield from (faults := list(check_written(scores, recorded, fields, where=where)))
     if faults:
         return
     if scores.num_rows != manifest.rows_in:
@@ -117,6 +126,7 @@ def check_ledger(
     columns: Sequence[SourceColumn],
     origin: str = "download",
     tokens: TokenPromise | None = None,
+    recorded: Sequence[Columns] = (),
 ) -> Iterator[Fault]:
     """One row for every row of the plan: the facts as they were, and one verdict.
 
@@ -127,8 +137,11 @@ def check_ledger(
     counted = {field.name for field in TOKEN_FIELDS}
     is_older = tokens.max_tokens is None and counted.isdisjoint(ledger.column_names)
     own = [field for field in LEDGER if not (is_older and field.name in counted)]
-    schema = [*own, *made, *source_schema(columns)]
-    yield from (faults := list(check_schema(ledger, schema, where=where)))
+    sources = source_schema(columns)
+    schema = [*own, *made, *sources]
+    yield from (
+        faults := list(check_written(ledger, recorded, schema, where=where, sources=sources))
+    )
     if faults:
         return
     yield from _check_identity(ledger, manifest, where=where)
@@ -155,10 +168,13 @@ def check_ledger(
         yield from check_tokens(ledger, max_tokens=tokens.max_tokens, where=where)
     if facts is not None:
         yield from _check_carried(ledger, facts, where=where)
-    if scores is not None and not (set(SCORES) - set(scores.column_names)):
+    if scores is not None and {"row", *SCORES} <= set(scores.column_names):
         rows = np.asarray(pc.is_in(ledger["row"], value_set=scores["row"].combine_chunks()), bool)
         found = ledger.filter(pa.array(rows))
-        scored = [name for name in SCORES if name not in CLAIMED_SCORES]
+        scored = [name for name in scores.column_names if name not in _NOT_CARRIED]
+        for name in set(scored) - set(ledger.column_names):
+            yield Fault(where, f"no column {name}", "every column of score's facts")
+        scored = [name for name in scored if name in ledger.column_names]
         yield from check_same(found, scores, scored, where=where, origin="score's facts")
     yield from check_claimed(ledger, scores, where=where)
 

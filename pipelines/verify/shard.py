@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,6 +12,7 @@ from pipelines.prompts import PromptPlan, expand_rows, read_prompts
 from pipelines.rows.ledger import TAKEDOWN_REASONS
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.record import ORIGIN_STEPS, StepSummary
+from pipelines.run.schemas import Columns, read_schemas
 from pipelines.run.store import RunStore
 from pipelines.verify.archive import check_archive
 from pipelines.verify.columns import check_same
@@ -111,8 +113,10 @@ class ShardCheck:
             report.add(self._check_images(report, stored), "images")
         if scores is not None:
             path = report.path("score", "facts/score")
-            manifest = report.manifests["score"]
-            report.add(check_score_facts(scores, stored, manifest, where=path), path)
+            manifest, recorded = report.manifests["score"], self._recorded["facts/score"]
+            report.add(
+                check_score_facts(scores, stored, manifest, where=path, recorded=recorded), path
+            )
             rejects = self._load(report, "score", "facts/score/rejects")
             if rejects is not None:
                 path = report.path("score", "facts/score/rejects")
@@ -129,6 +133,18 @@ class ShardCheck:
                 report.gone_keys = key_digits(ledger.filter(gone)["key"])
                 named = pc.unique(ledger["duplicate_of"].drop_null())
                 report.named_keys = key_digits(pa.chunked_array([named]))
+
+    @cached_property
+    def _recorded(self) -> dict[str, list[Columns]]:
+        """The columns that the current revision's steps recorded of their tables, by folder."""
+        folders = {"score": "facts/score", "select": "ledger"}
+        return {
+            folder: read_schemas(
+                self.store, step=step, fingerprint=self.steps[step].fingerprint, folder=folder
+            )
+            for step, folder in folders.items()
+            if step in self.steps
+        }
 
     def _check_facts(self, report: "_Deep", facts: pa.Table, path: str) -> Iterator[Fault]:
         if isinstance(self.plan, PromptPlan):
@@ -186,6 +202,7 @@ class ShardCheck:
             columns=self.plan.columns,
             origin=self.origin,
             tokens=self.tokens,
+            recorded=self._recorded["ledger"],
         )
 
     def _check_images(self, report: "_Deep", stored: pa.Table) -> Iterator[Fault]:

@@ -35,6 +35,7 @@ from pipelines.workflows.job import (
     check_named_steps,
     complete,
     describe_nothing_kept,
+    further_scores,
     is_complete,
     require_parents,
 )
@@ -109,6 +110,7 @@ def curate(
             config.select,
             {column.name: column.type for column in plan.columns},
             storage_options=config.storage_options,
+            further=further_scores(config.score),
             has_tokens=config.encode is not None,
         )
         _record(job, steps)

@@ -21,6 +21,7 @@ from pipelines.steps.select import Select, input_digests
 from pipelines.steps.select.tokens import token_identity
 from pipelines.steps.step import Resources, ShardStep
 from pipelines.workflows.curate_config import CurateConfig
+from pipelines.workflows.job import further_scores
 from pipelines.workflows.planned_rows import PlannedRows
 from sd_core.model.caption_tokenizer import load_caption_tokenizer
 
@@ -109,6 +110,7 @@ class CurateSteps:
             num_shards=self.plan.num_shards,
             download=self._fingerprint("download"),
             score=self._fingerprint("score") if "score" in self.identities else None,
+            further=further_scores(self.config.score),
             read_rows=self.rows.read_redacted,
             token_counter=self.tokenizer,
             cache_size=None if self.config.encode is None else self.config.image.size,

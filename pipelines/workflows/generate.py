@@ -36,6 +36,7 @@ from pipelines.workflows.job import (
     check_named_steps,
     complete,
     describe_nothing_kept,
+    further_scores,
     is_complete,
     require_parents,
 )
@@ -96,6 +97,7 @@ def generate(
             {column.name: column.type for column in job.plan.columns},
             facts=ORIGIN_FACTS["generate"],
             storage_options=config.storage_options,
+            further=further_scores(config.score),
         )
         asked = [step for step in job.configured() if step in steps]
         recut = RECUTTABLE & set(steps) if set(steps) != set(GENERATE_STEPS) else frozenset[str]()

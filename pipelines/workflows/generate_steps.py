@@ -20,6 +20,7 @@ from pipelines.steps.select import Select, input_digests
 from pipelines.steps.select.tokens import TOKENS_OPTION, token_identity
 from pipelines.steps.step import Resources, ShardStep
 from pipelines.workflows.generate_config import GenerateJobConfig
+from pipelines.workflows.job import further_scores
 from sd_core.model.caption_tokenizer import load_caption_tokenizer
 from sd_core.model.latent_diffusion_config import first_text_encoder
 
@@ -142,6 +143,7 @@ class GenerateSteps:
             download=self._fingerprint("generate"),
             origin="generate",
             score=self._fingerprint("score") if "score" in self.identities else None,
+            further=further_scores(self.config.score),
             read_rows=self._read_rows,
             token_counter=self.tokenizer,
             cache_size=self._cache_size(),

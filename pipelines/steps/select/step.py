@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, committed_shards
+from pipelines.run.schemas import record_schema
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
 from pipelines.steps.select.config import SelectConfig
@@ -52,6 +53,8 @@ class Select:
     """Encode's tokenizer; None: the captions' tokens are not counted."""
     cache_size: int | None = None
     """Pixels of a side of the images that encode takes; None: whatever there is."""
+    further: Sequence[pa.Field] = ()
+    """Columns of the scores beside those of every run (`ScoreConfig.further_columns`)."""
 
     name = "select"
 
@@ -72,9 +75,12 @@ class Select:
             references = References(self.config.copies.references, self.store.storage_options)
             self._judge(facts, verdicts, references, folder)
             names = CopyNames(facts, verdicts, references, folder)
-            for shard_id in range(self.num_shards):
-                if shard_id not in done:
-                    on_commit(self._write(shard_id, facts, verdicts, names, folder))
+            todo = [shard for shard in range(self.num_shards) if shard not in done]
+            for shard_id in todo:
+                table = self._table(shard_id, facts, verdicts, names)
+                if shard_id == todo[0]:
+                    self._record(table.schema)
+                on_commit(self._write(shard_id, table, folder))
 
     def _facts(self, folder: Path) -> Facts:
         counter = self.token_counter
@@ -86,13 +92,14 @@ class Select:
             score=self.score,
             read_rows=self.read_rows,
             tokens=None if counter is None else TokenColumns(counter=counter, folder=folder),
+            further=self.further,
         )
 
     def _judge(
         self, facts: Facts, verdicts: Verdicts, references: References, folder: Path
     ) -> None:
         options = self.store.storage_options
-        planned = plan_rules(self.config, options, cache_size=self.cache_size)
+        planned = plan_rules(self.config, options, cache_size=self.cache_size, further=self.further)
         rules: list[tuple[int, RowRule | Contest]] = []
         for rule in planned:
             code = verdicts.register(rule.outcomes)
@@ -121,10 +128,16 @@ class Select:
                 entered.settle(verdicts)
         duplicates.settle()
 
-    def _write(
-        self, shard_id: int, facts: Facts, verdicts: Verdicts, names: CopyNames, folder: Path
-    ) -> Manifest:
-        table = ledger_table(facts.read(shard_id), verdicts, names, places=verdicts.shard(shard_id))
+    def _table(self, shard_id: int, facts: Facts, verdicts: Verdicts, names: CopyNames) -> pa.Table:
+        return ledger_table(
+            facts.read(shard_id),
+            verdicts,
+            names,
+            places=verdicts.shard(shard_id),
+            further=self.further,
+        )
+
+    def _write(self, shard_id: int, table: pa.Table, folder: Path) -> Manifest:
         path = folder / f"ledger-{shard_id}.parquet"
         write_table(table, path)
         counts = table["reason"].value_counts().to_pylist()
@@ -143,6 +156,15 @@ class Select:
         )
         path.unlink()
         return manifest
+
+    def _record(self, schema: pa.Schema) -> None:
+        record_schema(
+            self.store,
+            step=self.name,
+            fingerprint=self.fingerprint,
+            folder="ledger",
+            schema=schema,
+        )
 
 
 def _judge_shard(
