@@ -18,6 +18,7 @@ from pipelines.rows.ledger import REJECTS
 from pipelines.run.manifest import FileEntry, Manifest, SpooledFile, commit_shard
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table, write_table
+from sd_core.cache.formats import format_of
 from sd_core.cache.shards import iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
 
@@ -113,7 +114,7 @@ def rewrite_latents(
         if entry is not None:
             path = Path(name) / f"latents{Path(entry.path).suffix}"
             with store.open(entry.path) as stream, open_shard_writer(path, spec) as writer:
-                source = io.BytesIO(stream.read()) if spec.format == "parquet" else stream
+                source = io.BytesIO(stream.read()) if format_of(spec).seeks else stream
                 for sample in iterate_shard(source, spec, name=entry.path):
                     if sample.key not in gone:
                         writer.write(sample)

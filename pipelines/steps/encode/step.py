@@ -28,8 +28,9 @@ from pipelines.steps.encode.encode import (
 from pipelines.steps.model_worker import free_models, prepare_torch, record_models
 from pipelines.steps.overlap import run_overlapped
 from pipelines.steps.step import Resources
+from sd_core.cache.formats import ShardWriter, format_of
 from sd_core.cache.samples import LatentSample
-from sd_core.cache.shards import SUFFIXES, ShardWriter, open_shard_writer
+from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
 
 _ATTRIBUTES = ("row", "sha256", "original_width", "original_height", "width", "height")
@@ -112,7 +113,7 @@ class EncodeStep:
             self._encode, key_of=lambda image: image.facts["key"], failures=rejects.failures
         )
         with tempfile.TemporaryDirectory(prefix=f"encode-{shard_id:06d}-") as folder:
-            path = Path(folder) / f"latents{SUFFIXES[self._spec.format]}"
+            path = Path(folder) / f"latents{format_of(self._spec).suffix}"
             with open_shard_writer(path, self._spec) as writer:
                 run_overlapped(
                     self._read(shard_id, rejects),

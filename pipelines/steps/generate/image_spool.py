@@ -22,8 +22,9 @@ from pipelines.steps.generate.image_files import encode_image, fit_parameters
 from pipelines.steps.generate.painted import PaintedBatch
 from pipelines.steps.generate.rows import ImageRow
 from pipelines.steps.generate.shard_files import MadeImage, write_images
+from sd_core.cache.formats import ShardWriter, format_of
 from sd_core.cache.samples import LatentSample
-from sd_core.cache.shards import SUFFIXES, ShardWriter, open_shard_writer
+from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
 
 LATENTS_FOLDER = "facts/latents"
@@ -171,7 +172,7 @@ class ImageSpool:
                 raise error
 
     def _latents_path(self, spec: CacheSpec) -> Path:
-        return self._folder / f"latents{SUFFIXES[spec.format]}"
+        return self._folder / f"latents{format_of(spec).suffix}"
 
 
 def _sample(painted: PaintedBatch, at: int) -> LatentSample:
