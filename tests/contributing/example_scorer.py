@@ -27,6 +27,7 @@ class Colourfulness(Scorer):
     def score(self, batch: Batch) -> Mapping[str, Values]:
         red, green, blue = batch.pixels.float().flatten(2).unbind(dim=1)  # each (B, pixels)
         red_green, yellow_blue = red - green, (red + green) / 2 - blue
-        spread = torch.hypot(red_green.std(dim=1), yellow_blue.std(dim=1))
-        shift = torch.hypot(red_green.mean(dim=1), yellow_blue.mean(dim=1))
+        one_var, one_mean = torch.var_mean(red_green, dim=1, correction=0)
+        two_var, two_mean = torch.var_mean(yellow_blue, dim=1, correction=0)
+        spread, shift = (one_var + two_var).sqrt(), torch.hypot(one_mean, two_mean)
         return {"colourfulness": (spread + 0.3 * shift).cpu().numpy()}

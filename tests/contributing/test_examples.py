@@ -1,17 +1,19 @@
 """The worked examples of CONTRIBUTING.md, each added from outside and run by the real command."""
 
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pyarrow import feather
 
-from jobs import curate, takedown, verify
+from jobs import curate, report, takedown, verify
 from jobs.demo.server import LoopbackServer
 from pipelines.rows.ledger import LEDGER, SCORE_FACTS
 from pipelines.sources.formats import FORMATS
@@ -93,6 +95,9 @@ def test_a_scorer_is_one_file_and_one_line(
         assert told.pop("picture grey.png") == ("value_below_min", "colourfulness >= 10")
         assert set(told.values()) == {(None, None)}
         assert verify.main([str(run), "--deep"]) == 0
+        assert report.main([str(run)]) == 0
+        assert "colourfulness" in (run / "report/index.html").read_text()
+        assert_a_changed_score_is_found(run, tmp_path / "changed", capsys)
 
         recut = options(tmp_path, least=min(v for v in expected.values() if v > 10) + 1)
         recut[recut.index("download,score,select")] = "select"
@@ -107,6 +112,28 @@ def test_a_scorer_is_one_file_and_one_line(
     assert "colourfulness" not in SCORERS
     assert verify.main([str(run), "--deep"]) == 0
     assert tables(run, "facts/score").num_rows == 5
+
+
+def assert_a_changed_score_is_found(
+    run: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, copy)
+    path = copy / (copy / "ledger/shards.txt").read_text().split()[0]
+    ledger = pq.read_table(path)
+    at = ledger.schema.get_field_index("colourfulness")
+    pq.write_table(
+        ledger.set_column(
+            at, ledger.schema.field(at), pc.add(ledger[at], pa.scalar(1, pa.float32()))
+        ),
+        path,
+    )
+    told = job_cases.call(verify.main, copy, "--deep", capsys=capsys)
+    assert told.code == 1
+    assert "row(s) differ" in told.out + told.err
+    pq.write_table(ledger.drop_columns(["colourfulness"]), path)
+    told = job_cases.call(verify.main, copy, "--deep", capsys=capsys)
+    assert told.code == 1
+    assert "no column colourfulness: float" in told.out + told.err
 
 
 def test_a_rule_by_a_score_that_is_not_asked_for_is_refused(
