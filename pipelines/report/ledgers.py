@@ -9,10 +9,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.rows.ledger import DUPLICATE_REASONS
-from pipelines.run.manifest import iterate_manifests
-from pipelines.run.record import ORIGIN_STEPS, Revision, read_revision
+from pipelines.run.committed import Committed
+from pipelines.run.record import Revision, read_revision
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
+from pipelines.steps.kinds import origin_of
 
 _NAME_ANOTHER_ROW = (*DUPLICATE_REASONS, "in_reference_set")
 
@@ -31,13 +32,19 @@ class Ledgers:
     @cached_property
     def origin(self) -> str:
         """The step that made the run's images."""
-        return next(step for step in ORIGIN_STEPS if step in self.revision.steps)
+        found = origin_of(self.revision.steps)
+        assert found is not None, "select is complete, and so is what it is made from"
+        return found
+
+    def committed(self, step: str) -> Committed:
+        """What a complete step committed."""
+        return Committed(self.store, step, self.revision.steps[step].fingerprint)
 
     @cached_property
     def paths(self) -> list[str]:
         """The ledger's files in the order of the shards."""
         select = self.revision.steps["select"]
-        manifests = iterate_manifests(self.store, "select", select.fingerprint, select.num_shards)
+        manifests = self.committed("select").manifests(select.num_shards)
         entries = (manifest.file("ledger") for manifest in manifests)
         return [entry.path for entry in entries if entry is not None]
 

@@ -32,7 +32,6 @@ from pipelines.verify.columns import (
     check_rows,
     check_same,
     check_schema,
-    check_written,
     does_not_match,
     is_not_in,
     is_null,
@@ -56,6 +55,7 @@ def check_origin_facts(
     where: str,
     columns: Sequence[SourceColumn],
     size: int | None,
+    recorded: Sequence[Columns] = (),
 ) -> Iterator[Fault]:
     """One row for every row of the plan, with a status, and a reason where there is no image.
 
@@ -63,9 +63,10 @@ def check_origin_facts(
         manifest: Of the step that made the images.
         columns: The plan's pass-through columns.
         size: Pixels of a side of every stored image, where it is known.
+        recorded: The schemas that the run keeps of these facts.
     """
     schema = [*_as_written(ORIGIN_FACTS[manifest.step], facts), *source_schema(columns)]
-    yield from (faults := list(check_schema(facts, schema, where=where)))
+    yield from (faults := list(check_schema(facts, schema, where=where, recorded=recorded)))
     if faults:
         return
     yield from _check_identity(facts, manifest, where=where)
@@ -106,7 +107,7 @@ def check_score_facts(
 ) -> Iterator[Fault]:
     """One row for every stored image, in order, with scores of the schema."""
     fields = [*SCORE_FACTS, *(field for field in scores.schema if field.name == "embedding")]
-    yield from (faults := list(check_written(scores, recorded, fields, where=where)))
+    yield from (faults := list(check_schema(scores, fields, where=where, recorded=recorded)))
     if faults:
         return
     if scores.num_rows != manifest.rows_in:
@@ -137,11 +138,8 @@ def check_ledger(
     counted = {field.name for field in TOKEN_FIELDS}
     is_older = tokens.max_tokens is None and counted.isdisjoint(ledger.column_names)
     own = [field for field in LEDGER if not (is_older and field.name in counted)]
-    sources = source_schema(columns)
-    schema = [*own, *made, *sources]
-    yield from (
-        faults := list(check_written(ledger, recorded, schema, where=where, sources=sources))
-    )
+    schema = [*own, *made, *source_schema(columns)]
+    yield from (faults := list(check_schema(ledger, schema, where=where, recorded=recorded)))
     if faults:
         return
     yield from _check_identity(ledger, manifest, where=where)

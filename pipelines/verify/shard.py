@@ -1,8 +1,7 @@
 """Everything about one shard of the plan: its manifests, and with `deep` its files' insides."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,9 +10,10 @@ from pipelines.plan import Plan, PlanError, read_settled
 from pipelines.prompts import PromptPlan, expand_rows, read_prompts
 from pipelines.rows.ledger import TAKEDOWN_REASONS
 from pipelines.run.manifest import Manifest, ShardError
-from pipelines.run.record import ORIGIN_STEPS, StepSummary
-from pipelines.run.schemas import Columns, read_schemas
+from pipelines.run.record import StepSummary
+from pipelines.run.schemas import Columns
 from pipelines.run.store import RunStore
+from pipelines.steps.kinds import STEP_KINDS
 from pipelines.verify.archive import check_archive
 from pipelines.verify.columns import check_same
 from pipelines.verify.facts import (
@@ -30,7 +30,7 @@ from pipelines.verify.keys import key_digits
 from pipelines.verify.manifests import check_flow, load_manifest
 from pipelines.verify.records import TokenPromise
 
-SHARD_STEPS = (*ORIGIN_STEPS, "score", "select")
+SHARD_STEPS = tuple(name for name in STEP_KINDS if name != "encode")
 """Steps whose shards are the plan's; encode has its own."""
 
 
@@ -58,6 +58,7 @@ class ShardCheck:
         steps: The completed steps, by name.
         size: Pixels of a side of every stored image, where it is known.
         tokens: What the ledger says that it counts.
+        schemas: What the run keeps of the columns of each folder's tables.
     """
 
     store: RunStore
@@ -66,6 +67,7 @@ class ShardCheck:
     deep: bool
     size: int | None = None
     tokens: TokenPromise = field(default=TokenPromise(is_known=False))
+    schemas: Mapping[str, Sequence[Columns]] = field(default_factory=dict)
 
     @property
     def origin(self) -> str:
@@ -113,10 +115,10 @@ class ShardCheck:
             report.add(self._check_images(report, stored), "images")
         if scores is not None:
             path = report.path("score", "facts/score")
-            manifest, recorded = report.manifests["score"], self._recorded["facts/score"]
-            report.add(
-                check_score_facts(scores, stored, manifest, where=path, recorded=recorded), path
-            )
+            manifest = report.manifests["score"]
+            recorded = self.schemas.get("facts/score", ())
+            found = check_score_facts(scores, stored, manifest, where=path, recorded=recorded)
+            report.add(found, path)
             rejects = self._load(report, "score", "facts/score/rejects")
             if rejects is not None:
                 path = report.path("score", "facts/score/rejects")
@@ -134,18 +136,6 @@ class ShardCheck:
                 named = pc.unique(ledger["duplicate_of"].drop_null())
                 report.named_keys = key_digits(pa.chunked_array([named]))
 
-    @cached_property
-    def _recorded(self) -> dict[str, list[Columns]]:
-        """The columns that the current revision's steps recorded of their tables, by folder."""
-        folders = {"score": "facts/score", "select": "ledger"}
-        return {
-            folder: read_schemas(
-                self.store, step=step, fingerprint=self.steps[step].fingerprint, folder=folder
-            )
-            for step, folder in folders.items()
-            if step in self.steps
-        }
-
     def _check_facts(self, report: "_Deep", facts: pa.Table, path: str) -> Iterator[Fault]:
         if isinstance(self.plan, PromptPlan):
             yield from self._check_generated(self.plan, report, facts, path)
@@ -155,16 +145,28 @@ class ShardCheck:
         except PlanError as error:
             yield Fault("plan/settled", str(error), "the rows that the plan settled")
             settled = None
-        manifest, columns = report.manifests["download"], self.plan.columns
-        yield from check_origin_facts(facts, manifest, where=path, columns=columns, size=self.size)
+        yield from check_origin_facts(
+            facts,
+            report.manifests["download"],
+            where=path,
+            columns=self.plan.columns,
+            size=self.size,
+            recorded=self.schemas.get("facts/download", ()),
+        )
         if settled is not None:
             yield from check_settled(facts, settled, where=path)
 
     def _check_generated(
         self, plan: PromptPlan, report: "_Deep", facts: pa.Table, path: str
     ) -> Iterator[Fault]:
-        manifest = report.manifests["generate"]
-        yield from check_origin_facts(facts, manifest, where=path, columns=plan.columns, size=None)
+        yield from check_origin_facts(
+            facts,
+            report.manifests["generate"],
+            where=path,
+            columns=plan.columns,
+            size=None,
+            recorded=self.schemas.get("facts/generate", ()),
+        )
         try:
             prompts = read_prompts(plan, self.store, report.shard_id)
         except ShardError as error:
@@ -202,7 +204,7 @@ class ShardCheck:
             columns=self.plan.columns,
             origin=self.origin,
             tokens=self.tokens,
-            recorded=self._recorded["ledger"],
+            recorded=self.schemas.get("ledger", ()),
         )
 
     def _check_images(self, report: "_Deep", stored: pa.Table) -> Iterator[Fault]:

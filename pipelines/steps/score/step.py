@@ -12,15 +12,9 @@ import torch
 
 from pipelines.rows.failures import Failures, Isolation, failed_rows, spool_rejects
 from pipelines.rows.ledger import ROW_FAILED, SCORE_FACTS
-from pipelines.run.images import (
-    StoredImage,
-    batches_of_one_size,
-    count_images,
-    iterate_images,
-    stack_pixels,
-)
+from pipelines.run.committed import Committed
+from pipelines.run.images import StoredImage, batches_of_one_size, stack_pixels
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
-from pipelines.run.schemas import record_schema
 from pipelines.run.shard_inputs import score_inputs
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
@@ -32,7 +26,6 @@ from pipelines.steps.score.scorer import Values, as_column
 from pipelines.steps.step import Resources
 from sd_core.model.resample import OriginalSize
 
-FACTS_FOLDER = "facts/score"
 REJECTS_FOLDER = "facts/score/rejects"
 _IDENTITY = pa.schema([SCORE_FACTS.field(name) for name in ("shard_id", "row", "key")])
 
@@ -43,8 +36,7 @@ class ScoreStep:
     Args:
         store: The run.
         fingerprint: Of everything that can change the result.
-        download: Fingerprint of the step that made the images.
-        origin: That step's name, `download` or `generate`.
+        images: The step that made the images, `download` or `generate`.
         options_digest: `StepIdentity.options_digest`, by which later revisions reuse shards.
         torch_threads: Torch's threads in this worker.
     """
@@ -56,37 +48,26 @@ class ScoreStep:
         store: RunStore,
         *,
         fingerprint: str,
-        download: str,
+        images: Committed,
         config: ScoreConfig,
         torch_threads: int,
-        origin: str = "download",
         options_digest: str = "",
         resources: Resources | None = None,
     ) -> None:
         self.fingerprint = fingerprint
         self.resources = resources or Resources()
-        self._store = store
-        self._download = download
-        self._origin = origin
+        self._made = Committed(store, self.name, fingerprint)
+        self._images = images
         self._options_digest = options_digest
         self._config = config
         self._torch_threads = torch_threads
         self._models: ScoreModels | None = None
 
     def open(self) -> None:
-        """Load the CLIP and the heads."""
+        """Load the CLIP and the scorers."""
         device = prepare_torch(self.resources, threads=self._torch_threads)
         models = load_score_models(self._config, device=device)
-        record_models(
-            self._store, step=self.name, fingerprint=self.fingerprint, models=models.describe()
-        )
-        record_schema(
-            self._store,
-            step=self.name,
-            fingerprint=self.fingerprint,
-            folder=FACTS_FOLDER,
-            schema=models.schema(),
-        )
+        record_models(self._made, models.describe())
         self._models = models
 
     @property
@@ -102,9 +83,7 @@ class ScoreStep:
 
     def rows_in(self, shard_id: int) -> int:
         """Images of a shard."""
-        return count_images(
-            self._store, download=self._download, shard_id=shard_id, origin=self._origin
-        )
+        return self._images.manifest(shard_id).kept
 
     def run(self, shard_id: int) -> Manifest:
         """Score a shard and commit its facts; a row that a library refuses has no scores."""
@@ -126,11 +105,11 @@ class ScoreStep:
             path = Path(folder) / "facts.parquet"
             write_table(table.combine_chunks(), path)
             facts = SpooledFile(
-                folder=FACTS_FOLDER, path=path, suffix=".parquet", num_rows=table.num_rows
+                folder="facts/score", path=path, suffix=".parquet", num_rows=table.num_rows
             )
             refused = Path(folder) / "rejects.parquet"
             return commit_shard(
-                self._store,
+                self._made.store,
                 step=self.name,
                 fingerprint=self.fingerprint,
                 shard_id=shard_id,
@@ -138,29 +117,17 @@ class ScoreStep:
                 rows_in=table.num_rows,
                 kept=table.num_rows - len(rejects),
                 dropped={ROW_FAILED: len(rejects)},
-                inputs=score_inputs(
-                    self._store,
-                    options=self._options_digest,
-                    origin=self._origin,
-                    images=self._download,
-                    shard=shard_id,
-                ),
+                inputs=score_inputs(self._images, options=self._options_digest, shard=shard_id),
             )
 
     def _read(self, shard: "_Shard") -> Iterator["_Batch"]:
         size = self._config.batch_size
-        images = iterate_images(
-            self._store,
-            download=self._download,
-            shard_id=shard.shard_id,
-            origin=self._origin,
-            on_failure=shard.refuse,
-        )
+        images = self._images.images(shard.shard_id, on_failure=shard.refuse)
         for batch in batches_of_one_size(shard.noted(images), size=size):
             yield _Batch(images=batch, pixels=self._stack(batch, shard))
 
     def _stack(self, images: Sequence[StoredImage], shard: "_Shard") -> torch.Tensor:
-        where = f"{self._origin} shard {shard.shard_id}"
+        where = f"{self._images.step} shard {shard.shard_id}"
         size = self._config.batch_size
         return torch.from_numpy(stack_pixels(images, batch_size=size, where=where))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, committed_shards
-from pipelines.run.schemas import record_schema
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
 from pipelines.steps.select.config import SelectConfig
@@ -42,13 +42,11 @@ class Select:
     fingerprint: str
     config: SelectConfig
     num_shards: int
-    download: str
-    """Fingerprint of the step that made the images."""
-    score: str | None
-    """Fingerprint of the score step; None where nothing is scored."""
+    images: Committed
+    """The step that made the images."""
+    score: Committed | None
+    """The score step; None where nothing is scored."""
     read_rows: Callable[[int], pa.Table]
-    origin: str = "download"
-    """Name of the step that made the images."""
     token_counter: TokenCounter | None = None
     """Encode's tokenizer; None: the captions' tokens are not counted."""
     cache_size: int | None = None
@@ -75,20 +73,15 @@ class Select:
             references = References(self.config.copies.references, self.store.storage_options)
             self._judge(facts, verdicts, references, folder)
             names = CopyNames(facts, verdicts, references, folder)
-            todo = [shard for shard in range(self.num_shards) if shard not in done]
-            for shard_id in todo:
-                table = self._table(shard_id, facts, verdicts, names)
-                if shard_id == todo[0]:
-                    self._record(table.schema)
-                on_commit(self._write(shard_id, table, folder))
+            for shard_id in range(self.num_shards):
+                if shard_id not in done:
+                    on_commit(self._write(shard_id, facts, verdicts, names, folder))
 
     def _facts(self, folder: Path) -> Facts:
         counter = self.token_counter
         return Facts(
-            store=self.store,
+            images=self.images,
             num_shards=self.num_shards,
-            origin=self.origin,
-            download=self.download,
             score=self.score,
             read_rows=self.read_rows,
             tokens=None if counter is None else TokenColumns(counter=counter, folder=folder),
@@ -128,16 +121,16 @@ class Select:
                 entered.settle(verdicts)
         duplicates.settle()
 
-    def _table(self, shard_id: int, facts: Facts, verdicts: Verdicts, names: CopyNames) -> pa.Table:
-        return ledger_table(
+    def _write(
+        self, shard_id: int, facts: Facts, verdicts: Verdicts, names: CopyNames, folder: Path
+    ) -> Manifest:
+        table = ledger_table(
             facts.read(shard_id),
             verdicts,
             names,
             places=verdicts.shard(shard_id),
             further=self.further,
         )
-
-    def _write(self, shard_id: int, table: pa.Table, folder: Path) -> Manifest:
         path = folder / f"ledger-{shard_id}.parquet"
         write_table(table, path)
         counts = table["reason"].value_counts().to_pylist()
@@ -156,15 +149,6 @@ class Select:
         )
         path.unlink()
         return manifest
-
-    def _record(self, schema: pa.Schema) -> None:
-        record_schema(
-            self.store,
-            step=self.name,
-            fingerprint=self.fingerprint,
-            folder="ledger",
-            schema=schema,
-        )
 
 
 def _judge_shard(

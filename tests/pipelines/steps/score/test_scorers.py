@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipelines.config import Config, ConfigError, validate_config
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest
 from pipelines.run.schemas import columns_of, read_schemas
 from pipelines.run.store import RunStore
@@ -138,7 +139,8 @@ def test_a_column_that_is_taken_is_refused(name: str, monkeypatch: pytest.Monkey
 def score(tmp_path: Path, config: ScoreConfig) -> tuple[RunStore, Manifest]:
     store = RunStore(str(tmp_path / "run"))
     run_cases.commit_download(store, 0, run_cases.rows(7), tmp_path)
-    step = ScoreStep(store, fingerprint="f" * 16, download="d" * 16, config=config, torch_threads=1)
+    images = Committed(store, "download", "d" * 16)
+    step = ScoreStep(store, fingerprint="f" * 16, images=images, config=config, torch_threads=1)
     step.open()
     try:
         return store, step.run(0)

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.redact import redact_url
-from pipelines.revisions.earlier_urls import earlier_url, earlier_url_host
 from pipelines.rows.ledger import TAKEDOWN_REASONS
 from pipelines.rows.urls import normalise_url, url_host
 from pipelines.rules.block_lists import entry_domain
+from pipelines.rules.earlier_urls import earlier_url, earlier_url_host
 from pipelines.run.store import RunStore
 
 TOMBSTONES_FILE = "takedown/tombstones.json"
