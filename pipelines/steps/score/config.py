@@ -27,9 +27,11 @@ class ScoreConfig(ModelConfig):
     model_config = ConfigDict(extra="allow")  # and held against the table below
 
     clip: ClipConfig | None = None
-    """The CLIP that feeds the scorers which read one: every key below but `batch_size`."""
+    """The CLIP that feeds the scorers which read one: the heads, similarity and embeddings."""
     aesthetic_v1: HeadConfig | None = None
+    """LAION's first aesthetic head, one layer, 0 to 10. Null: no `aesthetic_v1`."""
     aesthetic_v2: HeadConfig | None = None
+    """LAION's second one, five layers, 0 to 10. Null: no `aesthetic_v2`."""
     nsfw: HeadConfig | None = None
     """Head that gives `punsafe`."""
     watermark: HeadConfig | None = None
