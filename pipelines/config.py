@@ -178,10 +178,16 @@ def _fields_at(model: type[BaseModel], location: tuple[str, ...]) -> set[str]:
     for part in location:
         found: list[type[BaseModel]] = []
         for candidate in models:
-            if part in candidate.model_fields:
-                found += _models_in(candidate.model_fields[part].annotation)
+            found += _sections_of(candidate).get(part, [])
         models = found or models
-    return {name for candidate in models for name in candidate.model_fields}
+    return {name for candidate in models for name in _sections_of(candidate)}
+
+
+def _sections_of(model: type[BaseModel]) -> dict[str, list[type[BaseModel]]]:
+    """A section's keys with the sections that may stand under each; some stand in a table."""
+    own = {name: _models_in(field.annotation) for name, field in model.model_fields.items()}
+    further: Mapping[str, type[BaseModel]] = getattr(model, "further_keys", dict)()
+    return own | {name: [section] for name, section in further.items()}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -22,7 +22,7 @@ from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
 from pipelines.sources import Source
 from pipelines.steps.select import check_select
-from pipelines.workflows.checks import check_claims, check_models
+from pipelines.workflows.checks import check_claims, check_models, further_scores
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.curate_steps import CurateSteps
 from pipelines.workflows.job import (
@@ -91,6 +91,7 @@ def curate(
             config.select,
             {column.name: column.type for column in plan.columns},
             storage_options=config.storage_options,
+            further=further_scores(config.score),
             has_tokens=config.encode is not None,
         )
         _record(job, steps)

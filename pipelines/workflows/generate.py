@@ -24,7 +24,7 @@ from pipelines.run.versions import describe_program
 from pipelines.steps.generate.foresee import ForeseenModel, check_defaults, foresee_model
 from pipelines.steps.kinds import recut_kinds
 from pipelines.steps.select import check_select
-from pipelines.workflows.checks import check_claims, check_models
+from pipelines.workflows.checks import check_claims, check_models, further_scores
 from pipelines.workflows.generate_config import GenerateJobConfig
 from pipelines.workflows.generate_steps import GenerateSteps
 from pipelines.workflows.job import (
@@ -75,6 +75,7 @@ def generate(
             {column.name: column.type for column in job.plan.columns},
             facts=ORIGIN_FACTS["generate"],
             storage_options=config.storage_options,
+            further=further_scores(config.score),
         )
         recut = recut_steps(steps, origin="generate")
         if grow and job.has_only_grown():

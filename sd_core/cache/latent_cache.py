@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from sd_core.cache.formats import format_of
 from sd_core.cache.samples import (
     CacheFolderError,
     CacheShardError,
@@ -103,6 +104,7 @@ def open_cache(path: str, *, storage_options: Mapping[str, Any] | None = None) -
     options = dict(storage_options or {})
     folder = _Folder(path, options)
     spec = read_spec(folder.read("spec.json"), where=f"{folder.name}/spec.json")
+    format_of(spec, where=f"{folder.name}/spec.json")  # or refuse it
     try:
         empty_caption = read_empty_caption(folder.read("empty_caption.safetensors"), spec)
     except CacheShardError as error:

@@ -1,7 +1,7 @@
 """The score step: a shard's stored images in, one row of scores for each committed."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,9 @@ from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
 from pipelines.steps.model_worker import free_models, prepare_torch, record_models
 from pipelines.steps.overlap import run_overlapped
-from pipelines.steps.score.score import (
-    ScoreConfig,
-    ScoreModels,
-    Scores,
-    load_score_models,
-    score_images,
-)
+from pipelines.steps.score.config import ScoreConfig
+from pipelines.steps.score.score import ScoreModels, load_score_models, score_images
+from pipelines.steps.score.scorer import Values, as_column
 from pipelines.steps.step import Resources
 from sd_core.model.resample import OriginalSize
 
@@ -68,11 +64,17 @@ class ScoreStep:
         self._models: ScoreModels | None = None
 
     def open(self) -> None:
-        """Load the CLIP and the heads."""
+        """Load the CLIP and the scorers."""
         device = prepare_torch(self.resources, threads=self._torch_threads)
         models = load_score_models(self._config, device=device)
         record_models(self._made, models.describe())
         self._models = models
+
+    @property
+    def _opened(self) -> ScoreModels:
+        if self._models is None:
+            raise RuntimeError("open() comes before run()")
+        return self._models
 
     def close(self) -> None:
         """Drop the models."""
@@ -130,8 +132,6 @@ class ScoreStep:
         return torch.from_numpy(stack_pixels(images, batch_size=size, where=where))
 
     def _score(self, images: Sequence[StoredImage], shard: "_Shard") -> pa.Table:
-        if self._models is None:
-            raise RuntimeError("open() comes before run()")
         pixels = shard.stacked(images)
         if pixels is None:  # a part of a batch, found row by row
             pixels = self._stack(images, shard)
@@ -139,16 +139,16 @@ class ScoreStep:
         originals = [_original_size(image) for image in images]
         missing = len(pixels) - len(images)
         scores = score_images(
-            self._models,
+            self._opened,
             pixels,
             captions=[*captions, *[None] * missing],
             originals=[*originals, *[OriginalSize(1, 1)] * missing],
         )
-        return _to_table(shard.shard_id, images, scores)
+        return _to_table(shard.shard_id, images, scores, self._opened.schema())
 
     def _table(self, shard: "_Shard", rejects: Sequence[dict[str, Any]]) -> pa.Table:
         """All rows in order; those that were refused with null scores."""
-        schema = self._schema()
+        schema = self._opened.schema()
         refused = pa.Table.from_pylist(list(rejects), schema=_IDENTITY)
         for column in schema:
             if column.name not in refused.column_names:
@@ -156,11 +156,6 @@ class ScoreStep:
         table = pa.concat_tables([*shard.tables, refused.select(schema.names).cast(schema)])
         rows = np.asarray(table["row"])
         return table if (np.diff(rows) > 0).all() else table.take(np.argsort(rows, kind="stable"))
-
-    def _schema(self) -> pa.Schema:
-        if not self._config.embeddings or self._models is None:
-            return SCORE_FACTS
-        return _with_embedding(self._models.clip.embed_dim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,38 +203,21 @@ def _original_size(image: StoredImage) -> OriginalSize:
     return OriginalSize(facts["original_width"], facts["original_height"])
 
 
-def _with_embedding(embed_dim: int) -> pa.Schema:
-    return SCORE_FACTS.append(pa.field("embedding", pa.list_(pa.float16(), embed_dim)))
-
-
-def _to_table(shard_id: int, batch: Sequence[StoredImage], scores: Scores) -> pa.Table:
+def _to_table(
+    shard_id: int, batch: Sequence[StoredImage], scores: Mapping[str, Values], schema: pa.Schema
+) -> pa.Table:
     num_rows = len(batch)
-    columns: dict[str, pa.Array] = {
-        "shard_id": pa.array([shard_id] * num_rows, pa.int32()),
-        "row": pa.array([image.facts["row"] for image in batch], pa.int32()),
-        "key": pa.array([image.facts["key"] for image in batch], pa.string()),
-        "aesthetic_v1": _column(scores.aesthetic_v1, num_rows),
-        "aesthetic_v2": _column(scores.aesthetic_v2, num_rows),
-        "punsafe": _column(scores.punsafe, num_rows),
-        "pwatermark": _column(scores.pwatermark, num_rows),
-        "clip_similarity": _column(
-            scores.clip_similarity,
-            num_rows,
-            missing=[not (image.facts["caption"] or "").strip() for image in batch],
-        ),
+    known: dict[str, list[Any]] = {
+        "shard_id": [shard_id] * num_rows,
+        "row": [image.facts["row"] for image in batch],
+        "key": [image.facts["key"] for image in batch],
     }
-    schema = SCORE_FACTS
-    if scores.embeddings is not None:
-        schema = _with_embedding(scores.embeddings.shape[1])
-        flat = pa.array(np.ascontiguousarray(scores.embeddings[:num_rows]).reshape(-1))
-        columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, scores.embeddings.shape[1])
-    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-
-def _column(
-    values: np.ndarray | None, num_rows: int, *, missing: Sequence[bool] | None = None
-) -> pa.Array:
-    if values is None:
-        return pa.nulls(num_rows, pa.float32())
-    mask = None if missing is None else np.array(missing, bool)
-    return pa.array(values[:num_rows], pa.float32(), mask=mask)
+    arrays = []
+    for column in schema:
+        if column.name in known:
+            arrays.append(pa.array(known[column.name], column.type))
+        elif column.name in scores:
+            arrays.append(as_column(scores[column.name], column.type, num_rows))
+        else:
+            arrays.append(pa.nulls(num_rows, column.type))
+    return pa.Table.from_arrays(arrays, schema=schema)

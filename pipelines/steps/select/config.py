@@ -1,13 +1,13 @@
 """The rules that decide which stored images are kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.config import Config
-from pipelines.rows.ledger import LEDGER, SCORES
+from pipelines.rows.ledger import LEDGER
 from pipelines.steps.select.duplicates_config import DuplicatesConfig
 from pipelines.steps.select.presets import expand_preset
 from pipelines.steps.select.rule_config import (
@@ -93,19 +93,33 @@ class SelectConfig(Config):
             "duplicates": self.copies.model_dump(mode="json"),
         }
 
-    def scores_used(self) -> Iterator[tuple[str, str]]:
-        """The key and name of each score that a rule needs to say anything."""
+    def check_thresholds(self, further: Iterable[str] = ()) -> None:
+        """Raise `ValueError` where a threshold is on no column of numbers.
+
+        Args:
+            further: Columns of numbers that the scores of this run make beside those of every run.
+        """
+        numeric = (*NUMERIC_COLUMNS, *further)
+        for name in self.thresholds:
+            if name not in numeric and not name.startswith("source_"):
+                raise ValueError(
+                    f"thresholds.{name}: not a numeric column of the ledger; allowed: "
+                    f"{', '.join(numeric)} and source_<column of the list>"
+                )
+
+    def columns_needed(self) -> Iterator[tuple[str, str]]:
+        """The key and column of each rule that says nothing of a row where it is null."""
         for where, rule in self.ordered_rules():
             if isinstance(rule, ColumnRule) and rule.missing == "drop":
-                columns = [rule.column]
+                column = rule.column
             elif isinstance(rule, BestOfRule):
-                columns = [rule.best_of.by]
-            elif isinstance(rule, DomainCapRule):
-                columns = [rule.domain_cap.by or ""]
+                column = rule.best_of.by
+            elif isinstance(rule, DomainCapRule) and rule.domain_cap.by is not None:
+                column = rule.domain_cap.by
             else:
-                columns = []
-            yield from ((where, column) for column in columns if column in SCORES)
-        if self.copies.keep in SCORES:
+                continue
+            yield where, column
+        if self.copies.keep is not None:
             yield "duplicates.keep", self.copies.keep
 
     @field_validator("best_of", mode="before")
@@ -117,13 +131,7 @@ class SelectConfig(Config):
         return {**size, "per": "prompt_key", **best_of}
 
     @model_validator(mode="after")
-    def _columns_exist(self) -> Self:
-        for name in self.thresholds:
-            if name not in NUMERIC_COLUMNS and not name.startswith("source_"):
-                raise ValueError(
-                    f"thresholds.{name}: not a numeric column of the ledger; allowed: "
-                    f"{', '.join(NUMERIC_COLUMNS)} and source_<column of the list>"
-                )
+    def _presets_exist(self) -> Self:
         for at, rule in enumerate(self.rules):
             if isinstance(rule, PresetRule):
                 try:

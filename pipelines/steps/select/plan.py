@@ -36,17 +36,22 @@ StorageOptions = Mapping[str, Any]
 
 
 def plan_rules(
-    config: SelectConfig, storage_options: StorageOptions, *, cache_size: int | None = None
+    config: SelectConfig,
+    storage_options: StorageOptions,
+    *,
+    cache_size: int | None = None,
+    further: Sequence[pa.Field] = (),
 ) -> list[RowRule | Ranked]:
     """Every rule in order; the finiteness of scores first, then the size that encode takes.
 
     Args:
         cache_size: Pixels of a side of the images in the latent cache, where one is made.
+        further: The scores' columns beside those of every run.
 
     Raises:
         ConfigError: a condition is not one, or a list cannot be read.
     """
-    rules: list[RowRule | Ranked] = [FiniteScores()]
+    rules: list[RowRule | Ranked] = [FiniteScores(further)]
     if cache_size is not None:
         rules.append(CacheSize(cache_size))
     for key, rule in config.ordered_rules():
@@ -61,6 +66,7 @@ def check_select(
     facts: pa.Schema = DOWNLOAD_FACTS,
     storage_options: StorageOptions | None = None,
     has_tokens: bool = True,
+    further: Sequence[pa.Field] = (),
 ) -> None:
     """Refuse, before any worker starts, what the run's columns or the named files do not allow.
 
@@ -70,12 +76,13 @@ def check_select(
         facts: Schema of the facts of the step that makes the run's images.
         storage_options: For block lists and reference sets.
         has_tokens: Whether the run has a tokenizer that captions are counted with.
+        further: The scores' columns beside those of every run.
 
     Raises:
         ConfigError: naming the rule, what was found and what is allowed.
     """
     sources = {name: pa.type_for_alias(kind) for name, kind in source_columns.items()}
-    types = usable_columns(facts, sources)
+    types = usable_columns((*facts, *further), sources)
     rules = plan_rules(config, storage_options or {})
     if not has_tokens:
         _refuse_tokens([name for rule in rules for name in rule.columns], config.copies.keep)

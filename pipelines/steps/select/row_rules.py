@@ -1,6 +1,6 @@
 """Rules that look at one row: a table of rows in, which of them break which outcome out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -55,15 +55,17 @@ class RowRule(Protocol):
 class FiniteScores:
     """No score is NaN or infinite, whatever the configuration says."""
 
-    columns = SCORES
-    outcomes = tuple(Outcome(reason="score_not_finite", rule=name) for name in SCORES)
+    def __init__(self, further: Iterable[pa.Field] = ()) -> None:
+        floating = (f.name for f in further if pa.types.is_floating(f.type))
+        self.columns = (*SCORES, *floating)
+        self.outcomes = tuple(Outcome(reason="score_not_finite", rule=n) for n in self.columns)
 
     def check(self, types: Mapping[str, pa.DataType]) -> None:
         """The scores are columns of every run."""
 
     def broken(self, rows: pa.Table) -> Breaks:
         breaks = np.zeros(rows.num_rows, np.int16)
-        for number, name in reversed(list(enumerate(SCORES, start=1))):
+        for number, name in reversed(list(enumerate(self.columns, start=1))):
             finite = pc.fill_null(pc.is_finite(array_of(rows, name)), True)
             breaks[~np.asarray(finite)] = number
         return breaks

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,8 @@ class Select:
     """Encode's tokenizer; None: the captions' tokens are not counted."""
     cache_size: int | None = None
     """Pixels of a side of the images that encode takes; None: whatever there is."""
+    further: Sequence[pa.Field] = ()
+    """Columns of the scores beside those of every run (`ScoreConfig.further_columns`)."""
 
     name = "select"
 
@@ -83,13 +85,14 @@ class Select:
             score=self.score,
             read_rows=self.read_rows,
             tokens=None if counter is None else TokenColumns(counter=counter, folder=folder),
+            further=self.further,
         )
 
     def _judge(
         self, facts: Facts, verdicts: Verdicts, references: References, folder: Path
     ) -> None:
         options = self.store.storage_options
-        planned = plan_rules(self.config, options, cache_size=self.cache_size)
+        planned = plan_rules(self.config, options, cache_size=self.cache_size, further=self.further)
         rules: list[tuple[int, RowRule | Contest]] = []
         for rule in planned:
             code = verdicts.register(rule.outcomes)
@@ -121,7 +124,13 @@ class Select:
     def _write(
         self, shard_id: int, facts: Facts, verdicts: Verdicts, names: CopyNames, folder: Path
     ) -> Manifest:
-        table = ledger_table(facts.read(shard_id), verdicts, names, places=verdicts.shard(shard_id))
+        table = ledger_table(
+            facts.read(shard_id),
+            verdicts,
+            names,
+            places=verdicts.shard(shard_id),
+            further=self.further,
+        )
         path = folder / f"ledger-{shard_id}.parquet"
         write_table(table, path)
         counts = table["reason"].value_counts().to_pylist()
