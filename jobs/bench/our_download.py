@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipelines.plan import PlanConfig, make_plan
 from pipelines.rules.block_lists import BlockConfig
-from pipelines.rules.list_rules import RulesConfig
+from pipelines.rules.claim_rules import RulesConfig
 from pipelines.run.manifest import Manifest
 from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceConfig

@@ -25,7 +25,7 @@ from pipelines.revisions.difference import compare_cuts
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
 from pipelines.rows.caption_facts import CaptionFactsConfig
 from pipelines.rules.block_lists import BlockConfig
-from pipelines.rules.list_rules import RulesConfig, check_rules
+from pipelines.rules.claim_rules import RulesConfig, check_rules
 from pipelines.run.folder import check_output
 from pipelines.run.funnel import funnel_of
 from pipelines.run.record import Revision, StepSummary, check_or_record, read_revision, read_run

@@ -12,7 +12,7 @@ from pipelines.plan import Plan, load_plan, read_rows
 from pipelines.redact import redact_text_column, redact_url_column
 from pipelines.revisions.tombstones import Tombstones, mask_rows, read_tombstones
 from pipelines.rules.block_lists import BlockConfig, BlockList, load_block_list
-from pipelines.rules.list_rules import RulesConfig, apply_rules
+from pipelines.rules.claim_rules import RulesConfig, apply_rules
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
 

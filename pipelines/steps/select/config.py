@@ -8,9 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines.config import Config
 from pipelines.rows.ledger import LEDGER, SCORES
-from pipelines.steps.select.duplicates_config import DuplicatesConfig
-from pipelines.steps.select.presets import expand_preset
-from pipelines.steps.select.rule_config import (
+from pipelines.rules.presets import expand_preset
+from pipelines.rules.ranked_rules import (
     BestOf,
     BestOfRule,
     BlockKeysRule,
@@ -22,6 +21,7 @@ from pipelines.steps.select.rule_config import (
     SqlRule,
     Threshold,
 )
+from pipelines.steps.select.duplicates_config import DuplicatesConfig
 
 PlainRule = ColumnRule | SqlRule | BestOfRule | DomainCapRule | BlockKeysRule | BlockWordsRule
 

@@ -7,11 +7,7 @@ import pyarrow as pa
 
 from pipelines.config import ConfigError
 from pipelines.rows.ledger import DOWNLOAD_FACTS, TOKEN_FIELDS
-from pipelines.steps.select.columns import check_known, check_numeric, usable_columns
-from pipelines.steps.select.config import PlainRule, SelectConfig
-from pipelines.steps.select.ranking import DOMAIN, Ranked
-from pipelines.steps.select.references import References
-from pipelines.steps.select.row_rules import (
+from pipelines.rules.column_rule import (
     BlockedKeys,
     BlockedWords,
     Bounds,
@@ -22,7 +18,8 @@ from pipelines.steps.select.row_rules import (
     RowRule,
     SqlCondition,
 )
-from pipelines.steps.select.rule_config import (
+from pipelines.rules.columns import check_known, check_numeric, usable_columns
+from pipelines.rules.ranked_rules import (
     BestOfRule,
     BlockKeysRule,
     BlockWordsRule,
@@ -30,7 +27,10 @@ from pipelines.steps.select.rule_config import (
     DomainCapRule,
     SqlRule,
 )
-from pipelines.steps.select.word_lists import list_digest, read_keys, read_words
+from pipelines.rules.word_lists import list_digest, read_keys, read_words
+from pipelines.steps.select.config import PlainRule, SelectConfig
+from pipelines.steps.select.ranking import DOMAIN, Ranked
+from pipelines.steps.select.references import References
 
 StorageOptions = Mapping[str, Any]
 

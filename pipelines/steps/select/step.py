@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from pipelines.rules.column_rule import RowRule, SqlCondition
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, committed_shards
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
@@ -19,7 +20,6 @@ from pipelines.steps.select.facts import Facts
 from pipelines.steps.select.plan import plan_rules
 from pipelines.steps.select.ranking import Contest, Ranked
 from pipelines.steps.select.references import References
-from pipelines.steps.select.row_rules import RowRule, SqlCondition
 from pipelines.steps.select.tokens import TokenColumns, TokenCounter
 from pipelines.steps.select.verdicts import BY_FACTS, Verdicts
 from pipelines.steps.select.write import ledger_table

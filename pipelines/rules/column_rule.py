@@ -11,16 +11,16 @@ import pyarrow.compute as pc
 
 from pipelines.config import ConfigError
 from pipelines.rows.ledger import ROW_FAILED, SCORES
-from pipelines.steps.select.columns import (
+from pipelines.rules.columns import (
     array_of,
     check_known,
     check_numeric,
     numbers_of,
 )
-from pipelines.steps.select.conditions import Condition
-from pipelines.steps.select.presets import describe
-from pipelines.steps.select.rule_config import ColumnRule
-from pipelines.steps.select.word_lists import WordList
+from pipelines.rules.conditions import Condition
+from pipelines.rules.presets import describe
+from pipelines.rules.ranked_rules import ColumnRule
+from pipelines.rules.word_lists import WordList
 
 Breaks = npt.NDArray[np.int16]
 """One a row: 0 where the rule is kept, else the number of the outcome, from 1."""

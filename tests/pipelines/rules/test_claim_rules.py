@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pipelines.config import ConfigError
 from pipelines.rows.ledger import LIST_REASONS
-from pipelines.rules.list_rules import RulesConfig, apply_rules, check_rules
+from pipelines.rules.claim_rules import RulesConfig, apply_rules, check_rules
 
 ROWS = pa.table(
     {

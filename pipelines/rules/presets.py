@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from pipelines.steps.select.rule_config import ColumnRule, Missing, PresetRule, SqlRule
+from pipelines.rules.ranked_rules import ColumnRule, Missing, PresetRule, SqlRule
 
 PresetParts = tuple[ColumnRule | SqlRule, ...]
 
