@@ -1,23 +1,26 @@
-"""Rules on the list's own columns, applied before anything is fetched.
+"""Rules on what a list claims of its images, and on captions as they stand.
 
-Claims are taken as they stand: what a list says of an image may be wrong, and what is measured
-later is judged again by select. A row that makes no claim (null or NaN) passes, unless
-`missing_values: drop`; a rule whose column the list does not have is a configuration error.
+A claim may be wrong, and what is measured later is judged again by select. A row that makes no
+claim (null, NaN or no number) passes, unless `missing: drop`; a rule whose column the list does
+not have is a configuration error.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import model_validator
 
-from pipelines.config import Config, ConfigError
+from pipelines.config import ConfigError
 from pipelines.rows.caption_facts import count_words
 from pipelines.rows.claims import claimed_numbers
+from pipelines.rules.columns import array_of
+from pipelines.rules.rule import Breaks, Missing, Outcome, RowRule
 
-CLAIM_COLUMNS = {
+CLAIM_COLUMNS: Final = {
     "width": ("source_width", "source_original_width"),
     "height": ("source_height", "source_original_height"),
     "similarity": ("source_similarity",),
@@ -26,205 +29,163 @@ CLAIM_COLUMNS = {
 }
 """Where each claim is looked for, LAION's names first; `WIDTH` of a list is `source_width`."""
 
-
-class RulesConfig(Config):
-    """Bounds on what the list claims; null switches a rule off."""
-
-    min_width: int | None = Field(default=None, ge=1)
-    """Claimed width in pixels."""
-    min_height: int | None = Field(default=None, ge=1)
-    """Claimed height in pixels."""
-    min_side: int | None = Field(default=None, ge=1)
-    """The shorter of the claimed sides."""
-    max_aspect: float | None = Field(default=None, ge=1.0)
-    """The longer claimed side over the shorter."""
-    min_similarity: float | None = Field(default=None, ge=-1.0, le=1.0)
-    """Claimed image-text similarity; LAION's own cut is 0.28 (B/32, English)."""
-    max_punsafe: float | None = Field(default=None, ge=0.0, le=1.0)
-    max_pwatermark: float | None = Field(default=None, ge=0.0, le=1.0)
-    min_caption_chars: int | None = Field(default=None, ge=0)
-    """A missing caption has none."""
-    min_caption_words: int | None = Field(default=None, ge=0)
-    """Words between white space."""
-    max_caption_chars: int | None = Field(default=None, ge=1)
-    missing_values: Literal["keep", "drop"] = "keep"
-    """A row whose claim is null or NaN passes, or (`drop`) gets the rule's reason."""
+_SIDES = ("width", "height")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdicts:
-    """One element a row: null, or the first rule broken.
+class Bound:
+    """The one bound that a claim takes (from `least` to `most`), and the reason it gives."""
 
-    Attributes:
-        reason: From `pipelines.rows.ledger.LIST_REASONS`.
-        rule: The rule as the user gave it, e.g. `claimed width >= 256`.
-    """
-
-    reason: pa.Array
-    rule: pa.Array
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rule:
-    option: str
-    bound: float
+    bound: Literal["min", "max"]
     reason: str
-    text: str
+    least: float
+    most: float = float("inf")
+    noun: str
     claims: tuple[str, ...]
-    measure: Callable[[list[pa.Array]], pa.Array]
-    at_least: bool
 
 
-def check_rules(column_names: list[str], config: RulesConfig) -> None:
-    """Refuse a rule whose column the list does not have.
-
-    Args:
-        column_names: The run's `source_` columns.
-
-    Raises:
-        ConfigError: names each such rule, and the columns there are.
-    """
-    found = [name for name in column_names if name.startswith("source_")]
-    faults = [
-        f"  - rules.{rule.option}: the list has no {claim!r} column"
-        for rule in _rules(config)
-        for claim in rule.claims
-        if _claim_column(found, claim) is None
-    ]
-    if faults:
-        inputs = ", ".join(name.removeprefix("source_") for name in found) or "none"
-        raise ConfigError(
-            f"rules: {len(faults)} problem(s)\n" + "\n".join(faults) + f"\n  The list's other "
-            f"columns are: {inputs}. Remove the rule (or set it to null), or give another list."
-        )
+def _size(noun: str, *claims: str) -> Bound:
+    reason = "claimed_size_below_min"
+    return Bound(bound="min", reason=reason, least=1, noun=noun, claims=claims)
 
 
-def apply_rules(rows: pa.Table, config: RulesConfig) -> Verdicts:
-    """Judge rows by their `caption` and `source_` columns; the first broken rule is the verdict.
-
-    Raises:
-        ConfigError: as `check_rules`.
-    """
-    check_rules(rows.column_names, config)
-    reason = pa.nulls(rows.num_rows, pa.string())
-    text = reason
-    for rule in _rules(config):
-        broken = pc.and_(_broken(rows, rule, config.missing_values), pc.is_null(reason))
-        reason = pc.if_else(broken, rule.reason, reason)
-        text = pc.if_else(broken, rule.text, text)
-    return Verdicts(reason=reason, rule=text)
+def _probability(name: str) -> Bound:
+    reason = f"claimed_{name}_above_max"
+    return Bound(bound="max", reason=reason, least=0, most=1, noun=name, claims=(name,))
 
 
-def _broken(rows: pa.Table, rule: _Rule, missing_values: str) -> pa.Array:
-    if rule.claims:
-        names = [_claim_column(rows.column_names, claim) for claim in rule.claims]
-        inputs = [claimed_numbers(_array(rows[name])) for name in names]
-    else:
-        inputs = [_array(rows["caption"])]
-    values = rule.measure(inputs)
-    compare = pc.less if rule.at_least else pc.greater
-    broken = compare(values, pa.scalar(rule.bound, values.type))
-    return pc.fill_null(broken, missing_values == "drop")
+_CLAIMS: Final = {
+    "width": _size("width", "width"),
+    "height": _size("height", "height"),
+    "side": _size("shorter side", *_SIDES),
+    "aspect": Bound(
+        bound="max", reason="claimed_aspect_above_max", least=1, noun="aspect", claims=_SIDES
+    ),
+    "similarity": Bound(
+        bound="min",
+        reason="claimed_similarity_below_min",
+        least=-1,
+        most=1,
+        noun="similarity",
+        claims=("similarity",),
+    ),
+    "punsafe": _probability("punsafe"),
+    "pwatermark": _probability("pwatermark"),
+}
 
 
-def _rules(config: RulesConfig) -> list[_Rule]:
-    size, aspect = "claimed_size_below_min", "claimed_aspect_above_max"
-    sides = ("width", "height")
-    listed = [
-        _claim(config, "min_width", size, "width", ("width",), _first),
-        _claim(config, "min_height", size, "height", ("height",), _first),
-        _claim(config, "min_side", size, "shorter side", sides, _shorter_side),
-        _claim(config, "max_aspect", aspect, "aspect", sides, _aspect),
-        *(
-            _claim(config, option, f"claimed_{name}_{bound}", name, (name,), _first)
-            for option, name, bound in (
-                ("min_similarity", "similarity", "below_min"),
-                ("max_punsafe", "punsafe", "above_max"),
-                ("max_pwatermark", "pwatermark", "above_max"),
-            )
-        ),
-        _caption(config, "min_caption_chars", "caption_too_short", "characters", _characters),
-        _caption(config, "min_caption_words", "caption_too_short", "words", _num_words),
-        _caption(config, "max_caption_chars", "caption_too_long", "characters", _characters),
-    ]
-    return [rule for rule in listed if rule is not None]
+class ClaimedRule(RowRule):
+    """A bound on what the list claims, in whatever type its column has."""
+
+    claimed: Literal["width", "height", "side", "aspect", "similarity", "punsafe", "pwatermark"]
+    """`side` is the shorter one, `aspect` the longer over the shorter; LAION's own cut of
+    similarity is 0.28 (ViT-B/32, English)."""
+    min: float | None = None
+    """Inclusive; of width, height, side (pixels) and similarity."""
+    max: float | None = None
+    """Inclusive; of aspect, punsafe and pwatermark."""
+    missing: Missing = "keep"
+    """What becomes of a row that makes no claim."""
+
+    @model_validator(mode="after")
+    def _takes_its_bound(self) -> Self:
+        spec = _CLAIMS[self.claimed]
+        given = {"min": self.min, "max": self.max}
+        value = given.pop(spec.bound)
+        if value is None or set(given.values()) != {None}:
+            raise ValueError(f"claimed {self.claimed} takes {spec.bound}, and no other bound")
+        if not spec.least <= value <= spec.most:
+            raise ValueError(f"{spec.bound} must be from {spec.least:g} to {spec.most:g}")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        claims = _CLAIMS[self.claimed].claims
+        return tuple(name for claim in claims for name in CLAIM_COLUMNS[claim])
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        spec = _CLAIMS[self.claimed]
+        text = f"claimed {spec.noun} {_sign(spec.bound)} {self._bound:g}"
+        return (Outcome(reason=spec.reason, rule=self.name or text),)
+
+    @property
+    def _bound(self) -> float:
+        bound = self.max if self.min is None else self.min
+        assert bound is not None  # by the validator
+        return bound
+
+    def check(self, types: Mapping[str, pa.DataType]) -> None:
+        names = [name for name in types if name.startswith("source_")]
+        for claim in _CLAIMS[self.claimed].claims:
+            if not set(names) & set(CLAIM_COLUMNS[claim]):
+                others = ", ".join(name.removeprefix("source_") for name in names) or "none"
+                raise ConfigError(
+                    f"{self.where}: the list has no {claim!r} column; its other columns are: "
+                    f"{others}"
+                )
+
+    def broken(self, rows: pa.Table) -> Breaks:
+        spec = _CLAIMS[self.claimed]
+        there = [
+            next(name for name in CLAIM_COLUMNS[claim] if name in rows.column_names)
+            for claim in spec.claims
+        ]
+        values = _measured(self.claimed, [claimed_numbers(array_of(rows, name)) for name in there])
+        compare = pc.less if spec.bound == "min" else pc.greater
+        broken = pc.fill_null(compare(values, pa.scalar(self._bound)), self.missing == "drop")
+        return np.asarray(broken).astype(np.int16)
 
 
-def _claim(
-    config: RulesConfig,
-    option: str,
-    reason: str,
-    noun: str,
-    claims: tuple[str, ...],
-    measure: Callable[[list[pa.Array]], pa.Array],
-) -> _Rule | None:
-    return _rule(config, option, reason, f"claimed {noun}", claims, measure)
+class CaptionRule(RowRule):
+    """Bounds on the length of a caption, as the list has it; a missing caption has none."""
 
+    caption: Literal["characters", "words"]
+    """Words are between white space."""
+    min: int | None = None
+    max: int | None = None
 
-def _caption(
-    config: RulesConfig,
-    option: str,
-    reason: str,
-    noun: str,
-    measure: Callable[[list[pa.Array]], pa.Array],
-) -> _Rule | None:
-    return _rule(config, option, reason, f"caption {noun}", (), measure)
+    @model_validator(mode="after")
+    def _has_bounds(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("a rule on captions needs min or max")
+        if (self.min or 0) < 0 or (self.max is not None and self.max < max(1, self.min or 1)):
+            raise ValueError("min must be 0 or more, max 1 or more and not below min")
+        return self
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("caption",)
 
-def _rule(
-    config: RulesConfig,
-    option: str,
-    reason: str,
-    noun: str,
-    claims: tuple[str, ...],
-    measure: Callable[[list[pa.Array]], pa.Array],
-) -> _Rule | None:
-    bound = getattr(config, option)
-    if bound is None:
-        return None
-    at_least = option.startswith("min_")
-    return _Rule(
-        option=option,
-        bound=float(bound),
-        reason=reason,
-        text=f"{noun} {'>=' if at_least else '<='} {bound:g}",
-        claims=claims,
-        measure=measure,
-        at_least=at_least,
-    )
-
-
-def _claim_column(names: list[str], claim: str) -> str | None:
-    return next((name for name in CLAIM_COLUMNS[claim] if name in names), None)
-
-
-def _array(column: pa.ChunkedArray) -> pa.Array:
-    combined = column.combine_chunks()
-    if isinstance(combined, pa.ChunkedArray):
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        stem = f"caption {self.caption}"
         return (
-            pa.concat_arrays(combined.chunks)
-            if combined.num_chunks
-            else pa.array([], combined.type)
+            Outcome(reason="caption_too_short", rule=self.name or f"{stem} >= {self.min or 0:g}"),
+            Outcome(reason="caption_too_long", rule=self.name or f"{stem} <= {self.max or 0:g}"),
         )
-    return combined
+
+    def broken(self, rows: pa.Table) -> Breaks:
+        captions = pc.fill_null(array_of(rows, "caption"), "")
+        count = pc.utf8_length if self.caption == "characters" else count_words
+        lengths = np.asarray(count(captions))
+        breaks = np.zeros(rows.num_rows, np.int16)
+        if self.max is not None:
+            breaks[lengths > self.max] = 2
+        if self.min is not None:
+            breaks[lengths < self.min] = 1
+        return breaks
 
 
-def _first(claims: list[pa.Array]) -> pa.Array:
-    return claims[0]
+def _sign(bound: str) -> str:
+    return ">=" if bound == "min" else "<="
 
 
-def _shorter_side(claims: list[pa.Array]) -> pa.Array:
-    return pc.min_element_wise(*claims, skip_nulls=False)
-
-
-def _aspect(claims: list[pa.Array]) -> pa.Array:
+def _measured(claimed: str, claims: list[pa.Array]) -> pa.Array:
+    if len(claims) == 1:
+        return claims[0]
+    shorter = pc.min_element_wise(*claims, skip_nulls=False)
+    if claimed == "side":
+        return shorter
     longer = pc.max_element_wise(*claims, skip_nulls=False)
-    return pc.divide(longer, _shorter_side(claims))  # a claimed side of 0 is an endless aspect
-
-
-def _characters(caption: list[pa.Array]) -> pa.Array:
-    return pc.cast(pc.utf8_length(pc.fill_null(caption[0], "")), pa.float64())
-
-
-def _num_words(caption: list[pa.Array]) -> pa.Array:
-    return pc.cast(count_words(pc.fill_null(caption[0], "")), pa.float64())
+    return pc.divide(longer, shorter)  # a claimed side of 0 is an endless aspect

@@ -1,75 +1,13 @@
-"""The forms a rule of `select.rules` can have; which one it is, its keys say."""
+"""Rules that compare the rows of a run: the best of it or of each group, caps on domains."""
 
-import math
-from typing import Annotated, Any, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from pipelines.config import Config
+from pipelines.rules.rule import Rule
 
-Missing = Literal["drop", "keep"]
 Prefer = Literal["highest", "lowest"]
-
-
-class Threshold(Config):
-    """Bounds on one column: `min` and `max` inclusive, `above` and `below` exclusive."""
-
-    min: float | None = None
-    max: float | None = None
-    above: float | None = None
-    below: float | None = None
-    missing: Missing = "drop"
-    """What becomes of a row whose value is null."""
-
-    @model_validator(mode="after")
-    def _bounds_make_sense(self) -> Self:
-        bounds = {name: getattr(self, name) for name in ("min", "max", "above", "below")}
-        for name, bound in bounds.items():
-            if bound is not None and not math.isfinite(bound):
-                raise ValueError(f"{name} must be a finite number")
-        if all(bound is None for bound in bounds.values()) and not self._has_other_test():
-            raise ValueError("a threshold needs min, max, above or below")
-        for low in ("min", "above"):
-            for high in ("max", "below"):
-                if None not in (bounds[low], bounds[high]) and bounds[low] > bounds[high]:
-                    raise ValueError(f"{low} {bounds[low]} is above {high} {bounds[high]}")
-        return self
-
-    def _has_other_test(self) -> bool:
-        return False
-
-
-class ColumnRule(Threshold):
-    """Bounds on a column of numbers, or the values that a column of text may have."""
-
-    column: str
-    """Of the ledger, or `source_<column of the list>`."""
-    one_of: tuple[str, ...] | None = Field(default=None, min_length=1)
-    name: str | None = None
-
-    def _has_other_test(self) -> bool:
-        return self.one_of is not None
-
-    @model_validator(mode="after")
-    def _one_test(self) -> Self:
-        if self.one_of is not None and (self.min, self.max, self.above, self.below) != (None,) * 4:
-            raise ValueError("a rule has one_of or bounds, not both")
-        return self
-
-
-class SqlRule(Config):
-    """A DuckDB condition on the ledger's columns; a row for which it is null is dropped too."""
-
-    sql: str = Field(min_length=1)
-    name: str | None = None
-
-
-class PresetRule(Config):
-    """Published cuts by name, each as a rule of its own."""
-
-    preset: str
-    missing: Missing = "drop"
-    """What becomes of a row in which a column of the preset is null."""
 
 
 class BestOf(Config):
@@ -92,9 +30,16 @@ class BestOf(Config):
         return self
 
 
-class BestOfRule(Config):
+class BestOfRule(Rule):
+    """The best rows stay."""
+
     best_of: BestOf
-    name: str | None = None
+
+    compares_rows: ClassVar[bool] = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.best_of.by, self.best_of.per) if name is not None)
 
 
 class DomainCap(Config):
@@ -106,63 +51,13 @@ class DomainCap(Config):
     prefer: Prefer = "highest"
 
 
-class DomainCapRule(Config):
+class DomainCapRule(Rule):
+    """At most so many rows of a domain stay."""
+
     domain_cap: DomainCap
-    name: str | None = None
 
+    compares_rows: ClassVar[bool] = True
 
-class BlockKeysRule(Config):
-    """Rows whose key is on a list: one a line (`#` starts a comment), or one Parquet column."""
-
-    block_keys: str = Field(min_length=1)
-    name: str | None = None
-
-
-class BlockWordsRule(Config):
-    """Rows whose text holds a word or phrase of a list, whole and in any case."""
-
-    block_words: str = Field(min_length=1)
-    column: str = "caption"
-    name: str | None = None
-
-
-_FORMS = {
-    "sql": "SQL rule",
-    "preset": "preset rule",
-    "best_of": "best-of rule",
-    "domain_cap": "domain rule",
-    "block_keys": "key rule",
-    "block_words": "word rule",
-    "column": "column rule",  # last: a word rule has a column too
-}
-_NAMES: dict[type[Any], str] = {
-    SqlRule: "SQL rule",
-    PresetRule: "preset rule",
-    BestOfRule: "best-of rule",
-    DomainCapRule: "domain rule",
-    BlockKeysRule: "key rule",
-    BlockWordsRule: "word rule",
-    ColumnRule: "column rule",
-}
-
-
-def _form(rule: Any) -> str | None:
-    if isinstance(rule, dict):
-        return next((form for key, form in _FORMS.items() if key in rule), None)
-    return _NAMES.get(type(rule))
-
-
-Rule = Annotated[
-    Annotated[SqlRule, Tag("SQL rule")]
-    | Annotated[PresetRule, Tag("preset rule")]
-    | Annotated[BestOfRule, Tag("best-of rule")]
-    | Annotated[DomainCapRule, Tag("domain rule")]
-    | Annotated[BlockKeysRule, Tag("key rule")]
-    | Annotated[BlockWordsRule, Tag("word rule")]
-    | Annotated[ColumnRule, Tag("column rule")],
-    Discriminator(
-        _form,
-        custom_error_type="rule_form",
-        custom_error_message=f"a rule has one of the keys {', '.join(_FORMS)}",
-    ),
-]
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("url",) if self.domain_cap.by is None else ("url", self.domain_cap.by)

@@ -9,12 +9,13 @@ from pipelines.rows.ledger import (
     ENGINE_REASONS,
     FETCH_REASONS,
     GENERATE_REASONS,
-    LIST_REASONS,
     PLAN_REASONS,
     PROMPT_REASONS,
     REASONS,
     ROW_FAILED,
+    RULE_REASONS,
     SCORE_REASONS,
+    SELECT_REASONS,
     TAKEDOWN_REASONS,
 )
 from pipelines.run.manifest import Manifest, ShardError, manifest_path, read_manifest
@@ -26,7 +27,7 @@ from pipelines.verify.secrets import check_tree_secrets
 
 QUARANTINED = ENGINE_REASONS[0]
 _DOWNLOAD_REASONS = (
-    *(*PLAN_REASONS, *LIST_REASONS, *FETCH_REASONS, *DECODE_REASONS),
+    *(*PLAN_REASONS, *RULE_REASONS, *FETCH_REASONS, *DECODE_REASONS),
     *TAKEDOWN_REASONS,
 )
 _GENERATE_REASONS = (*PLAN_REASONS, *PROMPT_REASONS, *GENERATE_REASONS)
@@ -142,9 +143,9 @@ def check_flow(
     for reason, count in score.dropped.items() if score is not None else ():
         before[reason] = before.get(reason, 0) + count
     _count_taken_down(before, select)
-    for reason in sorted({*ORIGIN_REASONS[origin], QUARANTINED, ROW_FAILED}):
+    for reason in sorted({*ORIGIN_REASONS[origin], *SCORE_REASONS, QUARANTINED}):
         count, expected = select.dropped.get(reason, 0), before.get(reason, 0)
-        if count != expected and not (reason == ROW_FAILED and count > expected):
+        if count < expected or (count > expected and reason not in SELECT_REASONS):
             yield Fault(_path(select), f"{count} rows {reason}", f"{expected} as in earlier steps")
 
 

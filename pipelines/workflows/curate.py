@@ -1,6 +1,6 @@
 """The curate job: four committed steps over one list, pipelined shard by shard."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -24,8 +24,9 @@ from pipelines.revisions.begin import begin_growth, begin_retry, planned_before
 from pipelines.revisions.difference import compare_cuts
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
 from pipelines.rows.caption_facts import CaptionFactsConfig
+from pipelines.rules.before_fetch import BeforeFetch
 from pipelines.rules.block_lists import BlockConfig
-from pipelines.rules.claim_rules import RulesConfig, check_rules
+from pipelines.rules.old_keys import RulesConfig, old_rules, say_instead
 from pipelines.run.folder import check_output
 from pipelines.run.funnel import funnel_of
 from pipelines.run.record import Revision, StepSummary, check_or_record, read_revision, read_run
@@ -64,7 +65,9 @@ class CurateConfig(Config):
     source: SourceConfig
     plan: PlanConfig = PlanConfig()
     rules: RulesConfig = RulesConfig()
+    """An old key; `download.rules` takes them now."""
     block: BlockConfig = BlockConfig()
+    """An old key; a rule of `download.rules` now."""
     download: DownloadConfig = DownloadConfig()
     image: ImageConfig = ImageConfig()
     caption_facts: CaptionFactsConfig = CaptionFactsConfig()
@@ -85,6 +88,36 @@ class CurateConfig(Config):
             raise ValueError(
                 f"image.size: {self.image.size} has no latent of a whole size; give a multiple of "
                 "the autoencoder's down-sampling (8 for Stable Diffusion's)"
+            )
+        return self
+
+    @property
+    def before_fetch(self) -> BeforeFetch:
+        """The rules before the fetch, under whichever keys they are written."""
+        old = old_rules(self.rules, self.block)
+        new = tuple((f"download.rules.{at}", rule) for at, rule in enumerate(self.download.rules))
+        return BeforeFetch(
+            rules=old or new,
+            storage_options=self.source.storage_options,
+            old=None if new else self.rules,
+        )
+
+    def old_keys(self) -> Iterator[str]:
+        """A line for each old key that is used: what to write instead."""
+        rules, block = old_rules(self.rules, BlockConfig()), old_rules(RulesConfig(), self.block)
+        for key, found in (("rules", rules), ("block", block)):
+            if found:
+                yield say_instead(key, "download.rules", found)
+        yield from self.select.old_keys()
+
+    @model_validator(mode="after")
+    def _rules_have_one_key(self) -> Self:
+        given = {"rules": self.rules != RulesConfig(), "block": self.block != BlockConfig()}
+        old = [key for key, is_given in given.items() if is_given]
+        if old and self.download.rules:
+            raise ValueError(
+                f"{' and '.join(old)} beside download.rules: old keys and the new one for the same "
+                "thing; write all of it in download.rules"
             )
         return self
 
@@ -124,6 +157,8 @@ def curate(
         PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
     """
     asked = _check_steps(config, steps)
+    for line in config.old_keys():
+        say(line)
     if grow and retry:
         raise ConfigError("--grow and --retry: give one, then the other")
     store = RunStore(config.output, config.storage_options)
@@ -151,7 +186,7 @@ def curate(
         plan = _plan(config, store, source, say, grow=grow)
         job = CurateSteps(config, store, source, plan)
         columns = [column.name for column in plan.columns]
-        check_rules(columns, config.rules)
+        job.rows.rules.check({c.name: c.type for c in plan.columns}, config.caption_facts)
         check_claims(config.select, config.score, columns)
         check_select(
             config.select,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Options that change how fast a result is there, and not the result.
 _PACE_OF_DOWNLOAD = {"threads", "max_per_host", "backoff_s", "connect_timeout_s"}
+_NOT_OF_THE_FETCH = {"rules"} | _PACE_OF_DOWNLOAD
 
 
 class CurateSteps:
@@ -47,7 +48,7 @@ class CurateSteps:
         self.plan = plan
         self.max_quarantined_shards = config.engine.max_quarantined_shards
         self.edition = read_edition(store)
-        self.rows = PlannedRows(store, source, config.rules, config.block)
+        self.rows = PlannedRows(store, source, config.before_fetch)
         encode = config.encode
         self.tokenizer = None if encode is None else load_caption_tokenizer(encode.text_encoder)
         self.identities: dict[str, StepIdentity] = {}
@@ -216,9 +217,8 @@ class CurateSteps:
         if step == "download":
             return {
                 "plan": self.plan.fingerprint,
-                "rules": config.rules.model_dump(mode="json"),
-                "block": self.rows.block_list.digest,
-                "download": config.download.model_dump(mode="json", exclude=_PACE_OF_DOWNLOAD),
+                **self.rows.rules.identity(),
+                "download": config.download.model_dump(mode="json", exclude=_NOT_OF_THE_FETCH),
                 "image": config.image.identity(),
                 **config.caption_facts.identity(),
                 **self.edition.identity(),

@@ -112,6 +112,8 @@ def generate(
         raise ConfigError(f"--steps {','.join(unknown)}: allowed: {', '.join(GENERATE_STEPS)}")
     off = {name for name, section in _optional(config).items() if section is None}
     check_named_steps(steps, every=GENERATE_STEPS, off=off)
+    for line in config.select.old_keys():
+        say(line)
     store = RunStore(config.output, config.storage_options)
     check_output(store, job="generate")
     config.prompts.source().check_listed()

@@ -1,6 +1,7 @@
 """Select: facts in, verdicts out; no images and no GPU."""
 
-from pipelines.rules.ranked_rules import BestOf, Threshold
+from pipelines.rules.column_rule import Threshold
+from pipelines.rules.ranked_rules import BestOf
 from pipelines.steps.select.config import SelectConfig
 from pipelines.steps.select.duplicates_config import DuplicatesConfig, ReferenceConfig
 from pipelines.steps.select.plan import check_select, input_digests

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.rules.column_rule import Outcome
 from pipelines.rules.columns import array_of, numbers_of
+from pipelines.rules.rule import Outcome
 from pipelines.steps.select.duplicates_config import DuplicatesConfig, Method, ReferenceMethod
 from pipelines.steps.select.facts import Facts
 from pipelines.steps.select.near_embeddings import near_embeddings

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.rules.column_rule import Outcome
 from pipelines.rules.columns import (
     Numbers,
     array_of,
@@ -21,6 +20,7 @@ from pipelines.rules.columns import (
     numbers_of,
 )
 from pipelines.rules.ranked_rules import Prefer
+from pipelines.rules.rule import Outcome
 from pipelines.steps.select.spill import Records, Spill
 from pipelines.steps.select.urls import domains
 from pipelines.steps.select.verdicts import Places, Verdicts

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipelines.rules.column_rule import RowRule, SqlCondition
+from pipelines.rules.rule import ReadyRule
+from pipelines.rules.sql_rule import SqlCondition
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, committed_shards
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
@@ -93,7 +94,7 @@ class Select:
     ) -> None:
         options = self.store.storage_options
         planned = plan_rules(self.config, options, cache_size=self.cache_size)
-        rules: list[tuple[int, RowRule | Contest]] = []
+        rules: list[tuple[int, ReadyRule | Contest]] = []
         for rule in planned:
             code = verdicts.register(rule.outcomes)
             if isinstance(rule, Ranked):
@@ -149,7 +150,7 @@ def _judge_shard(
     rows: pa.Table,
     at: slice,
     verdicts: Verdicts,
-    rules: list[tuple[int, RowRule | Contest]],
+    rules: list[tuple[int, ReadyRule | Contest]],
     duplicates: Duplicates,
 ) -> None:
     """Give each row the code of the first rule on itself that it breaks; enter it for the others.
