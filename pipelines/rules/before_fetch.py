@@ -14,6 +14,7 @@ from pipelines.rows.caption_facts import CAPTION_FACTS, CaptionFactsConfig, meas
 from pipelines.rows.ledger import DOWNLOAD_FACTS, LEDGER
 from pipelines.rules.block_lists import BlockList
 from pipelines.rules.block_rules import Blocked
+from pipelines.rules.columns import VERDICT_COLUMNS
 from pipelines.rules.old_keys import Keyed, RulesConfig, as_old_rules
 from pipelines.rules.rule import Outcome, ReadyRule, RowRule, Rule
 from pipelines.rules.sql_rule import SqlCondition
@@ -33,9 +34,13 @@ def known_before_fetch(rule: Rule) -> Rule:
                 f"{keys} compares the rows of the whole run, which is not known before the fetch; "
                 f"select.rules takes it ({_TOLD})"
             )
-        unknown = [n for n in part.needed if n.lower() not in KNOWN and not _is_source(n)]
+        try:
+            needed = part.needed
+        except ConfigError as error:  # SQL that is none
+            raise ValueError(str(error)) from None
+        unknown = [n for n in needed if n.lower() not in KNOWN and not _is_source(n)]
         if unknown:
-            later = all(name in LEDGER.names for name in unknown)
+            later = {*unknown} <= {*LEDGER.names} - {*VERDICT_COLUMNS}
             raise ValueError(
                 f"a rule by {', '.join(unknown)}, which is not known before the fetch; "
                 + ("select.rules takes it; " if later else "")

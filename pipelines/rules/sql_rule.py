@@ -22,7 +22,7 @@ class SqlRule(RowRule):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return _condition(self.sql, self.where or "rules").columns
+        return _condition(self.sql, self.where).columns
 
     def ready(self, *, where: str, storage_options: StorageOptions) -> "SqlCondition":
         return SqlCondition(self.sql, name=self.name, where=where)
@@ -69,4 +69,4 @@ class SqlCondition:
 def _condition(sql: str, where: str) -> "Condition":
     from pipelines.rules.conditions import Condition  # DuckDB is loaded where a rule asks for it
 
-    return Condition(sql, where=where)
+    return Condition(sql, where=f"{where}.sql" if where else "sql")

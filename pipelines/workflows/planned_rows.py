@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pipelines.plan import Plan, load_plan, read_rows
 from pipelines.redact import redact_text_column, redact_url_column
 from pipelines.revisions.tombstones import Tombstones, mask_rows, read_tombstones
+from pipelines.rows.caption_facts import CAPTION_FACTS
 from pipelines.rules.before_fetch import BeforeFetch
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
@@ -75,6 +76,7 @@ class PlannedRows:
     def read_redacted(self, shard_id: int) -> pa.Table:
         """As `read`, with URL and caption fit to be stored."""
         rows = self.read(shard_id)
+        rows = rows.drop_columns([name for name in CAPTION_FACTS if name in rows.column_names])
         for name, redact in (("url", redact_url_column), ("caption", redact_text_column)):
             at = rows.schema.get_field_index(name)
             rows = rows.set_column(at, rows.schema.field(at), redact(rows[name]))

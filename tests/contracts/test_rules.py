@@ -262,6 +262,10 @@ WRONG = {
         {"download": {"rules": [{"sql": "caption_words > 3 and sharpness > 9"}]}},
         "download.rules.0: a rule by sharpness, which is not known before the fetch",
     ),
+    "no SQL before the fetch": (
+        {"download": {"rules": [{"sql": "caption_words >"}]}},
+        "download.rules.0: sql: Parser Error: ",
+    ),
     "the best of the run before the fetch": (
         {"download": {"rules": [{"best_of": {"by": "caption_chars", "num_images": 2}}]}},
         "download.rules.0: best_of compares the rows of the whole run",

@@ -1,7 +1,6 @@
 """From the configuration to rules that can be run, with their lists read."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -9,13 +8,11 @@ from pipelines.config import ConfigError
 from pipelines.rows.ledger import DOWNLOAD_FACTS, TOKEN_FIELDS
 from pipelines.rules.columns import check_known, check_numeric, usable_columns
 from pipelines.rules.ranked_rules import BestOfRule, DomainCapRule
-from pipelines.rules.rule import Outcome, ReadyRule, RowRule, Rule
+from pipelines.rules.rule import Outcome, ReadyRule, RowRule, Rule, StorageOptions
 from pipelines.steps.select.config import SelectConfig
 from pipelines.steps.select.image_rules import CacheSize, FiniteScores
 from pipelines.steps.select.ranking import DOMAIN, Ranked
 from pipelines.steps.select.references import References
-
-StorageOptions = Mapping[str, Any]
 
 
 def plan_rules(
