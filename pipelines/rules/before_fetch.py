@@ -37,7 +37,7 @@ def known_before_fetch(rule: Rule) -> Rule:
         try:
             needed = part.needed
         except ConfigError as error:  # SQL that is none
-            raise ValueError(str(error)) from None
+            raise ValueError(str(error).lstrip(".")) from None
         unknown = [n for n in needed if n.lower() not in KNOWN and not _is_source(n)]
         if unknown:
             later = {*unknown} <= {*LEDGER.names} - {*VERDICT_COLUMNS}

@@ -66,7 +66,7 @@ class Condition:
         unknown = [name for name in self.columns if name.lower() not in known]
         if unknown:
             raise ConfigError(
-                f"{self._where}: no column {', '.join(map(repr, unknown))}; allowed: "
+                f"{self._where}.sql: no column {', '.join(map(repr, unknown))}; allowed: "
                 + ", ".join(types)
             )
         self.met(pa.table({name: pa.nulls(1, kind) for name, kind in types.items()}))
@@ -129,7 +129,7 @@ class Condition:
         return [*errors, *[f"{kind}: as other rows"] * (rows.num_rows - len(errors))]
 
     def _explained(self, error: duckdb.Error) -> ConfigError:
-        return ConfigError(f"{self._where}: {_first_line(error)}")
+        return ConfigError(f"{self._where}.sql: {_first_line(error)}")
 
     def _parse(self) -> Any:
         try:
@@ -137,10 +137,10 @@ class Condition:
             query = f"SELECT 1 WHERE (\n{self._sql}\n)"
             [(text,)] = _database().execute("SELECT json_serialize_sql(?)", [query]).fetchall()
         except duckdb.Error as error:
-            raise ConfigError(f"{self._where}: {_first_line(error)}") from None
+            raise ConfigError(f"{self._where}.sql: {_first_line(error)}") from None
         tree = json.loads(text)
         if tree["error"]:
-            raise ConfigError(f"{self._where}: {tree['error_message']}")
+            raise ConfigError(f"{self._where}.sql: {tree['error_message']}")
         return tree["statements"][0]["node"]["where_clause"]
 
     def _refuse(self, tree: Any) -> None:
@@ -153,7 +153,7 @@ class Condition:
             else:
                 continue
             raise ConfigError(
-                f"{self._where}: holds {found}; a condition looks at the columns of one row"
+                f"{self._where}.sql: holds {found}; a condition looks at the columns of one row"
             )
 
 

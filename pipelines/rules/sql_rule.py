@@ -69,4 +69,4 @@ class SqlCondition:
 def _condition(sql: str, where: str) -> "Condition":
     from pipelines.rules.conditions import Condition  # DuckDB is loaded where a rule asks for it
 
-    return Condition(sql, where=f"{where}.sql" if where else "sql")
+    return Condition(sql, where=where)
