@@ -40,7 +40,7 @@ def known_before_fetch(rule: Rule) -> Rule:
             raise ValueError(str(error).lstrip(".")) from None
         unknown = [n for n in needed if n.lower() not in KNOWN and not _is_source(n)]
         if unknown:
-            later = {*unknown} <= {*LEDGER.names} - {*VERDICT_COLUMNS}
+            later = {name.lower() for name in unknown} <= {*LEDGER.names} - {*VERDICT_COLUMNS}
             raise ValueError(
                 f"a rule by {', '.join(unknown)}, which is not known before the fetch; "
                 + ("select.rules takes it; " if later else "")

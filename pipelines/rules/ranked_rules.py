@@ -1,6 +1,6 @@
 """Rules that compare the rows of a run: the best of it or of each group, caps on domains."""
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -35,8 +35,6 @@ class BestOfRule(Rule):
 
     best_of: BestOf
 
-    compares_rows: ClassVar[bool] = True
-
     @property
     def columns(self) -> tuple[str, ...]:
         return tuple(name for name in (self.best_of.by, self.best_of.per) if name is not None)
@@ -55,8 +53,6 @@ class DomainCapRule(Rule):
     """At most so many rows of a domain stay."""
 
     domain_cap: DomainCap
-
-    compares_rows: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -46,13 +46,11 @@ class ReadyRule(Protocol):
 
 
 class Rule(Config):
-    """A form that a rule can have; which one it is, its keys say (`RULES`)."""
+    """A form that a rule can have; which one it is, its keys say (`RULES`). One that is no
+    `RowRule` stands for others (`parts`), or weighs a run's rows against each other in select."""
 
     name: str | None = None
     """What the `rule` column says of rows that it dropped; by default the rule itself."""
-
-    compares_rows: ClassVar[bool] = False
-    """Whether it weighs the rows of a run against each other, so that select alone can judge."""
 
     @property
     def columns(self) -> tuple[str, ...]:
