@@ -6,10 +6,10 @@ import pyarrow as pa
 
 from pipelines.config import ConfigError
 from pipelines.rows.claims import CLAIMED_SCORES
+from pipelines.rules.columns import is_numeric
 from pipelines.steps.encode import EncodeConfig
 from pipelines.steps.score import ScoreConfig, all_score_columns
 from pipelines.steps.select import SelectConfig
-from pipelines.steps.select.columns import is_numeric
 from sd_core.model.autoencoder_loading import autoencoder_settings
 from sd_core.model.clip import load_clip_tokenizer
 from sd_core.model.text_encoder import text_encoder_settings

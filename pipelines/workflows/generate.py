@@ -58,6 +58,8 @@ def generate(
         PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
     """
     asked = asked_steps(steps, origin="generate", off=config.steps_left_out())
+    for line in config.select.old_keys():
+        say(line)
     store = RunStore(config.output, config.storage_options)
     check_output(store, job="generate")
     config.prompts.source().check_listed()

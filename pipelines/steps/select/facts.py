@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from pipelines.rows.claims import CLAIMED_SCORES, claimed_or_scored
 from pipelines.rows.ledger import DOWNLOAD_FACTS, LEDGER, ROW_FAILED, TOKEN_FIELDS, source_fields
+from pipelines.rules.columns import VERDICT_COLUMNS
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.tables import read_table
-from pipelines.steps.select.columns import VERDICT_COLUMNS
 from pipelines.steps.select.tokens import TokenColumns
 
 EMBEDDING = "embedding"

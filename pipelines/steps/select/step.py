@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from pipelines.rules.rule import ReadyRule
+from pipelines.rules.sql_rule import SqlCondition
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, committed_shards
 from pipelines.run.store import RunStore
@@ -20,7 +22,6 @@ from pipelines.steps.select.facts import Facts
 from pipelines.steps.select.plan import plan_rules
 from pipelines.steps.select.ranking import Contest, Ranked
 from pipelines.steps.select.references import References
-from pipelines.steps.select.row_rules import RowRule, SqlCondition
 from pipelines.steps.select.tokens import TokenColumns, TokenCounter
 from pipelines.steps.select.verdicts import BY_FACTS, Verdicts
 from pipelines.steps.select.write import ledger_table
@@ -93,7 +94,7 @@ class Select:
     ) -> None:
         options = self.store.storage_options
         planned = plan_rules(self.config, options, cache_size=self.cache_size, further=self.further)
-        rules: list[tuple[int, RowRule | Contest]] = []
+        rules: list[tuple[int, ReadyRule | Contest]] = []
         for rule in planned:
             code = verdicts.register(rule.outcomes)
             if isinstance(rule, Ranked):
@@ -155,7 +156,7 @@ def _judge_shard(
     rows: pa.Table,
     at: slice,
     verdicts: Verdicts,
-    rules: list[tuple[int, RowRule | Contest]],
+    rules: list[tuple[int, ReadyRule | Contest]],
     duplicates: Duplicates,
 ) -> None:
     """Give each row the code of the first rule on itself that it breaks; enter it for the others.

@@ -7,8 +7,8 @@ import pytest
 
 from pipelines.config import ConfigError
 from pipelines.rows.ledger import REASONS, SCORES
+from pipelines.rules.presets import PRESETS
 from pipelines.steps.select import SelectConfig, Threshold, check_select
-from pipelines.steps.select.presets import PRESETS
 from tests.pipelines.steps.select.cases import kept, ledger_of, reasons, select_config
 
 

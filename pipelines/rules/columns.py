@@ -83,3 +83,8 @@ def check_known(name: str, known: Iterable[str], *, where: str) -> None:
     allowed = list(known)
     if name not in allowed:
         raise ColumnError(f"{where}: no column {name!r}; allowed: {', '.join(allowed)}")
+
+
+def check_text(name: str, types: Mapping[str, pa.DataType], *, where: str) -> None:
+    """Raise `ColumnError` where there is no such column, or it is no text."""
+    check_known(name, [n for n, kind in types.items() if kind == pa.string()], where=where)
