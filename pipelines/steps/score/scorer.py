@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from sd_core.model.config import ModelConfig
 from sd_core.model.resample import OriginalSize
 from sd_core.model.weights import WeightsNeed
 
-Values = npt.NDArray[Any] | pa.Array
+Values: TypeAlias = npt.NDArray[Any] | pa.Array
 """B elements; an array of (B, width) fills a column of lists. NaN drops the row as
 `score_not_finite`, null says that the image has no such score."""
 
