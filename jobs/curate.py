@@ -12,7 +12,7 @@ import sys
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
 from pipelines.config import load_config
 from pipelines.redact import redact_text
-from pipelines.workflows.curate import STEPS, curate
+from pipelines.workflows.curate import curate
 from pipelines.workflows.curate_config import CurateConfig
 
 
@@ -26,7 +26,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     config = load_config(CurateConfig, options.config, overrides=options.set)
     result = curate(
         config,
-        steps=tuple(options.steps.split(",")),
+        steps=tuple(options.steps.split(",")) if options.steps else (),
         say=say,
         grow=options.grow,
         retry=options.retry,
@@ -41,7 +41,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add_config_options(parser, folder="configs/curate/")
     parser.add_argument(
         "--steps",
-        default=",".join(STEPS),
         help="only these steps, by commas; naming select or encode allows a re-cut by new options",
     )
     parser.add_argument(

@@ -1,7 +1,6 @@
 """The curate job: four committed steps over one list, pipelined shard by shard."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from pipelines.config import ConfigError
 from pipelines.engine.session import open_session
@@ -32,11 +31,8 @@ from pipelines.workflows.job import (
     recut_steps,
     result_of,
     run_steps,
-    step_names,
 )
 from sd_core.model.weights import WeightsError, check_weights
-
-STEPS: Final = step_names("download")
 
 Say = Callable[[str], None]
 
@@ -44,7 +40,7 @@ Say = Callable[[str], None]
 def curate(
     config: CurateConfig,
     *,
-    steps: Sequence[str],
+    steps: Sequence[str] = (),
     say: Say,
     grow: bool = False,
     retry: bool = False,
@@ -52,6 +48,7 @@ def curate(
     """Run the asked steps of a curate job; those that are complete already are left alone.
 
     Args:
+        steps: By name; all by default.
         grow: Add the list's new files, and rows at the end of planned ones, to a run that has
             begun.
         retry: Fetch again the rows that failed for a reason that can pass.
