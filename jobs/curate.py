@@ -10,10 +10,7 @@ import argparse
 import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
-from pipelines.config import load_config
 from pipelines.redact import redact_text
-from pipelines.workflows.curate import STEPS, curate
-from pipelines.workflows.curate_config import CurateConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,10 +20,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
+    from pipelines.config import load_config
+    from pipelines.workflows.curate import STEPS, curate
+    from pipelines.workflows.curate_config import CurateConfig
+
     config = load_config(CurateConfig, options.config, overrides=options.set)
     result = curate(
         config,
-        steps=tuple(options.steps.split(",")),
+        steps=STEPS if options.steps is None else tuple(options.steps.split(",")),
         say=say,
         grow=options.grow,
         retry=options.retry,
@@ -41,7 +42,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add_config_options(parser, folder="configs/curate/")
     parser.add_argument(
         "--steps",
-        default=",".join(STEPS),
         help="only these steps, by commas; naming select or encode allows a re-cut by new options",
     )
     parser.add_argument(

@@ -3,7 +3,6 @@
 import signal
 from enum import IntEnum
 
-from pipelines.engine.chain import QuarantineError
 from pipelines.engine.stopping import Stopped, asked_to_stop
 from sd_core.failures import Failure, InputError, is_environment
 
@@ -42,6 +41,8 @@ def exit_code_of(error: BaseException) -> ExitCode | None:
     stopped = stopped_by(error)
     if stopped is not None:
         return ExitCode.INTERRUPTED if stopped == signal.SIGINT else ExitCode.TERMINATED
+    from pipelines.engine.chain import QuarantineError  # brings all that reads a run
+
     if isinstance(error, QuarantineError):
         return ExitCode.SHARDS_GIVEN_UP
     # Told bare, a file that may not be read or written is nobody's option.

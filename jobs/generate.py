@@ -11,10 +11,7 @@ import argparse
 import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
-from pipelines.config import load_config
 from pipelines.redact import redact_text
-from pipelines.workflows.generate import GENERATE_STEPS, generate
-from pipelines.workflows.generate_config import GenerateJobConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,8 +21,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
+    from pipelines.config import load_config
+    from pipelines.workflows.generate import GENERATE_STEPS, generate
+    from pipelines.workflows.generate_config import GenerateJobConfig
+
     config = load_config(GenerateJobConfig, options.config, overrides=options.set)
-    steps = tuple(options.steps.split(","))
+    steps = GENERATE_STEPS if options.steps is None else tuple(options.steps.split(","))
     result = generate(config, steps=steps, grow=options.grow, say=say)
     print(result.funnel)
     print(f"run: {redact_text(config.output)}")
@@ -40,7 +41,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--steps",
-        default=",".join(GENERATE_STEPS),
         help="only these steps, by commas; naming select or encode allows a re-cut by new options",
     )
     return parser.parse_args(arguments)
