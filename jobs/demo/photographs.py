@@ -30,7 +30,6 @@ from jobs.demo.url_list import ListRow, bad_url_rows, choose_bad_urls, mix, writ
 from jobs.exit_codes import ExitCode
 from pipelines.run.store import RunStore
 from sd_core.failures import InputError
-from sd_core.model.autoencoder_config import AutoencoderConfig
 
 _CONFIG = PROJECT / "configs/curate/photographs.yaml"
 _SEED = 20_000_000
@@ -87,6 +86,7 @@ def _read_photographs(photos: Path, server: str) -> list[ListRow]:
 def _check(folder: LocalFolder, *, num_rows: int, autoencoder: Path) -> int:
     from jobs.demo.pixels import describe_other_images, measure_psnr
     from pipelines.report import write_report
+    from sd_core.model.autoencoder_config import AutoencoderConfig
 
     store = RunStore(str(folder.run))
     outcomes = read_outcomes(store)

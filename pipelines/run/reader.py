@@ -69,8 +69,8 @@ class Run(RevisionFiles):
     """
 
     def __repr__(self) -> str:
-        steps = ", ".join(self.revision.steps) or "nothing complete"
-        return f"<Run {self.path}, revision {self.revision.number}: {steps}>"
+        what = "" if self.revision.steps else ", of which nothing is complete"
+        return f"<Run {self.path}, revision {self.revision.number}{what}>"
 
     def ledger(self, columns: Collection[str] | None = None) -> pa.Table:
         """Every row of the list in its order, each once, with its end.

@@ -201,9 +201,9 @@ def test_a_step_that_is_not_complete_is_named(tmp_path: Path) -> None:
         with pytest.raises(IncompleteRunError, match="select is not complete"):
             read()
     withdraw_step(store, "download", folders=["images"])
-    assert "nothing complete" in repr(open_run(store.root))
+    assert "nothing is complete" in repr(open_run(store.root))
     with pytest.raises(IncompleteRunError, match="no step is complete"):
-        open_run(store.root).images().__next__()
+        open_run(store.root).paths("images")
 
 
 @pytest.mark.parametrize("folder", ["ledger", "images"])
@@ -236,9 +236,7 @@ def test_a_tar_without_the_image_of_a_kept_row_is_named(tmp_path: Path) -> None:
 def test_a_cache_of_another_revision_is_not_taken_for_this_one(tmp_path: Path) -> None:
     store = build_run(tmp_path)
     run = open_run(store.root)
-    other = build_run(tmp_path / "other")
-    encode = open_run(other.root).paths("latents")[0]
-    content = Path(other.absolute(encode)).read_bytes()[:-512]
+    content = store.read_bytes(run.paths("latents")[0]) + bytes(512)
     digest = hashlib.sha256(content).hexdigest()
     store.replace("latents/000000-other.tar", content)
     index = pq.read_table(Path(store.absolute("latents/index.parquet"))).to_pylist()
