@@ -147,7 +147,7 @@ def test_a_cut_anew_is_the_current_revision_when_it_is_complete(
         "download.timeout_s": 3.0,
         "download.retries": 0,
         "engine.runner": "local",
-        "select.thresholds": "{aesthetic_v2: null, aesthetic_v1: {min: 6.5}}",
+        "select.rules": "[{best_of: {by: aesthetic_v1, num_images: 6}}]",
     }
     overrides = [f"--set={name}={value}" for name, value in settings.items()]
     assert curate.main([*command, "select", *overrides]) == 0
