@@ -3,14 +3,13 @@
     python jobs/curate.py --config configs/curate/demo.yaml --set output=/data/run
     ray job submit --working-dir . -- python jobs/curate.py --config ... --set output=/data/run
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
 
 import argparse
 import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
-from pipelines.redact import redact_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,19 +20,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.config import load_config
-    from pipelines.workflows.curate import STEPS, curate
+    from pipelines.workflows.curate import curate
     from pipelines.workflows.curate_config import CurateConfig
 
     config = load_config(CurateConfig, options.config, overrides=options.set)
     result = curate(
         config,
-        steps=STEPS if options.steps is None else tuple(options.steps.split(",")),
+        steps=tuple(options.steps.split(",")) if options.steps else (),
         say=say,
         grow=options.grow,
         retry=options.retry,
     )
     print(result.funnel)
-    print(f"run: {redact_text(config.output)}")
+    print(f"run: {config.output}")
     return result_code(result)
 
 

@@ -4,14 +4,13 @@
         --set prompts.path=/data/prompts.parquet --set output=/data/generated
     ray job submit --working-dir . -- python jobs/generate.py --config ... --grow
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
 
 import argparse
 import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
-from pipelines.redact import redact_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,14 +21,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.config import load_config
-    from pipelines.workflows.generate import GENERATE_STEPS, generate
+    from pipelines.workflows.generate import generate
     from pipelines.workflows.generate_config import GenerateJobConfig
 
     config = load_config(GenerateJobConfig, options.config, overrides=options.set)
-    steps = GENERATE_STEPS if options.steps is None else tuple(options.steps.split(","))
+    steps = tuple(options.steps.split(",")) if options.steps else ()
     result = generate(config, steps=steps, grow=options.grow, say=say)
     print(result.funnel)
-    print(f"run: {redact_text(config.output)}")
+    print(f"run: {config.output}")
     return result_code(result)
 
 

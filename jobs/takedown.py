@@ -11,7 +11,7 @@ is finished by running it, or the job, again.
 
 The report is removed and the card made anew.
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
 
 import argparse
@@ -43,8 +43,9 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     with Lease(store, say=say):
         done = take_down(store, stones, say=say)
         write_card(store)
-    print(f"{done.rows:,} row(s) in {done.shards:,} shard(s) are taken down: {options.run}")
-    if done.rows:
+    rows, shards = (done.num_rows, done.num_shards) if done is not None else (0, 0)
+    print(f"{rows:,} row(s) in {shards:,} shard(s) are taken down: {options.run}")
+    if rows:
         print(f"now remove the old files: python jobs/clean.py {options.run} --grace 0")
     return ExitCode.DONE
 

@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipelines.redact import REDACTED, redact_config, redact_text
-from sd_core.failures import EnvironmentFault, InputError, is_environment
+from pipelines.redact import redact_config
+from sd_core.errors import EnvironmentFault, InputError, is_environment
+from sd_core.redact import REDACTED
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 _BOOLEAN = "tag:yaml.org,2002:bool"
@@ -31,7 +32,7 @@ class ConfigError(InputError):
     """A configuration is wrong; the message lists every problem with what is allowed."""
 
 
-class UnreachableError(ConfigError, EnvironmentFault):
+class UnreachableError(EnvironmentFault, ConfigError):
     """What a configuration names lies on a disk or store that does not answer now."""
 
 
@@ -159,7 +160,7 @@ def _path_of(tree: Any, problem: ErrorDetails) -> tuple[str, ...]:
 def _show(found: Any, path: tuple[str, ...]) -> str:
     if any(redact_config({name: "value"})[name] == REDACTED for name in path):
         return REDACTED
-    return type(found).__name__ if isinstance(found, dict | list) else redact_text(repr(found))
+    return type(found).__name__ if isinstance(found, dict | list) else repr(found)
 
 
 def _suggestion(model: type[BaseModel], location: tuple[str, ...]) -> str:
@@ -189,7 +190,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
-class YamlError(Exception):
+class YamlError(InputError):
     """Text is not YAML; says at which line and column, without quoting it (it may hold secrets)."""
 
 

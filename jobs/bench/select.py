@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from jobs.bench.ledger_case import DOWNLOAD, SCORE, LedgerCase, make_facts
 from pipelines.config import validate_config
+from pipelines.run.committed import Committed
 from pipelines.run.record import StepIdentity, complete_step
 from pipelines.run.store import RunStore
 from pipelines.steps.select import Select, SelectConfig
@@ -88,11 +89,13 @@ def cut_ledger(cut: str, case: LedgerCase) -> SelectResult:
         fingerprint=identity.fingerprint,
         config=config,
         num_shards=case.num_shards,
-        download=DOWNLOAD,
-        score=SCORE,
+        images=Committed(store, "download", DOWNLOAD),
+        score=Committed(store, "score", SCORE),
         read_rows=_no_rows,
     ).run(lambda manifest: None)
-    summary = complete_step(store, identity, num_shards=case.num_shards, folders=("ledger",))
+    summary = complete_step(
+        store, identity, num_shards=case.num_shards, folders=("ledger",), later=()
+    )
     seconds = time.perf_counter() - begin
     unit = 1 if sys.platform == "darwin" else 1024
     return SelectResult(

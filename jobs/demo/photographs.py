@@ -5,7 +5,7 @@
 The folder holds JPEGs and `captions.jsonl` (`file`, `captions`). They are served on loopback and
 curated by configs/curate/photographs.yaml, submitted to a local Ray cluster.
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; a check that does not hold is 1.
+Exit codes: `ExitCode` in sd_core/errors.py; a check that does not hold is 1.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from jobs.demo.server import LoopbackServer
 from jobs.demo.url_list import ListRow, bad_url_rows, choose_bad_urls, mix, write_list
 from jobs.exit_codes import ExitCode
 from pipelines.run.store import RunStore
-from sd_core.failures import InputError
+from sd_core.errors import InputError
 
 _CONFIG = PROJECT / "configs/curate/photographs.yaml"
 _SEED = 20_000_000

@@ -23,21 +23,13 @@ from pipelines.report.page import (
 from pipelines.run.record import read_run
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
+from pipelines.steps.kinds import every_folder
 
 CARD_FILE = "README.md"
 _LICENCE = re.compile(r"source_licen[cs]e(_name|_url)?", re.IGNORECASE)
 _MARK = "<!-- Latent Foundry renews this card; take this line out to keep your own text. -->"
 _SHOWN_LICENCES = 30
 _LISTED_SHARDS = 200
-_FOLDERS = (
-    "images",
-    "facts/download",
-    "facts/generate",
-    "facts/score",
-    "ledger",
-    "latents",
-    "latents/rejects",
-)
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
 _MORE_SIZES = ((10**7, "1M<n<10M"), (10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
 
@@ -191,7 +183,7 @@ def _models(tree: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _indexes(ledgers: Ledgers) -> Iterable[dict[str, str]]:
-    for folder in _FOLDERS:
+    for folder in every_folder():
         path = f"{folder}/index.parquet"
         if not ledgers.store.exists(path):
             continue

@@ -11,7 +11,6 @@ from PIL import Image
 
 from pipelines.report.ledgers import Ledgers
 from pipelines.run.images import is_image
-from pipelines.run.manifest import read_manifest
 
 THUMBNAIL_PX = 144
 _QUALITY = 60
@@ -42,8 +41,7 @@ def thumbnail(content: bytes) -> str:
 
 
 def _stored(ledgers: Ledgers, shard_id: int, keys: set[str]) -> Iterable[tuple[str, bytes]]:
-    step = ledgers.revision.steps[ledgers.origin]
-    manifest = read_manifest(ledgers.store, ledgers.origin, step.fingerprint, shard_id)
+    manifest = ledgers.committed(ledgers.origin).find(shard_id)
     entry = manifest.file("images") if manifest is not None else None
     if entry is None:
         return

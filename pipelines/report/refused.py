@@ -6,8 +6,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.report.ledgers import Ledgers
-from pipelines.run.manifest import iterate_manifests
-from pipelines.run.tables import read_table
 
 Row = dict[str, Any]
 
@@ -22,9 +20,9 @@ def refused_by_encode(ledgers: Ledgers, *, shown: int) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     if step is None or not step.dropped:
         return found
-    for manifest in iterate_manifests(ledgers.store, "encode", step.fingerprint, step.num_shards):
-        entry = manifest.file("latents/rejects")
-        for row in read_table(ledgers.store, entry.path).to_pylist() if entry is not None else ():
+    for shard_id in range(step.num_shards):
+        rejects = ledgers.committed("encode").table(shard_id, "latents/rejects")
+        for row in rejects.to_pylist() if rejects is not None else ():
             found.setdefault(row["reason"], []).append(row)
         found = {
             reason: sorted(rows, key=lambda row: row["key"])[:shown]

@@ -69,6 +69,8 @@ def adopt_download(store: RunStore, *, edition: Edition, fingerprint: str, num_s
     adopted = 0
     done = committed_shards(store, "download", fingerprint) if edition.before else set()
     for before in edition.before:
+        if before != fingerprint:
+            copy_records(store, "download", before, fingerprint)
         todo = committed_shards(store, "download", before) - done if before != fingerprint else ()
         for shard_id in sorted(todo):
             manifest = read_manifest(store, "download", before, shard_id)

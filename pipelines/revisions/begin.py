@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pipelines.config import ConfigError
-from pipelines.revisions.tombstones import masked_key
 from pipelines.rows.ledger import RETRIED_REASONS
+from pipelines.rules.tombstones import masked_key
+from pipelines.run.committed import Committed
 from pipelines.run.edition import read_edition, write_edition
-from pipelines.run.manifest import read_manifest
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table
 
 
 def begin_retry(store: RunStore) -> Counter[str]:
@@ -57,15 +56,15 @@ def begin_growth(store: RunStore) -> None:
 def planned_before(store: RunStore) -> Callable[[int, Sequence[str]], bool]:
     """Whether a shard had rows of these keys, as far as its facts are there to tell."""
     fingerprint = _recorded_download(store)
+    made = None if fingerprint is None else Committed(store, "download", fingerprint)
 
     def same_rows(shard_id: int, keys: Sequence[str]) -> bool:
-        manifest = None
-        if fingerprint is not None:
-            manifest = read_manifest(store, "download", fingerprint, shard_id)
-        entry = manifest.file("facts/download") if manifest is not None else None
-        if entry is None:
+        if made is None or made.find(shard_id) is None:
             return True
-        known = read_table(store, entry.path, columns=["key"])["key"].to_pylist()
+        facts = made.table(shard_id, "facts/download", columns=["key"])
+        if facts is None:
+            return True
+        known = facts["key"].to_pylist()
         pairs = zip(known, keys, strict=False)
         return len(known) == len(keys) and all(k in (key, masked_key(key)) for k, key in pairs)
 

@@ -9,25 +9,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from pipelines.run.committed import Committed
 from pipelines.run.edition import read_edition
-from pipelines.run.manifest import committed_shards, read_manifest
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
+from pipelines.steps.kinds import every_folder
 
 SEEN_FILE = "unreferenced.json"
 _COMMITTED = re.compile(r"\d{6}-[0-9a-f]{16}\.\w+")
-_FOLDERS = (
-    "images",
-    "facts/download",
-    "facts/generate",
-    "facts/score",
-    "facts/score/rejects",
-    "facts/latents",
-    "metadata",
-    "ledger",
-    "latents",
-    "latents/rejects",
-)
 
 
 @dataclass(kw_only=True)
@@ -101,10 +90,9 @@ def _referenced_files(store: RunStore, live: Mapping[str, set[str]]) -> set[str]
     files: set[str] = set()
     for step, fingerprints in live.items():
         for fingerprint in fingerprints:
-            for shard_id in committed_shards(store, step, fingerprint):
-                manifest = read_manifest(store, step, fingerprint, shard_id)
-                if manifest is not None:
-                    files.update(entry.path for entry in manifest.files)
+            made = Committed(store, step, fingerprint)
+            for shard_id in made.shards():
+                files.update(entry.path for entry in made.manifest(shard_id).files)
     return files
 
 
@@ -119,7 +107,7 @@ def _dead_manifests(store: RunStore, live: Mapping[str, set[str]]) -> Iterator[s
 
 
 def _unreferenced(store: RunStore, referenced: set[str]) -> Iterator[str]:
-    for folder in _FOLDERS:
+    for folder in every_folder():
         for name in store.list_files(folder, hidden=True):
             path = f"{folder}/{name}"
             is_torn = name.startswith(".tmp-")

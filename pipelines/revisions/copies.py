@@ -5,11 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.revisions.tombstones import Tombstones, digest_of, url_digest
-from pipelines.run.manifest import committed_shards, read_manifest
+from pipelines.rules.tombstones import Tombstones, digest_of, url_digest
+from pipelines.run.committed import Committed
 from pipelines.run.record import StepIdentity
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table
 
 _NAMES = ("key", "url", "final_url", "sha256")
 
@@ -33,9 +32,8 @@ def with_their_copies(store: RunStore, download: StepIdentity, asked: Tombstones
 def _hidden_rows(
     store: RunStore, download: StepIdentity, stones: Tombstones
 ) -> Iterator[dict[str, Any]]:
-    for shard_id in sorted(committed_shards(store, "download", download.fingerprint)):
-        manifest = read_manifest(store, "download", download.fingerprint, shard_id)
-        entry = manifest.file("facts/download") if manifest is not None else None
-        if entry is not None:
-            facts = read_table(store, entry.path, columns=_NAMES)
+    made = Committed(store, "download", download.fingerprint)
+    for shard_id in sorted(made.shards()):
+        facts = made.table(shard_id, "facts/download", columns=_NAMES)
+        if facts is not None:
             yield from facts.filter(pa.array(stones.hides(facts))).to_pylist()

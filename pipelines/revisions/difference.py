@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipelines.run.manifest import read_manifest
+from pipelines.run.committed import Committed
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
 
@@ -46,7 +46,7 @@ def compare_cuts(store: RunStore, *, before: str, now: str, num_shards: int) -> 
     for shard_id in range(num_shards):
         tables = []
         for fingerprint in (before, now):
-            manifest = read_manifest(store, "select", fingerprint, shard_id)
+            manifest = Committed(store, "select", fingerprint).find(shard_id)
             entry = manifest.file("ledger") if manifest is not None else None
             if entry is None or not store.exists(entry.path):
                 break

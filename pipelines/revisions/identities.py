@@ -5,8 +5,9 @@ from typing import Any
 
 from pipelines.config import ConfigError
 from pipelines.run.edition import Edition
-from pipelines.run.record import CURATE_PARENTS, StepIdentity
+from pipelines.run.record import StepIdentity
 from pipelines.run.store import RunStore
+from pipelines.steps.kinds import STEP_KINDS, kinds_of
 
 
 def recorded_steps(store: RunStore, run: Mapping[str, Any]) -> dict[str, StepIdentity]:
@@ -17,9 +18,10 @@ def recorded_steps(store: RunStore, run: Mapping[str, Any]) -> dict[str, StepIde
             f"{run.get('job', 'none')!r}; leave the prompts out and generate a new run instead"
         )
     found: dict[str, StepIdentity] = {}
-    for name, parents in CURATE_PARENTS.items():
+    for kind in kinds_of("download"):
+        name = kind.name
         if name in run["steps"]:
-            chain = tuple(found[parent].fingerprint for parent in parents if parent in found)
+            chain = tuple(found[parent].fingerprint for parent in kind.parents if parent in found)
             options = run["steps"][name]["options"]
             found[name] = StepIdentity(step=name, options=options, parents=chain)
             if found[name].fingerprint != run["steps"][name]["fingerprint"]:
@@ -37,6 +39,6 @@ def with_edition(old: Mapping[str, StepIdentity], edition: Edition) -> dict[str,
         options = dict(step.options)
         if name == "download":
             options = {k: v for k, v in options.items() if k != "edition"} | edition.identity()
-        parents = tuple(new[p].fingerprint for p in CURATE_PARENTS[name] if p in new)
+        parents = tuple(new[p].fingerprint for p in STEP_KINDS[name].parents if p in new)
         new[name] = StepIdentity(step=name, options=options, parents=parents)
     return new

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from pipelines.config import ConfigError
-from pipelines.revisions.tombstones import Tombstones, tombstones_of
 from pipelines.rows.urls import url_host
 from pipelines.rules.block_lists import list_entries
+from pipelines.rules.tombstones import Tombstones, tombstones_of
 
 _FORMS: Final = {
     "keys": (re.compile(r"[0-9a-fA-F]{16}"), "a row's key of 16 hex digits"),

@@ -12,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.config import Config, ConfigError, unreadable
-from pipelines.redact import redact_text, redact_url
 from pipelines.rows.urls import normalise_host, normalise_url, url_host
+from sd_core.redact import redact_url
 
 _CHUNK_BYTES = 65 << 16  # a multiple of a hex digest and its line feed
 _URL_HASH_BYTES = 16
+# ValueError and ImportError: fsspec knows no such protocol, or lacks its package.
+_UNREADABLE = (OSError, ValueError, ImportError, pa.ArrowException)
 
 Digests = npt.NDArray[np.bytes_]
 
@@ -149,10 +151,8 @@ def list_entries(path: str | None, option: str, options: dict[str, Any]) -> Iter
                 for entry in map(str.strip, text.split("\r")):  # old Macs end lines by it alone
                     if entry and not entry.startswith("#"):
                         yield entry
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(
-            error, f"{option} {_shown(path)}: cannot be read: {redact_text(str(error))}"
-        ) from None
+    except _UNREADABLE as error:
+        raise unreadable(error, f"{option} {_shown(path)}: cannot be read: {error}") from None
 
 
 def _parquet_entries(stream: Any, path: str) -> Iterator[str]:
@@ -179,10 +179,9 @@ def _read_sha256(path: str | None, options: dict[str, Any]) -> Digests:
         try:
             with fsspec.open(path, "rb", compression="infer", **options) as stream:
                 blocks += _hex_file(stream, path)
-        except OSError as error:
-            fault = redact_text(str(error))
+        except _UNREADABLE as error:
             raise unreadable(
-                error, f"block.sha256 {_shown(path)}: cannot be read: {fault}"
+                error, f"block.sha256 {_shown(path)}: cannot be read: {error}"
             ) from None
     digests: Digests = np.frombuffer(b"".join(blocks), dtype="S32").copy()
     digests.sort()

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from pipelines.run.manifest import Manifest, ShardError, read_manifest
+from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
 
@@ -42,42 +42,15 @@ class StoredImage:
     pixels: npt.NDArray[np.uint8]
 
 
-def count_images(store: RunStore, *, download: str, shard_id: int, origin: str = "download") -> int:
-    """How many images a committed shard holds (none where it was quarantined)."""
-    return _origin_manifest(store, origin, download, shard_id).kept
-
-
-def _origin_manifest(store: RunStore, origin: str, fingerprint: str, shard_id: int) -> Manifest:
-    manifest = read_manifest(store, origin, fingerprint, shard_id)
-    if manifest is None:
-        raise ShardError(f"{origin} shard {shard_id} is not committed; run that step first")
-    return manifest
-
-
 def iterate_images(
     store: RunStore,
+    manifest: Manifest,
     *,
-    download: str,
-    shard_id: int,
     keys: frozenset[str] | None = None,
-    origin: str = "download",
     on_failure: Callable[[dict[str, Any], ShardError], None] | None = None,
 ) -> Iterator[StoredImage]:
-    """Read a shard's images in plan order, streaming.
-
-    Args:
-        store: The run.
-        download: Fingerprint of the origin step.
-        shard_id: Which shard.
-        origin: The step that made the images, `download` or `generate`.
-        keys: Only these are decoded; all by default.
-        on_failure: Told the facts of an image that does not decode, which is then left out; by
-            default its error is raised.
-
-    Raises:
-        ShardError: the shard is not committed, or its tar and its facts disagree.
-    """
-    manifest = _origin_manifest(store, origin, download, shard_id)
+    """What `Committed.images` gives, of a shard of `download` or `generate`."""
+    origin, shard_id = manifest.step, manifest.shard_id
     images, facts = manifest.file("images"), manifest.file(f"facts/{origin}")
     if images is None or facts is None:
         if manifest.kept:

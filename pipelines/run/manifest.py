@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
+from pipelines.run.schemas import record_schema
 from pipelines.run.store import RunStore
-from sd_core.failures import Failure, InputError
+from sd_core.errors import FoundryError, InputError
 
 
-class ShardError(Failure):
+class ShardError(FoundryError):
     """A committed shard is missing, damaged or contradicts itself; says which and how."""
 
 
@@ -89,8 +92,14 @@ def commit_shard(
     """Publish a shard's files, then its manifest; returns the manifest that counts.
 
     Where another attempt committed first, its manifest is returned and these files stay
-    unreferenced.
+    unreferenced. The columns of tables are kept beside the manifests.
     """
+    for file in files:
+        if file.suffix == ".parquet":
+            schema = pq.read_schema(file.path)
+            record_schema(
+                store, step=step, fingerprint=fingerprint, folder=file.folder, schema=schema
+            )
     entries = tuple(_publish(store, file, shard_id) for file in files)
     manifest = Manifest(
         step=step,

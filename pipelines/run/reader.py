@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.redact import redact_url
 from pipelines.run.folder import require_run
 from pipelines.run.images import decode_crop, iterate_encoded
-from pipelines.run.manifest import ShardError, read_manifest
+from pipelines.run.manifest import ShardError
 from pipelines.run.record import NotARunError, read_run
 from pipelines.run.revision_files import NotInRunError, RevisionFiles
 from pipelines.run.shard_inputs import grouped_shards
@@ -21,6 +20,7 @@ from pipelines.run.store import RunStore
 from sd_core.cache.latent_cache import LatentCache, open_cache
 from sd_core.cache.reading import iterate_samples
 from sd_core.cache.samples import LatentSample
+from sd_core.redact import redact_url
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,11 +112,11 @@ class Run(RevisionFiles):
         """
         url, first = redact_url(url_or_key), None
         for path in self.paths("ledger"):
-            names = self.read(path, ["key", "url"])
+            names = self.read_table(path, ["key", "url"])
             found = pc.or_kleene(pc.equal(names["key"], url_or_key), pc.equal(names["url"], url))
             if not pc.any(found).as_py():
                 continue
-            for row in self._end(self.read(path).filter(found)).to_pylist():
+            for row in self._end(self.read_table(path).filter(found)).to_pylist():
                 if row["kept"]:
                     return dict(row)
                 first = first or dict(row)
@@ -179,7 +179,7 @@ class Run(RevisionFiles):
         """The ledger, a shard at a time, with at least these columns and `_END`."""
         asked = None if columns is None else dict.fromkeys([*columns, *_END])
         for path in self.paths("ledger"):
-            yield self._end(self.read(path, asked))
+            yield self._end(self.read_table(path, asked))
 
     def _end(self, table: pa.Table) -> pa.Table:
         """Select's verdicts on rows of one shard with what encode refused of them."""
@@ -195,9 +195,9 @@ class Run(RevisionFiles):
 
     @cached_property
     def _refused(self) -> dict[int, dict[str, dict[str, Any]]]:
-        """What encode refused, by shard of the ledger and key; whole shards where it gave one up.
+        """Reason and error of what encode refused, by shard of the ledger and key.
 
-        Reason and error of each.
+        A shard that it gave up has one for every key.
         """
         found: dict[int, dict[str, dict[str, Any]]] = {}
         encode = self.revision.steps.get("encode")
@@ -207,25 +207,20 @@ class Run(RevisionFiles):
             end = {name: row[name] for name in ("reason", "error_message")}
             found.setdefault(row["shard_id"], {})[row["key"]] = end
         config = read_run(self.store).get("config", {}).get("encode") or {}
-        group, num_shards = (
-            config.get("download_shards_per_file", 1),
-            self.step("select").num_shards,
-        )
         for shard_id in encode.quarantined:
-            manifest = read_manifest(self.store, "encode", encode.fingerprint, shard_id)
-            end = {
-                "reason": "shard_quarantined",
-                "error_message": manifest and manifest.quarantined,
-            }
-            for source in grouped_shards(shard_id, group=group, num_shards=num_shards):
+            error = self.committed("encode").manifest(shard_id).quarantined
+            end = {"reason": "shard_quarantined", "error_message": error}
+            for source in grouped_shards(
+                shard_id,
+                group=config.get("download_shards_per_file", 1),
+                num_shards=self.step("select").num_shards,
+            ):
                 found.setdefault(source, {})[_EVERY] = end
         return found
 
     def _stored(self, shard_id: int, rows: dict[str, dict[str, Any]]) -> Iterator[RunImage]:
         """The images of these rows of a shard, by key; takes from `rows` what is found."""
-        step = self.step(self.origin)
-        manifest = read_manifest(self.store, self.origin, step.fingerprint, shard_id)
-        entry = manifest.file("images") if manifest is not None else None
+        entry = self.committed(self.origin).file(shard_id, "images")
         path = f"{self.origin} shard {shard_id}" if entry is None else entry.path
         with self.whole(path):
             for key, content in iterate_encoded(self.store, path) if entry is not None else ():

@@ -2,35 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from pipelines.run.index import Index, index_files, write_index
 from pipelines.run.manifest import iterate_manifests
 from pipelines.run.option_changes import describe_changes
 from pipelines.run.store import RunStore
-from sd_core.failures import InputError
+from sd_core.errors import InputError
 
 RUN_FILE = "run.json"
 REVISION_FILE = "revision.json"
-ORIGIN_STEPS = ("download", "generate")
-"""Where a run's images come from: its first step, whose facts every later one reads."""
-
-CURATE_FOLDERS: Final[Mapping[str, tuple[str, ...]]] = {
-    "download": ("images", "facts/download"),
-    "score": ("facts/score", "facts/score/rejects"),
-    "select": ("ledger",),
-    "encode": ("latents", "latents/rejects"),
-}
-"""The steps of a curated run in order, with the folders that each writes."""
-CURATE_PARENTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "download": (),
-    "score": ("download",),
-    "select": ("download", "score"),
-    "encode": ("download", "select"),
-}
-"""The steps whose results each of them reads, where they are configured."""
 
 
 class NotARunError(InputError):
@@ -114,6 +97,7 @@ def complete_step(
     *,
     num_shards: int,
     folders: Iterable[str],
+    later: Collection[str],
     publish: Callable[[], None] | None = None,
 ) -> StepSummary:
     """Write the step's `shards.txt` and `index.parquet`, then make it current.
@@ -127,6 +111,7 @@ def complete_step(
         identity: The step, with its present options.
         num_shards: How many shards it has.
         folders: Those that it writes.
+        later: Steps that are made from it.
         publish: Writes what else readers find in them.
 
     Raises:
@@ -142,7 +127,7 @@ def complete_step(
     kept = {
         name: step
         for name, step in revision.steps.items()
-        if name != identity.step and not _descends(name, identity.step)
+        if name != identity.step and name not in later
     }
     if old is not None:
         _write_revision(store, revision.number, kept)
@@ -153,10 +138,12 @@ def complete_step(
     return summary
 
 
-def withdraw_step(store: RunStore, step: str, *, folders: Iterable[str]) -> None:
+def withdraw_step(
+    store: RunStore, step: str, *, folders: Iterable[str], later: Collection[str]
+) -> None:
     """Take a step and those made from it out of the revision, and its files from readers' lists."""
     revision = read_revision(store)
-    left = {n: s for n, s in revision.steps.items() if n != step and not _descends(n, step)}
+    left = {n: s for n, s in revision.steps.items() if n != step and n not in later}
     if len(left) < len(revision.steps):
         _write_revision(store, revision.number + 1, left)
     write_index(store, {folder: [] for folder in folders if store.exists(f"{folder}/shards.txt")})
@@ -168,13 +155,6 @@ def _write_revision(store: RunStore, number: int, steps: Mapping[str, StepSummar
         "steps": {name: _summary_tree(step) for name, step in steps.items()},
     }
     store.replace(REVISION_FILE, _dump(tree))
-
-
-_ORDER = {**dict.fromkeys(ORIGIN_STEPS, 0), "score": 1, "select": 2, "encode": 3}
-
-
-def _descends(step: str, ancestor: str) -> bool:
-    return _ORDER.get(step, 0) > _ORDER.get(ancestor, len(_ORDER))
 
 
 def _summary_tree(step: StepSummary) -> dict[str, Any]:
@@ -257,6 +237,7 @@ def _describe_differences(
     revised: Sequence[str],
 ) -> list[str]:
     differences: list[str] = []
+    first = next(iter(now), None)
     is_explained = False  # by an earlier step that differs, which changes this one's fingerprint
     for step, identity in now.items():
         before = recorded.get(step)
@@ -264,7 +245,7 @@ def _describe_differences(
             continue
         if step not in recut:
             lines = describe_changes(before["options"], identity.options)
-            if step in ORIGIN_STEPS and revised:
+            if step == first and revised:
                 is_explained = True
                 lines = [line for line in lines if not line.startswith(tuple(revised))]
             if not lines and not is_explained:

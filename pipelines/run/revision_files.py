@@ -8,21 +8,16 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.redact import redact_url
-from pipelines.run.manifest import FileEntry, ShardError, iterate_manifests
-from pipelines.run.record import ORIGIN_STEPS, Revision, StepSummary, read_revision
+from pipelines.run.committed import Committed
+from pipelines.run.manifest import FileEntry, ShardError
+from pipelines.run.record import Revision, StepSummary, read_revision
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_parquet
-from sd_core.failures import InputError, is_environment
+from sd_core.errors import InputError, is_environment
+from sd_core.redact import redact_url
 
-_STEP_OF_FOLDER = {
-    "facts/score": "score",
-    "facts/score/rejects": "score",
-    "ledger": "select",
-    "latents": "encode",
-    "latents/rejects": "encode",
-}
-"""Every other folder is of the step that made the run's images."""
+
+_ORIGINS = ("download", "generate")
 
 
 class IncompleteRunError(InputError):
@@ -55,7 +50,7 @@ class RevisionFiles:
     @property
     def origin(self) -> str:
         """The step that made the images: `download` of a curated run, `generate` of a generated."""
-        found = next((step for step in ORIGIN_STEPS if step in self.revision.steps), None)
+        found = next((step for step in _ORIGINS if step in self.revision.steps), None)
         if found is None:
             raise IncompleteRunError(f"{self.path}: no step is complete yet; run the job again")
         return found
@@ -80,7 +75,7 @@ class RevisionFiles:
             ShardError: a file is missing or damaged.
         """
         return self.join(
-            [self.read(path, columns) for path in self.paths(folder)], columns, folder=folder
+            [self.read_table(path, columns) for path in self.paths(folder)], columns, folder=folder
         )
 
     def paths(self, folder: str) -> list[str]:
@@ -89,15 +84,26 @@ class RevisionFiles:
 
     def files(self, folder: str) -> list[FileEntry]:
         """As `paths`, with what the manifests say of each."""
-        name = _STEP_OF_FOLDER.get(folder) or self.origin
+        name = self._step_of(folder)
         step = self.step(name)
-        manifests = iterate_manifests(self.store, name, step.fingerprint, step.num_shards)
+        manifests = self.committed(name).manifests(step.num_shards)
         files = [entry for each in manifests if (entry := each.file(folder)) is not None]
-        if not files and step.kept and folder not in _STEP_OF_FOLDER:
+        if not files and step.kept and not folder.endswith("/rejects"):
             raise NotInRunError(f"{self.path}: {name} wrote nothing into {folder!r}")
         return files
 
-    def read(self, path: str, columns: Iterable[str] | None = None) -> pa.Table:
+    def committed(self, name: str) -> Committed:
+        """What a complete step committed; raises `IncompleteRunError`."""
+        return Committed(self.store, name, self.step(name).fingerprint)
+
+    def _step_of(self, folder: str) -> str:
+        """Which step writes a folder: by `facts/<step>`, or one of the others' by name."""
+        first, _, rest = folder.partition("/")
+        if first == "facts" and (name := rest.partition("/")[0]) in self.revision.steps:
+            return name
+        return {"ledger": "select", "latents": "encode"}.get(first) or self.origin
+
+    def read_table(self, path: str, columns: Iterable[str] | None = None) -> pa.Table:
         """A Parquet file; of the columns those that it has, as older versions wrote fewer."""
         with self.whole(path), self.store.open(path) as stream:
             if columns is not None:

@@ -4,48 +4,44 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 
-from pipelines.run.manifest import Manifest, read_manifest
-from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table
+from pipelines.run.committed import Committed
+from pipelines.run.manifest import Manifest
 
 
-def score_inputs(
-    store: RunStore, *, options: str, origin: str, images: str, shard: int
-) -> str | None:
+def score_inputs(images: Committed, *, options: str, shard: int) -> str | None:
     """Digest of the options and the images; None where these are not committed or given up.
 
     Args:
+        images: The step that made them.
         options: `StepIdentity.options_digest` of the score step.
-        origin: The step that made the images.
-        images: Its fingerprint.
         shard: Which.
     """
-    manifest = read_manifest(store, origin, images, shard)
+    manifest = images.find(shard)
     if manifest is None or manifest.quarantined is not None:
         return None
     return _digest([options, _sha256(manifest, "images")])
 
 
 def encode_inputs(
-    store: RunStore, *, options: str, download: str, select: str, shards: Iterable[int]
+    images: Committed, verdicts: Committed, *, options: str, shards: Iterable[int]
 ) -> str | None:
     """Digest of the options, the images, and the keys that select kept of them; None where one of
     the shards is not committed.
 
     Args:
+        images: The step that made them.
+        verdicts: The select step.
         options: `StepIdentity.options_digest` of the encode step.
-        download: Fingerprint of the download step.
-        select: Fingerprint of the select step.
-        shards: Download's shards, in order.
+        shards: Those of the images, in order.
     """
     parts: list[object] = [options]
     for shard in shards:
-        images = read_manifest(store, "download", download, shard)
-        ledger = read_manifest(store, "select", select, shard)
-        if images is None or ledger is None:
+        manifest, keys = images.find(shard), None
+        if manifest is not None and verdicts.find(shard) is not None:
+            keys = kept_keys(verdicts, shard)
+        if manifest is None or keys is None:
             return None
-        keys = kept_keys(store, ledger)
-        parts.append([shard, _sha256(images, "images") if keys else None, _digest(keys)])
+        parts.append([shard, _sha256(manifest, "images") if keys else None, _digest(keys)])
     return _digest(parts)
 
 
@@ -54,12 +50,11 @@ def grouped_shards(shard_id: int, *, group: int, num_shards: int) -> range:
     return range(shard_id * group, min((shard_id + 1) * group, num_shards))
 
 
-def kept_keys(store: RunStore, ledger: Manifest) -> list[str]:
+def kept_keys(verdicts: Committed, shard_id: int) -> list[str]:
     """Keys of a shard's kept rows, in order."""
-    entry = ledger.file("ledger")
-    if entry is None:
+    table = verdicts.table(shard_id, "ledger", columns=["key", "kept"])
+    if table is None:
         return []
-    table = read_table(store, entry.path, columns=["key", "kept"])
     keys: list[str] = table.filter(table["kept"])["key"].to_pylist()
     return keys
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipelines.config import Config
-from sd_core.failures import EnvironmentFault, InputError
+from sd_core.errors import EnvironmentFault, InputError
 
 Format = Literal["parquet", "csv", "jsonl", "text", "img2dataset", "webdataset"]
 ContentHashKind = Literal["md5", "sha1", "sha256"]
@@ -19,7 +19,7 @@ class SourceError(InputError):
     """The source cannot be read as asked; the message says where, what was found and what to do."""
 
 
-class UnreachableSourceError(SourceError, EnvironmentFault):
+class UnreachableSourceError(EnvironmentFault, SourceError):
     """The source lies on a disk or store that does not answer now."""
 
 

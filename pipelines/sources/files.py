@@ -12,14 +12,14 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 import pyarrow as pa
 
-from pipelines.redact import redact_text, redact_url
 from pipelines.sources.config import (
     Format,
     SourceConfig,
     SourceError,
     UnreachableSourceError,
 )
-from sd_core.failures import is_environment
+from sd_core.errors import is_environment
+from sd_core.redact import redact_url
 
 Compression = Literal["gzip", "bz2", "zstd"]
 
@@ -158,9 +158,8 @@ def list_files(config: SourceConfig) -> list[SourceFile]:
         root, names = _find(filesystem, path)
         names = _current(filesystem, root, names)
     except (OSError, ImportError, ValueError) as error:
-        fault = redact_text(str(error))
         kind = UnreachableSourceError if is_environment(error) else SourceError
-        raise kind(f"source.path {shown}: cannot be listed: {fault}") from None
+        raise kind(f"source.path {shown}: cannot be listed: {error}") from None
     if not names:
         raise SourceError(f"source.path {shown}: no file found; give a file, a glob or a folder")
     formats = _choose_formats(names, config.format, shown)

@@ -1,16 +1,63 @@
-"""What a worker with models does when it opens: device, threads, and a record of the models."""
+"""The base of steps with models: device, threads, a record of the models, a shard's way."""
 
 import gc
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from pipelines.run.manifest import OtherModelsError
+from pipelines.run.committed import Committed
+from pipelines.run.manifest import Manifest, OtherModelsError
 from pipelines.run.processors import note_processor
 from pipelines.run.store import RunStore
-from pipelines.steps.step import Resources
+from pipelines.steps.overlap import run_shard
+from pipelines.steps.step import Resources, ShardWork
+
+
+class ModelStep(ABC):
+    """A step whose workers load models.
+
+    Args:
+        store: The run.
+        fingerprint: Of everything that can change the result.
+        torch_threads: Torch's threads in this worker.
+        resources: What a worker occupies.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, store: RunStore, *, fingerprint: str, torch_threads: int, resources: Resources | None
+    ) -> None:
+        self.fingerprint = fingerprint
+        self.resources = resources or Resources()
+        self._made = Committed(store, self.name, fingerprint)
+        self._torch_threads = torch_threads
+
+    @abstractmethod
+    def open(self) -> None:
+        """Load the models and record what they are."""
+
+    @abstractmethod
+    def rows_in(self, shard_id: int) -> int:
+        """How many rows the shard has for this step; asked before `run` and without `open`."""
+
+    @abstractmethod
+    def begin(self, shard_id: int) -> ShardWork[Any, Any]:
+        """A shard on its way; after `open`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Drop the models."""
+
+    def run(self, shard_id: int) -> Manifest:
+        """Take a shard to its commit."""
+        return run_shard(self.begin(shard_id))
+
+    def _device(self) -> torch.device:
+        return prepare_torch(self.resources, threads=self._torch_threads)
 
 
 def prepare_torch(resources: Resources, *, threads: int) -> torch.device:
@@ -24,9 +71,7 @@ def prepare_torch(resources: Resources, *, threads: int) -> torch.device:
     return torch.device("cuda" if on_gpu else "cpu")
 
 
-def record_models(
-    store: RunStore, *, step: str, fingerprint: str, models: Mapping[str, Any]
-) -> None:
+def record_models(made: Committed, models: Mapping[str, Any]) -> None:
     """Record what a step's shards are made with, or check that it still is what it was.
 
     Args:
@@ -38,8 +83,9 @@ def record_models(
     Raises:
         OtherModelsError: naming each thing that differs.
     """
-    note_processor(store, records_folder(step, fingerprint), torch.device(models["device"]))
-    path = models_path(step, fingerprint)
+    store = made.store
+    note_processor(store, made.folder, torch.device(models["device"]))
+    path = f"{made.folder}/models.json"
     content = (json.dumps(models, indent=1, sort_keys=True) + "\n").encode()
     if store.create_exclusive(path, content):
         return
@@ -51,19 +97,9 @@ def record_models(
     ]
     if differing:
         raise OtherModelsError(
-            f"{step}: earlier shards of this run were made with other models ({path}): "
+            f"{made.step}: earlier shards of this run were made with other models ({path}): "
             f"{'; '.join(differing)}. Put the same weights and device back, or give another output"
         )
-
-
-def models_path(step: str, fingerprint: str) -> str:
-    """Where the record lies in a run, beside the step's manifests."""
-    return f"{records_folder(step, fingerprint)}/models.json"
-
-
-def records_folder(step: str, fingerprint: str) -> str:
-    """Where workers record what they are, beside the step's manifests."""
-    return f"manifests/{step}/{fingerprint}"
 
 
 def free_models() -> None:

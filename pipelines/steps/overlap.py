@@ -4,10 +4,10 @@ import queue
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Generic
 
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
+from pipelines.run.manifest import Manifest
+from pipelines.steps.step import ItemT, ResultT, ShardWork
 
 _POLL_S = 0.1
 
@@ -45,6 +45,14 @@ def run_overlapped(
         except BaseException:
             stop.set()
             raise
+
+
+def run_shard(work: ShardWork[ItemT, ResultT]) -> Manifest:
+    """Take a shard through its three parts, overlapped, to its manifest."""
+    with work:
+        run_overlapped(work.read(), work=work.compute, write=work.write)
+        manifest = work.commit()
+    return manifest
 
 
 class _Pipe(Generic[ItemT]):

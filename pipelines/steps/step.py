@@ -1,9 +1,14 @@
 """What the engine asks of a step: open once per worker, turn a shard into committed files."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
 
 from pipelines.run.manifest import Manifest
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +27,12 @@ class ShardStep(Protocol):
     connections are made in `open` on the worker and freed in `close`.
     """
 
-    name: str
     fingerprint: str
     resources: Resources
+
+    @property
+    def name(self) -> str:
+        """Of its row in the table of steps."""
 
     def open(self) -> None:
         """Load what every shard of this worker needs."""
@@ -40,3 +48,34 @@ class ShardStep(Protocol):
 
     def close(self) -> None:
         """Free what `open` took."""
+
+
+class ShardWork(Protocol[ItemT, ResultT]):
+    """One shard on its way through a step with models.
+
+    `read`, `compute` and `write` may each run on a thread of its own, so that the next batch is
+    read and the last one written while the model works on this one; `compute` stays on the
+    worker's main thread. What is measured on the way (times, rates) is no part of the manifest.
+    As a context manager it holds the shard's local files, and frees them however it ends.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None: ...
+
+    def read(self) -> Iterator[ItemT]:
+        """The shard's batches, from storage to what the model takes."""
+
+    def compute(self, item: ItemT) -> ResultT:
+        """The model's part."""
+
+    def write(self, result: ResultT) -> None:
+        """Take a result, in order, to local files or memory."""
+
+    def commit(self) -> Manifest:
+        """Publish the shard; after the last `write`."""

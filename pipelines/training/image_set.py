@@ -12,17 +12,18 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.run.committed import Committed
 from pipelines.run.images import decode_crop, is_image
-from pipelines.run.manifest import FileEntry, Manifest, ShardError, read_manifest, sha256_of
+from pipelines.run.manifest import FileEntry, Manifest, ShardError, sha256_of
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
-from sd_core.failures import Failure, InputError
+from sd_core.errors import FoundryError, InputError
 
 _COLUMNS = ("key", "kept", "width", "height")
 
 
-class ImageSetError(Failure):
+class ImageSetError(FoundryError):
     """A run's images cannot be trained on; says which file or row, and what to do."""
 
 
@@ -100,8 +101,8 @@ def open_image_set(path: str, *, storage_options: Mapping[str, Any]) -> ImageSet
     shards = []
     try:
         for shard_id in range(download.num_shards):
-            images = read_manifest(store, "download", download.fingerprint, shard_id)
-            verdicts = read_manifest(store, "select", select.fingerprint, shard_id)
+            images = Committed(store, "download", download.fingerprint).find(shard_id)
+            verdicts = Committed(store, "select", select.fingerprint).find(shard_id)
             if images is None or verdicts is None:
                 raise ImageFolderError(f"{path}: shard {shard_id} has lost a manifest")
             if verdicts.kept:

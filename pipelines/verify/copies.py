@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.run.manifest import ShardError, read_manifest
+from pipelines.run.committed import Committed
+from pipelines.run.manifest import ShardError
 from pipelines.run.record import StepSummary
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table
 from pipelines.verify.fault import Fault
 from pipelines.verify.keys import KeySpill
 
@@ -65,11 +65,10 @@ def check_copies(store: RunStore, select: StepSummary, hashes: KeySpill) -> Iter
 
 def _kept_hashes(store: RunStore, select: StepSummary, shard_id: int) -> list[str]:
     try:
-        manifest = read_manifest(store, "select", select.fingerprint, shard_id)
-        entry = manifest.file("ledger") if manifest is not None else None
-        if entry is None:
+        verdicts = Committed(store, "select", select.fingerprint)
+        table = verdicts.table(shard_id, "ledger", columns=["kept", "sha256"])
+        if table is None:
             return []
-        table = read_table(store, entry.path, columns=["kept", "sha256"])
     except (ShardError, OSError, pa.ArrowException):
         return []  # a fault of its own, reported before
     hashes: list[str] = table.filter(pc.fill_null(table["kept"], False))["sha256"].to_pylist()

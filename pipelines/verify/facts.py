@@ -26,6 +26,7 @@ from pipelines.rows.ledger import (
     TOKEN_FIELDS,
 )
 from pipelines.run.manifest import Manifest
+from pipelines.run.schemas import Columns
 from pipelines.sources.columns import SourceColumn
 from pipelines.verify.columns import (
     check_rows,
@@ -52,6 +53,7 @@ def check_origin_facts(
     where: str,
     columns: Sequence[SourceColumn],
     size: int | None,
+    recorded: Sequence[Columns] = (),
 ) -> Iterator[Fault]:
     """One row for every row of the plan, with a status, and a reason where there is no image.
 
@@ -59,9 +61,10 @@ def check_origin_facts(
         manifest: Of the step that made the images.
         columns: The plan's pass-through columns.
         size: Pixels of a side of every stored image, where it is known.
+        recorded: The schemas that the run keeps of these facts.
     """
     schema = [*_as_written(ORIGIN_FACTS[manifest.step], facts), *source_schema(columns)]
-    yield from (faults := list(check_schema(facts, schema, where=where)))
+    yield from (faults := list(check_schema(facts, schema, where=where, recorded=recorded)))
     if faults:
         return
     yield from _check_identity(facts, manifest, where=where)
@@ -93,11 +96,16 @@ def check_settled(facts: pa.Table, settled: pa.Table, *, where: str) -> Iterator
 
 
 def check_score_facts(
-    scores: pa.Table, stored: pa.Table | None, manifest: Manifest, *, where: str
+    scores: pa.Table,
+    stored: pa.Table | None,
+    manifest: Manifest,
+    *,
+    where: str,
+    recorded: Sequence[Columns] = (),
 ) -> Iterator[Fault]:
     """One row for every stored image, in order, with scores of the schema."""
     fields = [*SCORE_FACTS, *(field for field in scores.schema if field.name == "embedding")]
-    yield from (faults := list(check_schema(scores, fields, where=where)))
+    yield from (faults := list(check_schema(scores, fields, where=where, recorded=recorded)))
     if faults:
         return
     if scores.num_rows != manifest.rows_in:
@@ -117,6 +125,7 @@ def check_ledger(
     columns: Sequence[SourceColumn],
     origin: str = "download",
     tokens: TokenPromise | None = None,
+    recorded: Sequence[Columns] = (),
 ) -> Iterator[Fault]:
     """One row for every row of the plan: the facts as they were, and one verdict.
 
@@ -128,7 +137,7 @@ def check_ledger(
     is_older = tokens.max_tokens is None and counted.isdisjoint(ledger.column_names)
     own = [field for field in LEDGER if not (is_older and field.name in counted)]
     schema = [*own, *made, *source_schema(columns)]
-    yield from (faults := list(check_schema(ledger, schema, where=where)))
+    yield from (faults := list(check_schema(ledger, schema, where=where, recorded=recorded)))
     if faults:
         return
     yield from _check_identity(ledger, manifest, where=where)

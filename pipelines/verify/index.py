@@ -10,8 +10,8 @@ from pipelines.run.manifest import Manifest
 from pipelines.run.record import REVISION_FILE, StepSummary
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
+from pipelines.steps.kinds import STEP_KINDS
 from pipelines.verify.fault import Fault, limit, show
-from pipelines.verify.manifests import FOLDERS
 
 _COLUMNS = ("shard_id", "path", "sha256", "num_bytes", "num_rows")
 _Row = tuple[int, str, str, int, int]
@@ -62,7 +62,7 @@ def check_indexes(store: RunStore, name: str, totals: StepTotals) -> Iterator[Fa
     """Every folder of a step lists exactly the files of its manifests, in order."""
     if not totals.is_whole:
         return
-    for folder in FOLDERS[name]:
+    for folder in STEP_KINDS[name].paths:
         rows = totals.files.get(folder, [])
         path = f"{folder}/shards.txt"
         yield from limit(_check_shards(store, path, [row[1] for row in rows]), path)

@@ -3,49 +3,16 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
-from pipelines.rows.ledger import (
-    DECODE_REASONS,
-    ENCODE_REASONS,
-    ENGINE_REASONS,
-    FETCH_REASONS,
-    GENERATE_REASONS,
-    LIST_REASONS,
-    PLAN_REASONS,
-    PROMPT_REASONS,
-    REASONS,
-    ROW_FAILED,
-    SCORE_REASONS,
-    TAKEDOWN_REASONS,
-)
-from pipelines.run.manifest import Manifest, ShardError, manifest_path, read_manifest
+from pipelines.rows.ledger import ENGINE_REASONS, REASONS, ROW_FAILED, TAKEDOWN_REASONS
+from pipelines.run.committed import Committed
+from pipelines.run.manifest import Manifest, ShardError, manifest_path
 from pipelines.run.record import StepSummary
 from pipelines.run.store import RunStore
-from pipelines.steps.generate import LATENTS_FOLDER
+from pipelines.steps.kinds import STEP_KINDS
 from pipelines.verify.fault import Fault, show
 from pipelines.verify.secrets import check_tree_secrets
 
 QUARANTINED = ENGINE_REASONS[0]
-_DOWNLOAD_REASONS = (
-    *(*PLAN_REASONS, *LIST_REASONS, *FETCH_REASONS, *DECODE_REASONS),
-    *TAKEDOWN_REASONS,
-)
-_GENERATE_REASONS = (*PLAN_REASONS, *PROMPT_REASONS, *GENERATE_REASONS)
-ORIGIN_REASONS = {"download": _DOWNLOAD_REASONS, "generate": _GENERATE_REASONS}
-"""The reasons that are given before there is an image, and that select passes on."""
-_ALLOWED = {
-    "download": {*_DOWNLOAD_REASONS, QUARANTINED},
-    "generate": {*_GENERATE_REASONS, QUARANTINED},
-    "score": {*SCORE_REASONS, QUARANTINED},
-    "select": REASONS - set(ENCODE_REASONS) | {ROW_FAILED},
-    "encode": {*ENCODE_REASONS, QUARANTINED},
-}
-FOLDERS = {
-    "download": ("images", "facts/download"),
-    "generate": ("images", "facts/generate", "metadata", LATENTS_FOLDER),
-    "score": ("facts/score", "facts/score/rejects"),
-    "select": ("ledger",),
-    "encode": ("latents", "latents/rejects"),
-}
 
 
 def load_manifest(
@@ -54,7 +21,7 @@ def load_manifest(
     """The shard's manifest; None, and a fault, where it is missing or torn."""
     path = manifest_path(step, summary.fingerprint, shard_id)
     try:
-        manifest = read_manifest(store, step, summary.fingerprint, shard_id)
+        manifest = Committed(store, step, summary.fingerprint).find(shard_id)
     except ShardError as error:
         faults.append(Fault(path, str(error).removeprefix(f"{path}: "), "the shard's manifest"))
         return None
@@ -69,7 +36,7 @@ def load_manifest(
 
 def check_manifest(manifest: Manifest, *, where: str) -> Iterator[Fault]:
     """Counts are plausible and reasons are those that the step may give; no secrets."""
-    allowed = _ALLOWED.get(manifest.step, REASONS)
+    allowed = STEP_KINDS[manifest.step].reasons if manifest.step in STEP_KINDS else REASONS
     for reason, count in manifest.dropped.items():
         if reason not in allowed:
             yield Fault(where, f"dropped for {show(reason)}", "a reason of this step")
@@ -102,7 +69,7 @@ def check_files(store: RunStore, manifest: Manifest) -> Iterator[Fault]:
     for entry, folder in zip(manifest.files, found, strict=True):
         if folder not in rows:
             yield Fault(path, f"a file in {folder}", f"only {', '.join(rows)}")
-        elif entry.num_rows != rows[folder] and folder != LATENTS_FOLDER:
+        elif rows[folder] not in (None, entry.num_rows):
             yield Fault(entry.path, f"{entry.num_rows} rows recorded", f"{rows[folder]}")
         stem = f"{folder}/{manifest.shard_id:06d}-{entry.sha256[:16]}."
         if not entry.path.startswith(stem):
@@ -142,7 +109,7 @@ def check_flow(
     for reason, count in score.dropped.items() if score is not None else ():
         before[reason] = before.get(reason, 0) + count
     _count_taken_down(before, select)
-    for reason in sorted({*ORIGIN_REASONS[origin], QUARANTINED, ROW_FAILED}):
+    for reason in sorted({*STEP_KINDS[origin].reasons, ROW_FAILED}):
         count, expected = select.dropped.get(reason, 0), before.get(reason, 0)
         if count != expected and not (reason == ROW_FAILED and count > expected):
             yield Fault(_path(select), f"{count} rows {reason}", f"{expected} as in earlier steps")
@@ -165,14 +132,12 @@ def _path(manifest: Manifest) -> str:
     return manifest_path(manifest.step, manifest.fingerprint, manifest.shard_id)
 
 
-def _rows_of_files(manifest: Manifest) -> dict[str, int]:
-    dropped = sum(manifest.dropped.values())
-    rows = {
-        "download": (manifest.kept, manifest.rows_in),
-        # Latents are those of one size, where they are kept at all.
-        "generate": (manifest.kept, manifest.rows_in, manifest.kept, 0),
-        "score": (manifest.rows_in, dropped),
-        "select": (manifest.rows_in,),
-        "encode": (manifest.kept, dropped),
-    }[manifest.step]
-    return dict(zip(FOLDERS[manifest.step], rows, strict=True))
+def _rows_of_files(manifest: Manifest) -> dict[str, int | None]:
+    """Rows that the file in each folder has; None where the manifest does not tell."""
+    counts = {
+        "kept": manifest.kept,
+        "rows_in": manifest.rows_in,
+        "dropped": sum(manifest.dropped.values()),
+        "some": None,
+    }
+    return {folder.path: counts[folder.holds] for folder in STEP_KINDS[manifest.step].folders}

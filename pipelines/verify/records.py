@@ -12,7 +12,6 @@ from pipelines.plan import Plan, PlanError, load_plan
 from pipelines.prompts import PromptPlan, is_prompt_plan, load_prompt_plan
 from pipelines.rows.ledger import PLAN_REASONS
 from pipelines.run.record import (
-    ORIGIN_STEPS,
     REVISION_FILE,
     RUN_FILE,
     Revision,
@@ -20,11 +19,10 @@ from pipelines.run.record import (
     read_revision,
 )
 from pipelines.run.store import RunStore
+from pipelines.steps.kinds import STEP_KINDS
 from pipelines.steps.select.tokens import TOKENS_OPTION
 from pipelines.verify.fault import Fault, show
 from pipelines.verify.secrets import check_config_secrets, check_tree_secrets
-
-STEPS = (*ORIGIN_STEPS, "score", "select", "encode")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +85,9 @@ def check_revision(revision: Revision, run: Mapping[str, Any] | None) -> Iterato
     recorded = (run or {}).get("steps")
     for name, step in revision.steps.items():
         where = f"{REVISION_FILE}: {name}"
-        if name not in STEPS:
-            yield Fault(where, "unknown step", f"one of {', '.join(STEPS)}")
-        parent = _parent(name, revision)
+        if name not in STEP_KINDS:
+            yield Fault(where, "unknown step", f"one of {', '.join(STEP_KINDS)}")
+        parent = _parent(name, revision) if name in STEP_KINDS else None
         if parent is not None and parent not in revision.steps:
             yield Fault(where, f"complete without {parent}", f"{parent} complete before it")
         if isinstance(recorded, Mapping) and name not in recorded:

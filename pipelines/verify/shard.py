@@ -1,6 +1,7 @@
 """Everything about one shard of the plan: its manifests, and with `deep` its files' insides."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -10,8 +11,10 @@ from pipelines.plan import Plan, PlanError, read_settled
 from pipelines.prompts import PromptPlan, expand_rows, read_prompts
 from pipelines.rows.ledger import TAKEDOWN_REASONS
 from pipelines.run.manifest import Manifest, ShardError
-from pipelines.run.record import ORIGIN_STEPS, StepSummary
+from pipelines.run.record import StepSummary
+from pipelines.run.schemas import Columns
 from pipelines.run.store import RunStore
+from pipelines.steps.kinds import STEP_KINDS, further_kinds
 from pipelines.verify.archive import check_archive
 from pipelines.verify.columns import check_same
 from pipelines.verify.facts import (
@@ -28,8 +31,10 @@ from pipelines.verify.keys import key_digits
 from pipelines.verify.manifests import check_flow, load_manifest
 from pipelines.verify.records import TokenPromise
 
-SHARD_STEPS = (*ORIGIN_STEPS, "score", "select")
-"""Steps whose shards are the plan's; encode has its own."""
+
+def shard_steps() -> list[str]:
+    """Steps whose shards are the plan's."""
+    return [name for name, kind in STEP_KINDS.items() if not kind.is_grouped]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +61,7 @@ class ShardCheck:
         steps: The completed steps, by name.
         size: Pixels of a side of every stored image, where it is known.
         tokens: What the ledger says that it counts.
+        schemas: What the run keeps of the columns of each folder's tables.
     """
 
     store: RunStore
@@ -64,6 +70,7 @@ class ShardCheck:
     deep: bool
     size: int | None = None
     tokens: TokenPromise = field(default=TokenPromise(is_known=False))
+    schemas: Mapping[str, Sequence[Columns]] = field(default_factory=dict)
 
     @property
     def origin(self) -> str:
@@ -74,7 +81,7 @@ class ShardCheck:
         """Check a shard of the plan over its first step, score and select."""
         faults: list[Fault] = []
         manifests = {}
-        for step in SHARD_STEPS:
+        for step in shard_steps():
             if step in self.steps:
                 manifest = load_manifest(self.store, step, self.steps[step], shard_id, faults)
                 if manifest is not None:
@@ -86,6 +93,7 @@ class ShardCheck:
         report = _Deep(shard_id=shard_id, manifests=manifests, faults=faults)
         if self.deep:
             self._look_inside(report)
+            self._look_at_further(report)
         return ShardReport(
             shard_id=shard_id,
             manifests=manifests,
@@ -112,7 +120,9 @@ class ShardCheck:
         if scores is not None:
             path = report.path("score", "facts/score")
             manifest = report.manifests["score"]
-            report.add(check_score_facts(scores, stored, manifest, where=path), path)
+            recorded = self.schemas.get("facts/score", ())
+            found = check_score_facts(scores, stored, manifest, where=path, recorded=recorded)
+            report.add(found, path)
             rejects = self._load(report, "score", "facts/score/rejects")
             if rejects is not None:
                 path = report.path("score", "facts/score/rejects")
@@ -130,6 +140,13 @@ class ShardCheck:
                 named = pc.unique(ledger["duplicate_of"].drop_null())
                 report.named_keys = key_digits(pa.chunked_array([named]))
 
+    def _look_at_further(self, report: "_Deep") -> None:
+        """Files of further steps are what their manifests say; only they know what is inside."""
+        for step in further_kinds():
+            for entry in report.manifests[step].files if step in report.manifests else ():
+                with suppress(FileNotFoundError), local_copy(self.store, entry.path) as local:
+                    report.add(check_sha256(local, entry), entry.path)
+
     def _check_facts(self, report: "_Deep", facts: pa.Table, path: str) -> Iterator[Fault]:
         if isinstance(self.plan, PromptPlan):
             yield from self._check_generated(self.plan, report, facts, path)
@@ -139,16 +156,28 @@ class ShardCheck:
         except PlanError as error:
             yield Fault("plan/settled", str(error), "the rows that the plan settled")
             settled = None
-        manifest, columns = report.manifests["download"], self.plan.columns
-        yield from check_origin_facts(facts, manifest, where=path, columns=columns, size=self.size)
+        yield from check_origin_facts(
+            facts,
+            report.manifests["download"],
+            where=path,
+            columns=self.plan.columns,
+            size=self.size,
+            recorded=self.schemas.get("facts/download", ()),
+        )
         if settled is not None:
             yield from check_settled(facts, settled, where=path)
 
     def _check_generated(
         self, plan: PromptPlan, report: "_Deep", facts: pa.Table, path: str
     ) -> Iterator[Fault]:
-        manifest = report.manifests["generate"]
-        yield from check_origin_facts(facts, manifest, where=path, columns=plan.columns, size=None)
+        yield from check_origin_facts(
+            facts,
+            report.manifests["generate"],
+            where=path,
+            columns=plan.columns,
+            size=None,
+            recorded=self.schemas.get("facts/generate", ()),
+        )
         try:
             prompts = read_prompts(plan, self.store, report.shard_id)
         except ShardError as error:
@@ -186,6 +215,7 @@ class ShardCheck:
             columns=self.plan.columns,
             origin=self.origin,
             tokens=self.tokens,
+            recorded=self.schemas.get("ledger", ()),
         )
 
     def _check_images(self, report: "_Deep", stored: pa.Table) -> Iterator[Fault]:

@@ -13,15 +13,17 @@ from pipelines.run.folder import require_run
 from pipelines.run.lease import LEASE_FILE
 from pipelines.run.manifest import Manifest
 from pipelines.run.record import NotARunError, StepSummary
+from pipelines.run.schemas import Columns, read_schemas
 from pipelines.run.store import RunStore
+from pipelines.steps.kinds import STEP_KINDS
 from pipelines.verify.copies import check_copies, check_named_copies, forbids_copies
 from pipelines.verify.fault import Fault, Note, limit
 from pipelines.verify.index import StepTotals, check_indexes, check_totals
 from pipelines.verify.keys import KeySpill, key_digits
 from pipelines.verify.latents import LatentsCheck, load_cache_files
-from pipelines.verify.manifests import FOLDERS, QUARANTINED
+from pipelines.verify.manifests import QUARANTINED
 from pipelines.verify.records import Records, asked_size, promised_tokens, read_records
-from pipelines.verify.shard import SHARD_STEPS, ShardCheck
+from pipelines.verify.shard import ShardCheck, shard_steps
 
 _NUM_THREADS = 16
 ItemT = TypeVar("ItemT")
@@ -70,7 +72,7 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
         yield Note("revision.json", "no step is complete yet")
     with TemporaryDirectory(prefix="latent-foundry-verify-") as folder:
         totals = _Totals(
-            steps={name: StepTotals() for name in records.revision.steps if name in FOLDERS},
+            steps={name: StepTotals() for name in records.revision.steps if name in STEP_KINDS},
             stored=KeySpill(Path(folder), name="stored"),
             kept=KeySpill(Path(folder), name="kept"),
             kept_hashes=KeySpill(Path(folder), name="kept-hashes"),
@@ -85,11 +87,22 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
             deep=deep,
             size=asked_size(records.run),
             tokens=promised_tokens(records.run, records.revision.steps.get("select")),
+            schemas=_kept_schemas(store, records.revision.steps),
         )
         yield from _check_shards(check, totals)
         if "encode" in totals.steps:
             yield from _check_latents(store, records.revision.steps["encode"], totals, deep=deep)
         yield from _check_whole(check, records.run, totals)
+
+
+def _kept_schemas(store: RunStore, steps: Mapping[str, StepSummary]) -> dict[str, list[Columns]]:
+    """What the run keeps of the columns of each folder's tables."""
+    return {
+        folder: read_schemas(store, step=name, fingerprint=steps[name].fingerprint, folder=folder)
+        for name in steps
+        if name in STEP_KINDS
+        for folder in STEP_KINDS[name].paths
+    }
 
 
 def _newer_options(records: Records) -> Iterator[Note]:
@@ -101,7 +114,7 @@ def _newer_options(records: Records) -> Iterator[Note]:
 
 def _check_shards(check: ShardCheck, totals: _Totals) -> Iterator[Fault]:
     num_shards = check.plan.num_shards
-    names = [name for name in SHARD_STEPS if name in totals.steps]
+    names = [name for name in shard_steps() if name in totals.steps]
     for name in names:
         if check.steps[name].num_shards != num_shards:
             found = f"{check.steps[name].num_shards} shards"

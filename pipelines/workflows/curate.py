@@ -1,12 +1,9 @@
 """The curate job: four committed steps over one list, pipelined shard by shard."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
 
 from pipelines.config import ConfigError
-from pipelines.engine.progress import funnel_table
-from pipelines.engine.session import Session, open_session
+from pipelines.engine.session import open_session
 from pipelines.plan import (
     Plan,
     PlanError,
@@ -15,58 +12,43 @@ from pipelines.plan import (
     load_plan,
     make_plan,
 )
-from pipelines.report import CARD_FILE, say_cut_captions, write_card
+from pipelines.report import CARD_FILE, write_card
 from pipelines.revisions.begin import begin_growth, begin_retry, planned_before
-from pipelines.revisions.difference import compare_cuts
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
 from pipelines.rules.list_rules import check_rules
 from pipelines.run.folder import check_output
-from pipelines.run.funnel import funnel_of
-from pipelines.run.record import Revision, StepSummary, check_or_record, read_revision, read_run
+from pipelines.run.record import check_or_record, read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
 from pipelines.sources import Source
 from pipelines.steps.select import check_select
+from pipelines.workflows.checks import check_claims, check_models
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.curate_steps import CurateSteps
 from pipelines.workflows.job import (
-    check_claims,
-    check_models,
-    check_named_steps,
-    complete,
-    describe_nothing_kept,
-    is_complete,
-    require_parents,
+    JobResult,
+    asked_steps,
+    recut_steps,
+    result_of,
+    run_steps,
 )
 from sd_core.model.weights import WeightsError, check_weights
 
-STEPS: Final = ("download", "score", "select", "encode")
-RECUTTABLE: Final = frozenset({"select", "encode"})
-
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurateResult:
-    """What the job ends with: the closing table, and shards that were given up."""
-
-    funnel: str
-    quarantined: int
-    nothing_kept: str | None = None
-    """Where every step ran and no row is left: the reasons; None where one is, or it is open."""
 
 
 def curate(
     config: CurateConfig,
     *,
-    steps: Sequence[str],
+    steps: Sequence[str] = (),
     say: Say,
     grow: bool = False,
     retry: bool = False,
-) -> CurateResult:
+) -> JobResult:
     """Run the asked steps of a curate job; those that are complete already are left alone.
 
     Args:
+        steps: By name; all by default.
         grow: Add the list's new files, and rows at the end of planned ones, to a run that has
             begun.
         retry: Fetch again the rows that failed for a reason that can pass.
@@ -75,7 +57,7 @@ def curate(
         ConfigError: the configuration or the asked steps make no sense.
         PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
     """
-    asked = _check_steps(config, steps)
+    asked = asked_steps(steps, origin="download", off=config.steps_left_out())
     if grow and retry:
         raise ConfigError("--grow and --retry: give one, then the other")
     store = RunStore(config.output, config.storage_options)
@@ -85,14 +67,14 @@ def curate(
     plan = None if has_news else _stored_plan(config, store, source)
     if plan is not None:
         job = _known_job(config, store, source, plan)
-        if is_complete(job, read_revision(store), asked):
+        if job.is_complete(read_revision(store), asked):
             _record(job, steps)
             if not store.exists(CARD_FILE):
                 write_card(store)
             say("nothing to do: every asked step is complete")
-            return _result(job, read_revision(store), asked)
+            return result_of(job, asked)
     source.check_listed()
-    check_weights(_weight_needs(config))
+    check_weights(config.weight_needs())
     check_models(config.score, config.encode)
     with open_session(store, config.engine, say=say) as session:
         finish_takedown(store, say=say)
@@ -112,27 +94,18 @@ def curate(
             has_tokens=config.encode is not None,
         )
         _record(job, steps)
-        _run(job, session, asked, say)
+        run_steps(job, session, asked, say)
         write_card(store)
-    return _result(job, read_revision(store), asked)
+    return result_of(job, asked)
 
 
-def _known_job(config: CurateConfig, store: RunStore, source: Source, plan: Plan) -> "CurateSteps":
+def _known_job(config: CurateConfig, store: RunStore, source: Source, plan: Plan) -> CurateSteps:
     """The steps of a run that is planned; raises `WeightsError` for all that cannot be had."""
     try:
         return CurateSteps(config, store, source, plan)
     except WeightsError:
-        check_weights(_weight_needs(config))
+        check_weights(config.weight_needs())
         raise
-
-
-def _check_steps(config: CurateConfig, steps: Sequence[str]) -> list[str]:
-    unknown = [step for step in steps if step not in STEPS]
-    if unknown:
-        raise ConfigError(f"--steps {','.join(unknown)}: allowed: {', '.join(STEPS)}")
-    off = {name for name in ("score", "encode") if getattr(config, name) is None}
-    check_named_steps(steps, every=STEPS, off=off)
-    return [step for step in STEPS if step in steps and step not in off]
 
 
 def _plan(config: CurateConfig, store: RunStore, source: Source, say: Say, *, grow: bool) -> Plan:
@@ -182,74 +155,14 @@ def _check_shard_size(config: CurateConfig, plan: Plan) -> None:
         )
 
 
-def _weight_needs(config: CurateConfig) -> list[Any]:
-    needs: list[Any] = []
-    if config.score is not None:
-        needs += config.score.weight_needs("score")
-    if config.encode is not None:
-        needs += config.encode.weight_needs("encode")
-    return needs
-
-
-def _record(job: "CurateSteps", steps: Sequence[str]) -> None:
-    recut = RECUTTABLE & set(steps) if set(steps) != set(STEPS) else frozenset[str]()
+def _record(job: CurateSteps, steps: Sequence[str]) -> None:
     recorded = read_run(job.store).get("steps", {}).get("download", {})
     is_revised = recorded and recorded["fingerprint"] in job.edition.before
     check_or_record(
         job.store,
         job.identities.values(),
-        job={"job": "curate", "config": job.public_config, "models": job.models}
+        job={"job": "curate", "config": job.public_config, "models": job.config.describe_models()}
         | describe_program(),
-        recut=recut,
+        recut=recut_steps(steps, origin="download"),
         revised=("plan:", "edition.") if is_revised else (),
-    )
-
-
-def _run(job: "CurateSteps", session: Session, asked: list[str], say: Say) -> None:
-    require_parents(job, asked)
-    cut_before = read_revision(job.store).steps.get("select")
-    chain = [step for step in ("download", "score") if step in asked]
-    # Images that a retry found again are known only when it has ended.
-    for steps in [[step] for step in chain] if job.edition.fetches_again else [chain]:
-        _run_chain(job, session, steps, say)
-    if "select" in asked:
-        session.start("select", shards_total=job.plan.num_shards, shards_done=0)
-        job.select().run(session.on_commit)
-        complete(job, "select", say=say)
-        say_cut_captions(job.store, say)
-        _say_difference(job, cut_before, say)
-    _run_chain(job, session, [step for step in ("encode",) if step in asked], say)
-
-
-def _run_chain(job: "CurateSteps", session: Session, chain: Sequence[str], say: Say) -> None:
-    """Run steps with workers; none is started where every shard is there, or is taken over."""
-    for step in chain:
-        adopted, num_shards = job.adopt(step), job.num_shards(step)
-        if adopted:
-            say(f"{step}: {adopted:,} of {num_shards:,} shards are as they were")
-    if any(not job.has_every_shard(step) for step in chain):
-        workers = {"download": session.download_resources}
-        steps = [job.shard_step(s, workers.get(s, session.model_resources)) for s in chain]
-        session.run(steps, num_shards=job.num_shards(chain[0]))
-    for step in chain:
-        complete(job, step, say=say)
-
-
-def _say_difference(job: "CurateSteps", before: StepSummary | None, say: Say) -> None:
-    now = job.identities["select"].fingerprint
-    if before is None or before.fingerprint == now:
-        return
-    num_shards = min(before.num_shards, job.plan.num_shards)
-    say(f"{compare_cuts(job.store, before=before.fingerprint, now=now, num_shards=num_shards)}")
-
-
-def _result(job: "CurateSteps", revision: Revision, asked: Sequence[str]) -> CurateResult:
-    return CurateResult(
-        funnel=funnel_table(job.plan.num_rows, funnel_of(revision, "download")),
-        quarantined=sum(len(summary.quarantined) for summary in revision.steps.values()),
-        nothing_kept=(
-            describe_nothing_kept(revision.steps, last=list(job.identities)[-1])
-            if set(asked) >= job.identities.keys()
-            else None
-        ),
     )

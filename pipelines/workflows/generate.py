@@ -1,24 +1,19 @@
 """The generate job: prompts become images, scores, a ledger and a latent cache."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
 
 from pipelines.config import ConfigError
-from pipelines.engine.progress import funnel_table
-from pipelines.engine.session import Session, open_session
+from pipelines.engine.session import open_session
 from pipelines.prompts import (
     PromptPlan,
     keys_in_two_shards,
     plan_prompts,
 )
 from pipelines.prompts.notes import notes_of
-from pipelines.report import CARD_FILE, say_cut_captions, write_card
+from pipelines.report import CARD_FILE, write_card
 from pipelines.rows.ledger import ORIGIN_FACTS
 from pipelines.run.folder import check_output
-from pipelines.run.funnel import funnel_of
 from pipelines.run.record import (
-    Revision,
     RunMismatchError,
     check_or_record,
     read_revision,
@@ -27,62 +22,46 @@ from pipelines.run.record import (
 from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
 from pipelines.steps.generate.foresee import ForeseenModel, check_defaults, foresee_model
+from pipelines.steps.kinds import recut_kinds
 from pipelines.steps.select import check_select
+from pipelines.workflows.checks import check_claims, check_models
 from pipelines.workflows.generate_config import GenerateJobConfig
 from pipelines.workflows.generate_steps import GenerateSteps
 from pipelines.workflows.job import (
-    check_claims,
-    check_models,
-    check_named_steps,
-    complete,
-    describe_nothing_kept,
-    is_complete,
-    require_parents,
+    JobResult,
+    asked_steps,
+    recut_steps,
+    result_of,
+    run_steps,
 )
-from sd_core.model.weights import WeightsNeed, check_weights
+from sd_core.model.weights import check_weights
 from sd_core.sampling.noise import NOISE_VERSION
 
-GENERATE_STEPS: Final = ("generate", "score", "select", "encode")
-RECUTTABLE: Final = frozenset({"select", "encode"})
-
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateResult:
-    """What the job ends with: the closing table, and shards that were given up."""
-
-    funnel: str
-    quarantined: int
-    nothing_kept: str | None = None
-    """Where every step ran and no image is left: the reasons; None where one is, or it is open."""
 
 
 def generate(
     config: GenerateJobConfig,
     *,
     say: Say,
-    steps: Sequence[str] = GENERATE_STEPS,
+    steps: Sequence[str] = (),
     grow: bool = False,
-) -> GenerateResult:
+) -> JobResult:
     """Run the asked steps of a generation; those that are complete already are left alone.
 
     Args:
+        steps: By name; all by default.
         grow: Add what is new in the list of prompts to a run that has begun.
 
     Raises:
         ConfigError: the configuration or the asked steps make no sense.
         PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
     """
-    unknown = [step for step in steps if step not in GENERATE_STEPS]
-    if unknown:
-        raise ConfigError(f"--steps {','.join(unknown)}: allowed: {', '.join(GENERATE_STEPS)}")
-    off = {name for name, section in _optional(config).items() if section is None}
-    check_named_steps(steps, every=GENERATE_STEPS, off=off)
+    asked = asked_steps(steps, origin="generate", off=config.steps_left_out())
     store = RunStore(config.output, config.storage_options)
     check_output(store, job="generate")
     config.prompts.source().check_listed()
-    check_weights(_weight_needs(config))
+    check_weights(config.weight_needs())
     check_models(config.score)
     model = foresee_model(config.generate, say=say)
     check_defaults(config.generate, model)
@@ -97,29 +76,24 @@ def generate(
             facts=ORIGIN_FACTS["generate"],
             storage_options=config.storage_options,
         )
-        asked = [step for step in job.configured() if step in steps]
-        recut = RECUTTABLE & set(steps) if set(steps) != set(GENERATE_STEPS) else frozenset[str]()
+        recut = recut_steps(steps, origin="generate")
         if grow and job.has_only_grown():
-            recut = RECUTTABLE
+            recut = recut_kinds()
         check_or_record(
             store,
             job.identities.values(),
-            job={"job": "generate", "config": job.public_config, "models": job.models}
+            job={"job": "generate", "config": job.public_config, "models": config.describe_models()}
             | describe_program(),
             recut=recut,
         )
-        is_done = is_complete(job, read_revision(store), asked)
+        is_done = job.is_complete(read_revision(store), asked)
         if is_done:
             say("nothing to do: every asked step is complete")
         else:
-            _run(job, session, asked, say)
+            run_steps(job, session, asked, say)
         if not store.exists(CARD_FILE) or not is_done:
             write_card(store)
-    return _result(job, read_revision(store), asked)
-
-
-def _optional(config: GenerateJobConfig) -> dict[str, object]:
-    return {"score": config.score, "encode": config.generate.latents}
+    return result_of(job, asked)
 
 
 def _plan(
@@ -165,36 +139,3 @@ def _refuse_earlier_noise(store: RunStore) -> None:
             "row's key: it can be read, verified and trained on, but not resumed or grown; give "
             "another `output` (its metadata folder, given as prompts.path, makes its images again)"
         )
-
-
-def _weight_needs(config: GenerateJobConfig) -> list[WeightsNeed]:
-    needs = config.generate.weight_needs("generate")
-    return needs if config.score is None else [*needs, *config.score.weight_needs("score")]
-
-
-def _run(job: GenerateSteps, session: Session, asked: Sequence[str], say: Say) -> None:
-    require_parents(job, asked)
-    num_shards = job.plan.num_shards
-    for step in asked:
-        if step == "select":
-            session.start(step, shards_total=num_shards, shards_done=0)
-            job.select().run(session.on_commit)
-        else:
-            # One pool of workers at a time: generate and score both want every GPU whole.
-            worker = job.shard_step(step, session.model_resources)
-            session.run([worker], num_shards=num_shards)
-        complete(job, step, say=say)
-        if step == "select":
-            say_cut_captions(job.store, say)
-
-
-def _result(job: GenerateSteps, revision: Revision, asked: Sequence[str]) -> GenerateResult:
-    return GenerateResult(
-        funnel=funnel_table(job.plan.num_rows, funnel_of(revision, "generate")),
-        quarantined=sum(len(summary.quarantined) for summary in revision.steps.values()),
-        nothing_kept=(
-            describe_nothing_kept(revision.steps, last=job.configured()[-1])
-            if set(asked) >= job.identities.keys()
-            else None
-        ),
-    )

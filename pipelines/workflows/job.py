@@ -1,116 +1,116 @@
-"""What every job of committed steps does: check parents, complete steps, refuse many losses."""
+"""What every job of committed steps does: check what is asked, run, complete, say how it ended."""
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from pipelines.config import ConfigError
 from pipelines.engine.chain import QuarantineError
-from pipelines.rows.claims import CLAIMED_SCORES
+from pipelines.engine.progress import funnel_table
+from pipelines.engine.session import Session
+from pipelines.report import say_cut_captions
+from pipelines.revisions.difference import compare_cuts
+from pipelines.run.funnel import funnel_of
 from pipelines.run.processors import describe_mixture
-from pipelines.run.record import Revision, StepIdentity, StepSummary, complete_step, read_revision
-from pipelines.run.store import RunStore
-from pipelines.steps.encode import EncodeConfig
-from pipelines.steps.score import ScoreConfig
-from pipelines.steps.select import SelectConfig
-from sd_core.model.autoencoder_loading import autoencoder_settings
-from sd_core.model.clip import load_clip_tokenizer
-from sd_core.model.text_encoder import text_encoder_settings
+from pipelines.run.record import StepSummary, complete_step, read_revision
+from pipelines.steps.kinds import STEP_KINDS, kinds_of, recut_kinds
+from pipelines.workflows.run_steps import RunSteps
 
 Say = Callable[[str], None]
 _TOLD_REASONS = 3
 
 
-class JobSteps(Protocol):
-    """The steps of one run."""
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    """What a job ends with: the closing table, and shards that were given up."""
 
-    @property
-    def store(self) -> RunStore: ...
-
-    @property
-    def identities(self) -> Mapping[str, StepIdentity]: ...
-
-    @property
-    def max_quarantined_shards(self) -> int: ...
-
-    def parents(self, step: str) -> Sequence[str]: ...
-
-    def folders(self, step: str) -> Iterable[str]: ...
-
-    def num_shards(self, step: str) -> int: ...
-
-    def publish(self, step: str) -> None:
-        """Write what readers find beside the step's files."""
+    funnel: str
+    quarantined: int
+    nothing_kept: str | None = None
+    """Where every step ran and no row is left: the reasons; None where one is, or it is open."""
 
 
-def check_scores_are_made(select: SelectConfig, score: ScoreConfig | None) -> None:
-    """Raise `ValueError` where select goes by a score that nothing makes.
-
-    Scores that the list may bring along are left to `check_claims`, which knows its columns.
-    """
-    made = {
-        "clip_similarity": score is not None and score.similarity,
-        "aesthetic_v1": score is not None and score.aesthetic_v1 is not None,
-        "aesthetic_v2": score is not None and score.aesthetic_v2 is not None,
-    }
-    for where, name in select.scores_used():
-        if not made.get(name, True):
-            raise ValueError(
-                f"select.{where}: nothing in `score` makes {name}; configure it, or use "
-                f"source_{name} where the list has it"
-            )
-    if select.copies.needs_embeddings and not (score is not None and score.embeddings):
-        raise ValueError("select.duplicates: set score.embeddings: true to compare embeddings")
-
-
-def check_models(score: ScoreConfig | None, encode: EncodeConfig | None = None) -> None:
-    """Hold what local models' files say against what is honoured, before a worker loads one.
+def asked_steps(steps: Sequence[str], *, origin: str, off: Collection[str]) -> list[str]:
+    """The steps that are asked for (all where none is named), in order, without those that the
+    configuration leaves out.
 
     Raises:
-        WeightsError: naming the file, the key and what is allowed.
+        ConfigError: one is unknown, or asked for by name though it is left out.
     """
-    if score is not None and score.clip.is_folder:
-        load_clip_tokenizer(score.clip)
-    if encode is not None:
-        autoencoder_settings(encode.autoencoder)
-        text_encoder_settings(encode.text_encoder)
-
-
-def check_claims(
-    select: SelectConfig, score: ScoreConfig | None, source_columns: Container[str]
-) -> None:
-    """Raise `ConfigError` where select goes by a score that neither the list nor a head has."""
-    heads = (("punsafe", score and score.nsfw), ("pwatermark", score and score.watermark))
-    made = {name for name, head in heads if head is not None}
-    for where, name in select.scores_used():
-        source = CLAIMED_SCORES.get(name)
-        if source is not None and source not in source_columns and name not in made:
-            raise ConfigError(
-                f"select.{where}: the list has no column {source.removeprefix('source_')}, and "
-                f"nothing in `score` makes {name}"
-            )
-
-
-def check_named_steps(steps: Sequence[str], *, every: Sequence[str], off: set[str]) -> None:
-    """Raise `ConfigError` where a step is asked for by name that the configuration leaves out."""
-    named = [step for step in steps if step in off]
-    if named and set(steps) != set(every):
+    every = tuple(kind.name for kind in kinds_of(origin))
+    if not steps:
+        return [step for step in every if step not in off]
+    if unknown := [step for step in steps if step not in every]:
+        raise ConfigError(f"--steps {','.join(unknown)}: allowed: {', '.join(every)}")
+    if (named := [step for step in steps if step in off]) and set(steps) != set(every):
         raise ConfigError(
             f"--steps {','.join(named)}: null in the configuration; configure it, or leave it out"
         )
+    return [step for step in every if step in steps and step not in off]
 
 
-def is_complete(job: JobSteps, revision: Revision, asked: Iterable[str]) -> bool:
-    """Whether every asked step is complete with the present options, over all of its shards."""
-    return all(
-        step in revision.steps
-        and revision.steps[step].fingerprint == job.identities[step].fingerprint
-        and revision.steps[step].num_shards == job.num_shards(step)
-        for step in asked
+def recut_steps(steps: Sequence[str], *, origin: str) -> frozenset[str]:
+    """Of the steps that were asked for by name, those whose options may change."""
+    is_all = set(steps) >= {kind.name for kind in kinds_of(origin) if kind.config is None}
+    return frozenset() if is_all else recut_kinds() & set(steps)
+
+
+def run_steps(job: RunSteps, session: Session, asked: Sequence[str], say: Say) -> None:
+    """Run the asked steps to their end and make each current.
+
+    Raises:
+        ConfigError: a parent is neither asked for nor complete.
+        QuarantineError, EngineError, ShardError: see their messages.
+    """
+    require_parents(job, asked)
+    cut_before = read_revision(job.store).steps.get("select")
+    for chain in job.chains(asked):
+        if chain == ["select"]:
+            session.start("select", shards_total=job.num_shards("select"), shards_done=0)
+            job.select().run(session.on_commit)
+            complete(job, "select", say=say)
+            say_cut_captions(job.store, say)
+            _say_difference(job, cut_before, say)
+        else:
+            _run_chain(job, session, chain, say)
+
+
+def _run_chain(job: RunSteps, session: Session, chain: Sequence[str], say: Say) -> None:
+    """Run steps with workers; none is started where every shard is there, or is taken over."""
+    for step in chain:
+        adopted, num_shards = job.adopt(step), job.num_shards(step)
+        if adopted:
+            say(f"{step}: {adopted:,} of {num_shards:,} shards are as they were")
+    if any(not job.has_every_shard(step) for step in chain):
+        cpu, gpu = session.download_resources, session.model_resources
+        steps = [job.shard_step(s, gpu if STEP_KINDS[s].loads_models else cpu) for s in chain]
+        session.run(steps, num_shards=job.num_shards(chain[0]))
+    for step in chain:
+        complete(job, step, say=say)
+
+
+def _say_difference(job: RunSteps, before: StepSummary | None, say: Say) -> None:
+    now = job.identities["select"].fingerprint
+    if before is None or before.fingerprint == now:
+        return
+    num_shards = min(before.num_shards, job.num_shards("select"))
+    say(f"{compare_cuts(job.store, before=before.fingerprint, now=now, num_shards=num_shards)}")
+
+
+def result_of(job: RunSteps, asked: Sequence[str]) -> JobResult:
+    """What the job ends with, by the present revision."""
+    revision = read_revision(job.store)
+    is_whole = set(asked) >= job.identities.keys()
+    return JobResult(
+        funnel=funnel_table(job.num_rows, funnel_of(revision, job.origin)),
+        quarantined=sum(len(summary.quarantined) for summary in revision.steps.values()),
+        nothing_kept=describe_nothing_kept(revision.steps, last=job.configured()[-1])
+        if is_whole
+        else None,
     )
 
 
-def require_parents(job: JobSteps, asked: Sequence[str]) -> None:
+def require_parents(job: RunSteps, asked: Sequence[str]) -> None:
     """Raise `ConfigError` where a step is asked for whose parents are neither asked nor complete.
 
     Raises:
@@ -121,26 +121,26 @@ def require_parents(job: JobSteps, asked: Sequence[str]) -> None:
         for parent in job.parents(step):
             if parent in asked:
                 continue
-            if not is_complete(job, revision, [parent]):
+            if not job.is_complete(revision, [parent]):
                 raise ConfigError(f"--steps {step}: {parent} is not complete; run it first")
             check_quarantine(job, parent, revision.steps[parent])
 
 
-def complete(job: JobSteps, step: str, *, say: Say) -> None:
+def complete(job: RunSteps, step: str, *, say: Say) -> None:
     """Make a step that has run current; raises `QuarantineError` as `check_quarantine` does."""
     before = read_revision(job.store).number
     summary = complete_step(
         job.store,
         job.identities[step],
         num_shards=job.num_shards(step),
-        folders=job.folders(step),
+        folders=STEP_KINDS[step].paths,
+        later=STEP_KINDS[step].later,
         publish=lambda: job.publish(step),
     )
     check_quarantine(job, step, summary)
     if read_revision(job.store).number != before:
         say(f"{step}: complete, {summary.kept:,} of {summary.rows_in:,} rows kept")
-        records = f"manifests/{step}/{summary.fingerprint}"
-        if mixture := describe_mixture(job.store, records, what=step):
+        if mixture := describe_mixture(job.store, job.committed(step).folder, what=step):
             say(mixture)
 
 
@@ -163,7 +163,7 @@ def describe_nothing_kept(steps: Mapping[str, StepSummary], *, last: str) -> str
     return f"nothing was kept: {'; '.join(told)}"
 
 
-def check_quarantine(job: JobSteps, step: str, summary: StepSummary) -> None:
+def check_quarantine(job: RunSteps, step: str, summary: StepSummary) -> None:
     """Raise `QuarantineError` where more shards were given up than the configuration allows."""
     if len(summary.quarantined) > job.max_quarantined_shards:
         raise QuarantineError(

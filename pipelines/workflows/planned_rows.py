@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from pipelines.plan import Plan, load_plan, read_rows
 from pipelines.redact import redact_text_column, redact_url_column
-from pipelines.revisions.tombstones import Tombstones, mask_rows, read_tombstones
 from pipelines.rules.block_lists import BlockConfig, BlockList, load_block_list
 from pipelines.rules.list_rules import RulesConfig, apply_rules
+from pipelines.rules.tombstones import Tombstones, mask_rows, read_tombstones
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
 

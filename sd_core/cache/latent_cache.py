@@ -1,7 +1,6 @@
 """Open a run's `latents` folder: its spec, its empty caption and its shards, all present."""
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,9 +24,9 @@ from sd_core.cache.spec import (
     check_identity,
     read_spec,
 )
+from sd_core.redact import redact_url
 
 _INDEX_COLUMNS = ("path", "sha256", "num_bytes", "num_rows")
-_URL_USER = re.compile(r"(?<=://)[^/@]*@")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +66,8 @@ class LatentCache:
 
     @property
     def name(self) -> str:
-        """Its path as errors show it, without a user or a password."""
-        return _URL_USER.sub("", self.path)
+        """Its path as errors show it, without secrets."""
+        return redact_url(self.path)
 
     def name_of(self, shard: CacheShard) -> str:
         """A shard's path as errors show it."""
@@ -158,7 +157,7 @@ class _Folder:
     """The cache's folder: one listing, and its small files."""
 
     def __init__(self, path: str, options: dict[str, Any]) -> None:
-        self.name = _URL_USER.sub("", path).rstrip("/")
+        self.name = redact_url(path).rstrip("/")
         try:
             self._filesystem, root = fsspec.core.url_to_fs(path, **options)
             self._root = root.rstrip("/")

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sd_core.failures import InputError
+from sd_core.errors import InputError
 
 SCHEMA_VERSION = 1
 

@@ -13,8 +13,9 @@ from PIL import Image
 from jobs.demo.server import LoopbackServer
 from jobs.tiny.drawing import FIRST_HELD_OUT_SEED, draw
 from pipelines.config import load_config
-from pipelines.workflows.curate import STEPS, CurateResult, curate
+from pipelines.workflows.curate import curate
 from pipelines.workflows.curate_config import CurateConfig
+from pipelines.workflows.job import JobResult
 
 
 class Killed(BaseException):
@@ -81,8 +82,8 @@ def configuration(list_path: Path, output: str | Path, **options: Any) -> Curate
 
 
 def run(
-    config: CurateConfig, *, steps: tuple[str, ...] = STEPS, **options: bool
-) -> tuple[CurateResult, list[str]]:
+    config: CurateConfig, *, steps: tuple[str, ...] = (), **options: bool
+) -> tuple[JobResult, list[str]]:
     """Run the job in this process; returns its result and what it said."""
     said: list[str] = []
     return curate(config, steps=steps, say=said.append, **options), said

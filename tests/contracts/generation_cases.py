@@ -16,8 +16,9 @@ from PIL import Image
 
 from jobs.generate import main
 from pipelines.config import load_config
-from pipelines.workflows.generate import GenerateResult, generate
+from pipelines.workflows.generate import generate
 from pipelines.workflows.generate_config import GenerateJobConfig
+from pipelines.workflows.job import JobResult
 from tests.contracts.cases import ROOT
 
 TINY = ROOT / "configs/generate/tiny.yaml"
@@ -78,7 +79,7 @@ def _overrides(
     return [f"{name}={value}" for name, value in settings.items()]
 
 
-def run(config: GenerateJobConfig, **options: Any) -> tuple[GenerateResult, list[str]]:
+def run(config: GenerateJobConfig, **options: Any) -> tuple[JobResult, list[str]]:
     """Run the job in this process; returns its result and what it said."""
     said: list[str] = []
     return generate(config, say=said.append, **options), said

@@ -14,7 +14,7 @@ import pytest
 
 from jobs import clean, takedown, verify
 from pipelines.revisions.takedown import take_down
-from pipelines.revisions.tombstones import tombstones_of
+from pipelines.rules.tombstones import tombstones_of
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore

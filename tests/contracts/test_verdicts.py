@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from jobs import curate, generate, report, takedown, verify
-from pipelines import curate_steps
 from pipelines.rows.ledger import LEDGER, TOKEN_FIELDS
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.steps.encode import step as encode_step
 from pipelines.steps.select import facts as select_facts
 from pipelines.steps.select import write as select_write
+from pipelines.workflows import curate_steps, run_steps
 from sd_core.cache.latent_cache import open_cache
 from sd_core.model.text_encoder import TextEncoderConfig, load_text_encoder
 from tests.contracts import cases, generation_cases
@@ -138,7 +138,7 @@ def test_a_row_that_a_model_refuses_is_found_in_its_batch(
 
         monkeypatch.setattr(module, name, work)
 
-    refuse(curate_steps.ScoreStep.__module__ and _score_module(), "score_images", in_score)
+    refuse(_score_module(), "score_images", in_score)
     refuse(encode_step, "encode_batch", in_encode)
     assert curated(served_list.path, tmp_path / "run") == 0
     assert verify.main([str(tmp_path / "run"), "--deep"]) == 0
@@ -428,7 +428,7 @@ def test_a_run_made_before_verifies_is_reported_and_taken_down(
     with monkeypatch.context() as before:
         for module in (select_facts, select_write):
             before.setattr(module, "LEDGER", older)
-        before.setattr(curate_steps, "token_identity", lambda counter: {})
+        before.setattr(run_steps, "token_identity", lambda counter: {})
         before.setattr(curate_steps, "load_caption_tokenizer", lambda config: None)
         assert curated(served_list.path, output) == 0
     shutil.rmtree(output / "facts/score/rejects")

@@ -42,7 +42,7 @@ def write_run(root: Path, *, pictures: int, shards: int = 2, size: int = SIZE) -
     config = {"image": {"size": size}}
     check_or_record(store, _IDENTITIES.values(), job={"job": "curate", "config": config})
     for name, folder in (("download", "images"), ("select", "ledger")):
-        complete_step(store, _IDENTITIES[name], num_shards=shards, folders=[folder])
+        complete_step(store, _IDENTITIES[name], num_shards=shards, folders=[folder], later=())
     return run
 
 

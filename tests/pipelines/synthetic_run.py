@@ -19,6 +19,7 @@ from pipelines.plan import Plan, PlanConfig, load_plan, make_plan, read_rows
 from pipelines.redact import redact_text_column, redact_url_column
 from pipelines.rows.caption_facts import CaptionFactsConfig
 from pipelines.rows.ledger import REJECTS, SCORE_FACTS
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import (
     Manifest,
     SpooledFile,
@@ -35,6 +36,7 @@ from pipelines.run.tables import read_table, write_table
 from pipelines.sources import Source, SourceConfig
 from pipelines.steps.download.intake import Outcome
 from pipelines.steps.download.shard_files import build_facts, write_images
+from pipelines.steps.kinds import STEP_KINDS
 from pipelines.steps.select import Select, SelectConfig, Threshold
 from sd_core.cache.samples import EmptyCaption, LatentSample
 from sd_core.cache.shards import open_shard_writer
@@ -155,6 +157,7 @@ def complete(store: RunStore) -> None:
             identity,
             num_shards=1 if step == "encode" else num_shards,
             folders=FOLDERS[step],
+            later=STEP_KINDS[step].later,
         )
 
 
@@ -246,8 +249,8 @@ def select(store: RunStore, source: Source, *, config: SelectConfig = SELECT) ->
         fingerprint=fingerprint("select"),
         config=config,
         num_shards=plan.num_shards,
-        download=fingerprint("download"),
-        score=fingerprint("score"),
+        images=Committed(store, "download", fingerprint("download")),
+        score=Committed(store, "score", fingerprint("score")),
         read_rows=lambda shard_id: redacted(read_rows(plan, store, source, shard_id)),
     )
 

@@ -5,8 +5,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.rows.ledger import RETRIED_REASONS
+from pipelines.run.committed import Committed
 from pipelines.run.images import iterate_encoded
-from pipelines.run.manifest import Manifest, ShardError, read_manifest
+from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.spool import CropSpool
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
@@ -54,7 +55,7 @@ def find_earlier(store: RunStore, fingerprint: str | None, shard_id: int) -> Ear
     """The shard as an earlier download left it; None where there is none, or it was given up."""
     if fingerprint is None:
         return None
-    manifest = read_manifest(store, "download", fingerprint, shard_id)
+    manifest = Committed(store, "download", fingerprint).find(shard_id)
     if manifest is None or manifest.quarantined is not None:
         return None
     return EarlierShard(store, manifest)

@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.redact import redact_text_column, redact_url, redact_url_column
+from pipelines.redact import redact_text_column, redact_url_column
 from pipelines.rows.caption_facts import CaptionFactsConfig, measure_captions
 from pipelines.rows.image_facts import IMAGE_FACTS
 from pipelines.rows.ledger import DOWNLOAD_FACTS, source_fields
 from pipelines.run.spool import CropSpool
 from pipelines.steps.download.intake import Outcome
+from sd_core.redact import redact_url
 
 _OUTCOME_FIELDS = tuple(field.name for field in fields(Outcome) if field.name != "facts")
 _JSON_FIELDS = (

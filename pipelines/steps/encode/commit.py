@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.rows.failures import spool_rejects
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
-from pipelines.run.store import RunStore
 
 REJECTS_FOLDER = "latents/rejects"
 NOT_FINITE = "a latent or embedding is not finite in the cache's dtype"
 
 
 def commit_latents(
-    store: RunStore,
+    encode: Committed,
     *,
-    fingerprint: str,
     shard_id: int,
     path: Path,
     num_written: int,
@@ -39,9 +38,9 @@ def commit_latents(
     refused = path.with_name("rejects.parquet")
     files += spool_rejects(rejects, path=refused, folder=REJECTS_FOLDER)
     return commit_shard(
-        store,
-        step="encode",
-        fingerprint=fingerprint,
+        encode.store,
+        step=encode.step,
+        fingerprint=encode.fingerprint,
         shard_id=shard_id,
         files=files,
         rows_in=num_written + len(rejects),

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 
 from pipelines.rows.failures import Failures, Isolation, failed_rows, reject
 from pipelines.run.cache_files import record_cache
-from pipelines.run.images import StoredImage, batches, iterate_images, stack_pixels
-from pipelines.run.manifest import Manifest, ShardError, read_manifest
+from pipelines.run.committed import Committed
+from pipelines.run.images import StoredImage, batches, stack_pixels
+from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_keys
 from pipelines.run.store import RunStore
 from pipelines.steps.encode.commit import NOT_FINITE, commit_latents
@@ -25,8 +27,7 @@ from pipelines.steps.encode.encode import (
     encode_empty_caption,
     load_encode_models,
 )
-from pipelines.steps.model_worker import free_models, prepare_torch, record_models
-from pipelines.steps.overlap import run_overlapped
+from pipelines.steps.model_worker import ModelStep, free_models, record_models
 from pipelines.steps.step import Resources
 from sd_core.cache.samples import LatentSample
 from sd_core.cache.shards import SUFFIXES, ShardWriter, open_shard_writer
@@ -35,18 +36,15 @@ from sd_core.cache.spec import CacheSpec
 _ATTRIBUTES = ("row", "sha256", "original_width", "original_height", "width", "height")
 
 
-class EncodeStep:
-    """Encodes and commits latent shards.
+class EncodeStep(ModelStep):
+    """Encodes and commits latent shards; arguments beside those of `ModelStep`:
 
     Args:
-        store: The run.
-        fingerprint: Of everything that can change the result.
-        download: Fingerprint of the download step.
-        select: Fingerprint of the select step.
-        num_download_shards: How many download shards there are.
+        images: The step that made the images.
+        verdicts: The select step.
+        num_image_shards: How many shards of images there are.
         image_size: Side of the stored crops.
         options_digest: `StepIdentity.options_digest`, by which later revisions reuse shards.
-        torch_threads: Torch's threads in this worker.
     """
 
     name = "encode"
@@ -56,42 +54,33 @@ class EncodeStep:
         store: RunStore,
         *,
         fingerprint: str,
-        download: str,
-        select: str,
-        num_download_shards: int,
+        images: Committed,
+        verdicts: Committed,
+        num_image_shards: int,
         config: EncodeConfig,
         image_size: int,
         torch_threads: int,
         options_digest: str = "",
         resources: Resources | None = None,
     ) -> None:
-        self.fingerprint = fingerprint
-        self.resources = resources or Resources()
-        self._store = store
-        self._download = download
-        self._select = select
-        self._num_download_shards = num_download_shards
-        self._config = config
-        self._image_size = image_size
-        self._torch_threads = torch_threads
+        super().__init__(
+            store, fingerprint=fingerprint, torch_threads=torch_threads, resources=resources
+        )
+        self.images = images
+        self.verdicts = verdicts
+        self.config = config
+        self.image_size = image_size
+        self._num_image_shards = num_image_shards
         self._options_digest = options_digest
         self._models: EncodeModels | None = None
         self._spec: CacheSpec | None = None
 
     def open(self) -> None:
         """Load the models and record what cache they make."""
-        device = prepare_torch(self.resources, threads=self._torch_threads)
-        models = load_encode_models(self._config, device=device)
-        spec = describe_cache(models, self._config, resolution_px=self._image_size)
-        record_models(
-            self._store, step=self.name, fingerprint=self.fingerprint, models=models.describe()
-        )
-        record_cache(
-            self._store,
-            fingerprint=self.fingerprint,
-            spec=spec,
-            empty_caption=encode_empty_caption(models),
-        )
+        models = load_encode_models(self.config, device=self._device())
+        spec = describe_cache(models, self.config, resolution_px=self.image_size)
+        record_models(self._made, models.describe())
+        record_cache(self._made, spec=spec, empty_caption=encode_empty_caption(models))
         self._models, self._spec = models, spec
 
     def close(self) -> None:
@@ -101,92 +90,113 @@ class EncodeStep:
 
     def rows_in(self, shard_id: int) -> int:
         """Rows that select kept."""
-        return sum(self._ledger_manifest(source).kept for source in self._download_shards(shard_id))
+        return sum(self.verdicts.manifest(part).kept for part in self.parts(shard_id))
 
-    def run(self, shard_id: int) -> Manifest:
-        """Encode the kept rows of the shard's download shards and commit them."""
-        if self._spec is None:
+    def begin(self, shard_id: int) -> "_EncodeShard":
+        """The kept rows of the shard's parts, on their way into a latent shard."""
+        if self._models is None or self._spec is None:
             raise RuntimeError("open() comes before run()")
-        rejects = Rejects()
-        isolation = Isolation(
-            self._encode, key_of=lambda image: image.facts["key"], failures=rejects.failures
+        return _EncodeShard(self, shard_id, models=self._models, spec=self._spec)
+
+    def parts(self, shard_id: int) -> range:
+        """The shards of images that a latent shard is made of."""
+        group = self.config.download_shards_per_file
+        return grouped_shards(shard_id, group=group, num_shards=self._num_image_shards)
+
+    def commit(
+        self, shard_id: int, *, path: Path, num_written: int, rejects: Sequence[dict[str, Any]]
+    ) -> Manifest:
+        """Publish a finished local shard and the rows that were refused."""
+        return commit_latents(
+            self._made,
+            shard_id=shard_id,
+            path=path,
+            num_written=num_written,
+            rejects=rejects,
+            inputs=encode_inputs(
+                self.images,
+                self.verdicts,
+                options=self._options_digest,
+                shards=self.parts(shard_id),
+            ),
         )
-        with tempfile.TemporaryDirectory(prefix=f"encode-{shard_id:06d}-") as folder:
-            path = Path(folder) / f"latents{SUFFIXES[self._spec.format]}"
-            with open_shard_writer(path, self._spec) as writer:
-                run_overlapped(
-                    self._read(shard_id, rejects),
-                    work=isolation.run,
-                    write=lambda parts: _write_batches(parts, writer, rejects),
-                )
-            isolation.finish()
-            return commit_latents(
-                self._store,
-                fingerprint=self.fingerprint,
-                shard_id=shard_id,
-                path=path,
-                num_written=writer.num_written,
-                rejects=rejects.rows(),
-                inputs=encode_inputs(
-                    self._store,
-                    options=self._options_digest,
-                    download=self._download,
-                    select=self._select,
-                    shards=self._download_shards(shard_id),
-                ),
-            )
 
-    def _read(self, shard_id: int, rejects: "Rejects") -> Iterator[Sequence[StoredImage]]:
-        images = self._kept_images(shard_id, rejects)
-        yield from batches(images, size=self._config.batch_size)
 
-    def _kept_images(self, shard_id: int, rejects: "Rejects") -> Iterator[StoredImage]:
-        for source in self._download_shards(shard_id):
-            keys = frozenset(kept_keys(self._store, self._ledger_manifest(source)))
+class _EncodeShard(ExitStack):
+    """One latent shard on its way: `ShardWork` of stored images and what they are encoded to."""
+
+    def __init__(
+        self, step: EncodeStep, shard_id: int, *, models: EncodeModels, spec: CacheSpec
+    ) -> None:
+        super().__init__()
+        self._step = step
+        self._shard_id = shard_id
+        self._models = models
+        self._rejects = Rejects()
+        self._isolation = Isolation(
+            self._encode, key_of=lambda image: image.facts["key"], failures=self._rejects.failures
+        )
+        folder = tempfile.TemporaryDirectory(prefix=f"encode-{shard_id:06d}-")
+        self._path = Path(self.enter_context(folder)) / f"latents{SUFFIXES[spec.format]}"
+        self._writing = self.enter_context(ExitStack())
+        self._writer = self._writing.enter_context(open_shard_writer(self._path, spec))
+
+    def read(self) -> Iterator[Sequence[StoredImage]]:
+        """Batches of the kept images."""
+        yield from batches(self._kept_images(), size=self._step.config.batch_size)
+
+    def compute(self, images: Sequence[StoredImage]) -> "list[_Batch]":
+        """The latents and embeddings of a batch; in parts where a row of it fails."""
+        return self._isolation.run(images)
+
+    def write(self, parts: "Sequence[_Batch]") -> None:
+        """Put them into the local shard."""
+        for batch in parts:
+            _write_batch(batch, self._writer, self._rejects)
+
+    def commit(self) -> Manifest:
+        """Publish the shard."""
+        self._isolation.finish()
+        self._writing.close()
+        return self._step.commit(
+            self._shard_id,
+            path=self._path,
+            num_written=self._writer.num_written,
+            rejects=self._rejects.rows(),
+        )
+
+    def _kept_images(self) -> Iterator[StoredImage]:
+        rejects, images = self._rejects, self._step.images
+        for part in self._step.parts(self._shard_id):
+            keys = frozenset(kept_keys(self._step.verdicts, part))
             if not keys:
                 continue
             found = len(rejects.seen)
-            for image in iterate_images(
-                self._store,
-                download=self._download,
-                shard_id=source,
-                keys=keys,
-                on_failure=partial(rejects.undecodable, source),
-            ):
-                image.facts["shard_id"] = source
+            refuse = partial(rejects.undecodable, part)
+            for image in images.images(part, keys=keys, on_failure=refuse):
+                image.facts["shard_id"] = part
                 rejects.seen.append(image.facts)
                 yield image
             found = len(rejects.seen) - found
             if found != len(keys):
                 raise ShardError(
-                    f"download shard {source}: select kept {len(keys)} rows, {found} have images"
+                    f"{images.step} shard {part}: select kept {len(keys)} rows, {found} have images"
                 )
 
     def _encode(self, images: Sequence[StoredImage]) -> "_Batch":
-        if self._models is None:
-            raise RuntimeError("open() comes before run()")
+        size = self._step.image_size
         for image in images:
-            if image.pixels.shape != (self._image_size, self._image_size, 3):
+            if image.pixels.shape != (size, size, 3):
                 height, width, _ = image.pixels.shape
-                raise ValueError(f"{width}x{height}, the cache holds {self._image_size} px")
+                raise ValueError(f"{width}x{height}, the cache holds {size} px")
         pixels = stack_pixels(images, batch_size=len(images), where="encode")
         encoded = encode_batch(
             self._models,
             torch.from_numpy(pixels),
             captions=[image.facts["caption"] or "" for image in images],
-            batch_size=self._config.batch_size,
+            batch_size=self._step.config.batch_size,
         )
         return _Batch(images, encoded)
-
-    def _download_shards(self, shard_id: int) -> range:
-        group = self._config.download_shards_per_file
-        return grouped_shards(shard_id, group=group, num_shards=self._num_download_shards)
-
-    def _ledger_manifest(self, shard_id: int) -> Manifest:
-        manifest = read_manifest(self._store, "select", self._select, shard_id)
-        if manifest is None:
-            raise ShardError(f"select shard {shard_id} is not committed; run that step first")
-        return manifest
 
 
 @dataclass(frozen=True)
@@ -220,11 +230,6 @@ class Rejects:
         ]
         place = {row["key"]: number for number, row in enumerate(self.seen)}
         return sorted(found, key=lambda row: place[row["key"]])
-
-
-def _write_batches(batches: Sequence[_Batch], writer: ShardWriter, rejects: Rejects) -> None:
-    for batch in batches:
-        _write_batch(batch, writer, rejects)
 
 
 def _write_batch(batch: _Batch, writer: ShardWriter, rejects: Rejects) -> None:

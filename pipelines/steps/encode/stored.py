@@ -8,9 +8,9 @@ from typing import Any
 
 from pipelines.rows.failures import reject
 from pipelines.run.cache_files import read_recorded, record_cache
-from pipelines.run.manifest import Manifest, ShardError, read_manifest
+from pipelines.run.committed import Committed
+from pipelines.run.manifest import Manifest
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table
 from pipelines.steps.encode.commit import NOT_FINITE, commit_latents
 from pipelines.steps.step import Resources
 from sd_core.cache.samples import LatentSample
@@ -24,8 +24,8 @@ class StoredLatentsStep:
     Args:
         store: The run.
         fingerprint: Of everything that can change the result.
-        generate: Fingerprint of the generate step.
-        select: Fingerprint of the select step.
+        images: The generate step.
+        verdicts: The select step.
         folder: Where generate stored its latents.
     """
 
@@ -36,27 +36,23 @@ class StoredLatentsStep:
         store: RunStore,
         *,
         fingerprint: str,
-        generate: str,
-        select: str,
+        images: Committed,
+        verdicts: Committed,
         folder: str,
         resources: Resources | None = None,
     ) -> None:
         self.fingerprint = fingerprint
         self.resources = resources or Resources()
-        self._store = store
-        self._generate = generate
-        self._select = select
+        self._made = Committed(store, self.name, fingerprint)
+        self._images = images
+        self._verdicts = verdicts
         self._folder = folder
         self._spec: CacheSpec | None = None
 
     def open(self) -> None:
         """Take over what the latents are from the step that made them."""
-        spec, empty_caption = read_recorded(
-            self._store, step="generate", fingerprint=self._generate
-        )
-        record_cache(
-            self._store, fingerprint=self.fingerprint, spec=spec, empty_caption=empty_caption
-        )
+        spec, empty_caption = read_recorded(self._images)
+        record_cache(self._made, spec=spec, empty_caption=empty_caption)
         self._spec = spec
 
     def close(self) -> None:
@@ -64,7 +60,7 @@ class StoredLatentsStep:
 
     def rows_in(self, shard_id: int) -> int:
         """Rows that select kept."""
-        return self._manifest("select", self._select, shard_id).kept
+        return self._verdicts.manifest(shard_id).kept
 
     def run(self, shard_id: int) -> Manifest:
         """Copy the kept rows' latents and commit them."""
@@ -85,8 +81,7 @@ class StoredLatentsStep:
                 for row in kept.values()
             ]
             return commit_latents(
-                self._store,
-                fingerprint=self.fingerprint,
+                self._made,
                 shard_id=shard_id,
                 path=path,
                 num_written=writer.num_written,
@@ -94,22 +89,15 @@ class StoredLatentsStep:
             )
 
     def _samples(self, shard_id: int, spec: CacheSpec) -> Iterator[LatentSample]:
-        entry = self._manifest("generate", self._generate, shard_id).file(self._folder)
+        entry = self._images.file(shard_id, self._folder)
         if entry is not None:
-            with self._store.open(entry.path) as stream:
+            with self._images.store.open(entry.path) as stream:
                 source = io.BytesIO(stream.read()) if spec.format == "parquet" else stream
                 yield from iterate_shard(source, spec, name=entry.path)
 
     def _kept_rows(self, shard_id: int) -> dict[str, dict[str, Any]]:
-        entry = self._manifest("select", self._select, shard_id).file("ledger")
-        if entry is None:
-            return {}
         names = ["shard_id", "row", "key", "kept"]
-        ledger = read_table(self._store, entry.path, columns=names)
+        ledger = self._verdicts.table(shard_id, "ledger", columns=names)
+        if ledger is None:
+            return {}
         return {row["key"]: row for row in ledger.filter(ledger["kept"]).to_pylist()}
-
-    def _manifest(self, step: str, fingerprint: str, shard_id: int) -> Manifest:
-        manifest = read_manifest(self._store, step, fingerprint, shard_id)
-        if manifest is None:
-            raise ShardError(f"{step} shard {shard_id} is not committed; run that step first")
-        return manifest

@@ -105,6 +105,10 @@ class GenerateConfig(ModelConfig):
             needs += lora.weight_needs(f"{where}.loras.{number}")
         return needs
 
+    def describe_models(self) -> Any:
+        """What run.json says of the model."""
+        return self.model.describe()
+
     def identity(self) -> dict[str, Any]:
         """The options that change an image, as plain JSON without secrets."""
         apart = {"model", "loras", "encode_threads", "init", "facts"}

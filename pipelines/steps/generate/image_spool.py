@@ -22,11 +22,11 @@ from pipelines.steps.generate.image_files import encode_image, fit_parameters
 from pipelines.steps.generate.painted import PaintedBatch
 from pipelines.steps.generate.rows import ImageRow
 from pipelines.steps.generate.shard_files import MadeImage, write_images
+from pipelines.steps.kinds import LATENTS_FOLDER
 from sd_core.cache.samples import LatentSample
 from sd_core.cache.shards import SUFFIXES, ShardWriter, open_shard_writer
 from sd_core.cache.spec import CacheSpec
 
-LATENTS_FOLDER = "facts/latents"
 """Latents of every image, of which select's verdict takes its share into the cache."""
 
 

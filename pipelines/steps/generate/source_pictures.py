@@ -1,23 +1,26 @@
 """The images that an upscaler enlarges: what a curated or generated run stored, found by key."""
 
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from pipelines.config import ConfigError
+from pipelines.run.committed import Committed
 from pipelines.run.images import decode_crop, is_image
-from pipelines.run.manifest import Manifest, ShardError, read_manifest
-from pipelines.run.record import ORIGIN_STEPS, read_revision
+from pipelines.run.manifest import ShardError
+from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table
 from pipelines.steps.generate.config import InitConfig
 from pipelines.steps.generate.rows import ImageRow
+from pipelines.steps.kinds import origin_of
 
 _TARS_REMEMBERED = 256
+_WHERE = "generate.init.path"
 _COLUMNS = ("key", "kept", "width", "height")
 
 
@@ -35,14 +38,18 @@ class SourcePictures:
     def __init__(self, config: InitConfig, *, enlargement: int) -> None:
         self._store = RunStore(config.path, config.storage_options)
         self._enlargement = enlargement
-        self._steps = read_revision(self._store).steps
-        origins = [name for name in ORIGIN_STEPS if name in self._steps]
-        if not origins or "select" not in self._steps:
+        steps = read_revision(self._store).steps
+        origin = origin_of(steps)
+        if origin is None or "select" not in steps:
             raise ConfigError(
                 f"generate.init.path: {config.path} is no run whose select is complete; name a "
                 "curated or generated run"
             )
-        self._origin = origins[0]
+        made = {
+            name: Committed(self._store, name, step.fingerprint) for name, step in steps.items()
+        }
+        self._images, self._verdicts = made[origin], made["select"]
+        self._num_shards = steps["select"].num_shards
         self._members = lru_cache(maxsize=_TARS_REMEMBERED)(self._members_of)
 
     def __contains__(self, key: str) -> bool:
@@ -56,8 +63,7 @@ class SourcePictures:
     def caption(self, key: str) -> str:
         """The picture's own caption."""
         shard_id = self._places[key][0]
-        path = self._file("select", "ledger", shard_id)
-        rows = read_table(self._store, path, columns=["key", "caption"])
+        rows = self._ledger(shard_id, ["key", "caption"])
         found: Any = rows["caption"][rows["key"].to_pylist().index(key)].as_py()
         return found or ""
 
@@ -66,7 +72,11 @@ class SourcePictures:
 
     def read(self, key: str) -> Tensor:
         """(3, h, w) float32 in [-1, 1]; raises `ShardError` where the stored image is damaged."""
-        path = self._file(self._origin, "images", self._places[key][0])
+        shard_id = self._places[key][0]
+        entry = self._images.file(shard_id, "images")
+        if entry is None:
+            raise ShardError(f"{_WHERE}: {self._images.step} shard {shard_id} has no images")
+        path = entry.path
         place = self._members(path).get(key)
         if place is None:
             raise ShardError(f"{path}: has no image of {key}")
@@ -84,9 +94,8 @@ class SourcePictures:
     def _places(self) -> Mapping[str, tuple[int, int, int]]:
         """Each kept key's shard, width and height; memory is about 200 bytes an image."""
         places = {}
-        for shard_id in range(self._steps["select"].num_shards):
-            path = self._file("select", "ledger", shard_id)
-            rows = read_table(self._store, path, columns=_COLUMNS)
+        for shard_id in range(self._num_shards):
+            rows = self._ledger(shard_id, _COLUMNS)
             for row in rows.filter(rows["kept"]).to_pylist():
                 places[row["key"]] = (shard_id, row["width"], row["height"])
         return places
@@ -102,10 +111,8 @@ class SourcePictures:
         except (tarfile.TarError, EOFError) as error:
             raise ShardError(f"{path}: damaged tar: {error}") from error
 
-    def _file(self, step: str, folder: str, shard_id: int) -> str:
-        fingerprint = self._steps[step].fingerprint
-        manifest: Manifest | None = read_manifest(self._store, step, fingerprint, shard_id)
-        entry = None if manifest is None else manifest.file(folder)
-        if entry is None:
-            raise ShardError(f"generate.init.path: {step} shard {shard_id} has no {folder}")
-        return entry.path
+    def _ledger(self, shard_id: int, columns: Sequence[str]) -> pa.Table:
+        rows = self._verdicts.table(shard_id, "ledger", columns=columns)
+        if rows is None:
+            raise ShardError(f"{_WHERE}: select shard {shard_id} has no ledger")
+        return rows

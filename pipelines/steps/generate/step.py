@@ -2,7 +2,8 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from pipelines.run.cache_files import record_cache
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.run.store import RunStore
 from pipelines.run.versions import program_version
-from pipelines.steps.generate.batches import group_rows
+from pipelines.steps.generate.batches import RowBatch, group_rows
 from pipelines.steps.generate.config import GenerateConfig, InitConfig
 from pipelines.steps.generate.image_files import describe_parameters
 from pipelines.steps.generate.image_spool import ImageSpool
@@ -26,13 +27,12 @@ from pipelines.steps.generate.models import (
     load_generate_models,
 )
 from pipelines.steps.generate.paint import Painter
-from pipelines.steps.generate.painted import DenoisedBatch
+from pipelines.steps.generate.painted import DenoisedBatch, PreparedBatch
 from pipelines.steps.generate.painting import Painting
-from pipelines.steps.generate.rows import ImageRow, check_sources, resolve_rows
+from pipelines.steps.generate.rows import ImageRow, RefusedRow, check_sources, resolve_rows
 from pipelines.steps.generate.shard_files import METADATA, build_facts, metadata_table
 from pipelines.steps.generate.source_pictures import SourcePictures
-from pipelines.steps.model_worker import free_models, prepare_torch, record_models
-from pipelines.steps.overlap import run_overlapped
+from pipelines.steps.model_worker import ModelStep, free_models, record_models
 from pipelines.steps.step import Resources
 from sd_core.cache.spec import CacheSpec
 from sd_core.model.caption_tokenizer import caption_tokenizer_of
@@ -41,14 +41,12 @@ from sd_core.model.latent_diffusion import LatentDiffusion
 _OWN = [name for name in METADATA.names if name in ImageRow.__dataclass_fields__]
 
 
-class GenerateStep:
-    """Makes and commits shards of images.
+class GenerateStep(ModelStep):
+    """Makes and commits shards of images; arguments beside those of `ModelStep`:
 
     Args:
-        store: The run.
-        plan: Its prompts.
-        fingerprint: Of everything that can change an image.
-        torch_threads: Torch's threads in this worker.
+        plan: The run's prompts.
+        caption_facts: What is measured on them.
     """
 
     name = "generate"
@@ -64,34 +62,24 @@ class GenerateStep:
         caption_facts: CaptionFactsConfig = EVERY_CAPTION_FACT,
         resources: Resources | None = None,
     ) -> None:
-        self.fingerprint = fingerprint
-        self.resources = resources or Resources()
-        self._store = store
-        self._plan = plan
+        super().__init__(
+            store, fingerprint=fingerprint, torch_threads=torch_threads, resources=resources
+        )
+        self.plan = plan
+        self.caption_facts = caption_facts
         self._config = config
-        self._torch_threads = torch_threads
-        self._caption_facts = caption_facts
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
 
     def open(self) -> None:
         """Load the model and record what it is."""
-        device = prepare_torch(self.resources, threads=self._torch_threads)
-        models = load_generate_models(self._config, device=device)
-        record_models(
-            self._store, step=self.name, fingerprint=self.fingerprint, models=models.describe()
-        )
+        models = load_generate_models(self._config, device=self._device())
+        record_models(self._made, models.describe())
         spec = describe_cache(models, self._config)
         if spec is not None:
-            record_cache(
-                self._store,
-                step=self.name,
-                fingerprint=self.fingerprint,
-                spec=spec,
-                empty_caption=encode_empty_caption(models),
-            )
+            record_cache(self._made, spec=spec, empty_caption=encode_empty_caption(models))
         init = self._config.init
         sources = None if init is None else open_sources(init, models.model)
-        self._worker = _Worker(models, self._config, spec, sources)
+        self._worker = Worker(models, self._config, spec, sources)
 
     def close(self) -> None:
         """Drop the model, and close what rows started from."""
@@ -102,29 +90,74 @@ class GenerateStep:
 
     def rows_in(self, shard_id: int) -> int:
         """Images that the shard's prompts ask for, and refused prompts."""
-        return self._plan.num_rows_of(shard_id)
+        return self.plan.num_rows_of(shard_id)
 
-    def run(self, shard_id: int) -> Manifest:
-        """Make the shard's images and commit them."""
-        worker = self._worker
-        if worker is None:
+    def begin(self, shard_id: int) -> "_GenerateShard":
+        """The images of a shard's prompts, on their way."""
+        if self._worker is None:
             raise RuntimeError("open() comes before run()")
-        rows = expand_rows(read_prompts(self._plan, self._store, shard_id), shard_id=shard_id)
-        with tempfile.TemporaryDirectory(prefix=f"generate-{shard_id:06d}-") as folder:
-            files, facts = worker.make(
-                rows, self._caption_facts, shard_id=shard_id, folder=Path(folder)
-            )
-            reasons = facts["reason"].drop_null().to_pylist()
-            return commit_shard(
-                self._store,
-                step=self.name,
-                fingerprint=self.fingerprint,
-                shard_id=shard_id,
-                files=files,
-                rows_in=facts.num_rows,
-                kept=facts.num_rows - len(reasons),
-                dropped=Counter(reasons),
-            )
+        return _GenerateShard(self, self._worker, shard_id)
+
+    def read_rows(self, shard_id: int) -> pa.Table:
+        """A row for each image that the shard's prompts ask for."""
+        return expand_rows(read_prompts(self.plan, self._made.store, shard_id), shard_id=shard_id)
+
+    def commit(self, shard_id: int, files: Sequence[SpooledFile], facts: pa.Table) -> Manifest:
+        """Publish finished local files and the shard's facts among them."""
+        reasons = facts["reason"].drop_null().to_pylist()
+        return commit_shard(
+            self._made.store,
+            step=self.name,
+            fingerprint=self.fingerprint,
+            shard_id=shard_id,
+            files=files,
+            rows_in=facts.num_rows,
+            kept=facts.num_rows - len(reasons),
+            dropped=Counter(reasons),
+        )
+
+
+class _GenerateShard(ExitStack):
+    """One shard on its way: `ShardWork` of prepared batches and their denoised latents."""
+
+    def __init__(self, step: GenerateStep, worker: "Worker", shard_id: int) -> None:
+        super().__init__()
+        self._step = step
+        self._worker = worker
+        self._shard_id = shard_id
+        self._rows = step.read_rows(shard_id)
+        self._resolved = worker.resolve(self._rows)
+        self._images = [row for row in self._resolved if isinstance(row, ImageRow)]
+        folder = tempfile.TemporaryDirectory(prefix=f"generate-{shard_id:06d}-")
+        self._spooling = ExitStack()
+        self._spool = worker.open_spool(shard_id, Path(self.enter_context(folder)))
+        self.enter_context(self._spooling).enter_context(self._spool)
+        self._painting = Painting(worker.painter, self._spool.failures)
+
+    def read(self) -> Iterator[PreparedBatch]:
+        """Texts and sources of each batch."""
+        yield from self._painting.prepare(self._worker.group(self._images))
+
+    def compute(self, batch: PreparedBatch) -> Sequence[DenoisedBatch]:
+        """The latents of a batch."""
+        return self._painting.denoise(batch)
+
+    def write(self, denoised: Sequence[DenoisedBatch]) -> None:
+        """Their images, as local files."""
+        for painted in self._painting.decode(denoised):
+            self._spool.add(painted, self._worker.parameters)
+
+    def commit(self) -> Manifest:
+        """Publish the shard."""
+        self._painting.finish()
+        self._spooling.close()
+        spool, step = self._spool, self._step
+        spool.check()
+        facts = build_facts(
+            self._rows, self._resolved, spool.made, step.caption_facts, failures=spool.failures
+        )
+        metadata = self._worker.metadata(self._images, spool)
+        return step.commit(self._shard_id, spool.finish(facts, metadata), facts)
 
 
 def open_sources(init: InitConfig, model: LatentDiffusion) -> InitImages | SourcePictures:
@@ -134,8 +167,8 @@ def open_sources(init: InitConfig, model: LatentDiffusion) -> InitImages | Sourc
     return InitImages(init, model.identity)
 
 
-class _Worker:
-    """The loaded model, and what turns a shard's rows into local files."""
+class Worker:
+    """The loaded model, and what it makes of a shard's rows."""
 
     def __init__(
         self,
@@ -144,48 +177,36 @@ class _Worker:
         spec: CacheSpec | None,
         sources: InitImages | SourcePictures | None,
     ) -> None:
+        self.painter = Painter(models, config, sources)
         self._models = models
         self._config = config
         self._spec = spec
         self._sources = sources
-        self._painter = Painter(models, config, sources)
         self._limits = models.limits(config)
         self._model_sha256 = models.model_sha256
         self._versions = describe_versions()
 
     def close(self) -> None:
+        """Close what rows start from."""
         if self._sources is not None:
             self._sources.close()
 
-    def make(
-        self, rows: pa.Table, caption_facts: CaptionFactsConfig, *, shard_id: int, folder: Path
-    ) -> tuple[list[SpooledFile], pa.Table]:
-        """Make the images; returns the finished local files and the facts."""
+    def resolve(self, rows: pa.Table) -> list[ImageRow | RefusedRow]:
+        """Each row as an image to make, or with the reason why not."""
         resolved = list(resolve_rows(rows, self._config, self._limits, self._sources))
-        images = [row for row in resolved if isinstance(row, ImageRow)]
         check_sources(resolved)
-        spool = ImageSpool(self._config, self._spec, shard_id=shard_id, folder=folder)
-        with spool:
-            self._paint(images, spool)
-        spool.check()
-        facts = build_facts(rows, resolved, spool.made, caption_facts, failures=spool.failures)
-        return spool.finish(facts, self._metadata(images, spool)), facts
+        return resolved
 
-    def _paint(self, images: Sequence[ImageRow], spool: ImageSpool) -> None:
-        painting = Painting(self._painter, spool.failures)
+    def open_spool(self, shard_id: int, folder: Path) -> ImageSpool:
+        """Where a shard's images wait."""
+        return ImageSpool(self._config, self._spec, shard_id=shard_id, folder=folder)
 
-        def store(denoised: Sequence[DenoisedBatch]) -> None:
-            for painted in painting.decode(denoised):
-                spool.add(painted, self._parameters)
+    def group(self, images: Sequence[ImageRow]) -> Iterator[RowBatch]:
+        """Batches of images that are made alike."""
+        return group_rows(images, batch_size=self._config.batch_size)
 
-        run_overlapped(
-            painting.prepare(group_rows(images, batch_size=self._config.batch_size)),
-            work=painting.denoise,
-            write=store,
-        )
-        painting.finish()
-
-    def _parameters(self, row: ImageRow) -> str | None:
+    def parameters(self, row: ImageRow) -> str | None:
+        """What an image's file says of how it was made; None where it is to say nothing."""
         if not self._config.image.parameters:
             return None
         return describe_parameters(
@@ -195,7 +216,8 @@ class _Worker:
             version=f"latent-foundry {program_version()}",
         )
 
-    def _metadata(self, images: Sequence[ImageRow], spool: ImageSpool) -> pa.Table:
+    def metadata(self, images: Sequence[ImageRow], spool: ImageSpool) -> pa.Table:
+        """How each image was made, which is itself a list of prompts."""
         schedulers = {row.sampler: self._models.scheduler(row.sampler) for row in images}
         made = [row for row in images if row.row in spool.made]
         tokenizer = caption_tokenizer_of(self._models.model.text_encoder)

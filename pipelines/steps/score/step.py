@@ -12,13 +12,8 @@ import torch
 
 from pipelines.rows.failures import Failures, Isolation, failed_rows, spool_rejects
 from pipelines.rows.ledger import ROW_FAILED, SCORE_FACTS
-from pipelines.run.images import (
-    StoredImage,
-    batches_of_one_size,
-    count_images,
-    iterate_images,
-    stack_pixels,
-)
+from pipelines.run.committed import Committed
+from pipelines.run.images import StoredImage, batches_of_one_size, stack_pixels
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.run.shard_inputs import score_inputs
 from pipelines.run.store import RunStore
@@ -45,8 +40,7 @@ class ScoreStep:
     Args:
         store: The run.
         fingerprint: Of everything that can change the result.
-        download: Fingerprint of the step that made the images.
-        origin: That step's name, `download` or `generate`.
+        images: The step that made the images, `download` or `generate`.
         options_digest: `StepIdentity.options_digest`, by which later revisions reuse shards.
         torch_threads: Torch's threads in this worker.
     """
@@ -58,18 +52,16 @@ class ScoreStep:
         store: RunStore,
         *,
         fingerprint: str,
-        download: str,
+        images: Committed,
         config: ScoreConfig,
         torch_threads: int,
-        origin: str = "download",
         options_digest: str = "",
         resources: Resources | None = None,
     ) -> None:
         self.fingerprint = fingerprint
         self.resources = resources or Resources()
-        self._store = store
-        self._download = download
-        self._origin = origin
+        self._made = Committed(store, self.name, fingerprint)
+        self._images = images
         self._options_digest = options_digest
         self._config = config
         self._torch_threads = torch_threads
@@ -79,9 +71,7 @@ class ScoreStep:
         """Load the CLIP and the heads."""
         device = prepare_torch(self.resources, threads=self._torch_threads)
         models = load_score_models(self._config, device=device)
-        record_models(
-            self._store, step=self.name, fingerprint=self.fingerprint, models=models.describe()
-        )
+        record_models(self._made, models.describe())
         self._models = models
 
     def close(self) -> None:
@@ -91,9 +81,7 @@ class ScoreStep:
 
     def rows_in(self, shard_id: int) -> int:
         """Images of a shard."""
-        return count_images(
-            self._store, download=self._download, shard_id=shard_id, origin=self._origin
-        )
+        return self._images.manifest(shard_id).kept
 
     def run(self, shard_id: int) -> Manifest:
         """Score a shard and commit its facts; a row that a library refuses has no scores."""
@@ -119,7 +107,7 @@ class ScoreStep:
             )
             refused = Path(folder) / "rejects.parquet"
             return commit_shard(
-                self._store,
+                self._made.store,
                 step=self.name,
                 fingerprint=self.fingerprint,
                 shard_id=shard_id,
@@ -127,29 +115,17 @@ class ScoreStep:
                 rows_in=table.num_rows,
                 kept=table.num_rows - len(rejects),
                 dropped={ROW_FAILED: len(rejects)},
-                inputs=score_inputs(
-                    self._store,
-                    options=self._options_digest,
-                    origin=self._origin,
-                    images=self._download,
-                    shard=shard_id,
-                ),
+                inputs=score_inputs(self._images, options=self._options_digest, shard=shard_id),
             )
 
     def _read(self, shard: "_Shard") -> Iterator["_Batch"]:
         size = self._config.batch_size
-        images = iterate_images(
-            self._store,
-            download=self._download,
-            shard_id=shard.shard_id,
-            origin=self._origin,
-            on_failure=shard.refuse,
-        )
+        images = self._images.images(shard.shard_id, on_failure=shard.refuse)
         for batch in batches_of_one_size(shard.noted(images), size=size):
             yield _Batch(images=batch, pixels=self._stack(batch, shard))
 
     def _stack(self, images: Sequence[StoredImage], shard: "_Shard") -> torch.Tensor:
-        where = f"{self._origin} shard {shard.shard_id}"
+        where = f"{self._images.step} shard {shard.shard_id}"
         size = self._config.batch_size
         return torch.from_numpy(stack_pixels(images, batch_size=size, where=where))
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from pipelines.rows.claims import CLAIMED_SCORES, claimed_or_scored
 from pipelines.rows.ledger import DOWNLOAD_FACTS, LEDGER, ROW_FAILED, TOKEN_FIELDS, source_fields
-from pipelines.run.manifest import Manifest, ShardError, read_manifest
-from pipelines.run.store import RunStore
+from pipelines.run.committed import Committed
+from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.tables import read_table
 from pipelines.steps.select.columns import VERDICT_COLUMNS
 from pipelines.steps.select.tokens import TokenColumns
@@ -30,34 +30,28 @@ class Facts:
     """Reads the facts of a run, a shard at a time.
 
     Attributes:
-        origin: Name of the step that made the images.
-        download: That step's fingerprint.
-        score: Fingerprint of the score step; None where nothing is scored.
+        images: The step that made the images.
+        score: The score step; None where nothing is scored.
         read_rows: Rows of a shard whose first step was quarantined.
         schema: Of that step's facts, without the list's own columns.
         tokens: Counts the captions' tokens; None: they are null.
     """
 
-    store: RunStore
+    images: Committed
     num_shards: int
-    download: str
-    score: str | None
+    score: Committed | None
     read_rows: Callable[[int], pa.Table]
-    origin: str = "download"
     schema: pa.Schema = field(default=DOWNLOAD_FACTS)
     tokens: TokenColumns | None = None
 
     @cached_property
     def shard_sizes(self) -> list[int]:
         """Rows of each shard."""
-        return [
-            self._manifest(self.origin, self.download, shard_id).rows_in
-            for shard_id in range(self.num_shards)
-        ]
+        return [self.images.manifest(shard_id).rows_in for shard_id in range(self.num_shards)]
 
     def is_lost(self, shard_id: int) -> bool:
         """Whether no row of the shard has facts to go by."""
-        return self._manifest(self.origin, self.download, shard_id).quarantined is not None
+        return self.images.manifest(shard_id).quarantined is not None
 
     def read(self, shard_id: int, *, columns: Iterable[str] | None = None) -> pa.Table:
         """A shard's rows, in plan order; columns of the ledger that nothing made are null.
@@ -81,13 +75,13 @@ class Facts:
         return rows
 
     def _scored(self, shard_id: int, wanted: set[str] | None) -> pa.Table:
-        manifest = self._manifest(self.origin, self.download, shard_id)
+        manifest = self.images.manifest(shard_id)
         if manifest.quarantined is not None:
             return _with_scores(self._lost_rows(shard_id), None, wanted)
-        facts = self._read(manifest, f"facts/{self.origin}", wanted)
+        facts = self._read(manifest, f"facts/{self.images.step}", wanted)
         if self.score is None:
             return _with_scores(facts, None, wanted)
-        score = self._manifest("score", self.score, shard_id)
+        score = self.score.manifest(shard_id)
         if score.quarantined is None:
             known = [*LEDGER.names, "row"] if wanted is None else wanted
             scores = self._read(score, "facts/score", {*known} - {"shard_id", "key"} | {"row"})
@@ -104,9 +98,9 @@ class Facts:
         Raises:
             ShardError: the score step kept no embeddings.
         """
-        score = self._manifest("score", self.score or "", shard_id) if self.score else None
-        if score is None:
+        if self.score is None:
             raise ShardError("duplicates by embedding: the run has no scores; configure `score`")
+        score = self.score.manifest(shard_id)
         if score.quarantined is not None or not len(rows):
             return Embeddings.none()
         table = self._read(score, "facts/score", {"row", EMBEDDING})
@@ -126,22 +120,16 @@ class Facts:
         ]
         return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
-    def _manifest(self, step: str, fingerprint: str, shard_id: int) -> Manifest:
-        manifest = read_manifest(self.store, step, fingerprint, shard_id)
-        if manifest is None:
-            raise ShardError(f"{step} shard {shard_id} is not committed; run that step first")
-        return manifest
-
     def _read(self, manifest: Manifest, folder: str, wanted: set[str] | None) -> pa.Table:
         entry = manifest.file(folder)
         if entry is None:
             raise ShardError(f"{manifest.step} shard {manifest.shard_id} has no file in {folder}")
         if wanted is None:
-            return read_table(self.store, entry.path)
-        with self.store.open(entry.path) as stream:
+            return read_table(self.images.store, entry.path)
+        with self.images.store.open(entry.path) as stream:
             names = pq.read_schema(stream).names
         columns = [name for name in names if name.lower() in wanted]
-        return read_table(self.store, entry.path, columns=columns)
+        return read_table(self.images.store, entry.path, columns=columns)
 
 
 @dataclass(frozen=True, kw_only=True)

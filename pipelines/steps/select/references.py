@@ -13,13 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.config import ConfigError, unreadable
-from pipelines.redact import redact_text, redact_url
-from pipelines.run.manifest import read_manifest
+from pipelines.run.committed import Committed
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore, StorageError
-from pipelines.run.tables import read_table
 from pipelines.steps.select.duplicates_config import ReferenceConfig, ReferenceMethod
 from pipelines.steps.select.facts import EMBEDDING, Embeddings, embeddings_of, positions_in
+from sd_core.redact import redact_url
 
 _READ_BYTES = 1 << 20
 _DIGITS = {"sha256": 64, "phash": 16}
@@ -135,8 +134,7 @@ class _File:
         except (OSError, ValueError, ImportError, pa.ArrowException) as error:
             raise unreadable(
                 error,
-                f"select.duplicates.references {_shown(self.path)}: cannot be read: "
-                f"{redact_text(str(error))}",
+                f"select.duplicates.references {_shown(self.path)}: cannot be read: {error}",
             ) from None
 
 
@@ -177,19 +175,13 @@ class _Run:
             yield pa.table({EMBEDDING: found})
 
     def _read(self, step: str, folder: str, shard_id: int, names: list[str]) -> pa.Table | None:
-        fingerprint = read_revision(self.store).steps[step].fingerprint
-        manifest = read_manifest(self.store, step, fingerprint, shard_id)
-        if manifest is None:
+        made = Committed(self.store, step, read_revision(self.store).steps[step].fingerprint)
+        if made.find(shard_id) is None:
             raise ConfigError(
                 f"select.duplicates.references {_shown(self.store.root)}: {step} shard {shard_id} "
                 "is missing; copy the run again"
             )
-        entry = manifest.file(folder)
-        if entry is None:
-            return None
-        with self.store.open(entry.path) as stream:
-            known = pq.read_schema(stream).names
-        return read_table(self.store, entry.path, columns=[n for n in known if n in names])
+        return made.table(shard_id, folder, columns=names)
 
 
 def _open(path: str, options: Mapping[str, Any]) -> _File | _Run:

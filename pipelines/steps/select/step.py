@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, committed_shards
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
@@ -41,13 +42,11 @@ class Select:
     fingerprint: str
     config: SelectConfig
     num_shards: int
-    download: str
-    """Fingerprint of the step that made the images."""
-    score: str | None
-    """Fingerprint of the score step; None where nothing is scored."""
+    images: Committed
+    """The step that made the images."""
+    score: Committed | None
+    """The score step; None where nothing is scored."""
     read_rows: Callable[[int], pa.Table]
-    origin: str = "download"
-    """Name of the step that made the images."""
     token_counter: TokenCounter | None = None
     """Encode's tokenizer; None: the captions' tokens are not counted."""
     cache_size: int | None = None
@@ -79,10 +78,8 @@ class Select:
     def _facts(self, folder: Path) -> Facts:
         counter = self.token_counter
         return Facts(
-            store=self.store,
+            images=self.images,
             num_shards=self.num_shards,
-            origin=self.origin,
-            download=self.download,
             score=self.score,
             read_rows=self.read_rows,
             tokens=None if counter is None else TokenColumns(counter=counter, folder=folder),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.demo import local_cluster as module
 from jobs.demo.local_cluster import local_cluster
-from pipelines.engine import local_cluster as module
 
 SCRIPT = """
 import sys

@@ -18,16 +18,17 @@ from pipelines.report import CARD_FILE, REPORT_FILE, make_report, write_card
 from pipelines.report.histograms import Bound, Histogram
 from pipelines.report.speeds import gather_rates
 from pipelines.rows.ledger import REASONS
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest
 from pipelines.run.rates import RateLog, read_rates
 from pipelines.run.record import (
-    CURATE_FOLDERS,
     StepIdentity,
     check_or_record,
     complete_step,
     read_revision,
 )
 from pipelines.run.store import RunStore
+from pipelines.steps.kinds import STEP_KINDS
 from pipelines.steps.select import Select, SelectConfig
 from tests.contracts import cases
 
@@ -225,8 +226,8 @@ def test_a_run_of_100_000_rows_makes_a_page_under_5_mb(tmp_path: Path) -> None:
         fingerprint=select.fingerprint,
         config=config,
         num_shards=case.num_shards,
-        download=DOWNLOAD,
-        score=SCORE,
+        images=Committed(case.store, "download", DOWNLOAD),
+        score=Committed(case.store, "score", SCORE),
         read_rows=lambda shard_id: pa.table({}),
     ).run(lambda manifest: None)
     check_or_record(case.store, [select], job={"job": "curate"})
@@ -237,7 +238,11 @@ def test_a_run_of_100_000_rows_makes_a_page_under_5_mb(tmp_path: Path) -> None:
     rename_fingerprint(tmp_path / "run/manifests/download", download.fingerprint)
     for step in (download, select):
         complete_step(
-            case.store, step, num_shards=case.num_shards, folders=CURATE_FOLDERS[step.step]
+            case.store,
+            step,
+            num_shards=case.num_shards,
+            folders=STEP_KINDS[step.step].paths,
+            later=STEP_KINDS[step.step].later,
         )
     page = make_report(case.store)
     assert 100_000 < len(page.encode()) < 5_000_000

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import processors
+from pipelines.run import processors
+from pipelines.run.committed import Committed
 from pipelines.run.processors import describe_mixture, describe_processor, noted_processors
 from pipelines.run.store import RunStore
-from pipelines.steps.model_worker import record_models, records_folder
+from pipelines.steps.model_worker import record_models
 
 
 def test_a_processor_is_named_by_maker_and_instruction_set() -> None:
@@ -21,18 +22,18 @@ def test_a_run_that_goes_on_on_another_type_says_what_it_cannot_promise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = RunStore(str(tmp_path))
-    folder = records_folder("score", "f" * 16)
+    made = Committed(store, "score", "f" * 16)
 
     def work() -> None:
-        record_models(store, step="score", fingerprint="f" * 16, models={"device": "cpu"})
+        record_models(made, {"device": "cpu"})
 
     work()
     work()
-    assert describe_mixture(store, folder, what="score") is None
+    assert describe_mixture(store, made.folder, what="score") is None
     monkeypatch.setattr(processors, "describe_processor", lambda device: "GenuineIntel amx_tile")
     work()
-    assert "GenuineIntel amx_tile" in noted_processors(store, folder)
-    said = describe_mixture(store, folder, what="score")
+    assert "GenuineIntel amx_tile" in noted_processors(store, made.folder)
+    said = describe_mixture(store, made.folder, what="score")
     assert said is not None
     assert said.startswith("score: computed on processors of 2 types (")
     assert "last bits" in said

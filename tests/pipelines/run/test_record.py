@@ -18,6 +18,7 @@ from pipelines.run.record import (
     read_run,
 )
 from pipelines.run.store import RunStore
+from pipelines.steps.kinds import STEP_KINDS
 
 STEPS = ("download", "score", "select", "encode")
 
@@ -58,7 +59,13 @@ def commit(store: RunStore, identity: StepIdentity, *, num_shards: int = 2) -> N
 
 def complete(store: RunStore, identity: StepIdentity) -> None:
     commit(store, identity)
-    complete_step(store, identity, num_shards=2, folders=[identity.step])
+    complete_step(
+        store,
+        identity,
+        num_shards=2,
+        folders=[identity.step],
+        later=STEP_KINDS[identity.step].later,
+    )
 
 
 def record(
@@ -200,7 +207,7 @@ def test_step_with_a_missing_shard_does_not_become_current(store: RunStore) -> N
     download = identities()["download"]
     commit(store, download, num_shards=1)
     with pytest.raises(ShardError, match=r"000001\.json: missing"):
-        complete_step(store, download, num_shards=2, folders=["download"])
+        complete_step(store, download, num_shards=2, folders=["download"], later=())
     assert read_revision(store).number == 0
     assert not store.exists("download/shards.txt")
 
@@ -225,7 +232,9 @@ def test_crash_amid_a_recut_leaves_no_complete_step_with_the_new_files(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        complete_step(store, new["select"], num_shards=2, folders=["select"], publish=stop)
+        complete_step(
+            store, new["select"], num_shards=2, folders=["select"], later=("encode",), publish=stop
+        )
     assert new["select"].fingerprint in store.read_bytes("select/shards.txt").decode()
     assert set(read_revision(store).steps) == {"download", "score"}
     complete(store, old["select"])  # the old options again: the old files again
@@ -248,7 +257,7 @@ def test_quarantined_shards_are_listed(store: RunStore) -> None:
             quarantined="boom",
         ),
     )
-    summary = complete_step(store, score, num_shards=2, folders=["score"])
+    summary = complete_step(store, score, num_shards=2, folders=["score"], later=())
     assert summary.quarantined == (1,)
     assert read_revision(store).steps["score"] == summary
 

@@ -13,6 +13,7 @@ from pipelines.run.manifest import Manifest, create_manifest
 from pipelines.run.record import complete_step
 from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceConfig
+from pipelines.steps.kinds import STEP_KINDS
 from pipelines.steps.select import SelectConfig, Threshold
 from pipelines.workflows.curate import curate
 from pipelines.workflows.curate_config import CurateConfig
@@ -135,6 +136,6 @@ def test_step_alone_does_not_run_over_more_quarantined_shards_than_allowed(folde
             quarantined="boom",
         ),
     )
-    complete_step(job.store, download, num_shards=1, folders=job.folders("download"))
+    complete_step(job.store, download, num_shards=1, folders=STEP_KINDS["download"].paths, later=())
     with pytest.raises(QuarantineError, match=r"download: 1 shard\(s\) are quarantined"):
         curate(job.config, steps=["select"], say=lambda line: None)

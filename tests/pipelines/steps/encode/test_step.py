@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipelines.run.cache_files import publish_cache
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
@@ -45,9 +46,9 @@ def make_step(store: RunStore, config: EncodeConfig, *, num_shards: int = 1) -> 
     return EncodeStep(
         store,
         fingerprint=FINGERPRINT,
-        download="d" * 16,
-        select="e" * 16,
-        num_download_shards=num_shards,
+        images=Committed(store, "download", "d" * 16),
+        verdicts=Committed(store, "select", "e" * 16),
+        num_image_shards=num_shards,
         config=config,
         image_size=32,
         torch_threads=1,
@@ -61,7 +62,7 @@ def encode(store: RunStore, config: EncodeConfig, *, num_shards: int = 1) -> Man
         return step.run(0)
     finally:
         step.close()
-        publish_cache(store, fingerprint=FINGERPRINT)
+        publish_cache(Committed(store, "encode", FINGERPRINT))
 
 
 def spec_of(store: RunStore) -> CacheSpec:
@@ -169,7 +170,7 @@ def test_a_shard_spans_several_download_shards(
     step = make_step(store, grouped, num_shards=3)
     step.open()
     first, second = step.run(0), step.run(1)
-    publish_cache(store, fingerprint=FINGERPRINT)
+    publish_cache(Committed(store, "encode", FINGERPRINT))
     expected = [row.key for shard in shards for row in shard if row.kept]
     found = [sample.key for manifest in (first, second) for sample in read(store, manifest)]
     assert found == expected

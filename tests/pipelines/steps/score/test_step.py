@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.rows.ledger import SCORE_FACTS
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
@@ -37,7 +38,11 @@ def config(tmp_path: Path) -> ScoreConfig:
 
 def make_step(store: RunStore, config: ScoreConfig, *, fingerprint: str = "f" * 16) -> ScoreStep:
     return ScoreStep(
-        store, fingerprint=fingerprint, download="d" * 16, config=config, torch_threads=1
+        store,
+        fingerprint=fingerprint,
+        images=Committed(store, "download", "d" * 16),
+        config=config,
+        torch_threads=1,
     )
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipelines.config import validate_config
 from pipelines.rows.ledger import DOWNLOAD_FACTS, LEDGER, SCORE_FACTS
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import SpooledFile, commit_shard, iterate_manifests
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table, write_table
@@ -66,8 +67,8 @@ def cut(
         fingerprint=fingerprint,
         config=config,
         num_shards=num_shards,
-        download=DOWNLOAD,
-        score=SCORE,
+        images=Committed(store, "download", DOWNLOAD),
+        score=Committed(store, "score", SCORE),
         read_rows=lambda shard_id: pa.table({}),
     ).run(lambda manifest: None)
     tables = []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import ConfigError
-from pipelines.revisions.tombstones import (
+from pipelines.rules.tombstones import (
     TOMBSTONES_FILE,
     Tombstones,
     read_tombstones,

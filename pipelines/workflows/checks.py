@@ -1,0 +1,60 @@
+"""What a configuration asks for against what it makes, and models against what is honoured."""
+
+from collections.abc import Container
+
+from pipelines.config import ConfigError
+from pipelines.rows.claims import CLAIMED_SCORES
+from pipelines.steps.encode import EncodeConfig
+from pipelines.steps.score import ScoreConfig
+from pipelines.steps.select import SelectConfig
+from sd_core.model.autoencoder_loading import autoencoder_settings
+from sd_core.model.clip import load_clip_tokenizer
+from sd_core.model.text_encoder import text_encoder_settings
+
+
+def check_scores_are_made(select: SelectConfig, score: ScoreConfig | None) -> None:
+    """Raise `ValueError` where select goes by a score that nothing makes.
+
+    Scores that the list may bring along are left to `check_claims`, which knows its columns.
+    """
+    made = {
+        "clip_similarity": score is not None and score.similarity,
+        "aesthetic_v1": score is not None and score.aesthetic_v1 is not None,
+        "aesthetic_v2": score is not None and score.aesthetic_v2 is not None,
+    }
+    for where, name in select.scores_used():
+        if not made.get(name, True):
+            raise ValueError(
+                f"select.{where}: nothing in `score` makes {name}; configure it, or use "
+                f"source_{name} where the list has it"
+            )
+    if select.copies.needs_embeddings and not (score is not None and score.embeddings):
+        raise ValueError("select.duplicates: set score.embeddings: true to compare embeddings")
+
+
+def check_models(score: ScoreConfig | None, encode: EncodeConfig | None = None) -> None:
+    """Hold what local models' files say against what is honoured, before a worker loads one.
+
+    Raises:
+        WeightsError: naming the file, the key and what is allowed.
+    """
+    if score is not None and score.clip.is_folder:
+        load_clip_tokenizer(score.clip)
+    if encode is not None:
+        autoencoder_settings(encode.autoencoder)
+        text_encoder_settings(encode.text_encoder)
+
+
+def check_claims(
+    select: SelectConfig, score: ScoreConfig | None, source_columns: Container[str]
+) -> None:
+    """Raise `ConfigError` where select goes by a score that neither the list nor a head has."""
+    heads = (("punsafe", score and score.nsfw), ("pwatermark", score and score.watermark))
+    made = {name for name, head in heads if head is not None}
+    for where, name in select.scores_used():
+        source = CLAIMED_SCORES.get(name)
+        if source is not None and source not in source_columns and name not in made:
+            raise ConfigError(
+                f"select.{where}: the list has no column {source.removeprefix('source_')}, and "
+                f"nothing in `score` makes {name}"
+            )

@@ -1,0 +1,216 @@
+"""The base under curate's and generate's steps: what follows from the table of steps alone."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from pipelines.redact import redact_config
+from pipelines.revisions.adopt import adopt_shards
+from pipelines.run.cache_files import publish_cache
+from pipelines.run.committed import Committed
+from pipelines.run.record import Revision, StepIdentity
+from pipelines.run.shard_inputs import score_inputs
+from pipelines.run.store import RunStore
+from pipelines.steps.kinds import STEP_KINDS, StepContext, kinds_of
+from pipelines.steps.score import ScoreStep
+from pipelines.steps.select import Select, input_digests
+from pipelines.steps.select.tokens import TokenCounter, token_identity
+from pipelines.steps.step import Resources, ShardStep
+from pipelines.workflows.job_config import JobConfig
+
+
+class AnyPlan(Protocol):
+    """A plan of rows or of prompts."""
+
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def num_shards(self) -> int: ...
+
+
+class RunSteps(ABC):
+    """The steps of one run.
+
+    Attributes:
+        identities: Step name to what decides its result; only steps that are configured, in order.
+    """
+
+    def __init__(self, config: JobConfig, store: RunStore, plan: AnyPlan) -> None:
+        self.store = store
+        self.origin = config.origin
+        """The step that makes the run's images."""
+        self.max_quarantined_shards = config.engine.max_quarantined_shards
+        self._job_config = config
+        self._num_rows, self._num_shards = plan.num_rows, plan.num_shards
+        self.identities: dict[str, StepIdentity] = {}
+        for step in self.configured():
+            parents = [self.identities[name].fingerprint for name in self.parents(step)]
+            self.identities[step] = StepIdentity(
+                step=step, options=redact_config(self._options(step)), parents=tuple(parents)
+            )
+
+    @abstractmethod
+    def options(self, step: str) -> Mapping[str, Any]:
+        """Everything that can change the result of one of the job's own steps, its parents aside;
+        empty for a step that has none."""
+
+    @abstractmethod
+    def own_step(self, step: str, resources: Resources) -> ShardStep:
+        """One of the job's own steps, score aside, as the engine runs it."""
+
+    @abstractmethod
+    def read_rows(self, shard_id: int) -> pa.Table:
+        """Rows of a shard that was given up, as select records them."""
+
+    @property
+    @abstractmethod
+    def token_counter(self) -> TokenCounter | None:
+        """By which select counts captions; None: they are not counted."""
+
+    @property
+    @abstractmethod
+    def cache_size(self) -> int | None:
+        """Pixels of a side of the images that encode takes; None: whatever there is."""
+
+    @property
+    def public_config(self) -> dict[str, Any]:
+        """The resolved configuration for run.json, without secrets."""
+        return redact_config(self._job_config.model_dump(mode="json"))
+
+    def configured(self) -> list[str]:
+        """The steps that the configuration asks for, in order."""
+        off = self._job_config.steps_left_out()
+        return [kind.name for kind in kinds_of(self.origin) if kind.name not in off]
+
+    def parents(self, step: str) -> Sequence[str]:
+        """The steps whose results this one reads."""
+        chain = self.configured()
+        return [parent for parent in STEP_KINDS[step].parents if parent in chain]
+
+    def num_shards(self, step: str) -> int:
+        """How many shards the step has: the plan's, unless it says otherwise."""
+        return self._num_shards
+
+    @property
+    def num_rows(self) -> int:
+        """Of the plan."""
+        return self._num_rows
+
+    def committed(self, step: str) -> Committed:
+        """What the step has committed with its present options."""
+        return Committed(self.store, step, self.identities[step].fingerprint)
+
+    def has_every_shard(self, step: str) -> bool:
+        """Whether nothing is left to do for a step."""
+        return len(self.committed(step).shards()) >= self.num_shards(step)
+
+    def is_complete(self, revision: Revision, asked: Collection[str]) -> bool:
+        """Whether every asked step is complete with the present options, over all of its shards."""
+        return all(
+            step in revision.steps
+            and revision.steps[step].fingerprint == self.identities[step].fingerprint
+            and revision.steps[step].num_shards == self.num_shards(step)
+            for step in asked
+        )
+
+    def inputs(self, step: str, shard_id: int) -> str | None:
+        """What a shard of the step would be made from; None where that is not known yet."""
+        if step != "score":
+            return None
+        options = self.identities["score"].options_digest
+        return score_inputs(self.committed(self.origin), options=options, shard=shard_id)
+
+    def adopt(self, step: str) -> int:
+        """Take over what an earlier revision made from the same; returns how many shards."""
+        if STEP_KINDS[step].taken_over != "inputs":
+            return 0
+        return adopt_shards(
+            self.store,
+            step=step,
+            fingerprint=self.identities[step].fingerprint,
+            shard_ids=range(self.num_shards(step)),
+            inputs_of=partial(self.inputs, step),
+        )
+
+    def chains(self, asked: Sequence[str]) -> list[list[str]]:
+        """The asked steps with workers that run shard by shard beside each other; one by one where
+        both would want the GPUs."""
+        return [[step] for step in asked]
+
+    def publish(self, step: str) -> None:
+        """Write what readers find beside the step's files, when it is complete."""
+        if step == "encode":
+            publish_cache(self.committed(step))
+
+    def select(self) -> Select:
+        """The select step, which the driver itself runs."""
+        return Select(
+            store=self.store,
+            fingerprint=self.identities["select"].fingerprint,
+            config=self._job_config.select,
+            num_shards=self._num_shards,
+            images=self.committed(self.origin),
+            score=self.committed("score") if "score" in self.identities else None,
+            read_rows=self.read_rows,
+            token_counter=self.token_counter,
+            cache_size=self.cache_size,
+        )
+
+    def shard_step(self, step: str, resources: Resources) -> ShardStep:
+        """The step as the engine runs it."""
+        if step == "score":
+            return self._score_step(resources)
+        build = STEP_KINDS[step].build
+        if build is None:
+            return self.own_step(step, resources)
+        context = StepContext(
+            store=self.store,
+            options=self._job_config.steps[step],
+            fingerprint=self.identities[step].fingerprint,
+            options_digest=self.identities[step].options_digest,
+            images=self.committed(self.origin),
+            committed={name: self.committed(name) for name in self.identities if name != step},
+            torch_threads=self._job_config.engine.torch_threads,
+            resources=resources,
+        )
+        return build(context)
+
+    def _options(self, step: str) -> Mapping[str, Any]:
+        if step == "score":
+            assert self._job_config.score is not None
+            return {"score": self._job_config.score.identity(), **self.threads()}
+        if step in self._job_config.steps:
+            section = self._job_config.steps[step]
+            return {step: section.model_dump(mode="json"), **self.threads()}
+        return self.options(step)
+
+    def _score_step(self, resources: Resources) -> ScoreStep:
+        """The score step; it is configured."""
+        config = self._job_config.score
+        assert config is not None
+        return ScoreStep(
+            self.store,
+            fingerprint=self.identities["score"].fingerprint,
+            images=self.committed(self.origin),
+            config=config,
+            options_digest=self.identities["score"].options_digest,
+            torch_threads=self._job_config.engine.torch_threads,
+            resources=resources,
+        )
+
+    def select_options(self) -> dict[str, Any]:
+        """The options of the select step."""
+        config = self._job_config.select
+        files = input_digests(config, self._job_config.storage_options)
+        return {
+            "select": config.identity(),
+            **({"files": files} if files else {}),
+            **token_identity(self.token_counter),
+        }
+
+    def threads(self) -> dict[str, Any]:
+        """The option by which torch's threads change the last bit."""
+        return {"torch_threads": self._job_config.engine.torch_threads}
