@@ -16,7 +16,6 @@ from pipelines.run.tables import read_parquet
 from sd_core.errors import InputError, is_environment
 from sd_core.redact import redact_url
 
-
 _ORIGINS = ("download", "generate")
 
 
