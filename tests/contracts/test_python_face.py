@@ -203,21 +203,19 @@ def test_a_generated_run_is_read_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_example_of_the_readme_runs(unharmed_run: Path, served_list: ServedList) -> None:
-    text = (ROOT / "README.md").read_text()
-    found = re.search(r"## From Python\n\n```python\n(.*?)```", text, re.DOTALL)
-    assert found is not None
-    code = found[1]
-    for said, here in {
+def test_the_examples_of_the_pages_run(unharmed_run: Path, served_list: ServedList) -> None:
+    pages = [path.read_text() for path in ROOT.glob("*.md")]
+    examples = [code for text in pages for code in re.findall(r"```python\n(.*?)```", text, re.S)]
+    examples = [code for code in examples if "import open_run" in code]
+    assert examples
+    here = {
         "/data/run": str(unharmed_run),
         "https://example.org/cat.jpg": f"{served_list.server.url}/bad/gone",
         "/data/training/model": "preset:tiny/model",
-    }.items():
-        assert json.dumps(said) in code
-        code = code.replace(said, here)
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(code, "README.md", "exec"), {})
-    lines = printed.getvalue().splitlines()
-    assert len(lines) == 6
-    assert f"of {cases.NUM_ROWS} rows are kept" in lines[0]
-    assert lines[1] == "http_gone"
+    }
+    for code in examples:
+        for said, found in here.items():
+            code = code.replace(json.dumps(said), json.dumps(found))
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(code, "example", "exec"), {})
+        assert printed.getvalue()
