@@ -183,7 +183,7 @@ def test_only_the_current_revision_is_read(tmp_path: Path) -> None:
     for folder in ("ledger", "images", "latents"):
         store.replace(f"{folder}/shards.txt", b"")  # what readers of other programs start from
     assert keys(open_run(store.root).kept()) == kept  # not complete, so not current
-    complete_step(store, identity, num_shards=3, folders=["ledger"])
+    complete_step(store, identity, num_shards=3, folders=["ledger"], later=["encode"])
     now = open_run(store.root)
     assert 0 < now.kept().num_rows < len(kept)
     assert [image.key for image in now.images()] == keys(now.kept())
@@ -195,12 +195,12 @@ def test_only_the_current_revision_is_read(tmp_path: Path) -> None:
 
 def test_a_step_that_is_not_complete_is_named(tmp_path: Path) -> None:
     store = build_run(tmp_path)
-    withdraw_step(store, "select", folders=["ledger"])
+    withdraw_step(store, "select", folders=["ledger"], later=["encode"])
     run = open_run(store.root)
     for read in (run.ledger, run.kept, lambda: [*run.images()], lambda: run.row("0" * 16)):
         with pytest.raises(IncompleteRunError, match="select is not complete"):
             read()
-    withdraw_step(store, "download", folders=["images"])
+    withdraw_step(store, "download", folders=["images"], later=["score"])
     assert "nothing is complete" in repr(open_run(store.root))
     with pytest.raises(IncompleteRunError, match="no step is complete"):
         open_run(store.root).paths("images")
