@@ -74,23 +74,23 @@ class BlockList:
 
 
 def load_block_list(
-    config: BlockConfig, *, storage_options: dict[str, Any] | None = None
+    config: BlockConfig, *, option: str = "block", storage_options: dict[str, Any] | None = None
 ) -> BlockList:
-    """Read the lists that the configuration names, from any fsspec URL.
+    """Read the lists that the configuration names, from any fsspec URL; `option` is its key.
 
     Raises:
         ConfigError: a list cannot be read or an entry of it is not what it should be.
     """
     options = storage_options or {}
     urls = _sorted_digests(
-        [_url_hash(url) for url in list_entries(config.urls, "block.urls", options)],
+        [_url_hash(url) for url in list_entries(config.urls, f"{option}.urls", options)],
         _URL_HASH_BYTES,
     )
     domains = frozenset(
         entry_domain(domain, _shown(config.domains))
-        for domain in list_entries(config.domains, "block.domains", options)
+        for domain in list_entries(config.domains, f"{option}.domains", options)
     )
-    sha256 = _read_sha256(config.sha256, options)
+    sha256 = _read_sha256(config.sha256, f"{option}.sha256", options)
     return BlockList(
         urls=urls, domains=domains, sha256=sha256, digest=_digest(urls, domains, sha256)
     )
@@ -169,20 +169,18 @@ def _parquet_entries(stream: Any, path: str) -> Iterator[str]:
             yield from (entry.strip() for entry in column.to_pylist() if entry and entry.strip())
 
 
-def _read_sha256(path: str | None, options: dict[str, Any]) -> Digests:
+def _read_sha256(path: str | None, option: str, options: dict[str, Any]) -> Digests:
     if path is None:
         return np.empty(0, dtype="S32")
     blocks: list[bytes] = []
     if _is_parquet(path):
-        blocks += _hex_blocks(list_entries(path, "block.sha256", options), path)
+        blocks += _hex_blocks(list_entries(path, option, options), path)
     else:
         try:
             with fsspec.open(path, "rb", compression="infer", **options) as stream:
                 blocks += _hex_file(stream, path)
         except _UNREADABLE as error:
-            raise unreadable(
-                error, f"block.sha256 {_shown(path)}: cannot be read: {error}"
-            ) from None
+            raise unreadable(error, f"{option} {_shown(path)}: cannot be read: {error}") from None
     digests: Digests = np.frombuffer(b"".join(blocks), dtype="S32").copy()
     digests.sort()
     if len(digests) > 1:

@@ -118,7 +118,7 @@ STEP_KINDS: Final[dict[str, StepKind]] = {
             ),
             reasons=frozenset(
                 (
-                    *(*ledger.PLAN_REASONS, *ledger.LIST_REASONS, *ledger.FETCH_REASONS),
+                    *(*ledger.PLAN_REASONS, *ledger.RULE_REASONS, *ledger.FETCH_REASONS),
                     *(*ledger.DECODE_REASONS, *ledger.TAKEDOWN_REASONS, *_QUARANTINED),
                 )
             ),

@@ -21,6 +21,7 @@ from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, create_m
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, score_inputs
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table, write_table
+from sd_core.cache.formats import format_of
 from sd_core.cache.shards import iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
 
@@ -214,7 +215,7 @@ def _left_latents(
         return [], 0
     path = folder / f"latents{Path(entry.path).suffix}"
     with shard.store.open(entry.path) as stream, open_shard_writer(path, spec) as writer:
-        source = io.BytesIO(stream.read()) if spec.format == "parquet" else stream
+        source = io.BytesIO(stream.read()) if format_of(spec).seeks else stream
         for sample in iterate_shard(source, spec, name=entry.path):
             if sample.key not in shard.run.masked:
                 writer.write(sample)

@@ -15,14 +15,13 @@ from pipelines.plan import (
 from pipelines.report import CARD_FILE, write_card
 from pipelines.revisions.begin import begin_growth, begin_retry, planned_before
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
-from pipelines.rules.list_rules import check_rules
 from pipelines.run.folder import check_output
 from pipelines.run.record import check_or_record, read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
 from pipelines.sources import Source
 from pipelines.steps.select import check_select
-from pipelines.workflows.checks import check_claims, check_models
+from pipelines.workflows.checks import check_claims, check_models, further_scores
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.curate_steps import CurateSteps
 from pipelines.workflows.job import (
@@ -58,6 +57,8 @@ def curate(
         PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
     """
     asked = asked_steps(steps, origin="download", off=config.steps_left_out())
+    for line in config.old_keys():
+        say(line)
     if grow and retry:
         raise ConfigError("--grow and --retry: give one, then the other")
     store = RunStore(config.output, config.storage_options)
@@ -85,12 +86,13 @@ def curate(
         plan = _plan(config, store, source, say, grow=grow)
         job = CurateSteps(config, store, source, plan)
         columns = [column.name for column in plan.columns]
-        check_rules(columns, config.rules)
+        job.rows.rules.check({c.name: c.type for c in plan.columns}, config.caption_facts)
         check_claims(config.select, config.score, columns)
         check_select(
             config.select,
             {column.name: column.type for column in plan.columns},
             storage_options=config.storage_options,
+            further=further_scores(config.score),
             has_tokens=config.encode is not None,
         )
         _record(job, steps)

@@ -22,6 +22,7 @@ from sd_core.model.caption_tokenizer import CaptionTokenizer, load_caption_token
 
 # Options that change how fast a result is there, and not the result.
 _PACE_OF_DOWNLOAD = {"threads", "max_per_host", "backoff_s", "connect_timeout_s"}
+_NOT_OF_THE_FETCH = {"rules"} | _PACE_OF_DOWNLOAD
 
 
 class CurateSteps(RunSteps):
@@ -35,7 +36,7 @@ class CurateSteps(RunSteps):
         self.config = config
         self.plan = plan
         self.edition = read_edition(store)
-        self.rows = PlannedRows(store, source, config.rules, config.block)
+        self.rows = PlannedRows(store, source, config.before_fetch)
         encode = config.encode
         self._tokenizer = None if encode is None else load_caption_tokenizer(encode.text_encoder)
         super().__init__(config, store, plan)
@@ -131,9 +132,8 @@ class CurateSteps(RunSteps):
         if step == "download":
             return {
                 "plan": self.plan.fingerprint,
-                "rules": config.rules.model_dump(mode="json"),
-                "block": self.rows.block_list.digest,
-                "download": config.download.model_dump(mode="json", exclude=_PACE_OF_DOWNLOAD),
+                **self.rows.rules.identity(),
+                "download": config.download.model_dump(mode="json", exclude=_NOT_OF_THE_FETCH),
                 "image": config.image.identity(),
                 **config.caption_facts.identity(),
                 **self.edition.identity(),

@@ -24,7 +24,7 @@ from pipelines.run.versions import describe_program
 from pipelines.steps.generate.foresee import ForeseenModel, check_defaults, foresee_model
 from pipelines.steps.kinds import recut_kinds
 from pipelines.steps.select import check_select
-from pipelines.workflows.checks import check_claims, check_models
+from pipelines.workflows.checks import check_claims, check_models, further_scores
 from pipelines.workflows.generate_config import GenerateJobConfig
 from pipelines.workflows.generate_steps import GenerateSteps
 from pipelines.workflows.job import (
@@ -58,6 +58,8 @@ def generate(
         PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
     """
     asked = asked_steps(steps, origin="generate", off=config.steps_left_out())
+    for line in config.select.old_keys():
+        say(line)
     store = RunStore(config.output, config.storage_options)
     check_output(store, job="generate")
     config.prompts.source().check_listed()
@@ -75,6 +77,7 @@ def generate(
             {column.name: column.type for column in job.plan.columns},
             facts=ORIGIN_FACTS["generate"],
             storage_options=config.storage_options,
+            further=further_scores(config.score),
         )
         recut = recut_steps(steps, origin="generate")
         if grow and job.has_only_grown():

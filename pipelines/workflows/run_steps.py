@@ -19,6 +19,7 @@ from pipelines.steps.score import ScoreStep
 from pipelines.steps.select import Select, input_digests
 from pipelines.steps.select.tokens import TokenCounter, token_identity
 from pipelines.steps.step import Resources, ShardStep
+from pipelines.workflows.checks import further_scores
 from pipelines.workflows.job_config import JobConfig
 
 
@@ -157,6 +158,7 @@ class RunSteps(ABC):
             read_rows=self.read_rows,
             token_counter=self.token_counter,
             cache_size=self.cache_size,
+            further=further_scores(self._job_config.score),
         )
 
     def shard_step(self, step: str, resources: Resources) -> ShardStep:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from sd_core.cache.formats import format_of
 from sd_core.cache.samples import (
     CacheFolderError,
     CacheShardError,
@@ -110,6 +111,7 @@ def open_cache(
         root = f"{root.rstrip('/')}/latents"
         folder = _Folder(root, options)
     spec = read_spec(folder.read("spec.json"), where=f"{folder.name}/spec.json")
+    format_of(spec, where=f"{folder.name}/spec.json")  # or refuse it
     try:
         empty_caption = read_empty_caption(folder.read("empty_caption.safetensors"), spec)
     except CacheShardError as error:

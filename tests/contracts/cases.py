@@ -32,6 +32,8 @@ class ServedList:
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_PICTURES = 48
+SHIPPED_RULES = "{column: aesthetic_v1, min: 6.0}, {column: clip_similarity, min: 0.62}"
+"""The demo's own, for tests that add one."""
 BAD = ("not_found", "gone", "opted_out", "redirect_to_private", "truncated_jpeg", "html")
 
 

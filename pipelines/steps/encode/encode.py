@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from sd_core.cache.formats import CacheFormatName
 from sd_core.cache.samples import EmptyCaption
 from sd_core.cache.spec import (
     AutoencoderIdentity,
@@ -43,7 +44,7 @@ class EncodeConfig(ModelConfig):
     form: Literal["auto", "moments", "mean"] = "auto"
     """`auto`: moments where the autoencoder has a posterior, else its one latent."""
     dtype: Literal["float16", "float32"] = "float16"
-    format: Literal["webdataset", "parquet"] = "webdataset"
+    format: CacheFormatName = "webdataset"
     prompt_embeds: bool = True
     """Store text embeddings beside the token ids (78% of the bytes at Stable Diffusion's sizes)."""
     download_shards_per_file: int = Field(default=1, ge=1, le=1000)

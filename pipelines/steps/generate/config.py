@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipelines.rows.image_facts import ImageFactsConfig
+from sd_core.cache.formats import CacheFormatName
 from sd_core.model.config import ModelConfig
 from sd_core.model.latent_diffusion import LatentDiffusionConfig
 from sd_core.model.lora import LoraConfig
@@ -51,7 +52,7 @@ class StoredLatentsConfig(ModelConfig):
     """What of an image goes into the latent cache."""
 
     dtype: Literal["float16", "float32"] = "float16"
-    format: Literal["webdataset", "parquet"] = "webdataset"
+    format: CacheFormatName = "webdataset"
     prompt_embeds: bool = True
 
 
