@@ -150,7 +150,10 @@ class Run(RevisionFiles):
                 yield from self._stored(table["shard_id"][0].as_py(), rows)
 
     def latents(self) -> Iterator[LatentSample]:
-        """The rows of the latent cache, in its order, streaming; none where it holds none.
+        """The rows of the latent cache, streaming; none where it holds none.
+
+        In the order of the list in a curated run; of a generated one, shard by shard, in the order
+        in which they were made.
 
         Each has `key`, `caption`, `raw_latents` (C, h, w), or (2C, h, w) moments, unscaled, in the
         dtype that the cache's spec says, `input_ids` (L,) int32, `prompt_embeds` (L, D) or None,

@@ -72,17 +72,18 @@ def keys(run: Run) -> list[str]:
 
 
 def check_whole(run: Run) -> None:
-    """What is kept has its image and its latents, in one order, and the counts are the run's."""
+    """What is kept has its image and its latents, and the counts are the run's."""
     ledger = run.ledger().to_pylist()
     assert len(ledger) == run.revision.steps["select"].rows_in
     assert all(row["kept"] == (row["reason"] is None) for row in ledger)
     kept = keys(run)
     assert 0 < len(kept) == run.revision.steps["encode"].kept < len(ledger)
     assert [image.key for image in run.images()] == kept
-    samples = list(run.latents())
-    assert [sample.key for sample in samples] == kept
-    assert samples[0].raw_latents.shape == run.cache().spec.latents_shape
-    assert [sample.caption for sample in samples] == run.kept()["caption"].to_pylist()
+    samples = {sample.key: sample for sample in run.latents()}  # in the order of its making
+    assert sorted(samples) == sorted(kept)
+    assert samples[kept[0]].raw_latents.shape == run.cache().spec.latents_shape
+    captions = run.kept()["caption"].to_pylist()
+    assert [samples[key].caption for key in kept] == captions
 
 
 def test_every_name_is_there_and_no_other() -> None:
