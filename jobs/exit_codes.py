@@ -1,4 +1,4 @@
-"""The exit codes of every job: one table, which `--help` prints and the README repeats."""
+"""The exit codes of every job: one table, which `--help` prints and GUIDE.md repeats."""
 
 import signal
 from enum import IntEnum

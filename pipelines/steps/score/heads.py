@@ -34,6 +34,7 @@ class HeadConfig(ModelConfig):
     weights: str
     """A reference to a `.safetensors`, `.npz` or `.pth` file of tensors."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
+    """Expected digest of that file."""
 
     def weight_needs(self, where: str) -> list[WeightsNeed]:
         """What `check_weights` must find; `where` is this section's key."""

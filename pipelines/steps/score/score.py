@@ -24,7 +24,9 @@ class ScoreConfig(ModelConfig):
 
     clip: ClipConfig
     aesthetic_v1: HeadConfig | None = None
+    """LAION's first aesthetic head, one layer, 0 to 10. Null: no `aesthetic_v1`."""
     aesthetic_v2: HeadConfig | None = None
+    """LAION's second one, five layers, 0 to 10. Null: no `aesthetic_v2`."""
     nsfw: HeadConfig | None = None
     """Head that gives `punsafe`."""
     watermark: HeadConfig | None = None

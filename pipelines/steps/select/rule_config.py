@@ -15,9 +15,13 @@ class Threshold(Config):
     """Bounds on one column: `min` and `max` inclusive, `above` and `below` exclusive."""
 
     min: float | None = None
+    """The least value that passes. Unit: the column's."""
     max: float | None = None
+    """The greatest value that passes. Unit: the column's."""
     above: float | None = None
+    """Only greater values pass. Unit: the column's."""
     below: float | None = None
+    """Only lesser values pass. Unit: the column's."""
     missing: Missing = "drop"
     """What becomes of a row whose value is null."""
 
@@ -45,7 +49,10 @@ class ColumnRule(Threshold):
     column: str
     """Of the ledger, or `source_<column of the list>`."""
     one_of: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """The texts that pass, of a column of text; not together with bounds."""
     name: str | None = None
+    """What the ledger's `rule` says of the rows that it dropped; null: the rule as it is
+    written."""
 
     def _has_other_test(self) -> bool:
         return self.one_of is not None
@@ -61,13 +68,17 @@ class SqlRule(Config):
     """A DuckDB condition on the ledger's columns; a row for which it is null is dropped too."""
 
     sql: str = Field(min_length=1)
+    """The condition, such as `original_width * original_height >= 262144`."""
     name: str | None = None
+    """As of a column rule."""
 
 
 class PresetRule(Config):
     """Published cuts by name, each as a rule of its own."""
 
     preset: str
+    """`laion_aesthetic_v1`, `laion_art`, `laion_aesthetic_v2_` with 4.5, 4.75, 5, 6, 6.25 or 6.5,
+    `laion_similarity`, `stable_diffusion_1`, `stable_diffusion_2` or `datacomp_basic`."""
     missing: Missing = "drop"
     """What becomes of a row in which a column of the preset is null."""
 
@@ -79,11 +90,13 @@ class BestOf(Config):
     """The column of numbers that decides; null is the worst. Of equal rows the one with the lesser
     key (its first 16 characters), then the first in plan order, is the better."""
     num_images: int | None = Field(default=None, ge=1)
+    """So many stay; or give `fraction`."""
     fraction: float | None = Field(default=None, gt=0, le=1)
-    """Of the rows (of each group, with `per`) that passed so far, rounded up."""
+    """Of the rows (of each group, with `per`) that passed so far, rounded up. Unit: share."""
     per: str | None = None
     """The column that makes a group, such as `prompt_key`; a row where it is null stays."""
     prefer: Prefer = "highest"
+    """Which end of the column is the best."""
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
@@ -93,37 +106,50 @@ class BestOf(Config):
 
 
 class BestOfRule(Config):
+    """Of the whole run or of each group only the best rows stay."""
+
     best_of: BestOf
     name: str | None = None
+    """As of a column rule."""
 
 
 class DomainCap(Config):
     """At most so many rows of one host (`www.` left off) stay."""
 
     num_images: int = Field(ge=1)
+    """So many rows of each host stay."""
     by: str | None = None
     """As in `best_of`; by default the first in plan order stay."""
     prefer: Prefer = "highest"
+    """Which end of the column is the best."""
 
 
 class DomainCapRule(Config):
+    """Of each host only so many rows stay."""
+
     domain_cap: DomainCap
     name: str | None = None
+    """As of a column rule."""
 
 
 class BlockKeysRule(Config):
     """Rows whose key is on a list: one a line (`#` starts a comment), or one Parquet column."""
 
     block_keys: str = Field(min_length=1)
+    """The list: an absolute path or an fsspec URL."""
     name: str | None = None
+    """As of a column rule."""
 
 
 class BlockWordsRule(Config):
     """Rows whose text holds a word or phrase of a list, whole and in any case."""
 
     block_words: str = Field(min_length=1)
+    """The list, a word or phrase a line: an absolute path or an fsspec URL."""
     column: str = "caption"
+    """The column of text that is searched."""
     name: str | None = None
+    """As of a column rule."""
 
 
 _FORMS = {
