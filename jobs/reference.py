@@ -27,8 +27,8 @@ from jobs.command_line import Say, check_output_file, job_parser, run_job
 from jobs.exit_codes import ExitCode
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.config import TrainConfig
-from pipelines.workflows.curate import CurateConfig
-from pipelines.workflows.generate import GenerateJobConfig
+from pipelines.workflows.curate_config import CurateConfig
+from pipelines.workflows.generate_config import GenerateJobConfig
 
 Model = type[BaseModel]
 
