@@ -168,23 +168,32 @@ def _part(model: Model, places: dict[str, list[str]]) -> str:
 def _walk(model: Model, place: str) -> Iterator[tuple[Model, str]]:
     yield model, place
     for name, field in model.model_fields.items():
-        for section, step in _sections_in(field.annotation):
+        for section, step in _sections_of(field):
             yield from _walk(section, f"{place}.{name}{step}".removeprefix("."))
+
+
+def _sections_of(field: FieldInfo) -> Iterator[tuple[Model, str]]:
+    return _sections_in(Annotated[field.annotation, *field.metadata, ""])  # "" for where none is
 
 
 def _sections_in(annotation: Any) -> Iterator[tuple[Model, str]]:
     """The models in a type, with what a list or mapping adds to the key."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation, ""
+    parts = get_args(annotation)
+    tables = [part for part in parts if hasattr(part, "models") and not isinstance(part, type)]
+    if tables:  # the value is a section of a table, whatever base its type names
+        yield from ((model, "") for table in tables for model in table.models())
+        return
     step = {list: ".N", tuple: ".N", dict: ".<name>"}.get(get_origin(annotation), "")
-    for part in get_args(annotation):
+    for part in parts:
         for model, inner in _sections_in(part):
             yield model, step + inner
 
 
 def _key(name: str, field: FieldInfo) -> Key:
     text = " ".join((field.description or "").split())
-    models = [model for model, _ in _sections_in(field.annotation)]
+    models = [model for model, _ in _sections_of(field)]
     if models and (not text or NoneType in get_args(field.annotation)):
         text = f"{_title(models[0])} {text}".strip()
     meaning, _, told = text.partition(" Unit: ")
