@@ -18,6 +18,7 @@ from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.generate_config import GenerateJobConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDER_PAGES = ("configs/deploy/README.md", "sd_core/presets/tiny/README.md")
 PAGES = ("README.md", "GUIDE.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "MEASURED.md")
 TOP = "(?:sd_core|pipelines|jobs|configs|tests|notebooks|\\.ci)"
 
@@ -49,11 +50,21 @@ def commands(page: str) -> Iterator[list[str]]:
 COMMANDS = [(page, command) for page in PAGES for command in commands(page)]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *FOLDER_PAGES])
 def test_every_path_that_a_page_names_is_there(page: str) -> None:
     paths = named_paths(page)
     assert paths
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
+def test_every_test_of_the_table_of_faults_is_there() -> None:
+    """Its paths begin in `tests`; a name without a folder lies beside the one before it."""
+    folder = ROOT / "tests"
+    for path in re.findall(
+        r"`([\w./]+(?:/|\.py))`", text_of("tests/README.md").split("| kind |")[1]
+    ):
+        folder = (ROOT / "tests" / path).parent if "/" in path.rstrip("/") else folder
+        assert (folder / path.split("/")[-1]).exists(), path
 
 
 @pytest.mark.parametrize("page", PAGES)
