@@ -7,7 +7,7 @@
 A re-cut, a retry, a growth or a takedown leaves the old revision's files for readers that have
 them open; so does a killed worker.
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
 
 import argparse

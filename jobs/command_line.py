@@ -6,12 +6,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from jobs.exit_codes import ExitCode, exit_code_of, exit_code_table, stopped_by
 from pipelines.engine.stopping import stoppable
-from pipelines.redact import redact_text
-from sd_core.failures import InputError
+from sd_core.errors import InputError
+from sd_core.redact import redact_text
+from sd_core.redacted_output import redacted_output
 
 Say = Callable[[str], None]
 
@@ -28,9 +29,14 @@ class StepsResult(Protocol):
         """Where all steps ran and no row of the list is left: why."""
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(redact_text(message))  # it quotes what was given
+
+
 def job_parser(doc: str | None) -> argparse.ArgumentParser:
     """A parser whose help is the docstring's first line, the options and the exit codes."""
-    return argparse.ArgumentParser(
+    return _Parser(
         description=(doc or "").split("\n")[0],
         epilog=exit_code_table(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -61,7 +67,8 @@ def check_output_file(path: Path, option: str) -> None:
 def run_job(work: Callable[[Say], int]) -> int:
     """Do the work and return its exit code, or that of what ended it, which is told in a message.
 
-    SIGINT and SIGTERM unwind the work, so that it gives back what it holds. A bug is raised.
+    SIGINT and SIGTERM unwind the work, so that it gives back what it holds. A bug is raised. No
+    secret of a URL is printed or logged on the way.
 
     Args:
         work: Given a function that prints a line with the seconds since the start.
@@ -69,16 +76,16 @@ def run_job(work: Callable[[Say], int]) -> int:
     started = time.monotonic()
 
     def say(line: str) -> None:
-        print(f"[{time.monotonic() - started:7.1f} s] {redact_text(line)}", flush=True)
+        print(f"[{time.monotonic() - started:7.1f} s] {line}", flush=True)
 
-    with stoppable():
+    with redacted_output(), stoppable():
         try:
             return int(work(say))
         except BaseException as error:
             code = exit_code_of(error)
             if code is None:
                 raise
-            print(redact_text(_message(error, code)), file=sys.stderr, flush=True)
+            print(_message(error, code), file=sys.stderr, flush=True)
             return int(code)
 
 
@@ -88,7 +95,7 @@ def result_code(result: StepsResult) -> int:
         print(f"{result.quarantined:,} shard(s) were given up, see above", file=sys.stderr)
         return ExitCode.SHARDS_GIVEN_UP
     if result.nothing_kept is not None:
-        print(redact_text(result.nothing_kept), file=sys.stderr)
+        print(result.nothing_kept, file=sys.stderr)
         return ExitCode.NOTHING_KEPT
     return ExitCode.DONE
 

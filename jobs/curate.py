@@ -3,7 +3,7 @@
     python jobs/curate.py --config configs/curate/demo.yaml --set output=/data/run
     ray job submit --working-dir . -- python jobs/curate.py --config ... --set output=/data/run
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
 
 import argparse
@@ -11,8 +11,7 @@ import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
 from pipelines.config import load_config
-from pipelines.redact import redact_text
-from pipelines.workflows.curate import STEPS, curate
+from pipelines.workflows.curate import curate
 from pipelines.workflows.curate_config import CurateConfig
 
 
@@ -26,13 +25,13 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     config = load_config(CurateConfig, options.config, overrides=options.set)
     result = curate(
         config,
-        steps=tuple(options.steps.split(",")),
+        steps=tuple(options.steps.split(",")) if options.steps else (),
         say=say,
         grow=options.grow,
         retry=options.retry,
     )
     print(result.funnel)
-    print(f"run: {redact_text(config.output)}")
+    print(f"run: {config.output}")
     return result_code(result)
 
 
@@ -41,7 +40,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add_config_options(parser, folder="configs/curate/")
     parser.add_argument(
         "--steps",
-        default=",".join(STEPS),
         help="only these steps, by commas; naming select or encode allows a re-cut by new options",
     )
     parser.add_argument(

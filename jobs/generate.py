@@ -4,7 +4,7 @@
         --set prompts.path=/data/prompts.parquet --set output=/data/generated
     ray job submit --working-dir . -- python jobs/generate.py --config ... --grow
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
 
 import argparse
@@ -12,8 +12,7 @@ import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
 from pipelines.config import load_config
-from pipelines.redact import redact_text
-from pipelines.workflows.generate import GENERATE_STEPS, generate
+from pipelines.workflows.generate import generate
 from pipelines.workflows.generate_config import GenerateJobConfig
 
 
@@ -25,10 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, say: Say) -> int:
     config = load_config(GenerateJobConfig, options.config, overrides=options.set)
-    steps = tuple(options.steps.split(","))
+    steps = tuple(options.steps.split(",")) if options.steps else ()
     result = generate(config, steps=steps, grow=options.grow, say=say)
     print(result.funnel)
-    print(f"run: {redact_text(config.output)}")
+    print(f"run: {config.output}")
     return result_code(result)
 
 
@@ -40,7 +39,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--steps",
-        default=",".join(GENERATE_STEPS),
         help="only these steps, by commas; naming select or encode allows a re-cut by new options",
     )
     return parser.parse_args(arguments)

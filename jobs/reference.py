@@ -3,8 +3,8 @@
     python -m jobs.reference                     # (or: make reference)
     python -m jobs.reference --output page.md
 
-What a key means is the text under its field; of a section without one it is the first line of the
-section's class. A number's unit is the end of its name (`timeout_s`), or stands at the end of its
+What a key means is the text under its field; of a section without one it is what the
+section's class begins with. A number's unit is the end of its name (`timeout_s`), or stands at the end of its
 text (`Unit: share.`).
 
 Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
@@ -208,7 +208,7 @@ def _key(name: str, field: FieldInfo) -> Key:
 
 
 def _title(model: Model) -> str:
-    return (model.__doc__ or "").split("\n")[0]
+    return " ".join((model.__doc__ or "").split("\n\n")[0].split())
 
 
 def _unit_by_name(name: str) -> str:

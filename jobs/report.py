@@ -3,7 +3,7 @@
     python jobs/report.py /data/run                       # writes /data/run/report/index.html
     python jobs/report.py s3://bucket/run --output run.html
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
 
 import argparse

@@ -11,7 +11,7 @@ is finished by running it, or the job, again.
 
 The report is removed and the card made anew.
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
 
 import argparse

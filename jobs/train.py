@@ -5,14 +5,13 @@
     python jobs/train.py --config configs/train/autoencoder_tiny.yaml \\
         --set data.0.path=/data/run --set output=/data/autoencoder
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
 
 import argparse
 import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, run_job
-from pipelines.redact import redact_text
 from pipelines.training.job import load_train_config, train
 
 
@@ -25,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, say: Say) -> int:
     config = load_train_config(options.config, overrides=options.set)
     result = train(config, say=say)
-    print(f"{result.steps:,} steps; the model: {redact_text(result.model)}")
+    print(f"{result.steps:,} steps; the model: {result.model}")
     return 0
 
 

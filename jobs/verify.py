@@ -6,7 +6,7 @@
 Prints the faults, one a line, as `where: what was found, what was expected`. Credentials of an
 object store come from its own environment variables (AWS_*, FSSPEC_*).
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
 
 import argparse

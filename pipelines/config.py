@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
-from pipelines.redact import REDACTED, redact_config, redact_text
-from sd_core.failures import EnvironmentFault, InputError, is_environment
+from pipelines.redact import redact_config
+from sd_core.errors import EnvironmentFault, InputError, is_environment
+from sd_core.redact import REDACTED
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 _BOOLEAN = "tag:yaml.org,2002:bool"
@@ -27,11 +28,46 @@ class Config(BaseModel):
     )
 
 
+class Forms:
+    """Marks a field whose value is one of the sections of a table; which one, its keys say.
+
+    Args:
+        table: Key to section; looked up when a value is read, so that it may grow.
+        what: Name of such a value, for messages.
+        weakest: A key that others have too; it counts where none of theirs is there.
+    """
+
+    def __init__(
+        self, table: Mapping[str, type[Config]], *, what: str, weakest: str | None = None
+    ) -> None:
+        self._table, self._what, self._weakest = table, what, weakest
+
+    def models(self) -> list[type[BaseModel]]:
+        """The sections of the table."""
+        return list(self._table.values())
+
+    def read(self, value: Any) -> Any:
+        """The section that the keys of a mapping say; other values as they are."""
+        if not isinstance(value, Mapping):
+            return value
+        found = [key for key in self._table if key in value]
+        found.sort(key=lambda key: key == self._weakest)
+        if not found:
+            keys = ", ".join(self._table)
+            raise PydanticCustomError("form", f"{self._what} has one of the keys {keys}")
+        return self._table[found[0]].model_validate_json(json.dumps(value))
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+
 class ConfigError(InputError):
     """A configuration is wrong; the message lists every problem with what is allowed."""
 
 
-class UnreachableError(ConfigError, EnvironmentFault):
+class UnreachableError(EnvironmentFault, ConfigError):
     """What a configuration names lies on a disk or store that does not answer now."""
 
 
@@ -159,7 +195,7 @@ def _path_of(tree: Any, problem: ErrorDetails) -> tuple[str, ...]:
 def _show(found: Any, path: tuple[str, ...]) -> str:
     if any(redact_config({name: "value"})[name] == REDACTED for name in path):
         return REDACTED
-    return type(found).__name__ if isinstance(found, dict | list) else redact_text(repr(found))
+    return type(found).__name__ if isinstance(found, dict | list) else repr(found)
 
 
 def _suggestion(model: type[BaseModel], location: tuple[str, ...]) -> str:
@@ -177,19 +213,27 @@ def _fields_at(model: type[BaseModel], location: tuple[str, ...]) -> set[str]:
     for part in location:
         found: list[type[BaseModel]] = []
         for candidate in models:
-            if part in candidate.model_fields:
-                found += _models_in(candidate.model_fields[part].annotation)
+            found += _sections_of(candidate).get(part, [])
         models = found or models
-    return {name for candidate in models for name in candidate.model_fields}
+    return {name for candidate in models for name in _sections_of(candidate)}
+
+
+def _sections_of(model: type[BaseModel]) -> dict[str, list[type[BaseModel]]]:
+    """A section's keys with the sections that may stand under each; some stand in a table."""
+    own = {name: _models_in(field.annotation) for name, field in model.model_fields.items()}
+    further: Mapping[str, type[BaseModel]] = getattr(model, "further_keys", dict)()
+    return own | {name: [section] for name, section in further.items()}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
+    if isinstance(annotation, Forms):
+        return annotation.models()
     return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
-class YamlError(Exception):
+class YamlError(InputError):
     """Text is not YAML; says at which line and column, without quoting it (it may hold secrets)."""
 
 

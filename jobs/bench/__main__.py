@@ -8,7 +8,7 @@
     python -m jobs.bench select     a ledger of 1,000,000 rows cut anew, duplicates included
     python -m jobs.bench planted    what select finds of pictures with planted truth
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; a promise about planted pictures that is not kept
+Exit codes: `ExitCode` in sd_core/errors.py; a promise about planted pictures that is not kept
 is 1.
 """
 
@@ -47,7 +47,7 @@ from jobs.bench.train import measure_loader, measure_train
 from jobs.command_line import Say, check_output_file, run_job
 from jobs.demo.planted_recall import planted_table
 from jobs.exit_codes import ExitCode, exit_code_table
-from sd_core.failures import InputError
+from sd_core.errors import InputError
 
 _CURATE = Path(__file__).resolve().parents[1] / "curate.py"
 

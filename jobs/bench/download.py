@@ -29,7 +29,7 @@ from jobs.bench.img2dataset_command import (
 from jobs.bench.process_memory import MemorySampler, cpu_seconds
 from jobs.bench.timed_server import ServerProcess, serve
 from pipelines.steps.download.image_config import ImageConfig
-from sd_core.failures import Failure
+from sd_core.errors import FoundryError
 
 LARGE_SIDE_PX = 1024
 IMAGE_SIZE_PX = 512
@@ -38,7 +38,7 @@ _FEW = 8  # images of a run that is all start-up and exit
 Say = Callable[[str], None]
 
 
-class BenchError(Failure):
+class BenchError(FoundryError):
     """A measurement is void; the message says why."""
 
 

@@ -12,8 +12,6 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 
 from pipelines.plan import PlanConfig, make_plan
-from pipelines.rules.block_lists import BlockConfig
-from pipelines.rules.list_rules import RulesConfig
 from pipelines.run.manifest import Manifest
 from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceConfig
@@ -31,7 +29,7 @@ def main() -> None:
     store = RunStore(str(options.output))
     source = Source(SourceConfig(path=str(options.list)))
     plan = make_plan(source, PlanConfig(rows_per_shard=options.rows_per_shard), store=store)
-    rows = PlannedRows(store, source, RulesConfig(), BlockConfig())
+    rows = PlannedRows(store, source)
     step = DownloadStep(
         store,
         rows,

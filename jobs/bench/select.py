@@ -23,8 +23,9 @@ from pipelines.steps.select import Select, SelectConfig
 Say = Callable[[str], None]
 
 _RULES: dict[str, Any] = {
-    "thresholds": {"aesthetic_v2": {"min": 4.5}, "punsafe": {"max": 0.5}},
     "rules": [
+        {"column": "aesthetic_v2", "min": 4.5},
+        {"column": "punsafe", "max": 0.5},
         {"sql": "least(original_width, original_height) >= 200", "name": "shorter side"},
         {"best_of": {"by": "aesthetic_v2", "fraction": 0.8}},
         {"domain_cap": {"num_images": 10_000, "by": "aesthetic_v2"}},

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sd_core.cache.formats import format_of
 from sd_core.cache.latent_cache import LatentCache, open_cache
 from sd_core.cache.samples import EmptyCaption, LatentSample
-from sd_core.cache.shards import SUFFIXES, open_shard_writer
+from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
 from sd_core.model.latent_diffusion import LatentDiffusion
 
@@ -80,7 +81,7 @@ def write_random_cache(
 def _write_shard(
     folder: Path, spec: CacheSpec, shard_id: int, rows: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-    path = folder / "latents" / f"{shard_id:06d}{SUFFIXES[spec.format]}"
+    path = folder / "latents" / f"{shard_id:06d}{format_of(spec).suffix}"
     with open_shard_writer(path, spec) as writer:
         for row in range(rows):
             writer.write(_sample(spec, f"{shard_id:08x}{row:08x}", rng))

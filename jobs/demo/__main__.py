@@ -9,7 +9,7 @@ the cache that came of it. With the model that came of that, jobs/generate.py ma
 each prompt of a Parquet list; the better ones go into a cache of their own, from which the training
 takes one sample in four for its last steps.
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; short of the promised shares is 1.
+Exit codes: `ExitCode` in sd_core/errors.py; short of the promised shares is 1.
 """
 
 import argparse

@@ -9,8 +9,7 @@ from typing import Final
 
 from jobs import verify
 from jobs.demo.local_cluster import LocalCluster, local_cluster
-from jobs.exit_codes import ExitCode
-from sd_core.failures import EnvironmentFault, Failure, InputError
+from sd_core.errors import EnvironmentFault, FoundryError, InputError
 
 PROJECT = Path(__file__).resolve().parents[2]
 _NUM_CPUS = 4  # logical: two fetchers, a model worker, and one to spare on any machine
@@ -19,13 +18,12 @@ _MARK = ".latent-foundry-demo"
 Say = Callable[[str], None]
 
 
-class LocalRunError(Failure):
+class LocalRunError(FoundryError):
     """The run failed, or is not what it should be; the message says why."""
 
 
-_OF_CODE: Final[Mapping[int, type[Failure]]] = {
-    ExitCode.WRONG_INPUT: InputError,
-    ExitCode.ENVIRONMENT: EnvironmentFault,
+_OF_CODE: Final[Mapping[int, type[FoundryError]]] = {
+    kind.exit_code: kind for kind in (InputError, EnvironmentFault)
 }
 
 

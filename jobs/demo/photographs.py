@@ -5,7 +5,7 @@
 The folder holds JPEGs and `captions.jsonl` (`file`, `captions`). They are served on loopback and
 curated by configs/curate/photographs.yaml, submitted to a local Ray cluster.
 
-Exit codes: `ExitCode` in jobs/exit_codes.py; a check that does not hold is 1.
+Exit codes: `ExitCode` in sd_core/errors.py; a check that does not hold is 1.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from jobs.demo.url_list import ListRow, bad_url_rows, choose_bad_urls, mix, writ
 from jobs.exit_codes import ExitCode
 from pipelines.report import write_report
 from pipelines.run.store import RunStore
-from sd_core.failures import InputError
+from sd_core.errors import InputError
 from sd_core.model.autoencoder_config import AutoencoderConfig
 
 _CONFIG = PROJECT / "configs/curate/photographs.yaml"

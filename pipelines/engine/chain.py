@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.engine.config import EngineConfig
-from pipelines.redact import redact_text
 from pipelines.run.manifest import Manifest, committed_shards, create_manifest
 from pipelines.run.store import RunStore
 from pipelines.steps.step import ShardStep
-from sd_core.failures import EnvironmentFault, Failure, is_environment
+from sd_core.errors import EnvironmentFault, ExitCode, FoundryError, is_environment
+from sd_core.redact import redact_text
 
 _MAX_QUARANTINED_IN_A_ROW = 10
 
 
-class EngineError(Failure):
+class EngineError(FoundryError):
     """A job cannot go on; the message says why and what to do."""
 
 
@@ -24,6 +24,8 @@ class ResourcesError(EngineError, EnvironmentFault):
 
 class QuarantineError(EngineError):
     """More shards were given up than the configuration allows."""
+
+    exit_code = ExitCode.SHARDS_GIVEN_UP
 
 
 @dataclass

@@ -17,7 +17,7 @@ from pipelines.engine.config import EngineConfig
 from pipelines.engine.stopping import handle_signals
 from pipelines.run.store import RunStore, StorageError
 from pipelines.steps.step import Resources
-from sd_core.failures import EnvironmentFault, is_environment
+from sd_core.errors import EnvironmentFault, is_environment
 
 _LOCAL_OBJECT_STORE_BYTES = 200_000_000  # tasks exchange shard ids, never image bytes
 _PROBE_TIMEOUT_S = 20.0

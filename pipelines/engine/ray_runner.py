@@ -21,7 +21,8 @@ from ray.exceptions import (
 from pipelines.engine.chain import Chain, EngineError
 from pipelines.run.manifest import Manifest
 from pipelines.steps.step import ShardStep
-from sd_core.failures import EnvironmentFault, Failure, is_environment
+from sd_core.errors import EnvironmentFault, FoundryError, environment_told, is_environment
+from sd_core.redacted_output import redacted_output
 
 _INFRASTRUCTURE = (
     RayActorError,
@@ -52,7 +53,8 @@ class ShardWorker:
 
     def open(self) -> WorkerFacts:
         """Load the step's weights; says where the worker runs."""
-        self._step.open()
+        with redacted_output(), environment_told():
+            self._step.open()
         return WorkerFacts(
             step=self._step.name,
             pid=os.getpid(),
@@ -61,7 +63,8 @@ class ShardWorker:
 
     def run(self, shard_id: int) -> Manifest:
         """Turn one shard into committed files."""
-        return self._step.run(shard_id)
+        with redacted_output(), environment_told():
+            return self._step.run(shard_id)
 
     def close(self) -> None:
         """Free the step, before the actor is let go."""
@@ -179,7 +182,7 @@ class RayRunner:
             return
         except RayTaskError as error:
             cause = _cause(error)
-            if isinstance(cause, Failure):
+            if isinstance(cause, FoundryError) and type(cause) is not EnvironmentFault:
                 raise cause from None  # as where the step is opened in this process
             kind = EnvironmentFault if is_environment(cause) else EngineError
             raise kind(
@@ -246,4 +249,5 @@ def _cause(error: RayTaskError) -> BaseException:
 
 def _cause_line(error: RayTaskError) -> str:
     cause = _cause(error)
-    return f"{type(cause).__name__}: {cause}"
+    named = isinstance(cause, EnvironmentFault)  # by `environment_told`
+    return str(cause) if named else f"{type(cause).__name__}: {cause}"

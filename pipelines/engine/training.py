@@ -16,10 +16,17 @@ from pipelines.engine import cluster
 from pipelines.engine.chain import EngineError, ResourcesError
 from pipelines.engine.stopping import stoppable
 from pipelines.engine.training_config import TrainEngineConfig
-from pipelines.redact import redact_text
 from pipelines.run.lease import Lease
 from pipelines.run.store import RunStore
-from sd_core.failures import EnvironmentFault, Failure, is_environment
+from sd_core.errors import (
+    EnvironmentFault,
+    FoundryError,
+    causes_of,
+    environment_told,
+    is_environment,
+)
+from sd_core.redact import redact_text
+from sd_core.redacted_output import redacted_output
 from sd_core.training.place import Place
 
 Say = Callable[[str], None]
@@ -94,7 +101,7 @@ def _fit(config: TrainingJob, worker: Worker, fingerprint: str, *, use_gpu: bool
     """One try; gives what killed the workers, None where they finished.
 
     Raises:
-        Failure: as a worker raised it; starting the workers again would not help.
+        FoundryError: as a worker raised it; starting the workers again would not help.
         EnvironmentFault: also of what a worker met on its disks and stores.
     """
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
@@ -130,14 +137,11 @@ def _fit(config: TrainingJob, worker: Worker, fingerprint: str, *, use_gpu: bool
 
 def _cause(failure: BaseException | None) -> Exception | None:
     """The failure of a training inside what Ray wrapped it in."""
-    seen: set[int] = set()
-    while failure is not None and id(failure) not in seen:
-        if isinstance(failure, Failure):
-            return failure
-        if isinstance(failure, Exception) and is_environment(failure):
-            return EnvironmentFault(f"{type(failure).__name__}: {failure}")
-        seen.add(id(failure))
-        failure = getattr(failure, "_base_exc", None) or failure.__cause__
+    for each in () if failure is None else causes_of(failure):
+        if isinstance(each, FoundryError):
+            return each
+        if isinstance(each, Exception) and is_environment(each):
+            return EnvironmentFault(f"{type(each).__name__}: {each}")
     return None
 
 
@@ -155,11 +159,12 @@ def _worker(settings: dict[str, Any]) -> None:
 
     def say(line: str) -> None:
         # Not print(), which Ray Train replaces by one that also logs, so that a line shows twice.
-        sys.stdout.write(f"[{time.monotonic() - started:7.1f} s] {redact_text(line)}\n")
+        sys.stdout.write(f"[{time.monotonic() - started:7.1f} s] {line}\n")
         sys.stdout.flush()
 
     worker: Worker = settings["worker"]
-    worker(settings["config"], place, fingerprint=settings["fingerprint"], say=say)
+    with redacted_output(), environment_told():
+        worker(settings["config"], place, fingerprint=settings["fingerprint"], say=say)
 
 
 def _check_cluster(config: TrainingJob) -> bool:

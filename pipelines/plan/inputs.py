@@ -1,11 +1,9 @@
 """Whether the source's files are still those that were planned."""
 
-from collections.abc import Iterator
-
 from pipelines.plan.record import Plan, PlanError, PlannedFile
 from pipelines.sources.config import SourceError
 from pipelines.sources.files import SourceFile
-from pipelines.sources.img2dataset import ImageFolder, folder_beside, tar_beside
+from pipelines.sources.formats import FORMATS
 from pipelines.sources.source import Source
 
 
@@ -65,26 +63,15 @@ def source_options(source: Source) -> dict[str, str | None]:
     }
 
 
-def _parts(file: SourceFile) -> Iterator[SourceFile | ImageFolder]:
-    """The stored files that one planned file is: img2dataset's list, and its tar or folder."""
-    yield file
-    if file.format == "img2dataset":
-        tar, folder = tar_beside(file), folder_beside(file)
-        if file.filesystem.exists(tar.path):
-            yield tar
-        elif folder.exists():
-            yield folder
-
-
 def file_token(file: SourceFile) -> str:
     """A cheap mark of the file's version; "" where the file system gives none."""
-    tokens = [part.token() for part in _parts(file)]
+    tokens = [part.token() for part in FORMATS[file.format].parts(file)]
     return "+".join(tokens) if all(tokens) else ""
 
 
 def file_sha256(file: SourceFile) -> str:
     """Hex sha256 of the file's stored bytes."""
-    return "+".join(part.sha256() for part in _parts(file))
+    return "+".join(part.sha256() for part in FORMATS[file.format].parts(file))
 
 
 def _difference(planned: PlannedFile, found: SourceFile) -> str | None:

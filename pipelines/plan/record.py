@@ -15,7 +15,7 @@ from pipelines.run.tables import read_parquet
 from pipelines.sources.columns import SourceColumn, TextColumns
 from pipelines.sources.rows import EARLIER_READER, SourceRange
 from pipelines.sources.source import Source
-from sd_core.failures import InputError
+from sd_core.errors import InputError
 
 PLAN_PATH = "plan/plan.json"
 SHARDS_PATH = "plan/shards.parquet"

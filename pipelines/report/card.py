@@ -23,7 +23,7 @@ from pipelines.report.page import (
 from pipelines.run.record import read_run
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
-from pipelines.steps.kinds import EVERY_FOLDER
+from pipelines.steps.kinds import every_folder
 
 CARD_FILE = "README.md"
 _LICENCE = re.compile(r"source_licen[cs]e(_name|_url)?", re.IGNORECASE)
@@ -183,7 +183,7 @@ def _models(tree: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _indexes(ledgers: Ledgers) -> Iterable[dict[str, str]]:
-    for folder in EVERY_FOLDER:
+    for folder in every_folder():
         path = f"{folder}/index.parquet"
         if not ledgers.store.exists(path):
             continue

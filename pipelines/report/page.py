@@ -6,7 +6,6 @@ from typing import Any
 
 import jinja2
 
-from pipelines.redact import redact_text
 from pipelines.report.captions import count_cut_captions
 from pipelines.report.charts import histogram_chart, rates_chart
 from pipelines.report.examples import SHOWN_A_REASON, Examples, Reason, choose_examples
@@ -19,7 +18,8 @@ from pipelines.run.funnel import funnel_of
 from pipelines.run.rates import read_rates
 from pipelines.run.record import Revision, read_revision, read_run
 from pipelines.run.store import RunStore
-from sd_core.failures import InputError
+from sd_core.errors import InputError
+from sd_core.redact import redact_text
 
 REPORT_FILE = "report/index.html"
 _SHOWN_DOMAINS = 20

@@ -13,7 +13,7 @@ from pipelines.run.committed import Committed
 from pipelines.run.edition import read_edition
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
-from pipelines.steps.kinds import EVERY_FOLDER
+from pipelines.steps.kinds import every_folder
 
 SEEN_FILE = "unreferenced.json"
 _COMMITTED = re.compile(r"\d{6}-[0-9a-f]{16}\.\w+")
@@ -107,7 +107,7 @@ def _dead_manifests(store: RunStore, live: Mapping[str, set[str]]) -> Iterator[s
 
 
 def _unreferenced(store: RunStore, referenced: set[str]) -> Iterator[str]:
-    for folder in EVERY_FOLDER:
+    for folder in every_folder():
         for name in store.list_files(folder, hidden=True):
             path = f"{folder}/{name}"
             is_torn = name.startswith(".tmp-")

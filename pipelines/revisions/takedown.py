@@ -76,7 +76,8 @@ def take_down(store: RunStore, asked: Tombstones, *, say: Say) -> RunTakedown | 
             num_shards = before.num_shards
         else:
             num_shards = load_plan(store).num_shards
-            num_shards = -(-num_shards // done.group) if name == "encode" else num_shards
+            is_grouped = STEP_KINDS[name].is_grouped
+            num_shards = -(-num_shards // done.group) if is_grouped else num_shards
         _complete(store, step, num_shards=num_shards)
     store.delete(_REPORT_FILE)
     steps = {

@@ -13,11 +13,11 @@ from typing import Any, Final, Generic, TypeVar
 
 import pyarrow as pa
 
-from pipelines.redact import redact_text
 from pipelines.rows.ledger import REJECTS, ROW_FAILED
 from pipelines.run.manifest import SpooledFile
 from pipelines.run.tables import write_table
-from sd_core.failures import is_environment
+from sd_core.errors import is_environment
+from sd_core.redact import redact_text
 
 RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")

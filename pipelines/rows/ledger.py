@@ -100,23 +100,29 @@ DUPLICATE_REASONS: Final = (
     "duplicate_phash",
     "duplicate_embedding",
 )
+# Of rules on single rows, in `download.rules` and in `select.rules`.
+RULE_REASONS: Final = (
+    *LIST_REASONS,
+    "value_below_min",  # a threshold on any other column
+    "value_above_max",
+    "value_missing",  # a threshold on a column that is null in this row
+    "value_not_allowed",  # a column of text that holds none of the values asked for
+    "condition_not_met",  # a condition in SQL, or a rule that is not ours
+    "key_blocked",
+    "word_blocked",
+    ROW_FAILED,  # a condition in SQL cannot be evaluated on it
+)
 SELECT_REASONS: Final = (
     "score_not_finite",
     "image_of_another_size",  # than the latent cache holds
     *(f"{score}_below_min" for score in SCORES),
     *(f"{score}_above_max" for score in SCORES),
-    "value_below_min",  # a threshold on any other column
-    "value_above_max",
-    "value_missing",  # a threshold on a column that is null in this row
-    "value_not_allowed",  # a column of text that holds none of the values asked for
-    "condition_not_met",  # a condition in SQL
+    *RULE_REASONS,
+    "sha256_blocked",
     "ranked_below_best",  # of the run, or of its group, others have a better score
     "domain_over_cap",  # so many rows of its domain are better or come earlier
-    "key_blocked",
-    "word_blocked",
     "in_reference_set",  # the picture is in a set that this one must not repeat
     *DUPLICATE_REASONS,
-    ROW_FAILED,  # a condition in SQL cannot be evaluated on it
 )
 ENCODE_REASONS: Final = (
     "latents_not_finite",

@@ -1,1 +1,1 @@
-"""What a list's own columns say of its rows before anything is fetched."""
+"""The rule language: what a configuration can say of rows, before the fetch and after it."""

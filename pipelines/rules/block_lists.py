@@ -12,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.config import Config, ConfigError, unreadable
-from pipelines.redact import redact_text, redact_url
 from pipelines.rows.urls import normalise_host, normalise_url, url_host
+from sd_core.redact import redact_url
 
 _CHUNK_BYTES = 65 << 16  # a multiple of a hex digest and its line feed
 _URL_HASH_BYTES = 16
+# ValueError and ImportError: fsspec knows no such protocol, or lacks its package.
+_UNREADABLE = (OSError, ValueError, ImportError, pa.ArrowException)
 
 Digests = npt.NDArray[np.bytes_]
 
@@ -74,23 +76,23 @@ class BlockList:
 
 
 def load_block_list(
-    config: BlockConfig, *, storage_options: dict[str, Any] | None = None
+    config: BlockConfig, *, option: str = "block", storage_options: dict[str, Any] | None = None
 ) -> BlockList:
-    """Read the lists that the configuration names, from any fsspec URL.
+    """Read the lists that the configuration names, from any fsspec URL; `option` is its key.
 
     Raises:
         ConfigError: a list cannot be read or an entry of it is not what it should be.
     """
     options = storage_options or {}
     urls = _sorted_digests(
-        [_url_hash(url) for url in list_entries(config.urls, "block.urls", options)],
+        [_url_hash(url) for url in list_entries(config.urls, f"{option}.urls", options)],
         _URL_HASH_BYTES,
     )
     domains = frozenset(
         entry_domain(domain, _shown(config.domains))
-        for domain in list_entries(config.domains, "block.domains", options)
+        for domain in list_entries(config.domains, f"{option}.domains", options)
     )
-    sha256 = _read_sha256(config.sha256, options)
+    sha256 = _read_sha256(config.sha256, f"{option}.sha256", options)
     return BlockList(
         urls=urls, domains=domains, sha256=sha256, digest=_digest(urls, domains, sha256)
     )
@@ -151,10 +153,8 @@ def list_entries(path: str | None, option: str, options: dict[str, Any]) -> Iter
                 for entry in map(str.strip, text.split("\r")):  # old Macs end lines by it alone
                     if entry and not entry.startswith("#"):
                         yield entry
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(
-            error, f"{option} {_shown(path)}: cannot be read: {redact_text(str(error))}"
-        ) from None
+    except _UNREADABLE as error:
+        raise unreadable(error, f"{option} {_shown(path)}: cannot be read: {error}") from None
 
 
 def _parquet_entries(stream: Any, path: str) -> Iterator[str]:
@@ -171,21 +171,18 @@ def _parquet_entries(stream: Any, path: str) -> Iterator[str]:
             yield from (entry.strip() for entry in column.to_pylist() if entry and entry.strip())
 
 
-def _read_sha256(path: str | None, options: dict[str, Any]) -> Digests:
+def _read_sha256(path: str | None, option: str, options: dict[str, Any]) -> Digests:
     if path is None:
         return np.empty(0, dtype="S32")
     blocks: list[bytes] = []
     if _is_parquet(path):
-        blocks += _hex_blocks(list_entries(path, "block.sha256", options), path)
+        blocks += _hex_blocks(list_entries(path, option, options), path)
     else:
         try:
             with fsspec.open(path, "rb", compression="infer", **options) as stream:
                 blocks += _hex_file(stream, path)
-        except OSError as error:
-            fault = redact_text(str(error))
-            raise unreadable(
-                error, f"block.sha256 {_shown(path)}: cannot be read: {fault}"
-            ) from None
+        except _UNREADABLE as error:
+            raise unreadable(error, f"{option} {_shown(path)}: cannot be read: {error}") from None
     digests: Digests = np.frombuffer(b"".join(blocks), dtype="S32").copy()
     digests.sort()
     if len(digests) > 1:

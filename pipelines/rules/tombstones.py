@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.redact import redact_url
 from pipelines.rows.ledger import TAKEDOWN_REASONS
 from pipelines.rows.urls import normalise_url, url_host
 from pipelines.rules.block_lists import entry_domain
 from pipelines.rules.earlier_urls import earlier_url, earlier_url_host
 from pipelines.run.store import RunStore
+from sd_core.redact import redact_url
 
 TOMBSTONES_FILE = "takedown/tombstones.json"
 TAKEN_DOWN = TAKEDOWN_REASONS[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipelines.run.record import REVISION_FILE, RUN_FILE, NotARunError, read_run
 from pipelines.run.store import RunStore, StorageError
-from sd_core.failures import EnvironmentFault, Failure, is_environment
+from sd_core.errors import EnvironmentFault, FoundryError, is_environment
 
 PLAN_FILE = "plan/plan.json"
 _BEFORE_THE_PLAN = ("lease.json", "plan", "lost+found")
@@ -76,7 +76,7 @@ def _named(store: RunStore, what: str) -> Iterator[None]:
         kind = EnvironmentFault if is_environment(error) else StorageError
         raise kind(f"{what} {store.root}: cannot be looked at: {error}") from error
     except Exception as error:  # the client of each store raises its own
-        if isinstance(error, Failure) or not is_environment(error):
+        if isinstance(error, FoundryError) or not is_environment(error):
             raise
         raise EnvironmentFault(f"{what} {store.root}: {type(error).__name__}: {error}") from error
 

@@ -27,6 +27,5 @@ def funnel_of(revision: Revision, origin: str) -> list[tuple[str, StepSummary]]:
     if "select" in steps:
         own = Counter(steps["select"].dropped) - before
         shown.append(("select", replace(steps["select"], rows_in=stored, dropped=dict(own))))
-    if "encode" in steps:
-        shown.append(("encode", steps["encode"]))
-    return shown
+    told = {name for name, _ in shown} | {"score"}
+    return [*shown, *((name, step) for name, step in steps.items() if name not in told)]

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from pipelines.run.store import RunStore
-from sd_core.failures import EnvironmentFault
+from sd_core.errors import EnvironmentFault
 
 LEASE_FILE = "lease.json"
 

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 
 from pipelines.run.schemas import record_schema
 from pipelines.run.store import RunStore
-from sd_core.failures import Failure, InputError
+from sd_core.errors import FoundryError, InputError
 
 
-class ShardError(Failure):
+class ShardError(FoundryError):
     """A committed shard is missing, damaged or contradicts itself; says which and how."""
 
 

@@ -10,7 +10,7 @@ from pipelines.run.index import Index, index_files, write_index
 from pipelines.run.manifest import iterate_manifests
 from pipelines.run.option_changes import describe_changes
 from pipelines.run.store import RunStore
-from sd_core.failures import InputError
+from sd_core.errors import InputError
 
 RUN_FILE = "run.json"
 REVISION_FILE = "revision.json"

@@ -14,8 +14,8 @@ from typing import IO, Any, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.redact import redact_url
-from sd_core.failures import InputError
+from sd_core.errors import InputError
+from sd_core.redact import redact_url
 
 _LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)

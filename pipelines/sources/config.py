@@ -1,14 +1,12 @@
-"""What the user says about the input list."""
+"""What the user says about how an input list is read."""
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator
 
 from pipelines.config import Config
-from sd_core.failures import EnvironmentFault, InputError
+from sd_core.errors import EnvironmentFault, InputError
 
-Format = Literal["parquet", "csv", "jsonl", "text", "img2dataset", "webdataset"]
 ContentHashKind = Literal["md5", "sha1", "sha256"]
 TarGrouping = Literal["first_dot", "last_dot"]
 
@@ -19,7 +17,7 @@ class SourceError(InputError):
     """The source cannot be read as asked; the message says where, what was found and what to do."""
 
 
-class UnreachableSourceError(SourceError, EnvironmentFault):
+class UnreachableSourceError(EnvironmentFault, SourceError):
     """The source lies on a disk or store that does not answer now."""
 
 
@@ -52,12 +50,10 @@ class CsvConfig(Config):
     UTF-8, and a line that is not is refused. Named: such a line is a `row_unreadable`."""
 
 
-class SourceConfig(Config):
-    """Where the rows come from and which of their columns mean what."""
+class ReadingConfig(Config):
+    """How the files are read, and which of their columns mean what."""
 
-    path: str = Field(min_length=1)
-    """One file, a glob or a folder, on any fsspec URL."""
-    format: Literal["auto"] | Format = "auto"
+    format: str = "auto"
     """`auto` goes by the file names; `img2dataset` is a folder that img2dataset wrote."""
     url_column: str | None = None
     """Null: recognised among the common names (`URL`, `url`, `image_url`, ...); the empty text says
@@ -71,10 +67,6 @@ class SourceConfig(Config):
     """Which members of a tar are one sample: those that share a name up to its first dot, or up to
     its last one. Null: `first_dot`, and a sample with two images is refused; once named, the
     first image whose name has no further dot is taken, else the first, and the rest is said."""
-    storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
-        default_factory=dict, repr=False
-    )
-    """Passed to fsspec; may hold secrets, so it is redacted wherever it is stored."""
 
 
 def content_hash_kind(digest: str) -> ContentHashKind | None:
@@ -83,8 +75,3 @@ def content_hash_kind(digest: str) -> ContentHashKind | None:
     if not all(character in "0123456789abcdefABCDEF" for character in text):
         return None
     return _HASH_KINDS.get(len(text))
-
-
-def storage_arguments(config: SourceConfig) -> Mapping[str, object]:
-    """The keyword arguments for fsspec."""
-    return dict(config.storage_options)

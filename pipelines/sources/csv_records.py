@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.sources.config import SourceConfig, SourceError
+from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.rows import EARLIER_READER
 from pipelines.sources.text_lines import LONE_CR, MAX_RECORD_BYTES, Lines, csv_option
@@ -43,7 +43,7 @@ class Dialect:
     is_told: bool = False
 
     @classmethod
-    def of(cls, file: SourceFile, config: SourceConfig, reader: int) -> "Dialect":
+    def of(cls, file: SourceFile, config: ReadingConfig, reader: int) -> "Dialect":
         """By the configuration, else by the file's name."""
         if reader == EARLIER_READER:
             return cls(delimiter=file.delimiter, has_quotes=True, is_strict=False, is_told=True)
@@ -89,7 +89,7 @@ def csv_records(
     lines: Lines,
     dialect: Dialect,
     file: SourceFile,
-    config: SourceConfig,
+    config: ReadingConfig,
     *,
     width: int = 0,
     url_at: int | None = None,
@@ -133,7 +133,7 @@ def csv_records(
 
 
 def _refuse_swallowed(
-    inner: list[str], dialect: Dialect, width: int, url_at: int, where: str, config: SourceConfig
+    inner: list[str], dialect: Dialect, width: int, url_at: int, where: str, config: ReadingConfig
 ) -> None:
     for offset, line in enumerate(inner, start=1):
         fields = line.rstrip("\r\n").split(dialect.delimiter)
@@ -145,7 +145,7 @@ def _refuse_swallowed(
             )
 
 
-def _quote_advice(config: SourceConfig) -> str:
+def _quote_advice(config: ReadingConfig) -> str:
     return (
         "a quote is not closed, or is none: mend that line; where a backslash comes before quotes "
         f"set {csv_option(config, 'escape')} to it; where quotes are plain characters set "

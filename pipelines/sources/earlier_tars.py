@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator
 
 from pipelines.sources.columns import stored_type
-from pipelines.sources.config import SourceConfig, SourceError
+from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange
 from pipelines.sources.tar_samples import Part, Sample, tar_parts
@@ -19,7 +19,7 @@ _TEXTS = ("txt", "json")
 
 
 def scan_earlier_tar(
-    file: SourceFile, config: SourceConfig, rows_per_shard: int
+    file: SourceFile, config: ReadingConfig, rows_per_shard: int
 ) -> Iterator[ScannedRange]:
     """The tar's samples in ranges of `rows_per_shard`."""
     samples = _samples(file, 0)
@@ -40,7 +40,7 @@ def scan_earlier_tar(
         start_row += len(batch)
 
 
-def read_earlier_tar(file: SourceFile, where: SourceRange, config: SourceConfig) -> RawRows:
+def read_earlier_tar(file: SourceFile, where: SourceRange, config: ReadingConfig) -> RawRows:
     """The rows of one range."""
     batch = list(itertools.islice(_samples(file, where.start_byte or 0), where.num_rows))
     if len(batch) != where.num_rows:

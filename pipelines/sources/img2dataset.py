@@ -3,7 +3,7 @@ places: a tar beside it, a folder beside it, or a column of the list itself."""
 
 import hashlib
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipelines.rows.image_formats import ALL_IMAGE_EXTENSIONS
 from pipelines.sources.arrow_text import is_bytes
 from pipelines.sources.columns import TextColumns
-from pipelines.sources.config import SourceConfig, SourceError
+from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.parquet_list import (
     open_parquet,
@@ -24,7 +24,7 @@ from pipelines.sources.rows import RawRows, ScannedRange, SourceRange
 from pipelines.sources.tar_samples import MAX_IMAGE_BYTES, tar_parts
 
 
-def img2dataset_columns(config: SourceConfig) -> SourceConfig:
+def img2dataset_columns(config: ReadingConfig) -> ReadingConfig:
     """The configuration with img2dataset's own column names where none are set."""
     return config.model_copy(
         update={
@@ -32,6 +32,13 @@ def img2dataset_columns(config: SourceConfig) -> SourceConfig:
             "caption_column": "caption" if config.caption_column is None else config.caption_column,
         }
     )
+
+
+def is_img2dataset(names: Sequence[str]) -> bool:
+    """A folder of `00000.parquet` beside `00000.tar` or, with the pictures in it, `00000/`."""
+    found, folders = set(names), {posixpath.dirname(name) for name in names}
+    stems = [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
+    return bool(stems) and all(f"{stem}.tar" in found or stem in folders for stem in stems)
 
 
 def image_column(file: SourceFile) -> str | None:
@@ -56,7 +63,7 @@ def refuse_image_column(file: SourceFile) -> None:
 
 
 def scan_img2dataset(
-    file: SourceFile, config: SourceConfig, rows_per_shard: int
+    file: SourceFile, config: ReadingConfig, rows_per_shard: int
 ) -> Iterator[ScannedRange]:
     """The rows of one of img2dataset's shards, from its Parquet file."""
     images = image_column(file)
@@ -74,7 +81,7 @@ def scan_img2dataset(
 
 
 def read_img2dataset(
-    file: SourceFile, where: SourceRange, config: SourceConfig, *, others: set[str]
+    file: SourceFile, where: SourceRange, config: ReadingConfig, *, others: set[str]
 ) -> RawRows:
     """The rows of one range; those that img2dataset failed to get are `source_failed`.
 
@@ -105,7 +112,7 @@ def read_img2dataset(
 
 
 def img2dataset_images(
-    file: SourceFile, where: SourceRange, config: SourceConfig
+    file: SourceFile, where: SourceRange, config: ReadingConfig
 ) -> Iterator[tuple[int, bytes]]:
     """Each row of the range whose image is there, in the order in which the images are stored."""
     raw = read_img2dataset(file, where, config, others=set())

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.sources.columns import TextColumns, recognise_columns, unique_names
-from pipelines.sources.config import SourceConfig, SourceError
+from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.csv_records import Dialect, Record, csv_header, csv_records
 from pipelines.sources.files import SourceFile
 from pipelines.sources.list_rows import csv_rows, json_rows, types_of
@@ -34,7 +34,7 @@ _OTHER_DELIMITERS = ("\t", ";", "|", ",")
 
 
 def scan_list(
-    file: SourceFile, config: SourceConfig, rows_per_shard: int, *, reader: int = READER
+    file: SourceFile, config: ReadingConfig, rows_per_shard: int, *, reader: int = READER
 ) -> Iterator[ScannedRange]:
     """The file's rows in ranges of `rows_per_shard`, each with its bytes."""
     written = _Written.read(file, config, reader)
@@ -63,7 +63,7 @@ def scan_list(
 
 
 def read_list(
-    file: SourceFile, where: SourceRange, columns: TextColumns, config: SourceConfig
+    file: SourceFile, where: SourceRange, columns: TextColumns, config: ReadingConfig
 ) -> RawRows:
     """The rows of one range."""
     written = _Written.read(file, config, where.reader)
@@ -89,14 +89,14 @@ class _Written:
     """
 
     file: SourceFile
-    config: SourceConfig
+    config: ReadingConfig
     text: TextFormat
     dialect: Dialect
     universal: bool
     names: list[str]
 
     @classmethod
-    def read(cls, file: SourceFile, config: SourceConfig, reader: int) -> "_Written":
+    def read(cls, file: SourceFile, config: ReadingConfig, reader: int) -> "_Written":
         """From the file's start."""
         with file.open_at(0) as stream:
             head = stream.read(HEAD_BYTES)
@@ -219,7 +219,7 @@ def _parse_url(text: str) -> list[str]:
     return [text]
 
 
-def _json_columns(batch: list[Record], config: SourceConfig, file: SourceFile) -> TextColumns:
+def _json_columns(batch: list[Record], config: ReadingConfig, file: SourceFile) -> TextColumns:
     names = {name: None for record in batch for name in record.fields or ()}
     return recognise_columns(
         list(names),

@@ -17,7 +17,7 @@ from pipelines.sources.columns import (
     stored_type,
     unique_names,
 )
-from pipelines.sources.config import SourceConfig, SourceError
+from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
 
@@ -26,7 +26,7 @@ _READ_BUFFER_BYTES = 1 << 20
 
 def scan_parquet(
     file: SourceFile,
-    config: SourceConfig,
+    config: ReadingConfig,
     rows_per_shard: int,
     *,
     without: Collection[str] = (),
@@ -75,7 +75,7 @@ def _losses(table: pa.Table) -> Counter[str]:
 
 
 def _text_columns(
-    parquet: pq.ParquetFile, names: list[str], config: SourceConfig, file: SourceFile
+    parquet: pq.ParquetFile, names: list[str], config: ReadingConfig, file: SourceFile
 ) -> TextColumns:
     try:
         return recognise_columns(

@@ -8,26 +8,19 @@ import pyarrow as pa
 
 from pipelines.rows.keys import KeyHash, blake2b_64
 from pipelines.sources.columns import SourceColumn, TextColumns, infer_text_type
-from pipelines.sources.config import SourceConfig, SourceError
-from pipelines.sources.earlier_tars import earlier_tar_images, read_earlier_tar, scan_earlier_tar
-from pipelines.sources.files import SourceFile, list_files
-from pipelines.sources.img2dataset import (
-    img2dataset_images,
-    read_img2dataset,
-    refuse_image_column,
-    scan_img2dataset,
-)
-from pipelines.sources.lists import read_list, scan_list
-from pipelines.sources.parquet_list import read_parquet, scan_parquet
+from pipelines.sources.config import SourceError
+from pipelines.sources.files import SourceFile
+from pipelines.sources.formats import FORMATS
+from pipelines.sources.listing import list_files
 from pipelines.sources.rows import (
-    EARLIER_READER,
     READER,
     RawRows,
     ScannedRange,
     SourceRange,
     build_rows,
 )
-from pipelines.sources.webdataset import read_webdataset, scan_webdataset, webdataset_images
+from pipelines.sources.source_config import SourceConfig
+from pipelines.sources.source_format import Scan, Wanted
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class Source:
     @property
     def holds_images(self) -> bool:
         """Whether the images come with the source, so that nothing is fetched."""
-        return self.files[0].format in ("img2dataset", "webdataset")
+        return FORMATS[self.files[0].format].holds_images
 
     def file(self, name: str) -> SourceFile:
         """The file of that name; raises `SourceError` where it is gone."""
@@ -84,7 +77,8 @@ class Source:
             reader: As the plan has it that is to grow.
             known_rows: How many it has already; they may be left out.
         """
-        for scanned in self._scan(file, rows_per_shard, reader, known_rows):
+        asked = Scan(rows_per_shard=rows_per_shard, reader=reader, known_rows=known_rows)
+        for scanned in FORMATS[file.format].scan(file, self.config, asked):
             parts = self._partitions(file, scanned.types, scanned.text_columns)
             if not parts:
                 yield scanned
@@ -94,21 +88,6 @@ class Source:
                 for name, value in parts.items()
             }
             yield replace(scanned, types={**scanned.types, **types})
-
-    def _scan(
-        self, file: SourceFile, rows_per_shard: int, reader: int, known_rows: int
-    ) -> Iterator[ScannedRange]:
-        if file.format == "parquet":
-            if self.config.format == "auto":
-                refuse_image_column(file)
-            return scan_parquet(file, self.config, rows_per_shard)
-        if file.format == "img2dataset":
-            return scan_img2dataset(file, self.config, rows_per_shard)
-        if file.format != "webdataset":
-            return scan_list(file, self.config, rows_per_shard, reader=reader)
-        if reader == EARLIER_READER:
-            return scan_earlier_tar(file, self.config, rows_per_shard)
-        return scan_webdataset(file, self.config, rows_per_shard, known_rows=known_rows)
 
     @staticmethod
     def _partitions(
@@ -145,17 +124,12 @@ class Source:
         A row that has no reason and is not yielded is `member_missing`.
         """
         file = self.file(where.file)
-        if file.format == "webdataset":
-            if where.reader == EARLIER_READER:
-                return earlier_tar_images(file, where)
-            return webdataset_images(file, where, self.config)
-        if file.format == "img2dataset":
-            return img2dataset_images(file, where, self.config)
-        raise SourceError(f"{file.uri}: a {file.format} list holds no images")
+        return FORMATS[file.format].images(file, where, self.config)
 
     def _read(self, where: SourceRange, columns: TextColumns, others: set[str]) -> RawRows:
         file = self.file(where.file)
-        raw = self._read_file(file, where, columns, others)
+        wanted = Wanted(columns=columns, others=others)
+        raw = FORMATS[file.format].read(file, where, self.config, wanted)
         parts = self._partitions(file, raw.extra, columns)
         constant = {
             name: pa.array([value] * len(raw.url), pa.string())
@@ -163,16 +137,3 @@ class Source:
             if name in others
         }
         return replace(raw, extra={**raw.extra, **constant}) if constant else raw
-
-    def _read_file(
-        self, file: SourceFile, where: SourceRange, columns: TextColumns, others: set[str]
-    ) -> RawRows:
-        if file.format == "parquet":
-            return read_parquet(file, where, columns, others=others)
-        if file.format == "img2dataset":
-            return read_img2dataset(file, where, self.config, others=others)
-        if file.format != "webdataset":
-            return read_list(file, where, columns, self.config)
-        if where.reader == EARLIER_READER:
-            return read_earlier_tar(file, where, self.config)
-        return read_webdataset(file, where, self.config)

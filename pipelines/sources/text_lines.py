@@ -9,7 +9,7 @@ from typing import IO, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.sources.config import SourceConfig, SourceError
+from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.rows import EARLIER_READER
 
@@ -52,7 +52,7 @@ class TextFormat:
         return _UNITS.get(self.encoding, "u1")
 
 
-def text_format(head: bytes, file: SourceFile, config: SourceConfig, reader: int) -> TextFormat:
+def text_format(head: bytes, file: SourceFile, config: ReadingConfig, reader: int) -> TextFormat:
     """Tell the encoding of a list from its first bytes and from what the user says.
 
     Raises:
@@ -80,7 +80,7 @@ def text_format(head: bytes, file: SourceFile, config: SourceConfig, reader: int
     return TextFormat() if told is None else TextFormat(encoding=told, is_known=True)
 
 
-def csv_option(config: SourceConfig, name: str) -> str:
+def csv_option(config: ReadingConfig, name: str) -> str:
     """What the user calls an option of `CsvConfig`: lists of prompts have another section."""
     return f"{'prompts' if config.url_column == '' else 'source'}.csv.{name}"
 

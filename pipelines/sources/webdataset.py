@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipelines.rows.image_formats import IMAGE_EXTENSIONS
 from pipelines.sources import tar_samples
 from pipelines.sources.columns import TextColumns, array_from_values, clean_text, stored_type
-from pipelines.sources.config import SourceConfig, SourceError
+from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
 from pipelines.sources.tar_samples import Part, Sample, grouped, kind_of, tar_parts
@@ -22,7 +22,7 @@ _SHOWN = 3
 
 
 def scan_webdataset(
-    file: SourceFile, config: SourceConfig, rows_per_shard: int, *, known_rows: int = 0
+    file: SourceFile, config: ReadingConfig, rows_per_shard: int, *, known_rows: int = 0
 ) -> Iterator[ScannedRange]:
     """The tar's samples in ranges of `rows_per_shard`; images are passed over.
 
@@ -60,13 +60,13 @@ def scan_webdataset(
         notes = Counter()
 
 
-def read_webdataset(file: SourceFile, where: SourceRange, config: SourceConfig) -> RawRows:
+def read_webdataset(file: SourceFile, where: SourceRange, config: ReadingConfig) -> RawRows:
     """The rows of one range."""
     return rows_of(_read(file, where, config, texts=True), config)
 
 
 def webdataset_images(
-    file: SourceFile, where: SourceRange, config: SourceConfig
+    file: SourceFile, where: SourceRange, config: ReadingConfig
 ) -> Iterator[tuple[int, bytes]]:
     """Each row of the range that has an image, with the image's bytes as stored."""
     chosen: set[int] | None = None  # a sample has one image, unless the user says how to choose
@@ -103,7 +103,7 @@ def _range(
 def _parts_of(
     file: SourceFile,
     where: SourceRange,
-    config: SourceConfig,
+    config: ReadingConfig,
     *,
     texts: bool = False,
     images: bool = False,
@@ -125,7 +125,7 @@ def _parts_of(
 
 
 def _read(
-    file: SourceFile, where: SourceRange, config: SourceConfig, *, texts: bool = False
+    file: SourceFile, where: SourceRange, config: ReadingConfig, *, texts: bool = False
 ) -> list[Sample]:
     parts = _parts_of(file, where, config, texts=texts)
     samples = list(grouped((name, part) for _, name, part in parts).values())
@@ -183,7 +183,7 @@ def _refuse_twins(samples: list[Sample], file: SourceFile) -> None:
             )
 
 
-def _refuse_merged(samples: list[Sample], file: SourceFile, config: SourceConfig) -> None:
+def _refuse_merged(samples: list[Sample], file: SourceFile, config: ReadingConfig) -> None:
     merged = [sample for sample in samples if len(sample.images) > 1]
     if not merged or config.tar_grouping is not None:
         return
@@ -211,7 +211,7 @@ def _refuse_late_members(samples: list[Sample], known_rows: int, file: SourceFil
         )
 
 
-def rows_of(samples: list[Sample], config: SourceConfig) -> RawRows:
+def rows_of(samples: list[Sample], config: ReadingConfig) -> RawRows:
     """Samples as rows; one without a usable image is `member_missing`."""
     columns = sample_columns(config)
     rows = [dict(sample.fields) for sample in samples]
@@ -245,7 +245,7 @@ def _fault(sample: Sample) -> str | None:
     return f"image member above {limit} bytes" if image.num_bytes > limit else None
 
 
-def sample_columns(config: SourceConfig) -> TextColumns:
+def sample_columns(config: ReadingConfig) -> TextColumns:
     """Names within a sample's `.json`."""
     return TextColumns(url=config.url_column or "url", caption=config.caption_column or "caption")
 

@@ -1,12 +1,15 @@
 """The table of steps: what each of them is, said once, for everything that goes over steps."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 
+from pipelines.config import Config
 from pipelines.rows import ledger
+from pipelines.run.committed import Committed
+from pipelines.run.store import RunStore
 from pipelines.steps.rewrite import (
     ShardTakedown,
     rewrite_download,
@@ -14,6 +17,7 @@ from pipelines.steps.rewrite import (
     rewrite_ledger,
     rewrite_scores,
 )
+from pipelines.steps.step import Resources, ShardStep
 
 Holds = Literal["kept", "rows_in", "dropped", "some"]
 """How many rows a folder's file has, as its shard's manifest counts them; `some` is not told."""
@@ -30,8 +34,35 @@ class Folder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepContext:
+    """What a run gives to a step that its row of the table builds.
+
+    Attributes:
+        options: The step's section of the configuration, of its row's `config`.
+        fingerprint: Of the step.
+        options_digest: `StepIdentity.options_digest`.
+        images: The step that made the run's images.
+        committed: Each step before it, by name.
+        torch_threads: For workers with models.
+    """
+
+    store: RunStore
+    options: Any
+    fingerprint: str
+    options_digest: str
+    images: Committed
+    committed: Mapping[str, Committed]
+    torch_threads: int
+    resources: Resources
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepKind:
-    """One row of the table."""
+    """One row of the table.
+
+    The workflows build the five steps below themselves; a further one has `config` and `build`,
+    runs where the configuration has its section under `steps:`, and has the plan's shards.
+    """
 
     name: str
     folders: Sequence[Folder]
@@ -48,6 +79,13 @@ class StepKind:
     shard was made from (`Manifest.inputs`), or never."""
     rewrite: Callable[[ShardTakedown], None] | None = None
     """Takes rows out of a shard; None where a takedown has nothing to do."""
+    is_grouped: bool = False
+    """Whether a shard of it holds the rows of several of the plan's."""
+    loads_models: bool = True
+    """Whether its workers want the GPUs."""
+    config: type[Config] | None = None
+    """Of its section under `steps:`; every option of it decides the result."""
+    build: Callable[[StepContext], ShardStep] | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -80,11 +118,12 @@ STEP_KINDS: Final[dict[str, StepKind]] = {
             ),
             reasons=frozenset(
                 (
-                    *(*ledger.PLAN_REASONS, *ledger.LIST_REASONS, *ledger.FETCH_REASONS),
+                    *(*ledger.PLAN_REASONS, *ledger.RULE_REASONS, *ledger.FETCH_REASONS),
                     *(*ledger.DECODE_REASONS, *ledger.TAKEDOWN_REASONS, *_QUARANTINED),
                 )
             ),
             makes_images=True,
+            loads_models=False,
             taken_over="edition",
             rewrite=rewrite_download,
         ),
@@ -131,6 +170,7 @@ STEP_KINDS: Final[dict[str, StepKind]] = {
             ),
             reasons=frozenset((*ledger.ENCODE_REASONS, *_QUARANTINED)),
             parents=(*_ORIGINS, "select"),
+            is_grouped=True,
             is_recut=True,
             taken_over="inputs",
             rewrite=rewrite_latents,
@@ -151,9 +191,16 @@ def origin_of(steps: Iterable[str]) -> str | None:
     return next((name for name in steps if name in _ORIGINS), None)
 
 
-RECUT: Final = frozenset(kind.name for kind in STEP_KINDS.values() if kind.is_recut)
-"""The steps that can be asked for by name with other options."""
-EVERY_FOLDER: Final = tuple(
-    dict.fromkeys(path for kind in STEP_KINDS.values() for path in kind.paths)
-)
-"""Everywhere in a run where committed files lie."""
+def recut_kinds() -> frozenset[str]:
+    """The steps that can be asked for by name with other options."""
+    return frozenset(kind.name for kind in STEP_KINDS.values() if kind.is_recut)
+
+
+def every_folder() -> list[str]:
+    """Everywhere in a run where committed files lie."""
+    return list(dict.fromkeys(path for kind in STEP_KINDS.values() for path in kind.paths))
+
+
+def further_kinds() -> dict[str, StepKind]:
+    """The steps that a configuration asks for under `steps:`."""
+    return {name: kind for name, kind in STEP_KINDS.items() if kind.config is not None}

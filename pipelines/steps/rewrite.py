@@ -21,6 +21,7 @@ from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, create_m
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, score_inputs
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table, write_table
+from sd_core.cache.formats import format_of
 from sd_core.cache.shards import iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
 
@@ -181,6 +182,22 @@ def rewrite_latents(shard: ShardTakedown) -> None:
         shard.commit(files, kept=kept, dropped=_reasons(rejects), inputs=inputs)
 
 
+def rewrite_members(shard: ShardTakedown, folder: str) -> None:
+    """A tar of `folder`, whose members are named by the rows' keys, without the hidden rows."""
+    run, entry = shard.run, shard.manifest.file(folder)
+    facts = run.old["download"].table(shard.manifest.shard_id, "facts/download")
+    hidden = _hidden(run, facts)
+    if facts is None or entry is None or not hidden.any():
+        shard.take_over()
+        return
+    left = frozenset(facts.filter(pa.array(~hidden))["key"].to_pylist())
+    with TemporaryDirectory(prefix="takedown-") as name:
+        tar = Path(name) / "members.tar"
+        kept = _copy_members(shard.store, entry.path, tar, keys=left)
+        files = [_spooled(tar, folder, kept)] if kept else []
+        shard.commit(files, kept=kept, dropped=shard.manifest.dropped)
+
+
 def _hidden(run: RunTakedown, rows: pa.Table | None) -> Hidden:
     return np.zeros(0, np.bool_) if rows is None else run.stones.hides(rows)
 
@@ -198,7 +215,7 @@ def _left_latents(
         return [], 0
     path = folder / f"latents{Path(entry.path).suffix}"
     with shard.store.open(entry.path) as stream, open_shard_writer(path, spec) as writer:
-        source = io.BytesIO(stream.read()) if spec.format == "parquet" else stream
+        source = io.BytesIO(stream.read()) if format_of(spec).seeks else stream
         for sample in iterate_shard(source, spec, name=entry.path):
             if sample.key not in shard.run.masked:
                 writer.write(sample)
@@ -237,7 +254,9 @@ def _rename(ledger: pa.Table, masked: Mapping[str, str]) -> pa.Table:
     return ledger
 
 
-def _copy_members(store: RunStore, path: str, local: Path, *, keys: frozenset[str]) -> None:
+def _copy_members(store: RunStore, path: str, local: Path, *, keys: frozenset[str]) -> int:
+    """Copy the members of these keys; how many keys there were."""
+    copied = set()
     with (
         store.open(path) as stream,
         tarfile.open(fileobj=stream, mode="r|") as source,
@@ -245,10 +264,13 @@ def _copy_members(store: RunStore, path: str, local: Path, *, keys: frozenset[st
     ):
         for member in source:
             content = source.extractfile(member)
-            if member.name.partition(".")[0] in keys and content is not None:
+            key = member.name.partition(".")[0]
+            if key in keys and content is not None:
+                copied.add(key)
                 tar.addfile(member, io.BytesIO(content.read()))
             source.members.clear()  # type: ignore[attr-defined]  # or they remember them all
             tar.members.clear()  # type: ignore[attr-defined]
+    return len(copied)
 
 
 def _table(table: pa.Table, folder: Path, target: str) -> SpooledFile:

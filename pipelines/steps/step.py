@@ -27,9 +27,12 @@ class ShardStep(Protocol):
     connections are made in `open` on the worker and freed in `close`.
     """
 
-    name: str
     fingerprint: str
     resources: Resources
+
+    @property
+    def name(self) -> str:
+        """Of its row in the table of steps."""
 
     def open(self) -> None:
         """Load what every shard of this worker needs."""

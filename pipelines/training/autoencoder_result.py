@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from pipelines.redact import redact_url
 from pipelines.run.store import RunStore
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.image_set import ImageSet, read_first
 from pipelines.training.model_card import write_card
 from pipelines.training.result import image_set_sha256, publish_folder
+from sd_core.redact import redact_url
 from sd_core.training.image_batches import as_input
 from sd_core.training.trained_autoencoder import TrainedAutoencoder
 

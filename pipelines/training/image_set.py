@@ -18,12 +18,12 @@ from pipelines.run.manifest import FileEntry, Manifest, ShardError, sha256_of
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
-from sd_core.failures import Failure, InputError
+from sd_core.errors import FoundryError, InputError
 
 _COLUMNS = ("key", "kept", "width", "height")
 
 
-class ImageSetError(Failure):
+class ImageSetError(FoundryError):
     """A run's images cannot be trained on; says which file or row, and what to do."""
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from pipelines.redact import redact_url
 from pipelines.run.store import RunStore
 from pipelines.training.checkpoints import put_folder
 from pipelines.training.config import TrainConfig
@@ -19,6 +18,7 @@ from pipelines.training.model_card import write_card
 from sd_core.cache.latent_cache import LatentCache
 from sd_core.model.latent_diffusion import LatentDiffusion
 from sd_core.model.latent_diffusion_saving import save_latent_diffusion
+from sd_core.redact import redact_url
 from sd_core.training.denoiser_task import DENOISER
 from sd_core.training.trainer import Trainer
 

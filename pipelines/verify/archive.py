@@ -12,8 +12,8 @@ from typing import Any, Final
 import pyarrow as pa
 from PIL import Image
 
-from pipelines.redact import redact_text
 from pipelines.verify.fault import Fault, show
+from sd_core.redact import redact_text
 
 IMAGE_FORMATS: Final = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 _END_OF_ARCHIVE = bytes(1024)

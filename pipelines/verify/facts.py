@@ -43,6 +43,8 @@ from pipelines.verify.secrets import check_table_secrets
 
 _KEY = r"^[0-9a-f]{16}$|^[A-Za-z0-9_\-]{1,80}-[0-9]+$"
 """A curated row's, or that of an image of a prompt."""
+_NOT_CARRIED = {"shard_id", "row", "key", "embedding", *CLAIMED_SCORES}
+"""Columns of score's facts that the ledger has from elsewhere, or not at all."""
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -164,10 +166,13 @@ def check_ledger(
         yield from check_tokens(ledger, max_tokens=tokens.max_tokens, where=where)
     if facts is not None:
         yield from _check_carried(ledger, facts, where=where)
-    if scores is not None and not (set(SCORES) - set(scores.column_names)):
+    if scores is not None and {"row", *SCORES} <= set(scores.column_names):
         rows = np.asarray(pc.is_in(ledger["row"], value_set=scores["row"].combine_chunks()), bool)
         found = ledger.filter(pa.array(rows))
-        scored = [name for name in SCORES if name not in CLAIMED_SCORES]
+        scored = [name for name in scores.column_names if name not in _NOT_CARRIED]
+        for name in set(scored) - set(ledger.column_names):
+            yield Fault(where, f"no column {name}", "every column of score's facts")
+        scored = [name for name in scored if name in ledger.column_names]
         yield from check_same(found, scores, scored, where=where, origin="score's facts")
     yield from check_claimed(ledger, scores, where=where)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pipelines.redact import redact_text
+from sd_core.redact import redact_text
 
 _MAX_SHOWN = 80
 _MAX_FAULTS = 20

@@ -12,8 +12,9 @@ from pipelines.verify.facts import check_rejects
 from pipelines.verify.fault import Fault, limit
 from pipelines.verify.files import check_sha256, load_table, local_copy
 from pipelines.verify.manifests import load_manifest
+from sd_core.cache.formats import format_of
 from sd_core.cache.samples import CacheShardError, LatentSample, read_empty_caption
-from sd_core.cache.shards import SUFFIXES, iterate_shard
+from sd_core.cache.shards import iterate_shard
 from sd_core.cache.spec import CacheSpec, CacheSpecError, read_spec
 
 SPEC_PATH = "latents/spec.json"
@@ -100,7 +101,7 @@ class LatentsCheck:
                 yield from check_sha256(local, entry)
                 if self.spec is None:
                     return  # without it nothing can be said about what is inside
-                if local.suffix != SUFFIXES[self.spec.format]:
+                if local.suffix != format_of(self.spec).suffix:
                     yield Fault(entry.path, f"a {local.suffix} file", f"{self.spec.format}")
                     return
                 with local.open("rb") as stream:

@@ -3,7 +3,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
-from pipelines.rows.ledger import ENGINE_REASONS, REASONS, ROW_FAILED, TAKEDOWN_REASONS
+from pipelines.rows.ledger import (
+    ENGINE_REASONS,
+    REASONS,
+    SCORE_REASONS,
+    SELECT_REASONS,
+    TAKEDOWN_REASONS,
+)
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, ShardError, manifest_path
 from pipelines.run.record import StepSummary
@@ -109,9 +115,9 @@ def check_flow(
     for reason, count in score.dropped.items() if score is not None else ():
         before[reason] = before.get(reason, 0) + count
     _count_taken_down(before, select)
-    for reason in sorted({*STEP_KINDS[origin].reasons, ROW_FAILED}):
+    for reason in sorted({*STEP_KINDS[origin].reasons, *SCORE_REASONS}):
         count, expected = select.dropped.get(reason, 0), before.get(reason, 0)
-        if count != expected and not (reason == ROW_FAILED and count > expected):
+        if count < expected or (count > expected and reason not in SELECT_REASONS):
             yield Fault(_path(select), f"{count} rows {reason}", f"{expected} as in earlier steps")
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.redact import redact_config, redact_text, redact_text_column, redact_url_column
+from pipelines.redact import redact_config, redact_text_column, redact_url_column
 from pipelines.verify.fault import Fault
+from sd_core.redact import redact_text
 
 _EXPECTED = "URLs without credentials or signed values"
 _URL_COLUMNS = ("url", "final_url")

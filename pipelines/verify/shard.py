@@ -1,6 +1,7 @@
 """Everything about one shard of the plan: its manifests, and with `deep` its files' insides."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.record import StepSummary
 from pipelines.run.schemas import Columns
 from pipelines.run.store import RunStore
-from pipelines.steps.kinds import STEP_KINDS
+from pipelines.steps.kinds import STEP_KINDS, further_kinds
 from pipelines.verify.archive import check_archive
 from pipelines.verify.columns import check_same
 from pipelines.verify.facts import (
@@ -30,8 +31,10 @@ from pipelines.verify.keys import key_digits
 from pipelines.verify.manifests import check_flow, load_manifest
 from pipelines.verify.records import TokenPromise
 
-SHARD_STEPS = tuple(name for name in STEP_KINDS if name != "encode")
-"""Steps whose shards are the plan's; encode has its own."""
+
+def shard_steps() -> list[str]:
+    """Steps whose shards are the plan's."""
+    return [name for name, kind in STEP_KINDS.items() if not kind.is_grouped]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,7 @@ class ShardCheck:
         """Check a shard of the plan over its first step, score and select."""
         faults: list[Fault] = []
         manifests = {}
-        for step in SHARD_STEPS:
+        for step in shard_steps():
             if step in self.steps:
                 manifest = load_manifest(self.store, step, self.steps[step], shard_id, faults)
                 if manifest is not None:
@@ -90,6 +93,7 @@ class ShardCheck:
         report = _Deep(shard_id=shard_id, manifests=manifests, faults=faults)
         if self.deep:
             self._look_inside(report)
+            self._look_at_further(report)
         return ShardReport(
             shard_id=shard_id,
             manifests=manifests,
@@ -135,6 +139,13 @@ class ShardCheck:
                 report.gone_keys = key_digits(ledger.filter(gone)["key"])
                 named = pc.unique(ledger["duplicate_of"].drop_null())
                 report.named_keys = key_digits(pa.chunked_array([named]))
+
+    def _look_at_further(self, report: "_Deep") -> None:
+        """Files of further steps are what their manifests say; only they know what is inside."""
+        for step in further_kinds():
+            for entry in report.manifests[step].files if step in report.manifests else ():
+                with suppress(FileNotFoundError), local_copy(self.store, entry.path) as local:
+                    report.add(check_sha256(local, entry), entry.path)
 
     def _check_facts(self, report: "_Deep", facts: pa.Table, path: str) -> Iterator[Fault]:
         if isinstance(self.plan, PromptPlan):

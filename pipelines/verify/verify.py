@@ -23,7 +23,7 @@ from pipelines.verify.keys import KeySpill, key_digits
 from pipelines.verify.latents import LatentsCheck, load_cache_files
 from pipelines.verify.manifests import QUARANTINED
 from pipelines.verify.records import Records, asked_size, promised_tokens, read_records
-from pipelines.verify.shard import SHARD_STEPS, ShardCheck
+from pipelines.verify.shard import ShardCheck, shard_steps
 
 _NUM_THREADS = 16
 ItemT = TypeVar("ItemT")
@@ -114,7 +114,7 @@ def _newer_options(records: Records) -> Iterator[Note]:
 
 def _check_shards(check: ShardCheck, totals: _Totals) -> Iterator[Fault]:
     num_shards = check.plan.num_shards
-    names = [name for name in SHARD_STEPS if name in totals.steps]
+    names = [name for name in shard_steps() if name in totals.steps]
     for name in names:
         if check.steps[name].num_shards != num_shards:
             found = f"{check.steps[name].num_shards} shards"

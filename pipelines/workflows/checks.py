@@ -2,10 +2,13 @@
 
 from collections.abc import Container
 
+import pyarrow as pa
+
 from pipelines.config import ConfigError
 from pipelines.rows.claims import CLAIMED_SCORES
+from pipelines.rules.columns import is_numeric
 from pipelines.steps.encode import EncodeConfig
-from pipelines.steps.score import ScoreConfig
+from pipelines.steps.score import ScoreConfig, all_score_columns
 from pipelines.steps.select import SelectConfig
 from sd_core.model.autoencoder_loading import autoencoder_settings
 from sd_core.model.clip import load_clip_tokenizer
@@ -17,19 +20,30 @@ def check_scores_are_made(select: SelectConfig, score: ScoreConfig | None) -> No
 
     Scores that the list may bring along are left to `check_claims`, which knows its columns.
     """
-    made = {
-        "clip_similarity": score is not None and score.similarity,
-        "aesthetic_v1": score is not None and score.aesthetic_v1 is not None,
-        "aesthetic_v2": score is not None and score.aesthetic_v2 is not None,
-    }
-    for where, name in select.scores_used():
-        if not made.get(name, True):
+    made = made_scores(score)
+    known = all_score_columns().keys() - CLAIMED_SCORES.keys()
+    for where, name in select.columns_needed():
+        if name in known and name not in made:
             raise ValueError(
                 f"select.{where}: nothing in `score` makes {name}; configure it, or use "
                 f"source_{name} where the list has it"
             )
+    try:
+        select.check_thresholds(name for name, kind in made.items() if is_numeric(kind))
+    except ValueError as error:
+        raise ValueError(f"select.{error}") from None
     if select.copies.needs_embeddings and not (score is not None and score.embeddings):
         raise ValueError("select.duplicates: set score.embeddings: true to compare embeddings")
+
+
+def made_scores(score: ScoreConfig | None) -> dict[str, pa.DataType]:
+    """The ledger's columns that the configured scorers make, and their types."""
+    return {} if score is None else {column.name: column.type for column in score.columns()}
+
+
+def further_scores(score: ScoreConfig | None) -> tuple[pa.Field, ...]:
+    """Of these, the columns that runs without such a scorer do not have."""
+    return () if score is None else score.further_columns()
 
 
 def check_models(score: ScoreConfig | None, encode: EncodeConfig | None = None) -> None:
@@ -38,7 +52,7 @@ def check_models(score: ScoreConfig | None, encode: EncodeConfig | None = None) 
     Raises:
         WeightsError: naming the file, the key and what is allowed.
     """
-    if score is not None and score.clip.is_folder:
+    if score is not None and score.clip is not None and score.clip.is_folder:
         load_clip_tokenizer(score.clip)
     if encode is not None:
         autoencoder_settings(encode.autoencoder)
@@ -49,9 +63,8 @@ def check_claims(
     select: SelectConfig, score: ScoreConfig | None, source_columns: Container[str]
 ) -> None:
     """Raise `ConfigError` where select goes by a score that neither the list nor a head has."""
-    heads = (("punsafe", score and score.nsfw), ("pwatermark", score and score.watermark))
-    made = {name for name, head in heads if head is not None}
-    for where, name in select.scores_used():
+    made = made_scores(score)
+    for where, name in select.columns_needed():
         source = CLAIMED_SCORES.get(name)
         if source is not None and source not in source_columns and name not in made:
             raise ConfigError(

@@ -1,7 +1,6 @@
 """The curate job: four committed steps over one list, pipelined shard by shard."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from pipelines.config import ConfigError
 from pipelines.engine.session import open_session
@@ -16,14 +15,13 @@ from pipelines.plan import (
 from pipelines.report import CARD_FILE, write_card
 from pipelines.revisions.begin import begin_growth, begin_retry, planned_before
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
-from pipelines.rules.list_rules import check_rules
 from pipelines.run.folder import check_output
 from pipelines.run.record import check_or_record, read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
 from pipelines.sources import Source
 from pipelines.steps.select import check_select
-from pipelines.workflows.checks import check_claims, check_models
+from pipelines.workflows.checks import check_claims, check_models, further_scores
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.curate_steps import CurateSteps
 from pipelines.workflows.job import (
@@ -32,11 +30,8 @@ from pipelines.workflows.job import (
     recut_steps,
     result_of,
     run_steps,
-    step_names,
 )
 from sd_core.model.weights import WeightsError, check_weights
-
-STEPS: Final = step_names("download")
 
 Say = Callable[[str], None]
 
@@ -44,7 +39,7 @@ Say = Callable[[str], None]
 def curate(
     config: CurateConfig,
     *,
-    steps: Sequence[str],
+    steps: Sequence[str] = (),
     say: Say,
     grow: bool = False,
     retry: bool = False,
@@ -52,6 +47,7 @@ def curate(
     """Run the asked steps of a curate job; those that are complete already are left alone.
 
     Args:
+        steps: By name; all by default.
         grow: Add the list's new files, and rows at the end of planned ones, to a run that has
             begun.
         retry: Fetch again the rows that failed for a reason that can pass.
@@ -61,6 +57,8 @@ def curate(
         PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
     """
     asked = asked_steps(steps, origin="download", off=config.steps_left_out())
+    for line in config.old_keys():
+        say(line)
     if grow and retry:
         raise ConfigError("--grow and --retry: give one, then the other")
     store = RunStore(config.output, config.storage_options)
@@ -88,12 +86,13 @@ def curate(
         plan = _plan(config, store, source, say, grow=grow)
         job = CurateSteps(config, store, source, plan)
         columns = [column.name for column in plan.columns]
-        check_rules(columns, config.rules)
+        job.rows.rules.check({c.name: c.type for c in plan.columns}, config.caption_facts)
         check_claims(config.select, config.score, columns)
         check_select(
             config.select,
             {column.name: column.type for column in plan.columns},
             storage_options=config.storage_options,
+            further=further_scores(config.score),
             has_tokens=config.encode is not None,
         )
         _record(job, steps)

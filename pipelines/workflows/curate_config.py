@@ -1,12 +1,14 @@
 """Everything `jobs/curate.py` can be told; one section for each part of the job."""
 
+from collections.abc import Iterator
 from typing import Self
 
 from pydantic import model_validator
 
 from pipelines.plan import PlanConfig
+from pipelines.rules.before_fetch import BeforeFetch
 from pipelines.rules.block_lists import BlockConfig
-from pipelines.rules.list_rules import RulesConfig
+from pipelines.rules.old_keys import RulesConfig, old_rules, say_instead
 from pipelines.sources import SourceConfig
 from pipelines.steps.download.config import DownloadConfig
 from pipelines.steps.download.image_config import ImageConfig
@@ -22,7 +24,9 @@ class CurateConfig(JobConfig):
     source: SourceConfig
     plan: PlanConfig = PlanConfig()
     rules: RulesConfig = RulesConfig()
+    """An old key; `download.rules` takes them now."""
     block: BlockConfig = BlockConfig()
+    """An old key; a rule of `download.rules` now."""
     download: DownloadConfig = DownloadConfig()
     image: ImageConfig = ImageConfig()
     encode: EncodeConfig | None = None
@@ -34,6 +38,36 @@ class CurateConfig(JobConfig):
             raise ValueError(
                 f"image.size: {self.image.size} has no latent of a whole size; give a multiple of "
                 "the autoencoder's down-sampling (8 for Stable Diffusion's)"
+            )
+        return self
+
+    @property
+    def before_fetch(self) -> BeforeFetch:
+        """The rules before the fetch, under whichever keys they are written."""
+        old = old_rules(self.rules, self.block)
+        new = tuple((f"download.rules.{at}", rule) for at, rule in enumerate(self.download.rules))
+        return BeforeFetch(
+            rules=old or new,
+            storage_options=self.source.storage_options,
+            old=None if new else self.rules,
+        )
+
+    def old_keys(self) -> Iterator[str]:
+        """A line for each old key that is used: what to write instead."""
+        rules, block = old_rules(self.rules, BlockConfig()), old_rules(RulesConfig(), self.block)
+        for key, found in (("rules", rules), ("block", block)):
+            if found:
+                yield say_instead(key, "download.rules", found)
+        yield from self.select.old_keys()
+
+    @model_validator(mode="after")
+    def _rules_have_one_key(self) -> Self:
+        given = {"rules": self.rules != RulesConfig(), "block": self.block != BlockConfig()}
+        old = [key for key, is_given in given.items() if is_given]
+        if old and self.download.rules:
+            raise ValueError(
+                f"{' and '.join(old)} beside download.rules: old keys and the new one for the same "
+                "thing; write all of it in download.rules"
             )
         return self
 

@@ -1,18 +1,19 @@
 """From a curate configuration to its steps: what is curate's own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines.plan import Plan
-from pipelines.revisions.adopt import adopt_download, adopt_shards
+from pipelines.revisions.adopt import adopt_download
 from pipelines.run.edition import read_edition
-from pipelines.run.shard_inputs import encode_inputs, grouped_shards, score_inputs
+from pipelines.run.shard_inputs import encode_inputs, grouped_shards
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
 from pipelines.steps.download.step import DownloadStep
 from pipelines.steps.encode import EncodeStep
+from pipelines.steps.kinds import STEP_KINDS
 from pipelines.steps.step import Resources, ShardStep
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.planned_rows import PlannedRows
@@ -21,6 +22,7 @@ from sd_core.model.caption_tokenizer import CaptionTokenizer, load_caption_token
 
 # Options that change how fast a result is there, and not the result.
 _PACE_OF_DOWNLOAD = {"threads", "max_per_host", "backoff_s", "connect_timeout_s"}
+_NOT_OF_THE_FETCH = {"rules"} | _PACE_OF_DOWNLOAD
 
 
 class CurateSteps(RunSteps):
@@ -34,7 +36,7 @@ class CurateSteps(RunSteps):
         self.config = config
         self.plan = plan
         self.edition = read_edition(store)
-        self.rows = PlannedRows(store, source, config.rules, config.block)
+        self.rows = PlannedRows(store, source, config.before_fetch)
         encode = config.encode
         self._tokenizer = None if encode is None else load_caption_tokenizer(encode.text_encoder)
         super().__init__(config, store, plan)
@@ -66,44 +68,27 @@ class CurateSteps(RunSteps):
         rest = [[step] for step in asked if step not in first]
         return [*([[step] for step in first] if self.edition.fetches_again else [first]), *rest]
 
-    def shard_step(self, step: str, resources: Resources) -> ShardStep:
-        """The step as the engine runs it."""
+    def own_step(self, step: str, resources: Resources) -> ShardStep:
+        """Download, or encode."""
         if step == "download":
             return self._download(resources)
-        if step == "score":
-            return self.score_step(resources)
         return self._encode(resources)
 
     def adopt(self, step: str) -> int:
-        """Take over what an earlier revision made from the same; returns how many shards."""
-        fingerprint = self.identities[step].fingerprint
-        if step == "download":
-            return adopt_download(
-                self.store,
-                edition=self.edition,
-                fingerprint=fingerprint,
-                num_shards=self.plan.num_shards,
-            )
-        inputs: dict[str, Callable[[int], str | None]] = {
-            "score": self._score_inputs,
-            "encode": self._encode_inputs,
-        }
-        if step not in inputs:
-            return 0
-        return adopt_shards(
+        """Also what the edition before this one downloaded."""
+        if STEP_KINDS[step].taken_over != "edition":
+            return super().adopt(step)
+        return adopt_download(
             self.store,
-            step=step,
-            fingerprint=fingerprint,
-            shard_ids=range(self.num_shards(step)),
-            inputs_of=inputs[step],
+            edition=self.edition,
+            fingerprint=self.identities[step].fingerprint,
+            num_shards=self.plan.num_shards,
         )
 
-    def _score_inputs(self, shard_id: int) -> str | None:
-        options = self.identities["score"].options_digest
-        return score_inputs(self.committed("download"), options=options, shard=shard_id)
-
-    def _encode_inputs(self, shard_id: int) -> str | None:
-        assert self.config.encode is not None
+    def inputs(self, step: str, shard_id: int) -> str | None:
+        """What a shard of the step would be made from; None where that is not known yet."""
+        if step != "encode" or self.config.encode is None:
+            return super().inputs(step, shard_id)
         group = self.config.encode.download_shards_per_file
         return encode_inputs(
             self.committed("download"),
@@ -147,15 +132,12 @@ class CurateSteps(RunSteps):
         if step == "download":
             return {
                 "plan": self.plan.fingerprint,
-                "rules": config.rules.model_dump(mode="json"),
-                "block": self.rows.block_list.digest,
-                "download": config.download.model_dump(mode="json", exclude=_PACE_OF_DOWNLOAD),
+                **self.rows.rules.identity(),
+                "download": config.download.model_dump(mode="json", exclude=_NOT_OF_THE_FETCH),
                 "image": config.image.identity(),
                 **config.caption_facts.identity(),
                 **self.edition.identity(),
             }
-        if step == "score":
-            return self.score_options()
         if step == "select":
             return self.select_options()
         assert config.encode is not None

@@ -1,7 +1,6 @@
 """The generate job: prompts become images, scores, a ledger and a latent cache."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from pipelines.config import ConfigError
 from pipelines.engine.session import open_session
@@ -23,9 +22,9 @@ from pipelines.run.record import (
 from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
 from pipelines.steps.generate.foresee import ForeseenModel, check_defaults, foresee_model
-from pipelines.steps.kinds import RECUT
+from pipelines.steps.kinds import recut_kinds
 from pipelines.steps.select import check_select
-from pipelines.workflows.checks import check_claims, check_models
+from pipelines.workflows.checks import check_claims, check_models, further_scores
 from pipelines.workflows.generate_config import GenerateJobConfig
 from pipelines.workflows.generate_steps import GenerateSteps
 from pipelines.workflows.job import (
@@ -34,12 +33,9 @@ from pipelines.workflows.job import (
     recut_steps,
     result_of,
     run_steps,
-    step_names,
 )
 from sd_core.model.weights import check_weights
 from sd_core.sampling.noise import NOISE_VERSION
-
-GENERATE_STEPS: Final = step_names("generate")
 
 Say = Callable[[str], None]
 
@@ -48,12 +44,13 @@ def generate(
     config: GenerateJobConfig,
     *,
     say: Say,
-    steps: Sequence[str] = GENERATE_STEPS,
+    steps: Sequence[str] = (),
     grow: bool = False,
 ) -> JobResult:
     """Run the asked steps of a generation; those that are complete already are left alone.
 
     Args:
+        steps: By name; all by default.
         grow: Add what is new in the list of prompts to a run that has begun.
 
     Raises:
@@ -61,6 +58,8 @@ def generate(
         PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
     """
     asked = asked_steps(steps, origin="generate", off=config.steps_left_out())
+    for line in config.select.old_keys():
+        say(line)
     store = RunStore(config.output, config.storage_options)
     check_output(store, job="generate")
     config.prompts.source().check_listed()
@@ -78,10 +77,11 @@ def generate(
             {column.name: column.type for column in job.plan.columns},
             facts=ORIGIN_FACTS["generate"],
             storage_options=config.storage_options,
+            further=further_scores(config.score),
         )
         recut = recut_steps(steps, origin="generate")
         if grow and job.has_only_grown():
-            recut = RECUT
+            recut = recut_kinds()
         check_or_record(
             store,
             job.identities.values(),

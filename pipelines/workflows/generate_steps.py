@@ -52,8 +52,8 @@ class GenerateSteps(RunSteps):
             return None
         return spec.resolution_px
 
-    def shard_step(self, step: str, resources: Resources) -> ShardStep:
-        """The step as the engine runs it."""
+    def own_step(self, step: str, resources: Resources) -> ShardStep:
+        """Generate, or encode from the latents that it stored."""
         if step == "generate":
             return GenerateStep(
                 self.store,
@@ -64,8 +64,6 @@ class GenerateSteps(RunSteps):
                 torch_threads=self.config.engine.torch_threads,
                 resources=resources,
             )
-        if step == "score":
-            return self.score_step(resources)
         return StoredLatentsStep(
             self.store,
             fingerprint=self.identities["encode"].fingerprint,
@@ -100,8 +98,6 @@ class GenerateSteps(RunSteps):
         if step == "generate":
             facts = config.caption_facts.identity()
             return {"generate": config.generate.identity(), **self.threads(), **facts}
-        if step == "score":
-            return self.score_options()
         if step == "select":
             # Of a plan that grows, old shards keep their verdicts only where those cannot change.
             shards = self.plan.num_shards if config.select.weighs_later_rows else 0

@@ -13,7 +13,7 @@ from pipelines.revisions.difference import compare_cuts
 from pipelines.run.funnel import funnel_of
 from pipelines.run.processors import describe_mixture
 from pipelines.run.record import StepSummary, complete_step, read_revision
-from pipelines.steps.kinds import RECUT, STEP_KINDS, kinds_of
+from pipelines.steps.kinds import STEP_KINDS, kinds_of, recut_kinds
 from pipelines.workflows.run_steps import RunSteps
 
 Say = Callable[[str], None]
@@ -31,12 +31,15 @@ class JobResult:
 
 
 def asked_steps(steps: Sequence[str], *, origin: str, off: Collection[str]) -> list[str]:
-    """The steps that are asked for, in order, without those that the configuration leaves out.
+    """The steps that are asked for (all where none is named), in order, without those that the
+    configuration leaves out.
 
     Raises:
         ConfigError: one is unknown, or asked for by name though it is left out.
     """
-    every = step_names(origin)
+    every = tuple(kind.name for kind in kinds_of(origin))
+    if not steps:
+        return [step for step in every if step not in off]
     if unknown := [step for step in steps if step not in every]:
         raise ConfigError(f"--steps {','.join(unknown)}: allowed: {', '.join(every)}")
     if (named := [step for step in steps if step in off]) and set(steps) != set(every):
@@ -46,14 +49,10 @@ def asked_steps(steps: Sequence[str], *, origin: str, off: Collection[str]) -> l
     return [step for step in every if step in steps and step not in off]
 
 
-def step_names(origin: str) -> tuple[str, ...]:
-    """Every step of a job whose images `origin` makes, in order."""
-    return tuple(kind.name for kind in kinds_of(origin))
-
-
 def recut_steps(steps: Sequence[str], *, origin: str) -> frozenset[str]:
     """Of the steps that were asked for by name, those whose options may change."""
-    return frozenset() if set(steps) == set(step_names(origin)) else RECUT & set(steps)
+    is_all = set(steps) >= {kind.name for kind in kinds_of(origin) if kind.config is None}
+    return frozenset() if is_all else recut_kinds() & set(steps)
 
 
 def run_steps(job: RunSteps, session: Session, asked: Sequence[str], say: Say) -> None:
@@ -83,8 +82,8 @@ def _run_chain(job: RunSteps, session: Session, chain: Sequence[str], say: Say) 
         if adopted:
             say(f"{step}: {adopted:,} of {num_shards:,} shards are as they were")
     if any(not job.has_every_shard(step) for step in chain):
-        workers = {"download": session.download_resources}
-        steps = [job.shard_step(s, workers.get(s, session.model_resources)) for s in chain]
+        cpu, gpu = session.download_resources, session.model_resources
+        steps = [job.shard_step(s, gpu if STEP_KINDS[s].loads_models else cpu) for s in chain]
         session.run(steps, num_shards=job.num_shards(chain[0]))
     for step in chain:
         complete(job, step, say=say)

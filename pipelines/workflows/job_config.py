@@ -1,13 +1,15 @@
 """What curate and generate are both told: where the run lies, and the steps that they share."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipelines.config import Config
 from pipelines.engine.config import EngineConfig
 from pipelines.rows.caption_facts import CaptionFactsConfig
+from pipelines.steps.kinds import further_kinds
 from pipelines.steps.score import ScoreConfig
 from pipelines.steps.select import SelectConfig
 from pipelines.workflows.checks import check_scores_are_made
@@ -35,11 +37,26 @@ class JobConfig(Config):
     score: ScoreConfig | None = None
     """Null: nothing is scored."""
     select: SelectConfig = SelectConfig()
+    steps: dict[str, Any] = Field(default_factory=dict)
+    """Further steps of the table (`pipelines/steps/kinds.py`), each by its name with its own
+    options; none by default."""
     engine: EngineConfig = EngineConfig()
     storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
         default_factory=dict, repr=False
     )
     """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
+
+    @field_validator("steps", mode="after")
+    @classmethod
+    def _read_further(cls, told: dict[str, Any]) -> dict[str, Any]:
+        known = further_kinds()
+        read: dict[str, Any] = {}
+        for name, section in told.items():
+            config = known[name].config if name in known else None
+            if config is None:
+                raise ValueError(f"{name}: no further step; allowed: {', '.join(known) or 'none'}")
+            read[name] = section if isinstance(section, config) else _read(config, section, name)
+        return read
 
     @model_validator(mode="after")
     def _scores_are_made(self) -> Self:
@@ -50,13 +67,18 @@ class JobConfig(Config):
         """The section of each step that may be left out; None where it is."""
         raise NotImplementedError
 
+    def sections(self) -> Mapping[str, object | None]:
+        """The same with the further steps of the table."""
+        further = {name: self.steps.get(name) for name in further_kinds()}
+        return {**self.optional_steps(), **further}
+
     def model_sections(self) -> Mapping[str, ModelSection | None]:
         """The section of each step that loads models; None where it is left out."""
         raise NotImplementedError
 
     def steps_left_out(self) -> set[str]:
         """The steps that are not configured."""
-        return {name for name, section in self.optional_steps().items() if section is None}
+        return {name for name, section in self.sections().items() if section is None}
 
     def weight_needs(self) -> list[WeightsNeed]:
         """What `check_weights` must find, of every model."""
@@ -67,3 +89,12 @@ class JobConfig(Config):
         """What run.json says of the models, random weights included."""
         sections = self.model_sections().items()
         return {name: part.describe_models() for name, part in sections if part}
+
+
+def _read(config: type[Config], section: Any, name: str) -> Config:
+    try:
+        return config.model_validate_json(json.dumps(section or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in (name, *first["loc"]))
+        raise ValueError(f"{where}: {first['msg']}") from None

@@ -1,7 +1,7 @@
 """A shard's rows for the download step: read, and settled where nothing need be fetched."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from pipelines.plan import Plan, load_plan, read_rows
 from pipelines.redact import redact_text_column, redact_url_column
-from pipelines.rules.block_lists import BlockConfig, BlockList, load_block_list
-from pipelines.rules.list_rules import RulesConfig, apply_rules
+from pipelines.rows.caption_facts import CAPTION_FACTS
+from pipelines.rules.before_fetch import BeforeFetch
 from pipelines.rules.tombstones import Tombstones, mask_rows, read_tombstones
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
@@ -19,25 +19,19 @@ from pipelines.sources import Source
 
 @dataclass(frozen=True)
 class PlannedRows:
-    """Plan, rules and block lists together. Holds no open file and no list, so that it pickles."""
+    """Plan and rules together. Holds no open file and no list, so that it pickles."""
 
     store: RunStore
     source: Source
-    rules: RulesConfig
-    block: BlockConfig
+    rules: BeforeFetch = field(default_factory=BeforeFetch)
 
     @cached_property
     def plan(self) -> Plan:
         """The run's plan, read once per process."""
         return load_plan(self.store)
 
-    @cached_property
-    def block_list(self) -> BlockList:
-        """The block lists, read once per process."""
-        return load_block_list(self.block, storage_options=dict(self.source.config.storage_options))
-
     def __getstate__(self) -> dict[str, Any]:
-        names = ("store", "source", "rules", "block")
+        names = ("store", "source", "rules")
         return {name: self.__dict__[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -52,36 +46,37 @@ class PlannedRows:
         """Whether content of this hex sha256 is blocked, or was taken down."""
         if not isinstance(sha256, str):
             return False
-        return self.tombstones.hides_content(sha256) or self.block_list.sha256_blocked(sha256)
+        return self.tombstones.hides_content(sha256) or self.rules.sha256_blocked(sha256)
 
     def url_reason(self, url: str) -> str | None:
         """Why a URL, or the one that redirects led to, is blocked; None where it is not."""
-        return "url_blocked" if self.tombstones.hides_url(url) else self.block_list.url_reason(url)
+        return "url_blocked" if self.tombstones.hides_url(url) else self.rules.url_reason(url)
 
     def num_rows(self, shard_id: int) -> int:
         """Rows of a shard."""
         return self.plan.shard(shard_id).num_rows
 
     def read(self, shard_id: int) -> pa.Table:
-        """A shard's rows; `reason` and `rule` say what plan, rules and block lists settled. Of a
-        row that was taken down only its number is left.
+        """A shard's rows; `reason` and `rule` say what plan and rules settled, and facts of
+        captions that rules went by stand beside. Of a row that was taken down only its number is
+        left.
 
         `url` and `caption` are as the list has them, secrets and all.
         """
         rows = read_rows(self.plan, self.store, self.source, shard_id)
-        verdicts = apply_rules(rows, self.rules)
-        reason = rows["reason"].combine_chunks()
-        rule = pc.if_else(pc.is_null(reason), verdicts.rule, pa.scalar(None, pa.string()))
-        reason = pc.coalesce(reason, verdicts.reason)
-        blocked = self.block_list.url_reasons(rows["url"].combine_chunks())
-        at = rows.schema.get_field_index("reason")
-        settled = pc.coalesce(reason, blocked)
-        rows = rows.set_column(at, "reason", settled).append_column("rule", rule)
+        settled = self.rules.judge(rows)
+        for name in ("reason", "error_message"):
+            at = rows.schema.get_field_index(name)
+            column = pc.coalesce(rows[name], getattr(settled, name))
+            rows = rows.set_column(at, rows.schema.field(at), column)
+        for name, column in {"rule": settled.rule, **settled.facts}.items():
+            rows = rows.append_column(name, column)
         return mask_rows(rows, self.tombstones.hides(rows))
 
     def read_redacted(self, shard_id: int) -> pa.Table:
         """As `read`, with URL and caption fit to be stored."""
         rows = self.read(shard_id)
+        rows = rows.drop_columns([name for name in CAPTION_FACTS if name in rows.column_names])
         for name, redact in (("url", redact_url_column), ("caption", redact_text_column)):
             at = rows.schema.get_field_index(name)
             rows = rows.set_column(at, rows.schema.field(at), redact(rows[name]))

@@ -2,20 +2,24 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from pipelines.redact import redact_config
+from pipelines.revisions.adopt import adopt_shards
 from pipelines.run.cache_files import publish_cache
 from pipelines.run.committed import Committed
 from pipelines.run.record import Revision, StepIdentity
+from pipelines.run.shard_inputs import score_inputs
 from pipelines.run.store import RunStore
-from pipelines.steps.kinds import STEP_KINDS, kinds_of
+from pipelines.steps.kinds import STEP_KINDS, StepContext, kinds_of
 from pipelines.steps.score import ScoreStep
 from pipelines.steps.select import Select, input_digests
 from pipelines.steps.select.tokens import TokenCounter, token_identity
 from pipelines.steps.step import Resources, ShardStep
+from pipelines.workflows.checks import further_scores
 from pipelines.workflows.job_config import JobConfig
 
 
@@ -46,16 +50,17 @@ class RunSteps(ABC):
         for step in self.configured():
             parents = [self.identities[name].fingerprint for name in self.parents(step)]
             self.identities[step] = StepIdentity(
-                step=step, options=redact_config(self.options(step)), parents=tuple(parents)
+                step=step, options=redact_config(self._options(step)), parents=tuple(parents)
             )
 
     @abstractmethod
     def options(self, step: str) -> Mapping[str, Any]:
-        """Everything that can change the step's result, its parents aside."""
+        """Everything that can change the result of one of the job's own steps, its parents aside;
+        empty for a step that has none."""
 
     @abstractmethod
-    def shard_step(self, step: str, resources: Resources) -> ShardStep:
-        """The step as the engine runs it."""
+    def own_step(self, step: str, resources: Resources) -> ShardStep:
+        """One of the job's own steps, score aside, as the engine runs it."""
 
     @abstractmethod
     def read_rows(self, shard_id: int) -> pa.Table:
@@ -112,9 +117,24 @@ class RunSteps(ABC):
             for step in asked
         )
 
+    def inputs(self, step: str, shard_id: int) -> str | None:
+        """What a shard of the step would be made from; None where that is not known yet."""
+        if step != "score":
+            return None
+        options = self.identities["score"].options_digest
+        return score_inputs(self.committed(self.origin), options=options, shard=shard_id)
+
     def adopt(self, step: str) -> int:
         """Take over what an earlier revision made from the same; returns how many shards."""
-        return 0
+        if STEP_KINDS[step].taken_over != "inputs":
+            return 0
+        return adopt_shards(
+            self.store,
+            step=step,
+            fingerprint=self.identities[step].fingerprint,
+            shard_ids=range(self.num_shards(step)),
+            inputs_of=partial(self.inputs, step),
+        )
 
     def chains(self, asked: Sequence[str]) -> list[list[str]]:
         """The asked steps with workers that run shard by shard beside each other; one by one where
@@ -138,9 +158,38 @@ class RunSteps(ABC):
             read_rows=self.read_rows,
             token_counter=self.token_counter,
             cache_size=self.cache_size,
+            further=further_scores(self._job_config.score),
         )
 
-    def score_step(self, resources: Resources) -> ScoreStep:
+    def shard_step(self, step: str, resources: Resources) -> ShardStep:
+        """The step as the engine runs it."""
+        if step == "score":
+            return self._score_step(resources)
+        build = STEP_KINDS[step].build
+        if build is None:
+            return self.own_step(step, resources)
+        context = StepContext(
+            store=self.store,
+            options=self._job_config.steps[step],
+            fingerprint=self.identities[step].fingerprint,
+            options_digest=self.identities[step].options_digest,
+            images=self.committed(self.origin),
+            committed={name: self.committed(name) for name in self.identities if name != step},
+            torch_threads=self._job_config.engine.torch_threads,
+            resources=resources,
+        )
+        return build(context)
+
+    def _options(self, step: str) -> Mapping[str, Any]:
+        if step == "score":
+            assert self._job_config.score is not None
+            return {"score": self._job_config.score.identity(), **self.threads()}
+        if step in self._job_config.steps:
+            section = self._job_config.steps[step]
+            return {step: section.model_dump(mode="json"), **self.threads()}
+        return self.options(step)
+
+    def _score_step(self, resources: Resources) -> ScoreStep:
         """The score step; it is configured."""
         config = self._job_config.score
         assert config is not None
@@ -153,12 +202,6 @@ class RunSteps(ABC):
             torch_threads=self._job_config.engine.torch_threads,
             resources=resources,
         )
-
-    def score_options(self) -> dict[str, Any]:
-        """The options of the score step."""
-        config = self._job_config.score
-        assert config is not None
-        return {"score": config.identity(), **self.threads()}
 
     def select_options(self) -> dict[str, Any]:
         """The options of the select step."""

@@ -1,6 +1,5 @@
 """Open a run's `latents` folder: its spec, its empty caption and its shards, all present."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from sd_core.cache.formats import format_of
 from sd_core.cache.samples import (
     CacheFolderError,
     CacheShardError,
@@ -24,9 +24,9 @@ from sd_core.cache.spec import (
     check_identity,
     read_spec,
 )
+from sd_core.redact import redact_url
 
 _INDEX_COLUMNS = ("path", "sha256", "num_bytes", "num_rows")
-_URL_USER = re.compile(r"(?<=://)[^/@]*@")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,8 @@ class LatentCache:
 
     @property
     def name(self) -> str:
-        """Its path as errors show it, without a user or a password."""
-        return _URL_USER.sub("", self.path)
+        """Its path as errors show it, without secrets."""
+        return redact_url(self.path)
 
     def name_of(self, shard: CacheShard) -> str:
         """A shard's path as errors show it."""
@@ -104,6 +104,7 @@ def open_cache(path: str, *, storage_options: Mapping[str, Any] | None = None) -
     options = dict(storage_options or {})
     folder = _Folder(path, options)
     spec = read_spec(folder.read("spec.json"), where=f"{folder.name}/spec.json")
+    format_of(spec, where=f"{folder.name}/spec.json")  # or refuse it
     try:
         empty_caption = read_empty_caption(folder.read("empty_caption.safetensors"), spec)
     except CacheShardError as error:
@@ -151,7 +152,7 @@ class _Folder:
     """The cache's folder: one listing, and its small files."""
 
     def __init__(self, path: str, options: dict[str, Any]) -> None:
-        self.name = _URL_USER.sub("", path).rstrip("/")
+        self.name = redact_url(path).rstrip("/")
         try:
             self._filesystem, root = fsspec.core.url_to_fs(path, **options)
             self._root = root.rstrip("/")

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from sd_core.cache.formats import ShardReader
 from sd_core.cache.latent_cache import LatentCache
-from sd_core.cache.reading import ShardReader, open_shard_reader
+from sd_core.cache.reading import open_shard_reader
 
 _THREADS = 4
 _IDLE_SHARDS = 8

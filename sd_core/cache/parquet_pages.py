@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sd_core.errors import FoundryError
+
 _DATA_PAGE, _PLAIN = 0, 0
 _TYPE, _SIZE, _STORED_SIZE, _CRC, _DATA_HEADER = 1, 2, 3, 4, 5
 _NUM_VALUES, _ENCODING = 1, 2
@@ -18,7 +20,7 @@ _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _STRUCT = 1, 2, 3, 4, 5, 6, 12
 _BINARY = 8
 
 
-class PageError(Exception):
+class PageError(FoundryError):
     """A page is damaged."""
 
 

@@ -4,38 +4,20 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from sd_core.cache.formats import ShardReader, format_of
 from sd_core.cache.latent_cache import CacheShard, LatentCache
-from sd_core.cache.parquet_reading import ParquetShardReader
 from sd_core.cache.samples import CacheShardError, LatentSample
-from sd_core.cache.tar_reading import TarShardReader
 
 _COPY_BYTES = 4 << 20
 _EXPONENTS = {
     np.dtype(np.float16): (np.uint16, 0x7C00),
     np.dtype(np.float32): (np.uint32, 0x7F800000),
 }
-
-
-class ShardReader(Protocol):
-    """An open shard; each read gives arrays of its own, in the stored dtype."""
-
-    num_rows: int
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Every row's key, in order."""
-
-    def read(self, row: int) -> LatentSample:
-        """The row, checked against the spec; raises `CacheShardError` naming shard and key."""
-
-    def close(self) -> None: ...
 
 
 def open_shard_reader(
@@ -54,16 +36,12 @@ def open_shard_reader(
     """
     name = cache.name_of(shard)
     file = _open(cache, shard, scratch)
-    reader: ShardReader
     try:
         if file.seek(0, 2) != shard.num_bytes:
             raise CacheShardError(
                 f"{name}: it changed after it was opened; it had {shard.num_bytes} bytes"
             )
-        if cache.spec.format == "parquet":
-            reader = ParquetShardReader(file, cache.spec, name=name, scratch=scratch)
-        else:
-            reader = TarShardReader(file, cache.spec, name=name)
+        reader = format_of(cache.spec).open_reader(file, cache.spec, name=name, scratch=scratch)
     except BaseException:
         file.close()
         raise

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sd_core.cache.spec import CacheSpec
-from sd_core.failures import Failure, InputError
+from sd_core.errors import FoundryError, InputError
 
 
-class CacheShardError(Failure):
+class CacheShardError(FoundryError):
     """A cache's shard or empty caption is damaged, or not what its spec says."""
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sd_core.failures import InputError
+from sd_core.errors import InputError
 
 SCHEMA_VERSION = 1
 
@@ -60,7 +60,8 @@ class CacheSpec(_Record):
     identity: CacheIdentity
     form: Literal["moments", "mean", "sample"]
     dtype: Literal["float16", "float32"]
-    format: Literal["webdataset", "parquet"]
+    format: str
+    """Of the shards: one of `CACHE_FORMATS`."""
     resolution_px: int = Field(ge=1)
     crop: Literal["center"] = "center"
     flip: Literal["none"] = "none"

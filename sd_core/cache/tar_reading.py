@@ -3,6 +3,7 @@
 import io
 import json
 import mmap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,15 @@ class TarShardReader:
         file: A real file, which the reader closes.
         spec: The cache's.
         name: The shard's path, for errors.
+        scratch: Not needed: rows are read where they lie.
 
     Raises:
         CacheShardError: it is not a whole tar of samples.
     """
 
-    def __init__(self, file: io.FileIO, spec: CacheSpec, *, name: str) -> None:
+    def __init__(
+        self, file: io.FileIO, spec: CacheSpec, *, name: str, scratch: Path | None = None
+    ) -> None:
         self._file, self._spec, self._name = file, spec, name
         self._extensions = ["latents.npy", "input_ids.npy", "txt", "json"]
         if spec.prompt_embeds:

@@ -1,9 +1,4 @@
-"""The denoiser: noisy latents, timesteps and text to a prediction, whatever its class.
-
-Sources: Rombach et al. 2022, section 3.3, arXiv:2112.10752 (the UNet with cross-attention);
-Podell et al. 2023, arXiv:2307.01952 (XL's pooled text and time ids); Chen et al. 2023,
-arXiv:2310.00426 (PixArt, the transformer).
-"""
+"""The denoiser: noisy latents, timesteps and text to a prediction, whatever its class."""
 
 from typing import Any
 
@@ -15,7 +10,6 @@ from sd_core.model.conditioning import Conditioning
 from sd_core.model.config import ModelConfig
 from sd_core.model.denoiser_loading import (
     ARCHITECTURES,
-    TRANSFORMER,
     build_module,
     denoiser_class,
     load_from_file,
@@ -23,6 +17,7 @@ from sd_core.model.denoiser_loading import (
     read_settings,
     settings_of_file,
 )
+from sd_core.model.denoisers import DENOISERS
 from sd_core.model.memory import aligned, place_module
 from sd_core.model.precision import Precision, model_dtype
 from sd_core.model.single_file import is_single_file
@@ -143,7 +138,7 @@ def _load(config: DenoiserConfig) -> nn.Module:
 def predict(
     denoiser: nn.Module, latents: Tensor, timesteps: Tensor, conditioning: Conditioning
 ) -> Tensor:
-    """What the denoiser says of noisy latents: the one place that knows each class's call.
+    """What the denoiser says of noisy latents.
 
     Args:
         denoiser: Of `load_denoiser`, also wrapped for distributed training or compiled.
@@ -165,11 +160,7 @@ def predict(
     options: dict[str, Any] = {
         "encoder_hidden_states": aligned(conditioning.prompt_embeds.to(dtype))
     }
-    if class_name_of(denoiser) == TRANSFORMER:
-        # Micro-conditions on resolution and aspect ratio are for checkpoints trained with them.
-        options["added_cond_kwargs"] = {"resolution": None, "aspect_ratio": None}
-    elif settings.get("addition_embed_type") == "text_time":
-        options["added_cond_kwargs"] = _added_conditions(conditioning, dtype)
+    options |= DENOISERS[class_name_of(denoiser)].conditions(settings, conditioning, dtype)
     if conditioning.class_labels is not None:
         options["class_labels"] = conditioning.class_labels
     if guidance_width(denoiser) is not None:
@@ -222,16 +213,6 @@ def _guidance_condition(conditioning: Conditioning, dtype: torch.dtype) -> Tenso
             "conditioning needs guidance_embedding (see embed_guidance_scale)"
         )
     return conditioning.guidance_embedding.to(dtype)
-
-
-def _added_conditions(conditioning: Conditioning, dtype: torch.dtype) -> dict[str, Tensor]:
-    pooled, time_ids = conditioning.pooled_prompt_embeds, conditioning.time_ids
-    if pooled is None or time_ids is None:
-        raise ValueError(
-            "this denoiser is conditioned like XL: the conditioning needs pooled_prompt_embeds and "
-            "time_ids"
-        )
-    return {"text_embeds": aligned(pooled.to(dtype)), "time_ids": time_ids}
 
 
 def _random_settings(config: DenoiserConfig) -> dict[str, Any]:

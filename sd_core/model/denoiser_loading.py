@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from sd_core.model.denoiser_settings import check_denoiser_settings
+from sd_core.model.denoisers import DENOISERS
 from sd_core.model.precision import seeded
 from sd_core.model.single_file import detect_layout, fill_from_single_file, open_single_file
 from sd_core.model.single_file_names import DENOISER_PREFIX, denoiser_source
+from sd_core.model.unet import UNET
 from sd_core.model.weights import WeightsError
 
-UNET: Final = "UNet2DConditionModel"
-TRANSFORMER: Final = "PixArtTransformer2DModel"
-CLASSES: Final = (UNET, TRANSFORMER)
 WEIGHTS_STEM: Final = "diffusion_pytorch_model"
 
 _STABLE_DIFFUSION: Final[dict[str, Any]] = {
@@ -193,8 +192,9 @@ def read_state(folder: Path, *, where: str) -> dict[str, Tensor]:
 
 
 def build_empty(settings: dict[str, Any], *, where: str) -> nn.Module:
-    """A module without values; a transformer's is filled, as some of its tensors are computed."""
-    if settings.get("_class_name") != UNET:
+    """A module without values; with values where some of its tensors are computed."""
+    family = DENOISERS.get(str(settings.get("_class_name")))
+    if family is None or family.computes_tensors:
         return build_module(settings, seed=0, where=where)
     with torch.device("meta"):
         return build_module(settings, seed=0, where=where)
@@ -215,14 +215,10 @@ def read_settings(folder: Path, *, where: str) -> dict[str, Any]:
 def denoiser_class(settings: dict[str, Any], *, where: str) -> Any:
     """The diffusers class that `settings` names; raises `WeightsError` if it is no denoiser."""
     name = settings.get("_class_name")
-    if name not in CLASSES:
+    if name not in DENOISERS:
         found = f"a {name}" if name else "a model without _class_name"
-        raise WeightsError(f"{where}: {found}; a denoiser is a {' or a '.join(CLASSES)}")
-    if name == TRANSFORMER and settings.get("sample_size", 128) == 128:
-        # diffusers' own rule: null means yes at this size.
-        wanted = settings.get("use_additional_conditions")
-        settings = {**settings, "use_additional_conditions": True if wanted is None else wanted}
-    check_denoiser_settings(settings, where=where)
+        raise WeightsError(f"{where}: {found}; a denoiser is a {' or a '.join(DENOISERS)}")
+    check_denoiser_settings(DENOISERS[str(name)].completed(settings), where=where)
     import diffusers
 
     return getattr(diffusers, str(name))

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sd_core.errors import FoundryError
+
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 30
 _HUB_TIMEOUT_S = 10
@@ -17,8 +19,8 @@ _HUB_TIMEOUT_S = 10
 _HUB_IGNORED = ["*.bin", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.onnx*", "*.fp16.*"]
 
 
-class DownloadError(Exception):
-    """Something could not be fetched; the message holds no credentials."""
+class DownloadError(FoundryError):
+    """Something could not be fetched."""
 
 
 def cache_folder() -> Path:

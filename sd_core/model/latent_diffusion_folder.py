@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sd_core.model.denoiser_loading import TRANSFORMER, UNET
+from sd_core.model.denoisers import DENOISERS
 from sd_core.model.index_settings import LEFT_ALONE, check_index, mended_by_pipeline
 from sd_core.model.noise_schedule import NoiseScheduleConfig, noise_schedule_of_scheduler
 from sd_core.model.text_encoder_architectures import PLAIN_CLASS, PROJECTED_CLASS
@@ -16,8 +16,10 @@ _ALLOWED: Final[dict[str, tuple[str, ...]]] = {
     "vae": ("AutoencoderKL", "AutoencoderTiny", "VQModel"),
     "text_encoder": (PLAIN_CLASS,),
     "text_encoder_2": (PROJECTED_CLASS,),
-    "unet": (UNET,),
-    "transformer": (TRANSFORMER,),
+    **{
+        part: tuple(name for name, family in DENOISERS.items() if family.part == part)
+        for part in ("unet", "transformer")
+    },
 }
 
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from sd_core.model.autoencoder import load_autoencoder
 from sd_core.model.denoiser import class_name_of, unwrap_module
-from sd_core.model.denoiser_loading import TRANSFORMER, WEIGHTS_STEM
+from sd_core.model.denoiser_loading import WEIGHTS_STEM
+from sd_core.model.denoisers import DENOISERS
 from sd_core.model.latent_diffusion import LatentDiffusion
 from sd_core.model.latent_diffusion_sources import (
     copy_model_files,
@@ -82,7 +83,7 @@ def _write_pipeline(model: LatentDiffusion, folder: Path) -> None:
     import diffusers
 
     denoiser = unwrap_module(model.denoiser)
-    denoiser_name = "transformer" if class_name_of(denoiser) == TRANSFORMER else "unet"
+    denoiser_name = DENOISERS[class_name_of(denoiser)].part
     parts = [
         _Part(name=denoiser_name, module=denoiser, source=model.sources.get("denoiser")),
         *_encoder_parts(model),
@@ -127,8 +128,9 @@ def _schedulers(model: LatentDiffusion) -> dict[str, dict[str, Any]]:
 
 
 def _pipeline_class(model: LatentDiffusion) -> str:
-    if class_name_of(model.denoiser) == TRANSFORMER:
-        return "PixArtAlphaPipeline"
+    own = DENOISERS[class_name_of(model.denoiser)].pipeline
+    if own is not None:
+        return own
     if model.text_encoder_2 is not None:
         is_inpainting = model.task == "inpainting"
         return "StableDiffusionXLInpaintPipeline" if is_inpainting else "StableDiffusionXLPipeline"
@@ -137,7 +139,7 @@ def _pipeline_class(model: LatentDiffusion) -> str:
 
 def _options(model: LatentDiffusion) -> dict[str, Any]:
     """What the index says beside its parts: none of the pipelines' optional parts."""
-    if class_name_of(model.denoiser) == TRANSFORMER:
+    if DENOISERS[class_name_of(model.denoiser)].pipeline is not None:
         return {}
     nothing: list[None] = [None, None]
     if model.task == "upscaling":

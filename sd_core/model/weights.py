@@ -12,8 +12,9 @@ from typing import NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import nn
 
-from sd_core.failures import Failure, InputError, is_environment
+from sd_core.errors import FoundryError, InputError, is_environment
 from sd_core.model.download import DownloadError, download_open_clip, download_url, snapshot_hub
+from sd_core.redact import redact_url
 
 Params = ParamSpec("Params")
 Loaded = TypeVar("Loaded")
@@ -52,7 +53,7 @@ def loads_weights(load: Callable[Params, Loaded]) -> Callable[Params, Loaded]:
     def loading(*args: Params.args, **kwargs: Params.kwargs) -> Loaded:
         try:
             return load(*args, **kwargs)
-        except (Failure, MemoryError, torch.OutOfMemoryError):
+        except (FoundryError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             describe = getattr(args[0], "describe", None)
@@ -119,7 +120,7 @@ def public_reference(ref: str) -> str:
     """The reference without user information or query, fit for messages and stored files."""
     if "://" not in ref:
         return ref
-    parts = urllib.parse.urlsplit(ref)
+    parts = urllib.parse.urlsplit(redact_url(ref))
     host = parts.netloc.rpartition("@")[2]
     return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 

@@ -10,41 +10,26 @@ arXiv:2403.03206 (Euler on a flow).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Annotated, Any, Final
 
 import diffusers
+from pydantic import AfterValidator
 
 from sd_core.model.noise_schedule import NoiseSchedule, scheduler_of_noise_schedule
 from sd_core.model.scheduler_settings import check_scheduler_settings
 from sd_core.model.settings_check import SettingsError, constructor_defaults
+from sd_core.tables import NameIn
 
-SamplerName = Literal[
-    "ddim",
-    "ddpm",
-    "pndm",
-    "euler",
-    "euler_a",
-    "heun",
-    "dpmpp_2s",
-    "dpmpp_2m",
-    "dpmpp_2m_karras",
-    "dpmpp_2m_sde",
-    "dpmpp_2m_sde_karras",
-    "unipc",
-    "lcm",
-    "flow_euler",
-]
-SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 _MULTISTEP: Final = "DPMSolverMultistepScheduler"
 _SINGLESTEP: Final = "DPMSolverSinglestepScheduler"
 _UNFIT: Final = (ValueError, NotImplementedError, TypeError)
-_PROBED_STEPS: Final = 10  # some forms cannot do two
 """What diffusers' schedulers say of settings that they cannot combine."""
+_PROBED_STEPS: Final = 10  # some forms cannot do two
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Recipe:
-    """A scheduler class of diffusers.
+class SamplerRecipe:
+    """How a sampler is made of a scheduler class of diffusers.
 
     Attributes:
         options: What the name itself says, whatever the folder says.
@@ -59,24 +44,24 @@ class _Recipe:
     draws_noise: bool = False
 
 
-def _multistep(algorithm_type: str, *, karras: bool) -> _Recipe:
-    return _Recipe(
+def _multistep(algorithm_type: str, *, karras: bool) -> SamplerRecipe:
+    return SamplerRecipe(
         scheduler=_MULTISTEP,
         options={"algorithm_type": algorithm_type, "use_karras_sigmas": karras},
         draws_noise=algorithm_type.startswith("sde"),
     )
 
 
-_RECIPES: dict[SamplerName, _Recipe] = {
-    "ddim": _Recipe(scheduler="DDIMScheduler"),
-    "ddpm": _Recipe(scheduler="DDPMScheduler", draws_noise=True),
-    "pndm": _Recipe(
+SAMPLERS: dict[str, SamplerRecipe] = {
+    "ddim": SamplerRecipe(scheduler="DDIMScheduler"),
+    "ddpm": SamplerRecipe(scheduler="DDPMScheduler", draws_noise=True),
+    "pndm": SamplerRecipe(
         scheduler="PNDMScheduler", unless_said={"skip_prk_steps": True}, zero_snr=False
     ),
-    "euler": _Recipe(scheduler="EulerDiscreteScheduler"),
-    "euler_a": _Recipe(scheduler="EulerAncestralDiscreteScheduler", draws_noise=True),
-    "heun": _Recipe(scheduler="HeunDiscreteScheduler", zero_snr=False),
-    "dpmpp_2s": _Recipe(
+    "euler": SamplerRecipe(scheduler="EulerDiscreteScheduler"),
+    "euler_a": SamplerRecipe(scheduler="EulerAncestralDiscreteScheduler", draws_noise=True),
+    "heun": SamplerRecipe(scheduler="HeunDiscreteScheduler", zero_snr=False),
+    "dpmpp_2s": SamplerRecipe(
         scheduler=_SINGLESTEP,
         options={"algorithm_type": "dpmsolver++"},
         unless_said={"lower_order_final": True},
@@ -86,10 +71,13 @@ _RECIPES: dict[SamplerName, _Recipe] = {
     "dpmpp_2m_karras": _multistep("dpmsolver++", karras=True),
     "dpmpp_2m_sde": _multistep("sde-dpmsolver++", karras=False),
     "dpmpp_2m_sde_karras": _multistep("sde-dpmsolver++", karras=True),
-    "unipc": _Recipe(scheduler="UniPCMultistepScheduler"),
-    "lcm": _Recipe(scheduler="LCMScheduler", draws_noise=True),
-    "flow_euler": _Recipe(scheduler="FlowMatchEulerDiscreteScheduler", of_flow=True),
+    "unipc": SamplerRecipe(scheduler="UniPCMultistepScheduler"),
+    "lcm": SamplerRecipe(scheduler="LCMScheduler", draws_noise=True),
+    "flow_euler": SamplerRecipe(scheduler="FlowMatchEulerDiscreteScheduler", of_flow=True),
 }
+"""The samplers by name; one of another scheduler class is a line more, and the settings of its
+class that are honoured (`scheduler_settings`)."""
+SamplerName = Annotated[str, AfterValidator(NameIn(SAMPLERS))]
 
 
 def build_sampler(name: SamplerName, noise_schedule: NoiseSchedule) -> Any:
@@ -104,7 +92,7 @@ def build_sampler(name: SamplerName, noise_schedule: NoiseSchedule) -> Any:
     Raises:
         ValueError: an unknown name, or a sampler that cannot follow this schedule.
     """
-    if name not in _RECIPES:
+    if name not in SAMPLERS:
         raise ValueError(f"sampler is {name!r}; allowed are {', '.join(SAMPLERS)}")
     if fault := _fault(name, noise_schedule):
         allowed = ", ".join(samplers_of(noise_schedule)) or "none"
@@ -119,7 +107,7 @@ def build_sampler(name: SamplerName, noise_schedule: NoiseSchedule) -> Any:
 
 def samplers_of(noise_schedule: NoiseSchedule) -> tuple[SamplerName, ...]:
     """The samplers that can follow a noise schedule, as the model folder would set them up."""
-    return tuple(name for name in _RECIPES if _can_follow(name, noise_schedule))
+    return tuple(name for name in SAMPLERS if _can_follow(name, noise_schedule))
 
 
 def sampler_of_folder(noise_schedule: NoiseSchedule) -> SamplerName:
@@ -132,7 +120,7 @@ def sampler_of_folder(noise_schedule: NoiseSchedule) -> SamplerName:
     if own is None:
         return "flow_euler" if noise_schedule.config.prediction_type == "flow" else "dpmpp_2m"
     for name in samplers_of(noise_schedule):
-        recipe = _RECIPES[name]
+        recipe = SAMPLERS[name]
         if recipe.scheduler == own.get("_class_name") and _says_the_same(recipe, own):
             return name
     allowed = ", ".join(samplers_of(noise_schedule))
@@ -146,12 +134,12 @@ def sampler_of_folder(noise_schedule: NoiseSchedule) -> SamplerName:
 
 def draws_noise(name: SamplerName) -> bool:
     """Whether its steps draw noise of their own, and so need the rows' generators."""
-    return _RECIPES[name].draws_noise
+    return SAMPLERS[name].draws_noise
 
 
 def _fault(name: SamplerName, noise_schedule: NoiseSchedule) -> str | None:
     """Why a sampler cannot follow a schedule."""
-    recipe, config = _RECIPES[name], noise_schedule.config
+    recipe, config = SAMPLERS[name], noise_schedule.config
     if recipe.of_flow != (config.prediction_type == "flow"):
         return f"does not go with prediction_type {config.prediction_type!r}"
     if config.rescale_betas_zero_snr and not recipe.zero_snr:
@@ -170,11 +158,11 @@ def _can_follow(name: SamplerName, noise_schedule: NoiseSchedule) -> bool:
 
 
 def _build(name: SamplerName, noise_schedule: NoiseSchedule) -> Any:
-    family: Any = getattr(diffusers, _RECIPES[name].scheduler)
-    return family.from_config(_settings(_RECIPES[name], noise_schedule))
+    family: Any = getattr(diffusers, SAMPLERS[name].scheduler)
+    return family.from_config(_settings(SAMPLERS[name], noise_schedule))
 
 
-def _settings(recipe: _Recipe, noise_schedule: NoiseSchedule) -> dict[str, Any]:
+def _settings(recipe: SamplerRecipe, noise_schedule: NoiseSchedule) -> dict[str, Any]:
     own = noise_schedule.scheduler
     if own is None:
         base = scheduler_of_noise_schedule(noise_schedule.config)
@@ -188,7 +176,7 @@ def _settings(recipe: _Recipe, noise_schedule: NoiseSchedule) -> dict[str, Any]:
     return {**base, **recipe.options}
 
 
-def _says_the_same(recipe: _Recipe, own: Mapping[str, Any]) -> bool:
+def _says_the_same(recipe: SamplerRecipe, own: Mapping[str, Any]) -> bool:
     """Whether the folder's words are what the sampler's name says anyway."""
     family: Any = getattr(diffusers, recipe.scheduler)
     found = {**constructor_defaults(family), **own}

@@ -9,12 +9,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sd_core.failures import Failure, InputError
+from sd_core.errors import FoundryError, InputError
 
 STATE_FILE = "state.json"
 
 
-class CheckpointError(Failure):
+class CheckpointError(FoundryError):
     """A checkpoint cannot be used; says which file and what is wrong with it."""
 
 

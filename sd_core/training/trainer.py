@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sd_core.failures import Failure
+from sd_core.errors import FoundryError
 from sd_core.model.memory import place_module
 from sd_core.model.precision import model_dtype
 from sd_core.training.checkpoint import Checkpoint, OtherTrainingError, check_recipe
@@ -27,7 +27,7 @@ from sd_core.training.optimizer import (
 from sd_core.training.task import Batch, Losses, Task, TrainedPart
 
 
-class NonFiniteLossError(Failure):
+class NonFiniteLossError(FoundryError):
     """A loss or gradient became infinite or NaN; names the step and the rows."""
 
 

@@ -69,7 +69,7 @@ def test_a_finished_run_repeated_does_nothing_and_says_so(
     [
         ("image__size", 128, "download.image.size: was 64, is now 128"),
         ("engine__torch_threads", 2, "torch_threads"),
-        ("select__thresholds__clip_similarity__min", 0.99, "clip_similarity"),
+        ("select__rules__1__min", 0.99, "clip_similarity"),
         ("plan__rows_per_shard", 11, "rows_per_shard"),
     ],
 )
@@ -106,7 +106,7 @@ def test_select_alone_recuts_as_a_new_revision_that_equals_a_fresh_run(
     recut, fresh = tmp_path / "recut", tmp_path / "fresh"
     cases.run(cases.configuration(served_list.path, recut))
     first = read_revision(RunStore(str(recut)))
-    threshold = {"select__thresholds__aesthetic_v1__min": 7.5}
+    threshold = {"select__rules__0__min": 7.5}
     changed = cases.configuration(served_list.path, recut, **threshold)
     cases.run(changed, steps=("select",))
     after_select = read_revision(RunStore(str(recut)))

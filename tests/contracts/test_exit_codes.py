@@ -43,14 +43,14 @@ def test_nothing_left_by_select_is_4_and_a_re_cut_of_it_0(
     served_list: ServedList, tmp_path: Path, capsys: Capsys
 ) -> None:
     path = cases.write_list(tmp_path / "list.parquet", served_list, cases.PICTURES)
-    strict = {"select__thresholds": "{aesthetic_v1: {min: 9.99}}"}
+    strict = {"select__rules": "[{column: aesthetic_v1, min: 9.99}]"}
     outcome = cases.call(
         curate.main, *cases.curate(path, tmp_path / "run", **strict), capsys=capsys
     )
     assert outcome.code == 4
     assert outcome.err.startswith("nothing was kept: ")
     assert "4 of 4 rows: aesthetic_v1_below_min" in outcome.err
-    loose = cases.curate(path, tmp_path / "run", select__thresholds="{}")
+    loose = cases.curate(path, tmp_path / "run", select__rules="[]")
     # A part of the steps says nothing of the whole.
     assert cases.call(curate.main, *loose, "--steps", "select", capsys=capsys).code == 0
     assert cases.call(curate.main, *loose, capsys=capsys).code == 0
@@ -178,7 +178,7 @@ def test_a_full_or_broken_disk_is_75_gives_up_no_row_and_the_same_command_goes_o
     write: str,
 ) -> None:
     arguments = cases.curate(
-        begun / "list.parquet", tmp_path / "run", score="null", select__thresholds="{}"
+        begun / "list.parquet", tmp_path / "run", score="null", select__rules="[]"
     )
 
     def fail(store: RunStore, *given: Any, **options: Any) -> Any:
@@ -276,7 +276,7 @@ def test_faults_are_1_and_a_damaged_run_too(
     served_list: ServedList, tmp_path: Path, capsys: Capsys
 ) -> None:
     path = cases.write_list(tmp_path / "list.parquet", served_list, cases.PICTURES)
-    loose = cases.curate(path, tmp_path / "run", score="null", select__thresholds="{}")
+    loose = cases.curate(path, tmp_path / "run", score="null", select__rules="[]")
     assert cases.call(curate.main, *loose, capsys=capsys).code == 0
     (manifest,) = (tmp_path / "run/manifests/download").glob("*/000000.json")
     manifest.write_text("{}")
@@ -291,7 +291,7 @@ def test_a_takedown_of_every_row_leaves_a_run_whose_job_says_4(
 ) -> None:
     path = cases.write_list(tmp_path / "list.parquet", served_list, cases.PICTURES)
     arguments = cases.curate(
-        path, tmp_path / "run", score="null", select__thresholds="{}", select__duplicates="off"
+        path, tmp_path / "run", score="null", select__rules="[]", select__duplicates="off"
     )
     assert cases.call(curate.main, *arguments, capsys=capsys).code == 0
     domains = tmp_path / "domains.txt"

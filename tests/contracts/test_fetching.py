@@ -64,9 +64,14 @@ def fetch_list(
         "output": str(folder / "run"),
         "source": {"path": str(folder / "list.parquet")},
         "plan": {"rows_per_shard": 30},
-        "download": {"allow_networks": ["127.0.0.0/8"], "timeout_s": 20.0, "retries": 0} | download,
+        "download": {
+            "allow_networks": ["127.0.0.0/8"],
+            "timeout_s": 20.0,
+            "retries": 0,
+            "rules": [{"block": dict(block)}] if block else [],
+            **download,
+        },
         "image": {"size": 32},
-        "block": dict(block or {}),
         "select": dict(select or {}),
         "engine": {"runner": "local"},
     }

@@ -74,7 +74,7 @@ def test_a_new_threshold_encodes_only_the_shards_whose_verdicts_changed(
     served_list: ServedList, unharmed_run: Path, run_copy: Path, tmp_path: Path
 ) -> None:
     bound, shards = aesthetic_between_kept(unharmed_run)
-    options = {"select__thresholds": f"{{aesthetic_v1: {{min: {bound}}}}}"}
+    options = {"select__rules": f"[{{column: aesthetic_v1, min: {bound}}}]"}
     config = cases.configuration(served_list.path, run_copy, **options)
     before = current_files(run_copy, "latents")
     with counted_forwards() as calls:
@@ -98,7 +98,7 @@ def test_a_new_threshold_encodes_only_the_shards_whose_verdicts_changed(
 def test_a_cut_that_changes_no_verdict_runs_no_model(
     served_list: ServedList, run_copy: Path
 ) -> None:
-    options = {"select__rules": "[{column: sharpness, min: 0}]"}
+    options = {"select__rules": f"[{cases.SHIPPED_RULES}, {{column: sharpness, min: 0}}]"}
     config = cases.configuration(served_list.path, run_copy, **options)
     before = current_files(run_copy, "latents")
     with counted_forwards() as calls:
@@ -123,7 +123,8 @@ def lists(served_list: ServedList, tmp_path: Path) -> Callable[[str, slice], Non
 def test_a_grown_list_ends_as_one_that_was_whole_from_the_start(lists, tmp_path: Path) -> None:
     lists("a.parquet", slice(0, 30))
     path = f"{tmp_path}/lists/*.parquet"
-    rules = {"select__rules": "[{best_of: {by: aesthetic_v1, num_images: 12}}]"}
+    best = "{best_of: {by: aesthetic_v1, num_images: 12}}"
+    rules = {"select__rules": f"[{cases.SHIPPED_RULES}, {best}]"}
     config = cases.configuration(path, tmp_path / "run", **rules)
     cases.run(config)
     first = current_files(tmp_path / "run", "images")
@@ -224,7 +225,7 @@ def test_a_clean_up_waits_and_never_takes_what_is_referenced(
 ) -> None:
     (run_copy / "images/.tmp-abc").write_bytes(b"half")
     bound, _ = aesthetic_between_kept(run_copy)
-    options = {"select__thresholds": f"{{aesthetic_v1: {{min: {bound}}}}}"}
+    options = {"select__rules": f"[{{column: aesthetic_v1, min: {bound}}}]"}
     config = cases.configuration(served_list.path, run_copy, **options)
     cases.run(config, steps=("select", "encode"))
     files = {path for path in run_copy.rglob("*") if path.is_file()}

@@ -255,7 +255,7 @@ def test_latents_in_parquet_of_several_shards_lose_their_rows(
     assert left_in(run, wanted) == []
     assert verify.main([str(run), "--deep"]) == 0
     # The shards are those that encode would make of what is left: none is encoded again.
-    rule = "[{column: original_width, min: 1}]"
+    rule = f"[{cases.SHIPPED_RULES}, {{column: original_width, min: 1}}]"
     cut = cases.configuration(served_list.path, run, **options, select__rules=rule)
     _, said = cases.run(cut, steps=("select", "encode"))
     assert "encode: 2 of 2 shards are as they were" in said

@@ -191,7 +191,7 @@ def test_a_condition_that_fails_on_a_row_drops_that_row(
     }
     path = changed_list(served_list, tmp_path / "list.parquet", year=years)
     rule = 'select.rules=[{sql: "cast(source_year as int) >= 2000", name: "recent"}]'
-    assert curated(path, tmp_path / "run", rule, "score=null", "select.thresholds={}") == 0
+    assert curated(path, tmp_path / "run", rule, "score=null") == 0
     ledger = table(tmp_path / "run", "ledger")
     failed = ledger.filter(pc.equal(ledger["reason"], "row_failed")).to_pylist()
     assert [(row["shard_id"], row["row"], row["rule"]) for row in failed] == [
@@ -207,9 +207,7 @@ def test_a_condition_that_fails_on_every_row_is_a_wrong_configuration(
     served_list: ServedList, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rule = "select.rules=[{sql: 'cast(source_licence as int) > 0'}]"
-    assert (
-        curated(served_list.path, tmp_path / "run", rule, "score=null", "select.thresholds={}") == 2
-    )
+    assert curated(served_list.path, tmp_path / "run", rule, "score=null") == 2
     assert "select.rules.0.sql: Conversion Error" in capsys.readouterr().err
 
 
@@ -340,7 +338,7 @@ def test_cut_captions_are_counted_by_encodes_own_tokenizer(
 ) -> None:
     output = tmp_path / "run"
     # Of no text, there is no similarity: only the aesthetic score is asked for.
-    lean = ("score.similarity=false", "select.thresholds={aesthetic_v1: {min: 6.0}}")
+    lean = ("score.similarity=false", "select.rules=[{column: aesthetic_v1, min: 6.0}]")
     assert curated(long_list, output, *lean) == 0
     captured = capsys.readouterr()
     encoder = load_text_encoder(
@@ -381,7 +379,7 @@ def test_cut_captions_are_counted_by_encodes_own_tokenizer(
     ],
 )
 def test_rules_can_go_by_what_is_cut(long_list: Path, tmp_path: Path, option: str) -> None:
-    assert curated(long_list, tmp_path / "run", option, "score=null", "select.thresholds={}") == 0
+    assert curated(long_list, tmp_path / "run", option, "score=null") == 0
     ledger = table(tmp_path / "run", "ledger").to_pylist()
     dropped = [row for row in ledger if row["rule"] == "whole"]
     assert len(dropped) == 2
@@ -391,7 +389,7 @@ def test_rules_can_go_by_what_is_cut(long_list: Path, tmp_path: Path, option: st
 def test_without_encode_nothing_is_counted_and_no_rule_can_go_by_it(
     long_list: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    off = ("encode=null", "score=null", "select.thresholds={}")
+    off = ("encode=null", "score=null", "select.rules=[]")
     assert curated(long_list, tmp_path / "run", *off) == 0
     ledger = table(tmp_path / "run", "ledger")
     for field in TOKEN_FIELDS:

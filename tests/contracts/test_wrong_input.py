@@ -340,7 +340,7 @@ CURATE: dict[str, Case] = {
             g.output,
             encode=f"{{autoencoder: {{model: {g.model('model') / 'unet'}}}, "
             "text_encoder: {clip: {name: preset:tiny/clip}}}",
-            select__thresholds="{}",
+            select__rules="[]",
         ),
         "is a UNet2DConditionModel",
     ),

@@ -8,14 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.redact import (
-    is_secret_name,
-    redact_config,
-    redact_text,
-    redact_text_column,
-    redact_url,
-    redact_url_column,
-)
+from pipelines.redact import redact_config, redact_text_column, redact_url_column
+from sd_core.redact import is_secret_name, redact_text, redact_url
 
 SECRET_NAMES = (
     *("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "X-Goog-Signature", "sig"),

@@ -6,6 +6,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from pipelines.config import Config
+from pipelines.rules.before_fetch import known_before_fetch
+from pipelines.rules.table import AnyRule
 
 MAX_BODY_BYTES_IN_FLIGHT = 96 * 1024 * 1024
 """Bytes of bodies one process may hold at a time; also the largest `max_bytes`."""
@@ -32,6 +34,9 @@ def _lower_words(words: tuple[str, ...]) -> tuple[str, ...]:
 class DownloadConfig(Config):
     """How URLs are fetched; by default from public addresses alone."""
 
+    rules: tuple[Annotated[AnyRule, AfterValidator(known_before_fetch)], ...] = ()
+    """In order, before anything is fetched; by what is known then: the list's own columns, block
+    lists, the facts of captions."""
     allow_networks: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
         default=(),
         description="Networks in CIDR form, such as 127.0.0.0/8, that may be fetched from although"

@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.redact import redact_text_column, redact_url, redact_url_column
-from pipelines.rows.caption_facts import CaptionFactsConfig, measure_captions
+from pipelines.redact import redact_text_column, redact_url_column
+from pipelines.rows.caption_facts import CAPTION_FACTS, CaptionFactsConfig, measure_captions
 from pipelines.rows.image_facts import IMAGE_FACTS
 from pipelines.rows.ledger import DOWNLOAD_FACTS, source_fields
 from pipelines.run.spool import CropSpool
 from pipelines.steps.download.intake import Outcome
+from sd_core.redact import redact_url
 
 _OUTCOME_FIELDS = tuple(field.name for field in fields(Outcome) if field.name != "facts")
 _JSON_FIELDS = (
@@ -57,7 +58,7 @@ def build_facts(
         "caption": redact_text_column(rows["caption"]),
         "rule": rows["rule"].combine_chunks() if "rule" in rows.column_names else None,
     }
-    columns |= measure_captions(columns["caption"], caption_facts)
+    columns |= _caption_facts(rows, columns["caption"], caption_facts)
     found = [_outcome_of(row, outcomes) for row in _settled_rows(rows)]
     for name in _OUTCOME_FIELDS:
         columns[name] = [getattr(outcome, name) for outcome in found]
@@ -71,6 +72,15 @@ def build_facts(
     sources = source_fields(rows.schema)
     arrays += [rows[field.name].combine_chunks() for field in sources]
     return pa.table(arrays, schema=pa.schema([*DOWNLOAD_FACTS, *sources]))
+
+
+def _caption_facts(
+    rows: pa.Table, captions: pa.Array, config: CaptionFactsConfig
+) -> dict[str, pa.Array]:
+    """Those that a rule before the fetch went by are measured already."""
+    there = [name for name in CAPTION_FACTS if name in rows.column_names]
+    left = config.model_copy(update=dict.fromkeys(there, False))
+    return measure_captions(captions, left) | {n: rows[n].combine_chunks() for n in there}
 
 
 def write_images(facts: pa.Table, *, spool: CropSpool, path: Path, extension: str) -> int:

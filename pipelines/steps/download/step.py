@@ -37,8 +37,8 @@ class ShardRows(Protocol):
         """Rows of a shard."""
 
     def read(self, shard_id: int) -> pa.Table:
-        """Columns row, key, url (secrets and all), caption, reason, error_message, perhaps rule,
-        and `source_*`; a row with a reason was settled by the plan, a rule or a block list."""
+        """Columns row, key, url (secrets and all), caption, reason, error_message, perhaps rule
+        and facts of captions, and `source_*`; a row with a reason was settled by plan or rules."""
 
     def read_images(self, shard_id: int) -> Iterator[tuple[int, bytes]] | None:
         """`(row, bytes)` where the images come with the source; None where they are fetched."""

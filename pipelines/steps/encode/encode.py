@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from sd_core.cache.formats import CacheFormatName
 from sd_core.cache.samples import EmptyCaption
 from sd_core.cache.spec import (
     AutoencoderIdentity,
@@ -45,7 +46,7 @@ class EncodeConfig(ModelConfig):
     dtype: Literal["float16", "float32"] = "float16"
     """Number format of the stored latents and embeddings; what the models compute in is their
     `precision`."""
-    format: Literal["webdataset", "parquet"] = "webdataset"
+    format: CacheFormatName = "webdataset"
     """Tars that WebDataset reads, or Parquet; the same rows and values in either."""
     prompt_embeds: bool = True
     """Store text embeddings beside the token ids (78% of the bytes at Stable Diffusion's sizes)."""

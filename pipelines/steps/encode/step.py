@@ -29,8 +29,9 @@ from pipelines.steps.encode.encode import (
 )
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
 from pipelines.steps.step import Resources
+from sd_core.cache.formats import ShardWriter, format_of
 from sd_core.cache.samples import LatentSample
-from sd_core.cache.shards import SUFFIXES, ShardWriter, open_shard_writer
+from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
 
 _ATTRIBUTES = ("row", "sha256", "original_width", "original_height", "width", "height")
@@ -137,7 +138,7 @@ class _EncodeShard(ExitStack):
             self._encode, key_of=lambda image: image.facts["key"], failures=self._rejects.failures
         )
         folder = tempfile.TemporaryDirectory(prefix=f"encode-{shard_id:06d}-")
-        self._path = Path(self.enter_context(folder)) / f"latents{SUFFIXES[spec.format]}"
+        self._path = Path(self.enter_context(folder)) / f"latents{format_of(spec).suffix}"
         self._writing = self.enter_context(ExitStack())
         self._writer = self._writing.enter_context(open_shard_writer(self._path, spec))
 

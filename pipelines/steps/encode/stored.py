@@ -13,8 +13,9 @@ from pipelines.run.manifest import Manifest
 from pipelines.run.store import RunStore
 from pipelines.steps.encode.commit import NOT_FINITE, commit_latents
 from pipelines.steps.step import Resources
+from sd_core.cache.formats import format_of
 from sd_core.cache.samples import LatentSample
-from sd_core.cache.shards import SUFFIXES, iterate_shard, open_shard_writer
+from sd_core.cache.shards import iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
 
 
@@ -69,7 +70,7 @@ class StoredLatentsStep:
             raise RuntimeError("open() comes before run()")
         kept = self._kept_rows(shard_id)
         with tempfile.TemporaryDirectory(prefix=f"encode-{shard_id:06d}-") as name:
-            path = Path(name) / f"latents{SUFFIXES[spec.format]}"
+            path = Path(name) / f"latents{format_of(spec).suffix}"
             with open_shard_writer(path, spec) as writer:
                 for sample in self._samples(shard_id, spec):
                     if sample.key in kept:
@@ -92,7 +93,7 @@ class StoredLatentsStep:
         entry = self._images.file(shard_id, self._folder)
         if entry is not None:
             with self._images.store.open(entry.path) as stream:
-                source = io.BytesIO(stream.read()) if spec.format == "parquet" else stream
+                source = io.BytesIO(stream.read()) if format_of(spec).seeks else stream
                 yield from iterate_shard(source, spec, name=entry.path)
 
     def _kept_rows(self, shard_id: int) -> dict[str, dict[str, Any]]:

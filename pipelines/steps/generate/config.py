@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipelines.rows.image_facts import ImageFactsConfig
+from sd_core.cache.formats import CacheFormatName
 from sd_core.model.config import ModelConfig
 from sd_core.model.latent_diffusion import LatentDiffusionConfig
 from sd_core.model.lora import LoraConfig
@@ -58,7 +59,7 @@ class StoredLatentsConfig(ModelConfig):
 
     dtype: Literal["float16", "float32"] = "float16"
     """Number format of the stored latents and embeddings."""
-    format: Literal["webdataset", "parquet"] = "webdataset"
+    format: CacheFormatName = "webdataset"
     """Tars that WebDataset reads, or Parquet; the same rows and values in either."""
     prompt_embeds: bool = True
     """Store text embeddings beside the token ids."""

@@ -23,8 +23,9 @@ from pipelines.steps.generate.painted import PaintedBatch
 from pipelines.steps.generate.rows import ImageRow
 from pipelines.steps.generate.shard_files import MadeImage, write_images
 from pipelines.steps.kinds import LATENTS_FOLDER
+from sd_core.cache.formats import ShardWriter, format_of
 from sd_core.cache.samples import LatentSample
-from sd_core.cache.shards import SUFFIXES, ShardWriter, open_shard_writer
+from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
 
 """Latents of every image, of which select's verdict takes its share into the cache."""
@@ -171,7 +172,7 @@ class ImageSpool:
                 raise error
 
     def _latents_path(self, spec: CacheSpec) -> Path:
-        return self._folder / f"latents{SUFFIXES[spec.format]}"
+        return self._folder / f"latents{format_of(spec).suffix}"
 
 
 def _sample(painted: PaintedBatch, at: int) -> LatentSample:

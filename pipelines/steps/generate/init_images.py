@@ -15,11 +15,13 @@ from torch import Tensor
 from pipelines.config import ConfigError
 from pipelines.steps.generate.config import InitConfig
 from pipelines.steps.generate.rows import ImageRow
+from sd_core.cache.formats import ShardReader
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
 from sd_core.cache.latents import mean_latents, scale_latents
-from sd_core.cache.reading import ShardReader, open_shard_reader
-from sd_core.cache.samples import CacheShardError, LatentSample
-from sd_core.cache.spec import CacheIdentity, CacheMismatchError, CacheSpecError
+from sd_core.cache.reading import open_shard_reader
+from sd_core.cache.samples import LatentSample
+from sd_core.cache.spec import CacheIdentity
+from sd_core.errors import FoundryError
 from sd_core.sampling.source import mask_of_latents
 
 
@@ -66,7 +68,7 @@ class InitImages:
         try:
             self._cache: LatentCache = open_cache(path, storage_options=config.storage_options)
             check_caches([self._cache], model_identity=identity)
-        except (CacheMismatchError, CacheSpecError, CacheShardError) as error:
+        except FoundryError as error:
             raise ConfigError(f"generate.init.path: {error}") from error
 
     def __contains__(self, key: str) -> bool:

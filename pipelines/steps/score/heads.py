@@ -3,14 +3,16 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sd_core.model.config import ModelConfig
+from pipelines.steps.score.scorer import Batch, Scorer, ScorerConfig, Values
+from sd_core.model.clip import Clip
 from sd_core.model.memory import aligned, place_module
 from sd_core.model.weights import (
     WeightsError,
@@ -19,6 +21,7 @@ from sd_core.model.weights import (
     public_reference,
     resolve_weights,
     weights_identity,
+    weights_sha256,
 )
 
 HeadKind = Literal["aesthetic", "nsfw"]
@@ -28,7 +31,7 @@ _OUT_OF_VOCABULARY = 1.0
 _KERAS_EPSILON = 1e-7
 
 
-class HeadConfig(ModelConfig):
+class HeadConfig(ScorerConfig):
     """One head's weights."""
 
     weights: str
@@ -96,6 +99,60 @@ class ScoreHead(nn.Module):
         columns = embeddings.clone()
         columns[:, self.looked_up] = _OUT_OF_VOCABULARY  # type: ignore[index]
         return (columns - self.mean) / self.deviation  # type: ignore[operator]
+
+
+class HeadScorer(Scorer):
+    """A head on the shared embedding; it makes one column."""
+
+    Config = HeadConfig
+    reads_clip = True
+    kind: ClassVar[HeadKind]
+
+    def __init__(self, head: ScoreHead) -> None:
+        self._head = head
+
+    @classmethod
+    def open(
+        cls, config: HeadConfig, *, device: torch.device, clip: Clip | None, where: str
+    ) -> Self:
+        assert clip is not None
+        head = load_head(config, kind=cls.kind, embed_dim=clip.embed_dim, where=where)
+        return cls(head.to(device))
+
+    @property
+    def weights_sha256(self) -> str:
+        return weights_sha256(self._head)
+
+    def score(self, batch: Batch) -> Mapping[str, Values]:
+        return {self.columns[0].name: self._head(batch.embeddings).float().cpu().numpy()}
+
+
+class AestheticV1(HeadScorer):
+    """LAION's first aesthetic predictor, about 0 to 10."""
+
+    kind = "aesthetic"
+    columns = (pa.field("aesthetic_v1", pa.float32()),)
+
+
+class AestheticV2(HeadScorer):
+    """LAION's improved aesthetic predictor, about 0 to 10."""
+
+    kind = "aesthetic"
+    columns = (pa.field("aesthetic_v2", pa.float32()),)
+
+
+class Nsfw(HeadScorer):
+    """The probability that an image is not safe for work."""
+
+    kind = "nsfw"
+    columns = (pa.field("punsafe", pa.float32()),)
+
+
+class Watermark(HeadScorer):
+    """The probability of a watermark, by a head of the NSFW head's form."""
+
+    kind = "nsfw"
+    columns = (pa.field("pwatermark", pa.float32()),)
 
 
 @loads_weights

@@ -1,8 +1,9 @@
 """The score step: a shard's stored images in, one row of scores for each committed."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,10 @@ from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.run.shard_inputs import score_inputs
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
-from pipelines.steps.model_worker import free_models, prepare_torch, record_models
-from pipelines.steps.overlap import run_overlapped
-from pipelines.steps.score.score import (
-    ScoreConfig,
-    ScoreModels,
-    Scores,
-    load_score_models,
-    score_images,
-)
+from pipelines.steps.model_worker import ModelStep, free_models, record_models
+from pipelines.steps.score.config import ScoreConfig
+from pipelines.steps.score.score import ScoreModels, load_score_models, score_images
+from pipelines.steps.score.scorer import Values, as_column
 from pipelines.steps.step import Resources
 from sd_core.model.resample import OriginalSize
 
@@ -34,15 +30,12 @@ REJECTS_FOLDER = "facts/score/rejects"
 _IDENTITY = pa.schema([SCORE_FACTS.field(name) for name in ("shard_id", "row", "key")])
 
 
-class ScoreStep:
-    """Scores and commits shards.
+class ScoreStep(ModelStep):
+    """Scores and commits shards; arguments beside those of `ModelStep`:
 
     Args:
-        store: The run.
-        fingerprint: Of everything that can change the result.
         images: The step that made the images, `download` or `generate`.
         options_digest: `StepIdentity.options_digest`, by which later revisions reuse shards.
-        torch_threads: Torch's threads in this worker.
     """
 
     name = "score"
@@ -58,19 +51,18 @@ class ScoreStep:
         options_digest: str = "",
         resources: Resources | None = None,
     ) -> None:
-        self.fingerprint = fingerprint
-        self.resources = resources or Resources()
-        self._made = Committed(store, self.name, fingerprint)
-        self._images = images
+        super().__init__(
+            store, fingerprint=fingerprint, torch_threads=torch_threads, resources=resources
+        )
+        self.images = images
+        self.batch_size = config.batch_size
         self._options_digest = options_digest
         self._config = config
-        self._torch_threads = torch_threads
         self._models: ScoreModels | None = None
 
     def open(self) -> None:
-        """Load the CLIP and the heads."""
-        device = prepare_torch(self.resources, threads=self._torch_threads)
-        models = load_score_models(self._config, device=device)
+        """Load the CLIP and the scorers."""
+        models = load_score_models(self._config, device=self._device())
         record_models(self._made, models.describe())
         self._models = models
 
@@ -81,24 +73,16 @@ class ScoreStep:
 
     def rows_in(self, shard_id: int) -> int:
         """Images of a shard."""
-        return self._images.manifest(shard_id).kept
+        return self.images.manifest(shard_id).kept
 
-    def run(self, shard_id: int) -> Manifest:
-        """Score a shard and commit its facts; a row that a library refuses has no scores."""
-        shard = _Shard(shard_id=shard_id)
-        isolation = Isolation[StoredImage, pa.Table](
-            lambda images: self._score(images, shard),
-            key_of=lambda image: image.facts["key"],
-            failures=shard.failures,
-        )
-        run_overlapped(
-            self._read(shard),
-            work=lambda batch: isolation.run(shard.ready(batch)),
-            write=shard.tables.extend,
-        )
-        isolation.finish()
-        rejects = failed_rows(shard.rows, shard.failures)
-        table = self._table(shard, rejects)
+    def begin(self, shard_id: int) -> "_ScoreShard":
+        """The images of a shard, on their way to scores."""
+        if self._models is None:
+            raise RuntimeError("open() comes before run()")
+        return _ScoreShard(self, shard_id, models=self._models)
+
+    def commit(self, shard_id: int, table: pa.Table, rejects: Sequence[dict[str, Any]]) -> Manifest:
+        """Publish a shard's facts, and the rows that were refused."""
         with tempfile.TemporaryDirectory(prefix=f"score-{shard_id:06d}-") as folder:
             path = Path(folder) / "facts.parquet"
             write_table(table.combine_chunks(), path)
@@ -115,52 +99,8 @@ class ScoreStep:
                 rows_in=table.num_rows,
                 kept=table.num_rows - len(rejects),
                 dropped={ROW_FAILED: len(rejects)},
-                inputs=score_inputs(self._images, options=self._options_digest, shard=shard_id),
+                inputs=score_inputs(self.images, options=self._options_digest, shard=shard_id),
             )
-
-    def _read(self, shard: "_Shard") -> Iterator["_Batch"]:
-        size = self._config.batch_size
-        images = self._images.images(shard.shard_id, on_failure=shard.refuse)
-        for batch in batches_of_one_size(shard.noted(images), size=size):
-            yield _Batch(images=batch, pixels=self._stack(batch, shard))
-
-    def _stack(self, images: Sequence[StoredImage], shard: "_Shard") -> torch.Tensor:
-        where = f"{self._images.step} shard {shard.shard_id}"
-        size = self._config.batch_size
-        return torch.from_numpy(stack_pixels(images, batch_size=size, where=where))
-
-    def _score(self, images: Sequence[StoredImage], shard: "_Shard") -> pa.Table:
-        if self._models is None:
-            raise RuntimeError("open() comes before run()")
-        pixels = shard.stacked(images)
-        if pixels is None:  # a part of a batch, found row by row
-            pixels = self._stack(images, shard)
-        captions = [image.facts["caption"] for image in images]
-        originals = [_original_size(image) for image in images]
-        missing = len(pixels) - len(images)
-        scores = score_images(
-            self._models,
-            pixels,
-            captions=[*captions, *[None] * missing],
-            originals=[*originals, *[OriginalSize(1, 1)] * missing],
-        )
-        return _to_table(shard.shard_id, images, scores)
-
-    def _table(self, shard: "_Shard", rejects: Sequence[dict[str, Any]]) -> pa.Table:
-        """All rows in order; those that were refused with null scores."""
-        schema = self._schema()
-        refused = pa.Table.from_pylist(list(rejects), schema=_IDENTITY)
-        for column in schema:
-            if column.name not in refused.column_names:
-                refused = refused.append_column(column, pa.nulls(len(rejects), column.type))
-        table = pa.concat_tables([*shard.tables, refused.select(schema.names).cast(schema)])
-        rows = np.asarray(table["row"])
-        return table if (np.diff(rows) > 0).all() else table.take(np.argsort(rows, kind="stable"))
-
-    def _schema(self) -> pa.Schema:
-        if not self._config.embeddings or self._models is None:
-            return SCORE_FACTS
-        return _with_embedding(self._models.clip.embed_dim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,36 +111,85 @@ class _Batch:
     pixels: torch.Tensor
 
 
-@dataclass(kw_only=True)
-class _Shard:
-    """What is gathered of a shard while it is scored."""
+class _ScoreShard(ExitStack):
+    """One shard on its way: `ShardWork` of stacked images and tables of their scores; a row that a
+    library refuses has no scores."""
 
-    shard_id: int
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    failures: Failures = field(default_factory=dict)
-    tables: list[pa.Table] = field(default_factory=list)
-    _ready: _Batch | None = None
+    def __init__(self, step: ScoreStep, shard_id: int, *, models: ScoreModels) -> None:
+        super().__init__()
+        self._step = step
+        self._shard_id = shard_id
+        self._models = models
+        self._schema = models.schema()
+        self._rows: list[dict[str, Any]] = []
+        self._failures: Failures = {}
+        self._tables: list[pa.Table] = []
+        self._whole: _Batch | None = None
+        self._isolation = Isolation[StoredImage, pa.Table](
+            self._score, key_of=lambda image: image.facts["key"], failures=self._failures
+        )
 
-    def noted(self, images: Iterator[StoredImage]) -> Iterator[StoredImage]:
+    def read(self) -> Iterator[_Batch]:
+        """Batches of images of one size."""
+        images = self._step.images.images(self._shard_id, on_failure=self._refuse)
+        for batch in batches_of_one_size(self._noted(images), size=self._step.batch_size):
+            yield _Batch(images=batch, pixels=self._stack(batch))
+
+    def compute(self, batch: _Batch) -> list[pa.Table]:
+        """The scores of a batch; in parts where a row of it fails."""
+        self._whole = batch
+        return self._isolation.run(batch.images)
+
+    def write(self, tables: Sequence[pa.Table]) -> None:
+        """Hold them, until all rows are there."""
+        self._tables += tables
+
+    def commit(self) -> Manifest:
+        """Publish the shard: all rows in order, those that were refused with null scores."""
+        self._isolation.finish()
+        rejects = failed_rows(self._rows, self._failures)
+        schema = self._schema
+        refused = pa.Table.from_pylist(list(rejects), schema=_IDENTITY)
+        for column in schema:
+            if column.name not in refused.column_names:
+                refused = refused.append_column(column, pa.nulls(len(rejects), column.type))
+        table = pa.concat_tables([*self._tables, refused.select(schema.names).cast(schema)])
+        rows = np.asarray(table["row"])
+        if not (np.diff(rows) > 0).all():
+            table = table.take(np.argsort(rows, kind="stable"))
+        return self._step.commit(self._shard_id, table, rejects)
+
+    def _noted(self, images: Iterator[StoredImage]) -> Iterator[StoredImage]:
         """The same images, each of whose rows is remembered."""
         for image in images:
-            self.rows.append({**image.facts, "shard_id": self.shard_id})
+            self._rows.append({**image.facts, "shard_id": self._shard_id})
             yield image
 
-    def refuse(self, facts: dict[str, Any], error: Exception) -> None:
+    def _refuse(self, facts: dict[str, Any], error: Exception) -> None:
         """Take a row whose stored image does not decode."""
-        self.rows.append({**facts, "shard_id": self.shard_id})
-        self.failures[facts["key"]] = error
+        self._rows.append({**facts, "shard_id": self._shard_id})
+        self._failures[facts["key"]] = error
 
-    def ready(self, batch: _Batch) -> Sequence[StoredImage]:
-        """The images of a batch whose pixels are stacked already."""
-        self._ready = batch
-        return batch.images
+    def _stack(self, images: Sequence[StoredImage]) -> torch.Tensor:
+        where = f"{self._step.images.step} shard {self._shard_id}"
+        return torch.from_numpy(stack_pixels(images, batch_size=self._step.batch_size, where=where))
 
-    def stacked(self, images: Sequence[StoredImage]) -> torch.Tensor | None:
-        """Their pixels, where they are a whole batch."""
-        whole = self._ready
-        return whole.pixels if whole is not None and whole.images is images else None
+    def _score(self, images: Sequence[StoredImage]) -> pa.Table:
+        whole = self._whole
+        if whole is not None and whole.images is images:
+            pixels = whole.pixels
+        else:  # a part of a batch, found row by row
+            pixels = self._stack(images)
+        captions = [image.facts["caption"] for image in images]
+        originals = [_original_size(image) for image in images]
+        missing = len(pixels) - len(images)
+        scores = score_images(
+            self._models,
+            pixels,
+            captions=[*captions, *[None] * missing],
+            originals=[*originals, *[OriginalSize(1, 1)] * missing],
+        )
+        return _to_table(self._shard_id, images, scores, self._schema)
 
 
 def _original_size(image: StoredImage) -> OriginalSize:
@@ -208,38 +197,21 @@ def _original_size(image: StoredImage) -> OriginalSize:
     return OriginalSize(facts["original_width"], facts["original_height"])
 
 
-def _with_embedding(embed_dim: int) -> pa.Schema:
-    return SCORE_FACTS.append(pa.field("embedding", pa.list_(pa.float16(), embed_dim)))
-
-
-def _to_table(shard_id: int, batch: Sequence[StoredImage], scores: Scores) -> pa.Table:
+def _to_table(
+    shard_id: int, batch: Sequence[StoredImage], scores: Mapping[str, Values], schema: pa.Schema
+) -> pa.Table:
     num_rows = len(batch)
-    columns: dict[str, pa.Array] = {
-        "shard_id": pa.array([shard_id] * num_rows, pa.int32()),
-        "row": pa.array([image.facts["row"] for image in batch], pa.int32()),
-        "key": pa.array([image.facts["key"] for image in batch], pa.string()),
-        "aesthetic_v1": _column(scores.aesthetic_v1, num_rows),
-        "aesthetic_v2": _column(scores.aesthetic_v2, num_rows),
-        "punsafe": _column(scores.punsafe, num_rows),
-        "pwatermark": _column(scores.pwatermark, num_rows),
-        "clip_similarity": _column(
-            scores.clip_similarity,
-            num_rows,
-            missing=[not (image.facts["caption"] or "").strip() for image in batch],
-        ),
+    known: dict[str, list[Any]] = {
+        "shard_id": [shard_id] * num_rows,
+        "row": [image.facts["row"] for image in batch],
+        "key": [image.facts["key"] for image in batch],
     }
-    schema = SCORE_FACTS
-    if scores.embeddings is not None:
-        schema = _with_embedding(scores.embeddings.shape[1])
-        flat = pa.array(np.ascontiguousarray(scores.embeddings[:num_rows]).reshape(-1))
-        columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, scores.embeddings.shape[1])
-    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-
-def _column(
-    values: np.ndarray | None, num_rows: int, *, missing: Sequence[bool] | None = None
-) -> pa.Array:
-    if values is None:
-        return pa.nulls(num_rows, pa.float32())
-    mask = None if missing is None else np.array(missing, bool)
-    return pa.array(values[:num_rows], pa.float32(), mask=mask)
+    arrays = []
+    for column in schema:
+        if column.name in known:
+            arrays.append(pa.array(known[column.name], column.type))
+        elif column.name in scores:
+            arrays.append(as_column(scores[column.name], column.type, num_rows))
+        else:
+            arrays.append(pa.nulls(num_rows, column.type))
+    return pa.Table.from_arrays(arrays, schema=schema)

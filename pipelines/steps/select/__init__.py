@@ -1,9 +1,10 @@
 """Select: facts in, verdicts out; no images and no GPU."""
 
+from pipelines.rules.column_rule import Threshold
+from pipelines.rules.ranked_rules import BestOf
 from pipelines.steps.select.config import SelectConfig
 from pipelines.steps.select.duplicates_config import DuplicatesConfig, ReferenceConfig
 from pipelines.steps.select.plan import check_select, input_digests
-from pipelines.steps.select.rule_config import BestOf, Threshold
 from pipelines.steps.select.step import Select
 
 __all__ = [

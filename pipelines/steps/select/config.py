@@ -1,29 +1,19 @@
 """The rules that decide which stored images are kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.config import Config
-from pipelines.rows.ledger import LEDGER, SCORES
+from pipelines.rows.ledger import LEDGER
+from pipelines.rules.column_rule import ColumnRule, Threshold
+from pipelines.rules.old_keys import say_instead, threshold_rules
+from pipelines.rules.ranked_rules import BestOf, BestOfRule, DomainCapRule
+from pipelines.rules.rule import Rule
+from pipelines.rules.table import AnyRule
 from pipelines.steps.select.duplicates_config import DuplicatesConfig
-from pipelines.steps.select.presets import expand_preset
-from pipelines.steps.select.rule_config import (
-    BestOf,
-    BestOfRule,
-    BlockKeysRule,
-    BlockWordsRule,
-    ColumnRule,
-    DomainCapRule,
-    PresetRule,
-    Rule,
-    SqlRule,
-    Threshold,
-)
-
-PlainRule = ColumnRule | SqlRule | BestOfRule | DomainCapRule | BlockKeysRule | BlockWordsRule
 
 _EXACT = {"url", "sha256"}
 """Methods that make the same groups whatever rows come later."""
@@ -40,13 +30,14 @@ NUMERIC_COLUMNS = tuple(
 
 
 class SelectConfig(Config):
-    """Thresholds, then rules, each in order; then duplicates among the rows that passed."""
+    """Rules in order, the first that fails is the reason; then duplicates among what passed."""
 
     thresholds: dict[str, Threshold] = Field(default_factory=dict)
-    """Column of the ledger (or `source_<name>`) to bounds; the first that fails is the reason."""
+    """An old key: column of the ledger (or `source_<name>`) to bounds, as first rules of `rules`,
+    which take them now."""
     best_of: BestOf | None = None
     """The same as a first rule of this form, by default one image of each `prompt_key`."""
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[AnyRule, ...] = ()
     """Rules of any form, in order; the first that fails drops the row and is its reason."""
     duplicates: Literal["sha256", "off"] | DuplicatesConfig = "sha256"
     """`sha256` (exact copies), `off`, or a section."""
@@ -58,18 +49,20 @@ class SelectConfig(Config):
             return self.duplicates
         return DuplicatesConfig(by=("sha256",) if self.duplicates == "sha256" else ())
 
-    def ordered_rules(self) -> list[tuple[str, PlainRule]]:
+    def ordered_rules(self) -> list[tuple[str, Rule]]:
         """Every rule in order with the key that it is configured by; presets as their parts."""
-        ordered: list[tuple[str, PlainRule]] = [
-            (f"thresholds.{column}", ColumnRule(column=column, **threshold.model_dump()))
-            for column, threshold in self.thresholds.items()
-        ]
+        ordered = list(threshold_rules(self.thresholds))
         if self.best_of is not None:
             ordered.append(("best_of", BestOfRule(best_of=self.best_of)))
         for at, rule in enumerate(self.rules):
-            parts = expand_preset(rule) if isinstance(rule, PresetRule) else (rule,)
-            ordered += [(f"rules.{at}", part) for part in parts]
+            ordered += [(f"rules.{at}", part) for part in rule.parts()]
         return ordered
+
+    def old_keys(self) -> Iterator[str]:
+        """A line where the old key is used: what to write instead."""
+        if self.thresholds:
+            new = "select.rules, before others" if self.rules else "select.rules"
+            yield say_instead("select.thresholds", new, threshold_rules(self.thresholds))
 
     @property
     def weighs_later_rows(self) -> bool:
@@ -90,23 +83,37 @@ class SelectConfig(Config):
     def identity(self) -> dict[str, Any]:
         """The options that change a verdict, as plain JSON; what files hold is not in it."""
         return {
-            "rules": [rule.model_dump(mode="json") for _, rule in self.ordered_rules()],
+            "rules": [rule.identity() for _, rule in self.ordered_rules()],
             "duplicates": self.copies.model_dump(mode="json"),
         }
 
-    def scores_used(self) -> Iterator[tuple[str, str]]:
-        """The key and name of each score that a rule needs to say anything."""
+    def check_thresholds(self, further: Iterable[str] = ()) -> None:
+        """Raise `ValueError` where a threshold is on no column of numbers.
+
+        Args:
+            further: Columns of numbers that the scores of this run make beside those of every run.
+        """
+        numeric = (*NUMERIC_COLUMNS, *further)
+        for name in self.thresholds:
+            if name not in numeric and not name.startswith("source_"):
+                raise ValueError(
+                    f"thresholds.{name}: not a numeric column of the ledger; allowed: "
+                    f"{', '.join(numeric)} and source_<column of the list>"
+                )
+
+    def columns_needed(self) -> Iterator[tuple[str, str]]:
+        """The key and column of each rule that says nothing of a row where it is null."""
         for where, rule in self.ordered_rules():
             if isinstance(rule, ColumnRule) and rule.missing == "drop":
-                columns = [rule.column]
+                column = rule.column
             elif isinstance(rule, BestOfRule):
-                columns = [rule.best_of.by]
-            elif isinstance(rule, DomainCapRule):
-                columns = [rule.domain_cap.by or ""]
+                column = rule.best_of.by
+            elif isinstance(rule, DomainCapRule) and rule.domain_cap.by is not None:
+                column = rule.domain_cap.by
             else:
-                columns = []
-            yield from ((where, column) for column in columns if column in SCORES)
-        if self.copies.keep in SCORES:
+                continue
+            yield where, column
+        if self.copies.keep is not None:
             yield "duplicates.keep", self.copies.keep
 
     @field_validator("best_of", mode="before")
@@ -118,17 +125,11 @@ class SelectConfig(Config):
         return {**size, "per": "prompt_key", **best_of}
 
     @model_validator(mode="after")
-    def _columns_exist(self) -> Self:
-        for name in self.thresholds:
-            if name not in NUMERIC_COLUMNS and not name.startswith("source_"):
-                raise ValueError(
-                    f"thresholds.{name}: not a numeric column of the ledger; allowed: "
-                    f"{', '.join(NUMERIC_COLUMNS)} and source_<column of the list>"
-                )
+    def _presets_exist(self) -> Self:
         for at, rule in enumerate(self.rules):
-            if isinstance(rule, PresetRule):
-                try:
-                    expand_preset(rule)
-                except ValueError as error:
-                    raise ValueError(f"rules.{at}: {error}") from None
+            if isinstance(rule, ColumnRule) and rule.column in self.thresholds:
+                raise ValueError(
+                    f"thresholds.{rule.column} and rules.{at}: bounds on one column under an old "
+                    "key and its new one; leave the old one out"
+                )
         return self

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipelines.config import Config
-from pipelines.steps.select.rule_config import Prefer
+from pipelines.rules.ranked_rules import Prefer
 
 Method = Literal["url", "sha256", "phash", "embedding"]
 ReferenceMethod = Literal["sha256", "phash", "embedding"]

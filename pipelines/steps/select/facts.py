@@ -1,6 +1,6 @@
 """What is known of a run's rows: facts of the first step with the scores beside them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from pipelines.rows.claims import CLAIMED_SCORES, claimed_or_scored
 from pipelines.rows.ledger import DOWNLOAD_FACTS, LEDGER, ROW_FAILED, TOKEN_FIELDS, source_fields
+from pipelines.rules.columns import VERDICT_COLUMNS
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.tables import read_table
-from pipelines.steps.select.columns import VERDICT_COLUMNS
 from pipelines.steps.select.tokens import TokenColumns
 
 EMBEDDING = "embedding"
@@ -35,6 +35,7 @@ class Facts:
         read_rows: Rows of a shard whose first step was quarantined.
         schema: Of that step's facts, without the list's own columns.
         tokens: Counts the captions' tokens; None: they are null.
+        further: Columns of the scores that only this run's ledger has.
     """
 
     images: Committed
@@ -43,6 +44,12 @@ class Facts:
     read_rows: Callable[[int], pa.Table]
     schema: pa.Schema = field(default=DOWNLOAD_FACTS)
     tokens: TokenColumns | None = None
+    further: Sequence[pa.Field] = ()
+
+    @property
+    def ledger(self) -> pa.Schema:
+        """The ledger's columns, without those of the list."""
+        return pa.schema([*LEDGER, *self.further])
 
     @cached_property
     def shard_sizes(self) -> list[int]:
@@ -77,20 +84,45 @@ class Facts:
     def _scored(self, shard_id: int, wanted: set[str] | None) -> pa.Table:
         manifest = self.images.manifest(shard_id)
         if manifest.quarantined is not None:
-            return _with_scores(self._lost_rows(shard_id), None, wanted)
+            return self._with_scores(self._lost_rows(shard_id), None, wanted)
         facts = self._read(manifest, f"facts/{self.images.step}", wanted)
         if self.score is None:
-            return _with_scores(facts, None, wanted)
+            return self._with_scores(facts, None, wanted)
         score = self.score.manifest(shard_id)
         if score.quarantined is None:
-            known = [*LEDGER.names, "row"] if wanted is None else wanted
+            known = [*self.ledger.names, "row"] if wanted is None else wanted
             scores = self._read(score, "facts/score", {*known} - {"shard_id", "key"} | {"row"})
             if score.file(_SCORE_REJECTS) is not None:
                 facts = _with_rejects(facts, self._read(score, _SCORE_REJECTS, None))
-            return _with_scores(facts, scores, wanted)
+            return self._with_scores(facts, scores, wanted)
         reason = pc.fill_null(facts["reason"], QUARANTINED)
         at = facts.schema.get_field_index("reason")
-        return _with_scores(facts.set_column(at, facts.schema.field(at), reason), None, wanted)
+        facts = facts.set_column(at, facts.schema.field(at), reason)
+        return self._with_scores(facts, None, wanted)
+
+    def _with_scores(
+        self, facts: pa.Table, scores: pa.Table | None, wanted: set[str] | None
+    ) -> pa.Table:
+        """The facts with every other column of the ledger beside them, null where there is none."""
+        positions: pa.Array | None = None
+        if scores is not None and not scores["row"].equals(facts["row"]):
+            positions = positions_in(scores, facts)
+        for kind in list(self._lacking(facts, wanted)):
+            if scores is None or kind.name not in scores.column_names:
+                facts = facts.append_column(kind, pa.nulls(facts.num_rows, kind.type))
+                continue
+            column = scores[kind.name].combine_chunks()
+            if positions is not None:
+                column = column.take(positions)
+            facts = facts.append_column(kind, column)
+        return facts
+
+    def _lacking(self, facts: pa.Table, wanted: set[str] | None) -> Iterator[pa.Field]:
+        for kind in self.ledger:
+            is_wanted = wanted is None or kind.name in wanted
+            is_there = kind.name in facts.column_names or kind.name in VERDICT_COLUMNS
+            if is_wanted and not is_there:
+                yield kind
 
     def read_embeddings(self, shard_id: int, rows: npt.NDArray[np.integer]) -> "Embeddings":
         """The embeddings of those of the rows that have one, normalised.
@@ -174,23 +206,6 @@ def embeddings_of(table: pa.Table, rows: npt.NDArray[np.integer], *, where: str)
     )
 
 
-def _with_scores(facts: pa.Table, scores: pa.Table | None, wanted: set[str] | None) -> pa.Table:
-    """The facts with every other column of the ledger beside them, null where there is none."""
-    positions: pa.Array | None = None
-    if scores is not None and not scores["row"].equals(facts["row"]):
-        positions = positions_in(scores, facts)
-    for name in list(_lacking(facts, wanted)):
-        kind = LEDGER.field(name)
-        if scores is None or name not in scores.column_names:
-            facts = facts.append_column(kind, pa.nulls(facts.num_rows, kind.type))
-            continue
-        column = scores[name].combine_chunks()
-        if positions is not None:
-            column = column.take(positions)
-        facts = facts.append_column(kind, column)
-    return facts
-
-
 def _with_rejects(facts: pa.Table, rejects: pa.Table) -> pa.Table:
     """The facts with the reason and the error of the rows that score refused."""
     at = positions_in(rejects, facts)
@@ -216,13 +231,6 @@ def _with_claims(facts: pa.Table) -> pa.Table:
         if at >= 0:
             facts = facts.set_column(at, LEDGER.field(name), claimed_or_scored(facts, name))
     return facts
-
-
-def _lacking(facts: pa.Table, wanted: set[str] | None) -> Iterator[str]:
-    for name in LEDGER.names:
-        is_wanted = wanted is None or name in wanted
-        if is_wanted and name not in facts.column_names and name not in VERDICT_COLUMNS:
-            yield name
 
 
 def positions_in(scores: pa.Table, facts: pa.Table) -> pa.Array:

@@ -1,52 +1,37 @@
 """From the configuration to rules that can be run, with their lists read."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 
 from pipelines.config import ConfigError
 from pipelines.rows.ledger import DOWNLOAD_FACTS, TOKEN_FIELDS
-from pipelines.steps.select.columns import check_known, check_numeric, usable_columns
-from pipelines.steps.select.config import PlainRule, SelectConfig
+from pipelines.rules.columns import check_known, check_numeric, usable_columns
+from pipelines.rules.ranked_rules import BestOfRule, DomainCapRule
+from pipelines.rules.rule import Outcome, ReadyRule, RowRule, Rule, StorageOptions
+from pipelines.steps.select.config import SelectConfig
+from pipelines.steps.select.image_rules import CacheSize, FiniteScores
 from pipelines.steps.select.ranking import DOMAIN, Ranked
 from pipelines.steps.select.references import References
-from pipelines.steps.select.row_rules import (
-    BlockedKeys,
-    BlockedWords,
-    Bounds,
-    CacheSize,
-    FiniteScores,
-    OneOf,
-    Outcome,
-    RowRule,
-    SqlCondition,
-)
-from pipelines.steps.select.rule_config import (
-    BestOfRule,
-    BlockKeysRule,
-    BlockWordsRule,
-    ColumnRule,
-    DomainCapRule,
-    SqlRule,
-)
-from pipelines.steps.select.word_lists import list_digest, read_keys, read_words
-
-StorageOptions = Mapping[str, Any]
 
 
 def plan_rules(
-    config: SelectConfig, storage_options: StorageOptions, *, cache_size: int | None = None
-) -> list[RowRule | Ranked]:
+    config: SelectConfig,
+    storage_options: StorageOptions,
+    *,
+    cache_size: int | None = None,
+    further: Sequence[pa.Field] = (),
+) -> list[ReadyRule | Ranked]:
     """Every rule in order; the finiteness of scores first, then the size that encode takes.
 
     Args:
         cache_size: Pixels of a side of the images in the latent cache, where one is made.
+        further: The scores' columns beside those of every run.
 
     Raises:
         ConfigError: a condition is not one, or a list cannot be read.
     """
-    rules: list[RowRule | Ranked] = [FiniteScores()]
+    rules: list[ReadyRule | Ranked] = [FiniteScores(further)]
     if cache_size is not None:
         rules.append(CacheSize(cache_size))
     for key, rule in config.ordered_rules():
@@ -61,6 +46,7 @@ def check_select(
     facts: pa.Schema = DOWNLOAD_FACTS,
     storage_options: StorageOptions | None = None,
     has_tokens: bool = True,
+    further: Sequence[pa.Field] = (),
 ) -> None:
     """Refuse, before any worker starts, what the run's columns or the named files do not allow.
 
@@ -70,12 +56,13 @@ def check_select(
         facts: Schema of the facts of the step that makes the run's images.
         storage_options: For block lists and reference sets.
         has_tokens: Whether the run has a tokenizer that captions are counted with.
+        further: The scores' columns beside those of every run.
 
     Raises:
         ConfigError: naming the rule, what was found and what is allowed.
     """
     sources = {name: pa.type_for_alias(kind) for name, kind in source_columns.items()}
-    types = usable_columns(facts, sources)
+    types = usable_columns((*facts, *further), sources)
     rules = plan_rules(config, storage_options or {})
     if not has_tokens:
         _refuse_tokens([name for rule in rules for name in rule.columns], config.copies.keep)
@@ -102,26 +89,17 @@ def input_digests(config: SelectConfig, storage_options: StorageOptions) -> dict
     """What the files that the configuration names hold, by its keys: part of the identity."""
     digests = {}
     for key, rule in config.ordered_rules():
-        path = getattr(rule, "block_keys", None) or getattr(rule, "block_words", None)
-        if path is not None:
-            option = f"select.{key}"
-            digests[key] = list_digest(path, option=option, storage_options=storage_options)
+        digest = rule.files_digest(where=f"select.{key}", storage_options=storage_options)
+        if digest is not None:
+            digests[key] = digest
     references = References(config.copies.references, storage_options)
     return digests | references.digests()
 
 
-def _plan_rule(rule: PlainRule, where: str, options: StorageOptions) -> RowRule | Ranked:
-    if isinstance(rule, ColumnRule):
-        return OneOf(rule, where=where) if rule.one_of else Bounds(rule, where=where)
-    if isinstance(rule, SqlRule):
-        return SqlCondition(rule.sql, name=rule.name, where=where)
-    if isinstance(rule, BlockKeysRule):
-        keys = read_keys(rule.block_keys, option=where, storage_options=options)
-        return BlockedKeys(keys, name=rule.name or "list of keys")
-    if isinstance(rule, BlockWordsRule):
-        words = read_words(rule.block_words, option=where, storage_options=options)
-        name = rule.name or f"list of words in {rule.column}"
-        return BlockedWords(words, column=rule.column, name=name, where=f"{where}.column")
+def _plan_rule(rule: Rule, where: str, options: StorageOptions) -> ReadyRule | Ranked:
+    if isinstance(rule, RowRule):
+        return rule.ready(where=where, storage_options=options)
+    assert isinstance(rule, BestOfRule | DomainCapRule)
     return _plan_ranked(rule, where)
 
 

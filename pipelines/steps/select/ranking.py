@@ -12,15 +12,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.steps.select.columns import (
+from pipelines.rules.columns import (
     Numbers,
     array_of,
     check_known,
     check_numeric,
     numbers_of,
 )
-from pipelines.steps.select.row_rules import Outcome
-from pipelines.steps.select.rule_config import Prefer
+from pipelines.rules.ranked_rules import Prefer
+from pipelines.rules.rule import Outcome
 from pipelines.steps.select.spill import Records, Spill
 from pipelines.steps.select.urls import domains
 from pipelines.steps.select.verdicts import Places, Verdicts

@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.config import ConfigError, unreadable
-from pipelines.redact import redact_text, redact_url
 from pipelines.run.committed import Committed
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore, StorageError
 from pipelines.steps.select.duplicates_config import ReferenceConfig, ReferenceMethod
 from pipelines.steps.select.facts import EMBEDDING, Embeddings, embeddings_of, positions_in
+from sd_core.redact import redact_url
 
 _READ_BYTES = 1 << 20
 _DIGITS = {"sha256": 64, "phash": 16}
@@ -134,8 +134,7 @@ class _File:
         except (OSError, ValueError, ImportError, pa.ArrowException) as error:
             raise unreadable(
                 error,
-                f"select.duplicates.references {_shown(self.path)}: cannot be read: "
-                f"{redact_text(str(error))}",
+                f"select.duplicates.references {_shown(self.path)}: cannot be read: {error}",
             ) from None
 
 

@@ -2,13 +2,15 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.rules.rule import ReadyRule
+from pipelines.rules.sql_rule import SqlCondition
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, committed_shards
 from pipelines.run.store import RunStore
@@ -20,7 +22,6 @@ from pipelines.steps.select.facts import Facts
 from pipelines.steps.select.plan import plan_rules
 from pipelines.steps.select.ranking import Contest, Ranked
 from pipelines.steps.select.references import References
-from pipelines.steps.select.row_rules import RowRule, SqlCondition
 from pipelines.steps.select.tokens import TokenColumns, TokenCounter
 from pipelines.steps.select.verdicts import BY_FACTS, Verdicts
 from pipelines.steps.select.write import ledger_table
@@ -51,6 +52,8 @@ class Select:
     """Encode's tokenizer; None: the captions' tokens are not counted."""
     cache_size: int | None = None
     """Pixels of a side of the images that encode takes; None: whatever there is."""
+    further: Sequence[pa.Field] = ()
+    """Columns of the scores beside those of every run (`ScoreConfig.further_columns`)."""
 
     name = "select"
 
@@ -83,14 +86,15 @@ class Select:
             score=self.score,
             read_rows=self.read_rows,
             tokens=None if counter is None else TokenColumns(counter=counter, folder=folder),
+            further=self.further,
         )
 
     def _judge(
         self, facts: Facts, verdicts: Verdicts, references: References, folder: Path
     ) -> None:
         options = self.store.storage_options
-        planned = plan_rules(self.config, options, cache_size=self.cache_size)
-        rules: list[tuple[int, RowRule | Contest]] = []
+        planned = plan_rules(self.config, options, cache_size=self.cache_size, further=self.further)
+        rules: list[tuple[int, ReadyRule | Contest]] = []
         for rule in planned:
             code = verdicts.register(rule.outcomes)
             if isinstance(rule, Ranked):
@@ -121,7 +125,13 @@ class Select:
     def _write(
         self, shard_id: int, facts: Facts, verdicts: Verdicts, names: CopyNames, folder: Path
     ) -> Manifest:
-        table = ledger_table(facts.read(shard_id), verdicts, names, places=verdicts.shard(shard_id))
+        table = ledger_table(
+            facts.read(shard_id),
+            verdicts,
+            names,
+            places=verdicts.shard(shard_id),
+            further=self.further,
+        )
         path = folder / f"ledger-{shard_id}.parquet"
         write_table(table, path)
         counts = table["reason"].value_counts().to_pylist()
@@ -146,7 +156,7 @@ def _judge_shard(
     rows: pa.Table,
     at: slice,
     verdicts: Verdicts,
-    rules: list[tuple[int, RowRule | Contest]],
+    rules: list[tuple[int, ReadyRule | Contest]],
     duplicates: Duplicates,
 ) -> None:
     """Give each row the code of the first rule on itself that it breaks; enter it for the others.

@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.redact import REDACTED
 from pipelines.rows.urls import normalise_url, url_host
+from sd_core.redact import REDACTED
 
 # What `normalise_url` leaves as it is: a lower-case host that is no number, no port, a path
 # without dot segments, plain characters, a query that is not empty.

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.steps.select.row_rules import Outcome
+from pipelines.rules.rule import Outcome
 
 Places = npt.NDArray[np.int64]
 

@@ -1,5 +1,7 @@
 """The ledger's rows: facts, scores and verdict."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +12,12 @@ from pipelines.steps.select.verdicts import Verdicts
 
 
 def ledger_table(
-    facts: pa.Table, verdicts: Verdicts, names: CopyNames, *, places: slice
+    facts: pa.Table,
+    verdicts: Verdicts,
+    names: CopyNames,
+    *,
+    places: slice,
+    further: Sequence[pa.Field] = (),
 ) -> pa.Table:
     """A shard of the ledger; what the facts have beside its columns comes at the end."""
     codes = np.asarray(verdicts.codes[places])
@@ -24,7 +31,8 @@ def ledger_table(
         "duplicate_of": duplicate_of,
         "error_message": _messages(facts, verdicts, places),
     }
-    fields = [*LEDGER, *(field for field in facts.schema if field.name not in LEDGER.names)]
+    own = pa.schema([*LEDGER, *further])
+    fields = [*own, *(field for field in facts.schema if field.name not in own.names)]
     arrays = [
         columns[field.name] if field.name in columns else facts[field.name] for field in fields
     ]

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from jobs.exit_codes import exit_code_of
 from pipelines.engine.chain import EngineError
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.session import open_session
 from pipelines.run.manifest import committed_shards, read_manifest
 from pipelines.run.store import RunStore
 from pipelines.steps.step import Resources
+from sd_core.errors import ExitCode, FoundryError
 from tests.pipelines.engine.toy_step import ToyStep
 
 pytestmark = pytest.mark.ray
@@ -93,6 +95,29 @@ def test_a_worker_that_cannot_start_fails_the_job_with_its_own_words(
     store = RunStore(str(tmp_path))
     with pytest.raises(EngineError, match="could not start: ValueError: no weights here"):
         run(store, [ToyStep(store, fail_to_open="no weights here")], num_shards=1)
+
+
+@pytest.mark.parametrize("config", [RAY, LOCAL], ids=["ray", "local"])
+def test_a_full_disk_under_a_workers_own_error_is_the_environments_and_no_shards_fault(
+    ray_cluster: None, tmp_path: Path, config: EngineConfig
+) -> None:
+    store = RunStore(str(tmp_path))
+    with pytest.raises(FoundryError, match="shard 1 is cut off") as caught:
+        run(store, [ToyStep(store, disk_full=(1,))], num_shards=3, config=config)
+    assert exit_code_of(caught.value) == ExitCode.ENVIRONMENT
+    assert read_manifest(store, "toy", "f0", 1) is None
+    run(store, [ToyStep(store)], num_shards=3, config=config)
+    assert committed_shards(store, "toy", "f0") == {0, 1, 2}
+
+
+@pytest.mark.parametrize("config", [RAY, LOCAL], ids=["ray", "local"])
+def test_a_full_disk_while_a_worker_starts_is_the_environments(
+    ray_cluster: None, tmp_path: Path, config: EngineConfig
+) -> None:
+    store = RunStore(str(tmp_path))
+    with pytest.raises(FoundryError, match="weights are cut off") as caught:
+        run(store, [ToyStep(store, disk_full_to_open=True)], num_shards=1, config=config)
+    assert exit_code_of(caught.value) == ExitCode.ENVIRONMENT
 
 
 def test_two_model_workers_on_two_gpus_see_different_ones(

@@ -1,5 +1,6 @@
 """A real step without models: it writes one small file a shard, and can be told to fail."""
 
+import errno
 import os
 import signal
 import tempfile
@@ -7,11 +8,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.run.manifest import Manifest, ShardError, SpooledFile, commit_shard
 from pipelines.run.store import RunStore
 from pipelines.steps.step import Resources
 
 ROWS = 10
+FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 @dataclass
@@ -24,7 +26,10 @@ class ToyStep:
     resources: Resources = field(default_factory=lambda: Resources(num_workers=2))
     die_once: tuple[int, ...] = ()
     fail: tuple[int, ...] = ()
+    disk_full: tuple[int, ...] = ()
+    """Shards whose reading ends in a `ShardError` that a full disk is the cause of."""
     fail_to_open: str | None = None
+    disk_full_to_open: bool = False
     pause_s: float = 0.0
     min_shards_before: int = 0
     """Shards of the step before that must be committed when this step first runs."""
@@ -32,6 +37,8 @@ class ToyStep:
     def open(self) -> None:
         if self.fail_to_open:
             raise ValueError(self.fail_to_open)
+        if self.disk_full_to_open:
+            raise ShardError("weights are cut off") from FULL
         mark = f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}"
         self.store.replace(f"opened/{self.name}-{os.getpid()}", mark.encode())
 
@@ -42,6 +49,8 @@ class ToyStep:
             os.kill(os.getpid(), signal.SIGKILL)
         if shard_id in self.fail:
             raise ValueError(f"poison in shard {shard_id}")
+        if shard_id in self.disk_full:
+            raise ShardError(f"shard {shard_id} is cut off") from FULL
         time.sleep(self.pause_s)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.txt"

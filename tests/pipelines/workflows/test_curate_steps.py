@@ -82,6 +82,9 @@ def test_what_a_block_list_of_select_holds_is_an_option(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("select", "message"),
     [
+        ({"thresholds": {"widht": {"min": 3}}}, "thresholds.widht: not a numeric column"),
+        ({"thresholds": {"url": {"min": 3}}}, "thresholds.url: not a numeric column"),
+        ({"thresholds": {"row": {"min": 3}}}, "thresholds.row: not a numeric column"),
         ({"rules": [{"preset": "laion_art"}]}, "nothing in `score` makes aesthetic_v1"),
         ({"rules": [{"best_of": {"by": "aesthetic_v2", "num_images": 1}}]}, "makes aesthetic_v2"),
         ({"duplicates": {"keep": "aesthetic_v2"}}, "select.duplicates.keep: nothing in `score`"),

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sd_core.cache.formats import format_of
 from sd_core.cache.samples import EmptyCaption, LatentSample
-from sd_core.cache.shards import SUFFIXES, open_shard_writer
+from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
 from tests.sd_core.cache.cases import make_samples
 
@@ -25,7 +26,7 @@ def write_cache(
     rows: list[dict[str, Any]] = []
     first = 0
     for shard_id, count in enumerate(shard_rows):
-        local = folder / f"shard-{seed}{SUFFIXES[spec.format]}"
+        local = folder / f"shard-{seed}{format_of(spec).suffix}"
         with open_shard_writer(local, spec) as writer:
             for sample in samples[first : first + count]:
                 writer.write(sample)
@@ -33,7 +34,7 @@ def write_cache(
         content = local.read_bytes()
         local.unlink()
         sha256 = hashlib.sha256(content).hexdigest()
-        name = f"latents/{shard_id:06d}-{sha256[:16]}{SUFFIXES[spec.format]}"
+        name = f"latents/{shard_id:06d}-{sha256[:16]}{format_of(spec).suffix}"
         filesystem.pipe_file(f"{root.rpartition('/')[0]}/{name}", content)
         rows.append(
             {

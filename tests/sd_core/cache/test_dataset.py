@@ -12,8 +12,9 @@ import pytest
 
 from sd_core.cache import open_shards
 from sd_core.cache.dataset import DrawnSample, TrainingDataset
+from sd_core.cache.formats import ShardReader
 from sd_core.cache.latent_cache import CacheShard, LatentCache, open_cache
-from sd_core.cache.reading import ShardReader, open_shard_reader
+from sd_core.cache.reading import open_shard_reader
 from sd_core.cache.spec import CacheMismatchError
 from tests.conftest import S3Endpoint
 from tests.sd_core.cache.caches import write_cache

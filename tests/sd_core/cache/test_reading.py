@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from sd_core.cache.dataset import TrainingDataset
+from sd_core.cache.formats import CACHE_FORMATS
 from sd_core.cache.latent_cache import LatentCache, open_cache
 from sd_core.cache.reading import open_shard_reader
 from sd_core.cache.samples import CacheShardError
-from sd_core.cache.shards import SUFFIXES
 from tests.sd_core.cache.caches import reindex, write_cache
 from tests.sd_core.cache.cases import make_spec
 from tests.sd_core.cache.test_shards import assert_equal
@@ -159,9 +159,9 @@ def test_damage_is_named_with_the_shard(
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_shard_of_another_spec_is_refused(tmp_path: Path, kind: str) -> None:
     cache = make_cache(tmp_path, format=kind)
-    with pytest.raises(CacheShardError, match=rf"latents/\S+{SUFFIXES[kind]}: "):
+    with pytest.raises(CacheShardError, match=rf"latents/\S+{CACHE_FORMATS[kind].suffix}: "):
         read_all(replace(cache, spec=make_spec(format=kind, form="mean")))
-    with pytest.raises(CacheShardError, match=rf"latents/\S+{SUFFIXES[kind]}: "):
+    with pytest.raises(CacheShardError, match=rf"latents/\S+{CACHE_FORMATS[kind].suffix}: "):
         read_all(replace(cache, spec=make_spec(format=kind, dtype="float32")))
 
 

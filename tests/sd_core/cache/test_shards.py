@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import webdataset
 
+from sd_core.cache.formats import CACHE_FORMATS
 from sd_core.cache.samples import (
     CacheShardError,
     EmptyCaption,
     LatentSample,
     read_empty_caption,
 )
-from sd_core.cache.shards import SUFFIXES, iterate_shard, open_shard_writer
+from sd_core.cache.shards import iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
 from tests.sd_core.cache.cases import make_samples, make_spec
 
@@ -158,7 +159,7 @@ def test_hugging_face_datasets_reads_it(
 
     spec = make_spec(format=kind)
     samples = make_samples(5, spec)
-    path = write(tmp_path / f"000000{SUFFIXES[kind]}", samples, spec)
+    path = write(tmp_path / f"000000{CACHE_FORMATS[kind].suffix}", samples, spec)
     found = datasets.load_dataset(
         kind, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
     ).with_format("numpy")

@@ -15,10 +15,10 @@ import transformers
 
 from sd_core.model.autoencoder_settings import AUTOENCODER_DECISIONS, check_autoencoder_settings
 from sd_core.model.denoiser_settings import (
-    DENOISER_DECISIONS,
     check_channels,
     check_denoiser_settings,
 )
+from sd_core.model.denoisers import DENOISERS
 from sd_core.model.index_settings import INDEX_DECISIONS, PIPELINES, check_index
 from sd_core.model.lora_settings import ADAPTER_DECISIONS, adapter_settings
 from sd_core.model.noise_schedule import NoiseScheduleConfig, build_noise_schedule
@@ -39,7 +39,7 @@ from sd_core.model.text_encoder_settings import (
 from sd_core.sampling.samplers import SAMPLERS, build_sampler
 
 CLASSES: list[tuple[str, Decisions]] = [
-    *DENOISER_DECISIONS.items(),
+    *((name, family.decisions) for name, family in DENOISERS.items()),
     *AUTOENCODER_DECISIONS.items(),
     *((name, SCHEDULER_DECISIONS) for name in SCHEDULER_CLASSES),
 ]

@@ -1,9 +1,13 @@
 """Published cuts as ready-made rules, with bounds as published (`above`, `below`: exclusive)."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Self
 
-from pipelines.steps.select.rule_config import ColumnRule, Missing, PresetRule, SqlRule
+from pydantic import model_validator
+
+from pipelines.rules.column_rule import ColumnRule
+from pipelines.rules.rule import Missing, Rule
+from pipelines.rules.sql_rule import SqlRule
 
 PresetParts = tuple[ColumnRule | SqlRule, ...]
 
@@ -50,28 +54,33 @@ PRESETS: Final[Mapping[str, PresetParts]] = {
 }
 
 
-def expand_preset(rule: PresetRule) -> PresetParts:
-    """The rules of a preset, named after it.
+class PresetRule(Rule):
+    """Published cuts by name, each as a rule of its own."""
 
-    Raises:
-        ValueError: there is no such preset.
-    """
-    if rule.preset not in PRESETS:
-        raise ValueError(f"preset {rule.preset!r}: allowed: {', '.join(PRESETS)}")
-    return tuple(_named(part, rule.preset, rule.missing) for part in PRESETS[rule.preset])
+    preset: str
+    """`laion_aesthetic_v1`, `laion_art`, `laion_aesthetic_v2_` with 4.5, 4.75, 5, 6, 6.25 or 6.5,
+    `laion_similarity`, `stable_diffusion_1`, `stable_diffusion_2` or `datacomp_basic`."""
+    missing: Missing = "drop"
+    """What becomes of a row in which a column of the preset is null."""
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset {self.preset!r}: allowed: {', '.join(PRESETS)}")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for part in self.parts() for name in part.columns))
+
+    def parts(self) -> PresetParts:
+        """The rules of the preset, named after it."""
+        name = self.name or self.preset
+        return tuple(_named(part, name, self.missing) for part in PRESETS[self.preset])
 
 
-def _named(part: ColumnRule | SqlRule, preset: str, missing: Missing) -> ColumnRule | SqlRule:
+def _named(part: ColumnRule | SqlRule, name: str, missing: Missing) -> ColumnRule | SqlRule:
     if isinstance(part, SqlRule):
         sql = f"coalesce({part.sql}, true)" if missing == "keep" else part.sql
-        return part.model_copy(update={"name": f"{preset}: {part.name}", "sql": sql})
-    return part.model_copy(update={"name": f"{preset}: {describe(part)}", "missing": missing})
-
-
-def describe(rule: ColumnRule) -> str:
-    """The rule as a reader would write it, e.g. `aesthetic_v2 >= 5`."""
-    if rule.one_of is not None:
-        return f"{rule.column} is {' or '.join(rule.one_of)}"
-    signs = (("above", ">"), ("min", ">="), ("below", "<"), ("max", "<="))
-    bounds = [(sign, getattr(rule, field)) for field, sign in signs]
-    return " and ".join(f"{rule.column} {sign} {b:g}" for sign, b in bounds if b is not None)
+        return part.model_copy(update={"name": f"{name}: {part.name}", "sql": sql})
+    return part.model_copy(update={"name": f"{name}: {part.text}", "missing": missing})

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.config import ConfigError
-from pipelines.steps.select.conditions import Condition
+from pipelines.rules.conditions import Condition
 from tests.pipelines.steps.select.cases import kept, ledger_of, reasons
 
 TYPES = {"width": pa.int32(), "height": pa.int32(), "caption": pa.string(), "url": pa.string()}

@@ -34,9 +34,9 @@ class Numbers:
 
 
 def usable_columns(
-    facts: pa.Schema, source_columns: Mapping[str, pa.DataType]
+    facts: Iterable[pa.Field], source_columns: Mapping[str, pa.DataType]
 ) -> dict[str, pa.DataType]:
-    """Name to type of what a rule can name, in a run whose first step has these facts."""
+    """Name to type of what a rule can name, in a run with these facts beside the ledger's."""
     types = {field.name: field.type for field in (*LEDGER, *facts)}
     return {n: t for n, t in types.items() if n not in VERDICT_COLUMNS} | dict(source_columns)
 
@@ -66,9 +66,15 @@ def numbers_of(table: pa.Table, name: str, *, where: str) -> Numbers:
     return Numbers(data=data, is_missing=np.asarray(column.is_null()) | np.isnan(data))
 
 
+def is_numeric(kind: pa.DataType) -> bool:
+    """Whether bounds can be set on a column of this type."""
+    numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    return any(is_kind(kind) for is_kind in numeric)
+
+
 def check_numeric(kind: pa.DataType, name: str, *, where: str) -> None:
     """Raise `ColumnError` where a column's type is neither a number nor a boolean."""
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+    if not is_numeric(kind):
         raise ColumnError(f"{where}: the column {name} holds {kind}, not numbers")
 
 
@@ -77,3 +83,8 @@ def check_known(name: str, known: Iterable[str], *, where: str) -> None:
     allowed = list(known)
     if name not in allowed:
         raise ColumnError(f"{where}: no column {name!r}; allowed: {', '.join(allowed)}")
+
+
+def check_text(name: str, types: Mapping[str, pa.DataType], *, where: str) -> None:
+    """Raise `ColumnError` where there is no such column, or it is no text."""
+    check_known(name, [n for n, kind in types.items() if kind == pa.string()], where=where)

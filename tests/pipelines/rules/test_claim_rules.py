@@ -1,4 +1,4 @@
-"""Rules on the list's own columns."""
+"""Rules on the list's own columns, in the old spelling and the new."""
 
 import math
 from typing import Any
@@ -8,8 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.config import ConfigError
+from pipelines.rows.caption_facts import EVERY_CAPTION_FACT
 from pipelines.rows.ledger import LIST_REASONS
-from pipelines.rules.list_rules import RulesConfig, apply_rules, check_rules
+from pipelines.rules.before_fetch import BeforeFetch, Settled
+from pipelines.rules.block_lists import BlockConfig
+from pipelines.rules.old_keys import RulesConfig, old_rules
 
 ROWS = pa.table(
     {
@@ -21,6 +24,15 @@ ROWS = pa.table(
         "source_pwatermark": pa.array([0.1, 0.9, 0.8, None, 0.0], pa.float64()),
     }
 )
+
+
+def before_fetch(config: RulesConfig) -> BeforeFetch:
+    return BeforeFetch(rules=old_rules(config, BlockConfig()))
+
+
+def apply_rules(rows: pa.Table, config: RulesConfig) -> Settled:
+    reason = pa.nulls(rows.num_rows, pa.string())
+    return before_fetch(config).judge(rows.append_column("reason", reason))
 
 
 def _broken(**options: Any) -> list[tuple[int, str, str]]:
@@ -90,9 +102,8 @@ def test_without_rules_every_row_passes() -> None:
 
 def test_rule_without_its_column_is_an_error_that_lists_the_columns() -> None:
     with pytest.raises(ConfigError) as error:
-        check_rules(
-            ["url", "source_width", "source_hash"],
-            RulesConfig(min_width=1, max_aspect=2.0, max_punsafe=0.5),
+        before_fetch(RulesConfig(min_width=1, max_aspect=2.0, max_punsafe=0.5)).check(
+            {"source_width": "int64", "source_hash": "int64"}, EVERY_CAPTION_FACT
         )
     message = str(error.value)
     assert "2 problem(s)" in message

@@ -1,0 +1,155 @@
+"""Rules by lists in files: of keys, of words, of URLs, domains and contents."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+
+from pipelines.rules.block_lists import BlockConfig, BlockList, load_block_list
+from pipelines.rules.columns import array_of, check_text
+from pipelines.rules.rule import Breaks, Outcome, RowRule, StorageOptions
+from pipelines.rules.word_lists import WordList, list_digest, read_keys, read_words
+
+_BLOCK_REASONS = ("url_blocked", "domain_blocked", "sha256_blocked")
+
+
+class BlockRule(RowRule):
+    """Rows whose URL or domain is on a list, or that of the URL that redirects led to, or whose
+    content is: in `download.rules` they are never fetched (`urls`, `domains`) or kept (`sha256`).
+    """
+
+    block: BlockConfig
+
+    @model_validator(mode="after")
+    def _names_a_list(self) -> Self:
+        if self.block == BlockConfig():
+            raise ValueError(f"block needs one of {', '.join(BlockConfig.model_fields)}")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("url", "final_url", "sha256")
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return ("url",)
+
+    def identity(self) -> dict[str, Any]:
+        """Without the files' paths: what they hold counts."""
+        return {"block": sorted(self.block.model_dump(exclude_none=True)), "name": self.name}
+
+    def files_digest(self, *, where: str, storage_options: StorageOptions) -> str | None:
+        return self._load(where, storage_options).digest
+
+    def ready(self, *, where: str, storage_options: StorageOptions) -> "Blocked":
+        return Blocked(self._load(where, storage_options), name=self.name)
+
+    def _load(self, where: str, options: StorageOptions) -> BlockList:
+        option = where if where == "block" else f"{where}.block"
+        return load_block_list(self.block, option=option, storage_options=dict(options))
+
+
+class Blocked:
+    """Rows on a block list; of columns that are not there yet nothing is said.
+
+    Attributes:
+        blocks: The list, for URLs after redirects and for contents.
+    """
+
+    columns = ("url", "final_url", "sha256")
+
+    def __init__(self, blocks: BlockList, *, name: str | None) -> None:
+        self.blocks = blocks
+        self.name = name
+        self.outcomes = tuple(Outcome(reason=reason, rule=name) for reason in _BLOCK_REASONS)
+
+    def check(self, types: Mapping[str, pa.DataType]) -> None:
+        """Every run has URLs."""
+
+    def broken(self, rows: pa.Table) -> Breaks:
+        breaks = np.zeros(rows.num_rows, np.int16)
+        if "sha256" in rows.column_names:
+            blocked = self.blocks.sha256_blocked
+            found = [d is not None and blocked(d) for d in rows["sha256"].to_pylist()]
+            breaks[np.asarray(found, np.bool_)] = 3
+        for name in ("final_url", "url"):
+            if name in rows.column_names:
+                reasons = self.blocks.url_reasons(array_of(rows, name))
+                at = pc.index_in(reasons, value_set=pa.array(_BLOCK_REASONS))
+                numbers = np.asarray(pc.fill_null(at, -1)) + 1
+                breaks = np.where(numbers > 0, numbers, breaks).astype(np.int16)
+        return breaks
+
+
+class BlockKeysRule(RowRule):
+    """Rows whose key is on a list: one a line (`#` starts a comment), or one Parquet column."""
+
+    block_keys: str = Field(min_length=1)
+    """The list: an absolute path or an fsspec URL."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("key",)
+
+    def files_digest(self, *, where: str, storage_options: StorageOptions) -> str | None:
+        return list_digest(self.block_keys, option=where, storage_options=storage_options)
+
+    def ready(self, *, where: str, storage_options: StorageOptions) -> "BlockedKeys":
+        keys = read_keys(self.block_keys, option=where, storage_options=storage_options)
+        return BlockedKeys(keys, name=self.name or "list of keys")
+
+
+class BlockedKeys:
+    """Rows whose key is on a list."""
+
+    columns = ("key",)
+
+    def __init__(self, keys: frozenset[str], *, name: str) -> None:
+        self._keys = pa.array(sorted(keys), pa.string())
+        self.outcomes = (Outcome(reason="key_blocked", rule=name),)
+
+    def check(self, types: Mapping[str, pa.DataType]) -> None:
+        """Every run has keys."""
+
+    def broken(self, rows: pa.Table) -> Breaks:
+        found = pc.is_in(array_of(rows, "key"), value_set=self._keys)
+        return np.asarray(found).astype(np.int16)
+
+
+class BlockWordsRule(RowRule):
+    """Rows whose text holds a word or phrase of a list, whole and in any case."""
+
+    block_words: str = Field(min_length=1)
+    """The list, a word or phrase a line: an absolute path or an fsspec URL."""
+    column: str = "caption"
+    """The column of text that is searched."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def files_digest(self, *, where: str, storage_options: StorageOptions) -> str | None:
+        return list_digest(self.block_words, option=where, storage_options=storage_options)
+
+    def ready(self, *, where: str, storage_options: StorageOptions) -> "BlockedWords":
+        words = read_words(self.block_words, option=where, storage_options=storage_options)
+        name = self.name or f"list of words in {self.column}"
+        return BlockedWords(words, column=self.column, name=name, where=f"{where}.column")
+
+
+class BlockedWords:
+    """Rows whose text holds a word or phrase of a list."""
+
+    def __init__(self, words: WordList, *, column: str, name: str, where: str) -> None:
+        self._words, self._where = words, where
+        self.columns = (column,)
+        self.outcomes = (Outcome(reason="word_blocked", rule=name),)
+
+    def check(self, types: Mapping[str, pa.DataType]) -> None:
+        check_text(self.columns[0], types, where=self._where)
+
+    def broken(self, rows: pa.Table) -> Breaks:
+        return self._words.found_in(array_of(rows, self.columns[0])).astype(np.int16)

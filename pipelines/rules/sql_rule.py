@@ -1,0 +1,73 @@
+"""A condition in SQL as a rule."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from pipelines.config import ConfigError
+from pipelines.rows.ledger import ROW_FAILED
+from pipelines.rules.rule import Breaks, Outcome, RowRule, StorageOptions
+
+if TYPE_CHECKING:
+    from pipelines.rules.conditions import Condition
+
+
+class SqlRule(RowRule):
+    """A DuckDB condition on the row's columns; a row for which it is null is dropped too."""
+
+    sql: str = Field(min_length=1)
+    """The condition, such as `original_width * original_height >= 262144`."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return _condition(self.sql, self.where).columns
+
+    def ready(self, *, where: str, storage_options: StorageOptions) -> "SqlCondition":
+        return SqlCondition(self.sql, name=self.name, where=where)
+
+
+class SqlCondition:
+    """A condition, ready to ask.
+
+    A row on which it cannot be evaluated (a text that is no number) is dropped alone; where it
+    can be evaluated on none of the run, `finish` raises.
+
+    Attributes:
+        errors: Of the rows that the last call of `broken` met so, in order.
+    """
+
+    def __init__(self, sql: str, *, name: str | None, where: str) -> None:
+        self._condition = _condition(sql, where)
+        self.columns = self._condition.columns
+        self.outcomes = (
+            Outcome(reason="condition_not_met", rule=name or sql),
+            Outcome(reason=ROW_FAILED, rule=name or sql),
+        )
+        self.errors: list[str] = []
+        self._is_proven = False
+        self._error: ConfigError | None = None
+
+    def check(self, types: Mapping[str, pa.DataType]) -> None:
+        self._condition.check(types)
+
+    def broken(self, rows: pa.Table) -> Breaks:
+        judged = self._condition.judge(rows)
+        failed = len(judged.errors)
+        self.errors = list(judged.errors)
+        self._is_proven = self._is_proven or failed < rows.num_rows
+        self._error = self._error or judged.error
+        return np.where(judged.failed, 2, ~judged.met).astype(np.int16)
+
+    def finish(self) -> None:
+        """After the last shard: raise `ConfigError` where it could be evaluated on no row."""
+        if self._error is not None and not self._is_proven:
+            raise self._error
+
+
+def _condition(sql: str, where: str) -> "Condition":
+    from pipelines.rules.conditions import Condition  # DuckDB is loaded where a rule asks for it
+
+    return Condition(sql, where=where)

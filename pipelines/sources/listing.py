@@ -1,0 +1,120 @@
+"""Which files a source is, and of which format each."""
+
+import posixpath
+from urllib.parse import urlsplit
+
+import fsspec
+
+from pipelines.sources.config import SourceError, UnreachableSourceError
+from pipelines.sources.files import SourceFile, compression_of, suffix_of
+from pipelines.sources.formats import FORMATS
+from pipelines.sources.source_config import SourceConfig
+from sd_core.errors import is_environment
+from sd_core.redact import redact_url
+
+
+def list_files(config: SourceConfig) -> list[SourceFile]:
+    """The source's files, sorted by name.
+
+    Raises:
+        SourceError: nothing is there, or a file's format cannot be told from its name.
+    """
+    shown = redact_url(config.path)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(config.path, **config.storage_options)
+        root, names = _find(filesystem, path)
+        names = _current(filesystem, root, names)
+    except (OSError, ImportError, ValueError) as error:
+        kind = UnreachableSourceError if is_environment(error) else SourceError
+        raise kind(f"source.path {shown}: cannot be listed: {error}") from None
+    if not names:
+        raise SourceError(f"source.path {shown}: no file found; give a file, a glob or a folder")
+    formats = _choose_formats(names, config.format, shown)
+    whole = len(names) == 1 and root == ""
+    return [
+        SourceFile(
+            name=_display_name(name) if whole else name,
+            path=path if whole else f"{root}{name}",
+            uri=shown if whole else redact_url(filesystem.unstrip_protocol(f"{root}{name}")),
+            format=kind,
+            compression=compression_of(name),
+            filesystem=filesystem,
+        )
+        for name, kind in sorted(formats.items())
+    ]
+
+
+def _choose_formats(names: list[str], asked: str, shown: str) -> dict[str, str]:
+    """Each file that is part of the source, with its format."""
+    if asked == "auto":
+        _refuse_tfrecords(names, shown)
+        asked = next((name for name, kind in FORMATS.items() if kind.claims(names)), asked)
+    if asked != "auto":
+        return dict.fromkeys(FORMATS[asked].choose(names), asked)
+    by_suffix = {suffix: name for name, kind in FORMATS.items() for suffix in kind.suffixes}
+    told = {name: by_suffix[suffix] for name in names if (suffix := suffix_of(name)) in by_suffix}
+    kinds = sorted(set(told.values()))
+    if len(kinds) == 1:
+        return told
+    if kinds:
+        raise SourceError(
+            f"source.path {shown}: holds files of several formats ({', '.join(kinds)}); "
+            "set source.format, or give a glob of those that are meant"
+        )
+    raise SourceError(
+        f"source.path {shown}: the format of {', '.join(names[:3])} cannot be told from its name; "
+        f"allowed are {', '.join(by_suffix)} (.gz, .bz2, .zst after them), or set source.format"
+    )
+
+
+def _find(filesystem: fsspec.AbstractFileSystem, path: str) -> tuple[str, list[str]]:
+    """The folder's prefix and the file names under it; for a single file, "" and its path."""
+    if _is_glob(path) and not filesystem.exists(path):
+        fixed = path[: min(path.index(sign) for sign in "*?[" if sign in path)]
+        root = fixed.rpartition("/")[0] + "/" if "/" in fixed else ""
+        found = filesystem.glob(path, detail=True)
+    elif filesystem.isdir(path):
+        root = path.rstrip("/") + "/"
+        found = filesystem.find(path, detail=True)
+    else:
+        return "", [path] if filesystem.exists(path) else []
+    names = [
+        name.removeprefix(root) for name, entry in found.items() if entry.get("type") == "file"
+    ]
+    return root, sorted(name for name in names if not _is_hidden(name))
+
+
+def _current(filesystem: fsspec.AbstractFileSystem, root: str, names: list[str]) -> list[str]:
+    """Of a folder of a run, the files of its current revision, by its `shards.txt`.
+
+    Others lie beside them: the index, and files that a later revision replaced.
+    """
+    if not {"shards.txt", "index.parquet"} <= set(names):
+        return names
+    listed = filesystem.cat_file(f"{root}shards.txt").decode().split()
+    current = [posixpath.basename(path) for path in listed]
+    missing = sorted(set(current) - set(names))
+    if missing:
+        raise ValueError(f"its shards.txt lists {missing[0]}, which is not there")
+    return sorted(current)
+
+
+def _is_glob(path: str) -> bool:
+    return any(sign in urlsplit(path).path for sign in "*[") or ("?" in path and "://" not in path)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _refuse_tfrecords(names: list[str], shown: str) -> None:
+    records = [name for name in names if name.endswith(".tfrecord")]
+    if any(f"{name.removesuffix('.tfrecord')}.parquet" in names for name in records):
+        raise SourceError(
+            f"source.path {shown}: img2dataset wrote it in its tfrecord layout, which is not read; "
+            "set source.format to parquet to fetch the URLs again"
+        )
+
+
+def _display_name(path: str) -> str:
+    return posixpath.basename(path.split("?", 1)[0] if "://" in path else path) or "source"

@@ -1,0 +1,23 @@
+"""Where the rows come from."""
+
+from pydantic import Field, field_validator
+
+from pipelines.sources.config import ReadingConfig
+from pipelines.sources.formats import FORMATS
+from sd_core.tables import NameIn
+
+
+class SourceConfig(ReadingConfig):
+    """Where the rows come from and which of their columns mean what."""
+
+    path: str = Field(min_length=1)
+    """One file, a glob or a folder, on any fsspec URL."""
+    storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
+        default_factory=dict, repr=False
+    )
+    """Passed to fsspec; may hold secrets, so it is redacted wherever it is stored."""
+
+    @field_validator("format")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return NameIn(FORMATS, also=["auto"])(name)

@@ -1,0 +1,120 @@
+"""What a scorer is: a batch of stored images in, columns of scores out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Protocol, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from sd_core.model.clip import Clip
+from sd_core.model.config import ModelConfig
+from sd_core.model.resample import OriginalSize
+from sd_core.model.weights import WeightsNeed
+
+Values: TypeAlias = npt.NDArray[Any] | pa.Array
+"""B elements; an array of (B, width) fills a column of lists. NaN drops the row as
+`score_not_finite`, null says that the image has no such score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B images of one size; the last ones may only fill it up.
+
+    Attributes:
+        images: (B, 3, H, W) uint8 RGB; the stored crops.
+        captions: B of them, null where there is none.
+        originals: Sizes of the B originals, so that embeddings are those of the originals.
+        clip: The `score.clip` of the configuration; None where no scorer reads it.
+    """
+
+    images: Tensor
+    captions: Sequence[str | None]
+    originals: Sequence[OriginalSize] | None
+    clip: Clip | None
+    device: torch.device
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """The images on the worker's device."""
+        return self.images.to(self.device)
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """(B, embed_dim) float32, L2-normalised: one CLIP forward for all scorers that ask."""
+        return self.loaded_clip.encode_images(self.pixels, originals=self.originals)
+
+    @property
+    def loaded_clip(self) -> Clip:
+        """The CLIP, for a scorer that says it reads one."""
+        if self.clip is None:
+            raise RuntimeError("a scorer reads CLIP without saying so (`reads_clip`)")
+        return self.clip
+
+
+class ScorerConfig(ModelConfig):
+    """The section of a scorer under `score:`; the base of each scorer's own."""
+
+    def weight_needs(self, where: str) -> list[WeightsNeed]:
+        """What `check_weights` must find; `where` is this section's key."""
+        return []
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change a score, as plain JSON without secrets."""
+        return self.model_dump(mode="json")
+
+    def describe(self) -> str:
+        """One line for people."""
+        return ", ".join(f"{name} {value}" for name, value in self.identity().items()) or "on"
+
+
+class Scorer(Protocol):
+    """One entry of `SCORERS`, loaded on a worker.
+
+    Attributes:
+        Config: Its section of the configuration.
+        columns: What it adds to the ledger, so that rules can go by it.
+        reads_clip: Whether it needs `score.clip`, by the batch's embeddings or by itself.
+    """
+
+    Config: ClassVar[type[ScorerConfig]] = ScorerConfig
+    columns: ClassVar[tuple[pa.Field, ...]]
+    reads_clip: ClassVar[bool] = False
+
+    @classmethod
+    def open(cls, config: Any, *, device: torch.device, clip: Clip | None, where: str) -> Self:
+        """Load it on a worker; raises `WeightsError` naming the key at fault under `where`."""
+
+    @property
+    def fields(self) -> Sequence[pa.Field]:
+        """What it writes to `facts/score`: its columns, unless some are for the facts alone."""
+        return self.columns
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Digest of the loaded weights, which may not change within a run; None: it has none."""
+        return None
+
+    def score(self, batch: Batch) -> Mapping[str, Values]:
+        """The values of each of its `fields`; runs without gradients."""
+
+
+def as_column(values: Values, kind: pa.DataType, num_rows: int) -> pa.Array:
+    """The first `num_rows` of a scorer's values as a column.
+
+    Raises:
+        ValueError: there are fewer, or they are of another shape.
+    """
+    if len(values) < num_rows:
+        raise ValueError(f"{len(values)} values for {num_rows} images")
+    values = values[:num_rows]
+    if isinstance(values, pa.Array):
+        return values.cast(kind)
+    if values.ndim == 1:
+        return pa.array(values, kind)
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1), kind.value_type)
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])

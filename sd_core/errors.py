@@ -1,0 +1,193 @@
+"""The one root of the errors that end a job with a message; any other exception is a bug.
+
+    FoundryError                1   failed
+    +-- InputError              2   what the user gave is wrong
+    +-- EnvironmentFault       75   the environment: the same command goes on
+
+Each module derives its own from these. What is wrong with what the user gave stays wrong until it
+is changed; what is wrong with the environment may be gone when the same command is given again.
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any, ClassVar
+
+from sd_core.redact import redact_text
+
+
+class ExitCode(IntEnum):
+    """What a job's exit code means; the lower one counts where two would hold."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> "ExitCode":
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        return code
+
+    DONE = 0, "done, or nothing to do (a finished run again, a `--grow` without news)"
+    FAILED = 1, "failed; the message says why (of `verify.py`: there are faults)"
+    WRONG_INPUT = 2, "usage or configuration: a wrong key, path, list, column, model or output"
+    SHARDS_GIVEN_UP = 3, "shards were given up; their rows say so (before 4)"
+    NOTHING_KEPT = (
+        4,
+        "done, and nothing of a list that is not empty was kept or made (never of a partial "
+        "`--steps`)",
+    )
+    ENVIRONMENT = (
+        75,
+        "the environment (disk, store, credentials, another job at the run, no resources in "
+        "time): the same command goes on",
+    )
+    INTERRUPTED = 130, "stopped by SIGINT: the same command goes on"
+    TERMINATED = 143, "stopped by SIGTERM: the same command goes on"
+
+
+class FoundryError(Exception):
+    """Something ends the job; the message says what and what to do.
+
+    URLs in the message lose their secrets, so that whoever prints it need not think of them.
+
+    Attributes:
+        exit_code: What a job exits with that this ends.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact_text(message))
+
+
+class InputError(FoundryError):
+    """What the user gave is wrong: a key, a path, a list, a column, a model, an output."""
+
+    exit_code = ExitCode.WRONG_INPUT
+
+
+class EnvironmentFault(FoundryError):
+    """Disk, store, credentials, another job or too few resources: the same command goes on."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+_ERRNOS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ENODEV,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EADDRINUSE,
+        errno.ETIMEDOUT,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+    }
+)
+# By package and class, because none of these packages must be there: clients of stores and the hub.
+_UNREACHABLE = frozenset(
+    {
+        "aiohttp.ClientConnectionError",
+        "aiohttp.ClientPayloadError",
+        "botocore.ConnectionError",
+        "botocore.CredentialRetrievalError",
+        "botocore.HTTPClientError",
+        "botocore.NoCredentialsError",
+        "botocore.PartialCredentialsError",
+        "httpx.TransportError",
+        "httpx2.TransportError",
+        "requests.ConnectionError",
+        "requests.Timeout",
+        "socket.gaierror",
+        "urllib.URLError",
+    }
+)
+_REFUSED = (401, 403, 408, 429)
+_S3_CODES = frozenset(
+    {
+        "AccessDenied",
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "SlowDown",
+    }
+)
+
+
+def is_environment(error: BaseException) -> bool:
+    """Whether an exception, or what it was raised from, is the environment's fault.
+
+    A full or broken disk; too little memory; a store or hub that cannot be reached, answers 5xx or
+    429, or refuses the credentials. A path that is not there, or may not be read on this machine,
+    is none of it.
+    """
+    return any(_is_fault(each) for each in causes_of(error))
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what it was raised from, also where Ray or Ray Train wrapped it."""
+    seen: set[int] = set()
+    ahead: list[object] = [error]
+    while ahead:
+        found = ahead.pop(0)
+        if isinstance(found, BaseException) and id(found) not in seen:
+            seen.add(id(found))
+            yield found
+            ahead += [getattr(found, name, None) for name in ("__cause__", "cause", "_base_exc")]
+
+
+@contextmanager
+def environment_told() -> Iterator[None]:
+    """Raise what is the environment's fault as an `EnvironmentFault`.
+
+    For what ends in another process: the causes that tell are lost where an exception is pickled.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, EnvironmentFault) or not is_environment(error):
+            raise
+        told = error if isinstance(error, FoundryError) else f"{type(error).__name__}: {error}"
+        raise EnvironmentFault(str(told)) from error
+
+
+def _is_fault(error: BaseException) -> bool:
+    if isinstance(error, EnvironmentFault | MemoryError | ConnectionError | TimeoutError):
+        return True
+    if isinstance(error, OSError) and error.errno in _ERRNOS:
+        return True
+    status, code = _answer(error)
+    if status is not None or code:
+        return status in _REFUSED or (status or 0) >= 500 or code in _S3_CODES
+    return not _names(error).isdisjoint(_UNREACHABLE)
+
+
+def _names(error: BaseException) -> set[str]:
+    return {
+        f"{each.__module__.partition('.')[0]}.{each.__qualname__}" for each in type(error).__mro__
+    }
+
+
+def _answer(error: Any) -> tuple[int | None, str]:
+    """The HTTP status and the own code of a store's answer; None and "" where it is no answer."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore's
+        code = str(response.get("Error", {}).get("Code", ""))
+        told = response.get("ResponseMetadata", {}).get("HTTPStatusCode", code)
+        return (int(told) if str(told).isdecimal() else None), code
+    if "urllib.HTTPError" in _names(error):
+        return int(error.code), ""
+    status = getattr(response, "status_code", None)  # requests' and httpx's
+    if status is None and "aiohttp.ClientResponseError" in _names(error):
+        status = error.status
+    return (status if isinstance(status, int) else None), ""
