@@ -143,6 +143,20 @@ def test_the_architecture_answers_the_three_questions_with_a_file_each() -> None
         assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
 
 
+def test_the_worked_examples_are_the_files_that_the_tests_run() -> None:
+    shown = re.findall(
+        r"<!-- example: (\S+) -->\n```python\n(.*?)^```", text_of("CONTRIBUTING.md"), re.M | re.S
+    )
+    assert [path.split("_")[-1] for path, _ in shown] == [
+        "scorer.py",
+        "source.py",
+        "filter.py",
+        "step.py",
+    ]
+    for path, code in shown:
+        assert (ROOT / path).read_text(encoding="utf-8") == code, path
+
+
 def test_a_version_has_its_part_in_the_changelog() -> None:
     version = re.search(r'^version = "(.*)"$', text_of("pyproject.toml"), re.M)
     heads = re.findall(r"^## (.*)$", text_of("CHANGELOG.md"), re.M)
