@@ -14,7 +14,7 @@ HEADS ?= $(PHOTOS)/../../heads
 TEST_PROCESSES ?= 2
 AUTOENCODER ?= $(PHOTOS)/../../autoencoders/taesd
 
-.PHONY: setup check test quick browser demo photographs lock clean
+.PHONY: setup check test quick browser demo photographs reference lock clean
 
 setup: $(STAMP)
 
@@ -54,6 +54,10 @@ demo: setup
 
 photographs: setup
 	$(BIN)/python -m jobs.demo.photographs --photos "$(PHOTOS)" --heads "$(HEADS)" --autoencoder "$(AUTOENCODER)"
+
+# The page of every configuration key, from the models that check them.
+reference: setup
+	$(BIN)/python -m jobs.reference
 
 lock: setup
 	{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable; } > constraints.new

@@ -15,13 +15,14 @@ class EngineConfig(Config):
     download_workers: int = Field(default=2, ge=1, le=100_000)
     """Processes that fetch and decode; each takes one logical CPU."""
     gpus: Literal["auto"] | int = "auto"
-    """Model workers pinned to a GPU each; `auto` takes every GPU of the cluster, 0 none."""
+    """Model workers pinned to a GPU each; `auto` takes every GPU of the cluster, 0 none. Unit:
+    GPUs."""
     cpu_model_workers: int = Field(default=1, ge=1, le=10_000)
     """Model workers where there is no GPU; each takes one logical CPU."""
     torch_threads: int = Field(default=1, ge=1, le=256)
     """Threads of a model worker on a CPU; they change the last bit, so a run keeps its number."""
     shards_ahead: int = Field(default=4, ge=1, le=10_000)
-    """Shards that may be downloaded and not yet scored, for each model worker."""
+    """Shards that may be downloaded and not yet scored, for each model worker. Unit: shards."""
     shard_tries: int = Field(default=3, ge=1, le=100)
     """Attempts at a shard that raises an error, before it is quarantined."""
     infrastructure_tries: int = Field(default=20, ge=1, le=1000)

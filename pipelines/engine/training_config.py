@@ -13,14 +13,15 @@ class TrainEngineConfig(Config):
     runner: Literal["ray", "local"] = "ray"
     """`local` trains in this process, without Ray."""
     num_workers: int = Field(default=1, ge=1, le=10_000)
+    """Processes that train together; they share each batch."""
     use_gpu: Literal["auto"] | bool = "auto"
     """A GPU for each worker; `auto` where the cluster has any."""
     cpus_per_worker: int = Field(default=1, ge=1, le=1024)
-    """Logical CPUs that Ray sets aside for each worker."""
+    """Logical CPUs that Ray sets aside for each worker. Unit: CPUs."""
     torch_threads: int | None = Field(default=None, ge=1, le=256)
     """Threads of a worker on a CPU; null leaves torch's own choice."""
     max_failures: int = Field(default=3, ge=0)
-    """How often workers that die are started again, from the last checkpoint."""
+    """How often workers that die are started again, from the last checkpoint. Unit: times."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

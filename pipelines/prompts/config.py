@@ -18,6 +18,7 @@ class PromptsConfig(Config):
     """One file, a glob or a folder, on any fsspec URL: Parquet, CSV, JSON lines, or text with a
     prompt a line."""
     format: Literal["auto", "parquet", "csv", "jsonl", "text"] = "auto"
+    """`auto` goes by the file names."""
     prompt_column: str | None = None
     """Null: `prompt` in any case, else recognised as captions are (`TEXT`, `caption`, ...)."""
     csv: CsvConfig = CsvConfig()

@@ -27,8 +27,10 @@ class BlockConfig(Config):
     """Files of what is refused: one entry a line (`#` starts a comment), or one Parquet column."""
 
     urls: str | None = None
+    """URLs that are not fetched, nor kept where a redirect leads to one; compared as browsers read
+    them."""
     domains: str | None = None
-    """A domain stands for its sub-domains too."""
+    """Hosts that are not fetched; a domain stands for its sub-domains too."""
     sha256: str | None = None
     """Hex digests of image files as downloaded."""
 

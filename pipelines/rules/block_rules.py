@@ -88,6 +88,7 @@ class BlockKeysRule(RowRule):
     """Rows whose key is on a list: one a line (`#` starts a comment), or one Parquet column."""
 
     block_keys: str = Field(min_length=1)
+    """The list: an absolute path or an fsspec URL."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -122,7 +123,9 @@ class BlockWordsRule(RowRule):
     """Rows whose text holds a word or phrase of a list, whole and in any case."""
 
     block_words: str = Field(min_length=1)
+    """The list, a word or phrase a line: an absolute path or an fsspec URL."""
     column: str = "caption"
+    """The column of text that is searched."""
 
     @property
     def columns(self) -> tuple[str, ...]:

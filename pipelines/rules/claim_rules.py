@@ -81,9 +81,9 @@ class ClaimedRule(RowRule):
     """`side` is the shorter one, `aspect` the longer over the shorter; LAION's own cut of
     similarity is 0.28 (ViT-B/32, English)."""
     min: float | None = None
-    """Inclusive; of width, height, side (pixels) and similarity."""
+    """Inclusive; of width, height, side (pixels) and similarity. Unit: the claim's."""
     max: float | None = None
-    """Inclusive; of aspect, punsafe and pwatermark."""
+    """Inclusive; of aspect, punsafe and pwatermark. Unit: the claim's."""
     missing: Missing = "keep"
     """What becomes of a row that makes no claim."""
 
@@ -143,7 +143,9 @@ class CaptionRule(RowRule):
     caption: Literal["characters", "words"]
     """Words are between white space."""
     min: int | None = None
+    """The fewest that pass; a missing caption has none. Unit: `caption`'s."""
     max: int | None = None
+    """The most that pass. Unit: `caption`'s."""
 
     @model_validator(mode="after")
     def _has_bounds(self) -> Self:

@@ -19,9 +19,13 @@ class Threshold(Config):
     """Bounds on one column: `min` and `max` inclusive, `above` and `below` exclusive."""
 
     min: float | None = None
+    """The least value that passes. Unit: the column's."""
     max: float | None = None
+    """The greatest value that passes. Unit: the column's."""
     above: float | None = None
+    """Only greater values pass. Unit: the column's."""
     below: float | None = None
+    """Only lesser values pass. Unit: the column's."""
     missing: Missing = "drop"
     """What becomes of a row whose value is null."""
 
@@ -49,6 +53,7 @@ class ColumnRule(Threshold, RowRule):
     column: str
     """Of the ledger, or `source_<column of the list>`."""
     one_of: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """The texts that pass, of a column of text; not together with bounds."""
 
     def _has_other_test(self) -> bool:
         return self.one_of is not None

@@ -45,11 +45,17 @@ class RulesConfig(Config):
     max_aspect: float | None = Field(default=None, ge=1.0)
     """The longer claimed side over the shorter."""
     min_similarity: float | None = Field(default=None, ge=-1.0, le=1.0)
+    """Claimed image-text similarity; LAION's own cut is 0.28 (B/32, English)."""
     max_punsafe: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Claimed probability that the image is not safe for work. Unit: probability."""
     max_pwatermark: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Claimed probability that the image bears a watermark. Unit: probability."""
     min_caption_chars: int | None = Field(default=None, ge=0)
+    """A missing caption has none."""
     min_caption_words: int | None = Field(default=None, ge=0)
+    """Words between white space."""
     max_caption_chars: int | None = Field(default=None, ge=1)
+    """A longer caption drops its row."""
     missing_values: Literal["keep", "drop"] = "keep"
     """A row whose claim is null or NaN passes, or (`drop`) gets the rule's reason."""
 

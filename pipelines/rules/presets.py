@@ -58,6 +58,8 @@ class PresetRule(Rule):
     """Published cuts by name, each as a rule of its own."""
 
     preset: str
+    """`laion_aesthetic_v1`, `laion_art`, `laion_aesthetic_v2_` with 4.5, 4.75, 5, 6, 6.25 or 6.5,
+    `laion_similarity`, `stable_diffusion_1`, `stable_diffusion_2` or `datacomp_basic`."""
     missing: Missing = "drop"
     """What becomes of a row in which a column of the preset is null."""
 

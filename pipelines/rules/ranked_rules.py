@@ -17,11 +17,13 @@ class BestOf(Config):
     """The column of numbers that decides; null is the worst. Of equal rows the one with the lesser
     key (its first 16 characters), then the first in plan order, is the better."""
     num_images: int | None = Field(default=None, ge=1)
+    """So many stay; or give `fraction`."""
     fraction: float | None = Field(default=None, gt=0, le=1)
-    """Of the rows (of each group, with `per`) that passed so far, rounded up."""
+    """Of the rows (of each group, with `per`) that passed so far, rounded up. Unit: share."""
     per: str | None = None
     """The column that makes a group, such as `prompt_key`; a row where it is null stays."""
     prefer: Prefer = "highest"
+    """Which end of the column is the best."""
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
@@ -44,9 +46,11 @@ class DomainCap(Config):
     """At most so many rows of one host (`www.` left off) stay."""
 
     num_images: int = Field(ge=1)
+    """So many rows of each host stay."""
     by: str | None = None
     """As in `best_of`; by default the first in plan order stay."""
     prefer: Prefer = "highest"
+    """Which end of the column is the best."""
 
 
 class DomainCapRule(Rule):

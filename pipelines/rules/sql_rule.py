@@ -19,6 +19,7 @@ class SqlRule(RowRule):
     """A DuckDB condition on the row's columns; a row for which it is null is dropped too."""
 
     sql: str = Field(min_length=1)
+    """The condition, such as `original_width * original_height >= 262144`."""
 
     @property
     def columns(self) -> tuple[str, ...]:

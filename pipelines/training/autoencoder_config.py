@@ -25,16 +25,18 @@ class HeldOutConfig(Config):
     """Images of the first run that are not trained on and show how it goes."""
 
     held_out: int = Field(default=64, ge=1)
-    """The first kept rows of the first run; their PSNR is recorded."""
+    """The first kept rows of the first run; their PSNR is recorded. Unit: images."""
     shown: int = Field(default=8, ge=1)
-    """How many of them the grid shows."""
+    """How many of them the grid shows. Unit: images."""
 
 
 class AutoencoderTrainConfig(TrainingConfig):
     """An autoencoder's training from curated images."""
 
     task: Literal["autoencoder"]
+    """What is trained; `denoiser` is the other training."""
     data: list[ImageDataConfig] = Field(min_length=1)
+    """Curated runs to train on, mixed by weight."""
     model: TrainedAutoencoderConfig
     losses: AutoencoderLossConfig = AutoencoderLossConfig()
     random_flip: bool = False

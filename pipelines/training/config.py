@@ -29,17 +29,23 @@ class OrderConfig(Config):
     """The order of samples, which depends on `loop.seed` and on these alone."""
 
     num_streams: int = Field(default=64, ge=1, le=65_536)
-    """Canonical streams that are divided among the workers, whose number must divide it."""
+    """Canonical streams that are divided among the workers, whose number must divide it. Unit:
+    streams."""
 
 
 class SamplesConfig(Config):
     """The grid of images that shows how the training goes; an empty list of prompts: none."""
 
     prompts: list[str] = Field(default_factory=list)
+    """One image of each; empty: no grid."""
     seed: int = Field(default=0, ge=0)
+    """Of the noise that the images start from."""
     sampler: SamplerName = "ddim"
+    """Which sampler draws them."""
     num_inference_steps: int = Field(default=30, ge=1)
+    """Steps of the sampler."""
     guidance_scale: float = Field(default=7.5, ge=0)
+    """Up to 1 guides nothing. Unit: factor."""
 
 
 class TrackingConfig(Config):
@@ -82,7 +88,9 @@ class TrainConfig(TrainingConfig):
     """A denoiser's training from latent caches."""
 
     task: Literal["denoiser"] = "denoiser"
+    """What is trained; `autoencoder` is the other training."""
     data: list[DataConfig] = Field(min_length=1)
+    """Caches to train on, mixed by weight."""
     model: LatentDiffusionConfig
     """What training starts from; its caches must be of the same autoencoder and text encoder."""
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -47,10 +47,13 @@ class LatentDiffusionConfig(ModelConfig):
     precision: Precision = "auto"
     """Of all parts of `model`; sections have their own. Train with `fp32`."""
     autoencoder: AutoencoderConfig | None = None
+    """The autoencoder, where the parts are named one by one."""
     text_encoder: TextEncoderConfig | None = None
+    """The text encoder, where the parts are named one by one."""
     text_encoder_2: TextEncoderConfig | None = None
     """XL's second one."""
     denoiser: DenoiserConfig | None = None
+    """The denoiser, where the parts are named one by one."""
     noise_schedule: NoiseScheduleConfig | None = None
     """With `model`: instead of its own; with sections: Stable Diffusion's where left out."""
 

@@ -33,6 +33,7 @@ class LoraConfig(ModelConfig):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
     """Expected digest of the file or folder."""
     scale: float = Field(default=1.0, ge=-10, le=10)
+    """How much of it is added: 1 is the file as it is, 0 nothing. Unit: factor."""
 
     def weight_needs(self, where: str) -> list[WeightsNeed]:
         """What `check_weights` must find; `where` is this section's key."""

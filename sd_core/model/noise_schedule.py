@@ -34,14 +34,20 @@ class NoiseScheduleConfig(ModelConfig):
     """The forward process; the defaults are Stable Diffusion's."""
 
     num_train_timesteps: int = Field(default=1000, ge=2)
+    """Timesteps of the forward process."""
     beta_start: float = Field(default=0.00085, gt=0, lt=1)
+    """Variance of the noise that the first timestep adds. Unit: share."""
     beta_end: float = Field(default=0.012, gt=0, lt=1)
+    """Variance of the noise that the last timestep adds. Unit: share."""
     beta_schedule: BetaSchedule = "scaled_linear"
+    """How the variance grows in between; `scaled_linear` is linear in its root."""
     prediction_type: PredictionType = "epsilon"
+    """What the denoiser says: the noise, v, or the velocity of a rectified flow."""
     rescale_betas_zero_snr: bool = False
     """Let the last timestep be noise alone; needs `v_prediction`."""
     flow_shift: float = Field(default=1.0, gt=0)
-    """Of a flow: sigma becomes shift * sigma / (1 + (shift - 1) * sigma) when sampling."""
+    """Of a flow: sigma becomes shift * sigma / (1 + (shift - 1) * sigma) when sampling. Unit:
+    factor."""
 
     @model_validator(mode="after")
     def _check(self) -> "NoiseScheduleConfig":

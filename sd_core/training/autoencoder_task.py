@@ -38,6 +38,7 @@ class AutoencoderLossConfig(ModelConfig):
     """Weights of the parts of the loss; the defaults are the LDM paper's."""
 
     l1_weight: float = Field(default=1.0, ge=0)
+    """Of the absolute differences."""
     l2_weight: float = Field(default=0.0, ge=0)
     """Of the squared differences, which the paper does without."""
     kl_weight: float = Field(default=1e-6, ge=0)

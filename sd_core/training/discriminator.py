@@ -21,8 +21,10 @@ class DiscriminatorConfig(ModelConfig):
     start_step: int = Field(default=50_001, ge=0)
     """The first step at which it learns and is listened to."""
     num_layers: int = Field(default=3, ge=1, le=6)
-    """Layers that halve the sides."""
+    """Layers that halve the sides. Unit: layers."""
     base_channels: int = Field(default=64, ge=4)
+    """Channels of the first layer; each further one has twice as many, up to eight times the first.
+    Unit: channels."""
     seed: int = Field(default=0, ge=0)
     """Of its first weights."""
 

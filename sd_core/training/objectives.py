@@ -19,11 +19,13 @@ class ObjectiveConfig(ModelConfig):
     """The loss; what is predicted is the model's own, in its noise schedule."""
 
     min_snr_gamma: float | None = Field(default=None, gt=0)
-    """Weigh each sample by min(SNR, gamma); 5 in the paper. Not for flow."""
+    """Weigh each sample by min(SNR, gamma); 5 in the paper. Not for flow. Unit: signal-to-noise
+    ratio."""
     offset_noise: float = Field(default=0.0, ge=0, le=1)
-    """Standard deviation of noise that is constant over each channel's plane."""
+    """Standard deviation of noise that is constant over each channel's plane. Unit: standard
+    deviation."""
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
-    """Share of captions replaced by the empty one, which is what guidance needs."""
+    """Share of captions replaced by the empty one, which is what guidance needs. Unit: share."""
     timestep_sampling: Literal["uniform", "logit_normal"] = "uniform"
     """Logit-normal (Esser et al. 2024, arXiv:2403.03206, eq. 19) is for flow."""
 

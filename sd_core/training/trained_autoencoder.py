@@ -24,7 +24,7 @@ class TrainedAutoencoderConfig(ModelConfig):
     """Of the random weights."""
     initial_log_variance: float | None = None
     """Added to the log-variance that random weights give, so that latents start with little noise;
-    AutoencoderKL only."""
+    AutoencoderKL only. Unit: log-variance."""
     model: str | None = None
     """Instead: a reference to a diffusers folder to go on from."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")

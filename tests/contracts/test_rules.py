@@ -6,21 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from pydantic import Field
 
 from jobs import curate, verify
 from jobs.demo.server import LoopbackServer
-from pipelines.rules.columns import array_of
-from pipelines.rules.rule import Breaks, RowRule
 from pipelines.rules.table import RULES
 from tests.contracts.job_cases import Outcome, call
 from tests.contracts.source_cases import picture
+from tests.contributing.example_filter import EndsWithRule
 
 GERMAN = ("ein alter Baum steht auf der grünen Wiese", "die Katze schläft neben dem warmen Ofen")
 ENGLISH = ("an old tree stands in the green meadow", "the cat sleeps beside the warm stove")
@@ -337,20 +333,6 @@ def test_a_rule_that_cannot_be_is_refused_before_anything_is_fetched(
     assert outcome.code == 2
     assert message in outcome.err
     assert curation.asked() == []
-
-
-class EndsWithRule(RowRule):
-    """Rows whose caption ends with some text stay."""
-
-    caption_ends_with: str = Field(min_length=1)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ("caption",)
-
-    def broken(self, rows: pa.Table) -> Breaks:
-        ends = pc.ends_with(array_of(rows, "caption"), self.caption_ends_with)
-        return np.asarray(pc.invert(pc.fill_null(ends, False))).astype(np.int16)
 
 
 def test_a_rule_from_outside_is_one_class_and_one_line(

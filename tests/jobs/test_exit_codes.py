@@ -1,4 +1,4 @@
-"""The table of exit codes is one: in the code, in every `--help` and in the README."""
+"""The table of exit codes is one: in the code, in every `--help` and in GUIDE.md."""
 
 import errno
 import importlib
@@ -26,12 +26,12 @@ from sd_core.model.weights import WeightsError
 from sd_core.training.checkpoint import CheckpointError, OtherTrainingError
 
 ROOT = Path(__file__).resolve().parents[2]
-JOBS = ["clean", "curate", "generate", "report", "takedown", "train", "verify"]
+JOBS = ["clean", "curate", "generate", "reference", "report", "takedown", "train", "verify"]
 OTHERS = ["bench.__main__", "demo.__main__", "demo.photographs"]
 
 
-def test_the_readme_has_the_codes_of_the_program_word_for_word() -> None:
-    table = (ROOT / "README.md").read_text().split("| exit code | means |\n|---|---|\n")[1]
+def test_the_guide_has_the_codes_of_the_program_word_for_word() -> None:
+    table = (ROOT / "GUIDE.md").read_text().split("| exit code | means |\n|---|---|\n")[1]
     found = re.findall(r"^\| (\d+) \| (.*) \|$", table.split("\n\n")[0], re.M)
     assert found == [(str(int(code)), code.meaning) for code in ExitCode]
 

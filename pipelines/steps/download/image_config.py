@@ -12,16 +12,18 @@ Enlarge = Literal["lanczos", "linear"]
 class ImageConfig(BaseModel):
     """The stored crop, and the bounds within which an original is decoded."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
 
     size: int = Field(512, ge=16, le=4096)
-    """Side of the stored square, in pixels."""
+    """Side of the stored square."""
 
     format: Literal["jpg", "png", "webp"] = "jpg"
     """How the stored square is encoded; png is lossless."""
 
     quality: int = Field(95, ge=1, le=100)
-    """Quality of jpg and webp; png has none and ignores it."""
+    """Of jpg and webp; png has none and ignores it. Unit: number."""
 
     subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
     """Chroma subsampling of jpg; png and webp ignore it."""

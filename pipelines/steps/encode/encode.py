@@ -44,11 +44,14 @@ class EncodeConfig(ModelConfig):
     form: Literal["auto", "moments", "mean"] = "auto"
     """`auto`: moments where the autoencoder has a posterior, else its one latent."""
     dtype: Literal["float16", "float32"] = "float16"
+    """Number format of the stored latents and embeddings; what the models compute in is their
+    `precision`."""
     format: CacheFormatName = "webdataset"
+    """Tars that WebDataset reads, or Parquet; the same rows and values in either."""
     prompt_embeds: bool = True
     """Store text embeddings beside the token ids (78% of the bytes at Stable Diffusion's sizes)."""
     download_shards_per_file: int = Field(default=1, ge=1, le=1000)
-    """Latent shard i holds the kept rows of this many download shards."""
+    """Latent shard i holds the kept rows of this many download shards. Unit: shards."""
     batch_size: int = Field(default=8, ge=1, le=1024)
     """Images and captions per step; part of the result's last bit."""
 

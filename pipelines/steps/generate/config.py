@@ -20,30 +20,36 @@ class GenerationDefaults(ModelConfig):
     """Settings of a row that has none of its own."""
 
     negative_prompt: str = ""
+    """What guidance leads away from."""
     seed: int = Field(default=0, ge=0)
     """The run's: of it and of its prompt the noise of a row without a seed follows."""
     num_images: int = Field(default=1, ge=1, le=10_000)
+    """Images of each row."""
     num_inference_steps: int = Field(default=30, ge=1, le=10_000)
+    """Steps of the sampler."""
     guidance_scale: float = Field(default=7.5, ge=0)
-    """Up to 1 guides nothing and halves the work."""
+    """Up to 1 guides nothing and halves the work. Unit: factor."""
     width: int | None = Field(default=None, ge=1)
-    """Pixels; null takes the size that the model was made for."""
+    """Of the image; null takes the size that the model was made for."""
     height: int | None = Field(default=None, ge=1)
+    """As `width`."""
     sampler: SamplerName | None = None
     """Null: that of the model folder's own scheduler, as it is set up there; `dpmpp_2m` where no
     folder names one."""
     strength: float = Field(default=0.8, ge=0, le=1)
-    """Of rows that start from an image: 0 leaves it as it is, 1 keeps next to nothing."""
+    """Of rows that start from an image: 0 leaves it as it is, 1 keeps next to nothing. Unit:
+    share."""
 
 
 class ImageFileConfig(ModelConfig):
     """How the images are stored."""
 
     format: Literal["png", "webp", "jpg"] = "png"
+    """Of the image files; png is lossless."""
     quality: int = Field(default=95, ge=1, le=100)
-    """Of JPEG and WebP; 100 makes WebP lossless."""
+    """Of JPEG and WebP; 100 makes WebP lossless. Unit: number."""
     compress_level: int = Field(default=4, ge=0, le=9)
-    """Of PNG."""
+    """Of PNG: 0 is fast, 9 is small. Unit: number."""
     parameters: bool = True
     """Write prompt and settings into the file, where A1111 and ComfyUI look for them."""
 
@@ -52,8 +58,11 @@ class StoredLatentsConfig(ModelConfig):
     """What of an image goes into the latent cache."""
 
     dtype: Literal["float16", "float32"] = "float16"
+    """Number format of the stored latents and embeddings."""
     format: CacheFormatName = "webdataset"
+    """Tars that WebDataset reads, or Parquet; the same rows and values in either."""
     prompt_embeds: bool = True
+    """Store text embeddings beside the token ids."""
 
 
 class InitConfig(ModelConfig):
@@ -79,7 +88,7 @@ class GenerateConfig(ModelConfig):
     """Added to the model's weights one after another; safetensors only."""
     defaults: GenerationDefaults = GenerationDefaults()
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
-    """Lin et al. take 0.7 with zero terminal SNR."""
+    """Lin et al. take 0.7 with zero terminal SNR. Unit: share."""
     batch_size: int = Field(default=8, ge=1, le=1024)
     """Images that are denoised at once, always as many: part of the result's last bit."""
     max_side_px: int = Field(default=2048, ge=8, le=16_384)
@@ -90,12 +99,13 @@ class GenerateConfig(ModelConfig):
     init: InitConfig | None = None
     noise_level: int = Field(default=DEFAULT_NOISE_LEVEL, ge=0)
     """Of a model of upscaling: the timestep of the noise that is put on the image; more invents
-    more."""
+    more. Unit: timestep."""
     facts: ImageFactsConfig = ImageFactsConfig()
     """What is measured on the images' pixels."""
     compile: bool = False
     """torch.compile the denoiser and the decoder: slow to start, for long runs on a GPU."""
     channels_last: bool = False
+    """Keep weights in the layout that a GPU's tensor cores prefer."""
     encode_threads: int = Field(default=2, ge=1, le=64)
     """Threads that write the image files' bytes."""
 

@@ -38,6 +38,7 @@ class SelectConfig(Config):
     best_of: BestOf | None = None
     """The same as a first rule of this form, by default one image of each `prompt_key`."""
     rules: tuple[AnyRule, ...] = ()
+    """Rules of any form, in order; the first that fails drops the row and is its reason."""
     duplicates: Literal["sha256", "off"] | DuplicatesConfig = "sha256"
     """`sha256` (exact copies), `off`, or a section."""
 

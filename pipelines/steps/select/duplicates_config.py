@@ -19,6 +19,7 @@ class ReferenceConfig(Config):
     """The folder of a run of ours (its kept rows), or a Parquet file with the columns asked for and
     perhaps `key`."""
     by: tuple[ReferenceMethod, ...] = Field(default=("sha256",), min_length=1)
+    """How a picture is known again: by its bytes, its perceptual hash, its embedding."""
 
 
 class DuplicatesConfig(Config):
@@ -30,13 +31,16 @@ class DuplicatesConfig(Config):
     """The row that stays is the best by this column of numbers (null is the worst), then the first
     in plan order; by default the first."""
     prefer: Prefer = "highest"
+    """Which end of the column `keep` is the best."""
     phash_distance: int = Field(default=4, ge=0, le=MAX_PHASH_DISTANCE)
-    """Perceptual hashes that differ in at most so many of their 64 bits are of one picture."""
+    """Perceptual hashes that differ in at most so many of their 64 bits are of one picture. Unit:
+    bits."""
     phash_needs_similarity: float | None = Field(default=None, ge=-1.0, le=1.0)
     """If set, only where the cosine of the embeddings is at least this too."""
     embedding_similarity: float = Field(default=0.97, gt=0.0, le=1.0)
     """Embeddings of at least this cosine are of one picture."""
     references: tuple[ReferenceConfig, ...] = ()
+    """Sets whose pictures are dropped where they are found in this run."""
 
     @model_validator(mode="after")
     def _no_method_twice(self) -> Self:
