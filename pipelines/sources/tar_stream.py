@@ -1,16 +1,16 @@
 """A tar read as a stream of bounded members: nothing is written, followed or executed.
 
-`tarfile` reads an extended header of any claimed size into memory and keeps every member it has
-seen; a list of a stranger's tars needs bounds, so the headers are walked here.
+`tarfile` reads an extended header of any claimed size into memory, keeps every member it has
+seen, and takes a tar that is cut off between two members for a whole one; so the headers are
+walked here.
 """
 
-import posixpath
+import os
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO
-
-from pipelines.sources.config import SourceError
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_EXTENDED_HEADER_BYTES = 1 << 20
@@ -19,103 +19,168 @@ _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
 
+Fault = Callable[[str], Exception]
+"""The error to raise, from what is wrong with the tar."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A regular file in a tar.
+    """What lies in a tar under a name.
 
     Attributes:
+        header: As it stands before the content.
+        is_file: False of a link, a folder, a device.
         start_byte: Where its first header block lies in the (decompressed) tar.
+        data_byte: Where its content begins.
         end_byte: Where the next member's header lies.
         num_bytes: As claimed by the header.
         content: None where it was not wanted, or is larger than allowed.
     """
 
     name: str
+    header: tarfile.TarInfo
+    is_file: bool
     start_byte: int
+    data_byte: int
     end_byte: int
     num_bytes: int
     content: bytes | None
 
 
+def every_byte(name: str) -> int:
+    """For `max_bytes`: members are read whole, whatever their size."""
+    return sys.maxsize
+
+
 def iterate_members(
     stream: IO[bytes],
     *,
-    uri: str,
+    fault: Fault,
     at: int = 0,
     end: int | None = None,
-    max_bytes: Callable[[str], int],
+    max_bytes: Callable[[str], int] = every_byte,
+    seek: bool = False,
 ) -> Iterator[Member]:
-    """The regular files of a tar, in order.
+    """The members of a tar, in order.
 
     Args:
         stream: Positioned at a member's header, `at` bytes into the tar.
-        uri: For messages.
+        fault: Makes the error of a tar that is torn or none, or that another one follows.
         end: Where to stop, at a member's header; at the tar's end where None.
         max_bytes: How much of a member of this name is read at most; 0 for none of it.
-
-    Raises:
-        SourceError: the tar is torn or is none, or another one follows it.
+        seek: Jump over what is not wanted, in a stream that allows it, instead of reading it.
     """
+    tar = _Stream(stream, fault, at, seek)
     start, extended = at, _Extended()
-    while end is None or at < end:
-        block = _read_header(stream, uri, at)
+    while end is None or tar.at < end:
+        block = tar.read_header()
         if not any(block):
-            _refuse_another(stream, uri, at)
+            tar.refuse_another()
             return
-        header = _parse_header(block, uri, at)
-        at += BLOCK
-        if extended.size is not None and header.type in _FILES:
+        header = tar.parse_header(block, start)
+        is_file = header.type in _FILES
+        if extended.size is not None and is_file:
             header.size = extended.size
-        padded = -(-header.size // BLOCK) * BLOCK
         if header.type in _EXTENDED:
-            _check_extended(header, uri, start)
-            extended.read(header, _read(stream, padded, uri, at)[: header.size])
-            at += padded
+            extended.read(header, tar.read(header.size))
             continue
-        member_name = extended.name or header.name
-        wanted = max_bytes(member_name) if header.type in _FILES else 0
+        name, data_byte = extended.name or header.name, tar.at
         content = None
-        if wanted > 0 and header.size <= wanted:
-            content = _read(stream, padded, uri, at)[: header.size]
+        if is_file and max(header.size, 1) <= max_bytes(name):
+            content = tar.read(header.size)
         else:
-            _pass_over(stream, padded, uri, at)
-        at += padded
-        if header.type in _FILES:
-            yield Member(
-                name=_plain_name(member_name),
-                start_byte=start,
-                end_byte=at,
-                num_bytes=header.size,
-                content=content,
-            )
-        start, extended = at, _Extended()
-
-
-def _read_header(stream: IO[bytes], uri: str, at: int) -> bytes:
-    block = stream.read(BLOCK)
-    if len(block) != BLOCK:
-        raise SourceError(f"{uri}: cut off at byte {at}: the tar has no end mark; fetch it again")
-    return block
-
-
-def _check_extended(header: tarfile.TarInfo, uri: str, start: int) -> None:
-    if header.size > MAX_EXTENDED_HEADER_BYTES:
-        raise SourceError(
-            f"{uri}: the header at byte {start} claims {header.size} bytes; at most "
-            f"{MAX_EXTENDED_HEADER_BYTES} are allowed"
+            tar.pass_over(header.size)
+        yield Member(
+            name=name,
+            header=header,
+            is_file=is_file,
+            start_byte=start,
+            data_byte=data_byte,
+            end_byte=tar.at,
+            num_bytes=header.size,
+            content=content,
         )
+        start, extended = tar.at, _Extended()
 
 
-def _parse_header(block: bytes, uri: str, at: int) -> tarfile.TarInfo:
-    try:
-        header = tarfile.TarInfo.frombuf(block, "utf-8", "replace")
-    except tarfile.HeaderError as error:
-        raise SourceError(f"{uri}: no tar header at byte {at}: {error}; fetch it again") from error
-    if header.size < 0:
-        raise SourceError(f"{uri}: the header at byte {at} claims {header.size} bytes")
-    if header.type not in (*_FILES, *_EXTENDED, tarfile.GNUTYPE_SPARSE):
-        header.size = 0  # links, folders and devices have no content
-    return header
+@dataclass
+class _Stream:
+    """A tar's blocks, and how far they are read."""
+
+    stream: IO[bytes]
+    fault: Fault
+    at: int
+    seek: bool
+
+    def read_header(self) -> bytes:
+        block = self.stream.read(BLOCK)
+        if len(block) != BLOCK:
+            raise self.fault(
+                f"cut off at byte {self.at}: the tar has no end mark; fetch or copy it again"
+            )
+        return block
+
+    def parse_header(self, block: bytes, start: int) -> tarfile.TarInfo:
+        """The header of the member that begins at `start`, which it may be an extension of."""
+        try:
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "replace")
+        except tarfile.HeaderError as error:
+            raise self.fault(
+                f"no tar header at byte {self.at}: {error}; fetch or copy it again"
+            ) from error
+        limit = MAX_EXTENDED_HEADER_BYTES if header.type in _EXTENDED else sys.maxsize
+        if not 0 <= header.size <= limit:
+            raise self.fault(
+                f"the header at byte {start} claims {header.size} bytes; at most "
+                f"{MAX_EXTENDED_HEADER_BYTES} are allowed"
+            )
+        if header.type not in (*_FILES, *_EXTENDED, tarfile.GNUTYPE_SPARSE):
+            header.size = 0  # links, folders and devices have no content
+        self.at += BLOCK
+        return header
+
+    def read(self, num_bytes: int) -> bytes:
+        padded = _padded(num_bytes)
+        content = self.stream.read(padded)
+        if len(content) != padded:
+            raise self._cut_off()
+        self.at += padded
+        return content[:num_bytes]
+
+    def pass_over(self, num_bytes: int) -> None:
+        left = padded = _padded(num_bytes)
+        if self.seek:
+            self.stream.seek(padded, os.SEEK_CUR)
+            left = 0
+        while left > 0:
+            chunk = self.stream.read(min(left, _CHUNK_BYTES))
+            if not chunk:
+                raise self._cut_off()
+            left -= len(chunk)
+        self.at += padded
+
+    def _cut_off(self) -> Exception:
+        return self.fault(f"cut off within the member at byte {self.at}; fetch or copy it again")
+
+    def refuse_another(self) -> None:
+        """Tars that were joined by `cat` end at the first one's end mark for most who read them."""
+        at = self.at
+        while block := self.stream.read(BLOCK):
+            at += BLOCK
+            if not any(block):
+                continue
+            try:
+                tarfile.TarInfo.frombuf(block, "utf-8", "replace")
+            except tarfile.HeaderError:
+                return  # rubbish behind the end mark
+            raise self.fault(
+                f"another tar follows its end mark, at byte {at}; join tars by "
+                "`tar --concatenate`, or give them as files of their own"
+            )
+
+
+def _padded(num_bytes: int) -> int:
+    return -(-num_bytes // BLOCK) * BLOCK
 
 
 @dataclass
@@ -141,39 +206,3 @@ class _Extended:
                 self.name = value.decode("utf-8", "replace")
             elif key == b"size" and value.isdigit():
                 self.size = int(value[:19])  # beyond 8 GiB the header itself has no room
-
-
-def _refuse_another(stream: IO[bytes], uri: str, at: int) -> None:
-    """Tars that were joined by `cat` end at the first one's end mark for most who read them."""
-    while block := stream.read(BLOCK):
-        at += BLOCK
-        if not any(block):
-            continue
-        try:
-            tarfile.TarInfo.frombuf(block, "utf-8", "replace")
-        except tarfile.HeaderError:
-            return  # rubbish behind the end mark
-        raise SourceError(
-            f"{uri}: another tar follows its end mark, at byte {at}; join tars by "
-            "`tar --concatenate`, or give them as files of their own"
-        )
-
-
-def _plain_name(name: str) -> str:
-    """Without the leading `./`; a name is only ever compared, never opened."""
-    return posixpath.normpath(name)
-
-
-def _read(stream: IO[bytes], num_bytes: int, uri: str, at: int) -> bytes:
-    content = stream.read(num_bytes)
-    if len(content) != num_bytes:
-        raise SourceError(f"{uri}: cut off within the member at byte {at}; fetch it again")
-    return content
-
-
-def _pass_over(stream: IO[bytes], num_bytes: int, uri: str, at: int) -> None:
-    while num_bytes > 0:
-        chunk = stream.read(min(num_bytes, _CHUNK_BYTES))
-        if not chunk:
-            raise SourceError(f"{uri}: cut off within the member at byte {at}; fetch it again")
-        num_bytes -= len(chunk)
