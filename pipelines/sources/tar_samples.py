@@ -11,7 +11,7 @@ from pipelines.rows.image_formats import ALL_IMAGE_EXTENSIONS
 from pipelines.sources.columns import CAPTION_NAMES, clean_text
 from pipelines.sources.config import SourceError, TarGrouping
 from pipelines.sources.files import SourceFile
-from pipelines.sources.tar_stream import Member, iterate_members
+from sd_core.tar_members import Member, iterate_members
 
 MAX_IMAGE_BYTES = 64 << 20
 MAX_TEXT_BYTES = 8 << 20
