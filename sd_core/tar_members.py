@@ -1,16 +1,19 @@
-"""A tar read as a stream of bounded members: nothing is written, followed or executed.
+"""Tars, read as a stream of bounded members and written as samples.
 
-`tarfile` reads an extended header of any claimed size into memory, keeps every member it has
-seen, and takes a tar that is cut off between two members for a whole one; so the headers are
-walked here.
+What is read is never written to a disk, followed or executed. `tarfile` reads an extended header
+of any claimed size into memory, keeps every member it has seen, and takes a tar that is cut off
+between two members for a whole one; so the headers are walked here.
 """
 
+import io
 import os
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_EXTENDED_HEADER_BYTES = 1 << 20
@@ -28,23 +31,44 @@ class Member:
     """What lies in a tar under a name.
 
     Attributes:
-        header: As it stands before the content.
+        header: As it stands before the content, with the name and size of extended headers.
         is_file: False of a link, a folder, a device.
         start_byte: Where its first header block lies in the (decompressed) tar.
         data_byte: Where its content begins.
         end_byte: Where the next member's header lies.
-        num_bytes: As claimed by the header.
         content: None where it was not wanted, or is larger than allowed.
     """
 
-    name: str
     header: tarfile.TarInfo
     is_file: bool
     start_byte: int
     data_byte: int
     end_byte: int
-    num_bytes: int
     content: bytes | None
+
+    @property
+    def name(self) -> str:
+        """The whole name, with folders."""
+        return self.header.name
+
+    @property
+    def num_bytes(self) -> int:
+        """The content's size, as claimed by the header."""
+        return self.header.size
+
+    @property
+    def key(self) -> str:
+        """The name up to its first dot: what the members of a sample share."""
+        return self.name.partition(".")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The consecutive members of a tar that share a key; extension to content."""
+
+    key: str
+    files: Mapping[str, bytes]
+    end_byte: int
 
 
 def every_byte(name: str) -> int:
@@ -84,23 +108,42 @@ def iterate_members(
         if header.type in _EXTENDED:
             extended.read(header, tar.read(header.size))
             continue
-        name, data_byte = extended.name or header.name, tar.at
-        content = None
-        if is_file and max(header.size, 1) <= max_bytes(name):
+        header.name = extended.name or header.name
+        data_byte, content = tar.at, None
+        if is_file and max(header.size, 1) <= max_bytes(header.name):
             content = tar.read(header.size)
         else:
             tar.pass_over(header.size)
         yield Member(
-            name=name,
             header=header,
             is_file=is_file,
             start_byte=start,
             data_byte=data_byte,
             end_byte=tar.at,
-            num_bytes=header.size,
             content=content,
         )
         start, extended = tar.at, _Extended()
+
+
+def iterate_samples(stream: IO[bytes], *, fault: Fault) -> Iterator[Sample]:
+    """The samples of a tar that we wrote, in order; memory is that of one sample.
+
+    Args:
+        stream: At the tar's start.
+        fault: As for `iterate_members`; also for what is no sample's file.
+    """
+    key, files, end_byte = "", dict[str, bytes](), 0
+    for member in iterate_members(stream, fault=fault):
+        stem, dot, extension = member.name.partition(".")
+        if member.content is None or not dot or "/" in member.name:
+            raise fault(f"member {member.name!r} is not a sample's file")
+        if files and (stem != key or extension in files):
+            yield Sample(key=key, files=files, end_byte=end_byte)
+            files = {}
+        key, end_byte = stem, member.end_byte
+        files[extension] = member.content
+    if files:
+        yield Sample(key=key, files=files, end_byte=end_byte)
 
 
 @dataclass
@@ -206,3 +249,61 @@ class _Extended:
                 self.name = value.decode("utf-8", "replace")
             elif key == b"size" and value.isdigit():
                 self.size = int(value[:19])  # beyond 8 GiB the header itself has no room
+
+
+class SampleTarWriter:
+    """Writes samples as members `{key}.{extension}`, as img2dataset and webdataset lay them out.
+
+    The headers hold no time, user or mode of this machine, so the same samples give the same
+    bytes. (Importing webdataset brings torch into every fetching process.)
+
+    Args:
+        path: The new tar.
+        extended: With webdataset's own owner and extended headers, which take names of any length;
+            else a name has at most 100 bytes.
+    """
+
+    def __init__(self, path: Path, *, extended: bool = False) -> None:
+        form = tarfile.PAX_FORMAT if extended else tarfile.USTAR_FORMAT
+        self._tar = tarfile.open(path, "w", format=form)  # noqa: SIM115
+        self._extended = extended
+
+    def write(self, key: str, files: Mapping[str, bytes]) -> None:
+        """Append a sample's files in their order.
+
+        Raises:
+            ValueError: a name is too long; nothing is written.
+        """
+        for name in (f"{key}.{extension}" for extension in files):
+            if not self._extended and len(name.encode()) > tarfile.LENGTH_NAME:
+                raise ValueError(f"{name}: the name is too long for a tar")
+        for extension, content in files.items():
+            header = tarfile.TarInfo(f"{key}.{extension}")
+            header.size, header.mode = len(content), 0o444
+            if self._extended:
+                header.uname = header.gname = "bigdata"
+                header.mtime = 0.0  # no integer, which is what makes tarfile extend the header
+            self._add(header, content)
+
+    def copy(self, member: Member) -> None:
+        """Append a member that was read from another tar with its content."""
+        self._add(member.header, member.content or b"")
+
+    def _add(self, header: tarfile.TarInfo, content: bytes) -> None:
+        self._tar.addfile(header, io.BytesIO(content))
+        self._tar.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
+
+    def close(self) -> None:
+        """Write the end mark and close the file."""
+        self._tar.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,7 +1,6 @@
 """A shard's files once more, without some of its rows; no model runs."""
 
 import io
-import tarfile
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,11 +14,13 @@ import pyarrow.compute as pc
 
 from pipelines.revisions.tombstones import mask_rows
 from pipelines.rows.ledger import REJECTS
+from pipelines.run.images import damaged
 from pipelines.run.manifest import FileEntry, Manifest, SpooledFile, commit_shard
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table, write_table
 from sd_core.cache.shards import iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
+from sd_core.tar_members import SampleTarWriter, iterate_members
 
 Hidden = npt.NDArray[np.bool_]
 
@@ -171,17 +172,10 @@ def _rename(ledger: pa.Table, masked: Mapping[str, str]) -> pa.Table:
 
 
 def _copy_members(store: RunStore, path: str, local: Path, *, keys: frozenset[str]) -> None:
-    with (
-        store.open(path) as stream,
-        tarfile.open(fileobj=stream, mode="r|") as source,
-        tarfile.open(local, "w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
-        for member in source:
-            content = source.extractfile(member)
-            if member.name.partition(".")[0] in keys and content is not None:
-                tar.addfile(member, io.BytesIO(content.read()))
-            source.members.clear()  # type: ignore[attr-defined]  # or they remember them all
-            tar.members.clear()  # type: ignore[attr-defined]
+    with store.open(path) as stream, SampleTarWriter(local) as tar:
+        for member in iterate_members(stream, fault=damaged(path)):
+            if member.is_file and member.key in keys:
+                tar.copy(member)
 
 
 def _commit(

@@ -1,6 +1,5 @@
 """The images that an upscaler enlarges: what a curated or generated run stored, found by key."""
 
-import tarfile
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipelines.config import ConfigError
-from pipelines.run.images import decode_crop, is_image
+from pipelines.run.images import damaged, decode_crop, image_places
 from pipelines.run.manifest import Manifest, ShardError, read_manifest
 from pipelines.run.record import ORIGIN_STEPS, read_revision
 from pipelines.run.store import RunStore
@@ -92,15 +91,8 @@ class SourcePictures:
         return places
 
     def _members_of(self, path: str) -> Mapping[str, tuple[int, int]]:
-        try:
-            with self._store.open(path) as stream, tarfile.open(fileobj=stream) as archive:
-                return {
-                    member.name.partition(".")[0]: (member.offset_data, member.size)
-                    for member in archive
-                    if is_image(member.name)
-                }
-        except (tarfile.TarError, EOFError) as error:
-            raise ShardError(f"{path}: damaged tar: {error}") from error
+        with self._store.open(path) as stream:
+            return image_places(stream, fault=damaged(path))
 
     def _file(self, step: str, folder: str, shard_id: int) -> str:
         fingerprint = self._steps[step].fingerprint
