@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from pipelines.revisions.tombstones import mask_rows
 from pipelines.rows.ledger import REJECTS
 from pipelines.run.images import damaged
 from pipelines.run.manifest import FileEntry, Manifest, SpooledFile, commit_shard
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table, write_table
 from sd_core.cache.shards import iterate_shard, open_shard_writer
@@ -42,16 +42,16 @@ class Target:
 def rewrite_download(target: Target, manifest: Manifest, facts: pa.Table, hidden: Hidden) -> None:
     """Images and facts without the hidden rows, which keep their numbers and a reason."""
     facts = mask_rows(facts, hidden)
-    with TemporaryDirectory(prefix="takedown-") as name:
+    with spool_folder() as folder:
         files = []
         images = manifest.file("images")
         kept = int(facts["reason"].null_count)
         if images is not None and kept:
-            tar = Path(name) / "images.tar"
+            tar = folder / "images.tar"
             stored = facts.filter(facts["reason"].is_null())["key"].to_pylist()
             _copy_members(target.store, images.path, tar, keys=frozenset(stored))
             files.append(SpooledFile(folder="images", path=tar, suffix=".tar", num_rows=kept))
-        files.append(_table(facts, Path(name), "facts/download"))
+        files.append(_table(facts, folder, "facts/download"))
         _commit(target, manifest, files, facts)
 
 
@@ -66,11 +66,11 @@ def rewrite_scores(
     scores = read_table(target.store, _path(manifest, "facts/score"))
     is_left = pc.invert(pc.is_in(scores["row"], value_set=pa.array(rows, scores["row"].type)))
     scores = scores.filter(is_left).combine_chunks()
-    with TemporaryDirectory(prefix="takedown-") as name:
+    with spool_folder() as folder:
         rejects = _left_rejects(target.store, manifest, "facts/score/rejects", gone=gone)
-        files = [_table(scores, Path(name), "facts/score")]
+        files = [_table(scores, folder, "facts/score")]
         if rejects.num_rows:
-            files.append(_table(rejects, Path(name), "facts/score/rejects"))
+            files.append(_table(rejects, folder, "facts/score/rejects"))
         commit_shard(
             target.store,
             step=manifest.step,
@@ -98,8 +98,8 @@ def rewrite_ledger(
         masked: What stands for each key that is gone.
     """
     ledger = _rename(mask_rows(ledger, hidden), masked)
-    with TemporaryDirectory(prefix="takedown-") as name:
-        _commit(target, manifest, [_table(ledger, Path(name), "ledger")], ledger)
+    with spool_folder() as folder:
+        _commit(target, manifest, [_table(ledger, folder, "ledger")], ledger)
 
 
 def rewrite_latents(
@@ -107,12 +107,12 @@ def rewrite_latents(
 ) -> None:
     """A latent shard and its rejects without the keys that are gone."""
     store = target.store
-    with TemporaryDirectory(prefix="takedown-") as name:
+    with spool_folder() as folder:
         files = []
         entry = manifest.file("latents")
         num_written = 0
         if entry is not None:
-            path = Path(name) / f"latents{Path(entry.path).suffix}"
+            path = folder / f"latents{Path(entry.path).suffix}"
             with store.open(entry.path) as stream, open_shard_writer(path, spec) as writer:
                 source = io.BytesIO(stream.read()) if spec.format == "parquet" else stream
                 for sample in iterate_shard(source, spec, name=entry.path):
@@ -124,7 +124,7 @@ def rewrite_latents(
         rejects = _left_rejects(store, manifest, "latents/rejects", gone=gone)
         dropped = Counter(rejects["reason"].to_pylist())
         if rejects.num_rows:
-            files.append(_table(rejects, Path(name), "latents/rejects"))
+            files.append(_table(rejects, folder, "latents/rejects"))
         commit_shard(
             store,
             step=manifest.step,

@@ -1,10 +1,8 @@
 """The encode step: the kept rows of a few download shards in, one latent shard committed."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from pipelines.run.cache_files import record_cache
 from pipelines.run.images import StoredImage, batches, iterate_images, stack_pixels
 from pipelines.run.manifest import Manifest, ShardError, read_manifest
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_keys
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.steps.encode.commit import NOT_FINITE, commit_latents
 from pipelines.steps.encode.encode import (
@@ -111,8 +110,8 @@ class EncodeStep:
         isolation = Isolation(
             self._encode, key_of=lambda image: image.facts["key"], failures=rejects.failures
         )
-        with tempfile.TemporaryDirectory(prefix=f"encode-{shard_id:06d}-") as folder:
-            path = Path(folder) / f"latents{SUFFIXES[self._spec.format]}"
+        with spool_folder() as folder:
+            path = folder / f"latents{SUFFIXES[self._spec.format]}"
             with open_shard_writer(path, self._spec) as writer:
                 run_overlapped(
                     self._read(shard_id, rejects),

@@ -1,6 +1,5 @@
 """The generate step: a shard of prompts in, images with their facts and latents committed."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pipelines.prompts import PromptPlan, expand_rows, read_prompts
 from pipelines.rows.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
 from pipelines.run.cache_files import record_cache
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.run.versions import program_version
 from pipelines.steps.generate.batches import group_rows
@@ -110,10 +110,8 @@ class GenerateStep:
         if worker is None:
             raise RuntimeError("open() comes before run()")
         rows = expand_rows(read_prompts(self._plan, self._store, shard_id), shard_id=shard_id)
-        with tempfile.TemporaryDirectory(prefix=f"generate-{shard_id:06d}-") as folder:
-            files, facts = worker.make(
-                rows, self._caption_facts, shard_id=shard_id, folder=Path(folder)
-            )
+        with spool_folder() as folder:
+            files, facts = worker.make(rows, self._caption_facts, shard_id=shard_id, folder=folder)
             reasons = facts["reason"].drop_null().to_pylist()
             return commit_shard(
                 self._store,

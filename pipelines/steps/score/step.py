@@ -1,9 +1,7 @@
 """The score step: a shard's stored images in, one row of scores for each committed."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from pipelines.run.images import (
 )
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.run.shard_inputs import score_inputs
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
 from pipelines.steps.model_worker import free_models, prepare_torch, record_models
@@ -111,13 +110,13 @@ class ScoreStep:
         isolation.finish()
         rejects = failed_rows(shard.rows, shard.failures)
         table = self._table(shard, rejects)
-        with tempfile.TemporaryDirectory(prefix=f"score-{shard_id:06d}-") as folder:
-            path = Path(folder) / "facts.parquet"
+        with spool_folder() as folder:
+            path = folder / "facts.parquet"
             write_table(table.combine_chunks(), path)
             facts = SpooledFile(
                 folder="facts/score", path=path, suffix=".parquet", num_rows=table.num_rows
             )
-            refused = Path(folder) / "rejects.parquet"
+            refused = folder / "rejects.parquet"
             return commit_shard(
                 self._store,
                 step=self.name,
