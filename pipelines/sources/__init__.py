@@ -1,7 +1,7 @@
 """Input lists of every kind, as rows with keys."""
 
-from pipelines.sources.config import SourceConfig, SourceError, content_hash_kind
+from pipelines.sources.config import SourceConfig, SourceError
 from pipelines.sources.rows import SourceRange
 from pipelines.sources.source import Source
 
-__all__ = ["Source", "SourceConfig", "SourceError", "SourceRange", "content_hash_kind"]
+__all__ = ["Source", "SourceConfig", "SourceError", "SourceRange"]

@@ -1,6 +1,5 @@
 """What the user says about the input list."""
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -9,10 +8,7 @@ from pipelines.config import Config
 from sd_core.failures import EnvironmentFault, InputError
 
 Format = Literal["parquet", "csv", "jsonl", "text", "img2dataset", "webdataset"]
-ContentHashKind = Literal["md5", "sha1", "sha256"]
 TarGrouping = Literal["first_dot", "last_dot"]
-
-_HASH_KINDS: dict[int, ContentHashKind] = {32: "md5", 40: "sha1", 64: "sha256"}
 
 
 class SourceError(InputError):
@@ -75,16 +71,3 @@ class SourceConfig(Config):
         default_factory=dict, repr=False
     )
     """Passed to fsspec; may hold secrets, so it is redacted wherever it is stored."""
-
-
-def content_hash_kind(digest: str) -> ContentHashKind | None:
-    """Which hash a hex digest is, by its length; None where it is none."""
-    text = digest.strip()
-    if not all(character in "0123456789abcdefABCDEF" for character in text):
-        return None
-    return _HASH_KINDS.get(len(text))
-
-
-def storage_arguments(config: SourceConfig) -> Mapping[str, object]:
-    """The keyword arguments for fsspec."""
-    return dict(config.storage_options)

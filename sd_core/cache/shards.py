@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Protocol, Self
 
 from sd_core.cache.parquet import ParquetShardWriter, iterate_parquet
@@ -23,12 +22,7 @@ class ShardWriter(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None: ...
 
 
 def open_shard_writer(path: Path, spec: CacheSpec) -> ShardWriter:

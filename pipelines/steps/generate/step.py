@@ -111,7 +111,7 @@ class GenerateStep:
             raise RuntimeError("open() comes before run()")
         rows = expand_rows(read_prompts(self._plan, self._store, shard_id), shard_id=shard_id)
         with spool_folder() as folder:
-            files, facts = worker.make(rows, self._caption_facts, shard_id=shard_id, folder=folder)
+            files, facts = worker.make(rows, self._caption_facts, folder=folder)
             reasons = facts["reason"].drop_null().to_pylist()
             return commit_shard(
                 self._store,
@@ -156,13 +156,13 @@ class _Worker:
             self._sources.close()
 
     def make(
-        self, rows: pa.Table, caption_facts: CaptionFactsConfig, *, shard_id: int, folder: Path
+        self, rows: pa.Table, caption_facts: CaptionFactsConfig, *, folder: Path
     ) -> tuple[list[SpooledFile], pa.Table]:
         """Make the images; returns the finished local files and the facts."""
         resolved = list(resolve_rows(rows, self._config, self._limits, self._sources))
         images = [row for row in resolved if isinstance(row, ImageRow)]
         check_sources(resolved)
-        spool = ImageSpool(self._config, self._spec, shard_id=shard_id, folder=folder)
+        spool = ImageSpool(self._config, self._spec, folder=folder)
         with spool:
             self._paint(images, spool)
         spool.check()
