@@ -90,7 +90,9 @@ def write_report(store: RunStore) -> str:
     """Make the page and put it into the run; returns where, and how large it is."""
     page = make_report(store).encode()
     store.replace(REPORT_FILE, page)
-    return f"{store.absolute(REPORT_FILE)} ({len(page) / 1e6:.1f} MB)"
+    # A URL as it was given: without its protocol nobody would know the user information in it.
+    where = store.absolute(REPORT_FILE) if store.is_local else f"{store.root}/{REPORT_FILE}"
+    return f"{where} ({len(page) / 1e6:.1f} MB)"
 
 
 def funnel_steps(revision: Revision, origin: str) -> list[FunnelStep]:
