@@ -86,11 +86,10 @@ def as_old_rules(rules: Sequence[Rule]) -> RulesConfig | None:
             options["missing_values"] = rule.missing
         elif isinstance(rule, CaptionRule):
             unit = "chars" if rule.caption == "characters" else "words"
-            options |= {f"{b}_caption_{unit}": getattr(rule, b) for b in ("min", "max")}
+            bounds = {"min": rule.min, "max": rule.max}
+            options |= {f"{b}_caption_{unit}": v for b, v in bounds.items() if v is not None}
     try:
-        old = RulesConfig.model_validate(
-            {name: _whole(value) for name, value in options.items() if value is not None}
-        )
+        old = RulesConfig.model_validate({name: _whole(v) for name, v in options.items()})
     except ValidationError:
         return None
     block = next((rule.block for rule in rules if isinstance(rule, BlockRule)), BlockConfig())
