@@ -25,20 +25,10 @@ from pydantic_core import PydanticUndefined
 
 from jobs.command_line import Say, check_output_file, job_parser, run_job
 from jobs.exit_codes import ExitCode
-from pipelines.training.autoencoder_config import AutoencoderTrainConfig
-from pipelines.training.config import TrainConfig
-from pipelines.workflows.curate_config import CurateConfig
-from pipelines.workflows.generate_config import GenerateJobConfig
 
 Model = type[BaseModel]
 
 REFERENCE: Final = Path(__file__).resolve().parents[1] / "configs/REFERENCE.md"
-JOBS: Final[dict[str, Model]] = {
-    "curate": CurateConfig,
-    "train, denoiser": TrainConfig,
-    "train, autoencoder": AutoencoderTrainConfig,
-    "generate": GenerateJobConfig,
-}
 UNITS: Final = {
     "seconds": ("_s",),
     "pixels": ("_px", "size", "width", "height", "side", "pixels"),
@@ -99,6 +89,21 @@ class Key:
         return "is a number without a unit" if not self.unit else ""
 
 
+def job_models() -> dict[str, Model]:
+    """The model of each kind of configuration."""
+    from pipelines.training.autoencoder_config import AutoencoderTrainConfig
+    from pipelines.training.config import TrainConfig
+    from pipelines.workflows.curate_config import CurateConfig
+    from pipelines.workflows.generate_config import GenerateJobConfig
+
+    return {
+        "curate": CurateConfig,
+        "train, denoiser": TrainConfig,
+        "train, autoencoder": AutoencoderTrainConfig,
+        "generate": GenerateJobConfig,
+    }
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write the page; returns the exit code."""
     options = _parse(arguments)
@@ -121,7 +126,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def reference_page() -> str:
     """The page as Markdown: a part for each section, in the order in which it is met."""
     parts = [_INTRODUCTION]
-    parts += [_part(model, places) for model, places in sections(JOBS).items()]
+    parts += [_part(model, places) for model, places in sections(job_models()).items()]
     return "\n\n".join(parts) + "\n"
 
 

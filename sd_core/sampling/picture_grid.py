@@ -30,7 +30,7 @@ class Cell:
     """A picture uint8 (h, w, 3), lines about it, and what is wrong with it, if so."""
 
     image: npt.NDArray[np.uint8]
-    lines: Sequence[Line] = ()
+    lines: Sequence[Line | str] = ()
     fault: str | None = None
     is_judged: bool = False
 
@@ -38,7 +38,8 @@ class Cell:
     def all_lines(self) -> list[Line]:
         """As many as are drawn, with the fault's."""
         wrong = [Line(text, BAD) for text in textwrap.wrap(self.fault or "", _CHARACTERS)]
-        return [*self.lines, *wrong][:_LINES]
+        lines = [Line(line) if isinstance(line, str) else line for line in self.lines]
+        return [*lines, *wrong][:_LINES]
 
 
 def picture_grid(

@@ -5,8 +5,19 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from jobs.reference import JOBS, REFERENCE, Model, faults, keys_of, main, reference_page, sections
+from jobs.reference import (
+    REFERENCE,
+    Model,
+    faults,
+    job_models,
+    keys_of,
+    main,
+    reference_page,
+    sections,
+)
 from pipelines.config import Config
+
+JOBS = job_models()
 
 
 class Section(Config):
