@@ -1,7 +1,7 @@
 # One folder, one virtual environment; every target sets up what it needs.
-RIGHT_PYTHON := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+RIGHT_PYTHON := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 ifndef PYTHON
-PYTHON := $(shell for python in python3.11 python3.12 python3 python; do \
+PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$python -c '$(RIGHT_PYTHON)' 2>/dev/null && echo $$python && break; done)
 endif
 VENV := .venv
@@ -20,7 +20,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(RIGHT_PYTHON)' || { \
-		echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+		echo "Python 3.11 to 3.14 is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) || { echo "installing again, once: a download may have come in cut" >&2; $(INSTALL); }
 	@touch $@

@@ -17,10 +17,6 @@ import time
 
 from jobs.command_line import Say, job_parser, run_job
 from jobs.exit_codes import ExitCode
-from pipelines.revisions.clean import clean_run
-from pipelines.run.folder import require_run
-from pipelines.run.lease import Lease
-from pipelines.run.store import RunStore
 
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -32,6 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
+    from pipelines.revisions.clean import clean_run
+    from pipelines.run.folder import require_run
+    from pipelines.run.lease import Lease
+    from pipelines.run.store import RunStore
+
     store = RunStore(options.run)
     require_run(store)
     with Lease(store, say=say):

@@ -1,4 +1,8 @@
-"""What the jobs' command lines share: parser, configuration's options, clock, exit codes."""
+"""What the jobs' command lines share: parser, configuration's options, clock, exit codes.
+
+A job imports what it works with when it works, so that a `--help`, or an option that is wrong, is
+told at once: torch, Ray and diffusers together take several seconds to load.
+"""
 
 import argparse
 import os

@@ -10,9 +10,6 @@ import argparse
 import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
-from pipelines.config import load_config
-from pipelines.workflows.curate import curate
-from pipelines.workflows.curate_config import CurateConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,6 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
+    from pipelines.config import load_config
+    from pipelines.workflows.curate import curate
+    from pipelines.workflows.curate_config import CurateConfig
+
     config = load_config(CurateConfig, options.config, overrides=options.set)
     result = curate(
         config,

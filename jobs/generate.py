@@ -11,9 +11,6 @@ import argparse
 import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, result_code, run_job
-from pipelines.config import load_config
-from pipelines.workflows.generate import generate
-from pipelines.workflows.generate_config import GenerateJobConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
+    from pipelines.config import load_config
+    from pipelines.workflows.generate import generate
+    from pipelines.workflows.generate_config import GenerateJobConfig
+
     config = load_config(GenerateJobConfig, options.config, overrides=options.set)
     steps = tuple(options.steps.split(",")) if options.steps else ()
     result = generate(config, steps=steps, grow=options.grow, say=say)

@@ -4,8 +4,8 @@
     python -m jobs.reference --output page.md
 
 What a key means is the text under its field; of a section without one it is what the
-section's class begins with. A number's unit is the end of its name (`timeout_s`), or stands at the end of its
-text (`Unit: share.`).
+section's class begins with. A number's unit is the end of its name (`timeout_s`), or stands at the
+end of its text (`Unit: share.`).
 
 Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
 """

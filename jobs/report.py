@@ -12,9 +12,6 @@ from pathlib import Path
 
 from jobs.command_line import Say, check_output_file, job_parser, run_job
 from jobs.exit_codes import ExitCode
-from pipelines.report import make_report, write_report
-from pipelines.run.folder import require_run
-from pipelines.run.store import RunStore
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,6 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
+    from pipelines.report import make_report, write_report
+    from pipelines.run.folder import require_run
+    from pipelines.run.store import RunStore
+
     store = RunStore(options.run)
     require_run(store)
     if options.output is None:

@@ -19,12 +19,6 @@ import sys
 
 from jobs.command_line import Say, job_parser, run_job
 from jobs.exit_codes import ExitCode
-from pipelines.report import write_card
-from pipelines.revisions.takedown import take_down
-from pipelines.revisions.takedown_lists import read_takedown_lists
-from pipelines.run.folder import require_run
-from pipelines.run.lease import Lease
-from pipelines.run.store import RunStore
 
 _KINDS = ("keys", "urls", "domains", "sha256")
 
@@ -36,6 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
+    from pipelines.report import write_card
+    from pipelines.revisions.takedown import take_down
+    from pipelines.revisions.takedown_lists import read_takedown_lists
+    from pipelines.run.folder import require_run
+    from pipelines.run.lease import Lease
+    from pipelines.run.store import RunStore
+
     store = RunStore(options.run)
     require_run(store)
     stones = read_takedown_lists({kind: getattr(options, kind) for kind in _KINDS})

@@ -12,7 +12,6 @@ import argparse
 import sys
 
 from jobs.command_line import Say, add_config_options, job_parser, run_job
-from pipelines.training.job import load_train_config, train
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,6 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
+    from pipelines.training.job import load_train_config, train
+
     config = load_train_config(options.config, overrides=options.set)
     result = train(config, say=say)
     print(f"{result.steps:,} steps; the model: {result.model}")

@@ -14,8 +14,6 @@ import sys
 
 from jobs.command_line import Say, job_parser, run_job
 from jobs.exit_codes import ExitCode
-from pipelines.run.store import RunStore
-from pipelines.verify import Fault, verify_run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,6 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
+    from pipelines.run.store import RunStore
+    from pipelines.verify import Fault, verify_run
+
     num_faults = 0
     for finding in verify_run(RunStore(options.run), deep=options.deep):
         if isinstance(finding, Fault):

@@ -1,22 +1,22 @@
-"""The command line of jobs.bench."""
+"""The command line of jobs.bench; what each command measures is loaded when it is chosen."""
 
 import argparse
 import os
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from jobs.bench.curate import CurateBench
-from jobs.bench.download import DownloadBench
-from jobs.bench.generate import GenerateBench
 from jobs.bench.img2dataset_command import Concurrency
-from jobs.bench.memory import MemoryBench
-from jobs.bench.planted import PlantedBench
-from jobs.bench.select import SelectBench
-from jobs.bench.train import TrainBench
-from jobs.demo.planted import PLANTED_SEED
+
+if TYPE_CHECKING:
+    from jobs.bench.curate import CurateBench
+    from jobs.bench.download import DownloadBench
+    from jobs.bench.generate import GenerateBench
+    from jobs.bench.memory import MemoryBench
+    from jobs.bench.planted import PlantedBench
+    from jobs.bench.select import SelectBench
+    from jobs.bench.train import TrainBench
 
 _SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the project
 _WAIT_S = 1.0
@@ -44,8 +44,10 @@ def parse(arguments: list[str] | None, *, description: str, epilog: str = "") ->
     return parser.parse_args(arguments)
 
 
-def download_bench(options: argparse.Namespace) -> DownloadBench:
+def download_bench(options: argparse.Namespace) -> "DownloadBench":
     """What `download` measures."""
+    from jobs.bench.download import DownloadBench
+
     return DownloadBench(
         metadata=options.metadata,
         photos=options.photos,
@@ -58,8 +60,10 @@ def download_bench(options: argparse.Namespace) -> DownloadBench:
     )
 
 
-def curate_benches(options: argparse.Namespace) -> list[CurateBench]:
+def curate_benches(options: argparse.Namespace) -> "list[CurateBench]":
     """What `curate` measures: work with the tiny models, and waiting with real sizes."""
+    from jobs.bench.curate import CurateBench
+
     work = CurateBench(
         name="work",
         models="tiny",
@@ -83,8 +87,10 @@ def curate_benches(options: argparse.Namespace) -> list[CurateBench]:
     return [bench for bench in (work, waiting) if bench.num_rows]
 
 
-def memory_bench(options: argparse.Namespace, *, script: Path) -> MemoryBench:
+def memory_bench(options: argparse.Namespace, *, script: Path) -> "MemoryBench":
     """What `memory` measures; `script` is jobs/curate.py."""
+    from jobs.bench.memory import MemoryBench
+
     return MemoryBench(
         script=script,
         models=options.models,
@@ -95,8 +101,10 @@ def memory_bench(options: argparse.Namespace, *, script: Path) -> MemoryBench:
     )
 
 
-def train_bench(options: argparse.Namespace) -> TrainBench:
+def train_bench(options: argparse.Namespace) -> "TrainBench":
     """What `train` measures."""
+    from jobs.bench.train import TrainBench
+
     return TrainBench(
         models=options.models,
         batch_size=options.batch_size,
@@ -104,12 +112,15 @@ def train_bench(options: argparse.Namespace) -> TrainBench:
         steps=options.steps,
         repeats=options.repeats,
         loader_rows=options.loader_rows,
-        device=options.device,
+        device=_device(options),
     )
 
 
-def generate_bench(options: argparse.Namespace) -> GenerateBench:
+def generate_bench(options: argparse.Namespace) -> "GenerateBench":
     """What `generate` measures."""
+    from jobs.bench.generate import GenerateBench
+
+    device = _device(options)
     return GenerateBench(
         models=options.models,
         images=options.images,
@@ -117,20 +128,25 @@ def generate_bench(options: argparse.Namespace) -> GenerateBench:
         steps=options.steps,
         guidance_scale=options.guidance_scale,
         repeats=options.repeats,
-        workers=options.workers
-        or (1 if options.device.startswith("cuda") else os.cpu_count() or 1),
-        device=options.device,
+        workers=options.workers or (1 if device.startswith("cuda") else os.cpu_count() or 1),
+        device=device,
     )
 
 
-def select_bench(options: argparse.Namespace) -> SelectBench:
+def select_bench(options: argparse.Namespace) -> "SelectBench":
     """What `select` measures."""
+    from jobs.bench.select import SelectBench
+
     return SelectBench(rows=tuple(sorted(options.rows)), metadata=options.metadata)
 
 
-def planted_bench(options: argparse.Namespace) -> PlantedBench:
+def planted_bench(options: argparse.Namespace) -> "PlantedBench":
     """What `planted` judges."""
-    return PlantedBench(pictures=options.pictures, seed=options.seed)
+    from jobs.bench.planted import PlantedBench
+    from jobs.demo.planted import PLANTED_SEED
+
+    seed = PLANTED_SEED if options.seed is None else options.seed
+    return PlantedBench(pictures=options.pictures, seed=seed)
 
 
 def _add_download(command: argparse.ArgumentParser) -> None:
@@ -174,7 +190,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     command.add_argument("--warm-up-steps", type=int, default=2)
     command.add_argument("--repeats", type=int, default=2, help="the fastest of each side counts")
     command.add_argument("--loader-rows", type=int, default=4096, help="0: not the loader")
-    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    command.add_argument("--device", help="by default cuda where there is one, else cpu")
 
 
 def _add_generate(command: argparse.ArgumentParser) -> None:
@@ -187,7 +203,7 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--workers", type=int, default=0, help="of ours; by default one a core, or one on a GPU"
     )
-    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    command.add_argument("--device", help="by default cuda where there is one, else cpu")
 
 
 def _add_select(command: argparse.ArgumentParser) -> None:
@@ -197,7 +213,13 @@ def _add_select(command: argparse.ArgumentParser) -> None:
 
 def _add_planted(command: argparse.ArgumentParser) -> None:
     command.add_argument("--pictures", type=int, default=5_000)
-    command.add_argument("--seed", type=int, default=PLANTED_SEED)
+    command.add_argument("--seed", type=int, help="of the pictures; by default held out ones")
+
+
+def _device(options: argparse.Namespace) -> str:
+    import torch
+
+    return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _concurrency(text: str) -> Concurrency:

@@ -5,30 +5,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from jobs.demo.outcome import Outcome
+from sd_core.sampling.picture_grid import BAD, GOOD, INK, PAPER, Cell, Colour, Line, picture_grid
 
 _COLUMNS = 8
 _KEPT_SHOWN = 3 * _COLUMNS
 _SHOWN_A_REASON = 2 * _COLUMNS
 
 _TILE_PX = 144
-_GAP_PX = 14
 _MARGIN_PX = 24
 _TEXT_PX = 13
 _LINE_PX = 17
 _HEADING_PX = 22
-_CELL_PX = _TILE_PX + _GAP_PX
-_WIDTH_PX = 2 * _MARGIN_PX + _COLUMNS * _CELL_PX - _GAP_PX
+_WIDTH_PX = 2 * _MARGIN_PX + _COLUMNS * (_TILE_PX + 8) + 8
 
-_PAPER = (250, 250, 248)
-_INK = (32, 32, 32)
 _GREY = (104, 104, 104)
-_GREEN = (24, 122, 62)
-_RED = (176, 40, 40)
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,19 +84,19 @@ def draw_contact_sheet(
         path: Where the PNG goes.
         title: The sheet's first line.
     """
-    pages = [_heading(title, _INK)]
-    pages.append(_heading(f"kept: {selection.kept.rows:,}", _GREEN))
+    pages = [_heading(title, INK)]
+    pages.append(_heading(f"kept: {selection.kept.rows:,}", GOOD))
     pages += _grid(selection.kept.shown, images)
     for group in selection.dropped:
         note = "" if len(group.shown) == group.rows else f" ({len(group.shown)} shown)"
-        pages.append(_heading(f"dropped, {group.name}: {group.rows:,}{note}", _RED))
+        pages.append(_heading(f"dropped, {group.name}: {group.rows:,}{note}", BAD))
         pages += _grid(group.shown, images)
     if selection.without_image:
         total = sum(selection.without_image.values())
-        pages.append(_heading(f"dropped before there was a picture: {total:,}", _RED))
+        pages.append(_heading(f"dropped before there was a picture: {total:,}", BAD))
         pages.append(_counts(selection.without_image))
     height = sum(page.height for page in pages) + 2 * _MARGIN_PX
-    sheet = Image.new("RGB", (_WIDTH_PX, height), _PAPER)
+    sheet = Image.new("RGB", (_WIDTH_PX, height), PAPER)
     top = _MARGIN_PX
     for page in pages:
         sheet.paste(page, (_MARGIN_PX, top))
@@ -131,7 +126,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _strip(height: int) -> Image.Image:
-    return Image.new("RGB", (_WIDTH_PX - 2 * _MARGIN_PX, height), _PAPER)
+    return Image.new("RGB", (_WIDTH_PX - 2 * _MARGIN_PX, height), PAPER)
 
 
 def _heading(text: str, colour: Colour) -> Image.Image:
@@ -141,38 +136,28 @@ def _heading(text: str, colour: Colour) -> Image.Image:
 
 
 def _grid(rows: Sequence[Outcome], images: Mapping[str, bytes]) -> list[Image.Image]:
-    return [
-        _grid_row(rows[start : start + _COLUMNS], images) for start in range(0, len(rows), _COLUMNS)
-    ]
+    cells = [Cell(_pixels(images[row.key]), _notes(row)) for row in rows]
+    if not cells:
+        return []
+    how = Image.Resampling.LANCZOS
+    grid = picture_grid(cells, columns=_COLUMNS, side=_TILE_PX, text_px=_TEXT_PX, resample=how)
+    return [grid]
 
 
-def _grid_row(rows: Sequence[Outcome], images: Mapping[str, bytes]) -> Image.Image:
-    notes = [_notes(row) for row in rows]
-    strip = _strip(_TILE_PX + 6 + max(len(lines) for lines in notes) * _LINE_PX + _GAP_PX)
-    pen = ImageDraw.Draw(strip)
-    for column, (row, lines) in enumerate(zip(rows, notes, strict=True)):
-        left = column * _CELL_PX
-        strip.paste(_tile(images[row.key]), (left, 0))
-        for number, (text, colour) in enumerate(lines):
-            where = (left, _TILE_PX + 4 + number * _LINE_PX)
-            pen.text(where, text, font=_font(_TEXT_PX), fill=colour)
-    return strip
-
-
-def _tile(content: bytes) -> Image.Image:
+def _pixels(content: bytes) -> npt.NDArray[np.uint8]:
     with Image.open(io.BytesIO(content)) as image:
-        return image.convert("RGB").resize((_TILE_PX, _TILE_PX), Image.Resampling.LANCZOS)
+        return np.asarray(image.convert("RGB"))
 
 
-def _notes(row: Outcome) -> list[tuple[str, Colour]]:
+def _notes(row: Outcome) -> list[Line]:
     """The lines under a picture: caption, scores, the rule it failed, what was planted."""
-    lines = [(text, _INK) for text in _wrap(row.caption or "(no caption)", num_lines=4)]
+    lines = [Line(text) for text in _wrap(row.caption or "(no caption)", num_lines=4)]
     scores = [("aesthetic", row.aesthetic), ("similarity", row.clip_similarity)]
-    lines += [(f"{name} {value:.2f}", _GREY) for name, value in scores if value is not None]
+    lines += [Line(f"{name} {value:.2f}", _GREY) for name, value in scores if value is not None]
     if row.rule:
-        lines += [(text, _RED) for text in _wrap(row.rule, num_lines=2)]
+        lines += [Line(text, BAD) for text in _wrap(row.rule, num_lines=2)]
     if row.planted:
-        lines += [(text, _GREY) for text in _wrap(f"planted: {row.planted}", num_lines=1)]
+        lines += [Line(text, _GREY) for text in _wrap(f"planted: {row.planted}", num_lines=1)]
     return lines
 
 
@@ -208,10 +193,10 @@ def _counts(counts: Mapping[str, int]) -> Image.Image:
     items = [f"{count:,}  {reason}" for reason, count in counts.items()]
     num_columns = 4
     rows = -(-len(items) // num_columns)
-    strip = _strip(rows * _LINE_PX + _GAP_PX)
+    strip = _strip(rows * _LINE_PX + _LINE_PX)
     pen = ImageDraw.Draw(strip)
     for index, text in enumerate(items):
         column, row = divmod(index, rows)
         where = (column * strip.width // num_columns, row * _LINE_PX)
-        pen.text(where, text, font=_font(_TEXT_PX), fill=_INK)
+        pen.text(where, text, font=_font(_TEXT_PX), fill=INK)
     return strip

@@ -24,15 +24,12 @@ from jobs.demo.local_run import (
     verify_deeply,
 )
 from jobs.demo.outcome import read_outcomes
-from jobs.demo.pixels import describe_other_images, measure_psnr
 from jobs.demo.recall import GOOD, bad_url_table, judge_outcomes
 from jobs.demo.server import LoopbackServer
 from jobs.demo.url_list import ListRow, bad_url_rows, choose_bad_urls, mix, write_list
 from jobs.exit_codes import ExitCode
-from pipelines.report import write_report
 from pipelines.run.store import RunStore
 from sd_core.errors import InputError
-from sd_core.model.autoencoder_config import AutoencoderConfig
 
 _CONFIG = PROJECT / "configs/curate/photographs.yaml"
 _SEED = 20_000_000
@@ -87,6 +84,10 @@ def _read_photographs(photos: Path, server: str) -> list[ListRow]:
 
 
 def _check(folder: LocalFolder, *, num_rows: int, autoencoder: Path) -> int:
+    from jobs.demo.pixels import describe_other_images, measure_psnr
+    from pipelines.report import write_report
+    from sd_core.model.autoencoder_config import AutoencoderConfig
+
     store = RunStore(str(folder.run))
     outcomes = read_outcomes(store)
     print()

@@ -2,15 +2,14 @@
 
 import io
 import math
-import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 
 from jobs.demo.outcome import list_shards
+from pipelines.run.images import iterate_encoded
 from pipelines.run.store import RunStore
 from sd_core.cache.latents import posterior_mean
 from sd_core.cache.samples import LatentSample
@@ -20,39 +19,26 @@ from sd_core.model.autoencoder import decode_latents, load_autoencoder
 from sd_core.model.autoencoder_config import AutoencoderConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredImage:
-    """One image of a run's tars."""
-
-    key: str
-    content: bytes
-
-
-def iterate_images(store: RunStore) -> Iterator[StoredImage]:
-    """Every stored image of the current revision, in plan order."""
+def _iterate_files(store: RunStore) -> Iterator[tuple[str, bytes]]:
+    """Key and file of every stored image of the current revision, in plan order."""
     for path in list_shards(store, "images"):
-        with store.open(path) as stream, tarfile.open(fileobj=stream) as archive:
-            for member in archive:
-                key, _, suffix = member.name.partition(".")
-                content = archive.extractfile(member)
-                if suffix in ("jpg", "png", "webp") and content is not None:
-                    yield StoredImage(key=key, content=content.read())
+        yield from iterate_encoded(store, path)
 
 
 def read_images(store: RunStore, keys: Iterable[str]) -> dict[str, bytes]:
     """The stored files of these rows, by key; a row without an image is left out."""
     wanted = set(keys)
-    return {image.key: image.content for image in iterate_images(store) if image.key in wanted}
+    return {key: content for key, content in _iterate_files(store) if key in wanted}
 
 
 def describe_other_images(store: RunStore, *, size: int) -> list[str]:
     """One line for each stored image that does not decode to size x size RGB of 8 bits."""
     faults = []
-    for stored in iterate_images(store):
-        with Image.open(io.BytesIO(stored.content)) as image:
+    for key, content in _iterate_files(store):
+        with Image.open(io.BytesIO(content)) as image:
             image.load()
             if image.mode != "RGB" or image.size != (size, size):
-                faults.append(f"{stored.key}: {image.mode} {image.width}x{image.height}")
+                faults.append(f"{key}: {image.mode} {image.width}x{image.height}")
     return faults
 
 

@@ -34,7 +34,7 @@ from sd_core.model.noise_schedule import NoiseScheduleConfig, noise_schedule_of_
 from sd_core.model.text_conditioning import encode_conditioning, encode_unconditional
 from sd_core.model.text_encoder import TextEncoderConfig
 from sd_core.sampling.noise import initial_noise, row_generators
-from sd_core.sampling.picture_grid import Cell, picture_grid
+from sd_core.sampling.picture_grid import Cell, Line, picture_grid
 from sd_core.sampling.samplers import SAMPLERS, SamplerName
 from sd_core.sampling.text_to_image import decode_images, generate_images
 
@@ -179,10 +179,10 @@ def _cell(image: Images, subject: Subject, judgement: Judgement) -> Cell:
     wrong = [name for name, right in agreement(judgement, subject).items() if not right]
     seen = ", ".join(getattr(judgement, name) or f"no {name}" for name in wrong)
     lines = (
-        f"{subject.size} {subject.color} {subject.shape}",
-        f"{subject.position} on {subject.background}",
+        Line(f"{subject.size} {subject.color} {subject.shape}"),
+        Line(f"{subject.position} on {subject.background}"),
     )
-    return Cell(image, lines, f"seen: {seen}" if wrong else None)
+    return Cell(image, lines, f"seen: {seen}" if wrong else None, is_judged=True)
 
 
 def main() -> int:

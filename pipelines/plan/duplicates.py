@@ -7,7 +7,6 @@ each file is then sorted alone, so that a billion rows need 32 GB of scratch dis
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -87,12 +86,7 @@ class DuplicateFinder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for path in self._folder.iterdir():
             path.unlink()
 

@@ -1,9 +1,7 @@
 """Growth: the shards of a plan stay as they are, and new rows of the list make new ones."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pyarrow.compute as pc
 
@@ -12,6 +10,7 @@ from pipelines.plan.inputs import check_source_options, file_sha256, file_token
 from pipelines.plan.make import PlanDraft, store_draft
 from pipelines.plan.record import Plan, PlanError, PlannedFile
 from pipelines.rows.keys import blake2b_64, hash_rows, hex_keys
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.sources.columns import TextColumns, widen
 from pipelines.sources.config import SourceError
@@ -65,8 +64,8 @@ def grow_plan(before: Plan, source: Source, *, store: RunStore, same_rows: SameR
         if not changed:
             return Growth(plan=before)
         with (
-            tempfile.TemporaryDirectory(prefix="plan-") as folder,
-            DuplicateFinder(Path(folder)) as finder,
+            spool_folder() as folder,
+            DuplicateFinder(folder) as finder,
         ):
             growing = _Growing(before, source, finder, same_rows)
             growing.add_known_shards({file.name for file in changed})

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +28,7 @@ from pipelines.plan.record import (
     write_table,
 )
 from pipelines.rows.keys import KeyHash, blake2b_64, hash_rows
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.sources.columns import SourceColumn, TextColumns, name_source_columns, widen
 from pipelines.sources.config import SourceError
@@ -66,8 +66,8 @@ def make_plan(
         PlanError: the source cannot be read, has no rows, or changed while it was read.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="plan-", dir=scratch) as folder,
-        DuplicateFinder(Path(folder)) as finder,
+        spool_folder(scratch) as folder,
+        DuplicateFinder(folder) as finder,
     ):
         draft = PlanDraft(rows_per_shard=config.rows_per_shard, finder=finder, key_hash=key_hash)
         try:

@@ -9,60 +9,34 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.rows.ledger import DUPLICATE_REASONS
-from pipelines.run.committed import Committed
-from pipelines.run.record import Revision, read_revision
-from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table
-from pipelines.steps.kinds import origin_of
+from pipelines.run.revision_files import RevisionFiles
 
 _NAME_ANOTHER_ROW = (*DUPLICATE_REASONS, "in_reference_set")
 
 
 @dataclass(frozen=True)
-class Ledgers:
-    """Reads the ledger of a run whose select step is complete."""
-
-    store: RunStore
-
-    @cached_property
-    def revision(self) -> Revision:
-        """What is complete."""
-        return read_revision(self.store)
-
-    @cached_property
-    def origin(self) -> str:
-        """The step that made the run's images."""
-        found = origin_of(self.revision.steps)
-        assert found is not None, "select is complete, and so is what it is made from"
-        return found
-
-    def committed(self, step: str) -> Committed:
-        """What a complete step committed."""
-        return Committed(self.store, step, self.revision.steps[step].fingerprint)
-
-    @cached_property
-    def paths(self) -> list[str]:
-        """The ledger's files in the order of the shards."""
-        select = self.revision.steps["select"]
-        manifests = self.committed("select").manifests(select.num_shards)
-        entries = (manifest.file("ledger") for manifest in manifests)
-        return [entry.path for entry in entries if entry is not None]
+class Ledgers(RevisionFiles):
+    """Reads the ledger of a run whose select step is complete, a shard at a time."""
 
     @cached_property
     def schema(self) -> pa.Schema:
         """The first shard's."""
-        with self.store.open(self.paths[0]) as stream:
+        with self.store.open(self._ledgers[0]) as stream:
             return pq.read_schema(stream)
 
     def read(self, columns: Collection[str]) -> Iterator[pa.Table]:
         """These columns of each shard, those that the first has; null where another lacks one."""
         asked = pa.schema([field for field in self.schema if field.name in columns])
-        for path in self.paths:
-            table = read_table(self.store, path, columns=asked.names)
+        for path in self._ledgers:
+            table = self.read_table(path, asked.names)
             for field in asked:  # shards that an older version made of the same run
                 if field.name not in table.column_names:
                     table = table.append_column(field, pa.nulls(table.num_rows, field.type))
             yield table.select(asked.names).cast(asked)
+
+    @cached_property
+    def _ledgers(self) -> list[str]:
+        return self.paths("ledger")
 
 
 def without_names(rules: pa.ChunkedArray, reasons: pa.ChunkedArray) -> pa.Array:

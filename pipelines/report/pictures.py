@@ -2,7 +2,6 @@
 
 import base64
 import io
-import tarfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from PIL import Image
 
 from pipelines.report.ledgers import Ledgers
-from pipelines.run.images import is_image
+from pipelines.run.images import damaged, image_bytes
+from sd_core.tar_members import iterate_members
 
 THUMBNAIL_PX = 144
 _QUALITY = 60
@@ -46,14 +46,16 @@ def _stored(ledgers: Ledgers, shard_id: int, keys: set[str]) -> Iterable[tuple[s
     if entry is None:
         return
     left = set(keys)
-    with ledgers.store.open(entry.path) as stream, tarfile.open(fileobj=stream) as tar:
-        for member in tar:
-            key = member.name.partition(".")[0]
-            if key not in left or not is_image(member.name):
+
+    def max_bytes(name: str) -> int:
+        return image_bytes(name) if name.partition(".")[0] in left else 0
+
+    with ledgers.store.open(entry.path) as stream:
+        fault = damaged(entry.path)
+        for member in iterate_members(stream, fault=fault, max_bytes=max_bytes, seek=True):
+            if member.content is None:
                 continue
-            content = tar.extractfile(member)
-            if content is not None:
-                yield key, content.read()
-            left.discard(key)
+            yield member.key, member.content
+            left.discard(member.key)
             if not left:
                 return

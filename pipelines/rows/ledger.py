@@ -261,12 +261,6 @@ ORIGIN_FACTS: Final = {"download": DOWNLOAD_FACTS, "generate": GENERATE_FACTS}
 """What is known of every row, by the step that makes a run's images."""
 
 
-def carried_fields(schema: pa.Schema) -> list[pa.Field]:
-    """The fields of facts that a ledger carries beside its own: generation's, then the list's."""
-    made = [field for field in GENERATION_FIELDS if field.name in schema.names]
-    return [*made, *source_fields(schema)]
-
-
 def source_fields(schema: pa.Schema) -> list[pa.Field]:
     """The pass-through columns of the input list (`source_<name>`) in a facts or ledger schema."""
     return [field for field in schema if field.name.startswith("source_")]

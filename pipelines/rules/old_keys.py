@@ -92,7 +92,8 @@ def as_old_rules(rules: Sequence[Rule]) -> RulesConfig | None:
             options["missing_values"] = rule.missing
         elif isinstance(rule, CaptionRule):
             unit = "chars" if rule.caption == "characters" else "words"
-            options |= {f"{b}_caption_{unit}": getattr(rule, b) for b in ("min", "max")}
+            told = {b: value for b in ("min", "max") if (value := getattr(rule, b)) is not None}
+            options |= {f"{bound}_caption_{unit}": value for bound, value in told.items()}
     try:
         old = RulesConfig.model_validate(
             {name: _whole(value) for name, value in options.items() if value is not None}

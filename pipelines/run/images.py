@@ -1,9 +1,9 @@
 """Read the crops that download stored: a shard's tar, one decoded image at a time, in order."""
 
-import tarfile
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ import simplejpeg
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
+from sd_core.tar_members import Fault, iterate_members
 
 _BATCHES_HELD = 4
 _IMAGE_SUFFIXES = ("jpg", "png", "webp")
@@ -130,23 +131,30 @@ def stack_pixels(
 
 def iterate_encoded(store: RunStore, path: str) -> Iterator[tuple[str, bytes]]:
     """`(key, file)` of each image of a shard's tar, streaming."""
-    try:
-        with store.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            for member in archive:
-                archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
-                if not is_image(member.name):
-                    continue
-                key = member.name.partition(".")[0]
-                content = archive.extractfile(member)
-                if content is not None:
-                    yield key, content.read()
-    except (tarfile.TarError, EOFError) as error:
-        raise ShardError(f"{path}: damaged tar: {error}") from error
+    with store.open(path) as stream:
+        for member in iterate_members(stream, fault=damaged(path), max_bytes=image_bytes):
+            if member.content is not None:
+                yield member.key, member.content
 
 
-def is_image(member: str) -> bool:
-    """Whether a member of a shard's tar is a row's image, by its name."""
-    return member.partition(".")[2] in _IMAGE_SUFFIXES
+def image_places(stream: IO[bytes], *, fault: Fault) -> dict[str, tuple[int, int]]:
+    """Offset and size of each key's image in a shard's tar, which must be seekable."""
+    members = iterate_members(stream, fault=fault, max_bytes=lambda _: 0, seek=True)
+    return {
+        member.key: (member.data_byte, member.num_bytes)
+        for member in members
+        if member.is_file and image_bytes(member.name)
+    }
+
+
+def image_bytes(member: str) -> int:
+    """How much to read of a member of a shard's tar, by its name: all of an image, else nothing."""
+    return sys.maxsize if member.partition(".")[2] in _IMAGE_SUFFIXES else 0
+
+
+def damaged(path: str) -> Fault:
+    """The error of a tar of a run."""
+    return lambda text: ShardError(f"{path}: damaged tar: {text}")
 
 
 def decode_crop(encoded: bytes, where: str) -> npt.NDArray[np.uint8]:

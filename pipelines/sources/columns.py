@@ -15,7 +15,6 @@ URL_NAMES = ("url", "image_url", "imageurl", "img_url", "image_link", "uri")
 CAPTION_NAMES = ("text", "caption", "alt", "alt_text", "alttext")
 PROMPT_NAMES = ("prompt",)
 
-_STORED_TYPES = {"bool", "int64", "uint64", "double", "string"}
 _INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"
 _FLOAT = (
     r"^[+-]?((0|[1-9][0-9]*)(\.[0-9]*|[eE][+-]?[0-9]{1,3}|\.[0-9]*[eE][+-]?[0-9]{1,3})"

@@ -7,10 +7,7 @@ from pydantic import AfterValidator, BeforeValidator
 from pipelines.config import Config
 from sd_core.errors import EnvironmentFault, InputError
 
-ContentHashKind = Literal["md5", "sha1", "sha256"]
 TarGrouping = Literal["first_dot", "last_dot"]
-
-_HASH_KINDS: dict[int, ContentHashKind] = {32: "md5", 40: "sha1", 64: "sha256"}
 
 
 class SourceError(InputError):
@@ -67,11 +64,3 @@ class ReadingConfig(Config):
     """Which members of a tar are one sample: those that share a name up to its first dot, or up to
     its last one. Null: `first_dot`, and a sample with two images is refused; once named, the
     first image whose name has no further dot is taken, else the first, and the rest is said."""
-
-
-def content_hash_kind(digest: str) -> ContentHashKind | None:
-    """Which hash a hex digest is, by its length; None where it is none."""
-    text = digest.strip()
-    if not all(character in "0123456789abcdefABCDEF" for character in text):
-        return None
-    return _HASH_KINDS.get(len(text))

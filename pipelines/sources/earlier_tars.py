@@ -7,9 +7,9 @@ over the whole tar (`pipelines.sources.webdataset`).
 import itertools
 from collections.abc import Iterator
 
-from pipelines.sources.columns import stored_type
 from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
+from pipelines.sources.list_rows import types_of
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange
 from pipelines.sources.tar_samples import Part, Sample, tar_parts
 from pipelines.sources.webdataset import rows_of, sample_columns
@@ -29,10 +29,7 @@ def scan_earlier_tar(
         yield ScannedRange(
             start_row=start_row,
             raw=raw,
-            types={
-                name: "" if array.null_count == len(array) else stored_type(array.type)
-                for name, array in raw.extra.items()
-            },
+            types=types_of(raw, file),
             text_columns=sample_columns(config),
             start_byte=batch[0].start_byte,
             end_byte=batch[-1].end_byte,

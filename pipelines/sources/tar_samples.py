@@ -9,9 +9,9 @@ from typing import Final
 
 from pipelines.rows.image_formats import ALL_IMAGE_EXTENSIONS
 from pipelines.sources.columns import CAPTION_NAMES, clean_text
-from pipelines.sources.config import TarGrouping
+from pipelines.sources.config import SourceError, TarGrouping
 from pipelines.sources.files import SourceFile
-from pipelines.sources.tar_stream import Member, iterate_members
+from sd_core.tar_members import Member, iterate_members
 
 MAX_IMAGE_BYTES = 64 << 20
 MAX_TEXT_BYTES = 8 << 20
@@ -163,21 +163,27 @@ def tar_parts(
 
     with file.open_at(start_byte) as stream:
         for member in iterate_members(
-            stream, uri=file.uri, at=start_byte, end=end_byte, max_bytes=max_bytes
+            stream,
+            fault=lambda text: SourceError(f"{file.uri}: {text}"),
+            at=start_byte,
+            end=end_byte,
+            max_bytes=max_bytes,
         ):
-            yield _named(member, grouping)
+            if member.is_file:
+                yield _named(member, grouping)
 
 
 def _named(member: Member, grouping: TarGrouping | None) -> tuple[str, Part]:
     """A member and its sample's name, "" where it is of none: `README`, `._x.jpg` of macOS."""
-    folder, base = posixpath.split(member.name)
+    name = posixpath.normpath(member.name)  # only ever compared, never opened
+    folder, base = posixpath.split(name)
     first, _, rest = base.partition(".")
     middle, dot, extension = rest.rpartition(".")
     if grouping == "last_dot":
         first, middle = f"{first}{'.' if dot else ''}{middle}", ""
     is_part = first != "" and rest != "" and not base.startswith(".")
     part = Part(
-        name=member.name,
+        name=name,
         middle=middle,
         extension=extension.lower(),
         start_byte=member.start_byte,

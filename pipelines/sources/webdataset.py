@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from pipelines.rows.image_formats import IMAGE_EXTENSIONS
 from pipelines.sources import tar_samples
-from pipelines.sources.columns import TextColumns, array_from_values, clean_text, stored_type
+from pipelines.sources.columns import TextColumns, array_from_values, clean_text
 from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
+from pipelines.sources.list_rows import types_of
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
 from pipelines.sources.tar_samples import Part, Sample, grouped, kind_of, tar_parts
 
@@ -48,10 +49,7 @@ def scan_webdataset(
         yield ScannedRange(
             start_row=start_row,
             raw=raw,
-            types={
-                name: "" if array.null_count == len(array) else stored_type(array.type)
-                for name, array in raw.extra.items()
-            },
+            types=types_of(raw, file),
             text_columns=columns,
             start_byte=where.start_byte,
             end_byte=where.end_byte,

@@ -1,12 +1,10 @@
 """A shard's files once more, without some of its rows; no model runs."""
 
 import io
-import tarfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +15,16 @@ from pipelines.rows.ledger import REJECTS
 from pipelines.rules.tombstones import Tombstones, mask_rows, masked_key
 from pipelines.run.cache_files import read_recorded
 from pipelines.run.committed import Committed
+from pipelines.run.images import damaged
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, create_manifest
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, score_inputs
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table, write_table
 from sd_core.cache.formats import format_of
 from sd_core.cache.shards import iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
+from sd_core.tar_members import SampleTarWriter, iterate_members
 
 _ERROR_REMOVED = "given up before a takedown, which removed the error's text"
 
@@ -114,16 +115,16 @@ def rewrite_download(shard: ShardTakedown) -> None:
     run.num_rows += int(hidden.sum())
     run.num_shards += 1
     facts = mask_rows(facts, hidden)
-    with TemporaryDirectory(prefix="takedown-") as name:
+    with spool_folder() as folder:
         files = []
         images = shard.manifest.file("images")
         kept = int(facts["reason"].null_count)
         if images is not None and kept:
-            tar = Path(name) / "images.tar"
+            tar = folder / "images.tar"
             stored = facts.filter(facts["reason"].is_null())["key"].to_pylist()
             _copy_members(shard.store, images.path, tar, keys=frozenset(stored))
             files.append(SpooledFile(folder="images", path=tar, suffix=".tar", num_rows=kept))
-        files.append(_table(facts, Path(name), "facts/download"))
+        files.append(_table(facts, folder, "facts/download"))
         shard.commit(files, kept=kept, dropped=_reasons(facts))
 
 
@@ -137,11 +138,11 @@ def rewrite_scores(shard: ShardTakedown) -> None:
         return
     rows = pa.array(np.asarray(facts["row"])[hidden], scores["row"].type)
     scores = scores.filter(pc.invert(pc.is_in(scores["row"], value_set=rows))).combine_chunks()
-    with TemporaryDirectory(prefix="takedown-") as name:
+    with spool_folder() as folder:
         rejects = _left_rejects(shard, "facts/score/rejects")
-        files = [_table(scores, Path(name), "facts/score")]
+        files = [_table(scores, folder, "facts/score")]
         if rejects.num_rows:
-            files.append(_table(rejects, Path(name), "facts/score/rejects"))
+            files.append(_table(rejects, folder, "facts/score/rejects"))
         shard.commit(
             files,
             kept=scores.num_rows - rejects.num_rows,
@@ -158,8 +159,8 @@ def rewrite_ledger(shard: ShardTakedown) -> None:
         shard.take_over()
         return
     rows = _rename(mask_rows(rows, hidden), masked)
-    with TemporaryDirectory(prefix="takedown-") as name:
-        files = [_table(rows, Path(name), "ledger")]
+    with spool_folder() as folder:
+        files = [_table(rows, folder, "ledger")]
         shard.commit(files, kept=int(rows["reason"].null_count), dropped=_reasons(rows))
 
 
@@ -174,11 +175,11 @@ def rewrite_latents(shard: ShardTakedown) -> None:
         shard.take_over()
         return
     spec, _ = read_recorded(run.old["encode"])
-    with TemporaryDirectory(prefix="takedown-") as name:
-        files, kept = _left_latents(shard, spec, Path(name))
+    with spool_folder() as folder:
+        files, kept = _left_latents(shard, spec, folder)
         rejects = _left_rejects(shard, "latents/rejects")
         if rejects.num_rows:
-            files.append(_table(rejects, Path(name), "latents/rejects"))
+            files.append(_table(rejects, folder, "latents/rejects"))
         shard.commit(files, kept=kept, dropped=_reasons(rejects), inputs=inputs)
 
 
@@ -191,8 +192,8 @@ def rewrite_members(shard: ShardTakedown, folder: str) -> None:
         shard.take_over()
         return
     left = frozenset(facts.filter(pa.array(~hidden))["key"].to_pylist())
-    with TemporaryDirectory(prefix="takedown-") as name:
-        tar = Path(name) / "members.tar"
+    with spool_folder() as scratch:
+        tar = scratch / "members.tar"
         kept = _copy_members(shard.store, entry.path, tar, keys=left)
         files = [_spooled(tar, folder, kept)] if kept else []
         shard.commit(files, kept=kept, dropped=shard.manifest.dropped)
@@ -257,19 +258,11 @@ def _rename(ledger: pa.Table, masked: Mapping[str, str]) -> pa.Table:
 def _copy_members(store: RunStore, path: str, local: Path, *, keys: frozenset[str]) -> int:
     """Copy the members of these keys; how many keys there were."""
     copied = set()
-    with (
-        store.open(path) as stream,
-        tarfile.open(fileobj=stream, mode="r|") as source,
-        tarfile.open(local, "w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
-        for member in source:
-            content = source.extractfile(member)
-            key = member.name.partition(".")[0]
-            if key in keys and content is not None:
-                copied.add(key)
-                tar.addfile(member, io.BytesIO(content.read()))
-            source.members.clear()  # type: ignore[attr-defined]  # or they remember them all
-            tar.members.clear()  # type: ignore[attr-defined]
+    with store.open(path) as stream, SampleTarWriter(local) as tar:
+        for member in iterate_members(stream, fault=damaged(path)):
+            if member.is_file and member.key in keys:
+                copied.add(member.key)
+                tar.copy(member)
     return len(copied)
 
 

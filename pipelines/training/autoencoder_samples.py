@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from pipelines.training.loop import Shown
+from sd_core.sampling.picture_grid import Cell, picture_grid
 from sd_core.training.autoencoder_losses import psnr_db
 from sd_core.training.image_batches import as_input
 from sd_core.training.trained_autoencoder import TrainedAutoencoder
@@ -18,7 +18,6 @@ from sd_core.training.trained_autoencoder import TrainedAutoencoder
 PSNR = "held_out_psnr_db"
 _COLUMNS = 8
 _CELL_PX = 128
-_GAP_PX = 4
 
 
 def with_weights(
@@ -62,16 +61,10 @@ def show_reconstructions(
 
 def draw_pairs(originals: npt.NDArray[np.uint8], reconstructions: npt.NDArray[np.uint8]) -> bytes:
     """A PNG of (N, H, W, 3) uint8 originals, each over its reconstruction, at least 128 px wide."""
-    height, width = originals.shape[1:3]
-    scale = -(-_CELL_PX // width) if width < _CELL_PX else 1
-    cell_width, cell_height = width * scale + _GAP_PX, 2 * height * scale + _GAP_PX
-    columns = min(_COLUMNS, len(originals))
-    rows = -(-len(originals) // columns)
-    sheet = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
-    for place, pair in enumerate(zip(originals, reconstructions, strict=True)):
-        picture = Image.fromarray(np.concatenate(pair))
-        picture = picture.resize((width * scale, 2 * height * scale), Image.Resampling.NEAREST)
-        sheet.paste(picture, (place % columns * cell_width, place // columns * cell_height))
+    pairs = zip(originals, reconstructions, strict=True)
+    cells = [Cell(np.concatenate(pair)) for pair in pairs]
+    width = originals.shape[2]
+    side = width * -(-_CELL_PX // width)  # a whole multiple
     stream = io.BytesIO()
-    sheet.save(stream, "PNG")
+    picture_grid(cells, columns=min(_COLUMNS, len(cells)), side=side).save(stream, "PNG")
     return stream.getvalue()

@@ -1,7 +1,6 @@
 """A curated run's kept images: what there is, and any of them at random."""
 
 import os
-import tarfile
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.run.committed import Committed
-from pipelines.run.images import decode_crop, is_image
+from pipelines.run.images import decode_crop, image_places
 from pipelines.run.manifest import FileEntry, Manifest, ShardError, sha256_of
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
@@ -147,7 +146,9 @@ class ImageReader:
         self._keys = _kept_keys(store, shard, resolution_px=self._size)[shard.first_row :]
         self._file = _open(store, shard.tar)
         try:
-            self._places = _index(self._file, self._name)
+            self._places = image_places(
+                self._file, fault=lambda text: ImageSetError(f"{self._name}: damaged tar: {text}")
+            )
         except BaseException:
             self._file.close()
             raise
@@ -224,16 +225,3 @@ def _open(store: RunStore, entry: FileEntry) -> IO[bytes]:
                 "run again"
             )
         return local.open("rb")
-
-
-def _index(file: IO[bytes], name: str) -> dict[str, tuple[int, int]]:
-    """Offset and size of each key's image."""
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            return {
-                member.name.partition(".")[0]: (member.offset_data, member.size)
-                for member in archive
-                if is_image(member.name)
-            }
-    except (tarfile.TarError, EOFError) as error:
-        raise ImageSetError(f"{name}: damaged tar: {error}") from error

@@ -16,7 +16,7 @@ from pipelines.training.config import SamplesConfig
 from sd_core.model.latent_diffusion import LatentDiffusion
 from sd_core.model.text_conditioning import encode_conditioning, encode_unconditional
 from sd_core.sampling.noise import initial_noise, row_generators
-from sd_core.sampling.picture_grid import Cell, picture_grid
+from sd_core.sampling.picture_grid import Cell, Line, picture_grid
 from sd_core.sampling.text_to_image import generate_images
 
 SAMPLES_FOLDER = "samples"
@@ -62,7 +62,7 @@ def newest_sample_grid(output: Path) -> Path:
 def draw_grid(images: npt.NDArray[np.uint8], prompts: Sequence[str]) -> bytes:
     """(N, H, W, 3) uint8 images over their prompts, as a PNG."""
     cells = [
-        Cell(image=image, lines=tuple(textwrap.wrap(prompt, _LINE_CHARACTERS)), is_judged=False)
+        Cell(image, [Line(text) for text in textwrap.wrap(prompt, _LINE_CHARACTERS)])
         for image, prompt in zip(images, prompts, strict=True)
     ]
     stream = io.BytesIO()

@@ -3,9 +3,7 @@
 import io
 import json
 import math
-import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,46 +12,25 @@ from PIL import Image
 
 from pipelines.verify.fault import Fault, show
 from sd_core.redact import redact_text
+from sd_core.tar_members import Sample, iterate_samples
 
 IMAGE_FORMATS: Final = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 _END_OF_ARCHIVE = bytes(1024)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """The consecutive members of a tar that share a key; extension to content."""
-
-    key: str
-    members: Mapping[str, bytes]
+class _Damaged(Exception):
+    """The archive is damaged, or holds something else than samples."""
 
 
-def read_samples(path: Path) -> Iterator[Sample]:
-    """A WebDataset tar's samples in order; memory is that of one sample.
-
-    Raises:
-        tarfile.TarError: the archive is damaged, or holds something else than samples.
-    """
-    key, members = "", dict[str, bytes]()
-    with tarfile.open(path, "r:") as archive:
-        for member in archive:
-            archive.members = []  # type: ignore[attr-defined]
-            stem, dot, extension = member.name.partition(".")
-            if not member.isreg() or not dot or "/" in member.name:
-                raise tarfile.TarError(f"member {member.name!r} is not a sample's file")
-            stream = archive.extractfile(member)
-            content = stream.read() if stream is not None else b""
-            if stem != key or extension in members:
-                if members:
-                    yield Sample(key=key, members=members)
-                key, members = stem, {}
-            members[extension] = content
-        if members:
-            yield Sample(key=key, members=members)
-        end = archive.offset
+def _read_samples(path: Path) -> Iterator[Sample]:
+    end = 0
     with path.open("rb") as file:
+        for sample in iterate_samples(file, fault=_Damaged):
+            end = sample.end_byte
+            yield sample
         file.seek(end)
         if file.read(len(_END_OF_ARCHIVE)) != _END_OF_ARCHIVE:
-            raise tarfile.TarError("no end-of-archive mark: cut off or damaged")
+            raise _Damaged("no end-of-archive mark: cut off or damaged")
 
 
 def check_archive(
@@ -72,7 +49,7 @@ def check_archive(
     seen: set[int] = set()
     in_order = True
     try:
-        for number, sample in enumerate(read_samples(path)):
+        for number, sample in enumerate(_read_samples(path)):
             at = position.get(sample.key)
             if at is None or at in seen:
                 what = "without a row" if at is None else "a second time"
@@ -84,7 +61,7 @@ def check_archive(
                 yield Fault(where, found, "the order of the facts")
             seen.add(at)
             yield from check_sample(sample, rows[at], where=f"{where} {sample.key}", exif=exif)
-    except (tarfile.TarError, OSError) as error:
+    except (_Damaged, OSError) as error:
         yield Fault(where, f"cannot be read ({error})", "a whole tar")
     if len(seen) < len(rows):
         missing = next(row["key"] for at, row in enumerate(rows) if at not in seen)
@@ -95,18 +72,18 @@ def check_sample(
     sample: Sample, row: Mapping[str, Any], *, where: str, exif: bool = False
 ) -> Iterator[Fault]:
     """One image, its caption and its JSON against its row of the facts."""
-    images = [name for name in sample.members if name in IMAGE_FORMATS]
-    others = sample.members.keys() - {*images, "txt", "json"}
-    if len(images) != 1 or others or "json" not in sample.members:
-        yield Fault(where, f"members {sorted(sample.members)}", "one image, txt and json")
+    images = [name for name in sample.files if name in IMAGE_FORMATS]
+    others = sample.files.keys() - {*images, "txt", "json"}
+    if len(images) != 1 or others or "json" not in sample.files:
+        yield Fault(where, f"members {sorted(sample.files)}", "one image, txt and json")
     for name in images:
-        yield from _check_image(sample.members[name], name, row, where=f"{where}.{name}", exif=exif)
+        yield from _check_image(sample.files[name], name, row, where=f"{where}.{name}", exif=exif)
     caption = (row["caption"] or "").encode()
-    if sample.members.get("txt", b"" if row["caption"] is None else None) != caption:
-        found = sample.members.get("txt", b"").decode(errors="replace")
+    if sample.files.get("txt", b"" if row["caption"] is None else None) != caption:
+        found = sample.files.get("txt", b"").decode(errors="replace")
         yield Fault(f"{where}.txt", f"caption {show(found)}", show(row["caption"]))
-    if "json" in sample.members:
-        yield from _check_json(sample.members["json"], row, where=f"{where}.json")
+    if "json" in sample.files:
+        yield from _check_json(sample.files["json"], row, where=f"{where}.json")
 
 
 def _check_image(

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.run.manifest import FileEntry, sha256_of
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.verify.fault import Fault
 
@@ -19,8 +19,8 @@ def local_copy(store: RunStore, path: str) -> Iterator[Path]:
     if store.is_local:
         yield Path(store.absolute(path))
         return
-    with TemporaryDirectory(prefix="latent-foundry-verify-") as folder:
-        copy = Path(folder) / Path(path).name
+    with spool_folder() as folder:
+        copy = folder / Path(path).name
         store.fetch(path, copy)
         yield copy
 

@@ -5,8 +5,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from pipelines.run.folder import require_run
@@ -14,6 +12,7 @@ from pipelines.run.lease import LEASE_FILE
 from pipelines.run.manifest import Manifest
 from pipelines.run.record import NotARunError, StepSummary
 from pipelines.run.schemas import Columns, read_schemas
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.verify.copies import check_copies, check_named_copies, forbids_copies
@@ -70,15 +69,15 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
         return
     if not records.revision.steps:
         yield Note("revision.json", "no step is complete yet")
-    with TemporaryDirectory(prefix="latent-foundry-verify-") as folder:
+    with spool_folder() as folder:
         totals = _Totals(
             steps={name: StepTotals() for name in records.revision.steps if name in STEP_KINDS},
-            stored=KeySpill(Path(folder), name="stored"),
-            kept=KeySpill(Path(folder), name="kept"),
-            kept_hashes=KeySpill(Path(folder), name="kept-hashes"),
-            named=KeySpill(Path(folder), name="named"),
-            standing=KeySpill(Path(folder), name="standing"),
-            encoded=KeySpill(Path(folder), name="encoded"),
+            stored=KeySpill(folder, name="stored"),
+            kept=KeySpill(folder, name="kept"),
+            kept_hashes=KeySpill(folder, name="kept-hashes"),
+            named=KeySpill(folder, name="named"),
+            standing=KeySpill(folder, name="standing"),
+            encoded=KeySpill(folder, name="encoded"),
         )
         check = ShardCheck(
             store=store,

@@ -1,5 +1,6 @@
 """Open a run's `latents` folder: its spec, its empty caption and its shards, all present."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,12 +90,14 @@ class LatentCache:
         return isinstance(self.filesystem, LocalFileSystem)
 
 
-def open_cache(path: str, *, storage_options: Mapping[str, Any] | None = None) -> LatentCache:
+def open_cache(
+    path: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+) -> LatentCache:
     """Open a run's `latents` folder, and check that every file it names is there.
 
     Args:
-        path: The folder with spec.json, empty_caption.safetensors, index.parquet and the shards;
-            any fsspec URL.
+        path: The folder with spec.json, empty_caption.safetensors, index.parquet and the shards,
+            or a run with it as its `latents`; any fsspec URL.
         storage_options: Passed to fsspec.
 
     Raises:
@@ -102,7 +105,11 @@ def open_cache(path: str, *, storage_options: Mapping[str, Any] | None = None) -
         CacheShardError: a shard is missing or has another size, or there are no rows.
     """
     options = dict(storage_options or {})
-    folder = _Folder(path, options)
+    root = os.fspath(path)
+    folder = _Folder(root, options)
+    if folder.is_run:
+        root = f"{root.rstrip('/')}/latents"
+        folder = _Folder(root, options)
     spec = read_spec(folder.read("spec.json"), where=f"{folder.name}/spec.json")
     format_of(spec, where=f"{folder.name}/spec.json")  # or refuse it
     try:
@@ -112,7 +119,7 @@ def open_cache(path: str, *, storage_options: Mapping[str, Any] | None = None) -
     shards = _read_index(folder)
     folder.check(shards)
     return LatentCache(
-        path=path, spec=spec, empty_caption=empty_caption, shards=shards, storage_options=options
+        path=root, spec=spec, empty_caption=empty_caption, shards=shards, storage_options=options
     )
 
 
@@ -169,6 +176,10 @@ class _Folder:
             for entry in listing
             if entry["type"] == "file"
         }
+        folders = (entry["name"] for entry in listing if entry["type"] == "directory")
+        self.is_run = "spec.json" not in self._sizes and any(
+            name.rstrip("/").rpartition("/")[2] == "latents" for name in folders
+        )
 
     def path_of(self, name: str) -> str:
         return f"{self._root}/{name}"

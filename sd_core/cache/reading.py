@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,17 @@ def open_shard_reader(
             "again, or run the encode step again"
         )
     return reader
+
+
+def iterate_samples(cache: LatentCache, *, scratch: Path | None = None) -> Iterator[LatentSample]:
+    """Every row of a cache in order, as stored; arguments and errors are `open_shard_reader`'s."""
+    for shard in cache.shards:
+        reader = open_shard_reader(cache, shard, scratch=scratch)
+        try:
+            for row in range(reader.num_rows):
+                yield reader.read(row)
+        finally:
+            reader.close()
 
 
 def check_finite(sample: LatentSample) -> None:

@@ -2,10 +2,8 @@
 
 import io
 import json
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 import numpy as np
@@ -19,18 +17,15 @@ from sd_core.cache.samples import (
     check_shapes,
 )
 from sd_core.cache.spec import CacheSpec
+from sd_core.tar_members import SampleTarWriter, iterate_samples
 
 
 class WebDatasetShardWriter:
-    """Members `{key}.latents.npy`, `.input_ids.npy`, `.prompt_embeds.npy`, `.txt`, `.json`.
-
-    The headers hold no time, user or mode of this machine, so the same samples give the same
-    bytes.
-    """
+    """Members `{key}.latents.npy`, `.input_ids.npy`, `.prompt_embeds.npy`, `.txt`, `.json`."""
 
     def __init__(self, path: Path, spec: CacheSpec) -> None:
         self._spec = spec
-        self._archive = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        self._tar = SampleTarWriter(path)
         self.num_written = 0
 
     def write(self, sample: LatentSample) -> bool:
@@ -42,93 +37,33 @@ class WebDatasetShardWriter:
         stored = as_stored(sample, self._spec)
         if stored is None:
             return False
-        members = {
+        files = {
             "latents.npy": _npy(stored.raw_latents),
             "input_ids.npy": _npy(stored.input_ids),
-            "txt": stored.caption.encode(),
-            "json": attributes_json(stored),
         }
         if stored.prompt_embeds is not None:
-            members["prompt_embeds.npy"] = _npy(stored.prompt_embeds)
-        # All headers first: a sample whose names are too long for one leaves nothing half-written.
-        headers = {name: _header(stored.key, name, members[name]) for name in members}
-        for name in [name for name in _ORDER if name in members]:
-            self._archive.addfile(headers[name], io.BytesIO(members[name]))
-            self._archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
+            files["prompt_embeds.npy"] = _npy(stored.prompt_embeds)
+        files |= {"txt": stored.caption.encode(), "json": attributes_json(stored)}
+        self._tar.write(stored.key, files)
         self.num_written += 1
         return True
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._archive.close()
-
-
-_ORDER = ("latents.npy", "input_ids.npy", "prompt_embeds.npy", "txt", "json")
-
-
-def _header(key: str, extension: str, content: bytes) -> tarfile.TarInfo:
-    """A member's header; raises ValueError where its name is longer than 100 bytes."""
-    member = tarfile.TarInfo(f"{key}.{extension}")
-    member.size = len(content)
-    member.mode = 0o444
-    member.tobuf(tarfile.USTAR_FORMAT)
-    return member
+    def __exit__(self, *error: object) -> None:
+        self._tar.close()
 
 
 def iterate_webdataset(stream: IO[bytes], spec: CacheSpec, *, name: str) -> Iterator[LatentSample]:
     """Read a tar's samples in order, streaming; raises `CacheShardError`."""
-    counted = _CountingReader(stream)
-    try:
-        with tarfile.open(fileobj=counted, mode="r|") as archive:
-            for key, members in _grouped(archive):
-                yield _to_sample(key, members, spec, name)
-            # tarfile takes a file that ends between two members for a whole one.
-            if counted.num_read < archive.offset + tarfile.BLOCKSIZE:
-                raise CacheShardError(f"{name}: damaged tar: its end is missing")
-    except (tarfile.TarError, EOFError) as error:
-        raise CacheShardError(f"{name}: damaged tar: {error}") from error
+    for found in iterate_samples(
+        stream, fault=lambda text: CacheShardError(f"{name}: damaged tar: {text}")
+    ):
+        yield _to_sample(found.key, found.files, spec, name)
 
 
-class _CountingReader(io.RawIOBase):
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.num_read = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        content = self._stream.read(size)
-        self.num_read += len(content)
-        return content
-
-
-def _grouped(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
-    current: str | None = None
-    members: dict[str, bytes] = {}
-    for member in archive:
-        archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
-        content = archive.extractfile(member)
-        if content is None:
-            continue
-        key, _, extension = member.name.partition(".")
-        if key != current and current is not None:
-            yield current, members
-            members = {}
-        current = key
-        members[extension] = content.read()
-    if current is not None:
-        yield current, members
-
-
-def _to_sample(key: str, members: dict[str, bytes], spec: CacheSpec, name: str) -> LatentSample:
+def _to_sample(key: str, members: Mapping[str, bytes], spec: CacheSpec, name: str) -> LatentSample:
     try:
         attributes: dict[str, Any] = json.loads(members["json"])
         attributes.pop("key", None)

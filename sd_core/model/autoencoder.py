@@ -42,11 +42,6 @@ class Autoencoder:
         """Whether it gives moments (KL), not only one latent (TAESD, VQ)."""
         return self.kind == "kl"
 
-    def raw_shape(self, *, resolution_px: int, form: LatentsForm) -> tuple[int, int, int]:
-        """(channels, h, w) of one image's raw latents; moments have twice the channels."""
-        side = resolution_px // self.downsampling
-        return self.latent_channels * (2 if form == "moments" else 1), side, side
-
 
 @loads_weights
 def load_autoencoder(config: AutoencoderConfig, *, device: str | torch.device) -> Autoencoder:

@@ -1,4 +1,4 @@
-"""A grid of generated pictures, each over what was asked for, marked where a judge disagrees."""
+"""A grid of pictures, each over what is said of it, marked where a judge disagrees."""
 
 import textwrap
 from collections.abc import Sequence
@@ -6,41 +6,71 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-_SIDE, _GAP, _LINE, _LINES, _CHARACTERS = 128, 8, 12, 5, 24
-_GOOD, _BAD, _TEXT, _PAPER = (60, 150, 80), (205, 40, 40), (40, 40, 40), (250, 250, 250)
+Colour = tuple[int, int, int]
+
+PAPER: Colour = (250, 250, 250)
+INK: Colour = (40, 40, 40)
+GOOD: Colour = (60, 150, 80)
+BAD: Colour = (205, 40, 40)
+_GAP, _LINES, _CHARACTERS = 8, 9, 24
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line under a picture."""
+
+    text: str
+    colour: Colour = INK
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture uint8 (h, w, 3), lines of what it should show, and what is wrong with it, if so."""
+    """A picture uint8 (h, w, 3), lines about it, and what is wrong with it, if so."""
 
     image: npt.NDArray[np.uint8]
-    lines: tuple[str, ...]
+    lines: Sequence[Line] = ()
     fault: str | None = None
-    is_judged: bool = True
+    is_judged: bool = False
+
+    @property
+    def all_lines(self) -> list[Line]:
+        """As many as are drawn, with the fault's."""
+        wrong = [Line(text, BAD) for text in textwrap.wrap(self.fault or "", _CHARACTERS)]
+        return [*self.lines, *wrong][:_LINES]
 
 
-def picture_grid(cells: Sequence[Cell], *, columns: int = 10) -> Image.Image:
-    """Draw the cells row by row; a judged one has a frame, red and with its fault if it has one."""
-    width, height = _SIDE + _GAP, _SIDE + _GAP + _LINES * _LINE
-    rows = -(-len(cells) // columns)
-    grid = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
+def picture_grid(
+    cells: Sequence[Cell],
+    *,
+    columns: int = 10,
+    side: int = 128,
+    text_px: int = 10,
+    resample: Image.Resampling = Image.Resampling.NEAREST,
+) -> Image.Image:
+    """Draw the cells row by row; a judged one has a frame, red and with its fault if it has one.
+
+    Args:
+        cells: At least one; the first one's picture says what shape all are drawn in.
+        side: Pictures are this wide, in pixels.
+        text_px: The letters' size.
+        resample: How pictures are brought to that size.
+    """
+    font, line_px = ImageFont.load_default(text_px), text_px * 5 // 4
+    size = side, side * cells[0].image.shape[0] // cells[0].image.shape[1]
+    text_height = max(len(cell.all_lines) for cell in cells) * line_px
+    width, height = side + _GAP, size[1] + _GAP + text_height
+    shape = (columns * width + _GAP, -(-len(cells) // columns) * height + _GAP)
+    grid = Image.new("RGB", shape, PAPER)
     brush = ImageDraw.Draw(grid)
     for index, cell in enumerate(cells):
         x, y = _GAP + index % columns * width, _GAP + index // columns * height
-        _draw_cell(grid, brush, cell, x, y)
+        if cell.is_judged:
+            frame = (x - 3, y - 3, x + size[0] + 2, y + size[1] + 2)
+            brush.rectangle(frame, outline=GOOD if cell.fault is None else BAD, width=3)
+        grid.paste(Image.fromarray(cell.image).resize(size, resample), (x, y))
+        for number, line in enumerate(cell.all_lines):
+            where = (x, y + size[1] + 3 + number * line_px)
+            brush.text(where, line.text, font=font, fill=line.colour)
     return grid
-
-
-def _draw_cell(grid: Image.Image, brush: ImageDraw.ImageDraw, cell: Cell, x: int, y: int) -> None:
-    picture = Image.fromarray(cell.image).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
-    frame = (x - 3, y - 3, x + _SIDE + 2, y + _SIDE + 2)
-    if cell.is_judged:
-        brush.rectangle(frame, outline=_GOOD if cell.fault is None else _BAD, width=3)
-    grid.paste(picture, (x, y))
-    lines = [(line, _TEXT) for line in cell.lines]
-    lines += [(line, _BAD) for line in textwrap.wrap(cell.fault or "", _CHARACTERS)]
-    for number, (line, color) in enumerate(lines[:_LINES]):
-        brush.text((x, y + _SIDE + 3 + number * _LINE), line, fill=color)

@@ -26,12 +26,6 @@ class Ema:
         fresh = [value.detach().float() for value in module.parameters()]
         torch._foreach_lerp_(list(self.weights.values()), fresh, 1 - decay)
 
-    @torch.no_grad()
-    def copy_to(self, module: nn.Module) -> None:
-        """Put the averages into a module of the same architecture."""
-        for name, value in module.named_parameters():
-            value.copy_(self.weights[name])
-
     def load(self, weights: dict[str, Tensor], *, num_updates: int) -> None:
         """Go on from saved averages; raises KeyError where one is missing."""
         for name, value in self.weights.items():

@@ -24,8 +24,6 @@ from sd_core.model.weights import (
 )
 
 _KEY: Final = "losses.perceptual.backbone"
-MIN_SIDE_PX: Final = 16
-"""Four poolings must leave a pixel."""
 
 
 class PerceptualConfig(ModelConfig):

@@ -124,9 +124,9 @@ def test_held_out_psnr_is_recorded_and_rises_and_grids_are_drawn(trained: Path) 
     assert sum("discriminator/loss" in line for line in lines) == 6
     originals = [draw(n, width=SIZE, height=SIZE).image for n in range(8) if is_kept(n)][:4]
     with Image.open(trained / "samples/step-00000030.png") as grid:
-        assert grid.size == (4 * (128 + 4), 2 * 128 + 4)
+        assert grid.size == (4 * (128 + 8) + 8, 8 + 2 * 128 + 8)
         for place, original in enumerate(originals):
-            assert grid.getpixel((place * 132, 0)) == tuple(original[0, 0])
+            assert grid.getpixel((8 + place * 136, 8)) == tuple(original[0, 0])
 
 
 def test_a_stopped_training_resumes_to_the_same_bits(

@@ -17,15 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from backports import zstd
 from PIL import Image
 
 from jobs import curate, takedown
 from jobs.demo.bad_answers import answer, raw, redirect
 from jobs.demo.exchange import Handler, Reply, Request
 from jobs.demo.server import LoopbackServer
-from pipelines.rows.keys import row_key
+from pipelines.steps.download.content_coding import zstd
 from tests.contracts.test_curate import read_ledger
+from tests.row_keys import row_key
 
 pytestmark = pytest.mark.slow
 

@@ -29,3 +29,17 @@ def test_cells_are_short_and_call_what_is_elsewhere(path: Path) -> None:
             assert len(cell.source.splitlines()) <= 20
             logic = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, LOGIC)]
             assert not logic, cell.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_of_ours_only_the_public_names_are_used(path: Path) -> None:
+    cells = (cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse("\n".join(cell.source for cell in cells))):
+        if isinstance(node, ast.Import):
+            modules |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module or "")
+    ours = {module for module in modules if module.startswith(("jobs", "pipelines", "sd_core"))}
+    assert ours <= {"pipelines", "sd_core"}
+    assert "pipelines" in ours

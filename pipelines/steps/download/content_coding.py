@@ -4,11 +4,17 @@ We ask for none (images do not compress), but servers and caches send what they 
 encoding that the bytes do not have: then the bytes are taken as they are.
 """
 
+import sys
 import zlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import brotli
-from backports import zstd
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 _MAX_CODINGS = 5
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -70,22 +76,36 @@ def decode(
 
 
 def _gunzip(body: bytes, limit: int) -> bytes:
-    """Every member, one after the other; what follows the last one is left out."""
     if not body.startswith(_GZIP_MAGIC):
         raise _NotCoded
+    try:
+        return _each(_GZIP_MAGIC, lambda: zlib.decompressobj(zlib.MAX_WBITS | 16), body, limit)
+    except zlib.error:
+        raise CodedBroken from None
+
+
+def _unzstd(body: bytes, limit: int) -> bytes:
+    if not body.startswith(_ZSTD_MAGICS):
+        raise _NotCoded
+    try:
+        return _each(_ZSTD_MAGICS, zstd.ZstdDecompressor, body, limit)
+    except zstd.ZstdError:
+        raise CodedBroken from None
+
+
+def _each(
+    magic: bytes | tuple[bytes, ...], new: Callable[[], Any], body: bytes, limit: int
+) -> bytes:
+    """Every member or frame, one after the other; what follows the last one is left out."""
     parts = []
     room = limit + 1
-    rest = body
-    while rest.startswith(_GZIP_MAGIC) and room > 0:
-        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        try:
-            parts.append(member.decompress(rest, room))
-        except zlib.error:
-            raise CodedBroken from None
+    while body.startswith(magic) and room > 0:
+        member = new()
+        parts.append(member.decompress(body, room))
         room -= len(parts[-1])
         if room > 0 and not member.eof:
             raise CodedCutOff
-        rest = member.unused_data
+        body = member.unused_data if member.eof else b""
     return b"".join(parts)
 
 
@@ -127,26 +147,6 @@ def _unbrotli(body: bytes, limit: int) -> bytes:
                 raise CodedCutOff
     except brotli.error:
         raise _NotCoded from None
-    return b"".join(parts)
-
-
-def _unzstd(body: bytes, limit: int) -> bytes:
-    """Every frame, one after the other; what follows the last one is left out."""
-    if not body.startswith(_ZSTD_MAGICS):
-        raise _NotCoded
-    parts = []
-    room = limit + 1
-    rest = body
-    while rest.startswith(_ZSTD_MAGICS) and room > 0:
-        frame = zstd.ZstdDecompressor()
-        try:
-            parts.append(frame.decompress(rest, max_length=room))
-        except zstd.ZstdError:
-            raise CodedBroken from None
-        room -= len(parts[-1])
-        if room > 0 and not frame.eof:
-            raise CodedCutOff
-        rest = frame.unused_data if frame.eof else b""
     return b"".join(parts)
 
 

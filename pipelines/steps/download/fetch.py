@@ -6,7 +6,6 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import cast
 
 from pipelines.steps.download.addresses import AddressPolicy
@@ -47,12 +46,7 @@ class Fetched:
     def __enter__(self) -> "Fetched":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
 

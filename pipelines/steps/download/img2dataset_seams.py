@@ -1,8 +1,8 @@
 """img2dataset's Downloader as the engine of the fetch, with our guarantees in its three seams.
 
-- Fetch: the module global `download_image_with_retry` is replaced, once per process, by one that
-  asks our `Intake`. The Downloader hands its `timeout` through untouched, so `timeout` carries the
-  shard's own session and several shards can run in one process.
+Each shard runs in a copy of its module of its own, so that several can run in one process.
+
+- Fetch: the module's `download_image_with_retry` is the session's, which asks our `Intake`.
 - Resize: its loop resizes on one thread, so the decode already happens in the fetching thread
   (which waits for a decoder process) and the resizer only hands the finished bytes over. Its own
   Resizer redirects the process's stdout from several threads at once, and decodes bombs.
@@ -11,11 +11,10 @@
 What its seams cannot carry is done beside them. Its hash check reads the body in that loop, after
 the decode; ours comes before, so that blocked or swapped bytes are never decoded. Its Downloader
 swallows exceptions, so the session keeps the first one, and every row is counted afterwards. Its
-keys are row numbers and its order is that of completion; the `url` column of the table it reads is
-our row number, which also keeps credentials off the disk.
+order is that of completion, and a row is known to it by its place; the table that it insists on
+reading says how many there are and nothing of them, which also keeps credentials off the disk.
 """
 
-import importlib
 import importlib.util
 import os
 import sys
@@ -35,6 +34,7 @@ from pipelines.run.spool import CropSpool
 from pipelines.steps.download.intake import IncomingRow, Intake, Outcome, Taken
 
 _import_lock = threading.Lock()
+_BARE = "img2dataset_without_its_init"
 _LOOK_EVERY_S = 0.2
 
 
@@ -60,10 +60,11 @@ def download_rows(
     """
     if not rows:
         return {}
-    downloader = load_img2dataset()
     session = _Session(rows, intake=intake, spool=spool)
-    table = folder / "rows.feather"
-    _write_rows(rows, table)
+    table = folder / "rows.arrow"
+    _write_table(len(rows), table)
+    downloader: Any = load_img2dataset()
+    downloader.download_image_with_retry = session.fetch
     run = downloader.Downloader(
         sample_writer_class=session.open_writer,
         resizer=_hand_over,
@@ -72,7 +73,7 @@ def download_rows(
         extract_exif=False,
         output_folder=str(folder),
         column_list=["url"],
-        timeout=session,
+        timeout=0,
         number_sample_per_shard=len(rows),
         oom_shard_count=5,
         compute_hash=None,
@@ -87,44 +88,28 @@ def download_rows(
 
 
 def load_img2dataset() -> ModuleType:
-    """img2dataset's downloader module, with our fetch in its seam."""
-    with _import_lock:
-        downloader: Any = _import_downloader()
-        if not hasattr(downloader, "_latent_foundry_original"):
-            downloader._latent_foundry_original = downloader.download_image_with_retry
-            downloader.download_image_with_retry = _fetch_seam
-            downloader.Semaphore = _Turns
-        module: ModuleType = downloader
-    return module
+    """A new copy of img2dataset's downloader module.
 
-
-def _import_downloader() -> ModuleType:
-    """Import img2dataset.downloader without the package's `__init__`.
-
-    That would bring in everything its command line can use: Ray, torch, albumentations (which
-    calls home), 0.6 GB and several seconds a process, none of it for the downloader. A bare
-    package stands in for it during the import, and is taken away again.
+    It is loaded without the package's `__init__`, which would bring in everything its command line
+    can use: Ray, torch, albumentations (which calls home), 0.6 GB and several seconds a process.
     """
-    name = "img2dataset.downloader"
-    if name in sys.modules:
-        return sys.modules[name]
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     os.environ.setdefault("WANDB_MODE", "disabled")
-    found = importlib.util.find_spec("img2dataset")
-    if found is None or found.submodule_search_locations is None:
-        raise ModuleNotFoundError("img2dataset is not installed: pip install img2dataset")
-    is_loaded = "img2dataset" in sys.modules
-    if not is_loaded:
-        bare = ModuleType("img2dataset")
-        bare.__path__ = list(found.submodule_search_locations)
-        sys.modules["img2dataset"] = bare
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module(name)
-    finally:
-        if not is_loaded:
-            del sys.modules["img2dataset"]
+    with _import_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if _BARE not in sys.modules:
+            found = importlib.util.find_spec("img2dataset")
+            if found is None or found.submodule_search_locations is None:
+                raise ModuleNotFoundError("img2dataset is not installed: pip install img2dataset")
+            bare = ModuleType(_BARE)
+            bare.__path__ = list(found.submodule_search_locations)
+            sys.modules[_BARE] = bare
+        spec = importlib.util.find_spec(f"{_BARE}.downloader")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    module.Semaphore = _Turns  # type: ignore[attr-defined]
+    return module
 
 
 class _Turns(threading.Semaphore):
@@ -156,27 +141,31 @@ class _Crop:
 
 
 class _Session:
-    """One shard's rows on their way through img2dataset."""
+    """One shard's rows on their way through img2dataset, by their places."""
 
     def __init__(self, rows: Sequence[IncomingRow], *, intake: Intake, spool: CropSpool) -> None:
-        self._rows = {row.row: row for row in rows}
+        self._rows = rows
         self._intake = intake
         self._spool = spool
         self._taken: dict[int, Outcome] = {}
         self._written: dict[int, Outcome] = {}
         self._error: Exception | None = None
 
-    def fetch(self, number: str) -> _Crop | None:
-        """Take one row in; None where it failed before there was anything to decode."""
+    def fetch(self, row: tuple[int, None], **settings: Any) -> tuple[int, Any, str | None]:
+        """Take one row in: its place, and what to resize or why there is nothing."""
+        place, _ = row
+        nothing = place, None, "not downloaded"
         if self._error is not None:
-            return None
+            return nothing
         try:
-            taken = self._intake.fetch(self._rows[int(number)])
+            taken = self._intake.fetch(self._rows[place])
         except Exception as error:  # img2dataset would hang or lose it; raised after the shard
             self._error = error
-            return None
-        self._taken[int(number)] = taken.outcome
-        return None if taken.outcome.status == "failed_to_download" else _Crop(taken)
+            return nothing
+        self._taken[place] = taken.outcome
+        return (
+            nothing if taken.outcome.status == "failed_to_download" else (place, _Crop(taken), None)
+        )
 
     def open_writer(self, *arguments: Any) -> "_Session":
         """Stands in for img2dataset's sample-writer class."""
@@ -184,13 +173,14 @@ class _Session:
 
     def write(self, image: bytes | None, key: str, caption: None, meta: dict[str, Any]) -> None:
         """A row has come to its end; called by img2dataset on its own thread."""
-        number = int(meta["url"])
-        if number not in self._taken:
+        place = int(key)  # of the shard 0, as it was told
+        if place not in self._taken:
             return
+        number = self._rows[place].row
         try:
             if image is not None:
                 self._spool.add(number, image)
-            self._written[number] = replace(self._taken[number], status=meta["status"])
+            self._written[number] = replace(self._taken[place], status=meta["status"])
         except Exception as error:
             self._error = self._error or error
             raise
@@ -208,28 +198,10 @@ class _Session:
         return self._written
 
 
-def _write_rows(rows: Sequence[IncomingRow], path: Path) -> None:
-    table = pa.table({"url": pa.array([str(row.row) for row in rows], pa.string())})
+def _write_table(num_rows: int, path: Path) -> None:
+    table = pa.table({"url": pa.nulls(num_rows)})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-
-
-def _fetch_seam(
-    row: tuple[int, str],
-    timeout: Any,
-    retries: int,
-    user_agent_token: str | None,
-    disallowed_header_directives: set[str] | None,
-) -> tuple[int, Any, str | None]:
-    index, number = row
-    if not isinstance(timeout, _Session):
-        original = load_img2dataset()._latent_foundry_original
-        result: tuple[int, Any, str | None] = original(
-            row, timeout, retries, user_agent_token, disallowed_header_directives
-        )
-        return result
-    crop = timeout.fetch(number)
-    return index, crop, None if crop is not None else "not downloaded"
 
 
 def _hand_over(

@@ -1,8 +1,6 @@
 """A downloaded shard's two files: the tar of crops and the facts of every row, in plan order."""
 
-import io
 import json
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +15,7 @@ from pipelines.rows.ledger import DOWNLOAD_FACTS, source_fields
 from pipelines.run.spool import CropSpool
 from pipelines.steps.download.intake import Outcome
 from sd_core.redact import redact_url
+from sd_core.tar_members import SampleTarWriter
 
 _OUTCOME_FIELDS = tuple(field.name for field in fields(Outcome) if field.name != "facts")
 _JSON_FIELDS = (
@@ -90,27 +89,20 @@ def write_images(facts: pa.Table, *, spool: CropSpool, path: Path, extension: st
     null), with fixed owners and times, so that the bytes depend on the rows alone.
     """
     count = 0
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with SampleTarWriter(path) as tar:
         for batch in facts.select(["row", *_JSON_FIELDS]).to_batches(max_chunksize=1024):
             for facts_of_row in batch.to_pylist():
                 row = facts_of_row.pop("row")
                 if row not in spool:
                     continue
-                key = facts_of_row["key"]
-                _add_member(tar, f"{key}.{extension}", spool.read(row))
-                _add_member(tar, f"{key}.json", json.dumps(facts_of_row).encode())
-                _add_member(tar, f"{key}.txt", (facts_of_row["caption"] or "").encode())
+                files = {
+                    extension: spool.read(row),
+                    "json": json.dumps(facts_of_row).encode(),
+                    "txt": (facts_of_row["caption"] or "").encode(),
+                }
+                tar.write(facts_of_row["key"], files)
                 count += 1
-            tar.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
     return count
-
-
-def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    # As webdataset's TarWriter does it; importing that brings torch into every fetching process.
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    member.mode = 0o444
-    tar.addfile(member, io.BytesIO(content))
 
 
 def _settled_rows(rows: pa.Table) -> Sequence[Mapping[str, Any]]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipelines.rows.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.run.spool import CropSpool
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
 from pipelines.steps.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadConfig
@@ -23,7 +24,6 @@ from pipelines.steps.download.img2dataset_seams import download_rows, load_img2d
 from pipelines.steps.download.intake import IncomingRow, Intake, Outcome, Taken
 from pipelines.steps.download.limits import return_large_blocks_to_the_system
 from pipelines.steps.download.shard_files import build_facts, write_images
-from pipelines.steps.download.spool_folder import remove_abandoned, spool_folder
 from pipelines.steps.step import Resources
 
 
@@ -91,8 +91,7 @@ class DownloadStep:
         self._opened: ExitStack | None = None
 
     def open(self) -> None:
-        """Start the decoder and load img2dataset; what killed workers left behind is removed."""
-        remove_abandoned(self._spool_folder)
+        """Start the decoder and load img2dataset."""
         load_img2dataset()
         return_large_blocks_to_the_system()
         with ExitStack() as stack:

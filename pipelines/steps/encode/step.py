@@ -1,6 +1,5 @@
 """The encode step: the kept rows of a few download shards in, one latent shard committed."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pipelines.run.committed import Committed
 from pipelines.run.images import StoredImage, batches, stack_pixels
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_keys
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.steps.encode.commit import NOT_FINITE, commit_latents
 from pipelines.steps.encode.encode import (
@@ -137,8 +137,8 @@ class _EncodeShard(ExitStack):
         self._isolation = Isolation(
             self._encode, key_of=lambda image: image.facts["key"], failures=self._rejects.failures
         )
-        folder = tempfile.TemporaryDirectory(prefix=f"encode-{shard_id:06d}-")
-        self._path = Path(self.enter_context(folder)) / f"latents{format_of(spec).suffix}"
+        folder = self.enter_context(spool_folder())
+        self._path = folder / f"latents{format_of(spec).suffix}"
         self._writing = self.enter_context(ExitStack())
         self._writer = self._writing.enter_context(open_shard_writer(self._path, spec))
 

@@ -1,15 +1,14 @@
 """Encode for generated images: the latents are there, and the kept rows' become the cache."""
 
 import io
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pipelines.rows.failures import reject
 from pipelines.run.cache_files import read_recorded, record_cache
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.steps.encode.commit import NOT_FINITE, commit_latents
 from pipelines.steps.step import Resources
@@ -69,8 +68,8 @@ class StoredLatentsStep:
         if spec is None:
             raise RuntimeError("open() comes before run()")
         kept = self._kept_rows(shard_id)
-        with tempfile.TemporaryDirectory(prefix=f"encode-{shard_id:06d}-") as name:
-            path = Path(name) / f"latents{format_of(spec).suffix}"
+        with spool_folder() as folder:
+            path = folder / f"latents{format_of(spec).suffix}"
             with open_shard_writer(path, spec) as writer:
                 for sample in self._samples(shard_id, spec):
                     if sample.key in kept:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -43,12 +42,9 @@ class ImageSpool:
         failures: Rows of which no file could be made, each by itself.
     """
 
-    def __init__(
-        self, config: GenerateConfig, spec: CacheSpec | None, *, shard_id: int, folder: Path
-    ) -> None:
+    def __init__(self, config: GenerateConfig, spec: CacheSpec | None, *, folder: Path) -> None:
         self._config = config
         self._spec = spec
-        self._shard_id = shard_id
         self._folder = folder
         self._images = CropSpool(folder / "images.spool")
         self._latents: ShardWriter | None = None
@@ -66,12 +62,7 @@ class ImageSpool:
         self._stack.callback(self._pool.shutdown, cancel_futures=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         is_whole = False
         try:
             with self._stack:

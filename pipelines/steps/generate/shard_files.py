@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import webdataset as wds
 
 from pipelines.rows.caption_facts import CAPTION_FACTS, CaptionFactsConfig, measure_captions
 from pipelines.rows.failures import Failures, describe_error
 from pipelines.rows.image_facts import IMAGE_FACTS, NOT_MEASURED, ImageFacts
 from pipelines.rows.ledger import (
-    DOWNLOAD_FACTS,
     GENERATE_FACTS,
     GENERATION_FIELDS,
     ROW_FAILED,
@@ -23,6 +21,7 @@ from pipelines.rows.ledger import (
 )
 from pipelines.run.spool import CropSpool
 from pipelines.steps.generate.rows import ImageRow, RefusedRow
+from sd_core.tar_members import SampleTarWriter
 
 METADATA = pa.schema(
     [
@@ -174,7 +173,7 @@ def write_images(
         if name not in _NOT_IN_JSON and not name.startswith("source_")
     ]
     count = 0
-    with path.open("wb") as stream, wds.TarWriter(stream, mtime=0.0) as tar:
+    with SampleTarWriter(path, extended=True) as tar:
         for batch in facts.select(["row", *names]).to_batches(max_chunksize=1024):
             for fact in batch.to_pylist():
                 row = fact.pop("row")
@@ -182,14 +181,12 @@ def write_images(
                     continue
                 if row in cut:
                     fact["parameters_are_cut"] = True
-                tar.write(
-                    {
-                        "__key__": fact["key"],
-                        extension: spool.read(row),
-                        "json": json.dumps(fact).encode(),
-                        "txt": fact["caption"].encode(),
-                    }
-                )
+                files = {
+                    extension: spool.read(row),
+                    "json": json.dumps(fact).encode(),
+                    "txt": fact["caption"].encode(),
+                }
+                tar.write(fact["key"], dict(sorted(files.items())))
                 count += 1
     return count
 
@@ -197,6 +194,3 @@ def write_images(
 def metadata_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """`METADATA` of a shard's images, in order."""
     return pa.Table.from_pylist(list(rows), schema=METADATA)
-
-
-assert set(DOWNLOAD_FACTS.names) <= set(GENERATE_FACTS.names)

@@ -1,6 +1,5 @@
 """The images that an upscaler enlarges: what a curated or generated run stored, found by key."""
 
-import tarfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from pipelines.config import ConfigError
 from pipelines.run.committed import Committed
-from pipelines.run.images import decode_crop, is_image
+from pipelines.run.images import damaged, decode_crop, image_places
 from pipelines.run.manifest import ShardError
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore
@@ -101,15 +100,8 @@ class SourcePictures:
         return places
 
     def _members_of(self, path: str) -> Mapping[str, tuple[int, int]]:
-        try:
-            with self._store.open(path) as stream, tarfile.open(fileobj=stream) as archive:
-                return {
-                    member.name.partition(".")[0]: (member.offset_data, member.size)
-                    for member in archive
-                    if is_image(member.name)
-                }
-        except (tarfile.TarError, EOFError) as error:
-            raise ShardError(f"{path}: damaged tar: {error}") from error
+        with self._store.open(path) as stream:
+            return image_places(stream, fault=damaged(path))
 
     def _ledger(self, shard_id: int, columns: Sequence[str]) -> pa.Table:
         rows = self._verdicts.table(shard_id, "ledger", columns=columns)

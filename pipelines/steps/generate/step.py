@@ -1,6 +1,5 @@
 """The generate step: a shard of prompts in, images with their facts and latents committed."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from pipelines.prompts import PromptPlan, expand_rows, read_prompts
 from pipelines.rows.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
 from pipelines.run.cache_files import record_cache
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.run.versions import program_version
 from pipelines.steps.generate.batches import RowBatch, group_rows
@@ -128,9 +128,8 @@ class _GenerateShard(ExitStack):
         self._rows = step.read_rows(shard_id)
         self._resolved = worker.resolve(self._rows)
         self._images = [row for row in self._resolved if isinstance(row, ImageRow)]
-        folder = tempfile.TemporaryDirectory(prefix=f"generate-{shard_id:06d}-")
         self._spooling = ExitStack()
-        self._spool = worker.open_spool(shard_id, Path(self.enter_context(folder)))
+        self._spool = worker.open_spool(self.enter_context(spool_folder()))
         self.enter_context(self._spooling).enter_context(self._spool)
         self._painting = Painting(worker.painter, self._spool.failures)
 
@@ -197,9 +196,9 @@ class Worker:
         check_sources(resolved)
         return resolved
 
-    def open_spool(self, shard_id: int, folder: Path) -> ImageSpool:
+    def open_spool(self, folder: Path) -> ImageSpool:
         """Where a shard's images wait."""
-        return ImageSpool(self._config, self._spec, shard_id=shard_id, folder=folder)
+        return ImageSpool(self._config, self._spec, folder=folder)
 
     def group(self, images: Sequence[ImageRow]) -> Iterator[RowBatch]:
         """Batches of images that are made alike."""

@@ -1,10 +1,8 @@
 """The score step: a shard's stored images in, one row of scores for each committed."""
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from pipelines.run.committed import Committed
 from pipelines.run.images import StoredImage, batches_of_one_size, stack_pixels
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.run.shard_inputs import score_inputs
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
@@ -83,13 +82,13 @@ class ScoreStep(ModelStep):
 
     def commit(self, shard_id: int, table: pa.Table, rejects: Sequence[dict[str, Any]]) -> Manifest:
         """Publish a shard's facts, and the rows that were refused."""
-        with tempfile.TemporaryDirectory(prefix=f"score-{shard_id:06d}-") as folder:
-            path = Path(folder) / "facts.parquet"
+        with spool_folder() as folder:
+            path = folder / "facts.parquet"
             write_table(table.combine_chunks(), path)
             facts = SpooledFile(
                 folder="facts/score", path=path, suffix=".parquet", num_rows=table.num_rows
             )
-            refused = Path(folder) / "rejects.parquet"
+            refused = folder / "rejects.parquet"
             return commit_shard(
                 self._made.store,
                 step=self.name,

@@ -1,6 +1,5 @@
 """Select over a whole run: judge every row, settle what only all of them decide, write."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pipelines.rules.rule import ReadyRule
 from pipelines.rules.sql_rule import SqlCondition
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, committed_shards
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
 from pipelines.steps.select.config import SelectConfig
@@ -67,8 +67,7 @@ class Select:
         done = committed_shards(self.store, self.name, self.fingerprint)
         if len(done) == self.num_shards:
             return
-        with tempfile.TemporaryDirectory(prefix="latent-foundry-select-") as scratch:
-            folder = Path(scratch)
+        with spool_folder() as folder:
             facts = self._facts(folder)
             verdicts = Verdicts(folder, facts.shard_sizes)
             references = References(self.config.copies.references, self.store.storage_options)

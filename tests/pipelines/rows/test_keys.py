@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.rows.keys import hash_keys, hash_rows, hex_keys, key_texts, row_key
+from pipelines.rows.keys import hash_keys, hash_rows, hex_keys, key_texts
+from tests.row_keys import row_key
 
 MAYBE_TEXT = st.one_of(st.none(), st.text(max_size=20))
 URLS = st.text(string.printable, max_size=20)

@@ -6,12 +6,12 @@ import sys
 import pytest
 
 from pipelines.run.spool import CropSpool
-from pipelines.steps.download.spool_folder import remove_abandoned, spool_folder
+from pipelines.run.spool_folder import remove_abandoned, spool_folder
 
 _HOLD = """
 import sys
 from pathlib import Path
-from pipelines.steps.download.spool_folder import spool_folder
+from pipelines.run.spool_folder import spool_folder
 with spool_folder(sys.argv[1]) as folder:
     (folder / "crops").write_bytes(b"x")
     print(folder, flush=True)

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.plan import PlanError
-from pipelines.sources import content_hash_kind
 from pipelines.sources.columns import (
     as_stored,
     infer_text_type,
@@ -195,13 +194,3 @@ def test_secrets_in_other_columns_are_redacted(plan_path: Any, tmp_path: Path) -
     (row,) = plan_path(tmp_path / "a.parquet").rows().to_pylist()
     assert row["url"] == "http://u:p@a/"  # for the fetcher, which redacts what it stores
     assert row["source_origin"] == "http://REDACTED@a/?sig=REDACTED"
-
-
-def test_content_hash_kind_goes_by_length() -> None:
-    assert [content_hash_kind("0" * size) for size in (32, 40, 64, 16)] == [
-        "md5",
-        "sha1",
-        "sha256",
-        None,
-    ]
-    assert content_hash_kind("x" * 32) is None

@@ -388,7 +388,7 @@ def test_tar_cut_at_a_member_boundary_is_found_even_with_the_right_hash(
         path.write_bytes(path.read_bytes()[:offset])
 
     forger.file("download", 0, "images", cut)
-    assert_only(faults(store, deep=True), "cannot be read", "1 samples missing")
+    assert_only(faults(store, deep=True), "cannot be read", "2 samples missing")
 
 
 def test_tar_without_its_last_sample_is_found(store: RunStore, forger: Forger) -> None:

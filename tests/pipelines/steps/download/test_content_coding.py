@@ -7,7 +7,6 @@ import zlib
 
 import brotli
 import pytest
-from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,6 +18,7 @@ from pipelines.steps.download.content_coding import (
     CodedCutOff,
     CodedTooLarge,
     decode,
+    zstd,
 )
 from pipelines.steps.download.failure import FetchFailed
 from tests.pipelines.steps.download.drawn import quarters, saved

@@ -1,4 +1,4 @@
-"""Local folders for unfinished shards, which outlive no process, even one that was killed."""
+"""Local folders for unfinished work: what a killed process leaves, the next one removes."""
 
 import fcntl
 import shutil
@@ -12,22 +12,27 @@ _LOCK = "lock"
 
 
 @contextmanager
-def spool_folder(parent: str | None) -> Iterator[Path]:
+def spool_folder(parent: str | Path | None = None) -> Iterator[Path]:
     """A new folder, removed at the end; a lock on a file in it says that its process lives.
+
+    What processes that are gone have left beside it is removed first: the next worker of any kind
+    cleans up after a killed one.
 
     Args:
         parent: A local folder; the system's temporary one where None.
     """
+    remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     try:
-        with (folder / _LOCK).open("wb") as lock:
+        with (folder / f"{_LOCK}.new").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            (folder / f"{_LOCK}.new").rename(folder / _LOCK)  # so that none is seen unlocked
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_abandoned(parent: str | None) -> list[Path]:
+def remove_abandoned(parent: str | Path | None = None) -> list[Path]:
     """Remove the spool folders of processes that are gone; returns them.
 
     A folder without its lock file is being made, or removed, and left alone.

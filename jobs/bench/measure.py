@@ -1,0 +1,63 @@
+"""Which measurement each command of jobs.bench is."""
+
+import argparse
+import time
+from pathlib import Path
+
+from jobs.bench.curate import measure_curate
+from jobs.bench.download import measure_download
+from jobs.bench.generate import measure_generate
+from jobs.bench.memory import measure_memory
+from jobs.bench.options import (
+    curate_benches,
+    download_bench,
+    generate_bench,
+    memory_bench,
+    planted_bench,
+    select_bench,
+    train_bench,
+)
+from jobs.bench.planted import measure_planted
+from jobs.bench.select import measure_select
+from jobs.bench.tables import (
+    curate_table,
+    download_table,
+    generate_table,
+    memory_table,
+    select_table,
+    train_table,
+)
+from jobs.bench.train import measure_loader, measure_train
+from jobs.demo.planted_recall import planted_table
+
+_CURATE = Path(__file__).resolve().parents[1] / "curate.py"
+
+
+def measure(options: argparse.Namespace) -> tuple[list[object], str]:
+    """Results of the command, and the table that shows them."""
+    if options.command == "download":
+        sets = measure_download(download_bench(options), say=_say)
+        return [*sets], download_table(sets)
+    if options.command == "curate":
+        runs = [measure_curate(bench, say=_say) for bench in curate_benches(options)]
+        return [*runs], curate_table(runs)
+    if options.command == "train":
+        bench = train_bench(options)
+        loaders = measure_loader(bench, say=_say) if bench.loader_rows else []
+        result = measure_train(bench, say=_say)
+        return [*loaders, result], train_table(loaders, result)
+    if options.command == "generate":
+        made = measure_generate(generate_bench(options), say=_say)
+        return [made], generate_table(made)
+    if options.command == "select":
+        cuts = measure_select(select_bench(options), say=_say)
+        return [*cuts], select_table(cuts)
+    if options.command == "planted":
+        findings = measure_planted(planted_bench(options), say=_say)
+        return [findings], planted_table(findings)
+    memory = measure_memory(memory_bench(options, script=_CURATE), say=_say)
+    return [memory], memory_table(memory)
+
+
+def _say(line: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)

@@ -1,0 +1,139 @@
+"""The files of a run's current revision: which there are, and their tables."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.run.committed import Committed
+from pipelines.run.manifest import FileEntry, ShardError
+from pipelines.run.record import Revision, StepSummary, read_revision
+from pipelines.run.store import RunStore
+from pipelines.run.tables import read_parquet
+from sd_core.errors import InputError, is_environment
+from sd_core.redact import redact_url
+
+_ORIGINS = ("download", "generate")
+
+
+class IncompleteRunError(InputError):
+    """What is asked for is made by a step that is not complete; says which."""
+
+
+class NotInRunError(InputError, LookupError):
+    """A run has no such row, column or folder; says what was looked for."""
+
+
+@dataclass(frozen=True)
+class RevisionFiles:
+    """Reads from the manifests of one revision: that which is current when it is first asked for.
+
+    A job that goes on meanwhile changes nothing of what is read here.
+    """
+
+    store: RunStore
+
+    @property
+    def path(self) -> str:
+        """Where it is, without a user or a password."""
+        return redact_url(self.store.root)
+
+    @cached_property
+    def revision(self) -> Revision:
+        """What is complete: of each step rows in, kept and dropped by reason."""
+        return read_revision(self.store)
+
+    @property
+    def origin(self) -> str:
+        """The step that made the images: `download` of a curated run, `generate` of a generated."""
+        found = next((step for step in _ORIGINS if step in self.revision.steps), None)
+        if found is None:
+            raise IncompleteRunError(f"{self.path}: no step is complete yet; run the job again")
+        return found
+
+    def step(self, name: str) -> StepSummary:
+        """The counts of a complete step; raises `IncompleteRunError`."""
+        if name not in self.revision.steps:
+            raise IncompleteRunError(f"{self.path}: {name} is not complete; run the job again")
+        return self.revision.steps[name]
+
+    def table(self, folder: str, columns: Collection[str] | None = None) -> pa.Table:
+        """The Parquet files of a folder as one table, in the order of the shards.
+
+        Args:
+            folder: `facts/download`, `facts/generate`, `facts/score`, `metadata` of a generated
+                run, `ledger` (as select wrote it), or `rejects` of the last steps.
+            columns: Only these; all by default.
+
+        Raises:
+            IncompleteRunError: its step is not complete.
+            NotInRunError: there is no such folder or column.
+            ShardError: a file is missing or damaged.
+        """
+        return self.join(
+            [self.read_table(path, columns) for path in self.paths(folder)], columns, folder=folder
+        )
+
+    def paths(self, folder: str) -> list[str]:
+        """A folder's files of this revision, relative to the run; errors are those of `table`."""
+        return [entry.path for entry in self.files(folder)]
+
+    def files(self, folder: str) -> list[FileEntry]:
+        """As `paths`, with what the manifests say of each."""
+        name = self._step_of(folder)
+        step = self.step(name)
+        manifests = self.committed(name).manifests(step.num_shards)
+        files = [entry for each in manifests if (entry := each.file(folder)) is not None]
+        if not files and step.kept and not folder.endswith("/rejects"):
+            raise NotInRunError(f"{self.path}: {name} wrote nothing into {folder!r}")
+        return files
+
+    def committed(self, name: str) -> Committed:
+        """What a complete step committed; raises `IncompleteRunError`."""
+        return Committed(self.store, name, self.step(name).fingerprint)
+
+    def _step_of(self, folder: str) -> str:
+        """Which step writes a folder: by `facts/<step>`, or one of the others' by name."""
+        first, _, rest = folder.partition("/")
+        if first == "facts" and (name := rest.partition("/")[0]) in self.revision.steps:
+            return name
+        return {"ledger": "select", "latents": "encode"}.get(first) or self.origin
+
+    def read_table(self, path: str, columns: Iterable[str] | None = None) -> pa.Table:
+        """A Parquet file; of the columns those that it has, as older versions wrote fewer."""
+        with self.whole(path), self.store.open(path) as stream:
+            if columns is not None:
+                has = set(pq.read_schema(stream).names)
+                columns = [name for name in columns if name in has]
+            return read_parquet(stream, columns=columns)
+
+    @contextmanager
+    def whole(self, path: str) -> Iterator[None]:
+        """Tells of a file that is not there, or damaged, by its path."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ShardError(
+                f"{self.path}/{path}: missing; open the run again, or verify it"
+            ) from error
+        except (OSError, pa.ArrowException) as error:
+            if is_environment(error):
+                raise
+            raise ShardError(f"{self.path}/{path}: damaged: {error}") from error
+
+    def join(
+        self, tables: Sequence[pa.Table], columns: Collection[str] | None, *, folder: str
+    ) -> pa.Table:
+        """Tables of a folder as one: null where one of them lacks a column of the others."""
+        table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+        if columns is None:
+            return table
+        if missing := [name for name in columns if name not in table.column_names]:
+            raise NotInRunError(
+                f"{self.path}/{folder}: no column {', '.join(missing)}; leave `columns` out to see "
+                "what there is"
+            )
+        return table.select(list(columns))
