@@ -15,8 +15,9 @@ import re
 import sys
 import time
 
-from jobs.command_line import Say, job_parser, run_job
+from jobs.command_line import job_parser, run_job
 from jobs.exit_codes import ExitCode
+from sd_core.say import Say
 
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 

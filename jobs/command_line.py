@@ -17,8 +17,7 @@ from pipelines.engine.stopping import stoppable
 from sd_core.errors import InputError
 from sd_core.redact import redact_text
 from sd_core.redacted_output import redacted_output
-
-Say = Callable[[str], None]
+from sd_core.say import Say
 
 
 class StepsResult(Protocol):

@@ -23,8 +23,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from jobs.command_line import Say, check_output_file, job_parser, run_job
+from jobs.command_line import check_output_file, job_parser, run_job
 from jobs.exit_codes import ExitCode
+from sd_core.say import Say
 
 Model = type[BaseModel]
 

@@ -10,8 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from jobs.command_line import Say, check_output_file, job_parser, run_job
+from jobs.command_line import check_output_file, job_parser, run_job
 from jobs.exit_codes import ExitCode
+from sd_core.say import Say
 
 
 def main(arguments: list[str] | None = None) -> int:

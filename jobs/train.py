@@ -11,7 +11,8 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 import argparse
 import sys
 
-from jobs.command_line import Say, add_config_options, job_parser, run_job
+from jobs.command_line import add_config_options, job_parser, run_job
+from sd_core.say import Say
 
 
 def main(arguments: list[str] | None = None) -> int:

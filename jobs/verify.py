@@ -12,8 +12,9 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 import argparse
 import sys
 
-from jobs.command_line import Say, job_parser, run_job
+from jobs.command_line import job_parser, run_job
 from jobs.exit_codes import ExitCode
+from sd_core.say import Say
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,6 +16,8 @@ from sd_core.errors import EnvironmentFault, InputError, is_environment
 from sd_core.redact import REDACTED
 
 ConfigT = TypeVar("ConfigT", bound="Config")
+StorageOptions = dict[str, str | int | float | bool | dict[str, str] | None]
+"""Of an fsspec file system, as YAML has them."""
 _BOOLEAN = "tag:yaml.org,2002:bool"
 _FLOAT = "tag:yaml.org,2002:float"
 

@@ -21,7 +21,7 @@ _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
 
-Fault = Callable[[str], Exception]
+TarFault = Callable[[str], Exception]
 """The error to raise, from what is wrong with the tar."""
 
 
@@ -62,7 +62,7 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class TarSample:
     """The consecutive members of a tar that share a key; extension to content."""
 
     key: str
@@ -78,7 +78,7 @@ def every_byte(name: str) -> int:
 def iterate_members(
     stream: IO[bytes],
     *,
-    fault: Fault,
+    fault: TarFault,
     at: int = 0,
     end: int | None = None,
     max_bytes: Callable[[str], int] = every_byte,
@@ -124,7 +124,7 @@ def iterate_members(
         start, extended = tar.at, _Extended()
 
 
-def iterate_samples(stream: IO[bytes], *, fault: Fault) -> Iterator[Sample]:
+def iterate_tar_samples(stream: IO[bytes], *, fault: TarFault) -> Iterator[TarSample]:
     """The samples of a tar that we wrote, in order; memory is that of one sample.
 
     Args:
@@ -137,12 +137,12 @@ def iterate_samples(stream: IO[bytes], *, fault: Fault) -> Iterator[Sample]:
         if member.content is None or not dot or "/" in member.name:
             raise fault(f"member {member.name!r} is not a sample's file")
         if files and (stem != key or extension in files):
-            yield Sample(key=key, files=files, end_byte=end_byte)
+            yield TarSample(key=key, files=files, end_byte=end_byte)
             files = {}
         key, end_byte = stem, member.end_byte
         files[extension] = member.content
     if files:
-        yield Sample(key=key, files=files, end_byte=end_byte)
+        yield TarSample(key=key, files=files, end_byte=end_byte)
 
 
 @dataclass
@@ -150,7 +150,7 @@ class _Stream:
     """A tar's blocks, and how far they are read."""
 
     stream: IO[bytes]
-    fault: Fault
+    fault: TarFault
     at: int
     seek: bool
 

@@ -23,8 +23,8 @@ from pipelines.steps.kinds import STEP_KINDS
 from pipelines.steps.step import Resources
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.curate_steps import CurateSteps
+from sd_core.say import Say
 
-Say = Callable[[str], None]
 _CHAINS = (("download", "score"), ("encode",))
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.bench.fidelity import Fidelity, measure_fidelity
-from jobs.bench.image_set import ImageSet, make_image_set, read_real_sizes
+from jobs.bench.image_set import BenchImages, make_image_set, read_real_sizes
 from jobs.bench.img2dataset_command import (
     QUIET,
     Concurrency,
@@ -30,12 +30,11 @@ from jobs.bench.process_memory import MemorySampler, cpu_seconds
 from jobs.bench.timed_server import ServerProcess, serve
 from pipelines.steps.download.image_config import ImageConfig
 from sd_core.errors import FoundryError
+from sd_core.say import Say
 
 LARGE_SIDE_PX = 1024
 IMAGE_SIZE_PX = 512
 _FEW = 8  # images of a run that is all start-up and exit
-
-Say = Callable[[str], None]
 
 
 class BenchError(FoundryError):
@@ -136,7 +135,7 @@ def measure_download(bench: DownloadBench, *, say: Say) -> list[SetResult]:
     return results
 
 
-def _measure_set(name: str, images: ImageSet, bench: DownloadBench, say: Say) -> SetResult:
+def _measure_set(name: str, images: BenchImages, bench: DownloadBench, say: Say) -> SetResult:
     with serve(images.folder) as server, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         sides = _Sides(images, server, Path(folder))
         grid = {}
@@ -178,7 +177,7 @@ def _cpu_ms(runs: Sequence[SideRun], idle: SideRun, *, num_images: int) -> float
 class _Sides:
     """Both sides over one served set; every run gets a folder of its own and leaves nothing."""
 
-    def __init__(self, images: ImageSet, server: ServerProcess, folder: Path) -> None:
+    def __init__(self, images: BenchImages, server: ServerProcess, folder: Path) -> None:
         self._num_images = len(images.names)
         self._server = server
         self._folder = folder

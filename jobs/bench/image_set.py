@@ -31,7 +31,7 @@ class RealSize:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSet:
+class BenchImages:
     """A folder of JPEGs, `names` in the order of the list.
 
     `real_bytes` is what the images of these sizes had, `num_bytes` what ours have.
@@ -66,7 +66,7 @@ def read_real_sizes(metadata: Path, *, min_side_px: int = _MIN_SIDE_PX) -> list[
 
 def make_image_set(
     cache: Path, *, sizes: Sequence[RealSize], photos: Path, num_images: int, seed: int = 0
-) -> ImageSet:
+) -> BenchImages:
     """Draw `num_images` sizes (with repetition only where there are too few) and make the files.
 
     What is in the cache already is not made again; a larger set begins with the smaller one.
@@ -95,7 +95,7 @@ def make_image_set(
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             list(pool.map(_make_file, *zip(*missing, strict=True), chunksize=8))
     sides = [min(size.width, size.height) for size in drawn]
-    return ImageSet(
+    return BenchImages(
         folder=folder,
         names=names,
         num_bytes=sum((folder / name).stat().st_size for name in names),

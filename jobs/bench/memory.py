@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,7 @@ from jobs.bench.curate_case import Models, curate_settings, write_photo_list
 from jobs.bench.download import BenchError
 from jobs.bench.process_memory import MemorySampler, PeakMemory
 from jobs.bench.timed_server import serve
-
-Say = Callable[[str], None]
+from sd_core.say import Say
 
 _ROLES = {  # words of a command line
     "download worker": ("DownloadWorker",),

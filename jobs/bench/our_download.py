@@ -38,7 +38,6 @@ def main() -> None:
             allow_networks=("127.0.0.0/8",), threads=options.threads, max_per_host=options.threads
         ),
         image=ImageConfig(size=options.image_size),
-        blocked_sha256=rows,
     )
     with ProcessPoolExecutor(
         options.workers, mp_context=get_context("spawn"), initializer=_open, initargs=(step,)

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,7 @@ from jobs.demo.server import LoopbackServer
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
 from pipelines.workflows.curate import curate
-
-Say = Callable[[str], None]
+from sd_core.say import Say
 
 _ROWS_PER_SHARD = 500
 # Chosen on other seeds: see `write_planted`'s.

@@ -4,7 +4,6 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -19,8 +18,7 @@ from pipelines.run.committed import Committed
 from pipelines.run.record import StepIdentity, complete_step
 from pipelines.run.store import RunStore
 from pipelines.steps.select import Select, SelectConfig
-
-Say = Callable[[str], None]
+from sd_core.say import Say
 
 _RULES: dict[str, Any] = {
     "rules": [

@@ -12,7 +12,7 @@ from jobs.bench.generate import GenerateResult
 from jobs.bench.hardware import Hardware
 from jobs.bench.memory import MemoryResult
 from jobs.bench.select import SelectResult
-from jobs.bench.train import LoaderResult, TrainResult
+from jobs.bench.train import LoaderResult, TrainBenchResult
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -101,7 +101,7 @@ def memory_table(result: MemoryResult) -> str:
     return text_table(head, rows)
 
 
-def train_table(loaders: Sequence[LoaderResult], result: TrainResult) -> str:
+def train_table(loaders: Sequence[LoaderResult], result: TrainBenchResult) -> str:
     """What the loader feeds, then training from the cache beside encoding online."""
     loader = text_table(
         ["loader, 4 x 64 x 64 float16", "latents/s", "training samples/s"],

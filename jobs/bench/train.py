@@ -3,7 +3,7 @@
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from sd_core.model.latent_diffusion import (
 )
 from sd_core.model.precision import model_dtype
 from sd_core.model.text_encoder import TextEncoderConfig, encode_captions
+from sd_core.say import Say
 from sd_core.training.batches import TrainingBatch, collate
 from sd_core.training.config import LoopConfig, OptimizerConfig
 from sd_core.training.denoiser_task import DenoiserTask
@@ -68,7 +69,7 @@ class LoaderResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainResult:
+class TrainBenchResult:
     """Images a second of one model, from the cache and from the images."""
 
     models: str
@@ -84,7 +85,7 @@ class TrainResult:
         return self.cached_per_second / self.online_per_second
 
 
-def measure_loader(bench: TrainBench, *, say: Callable[[str], None]) -> list[LoaderResult]:
+def measure_loader(bench: TrainBench, *, say: Say) -> list[LoaderResult]:
     """Read a made-up cache of Stable Diffusion's sizes, in each form and format."""
     found = []
     for form, file_format in itertools.product(("mean", "moments"), ("webdataset", "parquet")):
@@ -103,7 +104,7 @@ def measure_loader(bench: TrainBench, *, say: Callable[[str], None]) -> list[Loa
     return found
 
 
-def measure_train(bench: TrainBench, *, say: Callable[[str], None]) -> TrainResult:
+def measure_train(bench: TrainBench, *, say: Say) -> TrainBenchResult:
     """Train the same model from a cache and from images that are encoded at each step."""
     device = torch.device(bench.device)
     model = load_latent_diffusion(_model_config(bench.models), device=device)
@@ -119,7 +120,7 @@ def measure_train(bench: TrainBench, *, say: Callable[[str], None]) -> TrainResu
     dtype = model_dtype("auto", device)
     flops = 3 * count_flops(lambda: forward_once(model))
     best = max(rates["cached"])
-    return TrainResult(
+    return TrainBenchResult(
         models=bench.models,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         cached_per_second=best,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from jobs.demo.outcome import Outcome
+from jobs.demo.outcome import DemoOutcome
 from sd_core.sampling.picture_grid import BAD, GOOD, INK, PAPER, Cell, Colour, Line, picture_grid
 
 _COLUMNS = 8
@@ -32,7 +32,7 @@ class Group:
 
     name: str
     rows: int
-    shown: Sequence[Outcome]
+    shown: Sequence[DemoOutcome]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +44,15 @@ class Selection:
     without_image: Mapping[str, int]
 
     @property
-    def shown(self) -> list[Outcome]:
+    def shown(self) -> list[DemoOutcome]:
         """Every row whose picture the sheet needs."""
         return [row for group in (self.kept, *self.dropped) for row in group.shown]
 
 
-def choose_rows(outcomes: Iterable[Outcome]) -> Selection:
+def choose_rows(outcomes: Iterable[DemoOutcome]) -> Selection:
     """Take rows evenly over the run, and under each reason some of every planted kind."""
-    kept: list[Outcome] = []
-    dropped: dict[str, list[Outcome]] = {}
+    kept: list[DemoOutcome] = []
+    dropped: dict[str, list[DemoOutcome]] = {}
     without_image: dict[str, int] = {}
     for outcome in outcomes:
         if outcome.kept:
@@ -104,14 +104,14 @@ def draw_contact_sheet(
     sheet.save(path, "PNG")
 
 
-def _evenly(rows: Sequence[Outcome], count: int) -> list[Outcome]:
+def _evenly(rows: Sequence[DemoOutcome], count: int) -> list[DemoOutcome]:
     if len(rows) <= count:
         return list(rows)
     return [rows[index * len(rows) // count] for index in range(count)]
 
 
-def _some_of_each_kind(rows: Sequence[Outcome], count: int) -> list[Outcome]:
-    kinds: dict[str, list[Outcome]] = {}
+def _some_of_each_kind(rows: Sequence[DemoOutcome], count: int) -> list[DemoOutcome]:
+    kinds: dict[str, list[DemoOutcome]] = {}
     for row in rows:
         kinds.setdefault(row.planted or "", []).append(row)
     shares = dict.fromkeys(kinds, 0)
@@ -135,7 +135,7 @@ def _heading(text: str, colour: Colour) -> Image.Image:
     return strip
 
 
-def _grid(rows: Sequence[Outcome], images: Mapping[str, bytes]) -> list[Image.Image]:
+def _grid(rows: Sequence[DemoOutcome], images: Mapping[str, bytes]) -> list[Image.Image]:
     cells = [Cell(_pixels(images[row.key]), _notes(row)) for row in rows]
     if not cells:
         return []
@@ -149,7 +149,7 @@ def _pixels(content: bytes) -> npt.NDArray[np.uint8]:
         return np.asarray(image.convert("RGB"))
 
 
-def _notes(row: Outcome) -> list[Line]:
+def _notes(row: DemoOutcome) -> list[Line]:
     """The lines under a picture: caption, scores, the rule it failed, what was planted."""
     lines = [Line(text) for text in _wrap(row.caption or "(no caption)", num_lines=4)]
     scores = [("aesthetic", row.aesthetic), ("similarity", row.clip_similarity)]

@@ -19,13 +19,14 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
 
 from pipelines.engine.chain import EngineError, ResourcesError
+from sd_core.say import Say
 
 _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 20.0
@@ -45,9 +46,7 @@ class LocalCluster:
     environment: dict[str, str] = field(repr=False)
     """The environment that every `ray` command about this cluster needs; holds its token."""
 
-    def submit(
-        self, script: Sequence[str], *, working_dir: Path, say: Callable[[str], None]
-    ) -> int:
+    def submit(self, script: Sequence[str], *, working_dir: Path, say: Say) -> int:
         """Run a script of `working_dir` by `ray job submit` and stream its log.
 
         Args:
@@ -104,7 +103,7 @@ class LocalCluster:
 
 
 @contextmanager
-def local_cluster(*, num_cpus: int, say: Callable[[str], None]) -> Iterator[LocalCluster]:
+def local_cluster(*, num_cpus: int, say: Say) -> Iterator[LocalCluster]:
     """Start a Ray head for the `with` block; it is stopped whatever happens inside.
 
     Args:
@@ -201,7 +200,7 @@ def _stop(head: subprocess.Popen[bytes]) -> None:
     head.wait()
 
 
-def _relay(process: subprocess.Popen[str], say: Callable[[str], None]) -> list[str]:
+def _relay(process: subprocess.Popen[str], say: Say) -> list[str]:
     lines: list[str] = []
     repeated = False
     assert process.stdout is not None

@@ -1,7 +1,7 @@
 """What the demo and the photographs run share: a folder, a submitted job, its check."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,11 @@ from typing import Final
 from jobs import verify
 from jobs.demo.local_cluster import LocalCluster, local_cluster
 from sd_core.errors import EnvironmentFault, FoundryError, InputError
+from sd_core.say import Say
 
 PROJECT = Path(__file__).resolve().parents[2]
 _NUM_CPUS = 4  # logical: two fetchers, a model worker, and one to spare on any machine
 _MARK = ".latent-foundry-demo"
-
-Say = Callable[[str], None]
 
 
 class LocalRunError(FoundryError):

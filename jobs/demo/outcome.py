@@ -21,7 +21,7 @@ _COLUMNS = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class DemoOutcome:
     """One input row's end: kept, or dropped for `reason` by `rule`."""
 
     shard_id: int
@@ -39,10 +39,10 @@ class Outcome:
     """The list's own `planted` column, where it has one."""
 
 
-def read_outcomes(store: RunStore) -> list[Outcome]:
+def read_outcomes(store: RunStore) -> list[DemoOutcome]:
     """Every row of the run, in plan order."""
     rejected = _encode_rejects(store)
-    outcomes: list[Outcome] = []
+    outcomes: list[DemoOutcome] = []
     for path in list_shards(store, "ledger"):
         table = read_table(store, path)
         names = [name for name in (*_COLUMNS, "source_planted") if name in table.column_names]
@@ -50,7 +50,7 @@ def read_outcomes(store: RunStore) -> list[Outcome]:
             reason = rejected.get((row["shard_id"], row["key"]), row["reason"])
             score = row["aesthetic_v2"]
             outcomes.append(
-                Outcome(
+                DemoOutcome(
                     shard_id=row["shard_id"],
                     key=row["key"],
                     url=row["url"],

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from jobs.demo.bad_urls import BAD_URLS
-from jobs.demo.outcome import Outcome
+from jobs.demo.outcome import DemoOutcome
 
 GOOD: Final = "good"
 BAD_URL_PREFIX: Final = "bad_url:"
@@ -63,9 +63,9 @@ class Findings:
         )
 
 
-def judge_outcomes(outcomes: Iterable[Outcome]) -> Findings:
+def judge_outcomes(outcomes: Iterable[DemoOutcome]) -> Findings:
     """Compare what became of every row with what was planted."""
-    by_kind: dict[str, list[Outcome]] = {}
+    by_kind: dict[str, list[DemoOutcome]] = {}
     for outcome in outcomes:
         by_kind.setdefault(outcome.planted or GOOD, []).append(outcome)
     bad_urls = {kind: rows for kind, rows in by_kind.items() if kind.startswith(BAD_URL_PREFIX)}
@@ -105,7 +105,7 @@ def findings_table(findings: Findings) -> str:
     return "\n".join(lines)
 
 
-def bad_url_table(outcomes: Iterable[Outcome]) -> str:
+def bad_url_table(outcomes: Iterable[DemoOutcome]) -> str:
     """Each bad URL of a run beside the reason expected of it and the one it got."""
     lines = [f"{'bad URL':<28} {'expected':<20} found"]
     for outcome in outcomes:
@@ -123,13 +123,13 @@ def _line(recall: Recall) -> str:
 
 
 def _matching(
-    kind: str, rows: Mapping[str, Sequence[Outcome]], expected: Mapping[str, str]
+    kind: str, rows: Mapping[str, Sequence[DemoOutcome]], expected: Mapping[str, str]
 ) -> Recall:
     ends = [row.reason == expected[name] for name, group in rows.items() for row in group]
     return Recall(kind=kind, rows=len(ends), right=sum(ends))
 
 
-def _surprises(rows: Mapping[str, Sequence[Outcome]], expected: Mapping[str, str]) -> list[str]:
+def _surprises(rows: Mapping[str, Sequence[DemoOutcome]], expected: Mapping[str, str]) -> list[str]:
     return [
         f"{name}: expected {expected[name]}, found {row.reason or 'kept'}"
         for name, group in sorted(rows.items())

@@ -47,7 +47,7 @@ _MIN_WHOLE = 0.93  # share of the standing-out pixels that lie in one piece
 _TILTS = tuple(math.radians(MAX_TILT_DEGREES * step) for step in (-0.9, -0.3, 0.3, 0.9))
 
 Colors = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.float64]
+PixelMask = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def agreement(judgement: Judgement, subject: Subject) -> dict[str, bool]:
 class _Front:
     """`mask` (side, side): 0 is background, 1 what stands out; the share of other pixels."""
 
-    mask: Mask
+    mask: PixelMask
     outliers: float
 
 
@@ -183,12 +183,12 @@ def _smoothed(pixels: Colors) -> Colors:
     return np.asarray(cv2.GaussianBlur(pixels, (0, 0), _SMOOTHING_PX), dtype=np.float64)
 
 
-def _sharpened(coverage: Mask) -> Mask:
+def _sharpened(coverage: PixelMask) -> PixelMask:
     """Coverage without the surfaces' texture: under a quarter is 0, over three quarters 1."""
     return np.clip(2 * coverage - 0.5, 0, 1)
 
 
-def _largest_piece(mask: Mask) -> Mask | None:
+def _largest_piece(mask: PixelMask) -> PixelMask | None:
     """The connected piece that holds nearly all of the mask; None where there is none."""
     solid = (mask > 0.5).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
@@ -198,7 +198,7 @@ def _largest_piece(mask: Mask) -> Mask | None:
     return np.asarray(labels == 1 + int(areas.argmax()), dtype=np.float64)
 
 
-def _front_color(pixels: Colors, mask: Mask) -> Colors:
+def _front_color(pixels: Colors, mask: PixelMask) -> Colors:
     inside = mask > 0.85
     color: Colors = np.median(pixels[inside], axis=0)
     return color
@@ -210,7 +210,7 @@ def _nearest_color(color: Colors, names: Mapping[str, tuple[int, int, int]]) -> 
     return nearest if distances[nearest] <= _MAX_COLOR_DISTANCE else None
 
 
-def _best_fit(mask: Mask) -> _Fit:
+def _best_fit(mask: PixelMask) -> _Fit:
     """Lay every shape over the mask at its centroid, first with its area, then near it."""
     x, y = _centroid(mask)
     outlines = [
@@ -233,13 +233,13 @@ def _keep_best(by_shape: dict[str, _Fit], fit: _Fit) -> None:
         by_shape[shape] = fit
 
 
-def _fit(mask: Mask, outline: _Outline) -> _Fit:
+def _fit(mask: PixelMask, outline: _Outline) -> _Fit:
     other = _sharpened(_smoothed(_coverage(outline, side=len(mask))))
     overlap = np.minimum(mask, other).sum() / np.maximum(mask, other).sum()
     return _Fit(outline, float(overlap))
 
 
-def _coverage(outline: _Outline, *, side: int) -> Mask:
+def _coverage(outline: _Outline, *, side: int) -> PixelMask:
     middle = SUPERSAMPLING // 2
     centre = (SUPERSAMPLING * outline.x + middle, SUPERSAMPLING * outline.y + middle)
     radius = SUPERSAMPLING * outline.radius
@@ -267,7 +267,7 @@ def _unit_area(outline: _Outline) -> float:
     return float(_coverage(large, side=64).sum()) / large.radius**2
 
 
-def _centroid(mask: Mask) -> tuple[float, float]:
+def _centroid(mask: PixelMask) -> tuple[float, float]:
     """(x, y) in pixel indices."""
     down, across = np.indices(mask.shape)
     return float((across * mask).sum() / mask.sum()), float((down * mask).sum() / mask.sum())
@@ -280,7 +280,7 @@ def _size_of(radius: float) -> str | None:
     return None
 
 
-def _position_of(mask: Mask) -> str | None:
+def _position_of(mask: PixelMask) -> str | None:
     across, down = _centroid(mask)
     x, y = (across + 0.5) / len(mask), (down + 0.5) / len(mask)
     for name, (at_x, at_y) in POSITIONS.items():

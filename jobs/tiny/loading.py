@@ -23,14 +23,14 @@ class TinyClip:
     tokenizer: Any
 
 
-def load_clip(folder: Path = TINY / "clip") -> TinyClip:
+def load_tiny_clip(folder: Path = TINY / "clip") -> TinyClip:
     """Load the CLIP folder through open_clip's "local-dir:" schema."""
     name = f"local-dir:{folder}"
     model, _, _ = open_clip.create_model_and_transforms(name)
     return TinyClip(model.eval(), open_clip.get_tokenizer(name))
 
 
-def load_autoencoder(folder: Path = TINY / "autoencoder") -> AutoencoderKL:
+def load_tiny_autoencoder(folder: Path = TINY / "autoencoder") -> AutoencoderKL:
     """Load the autoencoder in eval mode and float32."""
     family: Any = AutoencoderKL
     model = family.from_pretrained(folder, torch_dtype=torch.float32)

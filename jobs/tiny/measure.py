@@ -17,7 +17,13 @@ import torch
 from jobs.tiny.deliveries import deliver
 from jobs.tiny.drawing import FIRST_HELD_OUT_SEED, FLAWS, Flaw, PictureSpec, plan_pictures
 from jobs.tiny.embedding import embed_images, embed_texts
-from jobs.tiny.loading import TINY, TinyClip, load_aesthetic_head, load_autoencoder, load_clip
+from jobs.tiny.loading import (
+    TINY,
+    TinyClip,
+    load_aesthetic_head,
+    load_tiny_autoencoder,
+    load_tiny_clip,
+)
 from jobs.tiny.train_autoencoder import draw_images, psnr
 
 FIRST_CALIBRATION_SEED = 2_000_000
@@ -98,7 +104,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=TINY)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    clip = load_clip(options.folder / "clip")
+    clip = load_tiny_clip(options.folder / "clip")
     head = load_aesthetic_head(options.folder / "aesthetic.safetensors")
     share = {"flawed_share": 0.5}
     calibration = score(
@@ -106,7 +112,7 @@ def main() -> None:
     )
     thresholds = recommend(calibration)
     held_out = score(plan_pictures(FIRST_HELD_OUT_SEED, options.pictures, **share), clip, head)
-    autoencoder = load_autoencoder(options.folder / "autoencoder")
+    autoencoder = load_tiny_autoencoder(options.folder / "autoencoder")
     report = {
         "thresholds": asdict(thresholds),
         "held_out": asdict(judge(held_out, thresholds)),

@@ -19,7 +19,7 @@ import torch
 from jobs.tiny.drawing import FIRST_HELD_OUT_SEED, Picture, Subject, draw
 from jobs.tiny.judge import ATTRIBUTES, Judgement, agreement, judge_picture
 from jobs.tiny.loading import TINY
-from jobs.tiny.train_autoencoder import as_input
+from jobs.tiny.train_autoencoder import to_input
 from sd_core.cache.latents import scale_latents
 from sd_core.model.autoencoder import encode_images
 from sd_core.model.autoencoder_config import AutoencoderConfig
@@ -47,7 +47,7 @@ Images = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedSamples:
     """Pictures uint8 (n, 64, 64, 3), what they should show, and what the judge sees."""
 
     subjects: list[Subject]
@@ -96,7 +96,7 @@ def _noise_schedule(path: Path) -> NoiseScheduleConfig | None:
     return noise_schedule_of_scheduler(json.loads(path.read_text()), where=str(path))
 
 
-def generate(
+def sample_images(
     model: LatentDiffusion,
     seeds: Sequence[int],
     *,
@@ -104,7 +104,7 @@ def generate(
     num_inference_steps: int,
     guidance_scale: float,
     batch_size: int = 50,
-) -> Judged:
+) -> JudgedSamples:
     """Generate and judge a picture for the caption of each seed; the noise has the seed too."""
     drawn = [draw(seed) for seed in seeds]
     side = _SIDE // model.autoencoder.downsampling
@@ -123,7 +123,7 @@ def generate(
     return judged(drawn, images.numpy())
 
 
-def judged(drawn: Sequence[Picture], images: Images) -> Judged:
+def judged(drawn: Sequence[Picture], images: Images) -> JudgedSamples:
     """Judge images (n, 64, 64, 3) by what the drawn pictures show."""
     subjects = [
         Subject(
@@ -135,16 +135,16 @@ def judged(drawn: Sequence[Picture], images: Images) -> Judged:
         )
         for picture in drawn
     ]
-    return Judged(subjects, images, [judge_picture(image) for image in images])
+    return JudgedSamples(subjects, images, [judge_picture(image) for image in images])
 
 
 def through_autoencoder(model: LatentDiffusion, images: Images) -> Images:
     """Encode (the posterior's mean) and decode images: what a perfect denoiser could give."""
-    raw = encode_images(model.autoencoder, as_input(images), form="mean")
+    raw = encode_images(model.autoencoder, to_input(images), form="mean")
     return decode_images(model, scale_latents(raw, model.identity.autoencoder)).numpy()
 
 
-def table(generated: Judged, drawn: Judged, restored: Judged) -> str:
+def table(generated: JudgedSamples, drawn: JudgedSamples, restored: JudgedSamples) -> str:
     """The shares as lines of text."""
     lines = [f"{'':12}{'generated':>10}{'needed':>8}{'| judge: drawn':>16}{'autoencoded':>13}"]
     columns = [part.shares() for part in (generated, drawn, restored)]
@@ -158,7 +158,7 @@ def table(generated: Judged, drawn: Judged, restored: Judged) -> str:
     return "\n".join(lines)
 
 
-def falls_short(generated: Judged, drawn: Judged) -> list[str]:
+def falls_short(generated: JudgedSamples, drawn: JudgedSamples) -> list[str]:
     """What is under its need, in words; empty where all is well."""
     made, judge = generated.shares(), drawn.shares()
     short = [f"{name} {made[name]:.3f}" for name in ATTRIBUTES if made[name] < NEEDED[name]]
@@ -169,7 +169,7 @@ def falls_short(generated: Judged, drawn: Judged) -> list[str]:
     ]
 
 
-def cells(generated: Judged) -> list[Cell]:
+def cells(generated: JudgedSamples) -> list[Cell]:
     """One cell of the grid for each picture."""
     made = zip(generated.images, generated.subjects, generated.judgements, strict=True)
     return [_cell(image, subject, judgement) for image, subject, judgement in made]
@@ -191,7 +191,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     model = load_tiny(options.model, device=options.device)
     seeds = range(options.first_seed, options.first_seed + options.count)
-    generated = generate(
+    generated = sample_images(
         model,
         seeds,
         sampler=options.sampler,

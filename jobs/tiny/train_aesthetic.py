@@ -18,7 +18,7 @@ from torch.nn import functional
 from jobs.tiny.deliveries import deliver
 from jobs.tiny.drawing import Flaw, plan_pictures
 from jobs.tiny.embedding import embed_images
-from jobs.tiny.loading import TINY, load_clip
+from jobs.tiny.loading import TINY, load_tiny_clip
 
 LOG = logging.getLogger(__name__)
 FIRST_SEED = 1_000_000  # apart from the CLIP's training pictures
@@ -74,7 +74,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     specs = plan_pictures(FIRST_SEED, options.pictures, flawed_share=0.6)
     data = deliver(specs, low_quality=80, high_quality=95)
-    embeddings = embed_images(load_clip(options.clip).model, data.images)
+    embeddings = embed_images(load_tiny_clip(options.clip).model, data.images)
     good = is_good(data.flaws)
     head = fit(embeddings, good, decay=options.decay)
     with torch.inference_mode():

@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from jobs.tiny.drawing import FIRST_HELD_OUT_SEED, draw
-from jobs.tiny.loading import TINY, load_autoencoder
+from jobs.tiny.loading import TINY, load_tiny_autoencoder
 from jobs.tiny.pacing import Pace
 
 LOG = logging.getLogger(__name__)
@@ -50,14 +50,14 @@ def draw_images(
     return np.stack([draw(seed, width=width, height=height).image for seed in seeds])
 
 
-def as_input(images: npt.NDArray[np.uint8]) -> torch.Tensor:
+def to_input(images: npt.NDArray[np.uint8]) -> torch.Tensor:
     """uint8 (b, h, w, 3) to float32 (b, 3, h, w) in -1..1."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def psnr(autoencoder: Any, images: npt.NDArray[np.uint8]) -> float:
     """Mean over uint8 (n, h, w, 3) of the peak signal-to-noise ratio of image -> image, in dB."""
-    inputs = as_input(images)
+    inputs = to_input(images)
     with torch.inference_mode():
         latents = autoencoder.encode(inputs).latent_dist.mode()
         outputs = autoencoder.decode(latents).sample.clamp(-1, 1)
@@ -65,7 +65,7 @@ def psnr(autoencoder: Any, images: npt.NDArray[np.uint8]) -> float:
     return float((-10 * errors.log10()).mean())
 
 
-def train(
+def train_tiny_autoencoder(
     *,
     steps: int,
     minutes: float | None,
@@ -83,7 +83,7 @@ def train(
     rng = np.random.default_rng(seed)
     images = draw_images(0, pictures)
     held_out = draw_images(FIRST_HELD_OUT_SEED, 64)
-    model: Any = load_autoencoder(start) if start else build_autoencoder()
+    model: Any = load_tiny_autoencoder(start) if start else build_autoencoder()
     model.train()
     count = sum(weights.numel() for weights in model.parameters())
     LOG.info("drew %d pictures; the autoencoder has %d parameters", pictures, count)
@@ -92,7 +92,7 @@ def train(
     while (progress := pace.progress(step)) < 1:
         optimizer.param_groups[0]["lr"] = pace.rate(progress, peak=rate)
         batch = _flipped(images[rng.integers(pictures, size=batch_size)], rng)
-        loss = _loss(model, as_input(batch))
+        loss = _loss(model, to_input(batch))
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -127,7 +127,7 @@ def _loss(model: Any, inputs: torch.Tensor) -> torch.Tensor:
 
 def _scaling_factor(model: Any, images: npt.NDArray[np.uint8]) -> float:
     with torch.inference_mode():
-        latents = model.encode(as_input(images)).latent_dist.sample()
+        latents = model.encode(to_input(images)).latent_dist.sample()
     return round(1 / float(latents.std()), 5)
 
 
@@ -146,7 +146,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     torch.set_num_threads(options.threads)
-    model: Any = train(
+    model: Any = train_tiny_autoencoder(
         steps=options.steps,
         minutes=options.minutes,
         seed=options.seed,

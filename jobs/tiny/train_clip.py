@@ -109,7 +109,7 @@ def build_clip() -> open_clip.CLIP:
     return open_clip.CLIP(**json.loads(json.dumps(parts)))
 
 
-def train(
+def train_tiny_clip(
     data: Delivery,
     *,
     steps: int,
@@ -246,7 +246,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     data = deliver(plan_pictures(0, options.pictures), low_quality=80, high_quality=95)
     LOG.info("drew %d pictures", options.pictures)
-    model = train(
+    model = train_tiny_clip(
         data,
         steps=options.steps,
         minutes=options.minutes,

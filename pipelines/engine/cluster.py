@@ -4,7 +4,7 @@ import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipelines.engine.stopping import handle_signals
 from pipelines.run.store import RunStore, StorageError
 from pipelines.steps.step import Resources
 from sd_core.errors import EnvironmentFault, is_environment
+from sd_core.say import Say
 
 _LOCAL_OBJECT_STORE_BYTES = 200_000_000  # tasks exchange shard ids, never image bytes
 _PROBE_TIMEOUT_S = 20.0
@@ -86,7 +87,7 @@ def check_resources(needs: Sequence[tuple[str, Resources]]) -> None:
         )
 
 
-def probe_storage(store: RunStore, *, say: Callable[[str], None]) -> None:
+def probe_storage(store: RunStore, *, say: Say) -> None:
     """Write a probe file into the run and have every node read it.
 
     Raises:

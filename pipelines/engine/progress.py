@@ -2,11 +2,12 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.run.manifest import Manifest
 from pipelines.run.record import StepSummary
+from sd_core.say import Say
 
 _LINE_EVERY_S = 5.0
 
@@ -25,7 +26,7 @@ class _StepProgress:
 class Progress:
     """Counts commits and says, every few seconds, how far each step is."""
 
-    def __init__(self, *, say: Callable[[str], None], every_s: float = _LINE_EVERY_S) -> None:
+    def __init__(self, *, say: Say, every_s: float = _LINE_EVERY_S) -> None:
         self._say = say
         self._every_s = every_s
         self._steps: dict[str, _StepProgress] = {}

@@ -23,6 +23,7 @@ from pipelines.run.manifest import Manifest
 from pipelines.steps.step import ShardStep
 from sd_core.errors import EnvironmentFault, FoundryError, environment_told, is_environment
 from sd_core.redacted_output import redacted_output
+from sd_core.say import Say
 
 _INFRASTRUCTURE = (
     RayActorError,
@@ -107,7 +108,7 @@ class _Pool:
 class RayRunner:
     """Runs chains on the connected Ray cluster."""
 
-    def __init__(self, *, say: Callable[[str], None]) -> None:
+    def __init__(self, *, say: Say) -> None:
         self._say = say
 
     def run(self, chain: Chain, *, shards_ahead: int, check: Callable[[], None]) -> None:

@@ -1,6 +1,6 @@
 """One job's hold on its run and its workers: lease, cluster, preflight, chains."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from pipelines.engine import cluster
@@ -15,6 +15,7 @@ from pipelines.run.manifest import Manifest, committed_shards
 from pipelines.run.rates import RateLog
 from pipelines.run.store import RunStore
 from pipelines.steps.step import Resources, ShardStep
+from sd_core.say import Say
 
 
 class Session:
@@ -25,9 +26,7 @@ class Session:
         download_resources: What the download step takes.
     """
 
-    def __init__(
-        self, store: RunStore, config: EngineConfig, lease: Lease, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, store: RunStore, config: EngineConfig, lease: Lease, say: Say) -> None:
         self._store = store
         self._config = config
         self._lease = lease
@@ -89,7 +88,7 @@ class Session:
 
 @contextmanager
 def open_session(
-    store: RunStore, config: EngineConfig, *, say: Callable[[str], None], downloads: bool = True
+    store: RunStore, config: EngineConfig, *, say: Say, downloads: bool = True
 ) -> Iterator[Session]:
     """Take the run's lease, connect to the workers and check that they can hold the job.
 

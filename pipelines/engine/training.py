@@ -27,9 +27,8 @@ from sd_core.errors import (
 )
 from sd_core.redact import redact_text
 from sd_core.redacted_output import redacted_output
+from sd_core.say import Say
 from sd_core.training.place import Place
-
-Say = Callable[[str], None]
 
 
 class TrainingJob(Protocol):
@@ -39,7 +38,7 @@ class TrainingJob(Protocol):
     def engine(self) -> TrainEngineConfig: ...
 
 
-class Worker(Protocol):
+class TrainWorker(Protocol):
     """Trains on one worker; a module's function, so that Ray can name it."""
 
     def __call__(self, config: Any, place: Place, *, fingerprint: str, say: Say) -> None: ...
@@ -47,7 +46,7 @@ class Worker(Protocol):
 
 @contextmanager
 def open_training(
-    store: RunStore, config: TrainingJob, worker: Worker, *, say: Callable[[str], None]
+    store: RunStore, config: TrainingJob, worker: TrainWorker, *, say: Say
 ) -> Iterator[Callable[[str], None]]:
     """Take the output's lease; gives a function that trains, called with the fingerprint.
 
@@ -65,9 +64,7 @@ def open_training(
             yield lambda fingerprint: _train_on_ray(store, config, worker, fingerprint, say)
 
 
-def _train_here(
-    config: TrainingJob, worker: Worker, fingerprint: str, say: Callable[[str], None]
-) -> None:
+def _train_here(config: TrainingJob, worker: TrainWorker, fingerprint: str, say: Say) -> None:
     wanted = config.engine.use_gpu
     found = torch.cuda.is_available()
     if wanted is True and not found:
@@ -80,9 +77,9 @@ def _train_here(
 def _train_on_ray(
     store: RunStore,
     config: TrainingJob,
-    worker: Worker,
+    worker: TrainWorker,
     fingerprint: str,
-    say: Callable[[str], None],
+    say: Say,
 ) -> None:
     engine = config.engine
     with cluster.connected(num_cpus=engine.num_workers * engine.cpus_per_worker):
@@ -97,7 +94,9 @@ def _train_on_ray(
             say(f"the workers died; starting them again, {left} more time(s): {failure}")
 
 
-def _fit(config: TrainingJob, worker: Worker, fingerprint: str, *, use_gpu: bool) -> str | None:
+def _fit(
+    config: TrainingJob, worker: TrainWorker, fingerprint: str, *, use_gpu: bool
+) -> str | None:
     """One try; gives what killed the workers, None where they finished.
 
     Raises:
@@ -162,7 +161,7 @@ def _worker(settings: dict[str, Any]) -> None:
         sys.stdout.write(f"[{time.monotonic() - started:7.1f} s] {line}\n")
         sys.stdout.flush()
 
-    worker: Worker = settings["worker"]
+    worker: TrainWorker = settings["worker"]
     with redacted_output(), environment_told():
         worker(settings["config"], place, fingerprint=settings["fingerprint"], say=say)
 

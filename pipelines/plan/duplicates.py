@@ -21,7 +21,7 @@ ROW = np.dtype([("key", ">u8"), ("check", ">u8", (2,)), ("shard_id", "<u4"), ("r
 SETTLED = np.dtype([("shard_id", "<u4"), ("row", "<u4"), ("reason", "u1")])
 SETTLED_REASONS = ("duplicate_row", "key_collision")
 
-Records = npt.NDArray[np.void]
+KeyRecords = npt.NDArray[np.void]
 
 
 class _Partitions:
@@ -29,12 +29,12 @@ class _Partitions:
 
     def __init__(self, folder: Path, dtype: np.dtype[np.void], name: str) -> None:
         self._folder, self._dtype, self._name = folder, dtype, name
-        self._held: list[Records] = []
+        self._held: list[KeyRecords] = []
         self._partitions: list[npt.NDArray[np.intp]] = []
         self._num_held = 0
         self._spilled = False
 
-    def add(self, records: Records, partitions: npt.NDArray[np.intp]) -> None:
+    def add(self, records: KeyRecords, partitions: npt.NDArray[np.intp]) -> None:
         self._held.append(records)
         self._partitions.append(partitions)
         self._num_held += len(records)
@@ -45,7 +45,7 @@ class _Partitions:
             self._spilled = True
             self._held, self._partitions, self._num_held = [], [], 0
 
-    def __iter__(self) -> Iterator[Records]:
+    def __iter__(self) -> Iterator[KeyRecords]:
         """The records of each partition that has any, partition by partition."""
         held = dict(self._sorted())
         for partition in range(NUM_PARTITIONS) if self._spilled else sorted(held):
@@ -55,7 +55,7 @@ class _Partitions:
             if parts:
                 yield np.concatenate(parts)
 
-    def _sorted(self) -> Iterator[tuple[int, Records]]:
+    def _sorted(self) -> Iterator[tuple[int, KeyRecords]]:
         if not self._held:
             return
         records = np.concatenate(self._held)
@@ -101,7 +101,7 @@ class DuplicateFinder:
         self._rows.add(records, (records["key"] >> np.uint64(56)).astype(np.intp))
         self._num_shards = max(self._num_shards, shard_id + 1)
 
-    def settled(self) -> Iterator[Records]:
+    def settled(self) -> Iterator[KeyRecords]:
         """The rows that lose (`SETTLED`), one array a shard that has any, in shard order."""
         settled = _Partitions(self._folder, SETTLED, "settled")
         for records in self._rows:
@@ -114,7 +114,7 @@ class DuplicateFinder:
             yield from np.split(losers, starts[1:])
 
 
-def find_losers(records: Records) -> Records:
+def find_losers(records: KeyRecords) -> KeyRecords:
     """Among rows of `ROW`, those whose key an earlier row has: `SETTLED`, in no useful order.
 
     The earliest in plan order wins; the same check hash makes the others duplicates of it,

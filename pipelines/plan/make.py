@@ -16,16 +16,16 @@ from pipelines.config import Config
 from pipelines.plan.duplicates import SETTLED_REASONS, DuplicateFinder
 from pipelines.plan.inputs import file_sha256, file_token, source_options
 from pipelines.plan.record import (
-    SCHEMA_VERSION,
+    PLAN_VERSION,
     SHARD_FIELDS,
     SHARDS_PATH,
     Plan,
     PlanError,
     PlannedFile,
     grown_shards_path,
+    put_table,
     settled_path,
     store_plan,
-    write_table,
 )
 from pipelines.rows.keys import KeyHash, blake2b_64, hash_rows
 from pipelines.run.spool_folder import spool_folder
@@ -176,7 +176,7 @@ def store_draft(
         for reason in SETTLED_REASONS:
             totals[reason] += reasons.count(reason)
         rows = pa.array(records["row"].astype(np.int32))
-        write_table(store, settled_path(shard_id), pa.table({"row": rows, "reason": reasons}))
+        put_table(store, settled_path(shard_id), pa.table({"row": rows, "reason": reasons}))
     shards = pa.Table.from_pylist(
         [
             {**asdict(shard), "num_settled": int(count)}
@@ -229,7 +229,7 @@ def _fingerprint(
     ways = ("tar_grouping", "csv.")
     told = {name: v for name, v in source_options(source).items() if v and name.startswith(ways)}
     tree = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": PLAN_VERSION,
         "rows_per_shard": draft.rows_per_shard,
         "files": [[file.name, file.sha256, asdict(file.text_columns)] for file in draft.files],
         "columns": [asdict(column) for column in columns],

@@ -19,7 +19,7 @@ from sd_core.errors import InputError
 
 PLAN_PATH = "plan/plan.json"
 SHARDS_PATH = "plan/shards.parquet"
-SCHEMA_VERSION = 1
+PLAN_VERSION = 1
 
 SHARD_FIELDS = pa.schema(
     [
@@ -107,7 +107,7 @@ class Plan:
 
 def store_plan(plan: Plan, store: RunStore) -> None:
     """Store the shards, then `plan.json`, which makes the plan one."""
-    write_table(store, plan.shards_path, plan.shards)
+    put_table(store, plan.shards_path, plan.shards)
     store.replace(PLAN_PATH, _to_json(plan))
 
 
@@ -120,7 +120,7 @@ def load_plan(store: RunStore) -> Plan:
             shards = read_parquet(stream)
         if shards.num_rows != tree.pop("num_shards") or shards.schema != SHARD_FIELDS:
             raise ValueError(f"{shards_path} does not belong to it")
-        if tree.pop("schema_version") != SCHEMA_VERSION:
+        if tree.pop("schema_version") != PLAN_VERSION:
             raise ValueError("it was written by another version of this program")
         tree["files"] = tuple(
             PlannedFile(**{**file, "text_columns": TextColumns(**file["text_columns"])})
@@ -174,7 +174,7 @@ def settled_path(shard_id: int) -> str:
     return f"plan/settled/{shard_id:06d}.parquet"
 
 
-def write_table(store: RunStore, path: str, table: pa.Table) -> None:
+def put_table(store: RunStore, path: str, table: pa.Table) -> None:
     """Write a small Parquet file of the plan, with page checksums."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
@@ -183,7 +183,7 @@ def write_table(store: RunStore, path: str, table: pa.Table) -> None:
 
 def _to_json(plan: Plan) -> bytes:
     tree = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": PLAN_VERSION,
         "fingerprint": plan.fingerprint,
         "rows_per_shard": plan.rows_per_shard,
         "num_rows": plan.num_rows,

@@ -1,7 +1,7 @@
 """Prompts: a list of them, read, checked and cut into shards that a run keeps."""
 
 from pipelines.prompts.config import PromptsConfig
-from pipelines.prompts.plan import Growth, PromptPlanConfig, plan_prompts
+from pipelines.prompts.plan import PromptGrowth, PromptPlanConfig, plan_prompts
 from pipelines.prompts.record import (
     PromptPlan,
     expand_rows,
@@ -12,7 +12,7 @@ from pipelines.prompts.record import (
 )
 
 __all__ = [
-    "Growth",
+    "PromptGrowth",
     "PromptPlan",
     "PromptPlanConfig",
     "PromptsConfig",

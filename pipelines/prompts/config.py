@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.config import Config
+from pipelines.config import Config, StorageOptions
 from pipelines.prompts.columns import SETTINGS
 from pipelines.sources import Source, SourceConfig
 from pipelines.sources.config import CsvConfig
@@ -27,9 +27,7 @@ class PromptsConfig(Config):
     """Setting to the column that it is read from, where that has another name; null: from none."""
     samplers: dict[str, SamplerName] = Field(default_factory=dict)
     """Samplers as the list names them (or DiffusionDB's code), and ours to take in their place."""
-    storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
-        default_factory=dict, repr=False
-    )
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
     """Passed to fsspec; may hold secrets, so it is never stored."""
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ from pipelines.prompts.reading import (
 )
 from pipelines.prompts.record import (
     PROMPT_FIELDS,
-    SHARD_FIELDS,
+    PROMPT_SHARD_FIELDS,
     PromptPlan,
     changed_files,
     load_prompt_plan,
@@ -36,6 +36,7 @@ from pipelines.run.option_changes import describe_changes
 from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceError
 from pipelines.sources.columns import SourceColumn
+from sd_core.say import Say
 
 
 class PromptPlanConfig(Config):
@@ -46,7 +47,7 @@ class PromptPlanConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Growth:
+class PromptGrowth:
     """What a reading of the list came to."""
 
     plan: PromptPlan
@@ -66,12 +67,12 @@ def plan_prompts(
     *,
     num_images: int,
     grow: bool,
-    say: Callable[[str], None],
+    say: Say,
     one_shard_a_key: bool = False,
     columns: Mapping[str, str | None] | None = None,
     samplers: Mapping[str, str] | None = None,
     notes_of: Notes = lambda row: (),
-) -> Growth:
+) -> PromptGrowth:
     """The run's plan, made where there is none, or grown by the rows of the list that are new.
 
     Args:
@@ -99,7 +100,7 @@ def plan_prompts(
     try:
         changed = [] if before is None else changed_files(before, source)
         if before is not None and not changed:
-            return Growth(plan=before)
+            return PromptGrowth(plan=before)
         if before is not None and not grow:
             raise PlanError(
                 "the list of prompts has changed since the run was planned:\n"
@@ -142,7 +143,7 @@ class _Draft:
     reading: Mapping[str, Any]
     num_images: int
     before: PromptPlan | None
-    say: Callable[[str], None]
+    say: Say
     images: PlannedImages
     notes_of: Notes
     shards: list[dict[str, Any]] = field(default_factory=list)
@@ -151,7 +152,7 @@ class _Draft:
     num_known: int = 0
     notes: Counter[str] = field(default_factory=Counter)
 
-    def make(self) -> Growth:
+    def make(self) -> PromptGrowth:
         if self.before is not None:
             self.shards = self.before.shards.to_pylist()
             for shard_id in range(self.before.num_shards):
@@ -167,7 +168,7 @@ class _Draft:
             self._add_shard(rows, columns.stored)
         if not self.shards:
             raise PlanError(f"{self.source.files[0].uri}: no prompts in it")
-        table = pa.Table.from_pylist(self.shards, schema=SHARD_FIELDS)
+        table = pa.Table.from_pylist(self.shards, schema=PROMPT_SHARD_FIELDS)
         content = hashlib.sha256("".join(s["sha256"] for s in self.shards).encode()).hexdigest()
         plan = PromptPlan(
             num_prompts=sum(shard["num_prompts"] for shard in self.shards),
@@ -181,7 +182,7 @@ class _Draft:
         self._say_what_was_found()
         store_prompt_plan(plan, self.store)
         new = sum(shard["num_rows"] for shard in self.shards[num_before:])
-        return Growth(plan=plan, new_rows=new, known=self.num_known)
+        return PromptGrowth(plan=plan, new_rows=new, known=self.num_known)
 
     def _say_what_was_found(self) -> None:
         images = self.images

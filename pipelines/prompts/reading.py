@@ -1,7 +1,7 @@
 """A list of prompts as it is read: its files, their parts, and what each column is for."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.plan import PlanError
@@ -11,6 +11,7 @@ from pipelines.prompts.record import PromptFile, PromptPlan
 from pipelines.sources import Source
 from pipelines.sources.columns import SourceColumn, TextColumns, name_source_columns, widen
 from pipelines.sources.rows import READER, SourceRange
+from sd_core.say import Say
 
 _READ_ROWS = 10_000
 
@@ -34,9 +35,7 @@ class PromptColumns:
     """Setting to the name of the column that it is read from."""
 
 
-def scan_prompts(
-    source: Source, *, before: PromptPlan | None, say: Callable[[str], None]
-) -> ScannedPrompts:
+def scan_prompts(source: Source, *, before: PromptPlan | None, say: Say) -> ScannedPrompts:
     """Go over every file once; what no row carries, or not as it is, is said.
 
     Args:
@@ -83,7 +82,7 @@ def choose_columns(
     asked: Mapping[str, str | None],
     *,
     before: PromptPlan | None,
-    say: Callable[[str], None],
+    say: Say,
 ) -> PromptColumns:
     """Which columns are settings, and which pass through; what is guessed or left out is said.
 

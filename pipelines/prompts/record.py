@@ -21,10 +21,10 @@ from pipelines.sources import Source
 from pipelines.sources.columns import SourceColumn
 from pipelines.sources.rows import EARLIER_READER
 
-SCHEMA_VERSION = 1
+PROMPT_PLAN_VERSION = 1
 KIND = "prompts"
 
-SHARD_FIELDS = pa.schema(
+PROMPT_SHARD_FIELDS = pa.schema(
     [
         pa.field("shard_id", pa.int32(), nullable=False),
         pa.field("path", pa.string(), nullable=False),
@@ -78,7 +78,7 @@ class PromptPlan:
         num_rows: Rows of the run.
         files: The list's files when they were last read.
         columns: The list's pass-through columns.
-        shards: `SHARD_FIELDS`, one row a shard, in order.
+        shards: `PROMPT_SHARD_FIELDS`, one row a shard, in order.
         reading: Options of `prompts` that say what the columns mean; null in runs of earlier
             versions.
     """
@@ -129,7 +129,7 @@ def store_prompt_plan(plan: PromptPlan, store: RunStore) -> None:
     pq.write_table(plan.shards, sink, compression="zstd", write_page_checksum=True)
     store.replace(plan.shards_path, sink.getvalue())
     tree = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": PROMPT_PLAN_VERSION,
         "kind": KIND,
         "num_prompts": plan.num_prompts,
         "num_rows": plan.num_rows,
@@ -146,11 +146,11 @@ def load_prompt_plan(store: RunStore) -> PromptPlan:
     """The run's stored plan; raises `PlanError` where there is none or it is damaged."""
     try:
         tree = json.loads(store.read_bytes(PLAN_PATH))
-        if (tree.pop("schema_version"), tree.pop("kind", None)) != (SCHEMA_VERSION, KIND):
+        if (tree.pop("schema_version"), tree.pop("kind", None)) != (PROMPT_PLAN_VERSION, KIND):
             raise ValueError("not of prompts, or written by another version of this program")
         with store.open(tree["shards_path"]) as stream:
             shards = read_parquet(stream)
-        if shards.num_rows != tree.pop("num_shards") or shards.schema != SHARD_FIELDS:
+        if shards.num_rows != tree.pop("num_shards") or shards.schema != PROMPT_SHARD_FIELDS:
             raise ValueError(f"{tree['shards_path']} does not belong to it")
         tree["files"] = tuple(PromptFile(**file) for file in tree["files"])
         tree["columns"] = tuple(SourceColumn(**column) for column in tree["columns"])

@@ -1,6 +1,5 @@
 """How many captions the text encoder reads only in part."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
@@ -10,6 +9,7 @@ from pipelines.rows.ledger import TOKEN_FIELDS
 from pipelines.run.record import read_run
 from pipelines.run.store import RunStore
 from pipelines.steps.select.tokens import TOKENS_OPTION
+from sd_core.say import Say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def count_cut_captions(ledgers: Ledgers) -> CutCaptions | None:
     return CutCaptions(kept=kept, cut=cut, longest=longest, max_tokens=most)
 
 
-def say_cut_captions(store: RunStore, say: Callable[[str], None]) -> None:
+def say_cut_captions(store: RunStore, say: Say) -> None:
     """Say once how many captions are cut; nothing where none is."""
     found = count_cut_captions(Ledgers(store))
     if found is not None and found.cut:

@@ -14,7 +14,7 @@ from pipelines.report.histograms import Histogram
 from pipelines.report.speeds import Rates
 
 _KEPT, _DROPPED, _LINE = "#1f77b4", "#d9a441", "#b3261e"
-Values = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+ChartValues = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 _STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "latent-foundry", "font.size": 9}
 
 
@@ -40,7 +40,7 @@ def rates_chart(rates: Rates) -> str:
         return _uri(figure, axes)
 
 
-def _stack(axes: Axes, edges: Values, *, kept: Values, dropped: Values) -> None:
+def _stack(axes: Axes, edges: ChartValues, *, kept: ChartValues, dropped: ChartValues) -> None:
     widths, left = np.diff(edges), edges[:-1]
     axes.bar(left, kept, widths, align="edge", color=_KEPT, label="kept")
     axes.bar(left, dropped, widths, bottom=kept, align="edge", color=_DROPPED, label="dropped")

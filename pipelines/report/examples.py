@@ -6,18 +6,15 @@ Keys are hashes, so the rows with the smallest keys are a fair sample that is th
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.report.ledgers import Ledgers, without_names
-from pipelines.report.refused import ledger_rows, refused_by_encode
+from pipelines.report.refused import Row, ledger_rows, refused_by_encode
 from pipelines.rows.ledger import GENERATION_FIELDS
 from pipelines.steps.select.urls import domains
-
-Row = dict[str, Any]
 
 _COLUMNS = (
     *("shard_id", "row", "key", "url", "caption", "kept", "reason", "rule", "duplicate_of"),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from pipelines.rows.ledger import RETRIED_REASONS
-from pipelines.run.edition import Edition
+from pipelines.run.amendments import Amendments
 from pipelines.run.manifest import (
     Manifest,
     committed_shards,
@@ -60,15 +60,17 @@ def adopt_shards(
     return adopted
 
 
-def adopt_download(store: RunStore, *, edition: Edition, fingerprint: str, num_shards: int) -> int:
-    """Take over the downloaded shards of the edition before: all, or those with nothing to retry.
+def adopt_download(
+    store: RunStore, *, amendments: Amendments, fingerprint: str, num_shards: int
+) -> int:
+    """Take over the shards that were downloaded before: all, or those with nothing to retry.
 
     Returns:
         How many were taken over.
     """
     adopted = 0
-    done = committed_shards(store, "download", fingerprint) if edition.before else set()
-    for before in edition.before:
+    done = committed_shards(store, "download", fingerprint) if amendments.before else set()
+    for before in amendments.before:
         if before != fingerprint:
             copy_records(store, "download", before, fingerprint)
         todo = committed_shards(store, "download", before) - done if before != fingerprint else ()
@@ -76,7 +78,7 @@ def adopt_download(store: RunStore, *, edition: Edition, fingerprint: str, num_s
             manifest = read_manifest(store, "download", before, shard_id)
             if manifest is None or shard_id >= num_shards:
                 continue
-            if edition.fetches_again and has_failed_in_passing(manifest):
+            if amendments.fetches_again and has_failed_in_passing(manifest):
                 continue
             create_manifest(store, replace(manifest, fingerprint=fingerprint))
             done.add(shard_id)

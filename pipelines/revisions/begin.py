@@ -1,4 +1,4 @@
-"""Begin a new edition of a run: fetch again what failed in passing, or add files to the list."""
+"""Begin to amend a run: fetch again what failed in passing, or add files to the list."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -7,8 +7,8 @@ from dataclasses import replace
 from pipelines.config import ConfigError
 from pipelines.rows.ledger import RETRIED_REASONS
 from pipelines.rules.tombstones import masked_key
+from pipelines.run.amendments import read_amendments, write_amendments
 from pipelines.run.committed import Committed
-from pipelines.run.edition import read_edition, write_edition
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
 
@@ -23,10 +23,10 @@ def begin_retry(store: RunStore) -> Counter[str]:
     Raises:
         ConfigError: the download is not complete.
     """
-    found, edition = _recorded_download(store), read_edition(store)
+    found, amendments = _recorded_download(store), read_amendments(store)
     download = read_revision(store).steps.get("download")
     if found is None or download is None or download.fingerprint != found:
-        if found is not None and edition.fetches_again:
+        if found is not None and amendments.fetches_again:
             return Counter()
         raise ConfigError(
             f"--retry: the download of {store.root} is not complete; run the job without it first"
@@ -34,23 +34,25 @@ def begin_retry(store: RunStore) -> Counter[str]:
     retried = {*RETRIED_REASONS, "shard_quarantined"}
     failed = Counter({name: rows for name, rows in download.dropped.items() if name in retried})
     if failed:
-        write_edition(
+        write_amendments(
             store,
-            replace(edition, retries=edition.retries + 1, before=(found,), fetches_again=True),
+            replace(
+                amendments, retries=amendments.retries + 1, before=(found,), fetches_again=True
+            ),
         )
     return failed
 
 
 def begin_growth(store: RunStore) -> None:
     """Have the next download take over the shards that are there, under a plan with more rows."""
-    found, edition = _recorded_download(store), read_edition(store)
+    found, amendments = _recorded_download(store), read_amendments(store)
     if found is None:
         return
     download = read_revision(store).steps.get("download")
     is_complete = download is not None and download.fingerprint == found
-    earlier = () if is_complete else edition.before
+    earlier = () if is_complete else amendments.before
     before = tuple(dict.fromkeys((found, *earlier)))
-    write_edition(store, replace(edition, before=before, fetches_again=False))
+    write_amendments(store, replace(amendments, before=before, fetches_again=False))
 
 
 def planned_before(store: RunStore) -> Callable[[int, Sequence[str]], bool]:

@@ -6,14 +6,15 @@ starts at the first clean-up that finds it.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from pipelines.run.amendments import read_amendments
 from pipelines.run.committed import Committed
-from pipelines.run.edition import read_edition
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import every_folder
+from sd_core.say import Say
 
 SEEN_FILE = "unreferenced.json"
 _COMMITTED = re.compile(r"\d{6}-[0-9a-f]{16}\.\w+")
@@ -35,7 +36,7 @@ class CleanUp:
 
 
 def clean_run(
-    store: RunStore, *, grace_s: float, now_s: float, say: Callable[[str], None], dry: bool = False
+    store: RunStore, *, grace_s: float, now_s: float, say: Say, dry: bool = False
 ) -> CleanUp:
     """Remove unreferenced files that were seen so `grace_s` seconds ago; mark the others.
 
@@ -82,7 +83,7 @@ def _live_fingerprints(store: RunStore) -> dict[str, set[str]]:
     download = revision.steps.get("download")
     present = recorded.get("download", {}).get("fingerprint")
     if download is None or download.fingerprint != present:
-        live.setdefault("download", set()).update(read_edition(store).before)
+        live.setdefault("download", set()).update(read_amendments(store).before)
     return live
 
 

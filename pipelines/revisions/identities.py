@@ -1,10 +1,10 @@
-"""A curated run's steps as run.json records them: a new edition needs no configuration."""
+"""A curated run's steps as run.json records them: amending a run needs no configuration."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from pipelines.config import ConfigError
-from pipelines.run.edition import Edition
+from pipelines.run.amendments import Amendments
 from pipelines.run.record import StepIdentity
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS, kinds_of
@@ -32,13 +32,15 @@ def recorded_steps(store: RunStore, run: Mapping[str, Any]) -> dict[str, StepIde
     return found
 
 
-def with_edition(old: Mapping[str, StepIdentity], edition: Edition) -> dict[str, StepIdentity]:
-    """The same steps in another edition of the run."""
+def with_amendments(
+    old: Mapping[str, StepIdentity], amendments: Amendments
+) -> dict[str, StepIdentity]:
+    """The same steps with other amendments."""
     new: dict[str, StepIdentity] = {}
     for name, step in old.items():
         options = dict(step.options)
         if name == "download":
-            options = {k: v for k, v in options.items() if k != "edition"} | edition.identity()
+            options = {k: v for k, v in options.items() if k != "edition"} | amendments.identity()
         parents = tuple(new[p].fingerprint for p in STEP_KINDS[name].parents if p in new)
         new[name] = StepIdentity(step=name, options=options, parents=parents)
     return new

@@ -6,18 +6,18 @@ Shards without such rows are taken over as they are. The old revision's files st
 clean-up, so that nobody's training loses its files in the middle.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from pipelines.config import ConfigError
 from pipelines.plan import load_plan
 from pipelines.revisions.adopt import adopt_download, copy_records
 from pipelines.revisions.copies import with_their_copies
-from pipelines.revisions.identities import recorded_steps, with_edition
+from pipelines.revisions.identities import recorded_steps, with_amendments
 from pipelines.rules.tombstones import Tombstones, read_tombstones, write_tombstones
+from pipelines.run.amendments import Amendments, read_amendments, write_amendments
 from pipelines.run.cache_files import publish_cache
 from pipelines.run.committed import Committed
-from pipelines.run.edition import Edition, read_edition, write_edition
 from pipelines.run.record import (
     StepIdentity,
     complete_step,
@@ -29,8 +29,8 @@ from pipelines.run.record import (
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.steps.rewrite import RunTakedown, ShardTakedown
+from sd_core.say import Say
 
-Say = Callable[[str], None]
 _REPORT_FILE = "report/index.html"  # its thumbnails and texts are of rows
 
 
@@ -46,19 +46,19 @@ def take_down(store: RunStore, asked: Tombstones, *, say: Say) -> RunTakedown | 
         ConfigError: it is not a curated run.
         ShardError: a shard is damaged.
     """
-    run, edition = read_run(store), read_edition(store)
+    run, amendments = read_run(store), read_amendments(store)
     old = recorded_steps(store, run)
-    _take_over_begun(store, edition, old)
+    _take_over_begun(store, amendments, old)
     stones = with_their_copies(store, old["download"], asked | read_tombstones(store))
     if not stones:
         raise ConfigError("nothing to take down: the lists are empty")
-    edition = replace(edition, tombstones=stones.digest, before=(), fetches_again=False)
-    new = with_edition(old, edition)
+    amendments = replace(amendments, tombstones=stones.digest, before=(), fetches_again=False)
+    new = with_amendments(old, amendments)
     if new == old:
         say("nothing to do: all of it is taken down already")
         return None
     write_tombstones(store, stones)
-    write_edition(store, edition)
+    write_amendments(store, amendments)
     group = run["config"].get("encode") or {"download_shards_per_file": 1}
     done = RunTakedown(
         old={name: Committed(store, name, step.fingerprint) for name, step in old.items()},
@@ -96,18 +96,20 @@ def is_unfinished(store: RunStore) -> bool:
     return bool(recorded) and recorded.get("edition", {}).get("tombstones") != tombstones
 
 
-def finish_takedown(store: RunStore, *, say: Callable[[str], None]) -> None:
+def finish_takedown(store: RunStore, *, say: Say) -> None:
     """Finish a takedown that was killed; the caller holds the run's lease."""
     if is_unfinished(store):
         say("finishing a takedown that was interrupted")
         take_down(store, Tombstones(), say=say)
 
 
-def _take_over_begun(store: RunStore, edition: Edition, old: Mapping[str, StepIdentity]) -> None:
+def _take_over_begun(
+    store: RunStore, amendments: Amendments, old: Mapping[str, StepIdentity]
+) -> None:
     """Of a retry or growth that has begun, finish the part that makes nothing new."""
     adopt_download(
         store,
-        edition=replace(edition, fetches_again=False),
+        amendments=replace(amendments, fetches_again=False),
         fingerprint=old["download"].fingerprint,
         num_shards=load_plan(store).num_shards,
     )

@@ -129,7 +129,8 @@ ENCODE_REASONS: Final = (
     ROW_FAILED,
     "latents_of_another_size",  # of runs made before select judged it
 )
-ENGINE_REASONS: Final = ("shard_quarantined",)
+QUARANTINED: Final = "shard_quarantined"  # the engine gave its shard up
+ENGINE_REASONS: Final = (QUARANTINED,)
 TAKEDOWN_REASONS: Final = ("taken_down",)  # only the row's number is left, and a digest as its key
 REASONS: Final = frozenset(
     PLAN_REASONS

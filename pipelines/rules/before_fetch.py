@@ -16,7 +16,7 @@ from pipelines.rules.block_lists import BlockList
 from pipelines.rules.block_rules import Blocked
 from pipelines.rules.columns import VERDICT_COLUMNS
 from pipelines.rules.old_keys import Keyed, RulesConfig, as_old_rules
-from pipelines.rules.rule import Outcome, ReadyRule, RowRule, Rule
+from pipelines.rules.rule import ReadyRule, RowRule, Rule, RuleOutcome
 from pipelines.rules.sql_rule import SqlCondition
 
 KNOWN: Final = ("row", "key", "url", "caption", *CAPTION_FACTS)
@@ -141,7 +141,7 @@ class BeforeFetch:
         places = np.flatnonzero(np.asarray(rows["reason"].is_null()))
         left = left.take(pa.array(places))
         codes = np.zeros(rows.num_rows, np.int64)
-        outcomes: list[Outcome] = []
+        outcomes: list[RuleOutcome] = []
         messages: list[str | None] = [None] * rows.num_rows
         for rule in self.ready:
             breaks = rule.broken(left)

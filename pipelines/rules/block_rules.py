@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from pipelines.rules.block_lists import BlockConfig, BlockList, load_block_list
 from pipelines.rules.columns import array_of, check_text
-from pipelines.rules.rule import Breaks, Outcome, RowRule, StorageOptions
+from pipelines.rules.rule import Breaks, RowRule, RuleOutcome, StorageOptions
 from pipelines.rules.word_lists import WordList, list_digest, read_keys, read_words
 
 _BLOCK_REASONS = ("url_blocked", "domain_blocked", "sha256_blocked")
@@ -64,7 +64,7 @@ class Blocked:
     def __init__(self, blocks: BlockList, *, name: str | None) -> None:
         self.blocks = blocks
         self.name = name
-        self.outcomes = tuple(Outcome(reason=reason, rule=name) for reason in _BLOCK_REASONS)
+        self.outcomes = tuple(RuleOutcome(reason=reason, rule=name) for reason in _BLOCK_REASONS)
 
     def check(self, types: Mapping[str, pa.DataType]) -> None:
         """Every run has URLs."""
@@ -109,7 +109,7 @@ class BlockedKeys:
 
     def __init__(self, keys: frozenset[str], *, name: str) -> None:
         self._keys = pa.array(sorted(keys), pa.string())
-        self.outcomes = (Outcome(reason="key_blocked", rule=name),)
+        self.outcomes = (RuleOutcome(reason="key_blocked", rule=name),)
 
     def check(self, types: Mapping[str, pa.DataType]) -> None:
         """Every run has keys."""
@@ -146,7 +146,7 @@ class BlockedWords:
     def __init__(self, words: WordList, *, column: str, name: str, where: str) -> None:
         self._words, self._where = words, where
         self.columns = (column,)
-        self.outcomes = (Outcome(reason="word_blocked", rule=name),)
+        self.outcomes = (RuleOutcome(reason="word_blocked", rule=name),)
 
     def check(self, types: Mapping[str, pa.DataType]) -> None:
         check_text(self.columns[0], types, where=self._where)

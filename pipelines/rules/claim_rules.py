@@ -18,7 +18,7 @@ from pipelines.config import ConfigError
 from pipelines.rows.caption_facts import count_words
 from pipelines.rows.claims import claimed_numbers
 from pipelines.rules.columns import array_of
-from pipelines.rules.rule import Breaks, Missing, Outcome, RowRule
+from pipelines.rules.rule import Breaks, Missing, RowRule, RuleOutcome
 
 CLAIM_COLUMNS: Final = {
     "width": ("source_width", "source_original_width"),
@@ -33,7 +33,7 @@ _SIDES = ("width", "height")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bound:
+class ClaimBound:
     """The one bound that a claim takes (from `least` to `most`), and the reason it gives."""
 
     bound: Literal["min", "max"]
@@ -44,24 +44,24 @@ class Bound:
     claims: tuple[str, ...]
 
 
-def _size(noun: str, *claims: str) -> Bound:
+def _size(noun: str, *claims: str) -> ClaimBound:
     reason = "claimed_size_below_min"
-    return Bound(bound="min", reason=reason, least=1, noun=noun, claims=claims)
+    return ClaimBound(bound="min", reason=reason, least=1, noun=noun, claims=claims)
 
 
-def _probability(name: str) -> Bound:
+def _probability(name: str) -> ClaimBound:
     reason = f"claimed_{name}_above_max"
-    return Bound(bound="max", reason=reason, least=0, most=1, noun=name, claims=(name,))
+    return ClaimBound(bound="max", reason=reason, least=0, most=1, noun=name, claims=(name,))
 
 
 _CLAIMS: Final = {
     "width": _size("width", "width"),
     "height": _size("height", "height"),
     "side": _size("shorter side", *_SIDES),
-    "aspect": Bound(
+    "aspect": ClaimBound(
         bound="max", reason="claimed_aspect_above_max", least=1, noun="aspect", claims=_SIDES
     ),
-    "similarity": Bound(
+    "similarity": ClaimBound(
         bound="min",
         reason="claimed_similarity_below_min",
         least=-1,
@@ -104,10 +104,10 @@ class ClaimedRule(RowRule):
         return tuple(name for claim in claims for name in CLAIM_COLUMNS[claim])
 
     @property
-    def outcomes(self) -> tuple[Outcome, ...]:
+    def outcomes(self) -> tuple[RuleOutcome, ...]:
         spec = _CLAIMS[self.claimed]
         text = f"claimed {spec.noun} {_sign(spec.bound)} {self._bound:g}"
-        return (Outcome(reason=spec.reason, rule=self.name or text),)
+        return (RuleOutcome(reason=spec.reason, rule=self.name or text),)
 
     @property
     def _bound(self) -> float:
@@ -160,11 +160,15 @@ class CaptionRule(RowRule):
         return ("caption",)
 
     @property
-    def outcomes(self) -> tuple[Outcome, ...]:
+    def outcomes(self) -> tuple[RuleOutcome, ...]:
         stem = f"caption {self.caption}"
         return (
-            Outcome(reason="caption_too_short", rule=self.name or f"{stem} >= {self.min or 0:g}"),
-            Outcome(reason="caption_too_long", rule=self.name or f"{stem} <= {self.max or 0:g}"),
+            RuleOutcome(
+                reason="caption_too_short", rule=self.name or f"{stem} >= {self.min or 0:g}"
+            ),
+            RuleOutcome(
+                reason="caption_too_long", rule=self.name or f"{stem} <= {self.max or 0:g}"
+            ),
         )
 
     def broken(self, rows: pa.Table) -> Breaks:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from pipelines.config import Config
 from pipelines.rows.ledger import SCORES
 from pipelines.rules.columns import array_of, check_known, check_numeric, check_text, numbers_of
-from pipelines.rules.rule import Breaks, Missing, Outcome, RowRule
+from pipelines.rules.rule import Breaks, Missing, RowRule, RuleOutcome
 
 
 class Threshold(Config):
@@ -69,7 +69,7 @@ class ColumnRule(Threshold, RowRule):
         return (self.column,)
 
     @property
-    def outcomes(self) -> tuple[Outcome, ...]:
+    def outcomes(self) -> tuple[RuleOutcome, ...]:
         texts = [("value_missing", f"{self.column} is missing")]
         if self.one_of is not None:
             texts.append(("value_not_allowed", self.text))
@@ -77,7 +77,7 @@ class ColumnRule(Threshold, RowRule):
             stem = self.column if self.column in SCORES else "value"
             texts.append((f"{stem}_below_min", self._side("above", "min").text))
             texts.append((f"{stem}_above_max", self._side("below", "max").text))
-        return tuple(Outcome(reason=reason, rule=self.name or text) for reason, text in texts)
+        return tuple(RuleOutcome(reason=reason, rule=self.name or text) for reason, text in texts)
 
     @property
     def text(self) -> str:

@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 from pipelines.config import ConfigError
 from pipelines.rows.ledger import LEDGER, source_fields
 
+Mask = npt.NDArray[np.bool_]
+"""One a row."""
 VERDICT_COLUMNS = ("kept", "reason", "rule", "duplicate_of")
 """What select itself writes, so that no rule can go by it."""
 

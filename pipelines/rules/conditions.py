@@ -8,12 +8,10 @@ from typing import Any
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.config import ConfigError
-
-Mask = npt.NDArray[np.bool_]
+from pipelines.rules.columns import Mask
 
 _PLACE = "__place"
 _NO_ROWS_FAULT = (

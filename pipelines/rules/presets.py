@@ -19,7 +19,7 @@ def _bounds(column: str, **bounds: float) -> ColumnRule:
 _SHORTER = "least(original_width, original_height)"
 _LONGER = "greatest(original_width, original_height)"
 
-PRESETS: Final[Mapping[str, PresetParts]] = {
+RULE_PRESETS: Final[Mapping[str, PresetParts]] = {
     # LAION-Aesthetics V1: laion2B-en-aesthetic and laion-art.
     "laion_aesthetic_v1": (
         _bounds("aesthetic_v1", above=7),
@@ -65,8 +65,8 @@ class PresetRule(Rule):
 
     @model_validator(mode="after")
     def _is_known(self) -> Self:
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset {self.preset!r}: allowed: {', '.join(PRESETS)}")
+        if self.preset not in RULE_PRESETS:
+            raise ValueError(f"preset {self.preset!r}: allowed: {', '.join(RULE_PRESETS)}")
         return self
 
     @property
@@ -76,7 +76,7 @@ class PresetRule(Rule):
     def parts(self) -> PresetParts:
         """The rules of the preset, named after it."""
         name = self.name or self.preset
-        return tuple(_named(part, name, self.missing) for part in PRESETS[self.preset])
+        return tuple(_named(part, name, self.missing) for part in RULE_PRESETS[self.preset])
 
 
 def _named(part: ColumnRule | SqlRule, name: str, missing: Missing) -> ColumnRule | SqlRule:

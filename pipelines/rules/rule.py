@@ -20,7 +20,7 @@ StorageOptions = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class RuleOutcome:
     """What a dropped row says: `reason` of the closed list, and the user's `rule`, if named."""
 
     reason: str
@@ -35,7 +35,7 @@ class ReadyRule(Protocol):
         """What it reads."""
 
     @property
-    def outcomes(self) -> tuple[Outcome, ...]:
+    def outcomes(self) -> tuple[RuleOutcome, ...]:
         """Why it drops rows."""
 
     def check(self, types: Mapping[str, pa.DataType]) -> None:
@@ -86,11 +86,11 @@ class RowRule(Rule):
         return self._where
 
     @property
-    def outcomes(self) -> tuple[Outcome, ...]:
+    def outcomes(self) -> tuple[RuleOutcome, ...]:
         """Why it drops rows; `broken` says which one by its number, from 1."""
         keys = self.model_dump(mode="json", exclude={"name"}, exclude_defaults=True)
         text = ", ".join(f"{key} {value}" for key, value in keys.items())
-        return (Outcome(reason="condition_not_met", rule=self.name or text),)
+        return (RuleOutcome(reason="condition_not_met", rule=self.name or text),)
 
     def ready(self, *, where: str, storage_options: StorageOptions) -> ReadyRule:
         """Itself, with its lists read; raises `ConfigError` where one cannot be."""

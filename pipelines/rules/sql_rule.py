@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pipelines.config import ConfigError
 from pipelines.rows.ledger import ROW_FAILED
-from pipelines.rules.rule import Breaks, Outcome, RowRule, StorageOptions
+from pipelines.rules.rule import Breaks, RowRule, RuleOutcome, StorageOptions
 
 if TYPE_CHECKING:
     from pipelines.rules.conditions import Condition
@@ -43,8 +43,8 @@ class SqlCondition:
         self._condition = _condition(sql, where)
         self.columns = self._condition.columns
         self.outcomes = (
-            Outcome(reason="condition_not_met", rule=name or sql),
-            Outcome(reason=ROW_FAILED, rule=name or sql),
+            RuleOutcome(reason="condition_not_met", rule=name or sql),
+            RuleOutcome(reason=ROW_FAILED, rule=name or sql),
         )
         self.errors: list[str] = []
         self._is_proven = False

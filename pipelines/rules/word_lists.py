@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.rules.block_lists import list_entries
-
-Mask = npt.NDArray[np.bool_]
+from pipelines.rules.columns import Mask
 
 _NOT_WORD = r"[^\p{L}\p{M}\p{N}]+"
 # Scripts that put no space between words: an entry that holds one is looked for anywhere.

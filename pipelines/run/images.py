@@ -13,7 +13,7 @@ import simplejpeg
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
-from sd_core.tar_members import Fault, iterate_members
+from sd_core.tar_members import TarFault, iterate_members
 
 _BATCHES_HELD = 4
 _IMAGE_SUFFIXES = ("jpg", "png", "webp")
@@ -137,7 +137,7 @@ def iterate_encoded(store: RunStore, path: str) -> Iterator[tuple[str, bytes]]:
                 yield member.key, member.content
 
 
-def image_places(stream: IO[bytes], *, fault: Fault) -> dict[str, tuple[int, int]]:
+def image_places(stream: IO[bytes], *, fault: TarFault) -> dict[str, tuple[int, int]]:
     """Offset and size of each key's image in a shard's tar, which must be seekable."""
     members = iterate_members(stream, fault=fault, max_bytes=lambda _: 0, seek=True)
     return {
@@ -152,7 +152,7 @@ def image_bytes(member: str) -> int:
     return sys.maxsize if member.partition(".")[2] in _IMAGE_SUFFIXES else 0
 
 
-def damaged(path: str) -> Fault:
+def damaged(path: str) -> TarFault:
     """The error of a tar of a run."""
     return lambda text: ShardError(f"{path}: damaged tar: {text}")
 

@@ -6,13 +6,13 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 from pipelines.run.store import RunStore
 from sd_core.errors import EnvironmentFault
+from sd_core.say import Say
 
 LEASE_FILE = "lease.json"
 
@@ -49,7 +49,7 @@ class Lease:
         self,
         store: RunStore,
         *,
-        say: Callable[[str], None],
+        say: Say,
         beat_s: float = 10.0,
         expiry_s: float = 60.0,
     ) -> None:

@@ -26,7 +26,7 @@ _ESCAPES: Final = {
 
 
 @dataclass
-class Losses:
+class LostValues:
     """How many values were not carried."""
 
     values: int = 0
@@ -37,7 +37,7 @@ class Losses:
         return after
 
 
-def text_of(array: pa.Array, losses: Losses) -> pa.Array:
+def text_of(array: pa.Array, losses: LostValues) -> pa.Array:
     """A column as strings: nested values as JSON, bytes that are no text in hex, if they are few.
 
     Raises:
@@ -93,7 +93,7 @@ def holds_bytes(kind: pa.DataType) -> bool:
     return is_bytes(kind)
 
 
-def _leaf_text(array: pa.Array, losses: Losses) -> pa.Array:
+def _leaf_text(array: pa.Array, losses: LostValues) -> pa.Array:
     kind = array.type
     if is_text(kind):
         return losses.nulled(array, _valid_text(array))
@@ -197,7 +197,7 @@ def _children(array: pa.Array) -> list[pa.Array]:
     return [pc.list_flatten(array)]
 
 
-def _json_of(array: pa.Array, losses: Losses) -> pa.Array:
+def _json_of(array: pa.Array, losses: LostValues) -> pa.Array:
     """Each value as JSON; null stays null."""
     array = plain(array)
     kind = array.type
@@ -220,7 +220,7 @@ def _json_of(array: pa.Array, losses: Losses) -> pa.Array:
     return pc.if_else(pc.is_valid(array), texts, pa.scalar(None, pa.string()))
 
 
-def _struct_json(array: pa.Array, losses: Losses, *, as_pairs: bool = False) -> pa.Array:
+def _struct_json(array: pa.Array, losses: LostValues, *, as_pairs: bool = False) -> pa.Array:
     start, end = ("[", "]") if as_pairs else ("{", "}")
     parts: list[pa.Array | str] = [start]
     for index, child in enumerate(array.flatten()):
@@ -232,7 +232,7 @@ def _struct_json(array: pa.Array, losses: Losses, *, as_pairs: bool = False) -> 
     return pc.binary_join_element_wise(*parts, end, "")
 
 
-def _list_json(array: pa.Array, losses: Losses, *, as_pairs: bool = False) -> pa.Array:
+def _list_json(array: pa.Array, losses: LostValues, *, as_pairs: bool = False) -> pa.Array:
     values = pc.list_flatten(array)
     texts = _struct_json(values, losses, as_pairs=True) if as_pairs else _json_of(values, losses)
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.redact import redact_text_column
-from pipelines.sources.arrow_text import Losses, is_text, plain, text_of
+from pipelines.sources.arrow_text import LostValues, is_text, plain, text_of
 from pipelines.sources.config import SourceError
 
 URL_NAMES = ("url", "image_url", "imageurl", "img_url", "image_link", "uri")
@@ -148,8 +148,8 @@ def infer_text_type(column: pa.Array) -> str:
     return "string"
 
 
-def as_stored(
-    column: pa.ChunkedArray | pa.Array, kind: str, losses: Losses | None = None
+def stored_array(
+    column: pa.ChunkedArray | pa.Array, kind: str, losses: LostValues | None = None
 ) -> pa.Array:
     """A column of the list as an array of one of the stored types; text is redacted.
 
@@ -157,11 +157,11 @@ def as_stored(
         losses: Counts the values that cannot be carried, which are null.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    found = carry(array, kind, losses if losses is not None else Losses())
+    found = carry(array, kind, losses if losses is not None else LostValues())
     return redact_text_column(found) if kind == "string" else found
 
 
-def carry(array: pa.Array, kind: str, losses: Losses) -> pa.Array:
+def carry(array: pa.Array, kind: str, losses: LostValues) -> pa.Array:
     """The array in a stored type; where Arrow refuses, halves are tried until the row is found.
 
     Values that cannot be carried are null and counted.
@@ -190,11 +190,11 @@ def _number(array: pa.Array, kind: str) -> pa.Array:
     return pc.cast(array, pa.type_for_alias(kind), safe=False)
 
 
-def as_text(array: pa.Array, losses: Losses | None = None) -> pa.Array:
+def as_text(array: pa.Array, losses: LostValues | None = None) -> pa.Array:
     """URLs and captions as valid UTF-8: what is none is replaced (U+FFFD) and counted."""
     array = plain(array)
     if not is_text(array.type):
-        return text_of(array, losses or Losses())
+        return text_of(array, losses or LostValues())
     try:
         array.validate(full=True)
         return array.cast(pa.string())

@@ -11,7 +11,7 @@ from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.list_rows import types_of
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange
-from pipelines.sources.tar_samples import Part, Sample, tar_parts
+from pipelines.sources.tar_samples import Part, PlannedSample, tar_parts
 from pipelines.sources.webdataset import rows_of, sample_columns
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -57,22 +57,22 @@ def earlier_tar_images(file: SourceFile, where: SourceRange) -> Iterator[tuple[i
             yield row, image.content
 
 
-def _samples(file: SourceFile, start_byte: int, *, images: bool = False) -> Iterator[Sample]:
-    sample: Sample | None = None
+def _samples(file: SourceFile, start_byte: int, *, images: bool = False) -> Iterator[PlannedSample]:
+    sample: PlannedSample | None = None
     for name, part in tar_parts(file, None, start_byte=start_byte, texts=not images, images=images):
         if not name:
             continue
         if sample is None or sample.name != name:
             if sample is not None:
                 yield sample
-            sample = Sample(name=name, start_byte=part.start_byte, end_byte=part.end_byte)
+            sample = PlannedSample(name=name, start_byte=part.start_byte, end_byte=part.end_byte)
         sample.end_byte = part.end_byte
         _add(sample, part)
     if sample is not None:
         yield sample
 
 
-def _add(sample: Sample, part: Part) -> None:
+def _add(sample: PlannedSample, part: Part) -> None:
     """A part counts where all after the first dot is a known extension; the first image alone."""
     if part.middle:
         return

@@ -16,7 +16,7 @@ from pipelines.sources.img2dataset import (
     tar_beside,
 )
 from pipelines.sources.lists import read_list, scan_list
-from pipelines.sources.parquet_list import read_parquet, scan_parquet
+from pipelines.sources.parquet_list import read_parquet_rows, scan_parquet
 from pipelines.sources.rows import EARLIER_READER, RawRows, ScannedRange, SourceRange
 from pipelines.sources.source_format import Scan, SourceFormat, Wanted
 from pipelines.sources.webdataset import read_webdataset, scan_webdataset, webdataset_images
@@ -35,7 +35,7 @@ class ParquetList(SourceFormat):
     def read(
         self, file: SourceFile, where: SourceRange, config: ReadingConfig, wanted: Wanted
     ) -> RawRows:
-        return read_parquet(file, where, wanted.columns, others=wanted.others)
+        return read_parquet_rows(file, where, wanted.columns, others=wanted.others)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pipelines.sources.files import SourceFile
 from pipelines.sources.parquet_list import (
     open_parquet,
     read_bytes_column,
-    read_parquet,
+    read_parquet_rows,
     scan_parquet,
 )
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange
@@ -90,7 +90,7 @@ def read_img2dataset(
     """
     asked = img2dataset_columns(config)
     columns = TextColumns(url=asked.url_column, caption=asked.caption_column or None)
-    raw = read_parquet(file, where, columns, others={"key", "status", *others})
+    raw = read_parquet_rows(file, where, columns, others={"key", "status", *others})
     status = raw.extra.get("status")
     if status is None or "key" not in raw.extra:
         raise SourceError(

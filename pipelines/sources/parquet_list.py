@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sources.arrow_text import Losses, has_pictures, holds_bytes
+from pipelines.sources.arrow_text import LostValues, has_pictures, holds_bytes
 from pipelines.sources.columns import (
     TextColumns,
     as_text,
@@ -67,7 +67,7 @@ def _losses(table: pa.Table) -> Counter[str]:
     """How many values of each column cannot be carried."""
     found: Counter[str] = Counter()
     for name in table.column_names:
-        losses = Losses()
+        losses = LostValues()
         carry(_one_array(table.column(name)), "string", losses)
         if losses.values:
             found[f"values of the column {name!r} cannot be carried and are null"] = losses.values
@@ -113,7 +113,7 @@ def _is_of_pictures(parquet: pq.ParquetFile, name: str) -> bool:
     return False
 
 
-def read_parquet(
+def read_parquet_rows(
     file: SourceFile,
     where: SourceRange,
     columns: TextColumns,
@@ -241,14 +241,14 @@ def _to_raw(table: pa.Table, columns: TextColumns, notes: Counter[str] | None = 
         for name in table.column_names
         if name not in (columns.url, columns.caption)
     }
-    losses = Losses()
+    losses = LostValues()
     url, caption = (_text(table, name, losses) for name in (columns.url, columns.caption))
     if losses.values and notes is not None:
         notes["URLs and captions with bytes that are no UTF-8, replaced by U+FFFD"] = losses.values
     return raw_rows(url=url, caption=caption, extra=extra)
 
 
-def _text(table: pa.Table, name: str | None, losses: Losses) -> pa.Array:
+def _text(table: pa.Table, name: str | None, losses: LostValues) -> pa.Array:
     if name is None:
         return pa.nulls(table.num_rows, pa.string())
     return as_text(_one_array(table.column(name)), losses)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.rows.keys import KeyHash, blake2b_64, hash_keys, hex_keys, key_texts
-from pipelines.sources.columns import SourceColumn, TextColumns, as_stored
+from pipelines.sources.columns import SourceColumn, TextColumns, stored_array
 
 READER = 2
 """How files are told apart into rows; each plan keeps to the one that it was made with."""
@@ -158,7 +158,7 @@ def build_rows(
     fields = list(ROW_FIELDS)
     for column in columns:
         found = raw.extra.get(column.input)
-        array = as_stored(pa.nulls(num_rows) if found is None else found, column.type)
+        array = stored_array(pa.nulls(num_rows) if found is None else found, column.type)
         arrays.append(array)
         fields.append(pa.field(column.name, array.type))
     return pa.table(arrays, schema=pa.schema(fields))

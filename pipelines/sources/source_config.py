@@ -2,6 +2,7 @@
 
 from pydantic import Field, field_validator
 
+from pipelines.config import StorageOptions
 from pipelines.sources.config import ReadingConfig
 from pipelines.sources.formats import FORMATS
 from sd_core.tables import NameIn
@@ -12,9 +13,7 @@ class SourceConfig(ReadingConfig):
 
     path: str = Field(min_length=1)
     """One file, a glob or a folder, on any fsspec URL."""
-    storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
-        default_factory=dict, repr=False
-    )
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
     """Passed to fsspec; may hold secrets, so it is redacted wherever it is stored."""
 
     @field_validator("format")

@@ -45,7 +45,7 @@ class Part:
 
 
 @dataclass(kw_only=True)
-class Sample:
+class PlannedSample:
     """The members of a tar that are one row, in the tar's order; only those that a row may use."""
 
     name: str
@@ -194,15 +194,15 @@ def _named(member: Member, grouping: TarGrouping | None) -> tuple[str, Part]:
     return (clean_text(posixpath.join(folder, first)) or "") if is_part else "", part
 
 
-def grouped(parts: Iterable[tuple[str, Part]]) -> dict[str, Sample]:
+def grouped(parts: Iterable[tuple[str, Part]]) -> dict[str, PlannedSample]:
     """The samples by name, in the order of their first members."""
-    samples: dict[str, Sample] = {}
+    samples: dict[str, PlannedSample] = {}
     for name, part in parts:
         if not name:
             continue
         sample = samples.get(name)
         if sample is None:
-            sample = samples[name] = Sample(
+            sample = samples[name] = PlannedSample(
                 name=name, start_byte=part.start_byte, end_byte=part.end_byte
             )
         sample.end_byte = part.end_byte

@@ -17,7 +17,7 @@ from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.list_rows import types_of
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
-from pipelines.sources.tar_samples import Part, Sample, grouped, kind_of, tar_parts
+from pipelines.sources.tar_samples import Part, PlannedSample, grouped, kind_of, tar_parts
 
 _SHOWN = 3
 
@@ -77,7 +77,7 @@ def webdataset_images(
 
 
 def _range(
-    samples: list[Sample], start_row: int, num_rows: int, *, before: int, file: SourceFile
+    samples: list[PlannedSample], start_row: int, num_rows: int, *, before: int, file: SourceFile
 ) -> SourceRange:
     """Where a shard's samples lie; without a first byte where others lie between them.
 
@@ -124,7 +124,7 @@ def _parts_of(
 
 def _read(
     file: SourceFile, where: SourceRange, config: ReadingConfig, *, texts: bool = False
-) -> list[Sample]:
+) -> list[PlannedSample]:
     parts = _parts_of(file, where, config, texts=texts)
     samples = list(grouped((name, part) for _, name, part in parts).values())
     if len(samples) != where.num_rows:
@@ -143,7 +143,7 @@ def _counted(parts: Iterator[tuple[str, Part]], notes: Counter[str]) -> Iterator
         yield name, part
 
 
-def _unused(batch: list[Sample], file: SourceFile) -> Counter[str]:
+def _unused(batch: list[PlannedSample], file: SourceFile) -> Counter[str]:
     unused = list(itertools.chain.from_iterable(sample.unused for sample in batch))
     if not unused:
         return Counter()
@@ -153,7 +153,7 @@ def _unused(batch: list[Sample], file: SourceFile) -> Counter[str]:
     )
 
 
-def _garbled(batch: list[Sample]) -> Counter[str]:
+def _garbled(batch: list[PlannedSample]) -> Counter[str]:
     notes: Counter[str] = Counter()
     for sample in batch:
         notes["captions of tars with bytes that are no UTF-8, replaced by U+FFFD"] += (
@@ -169,7 +169,7 @@ def _garbled(batch: list[Sample]) -> Counter[str]:
     return +notes
 
 
-def _refuse_twins(samples: list[Sample], file: SourceFile) -> None:
+def _refuse_twins(samples: list[PlannedSample], file: SourceFile) -> None:
     for sample in samples:
         names = Counter(part.name for part in sample.parts)
         twins = [name for name, count in names.items() if count > 1]
@@ -181,7 +181,7 @@ def _refuse_twins(samples: list[Sample], file: SourceFile) -> None:
             )
 
 
-def _refuse_merged(samples: list[Sample], file: SourceFile, config: ReadingConfig) -> None:
+def _refuse_merged(samples: list[PlannedSample], file: SourceFile, config: ReadingConfig) -> None:
     merged = [sample for sample in samples if len(sample.images) > 1]
     if not merged or config.tar_grouping is not None:
         return
@@ -197,7 +197,7 @@ def _refuse_merged(samples: list[Sample], file: SourceFile, config: ReadingConfi
     )
 
 
-def _refuse_late_members(samples: list[Sample], known_rows: int, file: SourceFile) -> None:
+def _refuse_late_members(samples: list[PlannedSample], known_rows: int, file: SourceFile) -> None:
     if not 0 < known_rows < len(samples):
         return
     added = samples[known_rows].start_byte
@@ -209,7 +209,7 @@ def _refuse_late_members(samples: list[Sample], known_rows: int, file: SourceFil
         )
 
 
-def rows_of(samples: list[Sample], config: ReadingConfig) -> RawRows:
+def rows_of(samples: list[PlannedSample], config: ReadingConfig) -> RawRows:
     """Samples as rows; one without a usable image is `member_missing`."""
     columns = sample_columns(config)
     rows = [dict(sample.fields) for sample in samples]
@@ -234,7 +234,7 @@ def rows_of(samples: list[Sample], config: ReadingConfig) -> RawRows:
     )
 
 
-def _fault(sample: Sample) -> str | None:
+def _fault(sample: PlannedSample) -> str | None:
     image = sample.image
     if image is None or image.num_bytes == 0:
         extensions = [name for names in IMAGE_EXTENSIONS.values() for name in names]

@@ -74,8 +74,8 @@ class StepKind:
     """Whether it is a run's first step, whose facts every later one reads."""
     is_recut: bool = False
     """Whether its options may change in a run that is there, as a new revision."""
-    taken_over: Literal["edition", "inputs"] | None = None
-    """How a shard of an earlier revision is taken over: as the run's edition says, by what the
+    taken_over: Literal["amendments", "inputs"] | None = None
+    """How a shard of an earlier revision is taken over: as the run's amendments say, by what the
     shard was made from (`Manifest.inputs`), or never."""
     rewrite: Callable[[ShardTakedown], None] | None = None
     """Takes rows out of a shard; None where a takedown has nothing to do."""
@@ -124,7 +124,7 @@ STEP_KINDS: Final[dict[str, StepKind]] = {
             ),
             makes_images=True,
             loads_models=False,
-            taken_over="edition",
+            taken_over="amendments",
             rewrite=rewrite_download,
         ),
         StepKind(

@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.config import Config
-from pipelines.training.config import StorageOptions, TrainingConfig
+from pipelines.config import Config, StorageOptions
+from pipelines.training.config import TrainingConfig
 from sd_core.training.autoencoder_task import AutoencoderLossConfig
 from sd_core.training.trained_autoencoder import TrainedAutoencoderConfig
 

@@ -9,7 +9,7 @@ import torch
 from pipelines.run.store import RunStore
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.image_set import ImageSet, read_first
-from pipelines.training.model_card import write_card
+from pipelines.training.model_card import write_model_card
 from pipelines.training.result import image_set_sha256, publish_folder
 from sd_core.redact import redact_url
 from sd_core.training.image_batches import as_input
@@ -44,7 +44,7 @@ def publish_autoencoder(
     with tempfile.TemporaryDirectory(prefix="model-") as scratch:
         folder = Path(scratch)
         module.save_pretrained(folder, safe_serialization=True)
-        card = write_card(config, data=data, steps=step, folder=folder, figures=figures)
+        card = write_model_card(config, data=data, steps=step, folder=folder, figures=figures)
         (folder / "README.md").write_text(card, encoding="utf-8")
         result = {"step": step, "fingerprint": fingerprint, "data": data, **figures}
         publish_folder(store, folder, result)

@@ -10,7 +10,8 @@ from pipelines.training.autoencoder_result import publish_autoencoder
 from pipelines.training.autoencoder_samples import show_reconstructions, with_weights
 from pipelines.training.image_dataset import ImageDataset, check_image_sets
 from pipelines.training.image_set import ImageSet, open_image_set, read_first
-from pipelines.training.loop import Say, Shown, run_training
+from pipelines.training.loop import Shown, run_training
+from sd_core.say import Say
 from sd_core.training.autoencoder_task import GENERATOR, AutoencoderTask
 from sd_core.training.flops import count_flops
 from sd_core.training.image_batches import ImageBatch, collate_images

@@ -4,14 +4,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.config import Config
+from pipelines.config import Config, StorageOptions
 from pipelines.engine.training_config import TrainEngineConfig
 from sd_core.model.latent_diffusion import LatentDiffusionConfig
 from sd_core.sampling.samplers import SamplerName
 from sd_core.training.config import LoopConfig, OptimizerConfig
 from sd_core.training.objectives import ObjectiveConfig
-
-StorageOptions = dict[str, str | int | float | bool | dict[str, str] | None]
 
 
 class DataConfig(Config):

@@ -1,6 +1,6 @@
 """The training job: check everything, then train on one process or many."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from pipelines.config import Config, load_config
-from pipelines.engine.training import Worker, open_training
+from pipelines.engine.training import TrainWorker, open_training
 from pipelines.run.folder import check_output
 from pipelines.run.record import StepIdentity, check_or_record
 from pipelines.run.store import RunStore
@@ -21,6 +21,7 @@ from pipelines.training.options import autoencoder_options, denoiser_options
 from pipelines.training.result import MODEL_FOLDER, read_result
 from pipelines.training.worker import train_worker
 from sd_core.errors import FoundryError
+from sd_core.say import Say
 
 STEP = "train"
 AnyTrainConfig = TrainConfig | AutoencoderTrainConfig
@@ -56,7 +57,7 @@ def load_train_config(path: str | Path, *, overrides: Iterable[str]) -> AnyTrain
     return load_config(TrainConfig, path, overrides=overrides)
 
 
-def train(config: AnyTrainConfig, *, say: Callable[[str], None]) -> TrainResult:
+def train(config: AnyTrainConfig, *, say: Say) -> TrainResult:
     """Train, or go on where an earlier call stopped, or say that there is nothing to do.
 
     Raises:
@@ -66,7 +67,7 @@ def train(config: AnyTrainConfig, *, say: Callable[[str], None]) -> TrainResult:
     """
     store = RunStore(config.output, config.storage_options)
     check_output(store, job=STEP)
-    worker: Worker
+    worker: TrainWorker
     options: Mapping[str, Any]
     if isinstance(config, AutoencoderTrainConfig):
         worker, options = train_autoencoder_worker, autoencoder_options(config)

@@ -1,6 +1,6 @@
 """What the workers of every training share: resume, train, record, publish."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,16 +12,15 @@ from pipelines.run.store import RunStore
 from pipelines.training.checkpoints import load_newest, publish_checkpoint
 from pipelines.training.config import TrainingConfig
 from pipelines.training.loss_curve import LOSS_CURVE_FILE, draw_loss_curve
-from pipelines.training.records import Records, read_metrics
+from pipelines.training.records import TrainingRecords, read_metrics
 from pipelines.training.samples import SAMPLES_FOLDER
 from sd_core.model.precision import model_dtype
+from sd_core.say import Say
 from sd_core.training.flops import measure_peak
 from sd_core.training.place import Place
 from sd_core.training.prefetch import prefetch
-from sd_core.training.task import Batch, Task
+from sd_core.training.task import TaskBatch, TrainingTask
 from sd_core.training.trainer import Metrics, Trainer
-
-Say = Callable[[str], None]
 
 PROCESSORS_FOLDER = "processors"
 """Of a training: what types of processor took part."""
@@ -39,10 +38,10 @@ class Training(Protocol):
     """What one kind of training brings to the loop, on one worker."""
 
     @property
-    def task(self) -> Task:
+    def task(self) -> TrainingTask:
         """What is learnt."""
 
-    def batches(self, place: Place, *, start_step: int) -> Iterator[Batch]:
+    def batches(self, place: Place, *, start_step: int) -> Iterator[TaskBatch]:
         """This worker's share of each global batch, from a step on."""
 
     def describe(self) -> str:
@@ -104,7 +103,7 @@ class _Events:
         self._store = store
         self._training = training
         self._say = say
-        self._records: Records | None = None
+        self._records: TrainingRecords | None = None
         self._sample_limit: float | None = None
 
     def begin(self, trainer: Trainer, *, resumed: bool) -> None:
@@ -114,7 +113,7 @@ class _Events:
             self._say(f"resuming from the checkpoint of step {trainer.step:,}")
         if mixture := describe_mixture(self._store, PROCESSORS_FOLDER, what="training"):
             self._say(mixture)
-        self._records = Records(
+        self._records = TrainingRecords(
             self._store,
             self._config.tracking,
             start_step=trainer.step,

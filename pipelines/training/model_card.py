@@ -26,7 +26,7 @@ tags: [autoencoder, latent-foundry]
 }
 
 
-def write_card(
+def write_model_card(
     config: TrainConfig | AutoencoderTrainConfig,
     *,
     data: Sequence[Mapping[str, object]],

@@ -7,12 +7,13 @@ from typing import Any
 
 from pipelines.run.store import RunStore
 from pipelines.training.config import TrackingConfig
+from sd_core.say import Say
 from sd_core.training.trainer import Metrics
 
 METRICS_FILE = "metrics.jsonl"
 
 
-class Records:
+class TrainingRecords:
     """Writes each log line everywhere it is wanted.
 
     A local `metrics.jsonl` grows line by line; on an object store it is written at checkpoints.
@@ -27,7 +28,7 @@ class Records:
         start_step: int,
         steps: int,
         name: str,
-        say: Callable[[str], None],
+        say: Say,
     ) -> None:
         self._store = store
         self._steps = steps

@@ -14,7 +14,7 @@ from pipelines.run.store import RunStore
 from pipelines.training.checkpoints import put_folder
 from pipelines.training.config import TrainConfig
 from pipelines.training.image_set import ImageSet
-from pipelines.training.model_card import write_card
+from pipelines.training.model_card import write_model_card
 from sd_core.cache.latent_cache import LatentCache
 from sd_core.model.latent_diffusion import LatentDiffusion
 from sd_core.model.latent_diffusion_saving import save_latent_diffusion
@@ -52,7 +52,7 @@ def publish_model(
         frozen = model.denoiser.eval().to(memory_format=torch.contiguous_format)
         save_latent_diffusion(replace(model, denoiser=frozen), folder)
         data = describe_data(config, caches)
-        card = write_card(config, data=data, steps=trainer.step, folder=folder)
+        card = write_model_card(config, data=data, steps=trainer.step, folder=folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
         result = {"step": trainer.step, "fingerprint": fingerprint, "data": data}
         publish_folder(store, folder, result)

@@ -7,13 +7,14 @@ import torch
 
 from pipelines.run.store import RunStore
 from pipelines.training.config import TrainConfig
-from pipelines.training.loop import Say, Shown, run_training
+from pipelines.training.loop import Shown, run_training
 from pipelines.training.result import publish_model
 from pipelines.training.samples import SampleGrid
 from sd_core.cache.checking import check_contents
 from sd_core.cache.dataset import TrainingDataset
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
+from sd_core.say import Say
 from sd_core.training.batches import TrainingBatch, collate
 from sd_core.training.denoiser_task import DENOISER, DenoiserTask
 from sd_core.training.example import forward_once

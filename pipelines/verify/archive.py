@@ -10,9 +10,9 @@ from typing import Any, Final
 import pyarrow as pa
 from PIL import Image
 
-from pipelines.verify.fault import Fault, show
+from pipelines.verify.fault import Fault, shown
 from sd_core.redact import redact_text
-from sd_core.tar_members import Sample, iterate_samples
+from sd_core.tar_members import TarSample, iterate_tar_samples
 
 IMAGE_FORMATS: Final = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 _END_OF_ARCHIVE = bytes(1024)
@@ -22,10 +22,10 @@ class _Damaged(Exception):
     """The archive is damaged, or holds something else than samples."""
 
 
-def _read_samples(path: Path) -> Iterator[Sample]:
+def _read_samples(path: Path) -> Iterator[TarSample]:
     end = 0
     with path.open("rb") as file:
-        for sample in iterate_samples(file, fault=_Damaged):
+        for sample in iterate_tar_samples(file, fault=_Damaged):
             end = sample.end_byte
             yield sample
         file.seek(end)
@@ -53,7 +53,7 @@ def check_archive(
             at = position.get(sample.key)
             if at is None or at in seen:
                 what = "without a row" if at is None else "a second time"
-                yield Fault(where, f"sample {show(sample.key)} {what}", "each stored row once")
+                yield Fault(where, f"sample {shown(sample.key)} {what}", "each stored row once")
                 continue
             if in_order and at != number:
                 in_order = False
@@ -69,7 +69,7 @@ def check_archive(
 
 
 def check_sample(
-    sample: Sample, row: Mapping[str, Any], *, where: str, exif: bool = False
+    sample: TarSample, row: Mapping[str, Any], *, where: str, exif: bool = False
 ) -> Iterator[Fault]:
     """One image, its caption and its JSON against its row of the facts."""
     images = [name for name in sample.files if name in IMAGE_FORMATS]
@@ -81,7 +81,7 @@ def check_sample(
     caption = (row["caption"] or "").encode()
     if sample.files.get("txt", b"" if row["caption"] is None else None) != caption:
         found = sample.files.get("txt", b"").decode(errors="replace")
-        yield Fault(f"{where}.txt", f"caption {show(found)}", show(row["caption"]))
+        yield Fault(f"{where}.txt", f"caption {shown(found)}", shown(row["caption"]))
     if "json" in sample.files:
         yield from _check_json(sample.files["json"], row, where=f"{where}.json")
 
@@ -117,7 +117,7 @@ def _check_json(content: bytes, row: Mapping[str, Any], *, where: str) -> Iterat
     for name, value in tree.items():
         if name in row:
             if not _equal(value, row[name]):
-                yield Fault(where, f"{name} {show(value)}", f"{show(row[name])} as in the facts")
+                yield Fault(where, f"{name} {shown(value)}", f"{shown(row[name])} as in the facts")
         elif isinstance(value, str) and redact_text(value) != value:
             yield Fault(where, f"{name} holds a secret", "URLs without credentials")
 

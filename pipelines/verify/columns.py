@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.run.schemas import Columns, columns_of
-from pipelines.verify.fault import Fault, show
+from pipelines.verify.fault import Fault, shown
 
 CORE = frozenset(
     (
@@ -17,7 +17,7 @@ CORE = frozenset(
     )
 )
 """Columns without which a table cannot be checked at all, where its kind has them."""
-Mask = npt.NDArray[np.bool_]
+RowMask = npt.NDArray[np.bool_]
 
 
 def check_schema(
@@ -49,7 +49,7 @@ def check_schema(
         yield Fault(where, "columns out of order", ", ".join(asked))
 
 
-def check_rows(rows: Mask, *, where: str, found: str, expected: str) -> Iterator[Fault]:
+def check_rows(rows: RowMask, *, where: str, found: str, expected: str) -> Iterator[Fault]:
     """One fault for all the rows of a table that break a promise."""
     at = np.flatnonzero(rows)
     if len(at):
@@ -69,13 +69,13 @@ def check_same(
             first = int(at[0])
             yield Fault(
                 where,
-                f"{name} {show(table[name][first].as_py())} at row {first} "
+                f"{name} {shown(table[name][first].as_py())} at row {first} "
                 f"({len(at)} row(s) differ)",
-                f"{show(truth[name][first].as_py())} as in {origin}",
+                f"{shown(truth[name][first].as_py())} as in {origin}",
             )
 
 
-def differs(left: pa.ChunkedArray, right: pa.ChunkedArray) -> Mask:
+def differs(left: pa.ChunkedArray, right: pa.ChunkedArray) -> RowMask:
     """Where two columns differ; null equals null and NaN equals NaN."""
     different = np.asarray(pc.fill_null(pc.not_equal(left, right), False), bool)
     if pa.types.is_floating(left.type):
@@ -85,17 +85,17 @@ def differs(left: pa.ChunkedArray, right: pa.ChunkedArray) -> Mask:
     return different
 
 
-def is_null(column: pa.ChunkedArray) -> Mask:
+def is_null(column: pa.ChunkedArray) -> RowMask:
     """Boolean, one a row."""
     return np.asarray(column.is_null(), bool)
 
 
-def is_not_in(column: pa.ChunkedArray, allowed: Iterable[str]) -> Mask:
+def is_not_in(column: pa.ChunkedArray, allowed: Iterable[str]) -> RowMask:
     """Where a text column holds something else than null or one of the allowed."""
     known = pc.is_in(column, value_set=pa.array(sorted(allowed), pa.string()))
     return ~np.asarray(known, bool) & ~is_null(column)
 
 
-def does_not_match(column: pa.ChunkedArray, pattern: str) -> Mask:
+def does_not_match(column: pa.ChunkedArray, pattern: str) -> RowMask:
     """Where a text column is null or does not match."""
     return ~np.asarray(pc.fill_null(pc.match_substring_regex(column, pattern), False), bool)

@@ -32,7 +32,7 @@ class Note:
         return f"{self.where}: {self.text}"
 
 
-def show(value: object) -> str:
+def shown(value: object) -> str:
     """A value on one short line, without URL credentials."""
     text = redact_text(repr(value))
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"

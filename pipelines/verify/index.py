@@ -11,7 +11,7 @@ from pipelines.run.record import REVISION_FILE, StepSummary
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
 from pipelines.steps.kinds import STEP_KINDS
-from pipelines.verify.fault import Fault, limit, show
+from pipelines.verify.fault import Fault, limit, shown
 
 _COLUMNS = ("shard_id", "path", "sha256", "num_bytes", "num_rows")
 _Row = tuple[int, str, str, int, int]
@@ -102,14 +102,14 @@ def _check_index(store: RunStore, path: str, expected: list[_Row]) -> Iterator[F
     for row in rows:
         truth = by_path.get(row[1], row)
         if row != truth:
-            yield Fault(path, f"{show(row)}", f"{show(truth)} as its manifest says")
+            yield Fault(path, f"{shown(row)}", f"{shown(truth)} as its manifest says")
 
 
 def _check_list(path: str, found: list[str], expected: list[str]) -> Iterator[Fault]:
     if found == expected:
         return
     for extra in (Counter(found) - Counter(expected)).elements():
-        yield Fault(path, f"lists {show(extra)}", "only files of this revision, once")
+        yield Fault(path, f"lists {shown(extra)}", "only files of this revision, once")
     for missing in (Counter(expected) - Counter(found)).elements():
         yield Fault(path, f"does not list {missing}", "every file of this revision")
     if sorted(found) == sorted(expected):

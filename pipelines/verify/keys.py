@@ -16,7 +16,7 @@ _BUFFER_RECORDS = 1 << 20
 
 _HEX_KEY = re.compile("^[0-9a-f]{16}$")
 _RECORD = np.dtype([("key", "<u8"), ("shard_id", "<i4")])
-Records = npt.NDArray[np.void]
+SpilledKeys = npt.NDArray[np.void]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class KeySpill:
     def __init__(self, folder: Path, *, name: str) -> None:
         self._folder = folder
         self._name = name
-        self._buffer: list[Records] = []
+        self._buffer: list[SpilledKeys] = []
         self._buffered = 0
         self._partitions: set[int] = set()
 
@@ -81,7 +81,7 @@ class KeySpill:
             for at in np.flatnonzero(~np.isin(ours["key"], theirs["key"])):
                 yield _place(ours[at])
 
-    def _load(self, partition: int) -> Records:
+    def _load(self, partition: int) -> SpilledKeys:
         path = self._path(partition)
         records = np.fromfile(path, _RECORD) if path.exists() else np.empty(0, _RECORD)
         return records[np.lexsort((records["shard_id"], records["key"]))]

@@ -107,7 +107,7 @@ class LatentsCheck:
                 with local.open("rb") as stream:
                     for sample in iterate_shard(stream, self.spec, name=entry.path):
                         keys.append(sample.key)
-                        yield from check_finite(sample, where=f"{entry.path} {sample.key}")
+                        yield from check_sample_finite(sample, where=f"{entry.path} {sample.key}")
         except FileNotFoundError:
             return  # reported with its size
         except CacheShardError as error:
@@ -117,7 +117,7 @@ class LatentsCheck:
             yield Fault(entry.path, f"{len(keys) - before} rows", f"{entry.num_rows}")
 
 
-def check_finite(sample: LatentSample, *, where: str) -> Iterator[Fault]:
+def check_sample_finite(sample: LatentSample, *, where: str) -> Iterator[Fault]:
     """Shapes and types were checked when the sample was read; its values are checked here."""
     arrays = {"latents": sample.raw_latents, "prompt_embeds": sample.prompt_embeds}
     for name, array in arrays.items():

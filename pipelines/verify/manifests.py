@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 from pipelines.rows.ledger import (
-    ENGINE_REASONS,
+    QUARANTINED,
     REASONS,
     SCORE_REASONS,
     SELECT_REASONS,
@@ -15,10 +15,8 @@ from pipelines.run.manifest import Manifest, ShardError, manifest_path
 from pipelines.run.record import StepSummary
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS
-from pipelines.verify.fault import Fault, show
+from pipelines.verify.fault import Fault, shown
 from pipelines.verify.secrets import check_tree_secrets
-
-QUARANTINED = ENGINE_REASONS[0]
 
 
 def load_manifest(
@@ -45,7 +43,7 @@ def check_manifest(manifest: Manifest, *, where: str) -> Iterator[Fault]:
     allowed = STEP_KINDS[manifest.step].reasons if manifest.step in STEP_KINDS else REASONS
     for reason, count in manifest.dropped.items():
         if reason not in allowed:
-            yield Fault(where, f"dropped for {show(reason)}", "a reason of this step")
+            yield Fault(where, f"dropped for {shown(reason)}", "a reason of this step")
         if count < 1:
             yield Fault(where, f"{count} rows dropped for {reason}", "at least 1")
     if manifest.kept < 0:

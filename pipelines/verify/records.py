@@ -21,12 +21,12 @@ from pipelines.run.record import (
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.steps.select.tokens import TOKENS_OPTION
-from pipelines.verify.fault import Fault, show
+from pipelines.verify.fault import Fault, shown
 from pipelines.verify.secrets import check_config_secrets, check_tree_secrets
 
 
 @dataclass(frozen=True, kw_only=True)
-class Records:
+class RunRecords:
     """What could be read of the records; the faults say what could not."""
 
     run: Mapping[str, Any] | None
@@ -35,7 +35,7 @@ class Records:
     faults: tuple[Fault, ...]
 
 
-def read_records(store: RunStore) -> Records:
+def read_records(store: RunStore) -> RunRecords:
     """Read and check the records."""
     faults: list[Fault] = []
     run = _read_run(store, faults)
@@ -49,7 +49,7 @@ def read_records(store: RunStore) -> Records:
         faults += check_prompt_plan(plan, store)
     elif plan is not None:
         faults += check_plan(plan)
-    return Records(run=run, revision=revision, plan=plan, faults=tuple(faults))
+    return RunRecords(run=run, revision=revision, plan=plan, faults=tuple(faults))
 
 
 def asked_size(run: Mapping[str, Any] | None) -> int | None:
@@ -113,7 +113,7 @@ def check_plan(plan: Plan) -> Iterator[Fault]:
     if settled != sum(plan.settled.values()):
         yield Fault(where, f"{settled} settled rows", f"{sum(plan.settled.values())}")
     for reason in plan.settled.keys() - set(PLAN_REASONS):
-        yield Fault("plan/plan.json", f"settled as {show(reason)}", "a reason of the closed list")
+        yield Fault("plan/plan.json", f"settled as {shown(reason)}", "a reason of the closed list")
 
 
 def _read_run(store: RunStore, faults: list[Fault]) -> Mapping[str, Any] | None:

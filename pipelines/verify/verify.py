@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pipelines.rows.ledger import QUARANTINED
 from pipelines.run.folder import require_run
 from pipelines.run.lease import LEASE_FILE
 from pipelines.run.manifest import Manifest
@@ -20,8 +21,7 @@ from pipelines.verify.fault import Fault, Note, limit
 from pipelines.verify.index import StepTotals, check_indexes, check_totals
 from pipelines.verify.keys import KeySpill, key_digits
 from pipelines.verify.latents import LatentsCheck, load_cache_files
-from pipelines.verify.manifests import QUARANTINED
-from pipelines.verify.records import Records, asked_size, promised_tokens, read_records
+from pipelines.verify.records import RunRecords, asked_size, promised_tokens, read_records
 from pipelines.verify.shard import ShardCheck, shard_steps
 
 _NUM_THREADS = 16
@@ -104,7 +104,7 @@ def _kept_schemas(store: RunStore, steps: Mapping[str, StepSummary]) -> dict[str
     }
 
 
-def _newer_options(records: Records) -> Iterator[Note]:
+def _newer_options(records: RunRecords) -> Iterator[Note]:
     recorded = (records.run or {}).get("steps", {})
     for name, step in records.revision.steps.items() if records.revision else ():
         if name in recorded and recorded[name].get("fingerprint") != step.fingerprint:

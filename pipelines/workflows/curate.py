@@ -1,6 +1,6 @@
 """The curate job: four committed steps over one list, pipelined shard by shard."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pipelines.config import ConfigError
 from pipelines.engine.session import open_session
@@ -32,8 +32,7 @@ from pipelines.workflows.job import (
     run_steps,
 )
 from sd_core.model.weights import WeightsError, check_weights
-
-Say = Callable[[str], None]
+from sd_core.say import Say
 
 
 def curate(
@@ -159,7 +158,7 @@ def _check_shard_size(config: CurateConfig, plan: Plan) -> None:
 
 def _record(job: CurateSteps, steps: Sequence[str]) -> None:
     recorded = read_run(job.store).get("steps", {}).get("download", {})
-    is_revised = recorded and recorded["fingerprint"] in job.edition.before
+    is_revised = recorded and recorded["fingerprint"] in job.amendments.before
     check_or_record(
         job.store,
         job.identities.values(),

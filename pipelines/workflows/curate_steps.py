@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipelines.plan import Plan
 from pipelines.revisions.adopt import adopt_download
-from pipelines.run.edition import read_edition
+from pipelines.run.amendments import read_amendments
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
@@ -35,7 +35,7 @@ class CurateSteps(RunSteps):
     def __init__(self, config: CurateConfig, store: RunStore, source: Source, plan: Plan) -> None:
         self.config = config
         self.plan = plan
-        self.edition = read_edition(store)
+        self.amendments = read_amendments(store)
         self.rows = PlannedRows(store, source, config.before_fetch)
         encode = config.encode
         self._tokenizer = None if encode is None else load_caption_tokenizer(encode.text_encoder)
@@ -66,7 +66,7 @@ class CurateSteps(RunSteps):
         again are known only when it has ended."""
         first = [step for step in ("download", "score") if step in asked]
         rest = [[step] for step in asked if step not in first]
-        return [*([[step] for step in first] if self.edition.fetches_again else [first]), *rest]
+        return [*([[step] for step in first] if self.amendments.fetches_again else [first]), *rest]
 
     def own_step(self, step: str, resources: Resources) -> ShardStep:
         """Download, or encode."""
@@ -75,12 +75,12 @@ class CurateSteps(RunSteps):
         return self._encode(resources)
 
     def adopt(self, step: str) -> int:
-        """Also what the edition before this one downloaded."""
-        if STEP_KINDS[step].taken_over != "edition":
+        """Also what was downloaded before the last amendment."""
+        if STEP_KINDS[step].taken_over != "amendments":
             return super().adopt(step)
         return adopt_download(
             self.store,
-            edition=self.edition,
+            amendments=self.amendments,
             fingerprint=self.identities[step].fingerprint,
             num_shards=self.plan.num_shards,
         )
@@ -105,9 +105,8 @@ class CurateSteps(RunSteps):
             config=self.config.download,
             image=self.config.image,
             caption_facts=self.config.caption_facts,
-            before=self.edition.before[0] if self.edition.fetches_again else None,
+            before=self.amendments.before[0] if self.amendments.fetches_again else None,
             content_hash_column=self.plan.content_hash,
-            blocked_sha256=self.rows,
             resources=resources,
         )
 
@@ -136,7 +135,7 @@ class CurateSteps(RunSteps):
                 "download": config.download.model_dump(mode="json", exclude=_NOT_OF_THE_FETCH),
                 "image": config.image.identity(),
                 **config.caption_facts.identity(),
-                **self.edition.identity(),
+                **self.amendments.identity(),
             }
         if step == "select":
             return self.select_options()

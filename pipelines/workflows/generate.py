@@ -1,6 +1,6 @@
 """The generate job: prompts become images, scores, a ledger and a latent cache."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pipelines.config import ConfigError
 from pipelines.engine.session import open_session
@@ -36,8 +36,7 @@ from pipelines.workflows.job import (
 )
 from sd_core.model.weights import check_weights
 from sd_core.sampling.noise import NOISE_VERSION
-
-Say = Callable[[str], None]
+from sd_core.say import Say
 
 
 def generate(

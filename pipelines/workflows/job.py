@@ -1,7 +1,7 @@
 """What every job of committed steps does: check what is asked, run, complete, say how it ended."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.config import ConfigError
@@ -15,8 +15,8 @@ from pipelines.run.processors import describe_mixture
 from pipelines.run.record import StepSummary, complete_step, read_revision
 from pipelines.steps.kinds import STEP_KINDS, kinds_of, recut_kinds
 from pipelines.workflows.run_steps import RunSteps
+from sd_core.say import Say
 
-Say = Callable[[str], None]
 _TOLD_REASONS = 3
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pipelines.config import Config
+from pipelines.config import Config, StorageOptions
 from pipelines.engine.config import EngineConfig
 from pipelines.rows.caption_facts import CaptionFactsConfig
 from pipelines.steps.kinds import further_kinds
@@ -41,9 +41,7 @@ class JobConfig(Config):
     """Further steps of the table (`pipelines/steps/kinds.py`), each by its name with its own
     options; none by default."""
     engine: EngineConfig = EngineConfig()
-    storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
-        default_factory=dict, repr=False
-    )
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
     """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
 
     @field_validator("steps", mode="after")

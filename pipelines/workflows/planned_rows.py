@@ -42,10 +42,8 @@ class PlannedRows:
         """What was taken down, read once per process."""
         return read_tombstones(self.store)
 
-    def __contains__(self, sha256: object) -> bool:
+    def blocks_content(self, sha256: str) -> bool:
         """Whether content of this hex sha256 is blocked, or was taken down."""
-        if not isinstance(sha256, str):
-            return False
         return self.tombstones.hides_content(sha256) or self.rules.sha256_blocked(sha256)
 
     def url_reason(self, url: str) -> str | None:

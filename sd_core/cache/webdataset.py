@@ -17,7 +17,7 @@ from sd_core.cache.samples import (
     check_shapes,
 )
 from sd_core.cache.spec import CacheSpec
-from sd_core.tar_members import SampleTarWriter, iterate_samples
+from sd_core.tar_members import SampleTarWriter, iterate_tar_samples
 
 
 class WebDatasetShardWriter:
@@ -57,7 +57,7 @@ class WebDatasetShardWriter:
 
 def iterate_webdataset(stream: IO[bytes], spec: CacheSpec, *, name: str) -> Iterator[LatentSample]:
     """Read a tar's samples in order, streaming; raises `CacheShardError`."""
-    for found in iterate_samples(
+    for found in iterate_tar_samples(
         stream, fault=lambda text: CacheShardError(f"{name}: damaged tar: {text}")
     ):
         yield _to_sample(found.key, found.files, spec, name)

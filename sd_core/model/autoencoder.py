@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sd_core.model.autoencoder_config import AutoencoderConfig, AutoencoderKind
-from sd_core.model.autoencoder_loading import build_random, load_module
+from sd_core.model.autoencoder_loading import build_random_autoencoder, load_autoencoder_module
 from sd_core.model.memory import aligned, place_module
 from sd_core.model.precision import model_dtype
 from sd_core.model.weights import (
@@ -50,7 +50,11 @@ def load_autoencoder(config: AutoencoderConfig, *, device: str | torch.device) -
     Raises:
         WeightsError: the weights cannot be had or do not fit.
     """
-    module = build_random(config) if not config.pretrained else load_module(config)
+    module = (
+        build_random_autoencoder(config)
+        if not config.pretrained
+        else load_autoencoder_module(config)
+    )
     module = module.eval().requires_grad_(False)
     settings: Any = module.config
     digest = weights_sha256(module)

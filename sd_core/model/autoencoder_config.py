@@ -31,7 +31,7 @@ STABLE_DIFFUSION: Final[dict[str, Any]] = {
 }
 
 
-ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
+AUTOENCODER_ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
     "sd-v1": STABLE_DIFFUSION,
     "sd-xl": {**STABLE_DIFFUSION, "sample_size": 1024, "scaling_factor": 0.13025},
     "taesd": {"_class_name": "AutoencoderTiny"},
@@ -65,7 +65,7 @@ class AutoencoderConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _check(self) -> "AutoencoderConfig":
-        if self.pretrained and self.model in ARCHITECTURES:
+        if self.pretrained and self.model in AUTOENCODER_ARCHITECTURES:
             raise ValueError(
                 f"model {self.model!r} is an architecture without weights; name a folder, or set "
                 "pretrained to false for random weights"
@@ -74,7 +74,7 @@ class AutoencoderConfig(ModelConfig):
 
     def weight_needs(self, where: str) -> list[WeightsNeed]:
         """What `check_weights` must find; `where` is this section's key."""
-        if self.model in ARCHITECTURES:
+        if self.model in AUTOENCODER_ARCHITECTURES:
             return []
         return [WeightsNeed(f"{where}.model", self.model, self.sha256)]
 

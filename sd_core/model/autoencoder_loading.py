@@ -8,7 +8,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from sd_core.model.autoencoder_config import ARCHITECTURES, STABLE_DIFFUSION, AutoencoderConfig
+from sd_core.model.autoencoder_config import (
+    AUTOENCODER_ARCHITECTURES,
+    STABLE_DIFFUSION,
+    AutoencoderConfig,
+)
 from sd_core.model.autoencoder_settings import check_autoencoder_settings
 from sd_core.model.precision import seeded
 from sd_core.model.single_file import detect_layout, fill_from_single_file, is_single_file
@@ -18,7 +22,7 @@ from sd_core.model.weights import WeightsError, resolve_weights
 _CLASSES: Final = {"kl": "AutoencoderKL", "tiny": "AutoencoderTiny", "vq": "VQModel"}
 
 
-def load_module(config: AutoencoderConfig) -> nn.Module:
+def load_autoencoder_module(config: AutoencoderConfig) -> nn.Module:
     """Load the weights that `config` names; raises `WeightsError`."""
     if is_single_file(config.model, where="autoencoder.model"):
         return _load_from_file(config)
@@ -59,7 +63,7 @@ def _load_from_file(config: AutoencoderConfig) -> nn.Module:
     if config.layout is not None:
         settings = _read_config(resolve_weights(config.layout, where=where))
     else:
-        settings = ARCHITECTURES["sd-xl" if layout == "sd-xl" else "sd-v1"]
+        settings = AUTOENCODER_ARCHITECTURES["sd-xl" if layout == "sd-xl" else "sd-v1"]
     _class_name(settings, "kl", path)
     with torch.device("meta"):
         module: nn.Module = _diffusers_class("AutoencoderKL").from_config(settings)
@@ -81,8 +85,8 @@ def autoencoder_settings(config: AutoencoderConfig) -> dict[str, Any] | None:
         WeightsError: it cannot be had, or says what is not honoured.
     """
     where = "autoencoder.model"
-    if config.model in ARCHITECTURES:
-        return ARCHITECTURES[config.model]
+    if config.model in AUTOENCODER_ARCHITECTURES:
+        return AUTOENCODER_ARCHITECTURES[config.model]
     if is_single_file(config.model, where=where):
         if config.layout is None:
             return STABLE_DIFFUSION
@@ -96,10 +100,10 @@ def autoencoder_settings(config: AutoencoderConfig) -> dict[str, Any] | None:
     return settings
 
 
-def build_random(config: AutoencoderConfig) -> nn.Module:
+def build_random_autoencoder(config: AutoencoderConfig) -> nn.Module:
     """Build the architecture that `config` names with weights drawn from its seed."""
-    if config.model in ARCHITECTURES:
-        settings = ARCHITECTURES[config.model]
+    if config.model in AUTOENCODER_ARCHITECTURES:
+        settings = AUTOENCODER_ARCHITECTURES[config.model]
     else:
         settings = _read_config(resolve_weights(config.model, where="autoencoder.model"))
     class_name = _class_name(settings, config.kind, Path(config.model))

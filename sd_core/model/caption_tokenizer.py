@@ -15,7 +15,7 @@ from sd_core.model.clip import load_clip_tokenizer
 from sd_core.model.clip_tokenizer import clip_tokenizer, clip_vocabulary_tokenizer
 from sd_core.model.single_file import detect_layout, is_single_file
 from sd_core.model.text_encoder import TextEncoder, TextEncoderConfig
-from sd_core.model.text_encoder_architectures import ARCHITECTURES
+from sd_core.model.text_encoder_architectures import TEXT_ENCODER_ARCHITECTURES
 from sd_core.model.text_encoder_loading import read_layout, tokenizer_sha256
 from sd_core.model.weights import resolve_weights
 
@@ -90,7 +90,7 @@ def load_caption_tokenizer(config: TextEncoderConfig) -> CaptionTokenizer:
 def _read(config: TextEncoderConfig) -> tuple[dict[str, Any], Any]:
     """The settings of the text encoder, and its tokenizer."""
     model, where = str(config.model), f"{config.part}.model"
-    if model in ARCHITECTURES:
+    if model in TEXT_ENCODER_ARCHITECTURES:
         return _known(model)
     if not is_single_file(model, where=where):
         return read_layout(model, part=config.part, where=where)
@@ -102,5 +102,5 @@ def _read(config: TextEncoderConfig) -> tuple[dict[str, Any], Any]:
 
 
 def _known(architecture: str) -> tuple[dict[str, Any], Any]:
-    settings = ARCHITECTURES[architecture]
+    settings = TEXT_ENCODER_ARCHITECTURES[architecture]
     return settings, clip_vocabulary_tokenizer(pad_token_id=settings["pad_token_id"])

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from sd_core.model.conditioning import Conditioning
 from sd_core.model.config import ModelConfig
 from sd_core.model.denoiser_loading import (
-    ARCHITECTURES,
+    DENOISER_ARCHITECTURES,
     build_module,
     denoiser_class,
-    load_from_file,
-    load_module,
+    denoiser_settings_of_file,
+    load_denoiser_file,
+    load_denoiser_module,
     read_settings,
-    settings_of_file,
 )
 from sd_core.model.denoisers import DENOISERS
 from sd_core.model.memory import aligned, place_module
@@ -58,7 +58,7 @@ class DenoiserConfig(ModelConfig):
     def _check(self) -> "DenoiserConfig":
         if (self.model is None) == (self.settings is None):
             raise ValueError("set one of model (a folder or architecture) and settings")
-        if self.pretrained and self.model in ARCHITECTURES:
+        if self.pretrained and self.model in DENOISER_ARCHITECTURES:
             raise ValueError(
                 f"model {self.model!r} is an architecture without weights; name a folder, or set "
                 "pretrained to false for random weights"
@@ -72,7 +72,7 @@ class DenoiserConfig(ModelConfig):
 
     def weight_needs(self, where: str) -> list[WeightsNeed]:
         """What `check_weights` must find; `where` is this section's key."""
-        if self.model is None or self.model in ARCHITECTURES:
+        if self.model is None or self.model in DENOISER_ARCHITECTURES:
             return []
         return [WeightsNeed(f"{where}.model", self.model, self.sha256)]
 
@@ -118,7 +118,7 @@ def denoiser_settings(config: DenoiserConfig) -> dict[str, Any]:
     elif is_single_file(str(config.model), where=where):
         path = resolve_weights(str(config.model), where=where)
         layout = resolve_weights(config.layout, where=where) if config.layout else None
-        settings = settings_of_file(path, layout_folder=layout, where=where)
+        settings = denoiser_settings_of_file(path, layout_folder=layout, where=where)
     else:
         folder = resolve_weights(str(config.model), where=where)
         settings, where = read_settings(folder, where=where), f"{where}: {folder}/config.json"
@@ -130,9 +130,9 @@ def _load(config: DenoiserConfig) -> nn.Module:
     is_file = is_single_file(str(config.model), where=_WHERE)
     path = resolve_weights(str(config.model), sha256=config.sha256, where=_WHERE)
     if not is_file:
-        return load_module(path, where=_WHERE)
+        return load_denoiser_module(path, where=_WHERE)
     layout = resolve_weights(config.layout, where=_WHERE) if config.layout else None
-    return load_from_file(path, layout_folder=layout, where=_WHERE)
+    return load_denoiser_file(path, layout_folder=layout, where=_WHERE)
 
 
 def predict(
@@ -219,8 +219,8 @@ def _random_settings(config: DenoiserConfig) -> dict[str, Any]:
     if config.settings is not None:
         return config.settings
     name = str(config.model)
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name]
+    if name in DENOISER_ARCHITECTURES:
+        return DENOISER_ARCHITECTURES[name]
     return read_settings(resolve_weights(name, where=_WHERE), where=_WHERE)
 
 

@@ -30,7 +30,7 @@ _STABLE_DIFFUSION: Final[dict[str, Any]] = {
     "attention_head_dim": 8,
     "cross_attention_dim": 768,
 }
-ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
+DENOISER_ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
     "sd-v1": _STABLE_DIFFUSION,
     "sd-v2": {
         **_STABLE_DIFFUSION,
@@ -82,7 +82,7 @@ def build_module(settings: dict[str, Any], *, seed: int, where: str) -> nn.Modul
     return module
 
 
-def load_module(folder: Path, *, where: str) -> nn.Module:
+def load_denoiser_module(folder: Path, *, where: str) -> nn.Module:
     """Load a denoiser's diffusers folder in float32 on the CPU.
 
     Raises:
@@ -112,7 +112,7 @@ def load_module(folder: Path, *, where: str) -> nn.Module:
     return module
 
 
-def load_from_file(path: Path, *, layout_folder: Path | None, where: str) -> nn.Module:
+def load_denoiser_file(path: Path, *, layout_folder: Path | None, where: str) -> nn.Module:
     """Load the UNet of a single-file checkpoint in float32 on the CPU.
 
     `layout_folder` holds a `config.json` that tells its sizes instead of the known ones.
@@ -120,7 +120,7 @@ def load_from_file(path: Path, *, layout_folder: Path | None, where: str) -> nn.
     Raises:
         WeightsError: it is of no known architecture.
     """
-    settings = settings_of_file(path, layout_folder=layout_folder, where=where)
+    settings = denoiser_settings_of_file(path, layout_folder=layout_folder, where=where)
     module: Any = build_empty(settings, where=where)
     attends = tuple(name.startswith("CrossAttn") for name in module.config["up_block_types"])
     fill_from_single_file(
@@ -138,11 +138,16 @@ def load_from_file(path: Path, *, layout_folder: Path | None, where: str) -> nn.
     return filled
 
 
-def settings_of_file(path: Path, *, layout_folder: Path | None, where: str) -> dict[str, Any]:
-    """What the UNet of a single-file checkpoint is built of, as `load_from_file`."""
+def denoiser_settings_of_file(
+    path: Path, *, layout_folder: Path | None, where: str
+) -> dict[str, Any]:
+    """What the UNet of a single-file checkpoint is built of, as `load_denoiser_file`."""
     layout = detect_layout(path, where=where)
     if layout_folder is None:
-        return {**ARCHITECTURES[layout], "in_channels": _channels_of_file(path, where=where)}
+        return {
+            **DENOISER_ARCHITECTURES[layout],
+            "in_channels": _channels_of_file(path, where=where),
+        }
     settings = read_settings(layout_folder, where=where)
     if settings.get("_class_name") != UNET:
         raise WeightsError(f"{where}: the layout {layout_folder} is not of a {UNET}")

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
-from sd_core.model.single_file_names import Source
+from sd_core.model.single_file_names import TensorSource
 from sd_core.model.weights import WeightsError
 
 SingleFileLayout = Literal["sd-v1", "sd-v2", "sd-xl"]
@@ -58,7 +58,7 @@ def fill_from_single_file(
     module: nn.Module,
     path: Path,
     *,
-    source_of: Callable[[str], Source],
+    source_of: Callable[[str], TensorSource],
     prefix: str,
     may_leave: Callable[[str], bool] = lambda name: False,
     where: str,
@@ -96,7 +96,7 @@ def fill_from_single_file(
     module.load_state_dict(state, strict=True, assign=True)
 
 
-def _take(stream: Any, source: Source) -> Tensor:
+def _take(stream: Any, source: TensorSource) -> Tensor:
     tensor: Tensor = stream.get_tensor(source.name).to(torch.float32)
     if source.third is not None:
         tensor = tensor.chunk(3)[source.third].clone()

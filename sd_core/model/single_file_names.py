@@ -53,7 +53,7 @@ _OPEN_CLIP_LAYER: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class TensorSource:
     """A tensor's name in the checkpoint, and which part of it is meant."""
 
     name: str
@@ -62,11 +62,11 @@ class Source:
     is_transposed: bool = False
 
 
-def denoiser_source(key: str, *, layers_per_block: int, attends: tuple[bool, ...]) -> Source:
+def denoiser_source(key: str, *, layers_per_block: int, attends: tuple[bool, ...]) -> TensorSource:
     """Of a UNet2DConditionModel's tensor; `attends` says which up block has cross-attention."""
     module, _, leaf = key.rpartition(".")
     if module in _UNET_ENDS:
-        return Source(name=f"{DENOISER_PREFIX}{_UNET_ENDS[module]}.{leaf}")
+        return TensorSource(name=f"{DENOISER_PREFIX}{_UNET_ENDS[module]}.{leaf}")
     side, *place = key.split(".")
     if side == "mid_block":
         kind, index, rest = place[0], int(place[1]), ".".join(place[2:])
@@ -76,17 +76,17 @@ def denoiser_source(key: str, *, layers_per_block: int, attends: tuple[bool, ...
     first = block * (layers_per_block + 1)
     if kind == "downsamplers":
         name = f"input_blocks.{1 + first + layers_per_block}.0.op.{leaf}"
-        return Source(name=DENOISER_PREFIX + name)
+        return TensorSource(name=DENOISER_PREFIX + name)
     if kind == "upsamplers":
         slot = 2 if attends[block] else 1
         name = f"output_blocks.{first + layers_per_block}.{slot}.conv.{leaf}"
-        return Source(name=DENOISER_PREFIX + name)
+        return TensorSource(name=DENOISER_PREFIX + name)
     row = f"input_blocks.{1 + first + index}" if side == "down_blocks" else ""
     row = row or f"output_blocks.{first + index}"
     return _unet_layer(f"{row}.{0 if kind == 'resnets' else 1}", kind, rest)
 
 
-def autoencoder_source(key: str, *, levels: int) -> Source:
+def autoencoder_source(key: str, *, levels: int) -> TensorSource:
     """Of an AutoencoderKL's tensor; its up blocks are numbered the other way round."""
     name = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
     name = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", name)
@@ -104,32 +104,32 @@ def autoencoder_source(key: str, *, levels: int) -> Source:
         name = name.replace("mid_block.attentions.0", "mid.attn_1")
         for ours, theirs in _AUTOENCODER_ATTENTION.items():
             name = name.replace(f".{ours}.", f".{theirs}.")
-    return Source(name=AUTOENCODER_PREFIX + name)
+    return TensorSource(name=AUTOENCODER_PREFIX + name)
 
 
-def clip_source(key: str, *, prefix: str) -> Source:
+def clip_source(key: str, *, prefix: str) -> TensorSource:
     """Of a CLIPTextModel's tensor, where the checkpoint holds transformers' own model."""
-    return Source(name=f"{prefix}text_model.{key.removeprefix('text_model.')}")
+    return TensorSource(name=f"{prefix}text_model.{key.removeprefix('text_model.')}")
 
 
-def open_clip_source(key: str, *, prefix: str) -> Source:
+def open_clip_source(key: str, *, prefix: str) -> TensorSource:
     """Of a CLIPTextModel's tensor, where the checkpoint holds open_clip's text tower."""
     name = key.removeprefix("text_model.")
     if name in _OPEN_CLIP_ENDS:
-        return Source(
+        return TensorSource(
             name=prefix + _OPEN_CLIP_ENDS[name], is_transposed=name == "text_projection.weight"
         )
     _, _, layer, *rest = name.split(".")
     module, leaf = ".".join(rest[:-1]), rest[-1]
     block = f"{prefix}transformer.resblocks.{layer}"
     if module in _OPEN_CLIP_LAYER:
-        return Source(name=f"{block}.{_OPEN_CLIP_LAYER[module]}.{leaf}")
+        return TensorSource(name=f"{block}.{_OPEN_CLIP_LAYER[module]}.{leaf}")
     third = "qkv".index(module.removeprefix("self_attn.")[0])
-    return Source(name=f"{block}.attn.in_proj_{leaf}", third=third)
+    return TensorSource(name=f"{block}.attn.in_proj_{leaf}", third=third)
 
 
-def _unet_layer(place: str, kind: str, rest: str) -> Source:
+def _unet_layer(place: str, kind: str, rest: str) -> TensorSource:
     if kind == "resnets":
         module, _, leaf = rest.rpartition(".")
         rest = f"{_UNET_RESNET[module]}.{leaf}"
-    return Source(name=f"{DENOISER_PREFIX}{place}.{rest}")
+    return TensorSource(name=f"{DENOISER_PREFIX}{place}.{rest}")

@@ -14,15 +14,15 @@ from sd_core.model.config import ModelConfig
 from sd_core.model.memory import place_module
 from sd_core.model.precision import Precision, model_dtype
 from sd_core.model.single_file import is_single_file
-from sd_core.model.text_encoder_architectures import ARCHITECTURES
+from sd_core.model.text_encoder_architectures import TEXT_ENCODER_ARCHITECTURES
 from sd_core.model.text_encoder_loading import (
     LoadedTextEncoder,
-    build_random,
-    load_from_file,
+    build_random_text_encoder,
     load_from_folder,
     load_from_open_clip,
+    load_text_encoder_file,
     read_layout,
-    settings_of_file,
+    text_encoder_settings_of_file,
     tokenizer_folder,
     tokenizer_sha256,
 )
@@ -69,7 +69,7 @@ class TextEncoderConfig(ModelConfig):
     def _check(self) -> "TextEncoderConfig":
         if (self.model is None) == (self.clip is None):
             raise ValueError("set one of model (a diffusers folder) and clip (an open_clip model)")
-        if self.pretrained and self.model in ARCHITECTURES:
+        if self.pretrained and self.model in TEXT_ENCODER_ARCHITECTURES:
             raise ValueError(
                 f"model {self.model!r} is an architecture without weights; name a folder, or set "
                 "pretrained to false for random weights"
@@ -83,7 +83,7 @@ class TextEncoderConfig(ModelConfig):
         if self.clip is not None:
             return self.clip.weight_needs(f"{where}.clip")
         model = str(self.model)
-        if model in ARCHITECTURES:
+        if model in TEXT_ENCODER_ARCHITECTURES:
             return []
         if is_single_file(model, where=f"{where}.model"):
             return [WeightsNeed(f"{where}.model", model, self.sha256)]
@@ -191,11 +191,11 @@ def text_encoder_settings(config: TextEncoderConfig) -> dict[str, Any] | None:
     if config.clip is not None:
         return None
     model, where = str(config.model), f"{config.part}.model"
-    if model in ARCHITECTURES:
-        return ARCHITECTURES[model]
+    if model in TEXT_ENCODER_ARCHITECTURES:
+        return TEXT_ENCODER_ARCHITECTURES[model]
     if is_single_file(model, where=where):
         if config.layout is None:
-            return settings_of_file(model, part=config.part, where=where)
+            return text_encoder_settings_of_file(model, part=config.part, where=where)
         model = config.layout
     settings, _ = read_layout(model, part=config.part, where=where)
     return settings
@@ -213,9 +213,11 @@ def _load(config: TextEncoderConfig) -> LoadedTextEncoder:
         return load_from_open_clip(config.clip)
     model, part = str(config.model), config.part
     if not config.pretrained:
-        return build_random(model, part=part, seed=config.seed)
+        return build_random_text_encoder(model, part=part, seed=config.seed)
     if is_single_file(model, where=f"{part}.model"):
-        return load_from_file(model, part=part, layout_folder=config.layout, sha256=config.sha256)
+        return load_text_encoder_file(
+            model, part=part, layout_folder=config.layout, sha256=config.sha256
+        )
     return load_from_folder(model, part=part, sha256=config.sha256)
 
 

@@ -24,7 +24,7 @@ _CLIP_L: Final[dict[str, Any]] = {
     "eos_token_id": 49407,
     "pad_token_id": 49407,
 }
-ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
+TEXT_ENCODER_ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
     "sd-v1": _CLIP_L,
     # OpenCLIP-H without its last layer: its last hidden state is the penultimate one of 24.
     "sd-v2": {

@@ -18,9 +18,9 @@ from sd_core.model.precision import seeded
 from sd_core.model.single_file import detect_layout, fill_from_single_file
 from sd_core.model.single_file_names import clip_source, open_clip_source
 from sd_core.model.text_encoder_architectures import (
-    ARCHITECTURES,
     PLAIN_CLASS,
     PROJECTED_CLASS,
+    TEXT_ENCODER_ARCHITECTURES,
     build_text_model,
     class_name_of_settings,
 )
@@ -79,7 +79,7 @@ def load_from_folder(
     return LoadedTextEncoder(module=module, tokenizer=tokenizer)
 
 
-def load_from_file(
+def load_text_encoder_file(
     model: str, *, part: str, layout_folder: str | None, sha256: str | None
 ) -> LoadedTextEncoder:
     """Load a text encoder out of a single-file checkpoint; the tokenizer is CLIP's own.
@@ -93,7 +93,7 @@ def load_from_file(
     if is_second and layout != "sd-xl":
         raise WeightsError(f"{where}: {path} is of {layout}, which has one text encoder")
     if layout_folder is None:
-        settings = settings_of_file(model, part=part, where=where)
+        settings = text_encoder_settings_of_file(model, part=part, where=where)
         tokenizer = clip_vocabulary_tokenizer(pad_token_id=settings["pad_token_id"])
     else:
         settings, tokenizer = read_layout(layout_folder, part=part, where=where)
@@ -117,16 +117,18 @@ def load_from_file(
     return LoadedTextEncoder(module=module, tokenizer=tokenizer)
 
 
-def settings_of_file(model: str, *, part: str, where: str) -> dict[str, Any]:
+def text_encoder_settings_of_file(model: str, *, part: str, where: str) -> dict[str, Any]:
     """What a text encoder of a single-file checkpoint is built of."""
     layout = detect_layout(resolve_weights(model, where=where), where=where)
-    return ARCHITECTURES["sd-xl-2" if part == "text_encoder_2" else layout.replace("-xl", "-v1")]
+    return TEXT_ENCODER_ARCHITECTURES[
+        "sd-xl-2" if part == "text_encoder_2" else layout.replace("-xl", "-v1")
+    ]
 
 
-def build_random(model: str, *, part: str, seed: int) -> LoadedTextEncoder:
+def build_random_text_encoder(model: str, *, part: str, seed: int) -> LoadedTextEncoder:
     """Build a named architecture, or that of a diffusers folder, with weights of `seed`."""
-    if model in ARCHITECTURES:
-        settings = ARCHITECTURES[model]
+    if model in TEXT_ENCODER_ARCHITECTURES:
+        settings = TEXT_ENCODER_ARCHITECTURES[model]
         tokenizer = clip_vocabulary_tokenizer(pad_token_id=settings["pad_token_id"])
     else:
         settings, tokenizer = read_layout(model, part=part, where=f"{part}.model")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sd_core.training.config import OptimizerConfig
 
 
-class Batch(Protocol):
+class TaskBatch(Protocol):
     """A step's samples."""
 
     @property
@@ -42,7 +42,7 @@ class Losses:
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Task(Protocol):
+class TrainingTask(Protocol):
     """Says what to learn; the trainer says how."""
 
     @property

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sd_core.model.autoencoder_config import AutoencoderConfig
-from sd_core.model.autoencoder_loading import load_module
+from sd_core.model.autoencoder_loading import load_autoencoder_module
 from sd_core.model.config import ModelConfig
 from sd_core.model.precision import seeded
 from sd_core.model.weights import WeightsError, WeightsNeed, loads_weights
@@ -142,7 +142,9 @@ def load_trained_autoencoder(config: TrainedAutoencoderConfig) -> TrainedAutoenc
     """
     if config.settings is not None:
         return TrainedAutoencoder(_build(config, config.settings))
-    module = load_module(AutoencoderConfig(model=config.model or "", sha256=config.sha256))
+    module = load_autoencoder_module(
+        AutoencoderConfig(model=config.model or "", sha256=config.sha256)
+    )
     name = type(module).__name__
     if name not in _CLASSES:
         raise WeightsError(

@@ -24,7 +24,7 @@ from sd_core.training.optimizer import (
     load_optimizer,
     optimizer_tensors,
 )
-from sd_core.training.task import Batch, Losses, Task, TrainedPart
+from sd_core.training.task import Losses, TaskBatch, TrainedPart, TrainingTask
 
 
 class NonFiniteLossError(FoundryError):
@@ -95,7 +95,7 @@ class Trainer:
 
     def __init__(
         self,
-        task: Task,
+        task: TrainingTask,
         loop: LoopConfig,
         *,
         device: torch.device,
@@ -114,7 +114,7 @@ class Trainer:
         self._dtype = model_dtype(loop.precision, device)
         self._started = time.monotonic()
 
-    def run(self, batches: Iterator[Batch], *, until: int | None = None) -> None:
+    def run(self, batches: Iterator[TaskBatch], *, until: int | None = None) -> None:
         """Train from the present step to `until` (default: the loop's steps).
 
         Args:

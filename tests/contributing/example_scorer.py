@@ -9,7 +9,7 @@ from typing import Self
 import pyarrow as pa
 import torch
 
-from pipelines.steps.score.scorer import Batch, Scorer, ScorerConfig, Values
+from pipelines.steps.score.scorer import ScoreBatch, Scorer, ScorerConfig, Values
 from sd_core.model.clip import Clip
 
 
@@ -24,7 +24,7 @@ class Colourfulness(Scorer):
     ) -> Self:
         return cls()
 
-    def score(self, batch: Batch) -> Mapping[str, Values]:
+    def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
         red, green, blue = batch.pixels.float().flatten(2).unbind(dim=1)  # each (B, pixels)
         red_green, yellow_blue = red - green, (red + green) / 2 - blue
         one_var, one_mean = torch.var_mean(red_green, dim=1, correction=0)

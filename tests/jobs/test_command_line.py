@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.command_line import Say, job_parser, run_job
+from jobs.command_line import job_parser, run_job
 from pipelines.config import ConfigError
 from pipelines.engine.chain import EngineError, QuarantineError
+from sd_core.say import Say
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ from pipelines.run.spool import CropSpool
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table, write_table
 from pipelines.sources import Source, SourceConfig
-from pipelines.steps.download.intake import Outcome
-from pipelines.steps.download.shard_files import build_facts, write_images
+from pipelines.steps.download.intake import RowOutcome
+from pipelines.steps.download.shard_files import download_facts, write_crops
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.steps.select import Select, SelectConfig, Threshold
 from sd_core.cache.samples import EmptyCaption, LatentSample
@@ -191,11 +191,11 @@ def write_download(store: RunStore, source: Source, shard_id: int, *, scratch: P
         if row["reason"] is not None:
             continue
         if number % 7 == 6:
-            outcomes[row["row"]] = Outcome(status="failed_to_download", reason="http_not_found")
+            outcomes[row["row"]] = RowOutcome(status="failed_to_download", reason="http_not_found")
             continue
         content = picture(number)
         spool.add(row["row"], content)
-        outcomes[row["row"]] = Outcome(
+        outcomes[row["row"]] = RowOutcome(
             status="success",
             original_width=64,
             original_height=48,
@@ -204,11 +204,11 @@ def write_download(store: RunStore, source: Source, shard_id: int, *, scratch: P
             sha256=hashlib.sha256(content).hexdigest(),
             final_url=row["url"],
         )
-    facts = build_facts(
+    facts = download_facts(
         rows, shard_id=shard_id, outcomes=outcomes, caption_facts=CaptionFactsConfig()
     )
     tar, table = scratch / "images.tar", scratch / "facts.parquet"
-    count = write_images(facts, spool=spool, path=tar, extension="jpg")
+    count = write_crops(facts, spool=spool, path=tar, extension="jpg")
     spool.close()
     write_table(facts, table)
     return commit_shard(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import webdataset as wds
 
-from sd_core.tar_members import SampleTarWriter, iterate_members, iterate_samples
+from sd_core.tar_members import SampleTarWriter, iterate_members, iterate_tar_samples
 
 SAMPLES = {
     f"{number:016x}": {
@@ -44,7 +44,7 @@ def test_its_bytes_are_webdatasets(tmp_path: Path, extended: bool) -> None:
 def test_samples_come_back_and_copied_members_keep_their_headers(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar")
     with path.open("rb") as file:
-        assert {s.key: s.files for s in iterate_samples(file, fault=DamagedError)} == SAMPLES
+        assert {s.key: s.files for s in iterate_tar_samples(file, fault=DamagedError)} == SAMPLES
     with path.open("rb") as file, SampleTarWriter(tmp_path / "copy.tar") as tar:
         for member in iterate_members(file, fault=DamagedError):
             tar.copy(member)
@@ -87,4 +87,4 @@ def test_what_is_no_samples_file_is_named(tmp_path: Path, name: str) -> None:
         (tmp_path / "a.tar").open("rb") as file,
         pytest.raises(DamagedError, match=f"member '{name}' is not a sample's file"),
     ):
-        list(iterate_samples(file, fault=DamagedError))
+        list(iterate_tar_samples(file, fault=DamagedError))

@@ -50,7 +50,7 @@ class CropPixels:
     original_format: str
 
 
-def decode_crop(data: bytes, config: ImageConfig) -> Crop:
+def decode_to_crop(data: bytes, config: ImageConfig) -> Crop:
     """Makes the stored square of one original.
 
     Raises:

@@ -35,7 +35,7 @@ class DecodeResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class DecoderAnswer:
     """A result as it goes over the pipe; `retires` when a fresh process decodes the next one."""
 
     result: DecodeResult
@@ -69,7 +69,7 @@ def read_hello(pipe: BinaryIO) -> int | None:
     return None if frame is None else int(frame)
 
 
-def write_answer(pipe: BinaryIO, answer: Answer) -> None:
+def write_answer(pipe: BinaryIO, answer: DecoderAnswer) -> None:
     """Sends an answer: a frame of JSON, then a frame of the image (empty when there is none)."""
     fields = {name: value for name, value in vars(answer.result).items() if name != "image"}
     fields["facts"] = asdict(answer.result.facts)
@@ -78,7 +78,7 @@ def write_answer(pipe: BinaryIO, answer: Answer) -> None:
     write_frame(pipe, answer.result.image or b"")
 
 
-def read_answer(pipe: BinaryIO) -> Answer | None:
+def read_answer(pipe: BinaryIO) -> DecoderAnswer | None:
     """The next answer, or None when the child is gone."""
     frame, image = read_frame(pipe), read_frame(pipe)
     if frame is None or image is None:
@@ -86,7 +86,7 @@ def read_answer(pipe: BinaryIO) -> Answer | None:
     fields = json.loads(frame)
     retires = fields.pop("retires")
     fields["facts"] = ImageFacts(**fields["facts"])
-    return Answer(result=DecodeResult(image=image or None, **fields), retires=retires)
+    return DecoderAnswer(result=DecodeResult(image=image or None, **fields), retires=retires)
 
 
 def _read_exactly(pipe: BinaryIO, length: int) -> bytes | None:

@@ -16,10 +16,10 @@ from typing import BinaryIO
 
 import cv2
 
-from pipelines.steps.download.decode import decode_crop
+from pipelines.steps.download.decode import decode_to_crop
 from pipelines.steps.download.decode_frames import (
     EXIT_OUT_OF_MEMORY,
-    Answer,
+    DecoderAnswer,
     DecodeResult,
     read_frame,
     write_answer,
@@ -55,7 +55,7 @@ def _serve(jobs: BinaryIO, results: BinaryIO, config: ImageConfig, supervisor: i
         signal.setitimer(signal.ITIMER_PROF, config.decode_timeout_s)
         result, retires = _outcome(data, config)
         signal.setitimer(signal.ITIMER_PROF, 0.0)
-        write_answer(results, Answer(result=result, retires=retires))
+        write_answer(results, DecoderAnswer(result=result, retires=retires))
         if retires:
             return True
     return False
@@ -74,7 +74,7 @@ def limit_memory(extra_bytes: int) -> None:
 
 def _outcome(data: bytes, config: ImageConfig) -> tuple[DecodeResult, bool]:
     try:
-        return DecodeResult(**vars(decode_crop(data, config))), False
+        return DecodeResult(**vars(decode_to_crop(data, config))), False
     except ImageRejected as rejected:
         return DecodeResult(
             original_width=rejected.original_width,

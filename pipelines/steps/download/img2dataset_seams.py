@@ -31,7 +31,7 @@ import pyarrow as pa
 
 from pipelines.run.manifest import ShardError
 from pipelines.run.spool import CropSpool
-from pipelines.steps.download.intake import IncomingRow, Intake, Outcome, Taken
+from pipelines.steps.download.intake import IncomingRow, Intake, RowOutcome, Taken
 
 _import_lock = threading.Lock()
 _BARE = "img2dataset_without_its_init"
@@ -45,7 +45,7 @@ def download_rows(
     spool: CropSpool,
     threads: int,
     folder: Path,
-) -> dict[int, Outcome]:
+) -> dict[int, RowOutcome]:
     """Fetch and decode rows; crops go to the spool.
 
     Args:
@@ -147,8 +147,8 @@ class _Session:
         self._rows = rows
         self._intake = intake
         self._spool = spool
-        self._taken: dict[int, Outcome] = {}
-        self._written: dict[int, Outcome] = {}
+        self._taken: dict[int, RowOutcome] = {}
+        self._written: dict[int, RowOutcome] = {}
         self._error: Exception | None = None
 
     def fetch(self, row: tuple[int, None], **settings: Any) -> tuple[int, Any, str | None]:
@@ -188,7 +188,7 @@ class _Session:
     def close(self) -> None:
         """Called by img2dataset when the last row is written."""
 
-    def outcomes_of_all(self, *, succeeded: bool) -> dict[int, Outcome]:
+    def outcomes_of_all(self, *, succeeded: bool) -> dict[int, RowOutcome]:
         """Every row's outcome; raises ShardError where one is missing."""
         if self._error is not None:
             raise ShardError(f"download stopped: {type(self._error).__name__}") from self._error

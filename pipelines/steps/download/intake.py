@@ -1,7 +1,7 @@
 """From a body to a crop or a reason: hash, block list, decode. The same for every source."""
 
 import hashlib
-from collections.abc import Container
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -44,7 +44,7 @@ class IncomingRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class RowOutcome:
     """What became of a row; the fields, and those of `facts`, are columns of the facts table.
 
     `final_url` may still hold credentials.
@@ -66,7 +66,7 @@ class Outcome:
 class Taken:
     """A row's outcome and, where it succeeded, its crop as a file's bytes."""
 
-    outcome: Outcome
+    outcome: RowOutcome
     image: bytes | None = None
 
 
@@ -74,7 +74,7 @@ class Intake:
     """Takes rows in, from any number of threads.
 
     Args:
-        blocked_sha256: Hex digests whose bytes are neither decoded nor kept.
+        is_blocked: Of a hex sha256, whether such bytes are neither decoded nor kept.
         max_bytes: Larger bodies are refused, wherever they come from.
     """
 
@@ -83,12 +83,12 @@ class Intake:
         fetcher: Fetcher,
         decoder: Decoder,
         *,
-        blocked_sha256: Container[str] = frozenset(),
+        is_blocked: Callable[[str], bool],
         max_bytes: int,
     ) -> None:
         self._fetcher = fetcher
         self._decoder = decoder
-        self._blocked_sha256 = blocked_sha256
+        self._is_blocked = is_blocked
         self._max_bytes = max_bytes
 
     def fetch(self, row: IncomingRow) -> Taken:
@@ -111,15 +111,15 @@ class Intake:
         return self._take(data, row=row, sha256=sha256, final_url=None)
 
     def _take(self, data: bytes, *, row: IncomingRow, sha256: str, final_url: str | None) -> Taken:
-        facts = Outcome(sha256=sha256, final_url=final_url)
-        if sha256 in self._blocked_sha256:
+        facts = RowOutcome(sha256=sha256, final_url=final_url)
+        if self._is_blocked(sha256):
             return _refused("sha256_blocked", "the block list has its sha256", facts=facts)
         problem = _hash_problem(data, sha256=sha256, expected=row.content_hash)
         if problem is not None:
             return _refused("content_hash_mismatch", problem, facts=facts)
         decoded = self._decoder.submit(data).result()
         return Taken(
-            outcome=Outcome(
+            outcome=RowOutcome(
                 status=SUCCESS if decoded.reason is None else RESIZE_FAILED,
                 reason=decoded.reason,
                 error_message=decoded.error_message,
@@ -135,10 +135,10 @@ class Intake:
         )
 
 
-def _refused(reason: str, message: str, *, facts: Outcome | None = None) -> Taken:
-    facts = facts or Outcome()
+def _refused(reason: str, message: str, *, facts: RowOutcome | None = None) -> Taken:
+    facts = facts or RowOutcome()
     return Taken(
-        outcome=Outcome(
+        outcome=RowOutcome(
             status=DOWNLOAD_FAILED,
             reason=reason,
             error_message=message,

@@ -13,11 +13,11 @@ from pipelines.rows.caption_facts import CAPTION_FACTS, CaptionFactsConfig, meas
 from pipelines.rows.image_facts import IMAGE_FACTS
 from pipelines.rows.ledger import DOWNLOAD_FACTS, source_fields
 from pipelines.run.spool import CropSpool
-from pipelines.steps.download.intake import Outcome
+from pipelines.steps.download.intake import RowOutcome
 from sd_core.redact import redact_url
 from sd_core.tar_members import SampleTarWriter
 
-_OUTCOME_FIELDS = tuple(field.name for field in fields(Outcome) if field.name != "facts")
+_OUTCOME_FIELDS = tuple(field.name for field in fields(RowOutcome) if field.name != "facts")
 _JSON_FIELDS = (
     "url",
     "caption",
@@ -33,11 +33,11 @@ _JSON_FIELDS = (
 )
 
 
-def build_facts(
+def download_facts(
     rows: pa.Table,
     *,
     shard_id: int,
-    outcomes: Mapping[int, Outcome],
+    outcomes: Mapping[int, RowOutcome],
     caption_facts: CaptionFactsConfig,
 ) -> pa.Table:
     """The facts table: `DOWNLOAD_FACTS`, then the `source_` columns; one row for every row.
@@ -82,7 +82,7 @@ def _caption_facts(
     return measure_captions(captions, left) | {n: rows[n].combine_chunks() for n in there}
 
 
-def write_images(facts: pa.Table, *, spool: CropSpool, path: Path, extension: str) -> int:
+def write_crops(facts: pa.Table, *, spool: CropSpool, path: Path, extension: str) -> int:
     """Write the tar of a shard's crops in img2dataset's layout; returns how many.
 
     Members are `{key}.<extension>`, `{key}.json` and `{key}.txt` (the caption, empty where it is
@@ -111,9 +111,9 @@ def _settled_rows(rows: pa.Table) -> Sequence[Mapping[str, Any]]:
     return settled
 
 
-def _outcome_of(row: Mapping[str, Any], outcomes: Mapping[int, Outcome]) -> Outcome:
+def _outcome_of(row: Mapping[str, Any], outcomes: Mapping[int, RowOutcome]) -> RowOutcome:
     if row["reason"] is not None:
-        return Outcome(reason=row["reason"], error_message=row.get("error_message"))
+        return RowOutcome(reason=row["reason"], error_message=row.get("error_message"))
     return outcomes[row["row"]]
 
 

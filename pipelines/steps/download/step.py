@@ -1,7 +1,7 @@
 """The download step: a shard's rows in, a tar of crops and a facts table committed."""
 
 from collections import Counter, deque
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,9 +21,9 @@ from pipelines.steps.download.earlier import find_earlier
 from pipelines.steps.download.fetch import Fetcher
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.download.img2dataset_seams import download_rows, load_img2dataset
-from pipelines.steps.download.intake import IncomingRow, Intake, Outcome, Taken
+from pipelines.steps.download.intake import IncomingRow, Intake, RowOutcome, Taken
 from pipelines.steps.download.limits import return_large_blocks_to_the_system
-from pipelines.steps.download.shard_files import build_facts, write_images
+from pipelines.steps.download.shard_files import download_facts, write_crops
 from pipelines.steps.step import Resources
 
 
@@ -40,6 +40,9 @@ class ShardRows(Protocol):
         """Columns row, key, url (secrets and all), caption, reason, error_message, perhaps rule
         and facts of captions, and `source_*`; a row with a reason was settled by plan or rules."""
 
+    def blocks_content(self, sha256: str) -> bool:
+        """Whether content of this hex sha256 is neither decoded nor kept."""
+
     def read_images(self, shard_id: int) -> Iterator[tuple[int, bytes]] | None:
         """`(row, bytes)` where the images come with the source; None where they are fetched."""
 
@@ -54,7 +57,6 @@ class DownloadStep:
         content_hash_column: The `source_` column with the hash that the body must have.
         before: Fingerprint of an earlier download, of whose shards only the rows that failed in
             passing are fetched.
-        blocked_sha256: Hex digests whose bytes are neither decoded nor kept.
         spool_folder: Local, with room for a shard's crops twice; the system's by default.
     """
 
@@ -71,7 +73,6 @@ class DownloadStep:
         caption_facts: CaptionFactsConfig = EVERY_CAPTION_FACT,
         before: str | None = None,
         content_hash_column: str | None = None,
-        blocked_sha256: Container[str] = frozenset(),
         resources: Resources | None = None,
         spool_folder: str | None = None,
     ) -> None:
@@ -84,7 +85,6 @@ class DownloadStep:
         self._caption_facts = caption_facts
         self._before = before
         self._content_hash_column = content_hash_column
-        self._blocked_sha256 = blocked_sha256
         self._spool_folder = spool_folder
         self._intake: Intake | None = None
         self._decoder: DecoderProcess | None = None
@@ -100,7 +100,7 @@ class DownloadStep:
             self._intake = Intake(
                 fetcher,
                 decoder,
-                blocked_sha256=self._blocked_sha256,
+                is_blocked=self._rows.blocks_content,
                 max_bytes=self._config.max_bytes,
             )
             self._decoder = decoder
@@ -142,7 +142,7 @@ class DownloadStep:
         spool = CropSpool(folder / "crops")
         try:
             outcomes = self._settle(shard_id, rows, spool=spool, folder=folder)
-            facts = build_facts(
+            facts = download_facts(
                 rows, shard_id=shard_id, outcomes=outcomes, caption_facts=self._caption_facts
             )
             if earlier is not None:
@@ -164,7 +164,7 @@ class DownloadStep:
 
     def _settle(
         self, shard_id: int, rows: pa.Table, *, spool: CropSpool, folder: Path
-    ) -> dict[int, Outcome]:
+    ) -> dict[int, RowOutcome]:
         if self._intake is None:
             raise RuntimeError("open() comes before run()")
         incoming = self._incoming(rows)
@@ -199,7 +199,7 @@ class DownloadStep:
         files = []
         if len(spool):
             tar = folder / "images.tar"
-            count = write_images(facts, spool=spool, path=tar, extension=self._image.format)
+            count = write_crops(facts, spool=spool, path=tar, extension=self._image.format)
             files.append(SpooledFile(folder="images", path=tar, suffix=".tar", num_rows=count))
         table = folder / "facts.parquet"
         write_table(facts, table)
@@ -218,11 +218,11 @@ def take_images(
     intake: Intake,
     spool: CropSpool,
     threads: int,
-) -> dict[int, Outcome]:
+) -> dict[int, RowOutcome]:
     """Decode images that came with the source; a row without one is `member_missing`."""
     wanted = {row.row: row for row in incoming}
     outcomes = {
-        row: Outcome(reason="member_missing", error_message="the source holds no image for it")
+        row: RowOutcome(reason="member_missing", error_message="the source holds no image for it")
         for row in wanted
     }
     pending: deque[tuple[int, int, Future[Taken]]] = deque()

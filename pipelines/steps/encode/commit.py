@@ -9,7 +9,7 @@ from pipelines.rows.failures import spool_rejects
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
 
-REJECTS_FOLDER = "latents/rejects"
+ENCODE_REJECTS = "latents/rejects"
 NOT_FINITE = "a latent or embedding is not finite in the cache's dtype"
 
 
@@ -36,7 +36,7 @@ def commit_latents(
             SpooledFile(folder="latents", path=path, suffix=path.suffix, num_rows=num_written)
         )
     refused = path.with_name("rejects.parquet")
-    files += spool_rejects(rejects, path=refused, folder=REJECTS_FOLDER)
+    files += spool_rejects(rejects, path=refused, folder=ENCODE_REJECTS)
     return commit_shard(
         encode.store,
         step=encode.step,

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from pipelines.config import StorageOptions
 from pipelines.rows.image_facts import ImageFactsConfig
 from sd_core.cache.formats import CacheFormatName
 from sd_core.model.config import ModelConfig
@@ -74,9 +75,7 @@ class InitConfig(ModelConfig):
     masks: str | None = None
     """A folder; a row's `mask` names a file in it, whose white is painted anew. A box
     `[left, top, right, bottom]` in pixels needs none."""
-    storage_options: dict[str, str | int | float | bool | dict[str, str] | None] = Field(
-        default_factory=dict, repr=False
-    )
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
     """Passed to fsspec; may hold secrets, so it is never stored."""
 
 

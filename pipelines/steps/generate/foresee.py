@@ -1,7 +1,7 @@
 """What a model's files tell before a worker loads it: whether all that they say is honoured, which
 defaults cannot work, and which settings of rows it has no use for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from sd_core.model.noise_schedule import NoiseSchedule, build_noise_schedule
 from sd_core.model.weights import WeightsError
 from sd_core.sampling.samplers import SamplerName, build_sampler, sampler_of_folder, samplers_of
 from sd_core.sampling.steps_limit import StepsLimit
+from sd_core.say import Say
 
 _IMAGE_CHANNELS = 3
 
@@ -33,7 +34,7 @@ class ForeseenModel:
     embeds_guidance: bool
 
 
-def foresee_model(config: GenerateConfig, *, say: Callable[[str], None]) -> ForeseenModel:
+def foresee_model(config: GenerateConfig, *, say: Say) -> ForeseenModel:
     """Hold all that the model's files say against what is honoured; what is passed over is said.
 
     Raises:

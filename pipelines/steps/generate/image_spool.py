@@ -20,7 +20,7 @@ from pipelines.steps.generate.config import GenerateConfig
 from pipelines.steps.generate.image_files import encode_image, fit_parameters
 from pipelines.steps.generate.painted import PaintedBatch
 from pipelines.steps.generate.rows import ImageRow
-from pipelines.steps.generate.shard_files import MadeImage, write_images
+from pipelines.steps.generate.shard_files import MadeImage, write_image_files
 from pipelines.steps.kinds import LATENTS_FOLDER
 from sd_core.cache.formats import ShardWriter, format_of
 from sd_core.cache.samples import LatentSample
@@ -120,7 +120,7 @@ class ImageSpool:
         tar = self._folder / "images.tar"
         extension = self._config.image.format
         cut = {row for row, made in self.made.items() if made.parameters_are_cut}
-        count = write_images(facts, spool=self._images, path=tar, extension=extension, cut=cut)
+        count = write_image_files(facts, spool=self._images, path=tar, extension=extension, cut=cut)
         self._images.close()
         if count:
             settings = self._folder / "metadata.parquet"

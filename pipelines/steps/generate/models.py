@@ -121,7 +121,7 @@ def describe_versions() -> str:
     return json.dumps(describe_program()["versions"], sort_keys=True)
 
 
-def describe_cache(models: GenerateModels, config: GenerateConfig) -> CacheSpec | None:
+def describe_generated_cache(models: GenerateModels, config: GenerateConfig) -> CacheSpec | None:
     """The spec of the cache that the latents come to; None where none is asked for."""
     stored = config.latents
     if stored is None:
@@ -137,7 +137,7 @@ def describe_cache(models: GenerateModels, config: GenerateConfig) -> CacheSpec 
     )
 
 
-def encode_empty_caption(models: GenerateModels) -> EmptyCaption:
+def empty_caption_of(models: GenerateModels) -> EmptyCaption:
     """The encoded empty caption that the cache holds once."""
     encoded = encode_captions(models.model.text_encoder, [""])
     return EmptyCaption(

@@ -71,7 +71,7 @@ class MadeImage:
     parameters_are_cut: bool = False
 
 
-def build_facts(
+def generation_facts(
     rows: pa.Table,
     resolved: Sequence[ImageRow | RefusedRow],
     made: Mapping[int, MadeImage],
@@ -150,7 +150,7 @@ def _fact(
     }
 
 
-def write_images(
+def write_image_files(
     facts: pa.Table,
     *,
     spool: CropSpool,

@@ -21,16 +21,16 @@ from pipelines.steps.generate.image_spool import ImageSpool
 from pipelines.steps.generate.init_images import InitImages
 from pipelines.steps.generate.models import (
     GenerateModels,
-    describe_cache,
+    describe_generated_cache,
     describe_versions,
-    encode_empty_caption,
+    empty_caption_of,
     load_generate_models,
 )
 from pipelines.steps.generate.paint import Painter
 from pipelines.steps.generate.painted import DenoisedBatch, PreparedBatch
 from pipelines.steps.generate.painting import Painting
 from pipelines.steps.generate.rows import ImageRow, RefusedRow, check_sources, resolve_rows
-from pipelines.steps.generate.shard_files import METADATA, build_facts, metadata_table
+from pipelines.steps.generate.shard_files import METADATA, generation_facts, metadata_table
 from pipelines.steps.generate.source_pictures import SourcePictures
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
 from pipelines.steps.step import Resources
@@ -68,18 +68,18 @@ class GenerateStep(ModelStep):
         self.plan = plan
         self.caption_facts = caption_facts
         self._config = config
-        self._worker: Worker | None = None
+        self._worker: ImageMaker | None = None
 
     def open(self) -> None:
         """Load the model and record what it is."""
         models = load_generate_models(self._config, device=self._device())
         record_models(self._made, models.describe())
-        spec = describe_cache(models, self._config)
+        spec = describe_generated_cache(models, self._config)
         if spec is not None:
-            record_cache(self._made, spec=spec, empty_caption=encode_empty_caption(models))
+            record_cache(self._made, spec=spec, empty_caption=empty_caption_of(models))
         init = self._config.init
         sources = None if init is None else open_sources(init, models.model)
-        self._worker = Worker(models, self._config, spec, sources)
+        self._worker = ImageMaker(models, self._config, spec, sources)
 
     def close(self) -> None:
         """Drop the model, and close what rows started from."""
@@ -120,7 +120,7 @@ class GenerateStep(ModelStep):
 class _GenerateShard(ExitStack):
     """One shard on its way: `ShardWork` of prepared batches and their denoised latents."""
 
-    def __init__(self, step: GenerateStep, worker: "Worker", shard_id: int) -> None:
+    def __init__(self, step: GenerateStep, worker: "ImageMaker", shard_id: int) -> None:
         super().__init__()
         self._step = step
         self._worker = worker
@@ -152,7 +152,7 @@ class _GenerateShard(ExitStack):
         self._spooling.close()
         spool, step = self._spool, self._step
         spool.check()
-        facts = build_facts(
+        facts = generation_facts(
             self._rows, self._resolved, spool.made, step.caption_facts, failures=spool.failures
         )
         metadata = self._worker.metadata(self._images, spool)
@@ -166,7 +166,7 @@ def open_sources(init: InitConfig, model: LatentDiffusion) -> InitImages | Sourc
     return InitImages(init, model.identity)
 
 
-class Worker:
+class ImageMaker:
     """The loaded model, and what it makes of a shard's rows."""
 
     def __init__(

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pipelines.steps.score.scorer import Batch, Scorer, ScorerConfig, Values
+from pipelines.steps.score.scorer import ScoreBatch, Scorer, ScorerConfig, Values
 from sd_core.model.clip import Clip
 
 
@@ -23,7 +23,7 @@ class Similarity(Scorer):
     ) -> Self:
         return cls()
 
-    def score(self, batch: Batch) -> Mapping[str, Values]:
+    def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
         texts = [caption or "" for caption in batch.captions]
         cosines = (batch.embeddings * batch.loaded_clip.encode_captions(texts)).sum(dim=-1)
         is_blank = pa.array([not text.strip() for text in texts])
@@ -51,5 +51,5 @@ class Embeddings(Scorer):
     def fields(self) -> Sequence[pa.Field]:
         return (self._field,)
 
-    def score(self, batch: Batch) -> Mapping[str, Values]:
+    def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
         return {"embedding": batch.embeddings.half().cpu().numpy()}

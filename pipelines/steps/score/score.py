@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipelines.rows.ledger import SCORE_FACTS
 from pipelines.steps.score.config import ScoreConfig
-from pipelines.steps.score.scorer import Batch, Scorer, Values
+from pipelines.steps.score.scorer import ScoreBatch, Scorer, Values
 from pipelines.steps.score.scorers import SCORERS
 from sd_core.model.clip import Clip, load_clip
 from sd_core.model.resample import OriginalSize
@@ -71,7 +71,7 @@ def score_images(
     """
     if len(captions) != len(images):
         raise ValueError(f"{len(images)} images but {len(captions)} captions")
-    batch = Batch(
+    batch = ScoreBatch(
         images=images,
         captions=captions,
         originals=originals,

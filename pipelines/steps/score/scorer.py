@@ -22,7 +22,7 @@ Values: TypeAlias = npt.NDArray[Any] | pa.Array
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class ScoreBatch:
     """B images of one size; the last ones may only fill it up.
 
     Attributes:
@@ -99,7 +99,7 @@ class Scorer(Protocol):
         """Digest of the loaded weights, which may not change within a run; None: it has none."""
         return None
 
-    def score(self, batch: Batch) -> Mapping[str, Values]:
+    def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
         """The values of each of its `fields`; runs without gradients."""
 
 

@@ -25,7 +25,7 @@ from pipelines.steps.score.scorer import Values, as_column
 from pipelines.steps.step import Resources
 from sd_core.model.resample import OriginalSize
 
-REJECTS_FOLDER = "facts/score/rejects"
+SCORE_REJECTS = "facts/score/rejects"
 _IDENTITY = pa.schema([SCORE_FACTS.field(name) for name in ("shard_id", "row", "key")])
 
 
@@ -94,7 +94,7 @@ class ScoreStep(ModelStep):
                 step=self.name,
                 fingerprint=self.fingerprint,
                 shard_id=shard_id,
-                files=[facts, *spool_rejects(rejects, path=refused, folder=REJECTS_FOLDER)],
+                files=[facts, *spool_rejects(rejects, path=refused, folder=SCORE_REJECTS)],
                 rows_in=table.num_rows,
                 kept=table.num_rows - len(rejects),
                 dropped={ROW_FAILED: len(rejects)},

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.rules.columns import array_of, numbers_of
-from pipelines.rules.rule import Outcome
+from pipelines.rules.rule import RuleOutcome
 from pipelines.steps.select.duplicates_config import DuplicatesConfig, Method, ReferenceMethod
 from pipelines.steps.select.facts import Facts
 from pipelines.steps.select.near_embeddings import near_embeddings
@@ -18,7 +18,7 @@ from pipelines.steps.select.near_hashes import HASHED, Pairs, near_pairs
 from pipelines.steps.select.ranking import group_sorted, hash_values, order_of
 from pipelines.steps.select.references import References
 from pipelines.steps.select.row_embeddings import RowEmbeddings
-from pipelines.steps.select.spill import Records, Spill
+from pipelines.steps.select.spill import Spill, SpilledRecords
 from pipelines.steps.select.stars import settle_stars
 from pipelines.steps.select.urls import comparable_urls
 from pipelines.steps.select.verdicts import Places, Verdicts
@@ -74,7 +74,7 @@ class Duplicates:
         for kind in ("reference", "run"):
             for method, text in texts.items():
                 reason = _REASONS[method] if kind == "run" else "in_reference_set"
-                code = self.verdicts.register([Outcome(reason=reason, rule=text)])
+                code = self.verdicts.register([RuleOutcome(reason=reason, rule=text)])
                 self._codes[kind, method] = code
         if self.config.keep is not None and self.config.by:
             shape = (max(1, self.verdicts.num_rows),)
@@ -187,7 +187,7 @@ class Duplicates:
     def _near_hashes(self, of_references: bool) -> Iterator[Pairs]:
         spill = self._spills["phash"]
 
-        def records() -> Iterator[Records]:
+        def records() -> Iterator[SpilledRecords]:
             for number in range(spill.num_partitions):
                 for chunk in spill.chunks(number):
                     kept = chunk if of_references else chunk[chunk["place"] >= 0]
@@ -206,10 +206,10 @@ class Duplicates:
             facts=self.facts, verdicts=self.verdicts, references=references, folder=self.folder
         )
 
-    def _alive(self, records: Records) -> Records:
+    def _alive(self, records: SpilledRecords) -> SpilledRecords:
         places = records["place"]
         passed = self.verdicts.codes[np.maximum(places, 0)] == 0
-        alive: Records = records[passed | (places < 0)]
+        alive: SpilledRecords = records[passed | (places < 0)]
         return alive
 
 
@@ -235,7 +235,7 @@ def _add(spill: Spill, method: Method, values: pa.Array, places: Places) -> None
     spill.add(records, (records["high"] % np.uint64(_PARTITIONS)).astype(np.int64))
 
 
-def _as_groups(records: Records, order: npt.NDArray[np.uint64] | None) -> Records:
+def _as_groups(records: SpilledRecords, order: npt.NDArray[np.uint64] | None) -> SpilledRecords:
     dtype = [("high", "<u8"), ("low", "<u8"), ("order", "<u8"), ("place", "<i8")]
     grouped = np.zeros(len(records), dtype)
     is_hash = "hash" in (records.dtype.names or ())

@@ -11,7 +11,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.rows.claims import CLAIMED_SCORES, claimed_or_scored
-from pipelines.rows.ledger import DOWNLOAD_FACTS, LEDGER, ROW_FAILED, TOKEN_FIELDS, source_fields
+from pipelines.rows.ledger import (
+    DOWNLOAD_FACTS,
+    LEDGER,
+    QUARANTINED,
+    ROW_FAILED,
+    TOKEN_FIELDS,
+    source_fields,
+)
 from pipelines.rules.columns import VERDICT_COLUMNS
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, ShardError
@@ -19,7 +26,6 @@ from pipelines.run.tables import read_table
 from pipelines.steps.select.tokens import TokenColumns
 
 EMBEDDING = "embedding"
-QUARANTINED = "shard_quarantined"
 _SCORE_REJECTS = "facts/score/rejects"
 _ALWAYS = ("row", "reason", "rule")
 _TOKENS = frozenset(field.name for field in TOKEN_FIELDS)
@@ -124,7 +130,7 @@ class Facts:
             if is_wanted and not is_there:
                 yield kind
 
-    def read_embeddings(self, shard_id: int, rows: npt.NDArray[np.integer]) -> "Embeddings":
+    def read_embeddings(self, shard_id: int, rows: npt.NDArray[np.integer]) -> "RunEmbeddings":
         """The embeddings of those of the rows that have one, normalised.
 
         Raises:
@@ -134,7 +140,7 @@ class Facts:
             raise ShardError("duplicates by embedding: the run has no scores; configure `score`")
         score = self.score.manifest(shard_id)
         if score.quarantined is not None or not len(rows):
-            return Embeddings.none()
+            return RunEmbeddings.none()
         table = self._read(score, "facts/score", {"row", EMBEDDING})
         return embeddings_of(table, rows, where=f"score shard {shard_id}")
 
@@ -165,7 +171,7 @@ class Facts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embeddings:
+class RunEmbeddings:
     """Rows and their embeddings.
 
     Attributes:
@@ -177,12 +183,12 @@ class Embeddings:
     vectors: npt.NDArray[np.float32]
 
     @staticmethod
-    def none() -> "Embeddings":
+    def none() -> "RunEmbeddings":
         """Of no row."""
-        return Embeddings(rows=np.empty(0, np.int64), vectors=np.empty((0, 0), np.float32))
+        return RunEmbeddings(rows=np.empty(0, np.int64), vectors=np.empty((0, 0), np.float32))
 
 
-def embeddings_of(table: pa.Table, rows: npt.NDArray[np.integer], *, where: str) -> Embeddings:
+def embeddings_of(table: pa.Table, rows: npt.NDArray[np.integer], *, where: str) -> RunEmbeddings:
     """Take rows of a table of `row` and `embedding`; those without a finite one are left out.
 
     Raises:
@@ -196,12 +202,12 @@ def embeddings_of(table: pa.Table, rows: npt.NDArray[np.integer], *, where: str)
     table = table.filter(pc.is_in(table["row"], value_set=pa.array(rows, table["row"].type)))
     table = table.filter(table[EMBEDDING].is_valid()).sort_by("row")
     if not table.num_rows:
-        return Embeddings.none()
+        return RunEmbeddings.none()
     column = pa.concat_arrays(table[EMBEDDING].chunks)
     vectors = np.asarray(column.flatten()).reshape(-1, kind.list_size).astype(np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     good = np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)
-    return Embeddings(
+    return RunEmbeddings(
         rows=np.asarray(table["row"]).astype(np.int64)[good], vectors=vectors[good] / lengths[good]
     )
 

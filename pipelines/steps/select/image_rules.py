@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipelines.rows.ledger import SCORES
 from pipelines.rules.columns import array_of
-from pipelines.rules.rule import Breaks, Outcome
+from pipelines.rules.rule import Breaks, RuleOutcome
 
 
 class FiniteScores:
@@ -17,7 +17,7 @@ class FiniteScores:
     def __init__(self, further: Iterable[pa.Field] = ()) -> None:
         floating = (f.name for f in further if pa.types.is_floating(f.type))
         self.columns = (*SCORES, *floating)
-        self.outcomes = tuple(Outcome(reason="score_not_finite", rule=n) for n in self.columns)
+        self.outcomes = tuple(RuleOutcome(reason="score_not_finite", rule=n) for n in self.columns)
 
     def check(self, types: Mapping[str, pa.DataType]) -> None:
         """The scores are columns of every run."""
@@ -38,7 +38,7 @@ class CacheSize:
     def __init__(self, size: int) -> None:
         self._size = size
         text = f"the latent cache holds {size}x{size} px"
-        self.outcomes = (Outcome(reason="image_of_another_size", rule=text),)
+        self.outcomes = (RuleOutcome(reason="image_of_another_size", rule=text),)
 
     def check(self, types: Mapping[str, pa.DataType]) -> None:
         """Every run has the sizes of its images."""

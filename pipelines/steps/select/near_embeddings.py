@@ -16,7 +16,7 @@ from pipelines.steps.select.spill import Spill
 from pipelines.steps.select.verdicts import Places
 
 Vectors = npt.NDArray[np.float32]
-Batches = Callable[[], Iterator[tuple[Places, Vectors]]]
+EmbeddingBatches = Callable[[], Iterator[tuple[Places, Vectors]]]
 
 EXACT_ROWS = 20_000
 """Up to so many rows are compared each with each."""
@@ -29,7 +29,7 @@ _SEED = 0
 
 
 def near_embeddings(
-    batches: Batches, *, num_rows: int, similarity: float, folder: Path
+    batches: EmbeddingBatches, *, num_rows: int, similarity: float, folder: Path
 ) -> Iterator[Pairs]:
     """Pairs of rows whose cosine is at least `similarity`; a pair may come twice.
 
@@ -63,7 +63,7 @@ def near_embeddings(
         spill.remove()
 
 
-def _clusters(batches: Batches, *, num_rows: int, num_clusters: int) -> faiss.Index | None:
+def _clusters(batches: EmbeddingBatches, *, num_rows: int, num_clusters: int) -> faiss.Index | None:
     """Centroids, from an even sample; None where there is one cluster."""
     if num_clusters < 2:
         return None

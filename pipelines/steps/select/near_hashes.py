@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.steps.select.spill import Records, Spill
+from pipelines.steps.select.spill import Spill, SpilledRecords
 from pipelines.steps.select.verdicts import Places
 
 HASHED = np.dtype([("hash", "<u8"), ("place", "<i8")])
@@ -33,7 +33,7 @@ class Pairs:
 
 
 def near_pairs(
-    records: Callable[[], Iterator[Records]],
+    records: Callable[[], Iterator[SpilledRecords]],
     *,
     num_records: int,
     distance: int,
@@ -87,12 +87,12 @@ def _band(hashes: npt.NDArray[np.uint64], band: int) -> npt.NDArray[np.int64]:
     return ((hashes >> np.uint64(band * _BAND_BITS)) & np.uint64(0xFFFF)).astype(np.int64)
 
 
-def _sorted(records: Records, band: int) -> Records:
+def _sorted(records: SpilledRecords, band: int) -> SpilledRecords:
     return records[np.argsort(_band(records["hash"], band), kind="stable")]
 
 
 def _compare(
-    here: Records, there: Records, *, mask: int, band: int, distance: int
+    here: SpilledRecords, there: SpilledRecords, *, mask: int, band: int, distance: int
 ) -> Iterator[Pairs]:
     """Pairs whose bands differ in exactly the mask's bits."""
     band_here, band_there = _band(here["hash"], band), _band(there["hash"], band)

@@ -8,7 +8,7 @@ from pipelines.config import ConfigError
 from pipelines.rows.ledger import DOWNLOAD_FACTS, TOKEN_FIELDS
 from pipelines.rules.columns import check_known, check_numeric, usable_columns
 from pipelines.rules.ranked_rules import BestOfRule, DomainCapRule
-from pipelines.rules.rule import Outcome, ReadyRule, RowRule, Rule, StorageOptions
+from pipelines.rules.rule import ReadyRule, RowRule, Rule, RuleOutcome, StorageOptions
 from pipelines.steps.select.config import SelectConfig
 from pipelines.steps.select.image_rules import CacheSize, FiniteScores
 from pipelines.steps.select.ranking import DOMAIN, Ranked
@@ -113,7 +113,7 @@ def _plan_ranked(rule: BestOfRule | DomainCapRule, where: str) -> Ranked:
             num_images=cap.num_images,
             fraction=None,
             prefer=cap.prefer,
-            outcome=Outcome(reason="domain_over_cap", rule=rule.name or text),
+            outcome=RuleOutcome(reason="domain_over_cap", rule=rule.name or text),
             where=f"{where}.domain_cap",
         )
     best = rule.best_of
@@ -125,6 +125,6 @@ def _plan_ranked(rule: BestOfRule | DomainCapRule, where: str) -> Ranked:
         num_images=best.num_images,
         fraction=best.fraction,
         prefer=best.prefer,
-        outcome=Outcome(reason="ranked_below_best", rule=rule.name or text),
+        outcome=RuleOutcome(reason="ranked_below_best", rule=rule.name or text),
         where=f"{where}.best_of" if where != "select.best_of" else where,
     )

@@ -20,8 +20,8 @@ from pipelines.rules.columns import (
     numbers_of,
 )
 from pipelines.rules.ranked_rules import Prefer
-from pipelines.rules.rule import Outcome
-from pipelines.steps.select.spill import Records, Spill
+from pipelines.rules.rule import RuleOutcome
+from pipelines.steps.select.spill import Spill, SpilledRecords
 from pipelines.steps.select.urls import domains
 from pipelines.steps.select.verdicts import Places, Verdicts
 
@@ -49,7 +49,7 @@ class Ranked:
     num_images: int | None
     fraction: float | None
     prefer: Prefer
-    outcome: Outcome
+    outcome: RuleOutcome
     where: str
 
     @property
@@ -59,7 +59,7 @@ class Ranked:
         return tuple(name for name in ("key", self.by, *group) if name is not None)
 
     @property
-    def outcomes(self) -> tuple[Outcome, ...]:
+    def outcomes(self) -> tuple[RuleOutcome, ...]:
         """Why it drops rows."""
         return (self.outcome,)
 
@@ -119,7 +119,7 @@ class Contest:
             yield groups.records["place"][groups.rank >= np.repeat(sizes, groups.sizes)]
 
     def _settle_run(self, verdicts: Verdicts) -> Iterator[Places]:
-        def chunks() -> Iterator[Records]:
+        def chunks() -> Iterator[SpilledRecords]:
             for chunk in self._spill.chunks(0):
                 yield chunk[verdicts.alive(chunk["place"], before=self._code)]
 
@@ -138,13 +138,13 @@ class Contest:
 class Groups:
     """Records in order with each one's rank in its group, and the groups' sizes."""
 
-    records: Records
+    records: SpilledRecords
     rank: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
 
 
-def group_sorted(records: Records, fields: tuple[str, ...]) -> Groups:
+def group_sorted(records: SpilledRecords, fields: tuple[str, ...]) -> Groups:
     """Sort by fields, the last the first to go by; the groups are those of `high` and `low`."""
     records = records[np.lexsort([records[name] for name in fields])]
     high, low = records["high"], records["low"]
@@ -201,7 +201,7 @@ class _Cut:
     equal: int
 
 
-def _cut(chunks: Callable[[], Iterator[Records]], rule: Ranked) -> _Cut:
+def _cut(chunks: Callable[[], Iterator[SpilledRecords]], rule: Ranked) -> _Cut:
     """Find the cut by counting, 16 bits at a time, so that nothing is held per row."""
     remaining = rule.size_of(sum(len(chunk) for chunk in chunks()))
     found = {"order": np.uint64(0), "tie": np.uint64(0)}

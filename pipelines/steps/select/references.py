@@ -17,7 +17,7 @@ from pipelines.run.committed import Committed
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore, StorageError
 from pipelines.steps.select.duplicates_config import ReferenceConfig, ReferenceMethod
-from pipelines.steps.select.facts import EMBEDDING, Embeddings, embeddings_of, positions_in
+from pipelines.steps.select.facts import EMBEDDING, RunEmbeddings, embeddings_of, positions_in
 from sd_core.redact import redact_url
 
 _READ_BYTES = 1 << 20
@@ -69,7 +69,7 @@ class References:
                 _check_digits(values, method, first=number, where=_shown(config.path))
                 yield number, values
 
-    def embeddings(self) -> Iterator[tuple[int, Embeddings]]:
+    def embeddings(self) -> Iterator[tuple[int, RunEmbeddings]]:
         """Number of the first row, and the embeddings of the rows after it."""
         for _, config, number, table in self._tables(EMBEDDING):
             if {"embedding", "phash"} & set(config.by) and EMBEDDING in table.column_names:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-Records = npt.NDArray[np.void]
+SpilledRecords = npt.NDArray[np.void]
 
 _BUFFER_BYTES = 32 << 20
 
@@ -25,11 +25,11 @@ class Spill:
     ) -> None:
         self._folder, self._name, self._dtype = folder, name, dtype
         self.num_partitions = num_partitions
-        self._buffer: list[tuple[Records, npt.NDArray[np.int64]]] = []
+        self._buffer: list[tuple[SpilledRecords, npt.NDArray[np.int64]]] = []
         self._buffered = 0
         self.num_records = 0
 
-    def add(self, records: Records, partitions: npt.NDArray[np.integer]) -> None:
+    def add(self, records: SpilledRecords, partitions: npt.NDArray[np.integer]) -> None:
         """Add records, each to the partition of this number."""
         self._buffer.append((records, partitions.astype(np.int64)))
         self._buffered += records.nbytes
@@ -50,18 +50,18 @@ class Spill:
             with self._path(number).open("ab") as stream:
                 stream.write(records[order[bounds[number] : bounds[number + 1]]].tobytes())
 
-    def load(self, number: int) -> Records:
+    def load(self, number: int) -> SpilledRecords:
         """One partition whole."""
         self.flush()
         path = self._path(number)
         return np.fromfile(path, self._dtype) if path.exists() else np.empty(0, self._dtype)
 
-    def partitions(self) -> Iterator[Records]:
+    def partitions(self) -> Iterator[SpilledRecords]:
         """Every partition in turn."""
         for number in range(self.num_partitions):
             yield self.load(number)
 
-    def chunks(self, number: int, *, size: int = 1 << 20) -> Iterator[Records]:
+    def chunks(self, number: int, *, size: int = 1 << 20) -> Iterator[SpilledRecords]:
         """One partition in pieces."""
         self.flush()
         path = self._path(number)

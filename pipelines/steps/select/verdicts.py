@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.rules.rule import Outcome
+from pipelines.rules.rule import RuleOutcome
 
 Places = npt.NDArray[np.int64]
 
@@ -40,11 +40,11 @@ class Verdicts:
         self.originals: Places = np.memmap(folder / "originals", np.int64, mode="w+", shape=shape)
         """0, or 1 + the place of the row that this one copies, or -1 - the number of a row of the
         reference sets."""
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[RuleOutcome] = []
         self.messages: dict[int, str] = {}
         """By place, what went wrong with rows that failed in select."""
 
-    def register(self, outcomes: Iterable[Outcome]) -> int:
+    def register(self, outcomes: Iterable[RuleOutcome]) -> int:
         """Number a rule's outcomes, after those of all before it; returns the first code."""
         first = len(self.outcomes) + 1
         self.outcomes += outcomes

@@ -6,12 +6,14 @@ from pathlib import Path
 from PIL import Image
 
 from jobs.demo.contact_sheet import choose_rows, draw_contact_sheet
-from jobs.demo.outcome import Outcome
+from jobs.demo.outcome import DemoOutcome
 
 
-def outcome(number: int, *, reason: str | None, planted: str, has_image: bool = True) -> Outcome:
+def outcome(
+    number: int, *, reason: str | None, planted: str, has_image: bool = True
+) -> DemoOutcome:
     """A row numbered `number`."""
-    return Outcome(
+    return DemoOutcome(
         shard_id=0,
         key=f"{number:016x}",
         url=None,

@@ -1,12 +1,12 @@
 """What a run made of planted rows."""
 
-from jobs.demo.outcome import Outcome
+from jobs.demo.outcome import DemoOutcome
 from jobs.demo.recall import bad_url_table, findings_table, judge_outcomes
 
 
-def outcome(planted: str, reason: str | None = None) -> Outcome:
+def outcome(planted: str, reason: str | None = None) -> DemoOutcome:
     """A row that was planted so and ended so."""
-    return Outcome(
+    return DemoOutcome(
         shard_id=0,
         key=f"{planted}-{reason}",
         url="http://127.0.0.1/x",

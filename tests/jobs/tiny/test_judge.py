@@ -10,40 +10,40 @@ from PIL import Image, ImageDraw
 
 from jobs.tiny.drawing import BACKGROUNDS, COLORS, FIRST_HELD_OUT_SEED, draw
 from jobs.tiny.judge import ATTRIBUTES, judge_picture
-from jobs.tiny.loading import load_autoencoder
-from jobs.tiny.measure_denoiser import Judged, judged
-from jobs.tiny.train_autoencoder import as_input
+from jobs.tiny.loading import load_tiny_autoencoder
+from jobs.tiny.measure_denoiser import JudgedSamples, judged
+from jobs.tiny.train_autoencoder import to_input
 
 Picture = npt.NDArray[np.uint8]
 COUNT = 200
 
 
 @pytest.fixture(scope="module")
-def drawn() -> Judged:
+def drawn() -> JudgedSamples:
     pictures = [draw(FIRST_HELD_OUT_SEED + index) for index in range(COUNT)]
     return judged(pictures, np.stack([picture.image for picture in pictures]))
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
-def test_drawn_pictures_are_named_right(drawn: Judged, attribute: str) -> None:
+def test_drawn_pictures_are_named_right(drawn: JudgedSamples, attribute: str) -> None:
     assert drawn.shares()[attribute] >= 0.98
 
 
-def test_so_they_are_after_the_autoencoder(drawn: Judged) -> None:
+def test_so_they_are_after_the_autoencoder(drawn: JudgedSamples) -> None:
     import torch
 
-    autoencoder = load_autoencoder()
+    autoencoder = load_tiny_autoencoder()
     pictures = [draw(FIRST_HELD_OUT_SEED + index) for index in range(80)]
     with torch.inference_mode():
-        inputs = as_input(drawn.images[:80])
+        inputs = to_input(drawn.images[:80])
         outputs = autoencoder.decode(autoencoder.encode(inputs).latent_dist.mode()).sample
     levels = ((outputs.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     restored = judged(pictures, levels.permute(0, 2, 3, 1).numpy())
     assert min(restored.shares().values()) >= 0.95, restored.shares()
 
 
-def test_another_picture_of_the_set_rarely_passes(drawn: Judged) -> None:
-    others = Judged(drawn.subjects[1:] + drawn.subjects[:1], drawn.images, drawn.judgements)
+def test_another_picture_of_the_set_rarely_passes(drawn: JudgedSamples) -> None:
+    others = JudgedSamples(drawn.subjects[1:] + drawn.subjects[:1], drawn.images, drawn.judgements)
     assert others.all_right() <= 0.02
     assert others.shares()["shape"] == pytest.approx(1 / 6, abs=0.08)
 

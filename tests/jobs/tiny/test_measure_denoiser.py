@@ -9,12 +9,12 @@ import pytest
 from jobs.tiny.drawing import FIRST_HELD_OUT_SEED, draw
 from jobs.tiny.judge import ATTRIBUTES
 from jobs.tiny.measure_denoiser import (
-    Judged,
+    JudgedSamples,
     cells,
     falls_short,
-    generate,
     judged,
     load_tiny,
+    sample_images,
     table,
     through_autoencoder,
 )
@@ -26,7 +26,7 @@ SEEDS = range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + 12)
 
 
 @pytest.fixture(scope="module")
-def drawn() -> Judged:
+def drawn() -> JudgedSamples:
     pictures = [draw(seed) for seed in SEEDS]
     return judged(pictures, np.stack([picture.image for picture in pictures]))
 
@@ -45,39 +45,43 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def of_noise(folder: Path) -> Judged:
+def of_noise(folder: Path) -> JudgedSamples:
     model = load_tiny(folder)
     assert model.noise_schedule.config.prediction_type == "v_prediction"
     options = {"num_inference_steps": 2, "batch_size": 5}
-    return generate(model, SEEDS, sampler="dpmpp_2m", guidance_scale=3.0, **options)
+    return sample_images(model, SEEDS, sampler="dpmpp_2m", guidance_scale=3.0, **options)
 
 
-def test_drawn_pictures_fall_short_of_nothing(drawn: Judged) -> None:
+def test_drawn_pictures_fall_short_of_nothing(drawn: JudgedSamples) -> None:
     assert drawn.all_right() == 1
     assert falls_short(drawn, drawn) == []
     assert "short" not in table(drawn, drawn, drawn)
 
 
-def test_a_random_denoiser_falls_short_of_everything(drawn: Judged, of_noise: Judged) -> None:
+def test_a_random_denoiser_falls_short_of_everything(
+    drawn: JudgedSamples, of_noise: JudgedSamples
+) -> None:
     assert of_noise.images.shape == (12, 64, 64, 3)
     short = falls_short(of_noise, drawn)
     assert [line.split()[0] for line in short] == list(ATTRIBUTES)
     assert table(of_noise, drawn, drawn).count("short") == len(ATTRIBUTES)
 
 
-def test_a_judge_that_errs_is_no_judge(drawn: Judged) -> None:
-    mistaken = Judged(drawn.subjects[1:] + drawn.subjects[:1], drawn.images, drawn.judgements)
+def test_a_judge_that_errs_is_no_judge(drawn: JudgedSamples) -> None:
+    mistaken = JudgedSamples(
+        drawn.subjects[1:] + drawn.subjects[:1], drawn.images, drawn.judgements
+    )
     assert any("the judge's shape" in line for line in falls_short(drawn, mistaken))
 
 
-def test_the_autoencoder_leaves_most_right(drawn: Judged, folder: Path) -> None:
+def test_the_autoencoder_leaves_most_right(drawn: JudgedSamples, folder: Path) -> None:
     pictures = [draw(seed) for seed in SEEDS]
     restored = judged(pictures, through_autoencoder(load_tiny(folder), drawn.images))
     assert min(restored.shares().values()) >= 0.75
     assert not np.array_equal(restored.images, drawn.images)
 
 
-def test_the_grid_says_what_is_wrong(drawn: Judged, of_noise: Judged) -> None:
+def test_the_grid_says_what_is_wrong(drawn: JudgedSamples, of_noise: JudgedSamples) -> None:
     assert {cell.fault for cell in cells(drawn)} == {None}
     faults = [cell.fault or "" for cell in cells(of_noise)]
     assert all("no shape" in fault for fault in faults)

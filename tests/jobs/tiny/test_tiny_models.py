@@ -12,10 +12,10 @@ from PIL import Image
 from transformers import CLIPTokenizer
 
 from jobs.tiny.drawing import FIRST_HELD_OUT_SEED, draw, plan_pictures
-from jobs.tiny.loading import TINY, load_aesthetic_head, load_autoencoder, load_clip
+from jobs.tiny.loading import TINY, load_aesthetic_head, load_tiny_autoencoder, load_tiny_clip
 from jobs.tiny.measure import Thresholds, Verdict, judge, score
-from jobs.tiny.measure_denoiser import generate, load_tiny
-from jobs.tiny.train_autoencoder import as_input, draw_images, psnr
+from jobs.tiny.measure_denoiser import load_tiny, sample_images
+from jobs.tiny.train_autoencoder import draw_images, psnr, to_input
 from jobs.tiny.word_pieces import write_tokenizer
 from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.model.clip import ClipConfig
@@ -37,7 +37,7 @@ def recommended() -> Thresholds:
 @pytest.fixture(scope="module")
 def verdict() -> Verdict:
     specs = plan_pictures(FIRST_HELD_OUT_SEED + 50_000, 240, flawed_share=0.5)
-    return judge(score(specs, load_clip(), load_aesthetic_head()), recommended())
+    return judge(score(specs, load_tiny_clip(), load_aesthetic_head()), recommended())
 
 
 def test_flawed_pictures_are_caught(verdict: Verdict) -> None:
@@ -50,14 +50,14 @@ def test_good_pictures_are_kept(verdict: Verdict) -> None:
 
 def test_the_autoencoder_restores_pictures_to_28_db() -> None:
     images = draw_images(FIRST_HELD_OUT_SEED + 60_000, 32)
-    assert psnr(load_autoencoder(), images) >= 28
+    assert psnr(load_tiny_autoencoder(), images) >= 28
 
 
 def test_scaled_latents_have_unit_deviation_and_a_quarter_of_the_side() -> None:
-    autoencoder: Any = load_autoencoder()
+    autoencoder: Any = load_tiny_autoencoder()
     images = draw_images(FIRST_HELD_OUT_SEED + 61_000, 64)
     with torch.inference_mode():
-        latents = autoencoder.encode(as_input(images)).latent_dist.mode()
+        latents = autoencoder.encode(to_input(images)).latent_dist.mode()
     assert latents.shape == (64, 4, 16, 16)
     deviation = float(latents.std()) * autoencoder.config["scaling_factor"]
     assert deviation == pytest.approx(1, abs=0.08)
@@ -73,7 +73,7 @@ def test_scaled_latents_have_unit_deviation_and_a_quarter_of_the_side() -> None:
     ],
 )
 def test_both_tokenizers_give_the_same_ids(caption: str) -> None:
-    of_open_clip = load_clip().tokenizer([caption])[0].tolist()
+    of_open_clip = load_tiny_clip().tokenizer([caption])[0].tolist()
     tokenizer = CLIPTokenizer.from_pretrained(TINY / "tokenizer")
     of_transformers = tokenizer(
         caption, padding="max_length", truncation=True, max_length=tokenizer.model_max_length
@@ -105,7 +105,7 @@ def test_the_preprocessing_of_open_clip_equals_the_one_trained_with() -> None:
     assert config["preprocess_cfg"]["mean"] == [0.5, 0.5, 0.5]
     _, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{TINY / 'clip'}")
     picture = draw(FIRST_HELD_OUT_SEED)
-    expected = as_input(picture.image[None])[0]
+    expected = to_input(picture.image[None])[0]
     torch.testing.assert_close(preprocess(Image.fromarray(picture.image)), expected)
 
 
@@ -116,7 +116,7 @@ def test_the_folder_is_small_and_its_weights_are_safetensors() -> None:
 
 
 def test_the_tiny_model_draws_what_it_is_asked_for() -> None:
-    generated = generate(
+    generated = sample_images(
         load_tiny(TINY / "model"),
         range(FIRST_HELD_OUT_SEED + 300_000, FIRST_HELD_OUT_SEED + 300_024),
         sampler="dpmpp_2m",

@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
-from jobs.command_line import Say, run_job
+from jobs.command_line import run_job
 from pipelines.engine.stopping import Stopped, check_stopped, handle_signals, stoppable
+from sd_core.say import Say
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.sources.arrow_text import Losses, has_pictures, text_of
+from pipelines.sources.arrow_text import LostValues, has_pictures, text_of
 from pipelines.sources.columns import carry
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -32,7 +32,7 @@ KIND = pa.list_(
 @given(rows=ROWS, first=st.integers(0, 3))
 def test_nested_values_are_json_that_reads_back(rows: list[Any], first: int) -> None:
     array = pa.array(rows, KIND)[first:]
-    losses = Losses()
+    losses = LostValues()
     texts = text_of(array, losses).to_pylist()
     assert [text if text is None else json.loads(text) for text in texts] == rows[first:]
     assert losses.values == 0
@@ -41,7 +41,7 @@ def test_nested_values_are_json_that_reads_back(rows: list[Any], first: int) -> 
 @pytest.mark.parametrize("kind", [pa.list_view(KIND), pa.large_list(KIND), pa.list_(KIND, 2)])
 def test_every_kind_of_list_is_a_json_list(kind: pa.DataType) -> None:
     values = [[[{'na"me': "a\n", "n": 1, "x": 0.5, "flag": True}], None], None, [[], [None]]]
-    texts = text_of(pa.array(values, kind), Losses()).to_pylist()
+    texts = text_of(pa.array(values, kind), LostValues()).to_pylist()
     assert [text if text is None else json.loads(text) for text in texts] == values
 
 
@@ -55,12 +55,12 @@ def test_types_of_dictionaries_runs_and_views_are_seen_through() -> None:
         ],
         ["dictionary", "view", "runs"],
     )
-    texts = text_of(struct, Losses()).to_pylist()
+    texts = text_of(struct, LostValues()).to_pylist()
     assert json.loads(texts[2]) == {"dictionary": "a", "view": "a", "runs": "s"}
 
 
 def test_only_the_values_that_arrow_refuses_are_null() -> None:
-    losses = Losses()
+    losses = LostValues()
     found = carry(pa.array(["1", "x", "", None, "7"]), "int64", losses)
     assert found.to_pylist() == [1, None, None, None, 7]
     assert losses.values == 1

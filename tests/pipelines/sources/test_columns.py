@@ -13,10 +13,10 @@ import pytest
 
 from pipelines.plan import PlanError
 from pipelines.sources.columns import (
-    as_stored,
     infer_text_type,
     name_source_columns,
     recognise_columns,
+    stored_array,
     unique_names,
 )
 from pipelines.sources.config import SourceError
@@ -185,7 +185,7 @@ def test_csv_values_are_numbers_only_where_nothing_is_lost(values: list[str], ki
     column = pa.array(values)
     assert infer_text_type(column) == kind
     if kind in ("int64", "double"):
-        assert str(as_stored(column, kind).type) == kind
+        assert str(stored_array(column, kind).type) == kind
 
 
 def test_secrets_in_other_columns_are_redacted(plan_path: Any, tmp_path: Path) -> None:

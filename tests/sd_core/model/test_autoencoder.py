@@ -145,10 +145,10 @@ def test_random_weights_come_from_the_seed() -> None:
 def test_stable_diffusions_autoencoder_has_its_size() -> None:
     import diffusers
 
-    from sd_core.model.autoencoder_config import ARCHITECTURES
+    from sd_core.model.autoencoder_config import AUTOENCODER_ARCHITECTURES
 
     with torch.device("meta"):
-        module = diffusers.AutoencoderKL.from_config(ARCHITECTURES["sd-v1"])
+        module = diffusers.AutoencoderKL.from_config(AUTOENCODER_ARCHITECTURES["sd-v1"])
     assert sum(parameter.numel() for parameter in module.parameters()) == 83_653_863
 
 

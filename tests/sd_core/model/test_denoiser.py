@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sd_core.model import autoencoder_loading, text_encoder_architectures
 from sd_core.model.conditioning import Conditioning, concatenate_conditionings
 from sd_core.model.denoiser import DenoiserConfig, load_denoiser, predict, unwrap_module
-from sd_core.model.denoiser_loading import ARCHITECTURES, read_state
+from sd_core.model.denoiser_loading import DENOISER_ARCHITECTURES, read_state
 from sd_core.model.weights import WeightsError
 from tests.diffusion_cases import TRANSFORMER, UNET
 
@@ -51,7 +51,7 @@ def test_the_encoders_of_stable_diffusion_have_the_published_sizes() -> None:
         autoencoder = AutoencoderKL.from_config(autoencoder_loading.ARCHITECTURES["sd-v1"])
         texts = {
             name: count(text_encoder_architectures.build_text_model(settings, seed=None))
-            for name, settings in text_encoder_architectures.ARCHITECTURES.items()
+            for name, settings in text_encoder_architectures.TEXT_ENCODER_ARCHITECTURES.items()
         }
     assert count(autoencoder) == 83_653_863
     assert texts == {"sd-v1": 123_060_480, "sd-v2": 340_387_840, "sd-xl-2": 694_659_840}
@@ -196,7 +196,7 @@ def test_a_section_describes_itself() -> None:
     assert config.weight_needs("train.denoiser") == []
     folder = DenoiserConfig(model="hub:a/b@1234/unet")
     assert [need.ref for need in folder.weight_needs("denoiser")] == ["hub:a/b@1234/unet"]
-    assert set(ARCHITECTURES) == {"sd-v1", "sd-v2", "sd-xl", "tiny"}
+    assert set(DENOISER_ARCHITECTURES) == {"sd-v1", "sd-v2", "sd-xl", "tiny"}
 
 
 def test_conditionings_are_joined_and_expanded_whole() -> None:

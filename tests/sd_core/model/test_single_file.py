@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sd_core.model import autoencoder_loading
-from sd_core.model.denoiser_loading import ARCHITECTURES, build_module
+from sd_core.model.denoiser_loading import DENOISER_ARCHITECTURES, build_module
 from sd_core.model.latent_diffusion import (
     LatentDiffusion,
     LatentDiffusionConfig,
@@ -217,12 +217,12 @@ def test_xl_comes_out_of_a_single_file(tmp_path: Path) -> None:
     assert all(torch.equal(t, state_2[name]) for name, t in model.denoiser.state_dict().items())
 
 
-@pytest.mark.parametrize("name", list(ARCHITECTURES))
+@pytest.mark.parametrize("name", list(DENOISER_ARCHITECTURES))
 def test_unet_names_are_those_that_diffusers_converts(name: str) -> None:
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     with torch.device("meta"):
-        module: Any = build_module(ARCHITECTURES[name], seed=0, where="")
+        module: Any = build_module(DENOISER_ARCHITECTURES[name], seed=0, where="")
     attends = tuple(block.startswith("Cross") for block in module.config.up_block_types)
     layers = module.config.layers_per_block
     original = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.steps.download.decode import crop_pixels, decode_crop
+from pipelines.steps.download.decode import crop_pixels, decode_to_crop
 from pipelines.steps.download.geometry import Square, centre_square
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.download.image_rejected import ImageRejected
@@ -22,7 +22,7 @@ QUARTERS = Image.fromarray(drawn.quarters(120, 80))
 
 def _reason(data: bytes, config: ImageConfig = CONFIG) -> str:
     with pytest.raises(ImageRejected) as caught:
-        decode_crop(data, config)
+        decode_to_crop(data, config)
     return caught.value.reason
 
 
@@ -139,7 +139,7 @@ def test_nothing_but_pixels_is_stored() -> None:
     exif.get_ifd(0x8825)[2] = (52.0, 31.0, 0.0)
     data = drawn.saved(QUARTERS, "JPEG", exif=exif, icc_profile=b"a profile", comment=b"a comment")
     for name in ("jpg", "png", "webp"):
-        stored = decode_crop(data, ImageConfig(size=64, format=name)).image
+        stored = decode_to_crop(data, ImageConfig(size=64, format=name)).image
         for trace in (b"Exif", b"EXIF", b"secret", b"profile", b"comment", b"iCCP", b"eXIf"):
             assert trace not in stored
 
@@ -147,7 +147,7 @@ def test_nothing_but_pixels_is_stored() -> None:
 @pytest.mark.parametrize(("subsampling", "factors"), [("4:2:0", (2, 2)), ("4:4:4", (1, 1))])
 def test_jpegs_are_stored_with_the_asked_subsampling(subsampling, factors) -> None:
     config = ImageConfig(size=64, subsampling=subsampling)
-    stored = decode_crop(drawn.saved(QUARTERS, "PNG"), config).image
+    stored = decode_to_crop(drawn.saved(QUARTERS, "PNG"), config).image
     frame = stored.index(b"\xff\xc0")
     assert (stored[frame + 11] >> 4, stored[frame + 11] & 15) == factors
 
@@ -155,9 +155,9 @@ def test_jpegs_are_stored_with_the_asked_subsampling(subsampling, factors) -> No
 def test_the_same_input_gives_the_same_bytes_whatever_came_before() -> None:
     photo = drawn.saved(Image.fromarray(drawn.noise(700)), "JPEG", quality=90)
     config = ImageConfig(size=128)
-    first = decode_crop(photo, config).image
-    decode_crop(drawn.saved(QUARTERS, "WEBP"), config)
-    assert decode_crop(photo, config).image == first
+    first = decode_to_crop(photo, config).image
+    decode_to_crop(drawn.saved(QUARTERS, "WEBP"), config)
+    assert decode_to_crop(photo, config).image == first
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.6, 0.95])
@@ -226,7 +226,7 @@ def test_a_large_webp_is_refused_before_libwebp_runs_out_of_memory() -> None:
 def test_no_message_quotes_the_input() -> None:
     for data in (b"SECRET" * 9, b"\x89PNG\r\n\x1a\nSECRETSECRETSECRET", b"GIF89aSECRETSECRET"):
         with pytest.raises(ImageRejected) as caught:
-            decode_crop(data, CONFIG)
+            decode_to_crop(data, CONFIG)
         assert "SECRET" not in caught.value.message
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipelines.steps.download import decoder_process
-from pipelines.steps.download.decode import decode_crop
+from pipelines.steps.download.decode import decode_to_crop
 from pipelines.steps.download.decoder_process import DecodeResult, DecoderProcess
 from pipelines.steps.download.image_config import ImageConfig
 from tests.pipelines.steps.download import drawn
@@ -71,7 +71,7 @@ def test_results_come_back_to_whoever_asked() -> None:
 def test_the_process_gives_the_bytes_of_the_plain_function() -> None:
     with DecoderProcess(CONFIG) as decoder:
         result = decoder.submit(SMALL).result()
-    crop = decode_crop(SMALL, CONFIG)
+    crop = decode_to_crop(SMALL, CONFIG)
     assert result == DecodeResult(**vars(crop))
     assert (result.width, result.height, result.original_format) == (64, 64, "jpeg")
 

@@ -36,6 +36,7 @@ class Rows:
         count = len(urls)
         self.images = images
         self.blocked_url = None
+        self.blocked_content = None
         self.table = pa.table(
             {
                 "row": pa.array(range(count), pa.int32()),
@@ -49,6 +50,9 @@ class Rows:
                 **sources,
             }
         )
+
+    def blocks_content(self, sha256):
+        return sha256 == self.blocked_content
 
     def url_reason(self, url):
         return "url_blocked" if url == self.blocked_url else None
@@ -224,10 +228,9 @@ def test_empty_shard_is_committed(tmp_path):
 
 
 def test_blocked_bytes_are_not_kept(server, tmp_path):
-    blocked = hashlib.sha256(good_jpeg()).hexdigest()
-    store, manifest = run_step(
-        tmp_path / "run", Rows([f"{server.url}/bad/good"]), blocked_sha256=frozenset({blocked})
-    )
+    rows = Rows([f"{server.url}/bad/good"])
+    rows.blocked_content = blocked = hashlib.sha256(good_jpeg()).hexdigest()
+    store, manifest = run_step(tmp_path / "run", rows)
     assert dict(manifest.dropped) == {"sha256_blocked": 1}
     assert facts_of(store, manifest)["sha256"].to_pylist() == [blocked]
 

@@ -9,7 +9,7 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from pipelines.steps.download.decode import decode_crop
+from pipelines.steps.download.decode import decode_to_crop
 from pipelines.steps.download.image_config import ImageConfig
 from sd_core.model.clip import Clip, ClipConfig, load_clip
 from sd_core.model.resample import OriginalSize, resample_crops
@@ -54,7 +54,7 @@ def test_embeddings_of_stored_crops_are_those_of_the_originals(shared_data: Path
 
 
 def _stored(clip: Clip, paths: list[Path]) -> torch.Tensor:
-    crops = [decode_crop(path.read_bytes(), ImageConfig()) for path in paths]
+    crops = [decode_to_crop(path.read_bytes(), ImageConfig()) for path in paths]
     pixels = np.stack([simplejpeg.decode_jpeg(crop.image, "RGB") for crop in crops])
     originals = [OriginalSize(crop.original_width, crop.original_height) for crop in crops]
     return clip.encode_images(torch.from_numpy(pixels).permute(0, 3, 1, 2), originals=originals)

@@ -17,7 +17,7 @@ from pipelines.run.schemas import columns_of, read_schemas
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
 from pipelines.steps.score import ScoreConfig, ScoreStep
-from pipelines.steps.score.scorer import Batch, Scorer, ScorerConfig, Values, as_column
+from pipelines.steps.score.scorer import ScoreBatch, Scorer, ScorerConfig, Values, as_column
 from pipelines.steps.score.scorers import SCORERS
 from sd_core.model.clip import Clip
 from tests import model_cases, run_cases
@@ -49,7 +49,7 @@ class Brightness(Scorer):
     ) -> Self:
         return cls(config)
 
-    def score(self, batch: Batch) -> Mapping[str, Values]:
+    def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
         means = batch.pixels.float().mean(dim=(1, 2, 3)).cpu().numpy()
         clipped = sum((batch.pixels == side).sum(dim=(1, 2, 3)) for side in self._sides)
         counts = pa.array(
@@ -71,7 +71,7 @@ class FirstEmbedding(Scorer):
     ) -> Self:
         return cls()
 
-    def score(self, batch: Batch) -> Mapping[str, Values]:
+    def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
         return {"aesthetic_v2": batch.embeddings[:, 0].cpu().numpy()}
 
 

@@ -9,7 +9,7 @@ import pytest
 from pipelines.steps.select import near_embeddings as embeddings
 from pipelines.steps.select.near_embeddings import near_embeddings
 from pipelines.steps.select.near_hashes import HASHED, Pairs, near_pairs
-from pipelines.steps.select.spill import Records
+from pipelines.steps.select.spill import SpilledRecords
 
 
 def pairs_of(found: Iterator[Pairs]) -> set[tuple[int, int]]:
@@ -41,7 +41,7 @@ def test_every_pair_within_the_distance_is_found(
     records = np.zeros(600, HASHED)
     records["hash"], records["place"] = hashes, np.arange(600)
 
-    def pieces() -> Iterator[Records]:
+    def pieces() -> Iterator[SpilledRecords]:
         yield from np.array_split(records, 7)
 
     pairs = list(

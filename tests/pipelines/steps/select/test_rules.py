@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.config import ConfigError
 from pipelines.rows.ledger import REASONS, SCORES
-from pipelines.rules.presets import PRESETS
+from pipelines.rules.presets import RULE_PRESETS
 from pipelines.steps.select import SelectConfig, Threshold, check_select
 from tests.pipelines.steps.select.cases import kept, ledger_of, reasons, select_config
 
@@ -151,7 +151,7 @@ def test_presets_are_the_published_cuts(tmp_path: Path) -> None:
     assert kept(ledger_of(tmp_path / "b", rows, rules=[lenient])) == [0, 4]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", RULE_PRESETS)
 def test_every_preset_can_be_named(preset: str) -> None:
     rules = select_config(rules=[{"preset": preset}]).ordered_rules()
     assert rules

@@ -6,17 +6,18 @@ from typing import Any
 
 from pipelines.run.store import RunStore
 
-EDITION_FILE = "edition.json"
+AMENDMENTS_FILE = "edition.json"
+"""As earlier versions called them; so does the option of download that they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edition:
+class Amendments:
     """The state of a run's list and rows; part of download's options once anything happened.
 
     Attributes:
         retries: How often what failed was fetched again.
         tombstones: Digest of what was taken down.
-        before: Fingerprints of the downloads whose shards this edition takes over, the latest
+        before: Fingerprints of the downloads whose shards are taken over, the latest
             first.
         fetches_again: Whether shards with rows that failed in passing are not taken over.
     """
@@ -28,24 +29,24 @@ class Edition:
 
     def identity(self) -> dict[str, Any]:
         """As options of the download step; empty where nothing happened."""
-        edition: dict[str, Any] = {}
+        amendments: dict[str, Any] = {}
         if self.retries:
-            edition["retries"] = self.retries
+            amendments["retries"] = self.retries
         if self.tombstones is not None:
-            edition["tombstones"] = self.tombstones
-        return {"edition": edition} if edition else {}
+            amendments["tombstones"] = self.tombstones
+        return {"edition": amendments} if amendments else {}
 
 
-def read_edition(store: RunStore) -> Edition:
-    """The run's edition; the first where nothing happened to it."""
+def read_amendments(store: RunStore) -> Amendments:
+    """The run's; none where nothing happened to it."""
     try:
-        tree = json.loads(store.read_bytes(EDITION_FILE))
+        tree = json.loads(store.read_bytes(AMENDMENTS_FILE))
     except FileNotFoundError:
-        return Edition()
-    return Edition(**{**tree, "before": tuple(tree["before"])})
+        return Amendments()
+    return Amendments(**{**tree, "before": tuple(tree["before"])})
 
 
-def write_edition(store: RunStore, edition: Edition) -> None:
-    """Make an edition the run's."""
-    content = json.dumps(asdict(edition), indent=1, sort_keys=True) + "\n"
-    store.replace(EDITION_FILE, content.encode())
+def write_amendments(store: RunStore, amendments: Amendments) -> None:
+    """Make them the run's."""
+    content = json.dumps(asdict(amendments), indent=1, sort_keys=True) + "\n"
+    store.replace(AMENDMENTS_FILE, content.encode())
