@@ -38,7 +38,7 @@ def commit(
         step="download",
         fingerprint="f0",
         shard_id=shard_id,
-        files=[SpooledFile(folder="facts/download", path=path, suffix=".parquet", num_rows=5)],
+        files=[SpooledFile(folder="facts/download", path=path, suffix=".tar", num_rows=5)],
         rows_in=5,
         kept=3,
         dropped={"http_gone": 2, "http_forbidden": 0},
@@ -51,7 +51,7 @@ def test_commit_names_files_by_their_hash_and_can_be_read_back(
     manifest = commit(store, tmp_path)
     digest = hashlib.sha256(b"rows").hexdigest()
     [entry] = manifest.files
-    assert entry.path == f"facts/download/000003-{digest[:16]}.parquet"
+    assert entry.path == f"facts/download/000003-{digest[:16]}.tar"
     assert (entry.sha256, entry.num_bytes, entry.num_rows) == (digest, 4, 5)
     assert manifest.dropped == {"http_gone": 2}
     assert store.read_bytes(entry.path) == b"rows"
@@ -75,7 +75,7 @@ def test_first_creator_wins_and_the_second_is_told_so(store: RunStore, tmp_path:
     assert read_manifest(store, "download", "f0", 3) == first
     unreferenced = hashlib.sha256(b"second").hexdigest()[:16]
     assert store.list_files("facts/download") == sorted(
-        [Path(first.files[0].path).name, f"000003-{unreferenced}.parquet"]
+        [Path(first.files[0].path).name, f"000003-{unreferenced}.tar"]
     )
 
 
