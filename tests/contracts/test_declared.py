@@ -16,6 +16,7 @@ INSTALLED = packages_distributions()
 OURS = {"sd_core", "pipelines", "jobs", "tests"}
 NOT_IMPORTED = {  # used all the same
     "img2dataset",  # one module of it, found by its path, and its command
+    "standard-imghdr",  # by img2dataset's resizer, where Python has none
     "tensorboard",  # by torch.utils.tensorboard
 }
 OPTIONAL = {"wandb"}  # only where the configuration names a project of it; the key's text says so

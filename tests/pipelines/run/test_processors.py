@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import processors
+from pipelines.run import processors
 from pipelines.run.processors import describe_mixture, describe_processor, noted_processors
 from pipelines.run.store import RunStore
 from pipelines.steps.model_worker import record_models, records_folder
