@@ -70,18 +70,13 @@ class TarSample:
     end_byte: int
 
 
-def every_byte(name: str) -> int:
-    """For `max_bytes`: members are read whole, whatever their size."""
-    return sys.maxsize
-
-
 def iterate_members(
     stream: IO[bytes],
     *,
     fault: TarFault,
     at: int = 0,
     end: int | None = None,
-    max_bytes: Callable[[str], int] = every_byte,
+    max_bytes: Callable[[str], int] = lambda name: sys.maxsize,
     seek: bool = False,
 ) -> Iterator[Member]:
     """The members of a tar, in order.
@@ -90,7 +85,7 @@ def iterate_members(
         stream: Positioned at a member's header, `at` bytes into the tar.
         fault: Makes the error of a tar that is torn or none, or that another one follows.
         end: Where to stop, at a member's header; at the tar's end where None.
-        max_bytes: How much of a member of this name is read at most; 0 for none of it.
+        max_bytes: How much of a member of this name is read at most; 0 for none, by default all.
         seek: Jump over what is not wanted, in a stream that allows it, instead of reading it.
     """
     tar = _Stream(stream, fault, at, seek)
