@@ -72,12 +72,8 @@ def take_down(store: RunStore, asked: Tombstones, *, say: Say) -> RunTakedown | 
         _rewrite(done, name)
     for name, step in new.items():
         before = complete_before.get(name)
-        if before is not None and before.fingerprint == old[name].fingerprint:
-            num_shards = before.num_shards
-        else:
-            num_shards = load_plan(store).num_shards
-            is_grouped = STEP_KINDS[name].is_grouped
-            num_shards = -(-num_shards // done.group) if is_grouped else num_shards
+        is_current = before is not None and before.fingerprint == old[name].fingerprint
+        num_shards = before.num_shards if before and is_current else _num_shards(done, name)
         _complete(store, step, num_shards=num_shards)
     store.delete(_REPORT_FILE)
     steps = {
@@ -126,6 +122,11 @@ def _rewrite(takedown: RunTakedown, step: str) -> None:
             shard.take_over()
         else:
             rewrite(shard)
+
+
+def _num_shards(takedown: RunTakedown, step: str) -> int:
+    num_shards = load_plan(takedown.old[step].store).num_shards
+    return -(-num_shards // takedown.group) if STEP_KINDS[step].is_grouped else num_shards
 
 
 def _complete(store: RunStore, step: StepIdentity, *, num_shards: int) -> None:

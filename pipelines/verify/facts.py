@@ -1,4 +1,4 @@
-"""One shard's tables, row by row: download's facts, score's facts, the ledger."""
+"""One shard's facts, row by row: of the first step and of score."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,23 +7,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.rows.claims import CLAIMED_SCORES
 from pipelines.rows.ledger import (
-    DUPLICATE_REASONS,
     ENCODE_REASONS,
-    GENERATION_FIELDS,
     LATER_GENERATION_FIELDS,
-    LEDGER,
     ORIGIN_FACTS,
     REASONS,
     REJECTS,
-    ROW_FAILED,
     SCORE_FACTS,
     SCORE_REASONS,
-    SCORES,
     STATUSES,
     TAKEDOWN_REASONS,
-    TOKEN_FIELDS,
 )
 from pipelines.run.manifest import Manifest
 from pipelines.run.schemas import Columns
@@ -37,14 +30,11 @@ from pipelines.verify.columns import (
     is_null,
 )
 from pipelines.verify.fault import Fault
-from pipelines.verify.measured import check_claimed, check_measured, check_tokens
-from pipelines.verify.records import TokenPromise
+from pipelines.verify.measured import check_measured
 from pipelines.verify.secrets import check_table_secrets
 
 _KEY = r"^[0-9a-f]{16}$|^[A-Za-z0-9_\-]{1,80}-[0-9]+$"
 """A curated row's, or that of an image of a prompt."""
-_NOT_CARRIED = {"shard_id", "row", "key", "embedding", *CLAIMED_SCORES}
-"""Columns of score's facts that the ledger has from elsewhere, or not at all."""
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -65,12 +55,12 @@ def check_origin_facts(
         size: Pixels of a side of every stored image, where it is known.
         recorded: The schemas that the run keeps of these facts.
     """
-    schema = [*_as_written(ORIGIN_FACTS[manifest.step], facts), *source_schema(columns)]
+    schema = [*as_written(ORIGIN_FACTS[manifest.step], facts), *source_schema(columns)]
     yield from (faults := list(check_schema(facts, schema, where=where, recorded=recorded)))
     if faults:
         return
-    yield from _check_identity(facts, manifest, where=where)
-    yield from _check_reasons(facts, manifest, where=where)
+    yield from check_identity(facts, manifest, where=where)
+    yield from check_reasons(facts, manifest, where=where)
     yield from check_table_secrets(facts, where=where)
     no_image = ~is_null(facts["reason"])
     yield from check_rows(
@@ -117,66 +107,6 @@ def check_score_facts(
         yield from check_same(scores, stored, names, where=where, origin="download's images")
 
 
-def check_ledger(
-    ledger: pa.Table,
-    facts: pa.Table | None,
-    scores: pa.Table | None,
-    manifest: Manifest,
-    *,
-    where: str,
-    columns: Sequence[SourceColumn],
-    origin: str = "download",
-    tokens: TokenPromise | None = None,
-    recorded: Sequence[Columns] = (),
-) -> Iterator[Fault]:
-    """One row for every row of the plan: the facts as they were, and one verdict.
-
-    Ledgers of runs made before captions were counted lack those columns, and say so.
-    """
-    made = _as_written(GENERATION_FIELDS, ledger) if origin == "generate" else ()
-    tokens = tokens or TokenPromise(is_known=False)
-    counted = {field.name for field in TOKEN_FIELDS}
-    is_older = tokens.max_tokens is None and counted.isdisjoint(ledger.column_names)
-    own = [field for field in LEDGER if not (is_older and field.name in counted)]
-    schema = [*own, *made, *source_schema(columns)]
-    yield from (faults := list(check_schema(ledger, schema, where=where, recorded=recorded)))
-    if faults:
-        return
-    yield from _check_identity(ledger, manifest, where=where)
-    yield from _check_reasons(ledger, manifest, where=where)
-    yield from check_table_secrets(ledger, where=where)
-    kept = np.asarray(ledger["kept"], bool)
-    yield from check_rows(
-        kept != is_null(ledger["reason"]),
-        where=where,
-        found="kept against reason",
-        expected="kept where the reason is null, and only there",
-    )
-    yield from check_rows(
-        kept & ~is_null(ledger["rule"]), where=where, found="a rule at a kept row", expected="none"
-    )
-    is_copy = np.asarray(pc.is_in(ledger["reason"], value_set=pa.array(DUPLICATE_REASONS)), bool)
-    yield from check_rows(
-        is_copy == is_null(ledger["duplicate_of"]),
-        where=where,
-        found="duplicate_of against reason",
-        expected="a key where the reason is a duplicate's, and only there",
-    )
-    if not is_older and tokens.is_known:
-        yield from check_tokens(ledger, max_tokens=tokens.max_tokens, where=where)
-    if facts is not None:
-        yield from _check_carried(ledger, facts, where=where)
-    if scores is not None and {"row", *SCORES} <= set(scores.column_names):
-        rows = np.asarray(pc.is_in(ledger["row"], value_set=scores["row"].combine_chunks()), bool)
-        found = ledger.filter(pa.array(rows))
-        scored = [name for name in scores.column_names if name not in _NOT_CARRIED]
-        for name in set(scored) - set(ledger.column_names):
-            yield Fault(where, f"no column {name}", "every column of score's facts")
-        scored = [name for name in scored if name in ledger.column_names]
-        yield from check_same(found, scores, scored, where=where, origin="score's facts")
-    yield from check_claimed(ledger, scores, where=where)
-
-
 def check_score_rejects(
     rejects: pa.Table, manifest: Manifest, ledger: pa.Table | None, *, where: str
 ) -> Iterator[Fault]:
@@ -205,7 +135,7 @@ def check_rejects(
     yield from (faults := list(check_schema(rejects, REJECTS, where=where)))
     if faults:
         return
-    yield from _check_reasons(rejects, manifest, where=where)
+    yield from check_reasons(rejects, manifest, where=where)
     yield from check_table_secrets(rejects, where=where)
     yield from check_rows(
         is_null(rejects["reason"]) | is_not_in(rejects["reason"], allowed),
@@ -215,7 +145,7 @@ def check_rejects(
     )
 
 
-def _as_written(fields: Iterable[pa.Field], table: pa.Table) -> list[pa.Field]:
+def as_written(fields: Iterable[pa.Field], table: pa.Table) -> list[pa.Field]:
     """The fields of a table, without those that runs of earlier versions lack."""
     names = set(table.column_names)
     return [f for f in fields if f.name in names or f.name not in LATER_GENERATION_FIELDS]
@@ -231,7 +161,7 @@ def source_schema(columns: Sequence[SourceColumn]) -> list[pa.Field]:
     return [pa.field(column.name, pa.type_for_alias(column.type)) for column in columns]
 
 
-def _check_identity(table: pa.Table, manifest: Manifest, *, where: str) -> Iterator[Fault]:
+def check_identity(table: pa.Table, manifest: Manifest, *, where: str) -> Iterator[Fault]:
     if table.num_rows != manifest.rows_in:
         yield Fault(where, f"{table.num_rows} rows", f"{manifest.rows_in}, its rows in")
     rows, shard_ids = np.asarray(table["row"]), np.asarray(table["shard_id"])
@@ -247,7 +177,7 @@ def _check_identity(table: pa.Table, manifest: Manifest, *, where: str) -> Itera
     )
 
 
-def _check_reasons(table: pa.Table, manifest: Manifest, *, where: str) -> Iterator[Fault]:
+def check_reasons(table: pa.Table, manifest: Manifest, *, where: str) -> Iterator[Fault]:
     yield from check_rows(
         is_not_in(table["reason"], REASONS),
         where=where,
@@ -284,27 +214,3 @@ def _check_stored(stored: pa.Table, *, where: str, size: int | None) -> Iterator
             wrong |= np.asarray(pc.fill_null(values, 0)) != size
         expected = "at least 1" if size is None else str(size)
         yield from check_rows(wrong, where=where, found=name, expected=expected)
-
-
-def _check_carried(ledger: pa.Table, facts: pa.Table, *, where: str) -> Iterator[Fault]:
-    judged = ("reason", "rule", "error_message")
-    names = [name for name in facts.column_names if name not in judged]
-    yield from check_same(ledger, facts, names, where=where, origin="download's facts")
-    if ledger.num_rows != facts.num_rows:
-        return
-    failed = pa.array(~is_null(facts["reason"]))
-    told = ~is_null(ledger["error_message"]) & ~np.asarray(failed, bool)
-    other = np.asarray(pc.fill_null(pc.not_equal(ledger["reason"], ROW_FAILED), True), bool)
-    yield from check_rows(
-        told & other & is_null(facts["error_message"]),
-        where=where,
-        found="error_message of a row that did not fail",
-        expected="none",
-    )
-    yield from check_same(
-        ledger.filter(failed),
-        facts.filter(failed),
-        judged,
-        where=f"{where} (rows without an image)",
-        origin="download's facts",
-    )

@@ -18,7 +18,6 @@ from pipelines.steps.kinds import STEP_KINDS, further_kinds
 from pipelines.verify.archive import check_archive
 from pipelines.verify.columns import check_same
 from pipelines.verify.facts import (
-    check_ledger,
     check_origin_facts,
     check_score_facts,
     check_score_rejects,
@@ -28,6 +27,7 @@ from pipelines.verify.facts import (
 from pipelines.verify.fault import Fault, limit
 from pipelines.verify.files import check_sha256, load_table, local_copy
 from pipelines.verify.keys import key_digits
+from pipelines.verify.ledger import check_ledger
 from pipelines.verify.manifests import check_flow, load_manifest
 from pipelines.verify.records import TokenPromise
 

@@ -1,15 +1,17 @@
 """What a configuration asks for against what it makes, and models against what is honoured."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from typing import Any
 
 import pyarrow as pa
 
 from pipelines.config import ConfigError
 from pipelines.rows.claims import CLAIMED_SCORES
+from pipelines.rows.ledger import DOWNLOAD_FACTS
 from pipelines.rules.columns import is_numeric
 from pipelines.steps.encode import EncodeConfig
 from pipelines.steps.score import ScoreConfig, all_score_columns
-from pipelines.steps.select import SelectConfig
+from pipelines.steps.select import SelectConfig, check_select
 from sd_core.model.autoencoder_loading import autoencoder_settings
 from sd_core.model.clip import load_clip_tokenizer
 from sd_core.model.text_encoder import text_encoder_settings
@@ -71,3 +73,30 @@ def check_claims(
                 f"select.{where}: the list has no column {source.removeprefix('source_')}, and "
                 f"nothing in `score` makes {name}"
             )
+
+
+def check_cut(
+    select: SelectConfig,
+    score: ScoreConfig | None,
+    columns: Mapping[str, str],
+    *,
+    facts: pa.Schema = DOWNLOAD_FACTS,
+    storage_options: Mapping[str, Any],
+    has_tokens: bool = True,
+) -> None:
+    """Raise `ConfigError` where select does not go with what the list and the scorers give.
+
+    Args:
+        columns: The plan's `source_` columns and their types.
+        facts: Schema of the facts of the step that makes the run's images.
+        has_tokens: Whether captions are counted.
+    """
+    check_claims(select, score, columns)
+    check_select(
+        select,
+        columns,
+        facts=facts,
+        storage_options=storage_options,
+        further=further_scores(score),
+        has_tokens=has_tokens,
+    )

@@ -20,8 +20,7 @@ from pipelines.run.record import check_or_record, read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
 from pipelines.sources import Source
-from pipelines.steps.select import check_select
-from pipelines.workflows.checks import check_claims, check_models, further_scores
+from pipelines.workflows.checks import check_cut, check_models
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.curate_steps import CurateSteps
 from pipelines.workflows.job import (
@@ -79,25 +78,27 @@ def curate(
     with open_session(store, config.engine, say=say) as session:
         finish_takedown(store, say=say)
         if retry:
-            failed = begin_retry(store)
-            told = ", ".join(f"{name} {rows:,}" for name, rows in sorted(failed.items()))
-            say(f"retry: {told or 'no row failed for a reason that can pass'}")
-        plan = _plan(config, store, source, say, grow=grow)
-        job = CurateSteps(config, store, source, plan)
-        columns = [column.name for column in plan.columns]
-        job.rows.rules.check({c.name: c.type for c in plan.columns}, config.caption_facts)
-        check_claims(config.select, config.score, columns)
-        check_select(
+            _begin_retry(store, say)
+        job = CurateSteps(config, store, source, _plan(config, store, source, say, grow=grow))
+        columns = {column.name: column.type for column in job.plan.columns}
+        job.rows.rules.check(columns, config.caption_facts)
+        check_cut(
             config.select,
-            {column.name: column.type for column in plan.columns},
+            config.score,
+            columns,
             storage_options=config.storage_options,
-            further=further_scores(config.score),
             has_tokens=config.encode is not None,
         )
         _record(job, steps)
         run_steps(job, session, asked, say)
         write_card(store)
     return result_of(job, asked)
+
+
+def _begin_retry(store: RunStore, say: Say) -> None:
+    failed = begin_retry(store)
+    told = ", ".join(f"{name} {rows:,}" for name, rows in sorted(failed.items()))
+    say(f"retry: {told or 'no row failed for a reason that can pass'}")
 
 
 def _known_job(config: CurateConfig, store: RunStore, source: Source, plan: Plan) -> CurateSteps:

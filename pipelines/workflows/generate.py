@@ -23,8 +23,7 @@ from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
 from pipelines.steps.generate.foresee import ForeseenModel, check_defaults, foresee_model
 from pipelines.steps.kinds import recut_kinds
-from pipelines.steps.select import check_select
-from pipelines.workflows.checks import check_claims, check_models, further_scores
+from pipelines.workflows.checks import check_cut, check_models
 from pipelines.workflows.generate_config import GenerateJobConfig
 from pipelines.workflows.generate_steps import GenerateSteps
 from pipelines.workflows.job import (
@@ -69,25 +68,14 @@ def generate(
     _refuse_earlier_noise(store)
     with open_session(store, config.engine, say=say, downloads=False) as session:
         job = GenerateSteps(config, store, _plan(config, store, model, grow=grow, say=say))
-        columns = [column.name for column in job.plan.columns]
-        check_claims(config.select, config.score, columns)
-        check_select(
+        check_cut(
             config.select,
+            config.score,
             {column.name: column.type for column in job.plan.columns},
             facts=ORIGIN_FACTS["generate"],
             storage_options=config.storage_options,
-            further=further_scores(config.score),
         )
-        recut = recut_steps(steps, origin="generate")
-        if grow and job.has_only_grown():
-            recut = recut_kinds()
-        check_or_record(
-            store,
-            job.identities.values(),
-            job={"job": "generate", "config": job.public_config, "models": config.describe_models()}
-            | describe_program(),
-            recut=recut,
-        )
+        _record(job, steps, grow=grow)
         is_done = job.is_complete(read_revision(store), asked)
         if is_done:
             say("nothing to do: every asked step is complete")
@@ -96,6 +84,19 @@ def generate(
         if not store.exists(CARD_FILE) or not is_done:
             write_card(store)
     return result_of(job, asked)
+
+
+def _record(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> None:
+    recut = recut_steps(steps, origin="generate")
+    if grow and job.has_only_grown():
+        recut = recut_kinds()
+    models = job.config.describe_models()
+    check_or_record(
+        job.store,
+        job.identities.values(),
+        job={"job": "generate", "config": job.public_config, "models": models} | describe_program(),
+        recut=recut,
+    )
 
 
 def _plan(
