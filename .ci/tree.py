@@ -1,8 +1,8 @@
 """The tree and its imports: `make check` runs this from the project's folder.
 
-Fails where two files import each other (by way of others too), where rooms do, where `pipelines/`
-holds loose modules but the named ones, or a room that the plan does not name. Prints the counts,
-so that they can be watched.
+Fails where two files import each other (by way of others too), where rooms do, where one step
+imports another, where `pipelines/` holds loose modules but the named ones, or a room that the plan
+does not name. Prints the counts, so that they can be watched.
 """
 
 import os
@@ -81,6 +81,9 @@ def main() -> int:
     )
     faults = [f"files import each other: {', '.join(group)}" for group in file_circles]
     faults += [f"packages import each other: {', '.join(group)}" for group in room_circles]
+    steps = {name for name in rooms if name.startswith("pipelines.steps.")}
+    for step in sorted(steps):
+        faults += [f"{step} imports {other}: steps never do" for other in rooms[step] & steps]
     faults += [f"pipelines/{name}.py is a loose module" for name in sorted(loose - LOOSE)]
     faults += [f"pipelines/{name} is no room of the plan" for name in sorted(packages - ROOMS)]
     for fault in faults:

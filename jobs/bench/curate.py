@@ -19,7 +19,7 @@ from pipelines.plan import make_plan
 from pipelines.run.record import complete_step
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
-from pipelines.steps.kinds import STEP_KINDS
+from pipelines.steps.kinds import STEP_KINDS, later_steps
 from pipelines.steps.step import Resources
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.curate_steps import CurateSteps
@@ -182,7 +182,7 @@ def _complete(store: RunStore, job: CurateSteps, step: str) -> None:
         job.identities[step],
         num_shards=job.num_shards(step),
         folders=STEP_KINDS[step].paths,
-        later=STEP_KINDS[step].later,
+        later=later_steps(step),
     )
 
 

@@ -27,7 +27,7 @@ from pipelines.run.record import (
     write_run,
 )
 from pipelines.run.store import RunStore
-from pipelines.steps.kinds import STEP_KINDS
+from pipelines.steps.kinds import STEP_KINDS, later_steps
 from pipelines.steps.rewrite import RunTakedown, ShardTakedown
 from sd_core.say import Say
 
@@ -136,13 +136,13 @@ def _complete(store: RunStore, step: StepIdentity, *, num_shards: int) -> None:
     """
     kind, made = STEP_KINDS[step.step], Committed(store, step.step, step.fingerprint)
     if len(made.shards()) < num_shards:
-        withdraw_step(store, step.step, folders=kind.paths, later=kind.later)
+        withdraw_step(store, step.step, folders=kind.paths, later=later_steps(step.step))
         return
     complete_step(
         store,
         step,
         num_shards=num_shards,
         folders=kind.paths,
-        later=kind.later,
+        later=later_steps(step.step),
         publish=lambda: publish_cache(made) if step.step == "encode" else None,
     )

@@ -1,106 +1,16 @@
 """The table of steps: what each of them is, said once, for everything that goes over steps."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from collections.abc import Iterable
+from typing import Final
 
-import pyarrow as pa
-
-from pipelines.config import Config
 from pipelines.rows import ledger
-from pipelines.run.committed import Committed
-from pipelines.run.store import RunStore
+from pipelines.steps.kind import Folder, StepKind
 from pipelines.steps.rewrite import (
-    ShardTakedown,
     rewrite_download,
     rewrite_latents,
     rewrite_ledger,
     rewrite_scores,
 )
-from pipelines.steps.step import Resources, ShardStep
-
-Holds = Literal["kept", "rows_in", "dropped", "some"]
-"""How many rows a folder's file has, as its shard's manifest counts them; `some` is not told."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Folder:
-    """One of the folders that a step writes, a file a shard."""
-
-    path: str
-    holds: Holds
-    schema: pa.Schema | None = None
-    """Of tables: the first columns, of runs made before schemas were kept in the run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepContext:
-    """What a run gives to a step that its row of the table builds.
-
-    Attributes:
-        options: The step's section of the configuration, of its row's `config`.
-        fingerprint: Of the step.
-        options_digest: `StepIdentity.options_digest`.
-        images: The step that made the run's images.
-        committed: Each step before it, by name.
-        torch_threads: For workers with models.
-    """
-
-    store: RunStore
-    options: Any
-    fingerprint: str
-    options_digest: str
-    images: Committed
-    committed: Mapping[str, Committed]
-    torch_threads: int
-    resources: Resources
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepKind:
-    """One row of the table.
-
-    The workflows build the five steps below themselves; a further one has `config` and `build`,
-    runs where the configuration has its section under `steps:`, and has the plan's shards.
-    """
-
-    name: str
-    folders: Sequence[Folder]
-    reasons: frozenset[str]
-    """What it may drop a row for."""
-    parents: Sequence[str] = ()
-    """The steps whose results it reads, where the run has them, in order."""
-    makes_images: bool = False
-    """Whether it is a run's first step, whose facts every later one reads."""
-    is_recut: bool = False
-    """Whether its options may change in a run that is there, as a new revision."""
-    taken_over: Literal["amendments", "inputs"] | None = None
-    """How a shard of an earlier revision is taken over: as the run's amendments say, by what the
-    shard was made from (`Manifest.inputs`), or never."""
-    rewrite: Callable[[ShardTakedown], None] | None = None
-    """Takes rows out of a shard; None where a takedown has nothing to do."""
-    is_grouped: bool = False
-    """Whether a shard of it holds the rows of several of the plan's."""
-    loads_models: bool = True
-    """Whether its workers want the GPUs."""
-    config: type[Config] | None = None
-    """Of its section under `steps:`; every option of it decides the result."""
-    build: Callable[[StepContext], ShardStep] | None = None
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The folders by name."""
-        return tuple(folder.path for folder in self.folders)
-
-    @property
-    def later(self) -> frozenset[str]:
-        """The steps that are made from its results, and those made from theirs."""
-        found = {self.name}
-        for kind in STEP_KINDS.values():  # in order, so that one pass finds all
-            if found.intersection(kind.parents):
-                found.add(kind.name)
-        return frozenset(found - {self.name})
-
 
 LATENTS_FOLDER: Final = "facts/latents"
 """Where generate keeps the latents of its images, until encode takes the kept ones over."""
@@ -184,6 +94,15 @@ def kinds_of(origin: str) -> list[StepKind]:
     """The steps of a run whose images `origin` makes, in order."""
     kinds = STEP_KINDS.values()
     return [kind for kind in kinds if not kind.makes_images or kind.name == origin]
+
+
+def later_steps(step: str) -> frozenset[str]:
+    """The steps that are made from a step's results, and those made from theirs."""
+    found = {step}
+    for kind in STEP_KINDS.values():  # in order, so that one pass finds all
+        if found.intersection(kind.parents):
+            found.add(kind.name)
+    return frozenset(found - {step})
 
 
 def origin_of(steps: Iterable[str]) -> str | None:

@@ -13,7 +13,7 @@ from pipelines.revisions.difference import compare_cuts
 from pipelines.run.funnel import funnel_of
 from pipelines.run.processors import describe_mixture
 from pipelines.run.record import StepSummary, complete_step, read_revision
-from pipelines.steps.kinds import STEP_KINDS, kinds_of, recut_kinds
+from pipelines.steps.kinds import STEP_KINDS, kinds_of, later_steps, recut_kinds
 from pipelines.workflows.run_steps import RunSteps
 from sd_core.say import Say
 
@@ -134,7 +134,7 @@ def complete(job: RunSteps, step: str, *, say: Say) -> None:
         job.identities[step],
         num_shards=job.num_shards(step),
         folders=STEP_KINDS[step].paths,
-        later=STEP_KINDS[step].later,
+        later=later_steps(step),
         publish=lambda: job.publish(step),
     )
     check_quarantine(job, step, summary)

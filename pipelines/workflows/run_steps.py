@@ -14,7 +14,8 @@ from pipelines.run.committed import Committed
 from pipelines.run.record import Revision, StepIdentity
 from pipelines.run.shard_inputs import score_inputs
 from pipelines.run.store import RunStore
-from pipelines.steps.kinds import STEP_KINDS, StepContext, kinds_of
+from pipelines.steps.kind import StepContext
+from pipelines.steps.kinds import STEP_KINDS, kinds_of
 from pipelines.steps.score import ScoreStep
 from pipelines.steps.select import Select, input_digests
 from pipelines.steps.select.tokens import TokenCounter, token_identity

@@ -2,8 +2,6 @@
 
 import io
 import tarfile
-import tempfile
-from pathlib import Path
 
 from PIL import Image
 from pydantic import Field
@@ -11,7 +9,8 @@ from pydantic import Field
 from pipelines.config import Config
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.run.shard_inputs import kept_keys
-from pipelines.steps.kinds import Folder, StepContext, StepKind
+from pipelines.run.spool_folder import spool_folder
+from pipelines.steps.kind import Folder, StepContext, StepKind
 from pipelines.steps.rewrite import rewrite_members
 
 
@@ -46,8 +45,8 @@ class ThumbnailsStep:
         """The kept images of a shard, made small."""
         context, size = self._context, self._context.options.side_px
         keys = frozenset(kept_keys(context.committed["select"], shard_id))
-        with tempfile.TemporaryDirectory(prefix="thumbnails-") as folder:
-            path = Path(folder) / "thumbnails.tar"
+        with spool_folder() as folder:
+            path = folder / "thumbnails.tar"
             with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
                 for image in context.images.images(shard_id, keys=keys):
                     small = Image.fromarray(image.pixels)

@@ -36,7 +36,7 @@ from pipelines.run.tables import read_table, write_table
 from pipelines.sources import Source, SourceConfig
 from pipelines.steps.download.intake import RowOutcome
 from pipelines.steps.download.shard_files import download_facts, write_crops
-from pipelines.steps.kinds import STEP_KINDS
+from pipelines.steps.kinds import later_steps
 from pipelines.steps.select import Select, SelectConfig, Threshold
 from sd_core.cache.samples import EmptyCaption, LatentSample
 from sd_core.cache.shards import open_shard_writer
@@ -157,7 +157,7 @@ def complete(store: RunStore) -> None:
             identity,
             num_shards=1 if step == "encode" else num_shards,
             folders=FOLDERS[step],
-            later=STEP_KINDS[step].later,
+            later=later_steps(step),
         )
 
 

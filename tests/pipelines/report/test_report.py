@@ -28,7 +28,7 @@ from pipelines.run.record import (
     read_revision,
 )
 from pipelines.run.store import RunStore
-from pipelines.steps.kinds import STEP_KINDS
+from pipelines.steps.kinds import STEP_KINDS, later_steps
 from pipelines.steps.select import Select, SelectConfig
 from tests.contracts import cases
 
@@ -242,7 +242,7 @@ def test_a_run_of_100_000_rows_makes_a_page_under_5_mb(tmp_path: Path) -> None:
             step,
             num_shards=case.num_shards,
             folders=STEP_KINDS[step.step].paths,
-            later=STEP_KINDS[step.step].later,
+            later=later_steps(step.step),
         )
     page = make_report(case.store)
     assert 100_000 < len(page.encode()) < 5_000_000

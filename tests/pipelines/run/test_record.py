@@ -18,7 +18,7 @@ from pipelines.run.record import (
     read_run,
 )
 from pipelines.run.store import RunStore
-from pipelines.steps.kinds import STEP_KINDS
+from pipelines.steps.kinds import later_steps
 
 STEPS = ("download", "score", "select", "encode")
 
@@ -64,7 +64,7 @@ def complete(store: RunStore, identity: StepIdentity) -> None:
         identity,
         num_shards=2,
         folders=[identity.step],
-        later=STEP_KINDS[identity.step].later,
+        later=later_steps(identity.step),
     )
 
 
