@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest
@@ -23,7 +23,12 @@ def score_inputs(images: Committed, *, options: str, shard: int) -> str | None:
 
 
 def encode_inputs(
-    images: Committed, verdicts: Committed, *, options: str, shards: Iterable[int]
+    images: Committed,
+    verdicts: Committed,
+    *,
+    options: str,
+    shards: Iterable[int],
+    read: Mapping[int, Sequence[str]] | None = None,
 ) -> str | None:
     """Digest of the options, the images, and the keys that select kept of them; None where one of
     the shards is not committed.
@@ -33,11 +38,12 @@ def encode_inputs(
         verdicts: The select step.
         options: `StepIdentity.options_digest` of the encode step.
         shards: Those of the images, in order.
+        read: The kept keys of shards whose ledger was read already.
     """
     parts: list[object] = [options]
     for shard in shards:
-        manifest, keys = images.find(shard), None
-        if manifest is not None and verdicts.find(shard) is not None:
+        manifest, keys = images.find(shard), (read or {}).get(shard)
+        if keys is None and manifest is not None and verdicts.find(shard) is not None:
             keys = kept_keys(verdicts, shard)
         if manifest is None or keys is None:
             return None

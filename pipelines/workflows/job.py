@@ -1,7 +1,7 @@
 """What every job of committed steps does: check what is asked, run, complete, say how it ended."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipelines.config import ConfigError
@@ -12,7 +12,7 @@ from pipelines.report import say_cut_captions
 from pipelines.revisions.difference import compare_cuts
 from pipelines.run.funnel import funnel_of
 from pipelines.run.processors import describe_mixture
-from pipelines.run.record import StepSummary, complete_step, read_revision
+from pipelines.run.record import Revision, StepSummary, complete_step, read_revision
 from pipelines.steps.kinds import STEP_KINDS, kinds_of, later_steps, recut_kinds
 from pipelines.workflows.run_steps import RunSteps
 from sd_core.say import Say
@@ -104,7 +104,7 @@ def result_of(job: RunSteps, asked: Sequence[str]) -> JobResult:
     return JobResult(
         funnel=funnel_table(job.num_rows, funnel_of(revision, job.origin)),
         quarantined=sum(len(summary.quarantined) for summary in revision.steps.values()),
-        nothing_kept=describe_nothing_kept(revision.steps, last=job.configured()[-1])
+        nothing_kept=describe_nothing_kept(revision, origin=job.origin, last=job.configured()[-1])
         if is_whole
         else None,
     )
@@ -144,19 +144,19 @@ def complete(job: RunSteps, step: str, *, say: Say) -> None:
             say(mixture)
 
 
-def describe_nothing_kept(steps: Mapping[str, StepSummary], *, last: str) -> str | None:
+def describe_nothing_kept(revision: Revision, *, origin: str, last: str) -> str | None:
     """Why no row of a list is left, its commonest reasons first; None where one is.
 
     Args:
-        steps: Those that are complete; the ledger counts every row.
+        revision: Of a run whose steps are complete; the ledger counts every row.
+        origin: The step that makes the run's images.
         last: The last one, by whose count rows are kept.
     """
-    if steps[last].kept:
+    if revision.steps[last].kept:
         return None
-    dropped = Counter(steps["select"].dropped)
-    if last != "select":
-        dropped += Counter(steps[last].dropped)
-    total = steps["select"].rows_in
+    funnel = funnel_of(revision, origin)
+    dropped = sum((Counter(step.dropped) for _, step in funnel), Counter[str]())
+    total = revision.steps["select"].rows_in
     ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
     told = [f"{count:,} of {total:,} rows: {reason}" for reason, count in ordered[:_TOLD_REASONS]]
     told += ["..."] if len(ordered) > _TOLD_REASONS else []

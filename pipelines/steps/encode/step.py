@@ -1,6 +1,6 @@
 """The encode step: the kept rows of a few download shards in, one latent shard committed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,9 +105,19 @@ class EncodeStep(ModelStep):
         return grouped_shards(shard_id, group=group, num_shards=self._num_image_shards)
 
     def commit(
-        self, shard_id: int, *, path: Path, num_written: int, rejects: Sequence[dict[str, Any]]
+        self,
+        shard_id: int,
+        *,
+        path: Path,
+        num_written: int,
+        rejects: Sequence[dict[str, Any]],
+        keys: Mapping[int, Sequence[str]],
     ) -> Manifest:
-        """Publish a finished local shard and the rows that were refused."""
+        """Publish a finished local shard and the rows that were refused.
+
+        Args:
+            keys: The kept keys of each of its parts.
+        """
         return commit_latents(
             self._made,
             shard_id=shard_id,
@@ -119,6 +129,7 @@ class EncodeStep(ModelStep):
                 self.verdicts,
                 options=self._options_digest,
                 shards=self.parts(shard_id),
+                read=keys,
             ),
         )
 
@@ -134,6 +145,7 @@ class _EncodeShard(ExitStack):
         self._shard_id = shard_id
         self._models = models
         self._rejects = Rejects()
+        self._keys: dict[int, list[str]] = {}
         self._isolation = Isolation(
             self._encode, key_of=lambda image: image.facts["key"], failures=self._rejects.failures
         )
@@ -164,12 +176,14 @@ class _EncodeShard(ExitStack):
             path=self._path,
             num_written=self._writer.num_written,
             rejects=self._rejects.rows(),
+            keys=self._keys,
         )
 
     def _kept_images(self) -> Iterator[StoredImage]:
         rejects, images = self._rejects, self._step.images
         for part in self._step.parts(self._shard_id):
-            keys = frozenset(kept_keys(self._step.verdicts, part))
+            self._keys[part] = kept_keys(self._step.verdicts, part)
+            keys = frozenset(self._keys[part])
             if not keys:
                 continue
             found = len(rejects.seen)
