@@ -2,12 +2,15 @@
 
 Fails where two files import each other (by way of others too), where rooms do, where one step
 imports another, where `pipelines/` holds loose modules but the named ones, or a room that the plan
-does not name. Prints the counts, so that they can be watched.
+does not name, or where two public things bear one name. Prints the counts, so that they can be
+watched.
 """
 
+import ast
 import os
 import sys
 from collections import defaultdict
+from pathlib import Path
 
 import grimp
 
@@ -58,6 +61,17 @@ def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
+def names_of_two() -> list[str]:
+    """Public classes and functions of the packages that bear one name in two files."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for package in ("pipelines", "sd_core"):
+        for path in sorted(Path(package).rglob("*.py")):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_":
+                    places[node.name].append(str(path))
+    return [f"{name}: {', '.join(found)}" for name, found in places.items() if len(found) > 1]
+
+
 def main() -> int:
     """Print the counts and each fault; 1 where there is one."""
     sys.path.insert(0, os.getcwd())
@@ -86,6 +100,7 @@ def main() -> int:
         faults += [f"{step} imports {other}: steps never do" for other in rooms[step] & steps]
     faults += [f"pipelines/{name}.py is a loose module" for name in sorted(loose - LOOSE)]
     faults += [f"pipelines/{name} is no room of the plan" for name in sorted(packages - ROOMS)]
+    faults += [f"two things of one name, {found}" for found in names_of_two()]
     for fault in faults:
         print(f"tree: {fault}", file=sys.stderr)
     return 1 if faults else 0

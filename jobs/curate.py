@@ -27,7 +27,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     config = load_config(CurateConfig, options.config, overrides=options.set)
     result = curate(
         config,
-        steps=tuple(options.steps.split(",")) if options.steps else (),
+        steps=tuple(options.steps.split(",")) if options.steps is not None else (),
         say=say,
         grow=options.grow,
         retry=options.retry,

@@ -26,7 +26,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.workflows.generate_config import GenerateJobConfig
 
     config = load_config(GenerateJobConfig, options.config, overrides=options.set)
-    steps = tuple(options.steps.split(",")) if options.steps else ()
+    steps = tuple(options.steps.split(",")) if options.steps is not None else ()
     result = generate(config, steps=steps, grow=options.grow, say=say)
     print(result.funnel)
     print(f"run: {config.output}")

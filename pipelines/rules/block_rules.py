@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from pipelines.rules.block_lists import BlockConfig, BlockList, load_block_list
 from pipelines.rules.columns import array_of, check_text
-from pipelines.rules.rule import Breaks, RowRule, RuleOutcome, StorageOptions
+from pipelines.rules.rule import Breaks, OpenOptions, RowRule, RuleOutcome
 from pipelines.rules.word_lists import WordList, list_digest, read_keys, read_words
 
 _BLOCK_REASONS = ("url_blocked", "domain_blocked", "sha256_blocked")
@@ -41,13 +41,13 @@ class BlockRule(RowRule):
         """Without the files' paths: what they hold counts."""
         return {"block": sorted(self.block.model_dump(exclude_none=True)), "name": self.name}
 
-    def files_digest(self, *, where: str, storage_options: StorageOptions) -> str | None:
+    def files_digest(self, *, where: str, storage_options: OpenOptions) -> str | None:
         return self._load(where, storage_options).digest
 
-    def ready(self, *, where: str, storage_options: StorageOptions) -> "Blocked":
+    def ready(self, *, where: str, storage_options: OpenOptions) -> "Blocked":
         return Blocked(self._load(where, storage_options), name=self.name)
 
-    def _load(self, where: str, options: StorageOptions) -> BlockList:
+    def _load(self, where: str, options: OpenOptions) -> BlockList:
         option = where if where == "block" else f"{where}.block"
         return load_block_list(self.block, option=option, storage_options=dict(options))
 
@@ -94,10 +94,10 @@ class BlockKeysRule(RowRule):
     def columns(self) -> tuple[str, ...]:
         return ("key",)
 
-    def files_digest(self, *, where: str, storage_options: StorageOptions) -> str | None:
+    def files_digest(self, *, where: str, storage_options: OpenOptions) -> str | None:
         return list_digest(self.block_keys, option=where, storage_options=storage_options)
 
-    def ready(self, *, where: str, storage_options: StorageOptions) -> "BlockedKeys":
+    def ready(self, *, where: str, storage_options: OpenOptions) -> "BlockedKeys":
         keys = read_keys(self.block_keys, option=where, storage_options=storage_options)
         return BlockedKeys(keys, name=self.name or "list of keys")
 
@@ -131,10 +131,10 @@ class BlockWordsRule(RowRule):
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
 
-    def files_digest(self, *, where: str, storage_options: StorageOptions) -> str | None:
+    def files_digest(self, *, where: str, storage_options: OpenOptions) -> str | None:
         return list_digest(self.block_words, option=where, storage_options=storage_options)
 
-    def ready(self, *, where: str, storage_options: StorageOptions) -> "BlockedWords":
+    def ready(self, *, where: str, storage_options: OpenOptions) -> "BlockedWords":
         words = read_words(self.block_words, option=where, storage_options=storage_options)
         name = self.name or f"list of words in {self.column}"
         return BlockedWords(words, column=self.column, name=name, where=f"{where}.column")

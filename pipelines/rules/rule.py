@@ -16,7 +16,7 @@ Breaks = npt.NDArray[np.int16]
 """One a row: 0 where the rule is kept, else the number of the outcome, from 1."""
 
 Missing = Literal["drop", "keep"]
-StorageOptions = Mapping[str, Any]
+OpenOptions = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Rule(Config):
         """What of it decides verdicts, as plain JSON; what files hold is `files_digest`."""
         return self.model_dump(mode="json")
 
-    def files_digest(self, *, where: str, storage_options: StorageOptions) -> str | None:
+    def files_digest(self, *, where: str, storage_options: OpenOptions) -> str | None:
         """Changes with the entries of the files that it names; None where it names none."""
         return None
 
@@ -92,7 +92,7 @@ class RowRule(Rule):
         text = ", ".join(f"{key} {value}" for key, value in keys.items())
         return (RuleOutcome(reason="condition_not_met", rule=self.name or text),)
 
-    def ready(self, *, where: str, storage_options: StorageOptions) -> ReadyRule:
+    def ready(self, *, where: str, storage_options: OpenOptions) -> ReadyRule:
         """Itself, with its lists read; raises `ConfigError` where one cannot be."""
         return self.at(where)
 

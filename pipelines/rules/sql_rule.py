@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pipelines.config import ConfigError
 from pipelines.rows.ledger import ROW_FAILED
-from pipelines.rules.rule import Breaks, RowRule, RuleOutcome, StorageOptions
+from pipelines.rules.rule import Breaks, OpenOptions, RowRule, RuleOutcome
 
 if TYPE_CHECKING:
     from pipelines.rules.conditions import Condition
@@ -25,7 +25,7 @@ class SqlRule(RowRule):
     def columns(self) -> tuple[str, ...]:
         return _condition(self.sql, self.where).columns
 
-    def ready(self, *, where: str, storage_options: StorageOptions) -> "SqlCondition":
+    def ready(self, *, where: str, storage_options: OpenOptions) -> "SqlCondition":
         return SqlCondition(self.sql, name=self.name, where=where)
 
 

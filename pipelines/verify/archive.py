@@ -11,6 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from pipelines.verify.fault import Fault, shown
+from sd_core.errors import FoundryError
 from sd_core.redact import redact_text
 from sd_core.tar_members import TarSample, iterate_tar_samples
 
@@ -18,7 +19,7 @@ IMAGE_FORMATS: Final = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 _END_OF_ARCHIVE = bytes(1024)
 
 
-class _Damaged(Exception):
+class _Damaged(FoundryError):
     """The archive is damaged, or holds something else than samples."""
 
 

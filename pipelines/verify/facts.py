@@ -59,7 +59,7 @@ def check_origin_facts(
     yield from (faults := list(check_schema(facts, schema, where=where, recorded=recorded)))
     if faults:
         return
-    yield from check_identity(facts, manifest, where=where)
+    yield from check_row_identity(facts, manifest, where=where)
     yield from check_reasons(facts, manifest, where=where)
     yield from check_table_secrets(facts, where=where)
     no_image = ~is_null(facts["reason"])
@@ -161,7 +161,7 @@ def source_schema(columns: Sequence[SourceColumn]) -> list[pa.Field]:
     return [pa.field(column.name, pa.type_for_alias(column.type)) for column in columns]
 
 
-def check_identity(table: pa.Table, manifest: Manifest, *, where: str) -> Iterator[Fault]:
+def check_row_identity(table: pa.Table, manifest: Manifest, *, where: str) -> Iterator[Fault]:
     if table.num_rows != manifest.rows_in:
         yield Fault(where, f"{table.num_rows} rows", f"{manifest.rows_in}, its rows in")
     rows, shard_ids = np.asarray(table["row"]), np.asarray(table["shard_id"])

@@ -24,7 +24,7 @@ from pipelines.verify.columns import (
     check_schema,
     is_null,
 )
-from pipelines.verify.facts import as_written, check_identity, check_reasons, source_schema
+from pipelines.verify.facts import as_written, check_reasons, check_row_identity, source_schema
 from pipelines.verify.fault import Fault
 from pipelines.verify.measured import check_claimed, check_tokens
 from pipelines.verify.records import TokenPromise
@@ -59,7 +59,7 @@ def check_ledger(
     yield from (faults := list(check_schema(ledger, schema, where=where, recorded=recorded)))
     if faults:
         return
-    yield from check_identity(ledger, manifest, where=where)
+    yield from check_row_identity(ledger, manifest, where=where)
     yield from check_reasons(ledger, manifest, where=where)
     yield from check_table_secrets(ledger, where=where)
     yield from _check_verdicts(ledger, where=where)

@@ -271,3 +271,9 @@ def test_every_shipped_training_configuration_is_valid(path: Path) -> None:
 
     assert config.data
     assert config.loop.steps > 0
+
+
+def test_a_run_stands_for_its_cache(latents: Path, unharmed: Path, tmp_path: Path) -> None:
+    shutil.copytree(latents, tmp_path / "run/latents")
+    assert run(tmp_path, tmp_path / "run") == 0
+    assert weights_digests(tmp_path / "out") == weights_digests(unharmed)

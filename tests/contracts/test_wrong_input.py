@@ -425,7 +425,6 @@ TRAIN: dict[str, Case] = {
     "unknown task": (lambda g: training(g, g.run / "latents", task="x"), "task"),
     "unknown key": (lambda g: training(g, g.run / "latents", looop=1), "looop: unknown key"),
     "no cache": (lambda g: training(g, g.folder / "no"), "no cache can be read there"),
-    "a run in place of its cache": (lambda g: training(g, g.run), "spec.json"),
     "a file in place of a cache": (lambda g: training(g, g.list), "list.parquet"),
     "a cache of another autoencoder": (
         lambda g: training(g, g.run / "latents", model__autoencoder__model=str(rescaled(g))),

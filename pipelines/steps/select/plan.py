@@ -8,7 +8,7 @@ from pipelines.config import ConfigError
 from pipelines.rows.ledger import DOWNLOAD_FACTS, TOKEN_FIELDS
 from pipelines.rules.columns import check_known, check_numeric, usable_columns
 from pipelines.rules.ranked_rules import BestOfRule, DomainCapRule
-from pipelines.rules.rule import ReadyRule, RowRule, Rule, RuleOutcome, StorageOptions
+from pipelines.rules.rule import OpenOptions, ReadyRule, RowRule, Rule, RuleOutcome
 from pipelines.steps.select.config import SelectConfig
 from pipelines.steps.select.image_rules import CacheSize, FiniteScores
 from pipelines.steps.select.ranking import DOMAIN, Ranked
@@ -17,7 +17,7 @@ from pipelines.steps.select.references import References
 
 def plan_rules(
     config: SelectConfig,
-    storage_options: StorageOptions,
+    storage_options: OpenOptions,
     *,
     cache_size: int | None = None,
     further: Sequence[pa.Field] = (),
@@ -44,7 +44,7 @@ def check_select(
     source_columns: Mapping[str, str],
     *,
     facts: pa.Schema = DOWNLOAD_FACTS,
-    storage_options: StorageOptions | None = None,
+    storage_options: OpenOptions | None = None,
     has_tokens: bool = True,
     further: Sequence[pa.Field] = (),
 ) -> None:
@@ -85,7 +85,7 @@ def _refuse_tokens(columns: Sequence[str], keep: str | None) -> None:
             )
 
 
-def input_digests(config: SelectConfig, storage_options: StorageOptions) -> dict[str, str]:
+def input_digests(config: SelectConfig, storage_options: OpenOptions) -> dict[str, str]:
     """What the files that the configuration names hold, by its keys: part of the identity."""
     digests = {}
     for key, rule in config.ordered_rules():
@@ -96,7 +96,7 @@ def input_digests(config: SelectConfig, storage_options: StorageOptions) -> dict
     return digests | references.digests()
 
 
-def _plan_rule(rule: Rule, where: str, options: StorageOptions) -> ReadyRule | Ranked:
+def _plan_rule(rule: Rule, where: str, options: OpenOptions) -> ReadyRule | Ranked:
     if isinstance(rule, RowRule):
         return rule.ready(where=where, storage_options=options)
     assert isinstance(rule, BestOfRule | DomainCapRule)

@@ -86,7 +86,7 @@ def test_the_grid_says_what_is_wrong(drawn: JudgedSamples, of_noise: JudgedSampl
     faults = [cell.fault or "" for cell in cells(of_noise)]
     assert all("no shape" in fault for fault in faults)
     subject = drawn.subjects[0]
-    assert cells(drawn)[0].lines[0].text == f"{subject.size} {subject.color} {subject.shape}"
+    assert cells(drawn)[0].lines[0] == f"{subject.size} {subject.color} {subject.shape}"
     good, bad = (np.asarray(picture_grid(cells(part), columns=4)) for part in (drawn, of_noise))
     assert good.shape[1] == bad.shape[1]  # higher by the lines of the faults
     red = [int((grid == (205, 40, 40)).all(axis=-1).sum()) for grid in (good, bad)]

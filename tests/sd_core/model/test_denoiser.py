@@ -9,7 +9,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from sd_core.model import autoencoder_loading, text_encoder_architectures
+from sd_core.model import text_encoder_architectures
+from sd_core.model.autoencoder_config import AUTOENCODER_ARCHITECTURES
 from sd_core.model.conditioning import Conditioning, concatenate_conditionings
 from sd_core.model.denoiser import DenoiserConfig, load_denoiser, predict, unwrap_module
 from sd_core.model.denoiser_loading import DENOISER_ARCHITECTURES, read_state
@@ -48,7 +49,7 @@ def test_the_encoders_of_stable_diffusion_have_the_published_sizes() -> None:
     from diffusers import AutoencoderKL
 
     with torch.device("meta"):
-        autoencoder = AutoencoderKL.from_config(autoencoder_loading.ARCHITECTURES["sd-v1"])
+        autoencoder = AutoencoderKL.from_config(AUTOENCODER_ARCHITECTURES["sd-v1"])
         texts = {
             name: count(text_encoder_architectures.build_text_model(settings, seed=None))
             for name, settings in text_encoder_architectures.TEXT_ENCODER_ARCHITECTURES.items()

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sd_core.model import autoencoder_loading
+from sd_core.model.autoencoder_config import AUTOENCODER_ARCHITECTURES
 from sd_core.model.denoiser_loading import DENOISER_ARCHITECTURES, build_module
 from sd_core.model.latent_diffusion import (
     LatentDiffusion,
@@ -238,7 +238,7 @@ def test_autoencoder_names_are_those_that_diffusers_converts() -> None:
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     with torch.device("meta"):
-        module: nn.Module = AutoencoderKL.from_config(autoencoder_loading.ARCHITECTURES["sd-v1"])
+        module: nn.Module = AutoencoderKL.from_config(AUTOENCODER_ARCHITECTURES["sd-v1"])
     state = module.state_dict()
     original = {autoencoder_source(key, levels=4).name: tensor for key, tensor in state.items()}
     converted = convert_ldm_vae_checkpoint(original, module.config)
