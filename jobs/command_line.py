@@ -37,9 +37,14 @@ class _Parser(argparse.ArgumentParser):
         super().error(redact_text(message))  # it quotes what was given
 
 
-def job_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose help is the docstring's first line, the options and the exit codes."""
+def job_parser(doc: str | None, *, prog: str | None = None) -> argparse.ArgumentParser:
+    """A parser whose help is the docstring's first line, the options and the exit codes.
+
+    Args:
+        prog: How a job that is run as a module is called.
+    """
     return _Parser(
+        prog=prog,
         description=(doc or "").split("\n")[0],
         epilog=exit_code_table(),
         formatter_class=argparse.RawDescriptionHelpFormatter,

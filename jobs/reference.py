@@ -119,7 +119,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = job_parser(__doc__)
+    parser = job_parser(__doc__, prog="python -m jobs.reference")
     parser.add_argument("--output", type=Path, default=REFERENCE, help="a local file")
     return parser.parse_args(arguments)
 

@@ -25,6 +25,7 @@ _WAIT_S = 1.0
 def parse(arguments: list[str] | None, *, description: str, epilog: str = "") -> argparse.Namespace:
     """The options; `command` is the name of a measurement."""
     parser = argparse.ArgumentParser(
+        prog="python -m jobs.bench",
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -35,7 +35,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = job_parser(__doc__)
+    parser = job_parser(__doc__, prog="python -m jobs.demo")
     parser.add_argument("--pictures", type=int, default=400, help="how many to draw")
     parser.add_argument(
         "--bad-urls", type=int, default=len(BAD_URLS), help="how many; every kind by default"

@@ -122,7 +122,7 @@ def _say(line: str) -> None:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = job_parser(__doc__)
+    parser = job_parser(__doc__, prog="python -m jobs.demo.photographs")
     parser.add_argument("--photos", type=Path, required=True, help="JPEGs and captions.jsonl")
     parser.add_argument("--heads", type=Path, help="LAION's heads; default PHOTOS/../../heads")
     parser.add_argument(
