@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def processes() -> Any:
     """Processes that have imported what the jobs need, and start at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "diffusers.models", "open_clip"])
+    forkserver.ensure_running()  # its socket lies in the temporary folder, whose path must be short
     return context
 
 
