@@ -16,13 +16,16 @@ _HIGHEST = {"sharpness": float(np.finfo(np.float32).max), "entropy": 8.0, "contr
 
 def check_measured(facts: pa.Table, *, where: str) -> Iterator[Fault]:
     """Facts of pixels are within their bounds, those of captions what the captions give."""
+    there = set(facts.column_names)  # of a run of its own time
     for name, highest in _HIGHEST.items():
+        if name not in there:
+            continue
         values = np.asarray(pc.fill_null(facts[name], 0.0))
         wrong = ~((values >= 0) & (values <= highest))
         yield from check_rows(wrong, where=where, found=name, expected=f"0 to {highest:g}")
     captions = pa.concat_arrays([*facts["caption"].chunks, pa.array([], pa.string())])
     measured = measure_captions(captions, CaptionFactsConfig(caption_language=False))
-    for name in ("caption_chars", "caption_words"):
+    for name in sorted({"caption_chars", "caption_words"} & there):
         differs = pc.fill_null(pc.not_equal(facts[name], measured[name]), False)
         yield from check_rows(
             np.asarray(differs, bool),
@@ -30,6 +33,8 @@ def check_measured(facts: pa.Table, *, where: str) -> Iterator[Fault]:
             found=f"{name} against caption",
             expected="what the caption has, or null where it was not asked for",
         )
+    if "caption_language" not in there:
+        return
     yield from check_rows(
         ~is_null(facts["caption_language"]) & is_not_in(facts["caption_language"], LANGUAGES),
         where=where,

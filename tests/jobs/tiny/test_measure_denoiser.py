@@ -88,7 +88,8 @@ def test_the_grid_says_what_is_wrong(drawn: JudgedSamples, of_noise: JudgedSampl
     subject = drawn.subjects[0]
     assert cells(drawn)[0].lines[0] == f"{subject.size} {subject.color} {subject.shape}"
     good, bad = (np.asarray(picture_grid(cells(part), columns=4)) for part in (drawn, of_noise))
-    assert good.shape[1] == bad.shape[1]  # higher by the lines of the faults
+    assert good.shape[1] == bad.shape[1]
+    assert good.shape[0] < bad.shape[0]  # higher by the lines of the faults
     red = [int((grid == (205, 40, 40)).all(axis=-1).sum()) for grid in (good, bad)]
     assert red[0] == 0
     assert red[1] > 12 * 4 * 128
