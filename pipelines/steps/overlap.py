@@ -19,7 +19,7 @@ def run_overlapped(
     write: Callable[[ResultT], None],
     max_queued: int = 2,
 ) -> None:
-    """Do `write(work(item))` for every item, in order, with the three stages overlapped.
+    """Do `write(work(item))` for every item, in order, with the three parts overlapped.
 
     `items` is iterated in one thread and `write` called in another, while `work` (the model) runs
     in the calling thread. The first exception of any of them ends the other two, which are waited
@@ -27,7 +27,7 @@ def run_overlapped(
 
     Args:
         items: Read at most `max_queued` ahead of the work.
-        work: The middle stage.
+        work: The middle part.
         write: Called with each result, in order.
         max_queued: Bound of each of the two queues.
     """

@@ -38,7 +38,7 @@ ResultT = TypeVar("ResultT")
 
 
 class Painter:
-    """Three stages for three threads, so that each works on another batch."""
+    """Three parts for three threads, so that each works on another batch."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A shard's batches through the painter: a row that one of its stages refuses is split off."""
+"""A shard's batches through the painter: a row that one of its parts refuses is split off."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class _Denoised:
 
 
 class Painting:
-    """The three stages for one shard, each on a thread of its own.
+    """The three parts for one shard, each on a thread of its own.
 
     Args:
         painter: Of the worker.
@@ -67,6 +67,6 @@ class Painting:
             yield from self._decoding.run(places)
 
     def finish(self) -> None:
-        """After the last batch: raise the first error where a stage let no row through."""
-        for stage in (self._preparing, self._denoising, self._decoding):
-            stage.finish()
+        """After the last batch: raise the first error where a part let no row through."""
+        for part in (self._preparing, self._denoising, self._decoding):
+            part.finish()

@@ -25,8 +25,8 @@ def test_nothing_to_read_writes_nothing() -> None:
     assert written == []
 
 
-def test_the_three_stages_run_at_the_same_time() -> None:
-    # Each stage waits for the other two to be busy with other items: no deadlock, they overlap.
+def test_the_three_parts_run_at_the_same_time() -> None:
+    # Each part waits for the other two to be busy with other items: no deadlock, they overlap.
     barrier = threading.Barrier(3, timeout=10)
 
     def read() -> Iterator[int]:
