@@ -218,7 +218,8 @@ def test_the_image_has_what_the_manifests_expect() -> None:
     copied = {source for line in lines if line.startswith("COPY") for source in line.split()[1:-1]}
     assert all((ROOT / source).exists() for source in copied)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = {name.split(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    found = project["tool"]["setuptools"]["packages"]["find"]["include"]
+    packages = {pattern.rstrip("*") for pattern in found}
     assert packages | {"configs", "constraints.txt", "pyproject.toml"} <= copied
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     assert {line[1:] for line in ignored if line.startswith("!")} == copied
