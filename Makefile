@@ -11,7 +11,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 PHOTOS ?= ../shared/data/photos/coco_mini
 HEADS ?= $(PHOTOS)/../../heads
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 2
 AUTOENCODER ?= $(PHOTOS)/../../autoencoders/taesd
 
 .PHONY: setup check test test-all quick browser demo photographs reference lock clean
