@@ -27,10 +27,6 @@ def test_columns_that_the_run_says_it_wrote_are_right_whatever_is_written_today(
     assert found(OTHER, BEFORE) == ["column smiles: float"]
 
 
-def test_shards_from_before_schemas_were_kept_stand_beside_later_ones() -> None:
-    assert found(BEFORE, TODAY, expected=BEFORE) == []
-
-
 def test_no_record_makes_up_for_a_column_that_every_run_has() -> None:
     without_key = pa.schema([("row", pa.int32())])
     assert found(without_key, without_key) == ["no column key: string"]
