@@ -158,13 +158,13 @@ def list_entries(path: str | None, option: str, options: dict[str, Any]) -> Iter
 
 
 def _parquet_entries(stream: Any, path: str) -> Iterator[str]:
-    with pq.ParquetFile(stream) as parquet:
+    with pq.ParquetFile(stream, pre_buffer=False) as parquet:
         names = parquet.schema_arrow.names
         if len(names) != 1:
             raise ConfigError(
                 f"{_shown(path)}: a block list in Parquet has one column, got: {', '.join(names)}"
             )
-        for batch in parquet.iter_batches():
+        for batch in parquet.iter_batches(use_threads=False):
             column = batch.column(0)
             if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
                 raise ConfigError(f"{_shown(path)}: column {names[0]!r} is {column.type}, not text")

@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -67,6 +67,11 @@ class Run(RevisionFiles):
     the files of this revision (24 hours later, where nothing else is asked for); `ShardError` then
     says that they are missing: open the run again.
     """
+
+    def opened(self) -> Self:
+        """The same, its revision read now and not when it is first asked for."""
+        assert self.revision is not None
+        return self
 
     def __repr__(self) -> str:
         what = "" if self.revision.steps else ", of which nothing is complete"
@@ -255,5 +260,4 @@ def open_run(
     run = Run(store)
     if read_run(store).get("job") == "train":
         raise NotARunError(f"{run.path}: a training; give a curated or a generated run")
-    run.revision  # noqa: B018  # read now, not when it is first asked for
-    return run
+    return run.opened()

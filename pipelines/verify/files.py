@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.run.manifest import FileEntry, sha256_of
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
+from pipelines.run.tables import read_parquet
 from pipelines.verify.fault import Fault
 
 
@@ -42,7 +42,8 @@ def load_table(store: RunStore, entry: FileEntry | None, faults: list[Fault]) ->
     try:
         with local_copy(store, entry.path) as local:
             faults += check_sha256(local, entry)
-            table = pq.read_table(local, page_checksum_verification=True, memory_map=False)
+            with local.open("rb") as stream:
+                table = read_parquet(stream)
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException) as error:

@@ -216,9 +216,13 @@ def _read_index(folder: _Folder) -> tuple[CacheShard, ...]:
     where = f"{folder.name}/index.parquet"
     content = folder.read("index.parquet")
     try:
-        table = pq.read_table(
-            pa.BufferReader(content), columns=list(_INDEX_COLUMNS), page_checksum_verification=True
+        # Not `pq.read_table`, whose threads may abort a process at its end (apache/arrow 50482).
+        index = pq.ParquetFile(
+            pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False
         )
+        if missing := set(_INDEX_COLUMNS) - set(index.schema_arrow.names):
+            raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")
+        table = index.read(columns=list(_INDEX_COLUMNS), use_threads=False)
         shards = tuple(
             CacheShard(**{**row, "path": folder.path_of(row["path"].rpartition("/")[2])})
             for row in table.to_pylist()

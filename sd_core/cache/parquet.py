@@ -107,13 +107,13 @@ class ParquetShardWriter:
 def iterate_parquet(stream: IO[bytes], spec: CacheSpec, *, name: str) -> Iterator[LatentSample]:
     """Read a file's samples in order, a row group at a time; raises `CacheShardError`."""
     try:
-        file = pq.ParquetFile(stream, page_checksum_verification=True)
+        file = pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=False)
         expected = latents_schema(spec)
         if not file.schema_arrow.equals(expected, check_metadata=False):
             raise CacheShardError(
                 f"{name}: its columns are not those of the spec; found {file.schema_arrow}"
             )
-        for batch in file.iter_batches(batch_size=_ROW_GROUP_ROWS):
+        for batch in file.iter_batches(batch_size=_ROW_GROUP_ROWS, use_threads=False):
             yield from _to_samples(batch, spec)
     except (pa.ArrowException, OSError) as error:
         raise CacheShardError(f"{name}: damaged Parquet: {error}") from error

@@ -46,7 +46,7 @@ class ParquetShardReader:
             shapes["prompt_embeds"] = spec.embeds_shape
         try:
             file.seek(0)
-            self._parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            self._parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
             expected = latents_schema(spec)
             if not self._parquet.schema_arrow.equals(expected, check_metadata=False):
                 raise CacheShardError(
@@ -185,7 +185,7 @@ class _Values:
         return places
 
     def _decode(self, group: int) -> io.FileIO:
-        table = self._parquet.read_row_group(group, columns=list(self._shapes))
+        table = self._parquet.read_row_group(group, columns=list(self._shapes), use_threads=False)
         arrays = [
             _from_lists(table[name].combine_chunks(), (self._counts[name],))
             for name in self._shapes
