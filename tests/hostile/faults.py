@@ -1,6 +1,8 @@
 """Faults of a process, installed before its job: a kill at a write, a clock, a broken model."""
 
+import errno
 import functools
+import itertools
 import os
 import signal
 import threading
@@ -9,16 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.run.spool import CropSpool
 from pipelines.run.store import RunStore
 
 _DOORS = ("put_file", "replace", "create_exclusive", "delete")
 """The ways of a write to a run's storage."""
-_SPOOL = (
-    (CropSpool, "add"),
-    ("pipelines.steps.download.shard_files", "write_table"),
-    ("pipelines.steps.download.step", "write_crops"),
-)
 
 
 @dataclass(frozen=True)
@@ -72,3 +68,21 @@ def _tear(handle: int) -> None:
     path = os.readlink(f"/proc/self/fd/{handle}")
     os.truncate(path, os.stat(path).st_size // 2)
     die()
+
+
+@dataclass(frozen=True)
+class BrokenDisk:
+    """The disk under the output answers EIO to the n-th flush (from 1) and to all later ones."""
+
+    at: int
+
+    def install(self) -> None:
+        """Break it."""
+        flush, count = os.fsync, itertools.count(1)
+
+        def broken(handle: int) -> None:
+            if next(count) >= self.at:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            flush(handle)
+
+        os.fsync = broken
