@@ -10,7 +10,7 @@ from pipelines.run.record import StepSummary
 from pipelines.run.store import RunStore
 from pipelines.verify.facts import check_rejects
 from pipelines.verify.fault import Fault, limit
-from pipelines.verify.files import check_sha256, load_table, local_copy
+from pipelines.verify.files import check_sha256, load_table, local_copy, raise_unreadable
 from pipelines.verify.manifests import load_manifest
 from sd_core.cache.formats import format_of
 from sd_core.cache.samples import CacheShardError, LatentSample, read_empty_caption
@@ -111,6 +111,7 @@ class LatentsCheck:
         except FileNotFoundError:
             return  # reported with its size
         except CacheShardError as error:
+            raise_unreadable(error)
             found = str(error).removeprefix(f"{entry.path}: ")
             yield Fault(entry.path, found, f"samples as {SPEC_PATH} says")
         if len(keys) - before != entry.num_rows:

@@ -150,9 +150,8 @@ def test_a_shard_of_latents_that_was_given_up_has_no_kept_rows(tmp_path: Path) -
     kept = open_run(store.root).table("ledger")["kept"].to_pylist().count(True)
     store.delete(manifest_path("encode", encode.fingerprint, 0))
     synthetic_run.quarantine(store, "encode", 0, rows_in=kept)
-    tree = json.loads(store.read_bytes("run.json"))
-    tree["config"]["encode"] = {"download_shards_per_file": 3}
-    store.replace("run.json", json.dumps(tree).encode())
+    group = {"encode": {"download_shards_per_file": 3}}
+    synthetic_run.edit_json(store, "run.json", lambda tree: tree["config"].update(group))
     synthetic_run.complete(store)
     run = open_run(store.root)
     lost = [row for row in run.ledger().to_pylist() if row["reason"] == "shard_quarantined"]
