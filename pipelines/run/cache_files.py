@@ -2,6 +2,7 @@
 
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import OtherModelsError, ShardError
+from pipelines.run.store import RunStore
 from sd_core.cache.samples import EmptyCaption, read_empty_caption
 from sd_core.cache.spec import CacheSpec, read_digests, read_spec, spec_file
 from sd_core.sealed import sha256_of_bytes
@@ -35,11 +36,17 @@ def publish_cache(encode: Committed) -> None:
     store = encode.store
     if not store.exists(f"{encode.folder}/{SPEC_FILE}"):
         return
-    spec, empty_caption = read_recorded(encode)
-    store.replace(f"latents/{EMPTY_CAPTION_FILE}", empty_caption.to_bytes())
-    names = (EMPTY_CAPTION_FILE, "index.parquet", "shards.txt")
+    spec, _ = read_recorded(encode)
+    caption = store.read_bytes(f"{encode.folder}/{EMPTY_CAPTION_FILE}")
+    store.replace(f"latents/{EMPTY_CAPTION_FILE}", caption)
+    names = set(store.list_files("latents")) & {EMPTY_CAPTION_FILE, "index.parquet", "shards.txt"}
     digests = {name: sha256_of_bytes(store.read_bytes(f"latents/{name}")) for name in names}
     store.replace(f"latents/{SPEC_FILE}", spec_file(spec, digests))
+
+
+def withdraw_cache(store: RunStore) -> None:
+    """Take the spec away, without which no reader opens the cache."""
+    store.delete(f"latents/{SPEC_FILE}")
 
 
 def read_recorded(made: Committed) -> tuple[CacheSpec, EmptyCaption]:

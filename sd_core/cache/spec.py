@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sd_core.errors import InputError
-from sd_core.sealed import seal_tree, unseal
+from sd_core.sealed import SealError, seal_tree, unseal
 
 SCHEMA_VERSION = 1
 _FILES = "files"
@@ -108,7 +108,8 @@ def _tree(content: bytes, *, where: str) -> dict[str, Any]:
     try:
         tree = unseal(content)
     except ValueError as error:
-        raise CacheSpecError(f"{where}: not a cache's spec: {error}") from error
+        found = error if isinstance(error, SealError) else f"Invalid JSON: {error}"
+        raise CacheSpecError(f"{where}: not a cache's spec: {found}") from error
     return tree if isinstance(tree, dict) else {}
 
 
