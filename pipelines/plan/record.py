@@ -30,6 +30,7 @@ SHARD_FIELDS = pa.schema(
         pa.field("start_byte", pa.int64()),
         pa.field("end_byte", pa.int64()),
         pa.field("num_settled", pa.int32(), nullable=False),
+        pa.field("mark", pa.string()),
     ]
 )
 
@@ -118,6 +119,10 @@ def load_plan(store: RunStore) -> Plan:
         shards_path = tree.setdefault("shards_path", SHARDS_PATH)
         with store.open(shards_path) as stream:
             shards = read_parquet(stream)
+        if "mark" not in shards.column_names:  # a plan of before there were any
+            shards = shards.append_column(
+                SHARD_FIELDS.field("mark"), pa.nulls(len(shards), "string")
+            )
         if shards.num_rows != tree.pop("num_shards") or shards.schema != SHARD_FIELDS:
             raise ValueError(f"{shards_path} does not belong to it")
         if tree.pop("schema_version") != PLAN_VERSION:
