@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pipelines.config import Config
 from pipelines.plan.duplicates import SETTLED_REASONS, DuplicateFinder
-from pipelines.plan.inputs import file_sha256, file_token, source_options
+from pipelines.plan.inputs import file_num_bytes, file_sha256, file_token, source_options
 from pipelines.plan.record import (
     PLAN_VERSION,
     SHARD_FIELDS,
@@ -107,7 +107,7 @@ class PlanDraft:
                 name=file.name,
                 uri=file.uri,
                 sha256=digest,
-                num_bytes=file.size(),
+                num_bytes=file_num_bytes(file),
                 token=token,
                 num_rows=num_rows,
                 text_columns=text_columns,
@@ -136,6 +136,7 @@ class PlanDraft:
                 start_byte=scanned.start_byte,
                 end_byte=scanned.end_byte,
                 reader=reader,
+                mark=scanned.mark,
             )
         )
         self.notes.update(scanned.notes)

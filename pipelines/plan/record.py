@@ -31,10 +31,11 @@ SHARD_FIELDS = pa.schema(
         pa.field("start_byte", pa.int64()),
         pa.field("end_byte", pa.int64()),
         pa.field("num_settled", pa.int32(), nullable=False),
+        pa.field("mark", pa.string()),
         pa.field("settled_sha256", pa.string()),
     ]
 )
-"""Plans made before there were digests lack the last one."""
+"""Earlier plans lack the last ones."""
 
 
 class PlanError(InputError):
@@ -120,8 +121,9 @@ def load_plan(store: RunStore) -> Plan:
         tree = unseal(store.read_bytes(PLAN_PATH))
         shards_path = tree.setdefault("shards_path", SHARDS_PATH)
         shards = read_planned(store, shards_path, tree.pop("shards_sha256", None))
-        if SHARD_FIELDS.names[-1] not in shards.column_names:
-            shards = shards.append_column(SHARD_FIELDS[-1], pa.nulls(shards.num_rows, pa.string()))
+        for name in SHARD_FIELDS.names[shards.num_columns :]:  # of before there were any
+            none = pa.nulls(shards.num_rows, pa.string())
+            shards = shards.append_column(SHARD_FIELDS.field(name), none)
         if shards.num_rows != tree.pop("num_shards") or shards.schema != SHARD_FIELDS:
             raise ValueError(f"{shards_path} does not belong to it")
         if tree.pop("schema_version") != PLAN_VERSION:

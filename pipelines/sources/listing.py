@@ -33,6 +33,11 @@ def list_files(config: SourceConfig) -> list[SourceFile]:
     if not names:
         raise SourceError(f"source.path {shown}: no file found; give a file, a glob or a folder")
     formats = _choose_formats(names, config.format, shown)
+    takes_folders = any(FORMATS[kind].takes_folders for kind in formats.values())
+    if takes_folders and not filesystem.isdir(path):
+        raise SourceError(
+            f"source.path {shown}: pictures are read by the folder; give the folder that holds them"
+        )
     whole = len(names) == 1 and root == ""
     return [
         SourceFile(
