@@ -129,6 +129,15 @@ class Run(RevisionFiles):
             raise NotInRunError(f"{self.path}: no row of its list has the URL or key {url}")
         return first
 
+    def row_at(self, shard_id: int, row: int) -> dict[str, Any]:
+        """What became of a row, by its number; returns and raises as `row`."""
+        paths = self.paths("ledger")
+        if shard_id < len(paths):
+            table = self.read_table(paths[shard_id])
+            for found in self._end(table.filter(pc.equal(table["row"], row))).to_pylist():
+                return dict(found)
+        raise NotInRunError(f"{self.path}: no row {row} in a shard {shard_id} of {len(paths)}")
+
     def images(
         self, keys: Collection[str] | None = None, *, dropped: bool = False
     ) -> Iterator[RunImage]:
