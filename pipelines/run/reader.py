@@ -131,12 +131,12 @@ class Run(RevisionFiles):
 
     def row_at(self, shard_id: int, row: int) -> dict[str, Any]:
         """What became of a row, by its number; returns and raises as `row`."""
-        paths = self.paths("ledger")
-        if shard_id < len(paths):
-            table = self.read_table(paths[shard_id])
+        files = self.files("ledger")
+        if shard_id < len(files):
+            table = self.read_table(files[shard_id])
             for found in self._end(table.filter(pc.equal(table["row"], row))).to_pylist():
                 return dict(found)
-        raise NotInRunError(f"{self.path}: no row {row} in a shard {shard_id} of {len(paths)}")
+        raise NotInRunError(f"{self.path}: no row {row} in a shard {shard_id} of {len(files)}")
 
     def images(
         self, keys: Collection[str] | None = None, *, dropped: bool = False
