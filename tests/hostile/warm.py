@@ -20,7 +20,8 @@ import jobs.report
 import jobs.takedown
 import jobs.train
 import jobs.verify
-import pipelines.report
+import pipelines.report.card
+import pipelines.report.page
 import pipelines.revisions.clean
 import pipelines.revisions.takedown
 import pipelines.revisions.takedown_lists
