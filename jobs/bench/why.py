@@ -43,8 +43,8 @@ def _rows_of_each_kind(case: LedgerCase) -> dict[str, str]:
     """URLs of rows as far behind in the run as there are; nothing is found sooner by luck."""
     run = open_run(case.store.root)
     found: dict[str, str] = {}
-    for path in run.paths("ledger"):
-        table = run.read_table(path, ["url", "kept", "reason"])
+    for entry in run.files("ledger"):
+        table = run.read_table(entry, ["url", "kept", "reason"])
         kinds = {
             "a kept row": table["kept"],
             "a dropped row": pc.equal(table["reason"], "http_not_found"),

@@ -169,6 +169,7 @@ def store_draft(
     columns = draft.columns(source.config.content_hash) if grown is None else grown.columns
     content_hash = _content_hash_column(source, columns)
     settled_counts = np.zeros(len(draft.shards), dtype=np.int32)
+    settled_sha256: dict[int, str] = {}
     totals = dict.fromkeys(SETTLED_REASONS, 0)
     for records in draft.finder.settled():
         shard_id = int(records["shard_id"][0])
@@ -177,10 +178,15 @@ def store_draft(
         for reason in SETTLED_REASONS:
             totals[reason] += reasons.count(reason)
         rows = pa.array(records["row"].astype(np.int32))
-        put_table(store, settled_path(shard_id), pa.table({"row": rows, "reason": reasons}))
+        table = pa.table({"row": rows, "reason": reasons})
+        settled_sha256[shard_id] = put_table(store, settled_path(shard_id), table)
     shards = pa.Table.from_pylist(
         [
-            {**asdict(shard), "num_settled": int(count)}
+            {
+                **asdict(shard),
+                "num_settled": int(count),
+                "settled_sha256": settled_sha256.get(shard.shard_id),
+            }
             for shard, count in zip(draft.shards, settled_counts, strict=True)
         ],
         schema=SHARD_FIELDS,

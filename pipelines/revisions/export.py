@@ -1,6 +1,5 @@
 """Write a run's kept set in a form that others read: resumable, whole or not at all, counted."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ import yaml
 
 from pipelines.revisions.export_formats import EXPORTS, ExportedRow, ExportFormat
 from pipelines.rules.conditions import Condition
-from pipelines.run.manifest import FileEntry, ShardError, sha256_of
+from pipelines.run.checked import open_checked
+from pipelines.run.manifest import ShardError, sha256_of
 from pipelines.run.reader import Run
 from pipelines.run.record import read_run
 from pipelines.run.revision_files import NotInRunError
@@ -200,7 +200,6 @@ class _Export:
         self, table: pa.Table, keys: list[str], fields: pa.Schema, written: list[str]
     ) -> Iterator[ExportedRow]:
         shard_id = table["shard_id"][0].as_py()
-        self._check_bytes(self._run.committed(self._run.origin).file(shard_id, "images"))
         latents = self._latents(shard_id, frozenset(keys)) if self._options.latents else {}
         for image in self._run.images(keys, shards=[shard_id]):
             if self._options.latents and image.key not in latents:
@@ -221,23 +220,10 @@ class _Export:
         entry = encode.file(shard_id // config.get("download_shards_per_file", 1), "latents")
         if entry is None:
             return {}
-        self._check_bytes(entry)
         spec = self._run.cache().spec
-        with self._run.store.open(entry.path) as stream:
+        with open_checked(self._run.store, entry) as stream:
             samples = iterate_shard(stream, spec, name=entry.path)
             return {s.key: np.asarray(s.raw_latents) for s in samples if s.key in keys}
-
-    def _check_bytes(self, entry: FileEntry | None) -> None:
-        """What goes out is what was committed; raises `ShardError` where it is not."""
-        if entry is None:
-            return
-        with self._run.whole(entry.path), self._run.store.open(entry.path) as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != entry.sha256:
-            raise ShardError(
-                f"{self._run.path}/{entry.path}: sha256 {found}, and {entry.sha256} was committed; "
-                "copy it again, or verify the run"
-            )
 
     def _card(self, rows: int) -> str:
         split = {"split": "train", "path": self._format.data_files}

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipelines.run.folder import require_run
 from pipelines.run.images import decode_crop, iterate_encoded
-from pipelines.run.manifest import ShardError
+from pipelines.run.manifest import FileEntry, ShardError
 from pipelines.run.record import NotARunError, read_run
 from pipelines.run.revision_files import NotInRunError, RevisionFiles
 from pipelines.run.shard_inputs import grouped_shards
@@ -116,12 +116,12 @@ class Run(RevisionFiles):
             IncompleteRunError, ShardError: as for `ledger`.
         """
         url, first = redact_url(url_or_key), None
-        for path in self._ledger_paths:
-            names = self.read_table(path, ["key", "url"])
+        for entry in self._ledger_files:
+            names = self.read_table(entry, ["key", "url"])
             found = pc.or_kleene(pc.equal(names["key"], url_or_key), pc.equal(names["url"], url))
             if not pc.any(found).as_py():
                 continue
-            for row in self._end(self.read_table(path).filter(found)).to_pylist():
+            for row in self._end(self.read_table(entry).filter(found)).to_pylist():
                 if row["kept"]:
                     return dict(row)
                 first = first or dict(row)
@@ -131,16 +131,16 @@ class Run(RevisionFiles):
 
     def row_at(self, shard_id: int, row: int) -> dict[str, Any]:
         """What became of a row, by its number; returns and raises as `row`."""
-        paths = self._ledger_paths
-        if shard_id < len(paths):
-            table = self.read_table(paths[shard_id])
+        files = self._ledger_files
+        if shard_id < len(files):
+            table = self.read_table(files[shard_id])
             for found in self._end(table.filter(pc.equal(table["row"], row))).to_pylist():
                 return dict(found)
-        raise NotInRunError(f"{self.path}: no row {row} in a shard {shard_id} of {len(paths)}")
+        raise NotInRunError(f"{self.path}: no row {row} in a shard {shard_id} of {len(files)}")
 
     def shard(self, shard_id: int) -> pa.Table:
         """The rows of one shard of `ledger()`, with every column."""
-        return self._end(self.read_table(self._ledger_paths[shard_id]))
+        return self._end(self.read_table(self._ledger_files[shard_id]))
 
     def images(
         self,
@@ -206,14 +206,14 @@ class Run(RevisionFiles):
     ) -> Iterator[pa.Table]:
         """The ledger, a shard at a time, with at least these columns and `_END`."""
         asked = None if columns is None else dict.fromkeys([*columns, *_END])
-        for shard_id, path in enumerate(self._ledger_paths):
+        for shard_id, entry in enumerate(self._ledger_files):
             if shards is None or shard_id in shards:
-                yield self._end(self.read_table(path, asked))
+                yield self._end(self.read_table(entry, asked))
 
     @cached_property
-    def _ledger_paths(self) -> list[str]:
-        """The ledger's files, by shard; the manifests are read once."""
-        return self.paths("ledger")
+    def _ledger_files(self) -> list[FileEntry]:
+        """By shard; the manifests are read once."""
+        return self.files("ledger")
 
     def _end(self, table: pa.Table) -> pa.Table:
         """Select's verdicts on rows of one shard with what encode refused of them."""
@@ -257,7 +257,7 @@ class Run(RevisionFiles):
         entry = self.committed(self.origin).file(shard_id, "images")
         path = f"{self.origin} shard {shard_id}" if entry is None else entry.path
         with self.whole(path):
-            for key, content in iterate_encoded(self.store, path) if entry is not None else ():
+            for key, content in iterate_encoded(self.store, entry) if entry is not None else ():
                 if (facts := rows.pop(key, None)) is not None:
                     yield RunImage(key=key, caption=facts["caption"], content=content, facts=facts)
                 if not rows:
