@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_PATIENCE_S = 3.0  # for the stack to unwind
-_LEASES_S = 1.0  # for a store to take the leases back
+_PATIENCE_S = 2.5  # for the stack to unwind
+_LEASES_S = 1.5  # for a store to take the leases back
 
 
 class Stopped(SystemExit):
@@ -41,7 +41,7 @@ class _Asked:
         self.is_timed = False
         """Whether the process is a command's own, and a thread keeps the time."""
         self.seen: int | None = None
-        """As that thread sees it, also where a library took the handler, or the main thread hangs."""
+        """As that thread sees it, also where a library took the handler."""
         self.at_once = threading.Event()
         self.code: int | None = None
         """What the command ends with, once it is known and told."""
@@ -107,7 +107,7 @@ def end_in_time() -> None:
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     _asked.is_timed = True
-    sys.unraisablehook = _tell_but_stops
+    sys.unraisablehook = _tell_but_a_stop
     atexit.register(_leave)  # as the first, which is called as the last
     for number in _SIGNALS:
         signal.signal(number, lambda *_: _asked.at_once.set())
@@ -160,7 +160,9 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _tell_but_stops(unraisable: "sys.UnraisableHookArgs") -> None:
-    """What a destructor or a callback raised, but for the stop that came while it ran."""
-    if not isinstance(unraisable.exc_value, Stopped):
+def _tell_but_a_stop(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Where a destructor or a callback swallows a stop, nothing unwinds any more."""
+    if isinstance(unraisable.exc_value, SystemExit):
+        _asked.at_once.set()
+    else:
         sys.__unraisablehook__(unraisable)
