@@ -72,7 +72,7 @@ def train(config: AnyTrainConfig, *, say: Say) -> TrainResult:
     if isinstance(config, AutoencoderTrainConfig):
         worker, options = train_autoencoder_worker, autoencoder_options(config)
     else:
-        worker, options = train_worker, denoiser_options(config)
+        worker, options = train_worker, denoiser_options(config, say=say)
     identity = StepIdentity(step=STEP, options=options)
     with open_training(store, config, worker, say=say) as run_workers:
         record = {"job": STEP, "config": public_config(config), **describe_program()}

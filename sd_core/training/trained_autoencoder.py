@@ -20,7 +20,7 @@ class TrainedAutoencoderConfig(ModelConfig):
 
     settings: dict[str, Any] | None = None
     """diffusers' configuration, `_class_name` (AutoencoderKL or VQModel) among it."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the random weights."""
     initial_log_variance: float | None = None
     """Added to the log-variance that random weights give, so that latents start with little noise;
