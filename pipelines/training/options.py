@@ -6,7 +6,7 @@ from typing import Any
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.autoencoder_worker import open_image_sets
 from pipelines.training.config import TrainConfig, TrainingConfig
-from pipelines.training.result import cache_sha256, image_set_sha256
+from pipelines.training.result import cache_sha256
 from pipelines.training.samples import check_samples
 from pipelines.training.worker import open_caches
 from sd_core.cache.latent_cache import LatentCache, check_caches
@@ -55,7 +55,7 @@ def autoencoder_options(config: AutoencoderTrainConfig) -> Mapping[str, Any]:
     return {
         "task": config.task,
         "data": {
-            str(index): {"sha256": image_set_sha256(images), "weight": data.weight}
+            str(index): {"sha256": images.sha256, "weight": data.weight}
             for index, (data, images) in enumerate(zip(config.data, image_sets, strict=True))
         },
         "held_out": config.samples.held_out,
