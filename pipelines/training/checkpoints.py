@@ -49,7 +49,7 @@ def publish_checkpoint(store: RunStore, checkpoint: Checkpoint, *, keep: int) ->
         local = scratch / name
         local.mkdir()
         write_checkpoint(checkpoint, local)
-        entry = _Entry(name=name, step=checkpoint.step, files=digest_folder(local))
+        entry = _Entry(name=name, step=checkpoint.step, files=digest_files(local))
         store.replace(f"{_folder(name)}/{_FILES}", _record(entry))
         put_folder(store, local, _folder(name))
     earlier = [one for one in _entries(store).values() if one.step < checkpoint.step]
@@ -84,14 +84,14 @@ def load_newest(store: RunStore, *, say: Say) -> Checkpoint | None:
     return None
 
 
-def digest_folder(local: Path) -> dict[str, str]:
+def digest_files(local: Path) -> dict[str, str]:
     """Each file's sha256 by its path in a local folder, in order."""
     files = sorted(path for path in local.rglob("*") if path.is_file())
     return {path.relative_to(local).as_posix(): digest_file(path) for path in files}
 
 
 def put_folder(store: RunStore, local: Path, target: str) -> None:
-    """Copy a local folder's files into the run, in the order of `digest_folder`."""
+    """Copy a local folder's files into the run, in the order of `digest_files`."""
     for path in sorted(path for path in local.rglob("*") if path.is_file()):
         store.put_file(path, f"{target}/{path.relative_to(local).as_posix()}")
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
-from pipelines.training.checkpoints import digest_folder, put_folder
+from pipelines.training.checkpoints import digest_files, put_folder
 from pipelines.training.config import DataConfig, TrainConfig
 from pipelines.training.loss_curve import LOSS_CURVE_FILE
 from pipelines.training.model_card import write_model_card
@@ -91,7 +91,7 @@ def publish_result(
         (folder / "README.md").write_text(card, encoding="utf-8")
         store.delete(RESULT_FILE)
         put_folder(store, folder, MODEL_FOLDER)
-        files = digest_folder(folder)
+        files = digest_files(folder)
     grids = [f"{SAMPLES_FOLDER}/{name}" for name in store.list_files(SAMPLES_FOLDER)]
     records = {path: _digest(store, path) for path in (METRICS_FILE, LOSS_CURVE_FILE, *grids)}
     result = {"step": step, "fingerprint": fingerprint, "data": described, **(figures or {})}
