@@ -5,7 +5,9 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import pytest
 
 ItemT = TypeVar("ItemT")
 
@@ -13,6 +15,11 @@ SEED = int(os.environ.get("HOSTILE_SEED", "0"))
 SHARE = float(os.environ.get("HOSTILE_SHARE", "0.1"))
 """Which part of the cases runs; `make hostile` runs all, `make test` a tenth."""
 _SHOWN = 12
+
+
+def only(*parameters: object) -> list[Any]:
+    """Parameters of a test that only `make hostile` runs."""
+    return [pytest.param(parameter, marks=pytest.mark.hostile) for parameter in parameters]
 
 
 class Tally:
