@@ -44,7 +44,7 @@ class Tally:
             few: How many, where not all run and a share of them would take too long.
         """
         wanted = max(1, round(len(cases) * SHARE))
-        if few is not None and SHARE < 1:
+        if few is not None and SHARE <= 0.1:
             wanted = min(wanted, few)
         taken = sorted(self.random.sample(range(len(cases)), min(wanted, len(cases))))
         return [cases[at] for at in taken]
