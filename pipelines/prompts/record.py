@@ -1,5 +1,6 @@
 """What a plan of prompts is, and how a run keeps it: shards that are only ever added to."""
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -142,6 +143,22 @@ def store_prompt_plan(plan: PromptPlan, store: RunStore) -> None:
     store.replace(PLAN_PATH, (json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode())
 
 
+def store_prompts(prompts: pa.Table, store: RunStore, shard_id: int) -> tuple[str, str]:
+    """Store a shard's prompts under their hash; gives the path, and the sha256."""
+    sink = io.BytesIO()
+    pq.write_table(prompts, sink, compression="zstd", write_page_checksum=True)
+    digest = hashlib.sha256(sink.getvalue()).hexdigest()
+    path = f"plan/prompts/{shard_id:06d}-{digest[:16]}.parquet"
+    store.replace(path, sink.getvalue())
+    return path, digest
+
+
+def shards_path_of(shards: pa.Table) -> str:
+    """Where a plan's table of shards lies: it is named by their digests."""
+    content = hashlib.sha256("".join(shards["sha256"].to_pylist()).encode()).hexdigest()
+    return f"plan/shards-{content[:16]}.parquet"
+
+
 def load_prompt_plan(store: RunStore) -> PromptPlan:
     """The run's stored plan; raises `PlanError` where there is none or it is damaged."""
     try:
@@ -185,6 +202,11 @@ def keys_in_two_shards(plan: PromptPlan, store: RunStore) -> list[str]:
         twice |= seen & keys
         seen |= keys
     return sorted(twice)
+
+
+def image_content(content: str, index: int) -> str:
+    """Of one image of a prompt: what its text, its settings and its number make."""
+    return f"{content}-{index}"
 
 
 def expand_rows(prompts: pa.Table, *, shard_id: int) -> pa.Table:

@@ -5,6 +5,8 @@ from pipelines.run.manifest import OtherModelsError, ShardError
 from sd_core.cache.samples import EmptyCaption, read_empty_caption
 from sd_core.cache.spec import CacheSpec, read_spec
 
+LATENTS_FOLDER = "facts/latents"
+"""Where generate keeps the latents of its images, until encode takes the kept ones over."""
 SPEC_FILE = "spec.json"
 EMPTY_CAPTION_FILE = "empty_caption.safetensors"
 

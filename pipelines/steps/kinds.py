@@ -3,17 +3,17 @@
 from typing import Final
 
 from pipelines.rows import ledger
+from pipelines.run.cache_files import LATENTS_FOLDER
 from pipelines.run.revision_files import ORIGINS
 from pipelines.steps.kind import Folder, StepKind
 from pipelines.steps.rewrite import (
     rewrite_download,
+    rewrite_generated,
     rewrite_latents,
     rewrite_ledger,
     rewrite_scores,
 )
 
-LATENTS_FOLDER: Final = "facts/latents"
-"""Where generate keeps the latents of its images, until encode takes the kept ones over."""
 _QUARANTINED: Final = ledger.ENGINE_REASONS
 
 STEP_KINDS: Final[dict[str, StepKind]] = {
@@ -47,10 +47,11 @@ STEP_KINDS: Final[dict[str, StepKind]] = {
             reasons=frozenset(
                 (
                     *(*ledger.PLAN_REASONS, *ledger.PROMPT_REASONS),
-                    *(*ledger.GENERATE_REASONS, *_QUARANTINED),
+                    *(*ledger.GENERATE_REASONS, *ledger.TAKEDOWN_REASONS, *_QUARANTINED),
                 )
             ),
             makes_images=True,
+            rewrite=rewrite_generated,
         ),
         StepKind(
             name="score",

@@ -11,6 +11,7 @@ from pipelines.prompts import (
 )
 from pipelines.prompts.notes import notes_of
 from pipelines.report import CARD_FILE, write_card
+from pipelines.revisions.takedown import finish_takedown
 from pipelines.rows.ledger import ORIGIN_FACTS
 from pipelines.run.folder import check_output
 from pipelines.run.record import (
@@ -67,6 +68,7 @@ def generate(
     check_defaults(config.generate, model)
     _refuse_earlier_noise(store)
     with open_session(store, config.engine, say=say, downloads=False) as session:
+        finish_takedown(store, say=say)
         job = GenerateSteps(config, store, _plan(config, store, model, grow=grow, say=say))
         check_cut(
             config.select,
