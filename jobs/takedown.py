@@ -47,6 +47,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.report import write_card
     from pipelines.revisions.takedown import take_down
     from pipelines.revisions.takedown_lists import read_takedown_lists, sources_taken_down
+    from pipelines.revisions.uses import find_trainings
     from pipelines.rules.tombstones import tombstones_of
     from pipelines.run.folder import require_run
     from pipelines.run.lease import Lease
@@ -63,6 +64,8 @@ def _run(options: argparse.Namespace, say: Say) -> int:
         done = take_down(store, tombstones_of(**entries), say=say, entries=entries)
         write_card(store)
     print(f"{done.num_rows:,} row(s) in {done.num_shards:,} shard(s) are taken down: {options.run}")
+    for line in (*done.uses, *find_trainings(store, options.trainings)):
+        print(line)
     if done.num_rows:
         print(f"now remove the old files: python jobs/clean.py {options.run} --grace 0")
     return _tell_unmatched(done.unmatched, must_match=options.must_match)
@@ -84,6 +87,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--taken-down-in",
         metavar="RUN",
         help="of a generated run: images that started from rows that were taken down in that one",
+    )
+    parser.add_argument(
+        "--trainings",
+        metavar="PATH",
+        help="look for trainings on the run in this folder of their outputs, beside those that "
+        "left word in its used_by",
     )
     parser.add_argument(
         "--must-match", action="store_true", help="exit with 1 where an entry matches no row"

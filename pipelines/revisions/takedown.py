@@ -6,7 +6,7 @@ Shards without such rows are taken over as they are. The old revision's files st
 clean-up, so that nobody's training loses its files in the middle.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipelines.revisions.adopt import adopt_download, copy_records
 from pipelines.revisions.identities import recorded_steps, with_amendments
 from pipelines.revisions.reach import Reach, find_reach
 from pipelines.revisions.unmatched import Entries, masked_entries, record_unmatched
+from pipelines.revisions.uses import list_earlier_uses, list_uses
 from pipelines.rules.tombstones import Tombstones, read_tombstones, write_tombstones
 from pipelines.run.amendments import Amendments, read_amendments, write_amendments
 from pipelines.run.cache_files import publish_cache
@@ -46,11 +47,13 @@ class TakenDown:
     Attributes:
         num_rows: Taken down now, in `num_shards`.
         unmatched: Entries that no row of the run has; `takedown/unmatched.json` names them.
+        uses: A line for each job that left word in the run and used its rows.
     """
 
     num_rows: int = 0
     num_shards: int = 0
     unmatched: int = 0
+    uses: Sequence[str] = ()
 
 
 def take_down(
@@ -79,7 +82,8 @@ def take_down(
     new = with_amendments(old, amendments)
     if new == old:
         say("nothing to do: all of it is taken down already")
-        return TakenDown(unmatched=unmatched)
+        uses = list_earlier_uses(store, select=old.get("select"))
+        return TakenDown(unmatched=unmatched, uses=uses)
     write_tombstones(store, reach.stones)
     write_amendments(store, amendments)
     done = _begin(store, old, new, reach.stones, run)
@@ -95,7 +99,12 @@ def take_down(
     }
     # The last of all: until then the same command, or the job, does it again from the old ones.
     write_run(store, {**run, "steps": {**run["steps"], **steps}})
-    return TakenDown(num_rows=done.num_rows, num_shards=len(done.hidden), unmatched=unmatched)
+    return TakenDown(
+        num_rows=done.num_rows,
+        num_shards=len(done.hidden),
+        unmatched=unmatched,
+        uses=list_uses(store, done),
+    )
 
 
 def is_unfinished(store: RunStore) -> bool:

@@ -9,8 +9,10 @@ import torch.distributed as dist
 
 from pipelines.run.processors import describe_mixture, note_processor
 from pipelines.run.store import RunStore
+from pipelines.run.used_by import UsesOfRuns
+from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.checkpoints import load_newest, publish_checkpoint
-from pipelines.training.config import TrainingConfig
+from pipelines.training.config import TrainConfig, TrainingConfig
 from pipelines.training.loss_curve import LOSS_CURVE_FILE, draw_loss_curve
 from pipelines.training.records import TrainingRecords, read_metrics
 from pipelines.training.samples import SAMPLES_FOLDER
@@ -22,6 +24,7 @@ from sd_core.training.prefetch import prefetch
 from sd_core.training.task import TaskBatch, TrainingTask
 from sd_core.training.trainer import Metrics, Trainer
 
+AnyTrainConfig = TrainConfig | AutoencoderTrainConfig
 PROCESSORS_FOLDER = "processors"
 """Of a training: what types of processor took part."""
 
@@ -58,7 +61,7 @@ class Training(Protocol):
 
 
 def run_training(
-    training: Training, config: TrainingConfig, place: Place, *, fingerprint: str, say: Say
+    training: Training, config: AnyTrainConfig, place: Place, *, fingerprint: str, say: Say
 ) -> None:
     """Train to the end from the newest checkpoint; the first worker stores what comes of it.
 
@@ -97,13 +100,14 @@ class _Events:
     """Stores and says what the first worker is told."""
 
     def __init__(
-        self, config: TrainingConfig, store: RunStore, training: Training, say: Say
+        self, config: AnyTrainConfig, store: RunStore, training: Training, say: Say
     ) -> None:
         self._config = config
         self._store = store
         self._training = training
         self._say = say
         self._records: TrainingRecords | None = None
+        self._uses: UsesOfRuns | None = None
         self._sample_limit: float | None = None
 
     def begin(self, trainer: Trainer, *, resumed: bool) -> None:
@@ -121,6 +125,13 @@ class _Events:
             name=self._config.output.rstrip("/").rpartition("/")[2],
             say=self._say,
         )
+        self._uses = UsesOfRuns(
+            self._config.data,
+            job="train",
+            output=self._config.output,
+            say=self._say,
+            step=trainer.step,
+        )
         flops = self._training.count_sample_flops()
         self._sample_limit = _flops_at_peak(self._config, trainer.device) / flops
 
@@ -132,6 +143,8 @@ class _Events:
             self._records.add(metrics, flops_share=share)
 
     def on_checkpoint(self, step: int, trainer: Trainer) -> None:
+        if self._uses is not None:
+            self._uses.reached(step)
         keep = self._config.loop.keep_checkpoints
         publish_checkpoint(self._store, trainer.checkpoint(), keep=keep)
         if self._records is not None:

@@ -21,6 +21,7 @@ from pipelines.run.record import (
     read_run,
 )
 from pipelines.run.store import RunStore
+from pipelines.run.used_by import UsesOfRuns
 from pipelines.run.versions import describe_program
 from pipelines.steps.generate.foresee import ForeseenModel, check_defaults, foresee_model
 from pipelines.steps.kinds import recut_kinds
@@ -82,6 +83,8 @@ def generate(
         if is_done:
             say("nothing to do: every asked step is complete")
         else:
+            if (init := config.generate.init) is not None:
+                UsesOfRuns([init], job="generate", output=config.output, say=say)
             run_steps(job, session, asked, say)
         if not store.exists(CARD_FILE) or not is_done:
             write_card(store)
