@@ -63,12 +63,12 @@ def mask_plan(store: RunStore, tombstones: Tombstones) -> None:
 
 
 def _images_of(prompts: pa.Table, shard_id: int) -> pa.Table:
+    """With the content of each image but of those that are taken down already."""
     images = expand_rows(prompts, shard_id=shard_id)
+    names = ("content", "image_index", "reason")
     contents = [
-        image_content(content, index)
-        for content, index in zip(
-            images["content"].to_pylist(), images["image_index"].to_pylist(), strict=True
-        )
+        None if row["reason"] == TAKEN_DOWN else image_content(row["content"], row["image_index"])
+        for row in images.select(names).to_pylist()
     ]
     at = images.schema.get_field_index("content")
     return images.set_column(at, images.schema.field(at), pa.array(contents, pa.string()))

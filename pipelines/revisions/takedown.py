@@ -139,13 +139,15 @@ def _begin(
     stones: Tombstones,
     run: Mapping[str, Any],
 ) -> RunTakedown:
-    encode = run["config"].get("encode") or {}
+    encode, origin = run["config"].get("encode") or {}, next(iter(old))
+    made = {name: Committed(store, name, step.fingerprint) for name, step in old.items()}
     return RunTakedown(
-        old={name: Committed(store, name, step.fingerprint) for name, step in old.items()},
+        old=made,
         new={name: Committed(store, name, step.fingerprint) for name, step in new.items()},
         options={name: step.options_digest for name, step in new.items()},
         stones=stones,
-        origin=next(iter(old)),
+        origin=origin,
+        num_shards=len(made[origin].shards()),
         group=int(encode.get("download_shards_per_file", 1)),
     )
 

@@ -45,7 +45,8 @@ class RunTakedown:
         options: `StepIdentity.options_digest` of each step there.
         stones: What goes.
         origin: The step that made the images.
-        group: How many shards of images a latent shard has.
+        num_shards: Of images.
+        group: How many of them a latent shard has.
         hidden: By shard of images with facts, which of its rows go; only where there are any.
         masked: What stands for the key of each of these rows.
     """
@@ -55,6 +56,7 @@ class RunTakedown:
     options: Mapping[str, str]
     stones: Tombstones
     origin: str
+    num_shards: int
     group: int
     hidden: dict[int, Hidden] = field(default_factory=dict)
     masked: dict[str, str] = field(default_factory=dict)
@@ -210,8 +212,7 @@ def rewrite_ledger(shard: ShardTakedown) -> None:
 def rewrite_latents(shard: ShardTakedown) -> None:
     """A latent shard and its rejects without the keys that are gone."""
     run, manifest = shard.run, shard.manifest
-    num_images = len(run.old[run.origin].shards())
-    parts = grouped_shards(manifest.shard_id, group=run.group, num_shards=num_images)
+    parts = grouped_shards(manifest.shard_id, group=run.group, num_shards=run.num_shards)
     if run.hidden.keys().isdisjoint(parts):
         shard.take_over()
         return
