@@ -4,11 +4,11 @@ They are named as they were given, without secrets. A row that was taken down is
 what was asked for earlier and is not here was found then.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipelines.rules.tombstones import Tombstones, digest_of, entry_digest, masked_key
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import read_json, write_json
 from sd_core.redact import redact_url
 
 UNMATCHED_FILE = "takedown/unmatched.json"
@@ -54,8 +54,7 @@ def record_unmatched(
         for kind, text in sorted(named):
             tree.setdefault(kind, []).append(text)
         if tree:
-            content = json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
-            store.replace(UNMATCHED_FILE, content.encode("utf-8", "backslashreplace"))
+            write_json(store, UNMATCHED_FILE, tree)
         else:
             store.delete(UNMATCHED_FILE)
     return len(unmatched)
@@ -77,7 +76,6 @@ def _has(stones: Tombstones, kind: str, text: str) -> bool:
 
 def _read(store: RunStore) -> set[tuple[str, str]]:
     try:
-        tree: Entries = json.loads(store.read_bytes(UNMATCHED_FILE))
+        return set(_named(read_json(store, UNMATCHED_FILE)))
     except FileNotFoundError:
         return set()
-    return set(_named(tree))

@@ -17,7 +17,9 @@ from pipelines.rows.urls import normalise_url, url_host
 from pipelines.rules.block_lists import entry_domain
 from pipelines.rules.earlier_urls import earlier_url, earlier_url_host
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import damaged_record, read_json
 from sd_core.redact import redact_url
+from sd_core.sealed import seal
 
 TOMBSTONES_FILE = "takedown/tombstones.json"
 TAKEN_DOWN = TAKEDOWN_REASONS[0]
@@ -70,7 +72,7 @@ class Tombstones:
         return cls(**{kind: frozenset(stones) for kind, stones in found.items()})
 
     def to_json(self) -> bytes:
-        """As they are stored."""
+        """As they are stored, but for the seal."""
         tree = {
             kind: sorted(stones)
             for kind in _KINDS
@@ -114,17 +116,20 @@ class Tombstones:
 
 
 def read_tombstones(store: RunStore) -> Tombstones:
-    """Those of a run; none where nothing was taken down."""
+    """Those of a run; none where nothing was taken down. Raises `DamagedRecordError`."""
     try:
-        tree = json.loads(store.read_bytes(TOMBSTONES_FILE))
+        tree = read_json(store, TOMBSTONES_FILE)
+        every = {**dict.fromkeys(_OF_GENERATED, ()), **tree}
+        return Tombstones(**{kind: frozenset(every[kind]) for kind in _KINDS})
     except FileNotFoundError:
         return Tombstones()
-    return Tombstones(**{kind: frozenset(tree.get(kind, ())) for kind in _KINDS})
+    except (TypeError, KeyError) as error:
+        raise damaged_record(store, TOMBSTONES_FILE, str(error)) from error
 
 
 def write_tombstones(store: RunStore, tombstones: Tombstones) -> None:
     """Store them."""
-    store.replace(TOMBSTONES_FILE, tombstones.to_json())
+    store.replace(TOMBSTONES_FILE, seal(tombstones.to_json().decode()))
 
 
 def tombstones_of(**entries: Iterable[str]) -> Tombstones:

@@ -7,13 +7,13 @@ leaves it, and equal runs may differ in it.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
 from pipelines.run.record import NotARunError, read_revision
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import read_json, write_json
 from sd_core.redact import redact_text, redact_url
 from sd_core.say import Say
 
@@ -118,7 +118,7 @@ class UsesOfRuns:
                 uses[same] = _joined(uses[same], use)
             word = UsedBy(job=self._job, output=self._output, uses=tuple(uses))
             if word != earlier:
-                store.replace(path, (json.dumps(asdict(word), indent=1) + "\n").encode())
+                write_json(store, path, asdict(word))
         except Exception as error:  # as above
             self._tell(store.root, error)
             return False
@@ -145,7 +145,7 @@ def read_used_by(store: RunStore) -> Iterator[tuple[str, UsedBy | None]]:
 
 def _read(store: RunStore, path: str) -> UsedBy | None:
     try:
-        tree = json.loads(store.read_bytes(path))
+        tree = read_json(store, path)
         word = UsedBy(**{**tree, "uses": tuple(Use(**use) for use in tree["uses"])})
         is_whole = word.job in ("train", "generate") and isinstance(word.output, str)
         return word if is_whole else None

@@ -1,17 +1,16 @@
 """What is left of a shard's files where some of its rows go."""
 
-import io
 from collections.abc import Container, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 
 from pipelines.rows.ledger import REJECTS
+from pipelines.run.checked import open_checked
 from pipelines.run.images import damaged
 from pipelines.run.manifest import FileEntry, SpooledFile
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
-from sd_core.cache.formats import format_of
 from sd_core.cache.shards import iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
 from sd_core.tar_members import SampleTarWriter, iterate_members
@@ -19,7 +18,7 @@ from sd_core.tar_members import SampleTarWriter, iterate_members
 
 def copy_members(
     store: RunStore,
-    path: str,
+    entry: FileEntry,
     local: Path,
     *,
     keys: Container[str] | None = None,
@@ -27,8 +26,8 @@ def copy_members(
 ) -> int:
     """Copy a tar's members of these keys, all by default; how many keys there were."""
     copied = set()
-    with store.open(path) as stream, SampleTarWriter(local) as tar:
-        for member in iterate_members(stream, fault=damaged(path)):
+    with open_checked(store, entry) as stream, SampleTarWriter(local) as tar:
+        for member in iterate_members(stream, fault=damaged(entry.path)):
             is_left = member.key not in without if keys is None else member.key in keys
             if member.is_file and is_left:
                 copied.add(member.key)
@@ -41,9 +40,8 @@ def copy_latents(
 ) -> list[SpooledFile]:
     """The samples of a latent shard whose keys are not gone; no file where there is none."""
     path = scratch / f"latents{Path(entry.path).suffix}"
-    with store.open(entry.path) as stream, open_shard_writer(path, spec) as writer:
-        source = io.BytesIO(stream.read()) if format_of(spec).seeks else stream
-        for sample in iterate_shard(source, spec, name=entry.path):
+    with open_checked(store, entry) as stream, open_shard_writer(path, spec) as writer:
+        for sample in iterate_shard(stream, spec, name=entry.path):
             if sample.key not in without:
                 writer.write(sample)
     folder = entry.path.rpartition("/")[0]

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 from pipelines.rows.ledger import QUARANTINED
 from pipelines.rules.tombstones import Tombstones, mask_rows, masked_key
 from pipelines.run.cache_files import LATENTS_FOLDER, read_recorded
+from pipelines.run.checked import read_checked
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, create_manifest
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, score_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table
 from pipelines.steps.left_rows import (
     copy_latents,
     copy_members,
@@ -91,7 +91,7 @@ class ShardTakedown:
     def table(self, folder: str, *, columns: Sequence[str] | None = None) -> pa.Table | None:
         """This shard's table in a folder; None where it has none."""
         entry = self.manifest.file(folder)
-        return None if entry is None else read_table(self.store, entry.path, columns=columns)
+        return None if entry is None else read_checked(self.store, entry, columns)
 
     def take_over(self) -> None:
         """Commit the shard as it is."""
@@ -151,7 +151,7 @@ def _rewrite_images(shard: ShardTakedown, folder: str) -> None:
         images = shard.manifest.file("images")
         if images is not None and stored:
             tar = scratch / "images.tar"
-            copy_members(shard.store, images.path, tar, keys=stored)
+            copy_members(shard.store, images, tar, keys=stored)
             files.append(spool(tar, "images", len(stored)))
         files.append(spool_table(facts, scratch, folder))
         metadata = shard.table("metadata")
@@ -244,7 +244,7 @@ def rewrite_members(shard: ShardTakedown, folder: str) -> None:
         return
     with spool_folder() as scratch:
         tar = scratch / "members.tar"
-        kept = copy_members(shard.store, entry.path, tar, without=run.masked)
+        kept = copy_members(shard.store, entry, tar, without=run.masked)
         files = [spool(tar, folder, kept)] if kept else []
         shard.commit(files, kept=kept, dropped=shard.manifest.dropped)
 

@@ -10,7 +10,7 @@ from pipelines.run.folder import require_run
 from pipelines.run.lease import LEASE_FILE
 from pipelines.run.manifest import Manifest
 from pipelines.run.on_threads import NUM_THREADS, in_order
-from pipelines.run.record import NotARunError, StepSummary
+from pipelines.run.record import NotARunError, Revision, StepSummary
 from pipelines.run.schemas import Columns, read_schemas
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
@@ -22,6 +22,7 @@ from pipelines.verify.keys import KeySpill, key_digits
 from pipelines.verify.latents import LatentsCheck, load_cache_files
 from pipelines.verify.records import RunRecords, asked_size, promised_tokens, read_records
 from pipelines.verify.shard import ShardCheck, shard_steps
+from pipelines.verify.words import check_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +59,13 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
             "a generation"
         )
     yield from records.faults
+    yield from check_words(store)
     if store.exists(LEASE_FILE):
         yield Note(LEASE_FILE, "a job holds this run, or was killed; only what is complete counts")
     yield from _newer_options(records)
     if records.revision is None or records.plan is None:
         return
-    if not records.revision.steps:
-        yield Note("revision.json", "no step is complete yet")
+    yield from _made_before(records.revision)
     with spool_folder() as folder:
         totals = _Totals(
             steps={name: StepTotals() for name in records.revision.steps if name in STEP_KINDS},
@@ -98,6 +99,14 @@ def _kept_schemas(store: RunStore, steps: Mapping[str, StepSummary]) -> dict[str
         if name in STEP_KINDS
         for folder in STEP_KINDS[name].paths
     }
+
+
+def _made_before(revision: Revision) -> Iterator[Note]:
+    if not revision.steps:
+        yield Note("revision.json", "no step is complete yet")
+    if before := [name for name, step in revision.steps.items() if not step.digests]:
+        text = f"{', '.join(before)} made before lists and records had digests: they are not held"
+        yield Note("revision.json", f"{text} against any")
 
 
 def _newer_options(records: RunRecords) -> Iterator[Note]:
@@ -144,7 +153,7 @@ def _check_whole(
     steps, store = check.steps, check.store
     for name, found in totals.steps.items():
         yield from check_totals(name, steps[name], found)
-        yield from check_indexes(store, name, found)
+        yield from check_indexes(store, name, found, steps[name])
         yield from (
             Note(f"{name} shard {shard_id}", "quarantined") for shard_id in found.quarantined
         )
