@@ -1,4 +1,4 @@
-"""What stands beside a run's revisions: amendments, takedowns, and the words of jobs that use it."""
+"""What stands beside a run's revisions: amendments, takedowns, the words of jobs that use it."""
 
 from collections.abc import Iterator
 from dataclasses import asdict

@@ -1,6 +1,5 @@
 """A takedown answers for itself: what matches nothing is told, and who saw the rows is listed."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from jobs import clean, takedown, train, verify
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore
+from sd_core.sealed import unseal
 from tests.contracts import cases
 from tests.contracts.takedown_cases import write_entries
 from tests.contracts.test_takedown import read_ledger
@@ -28,7 +28,7 @@ def run(unharmed_run: Path, tmp_path: Path) -> Path:
 
 def unmatched(run: Path) -> dict[str, list[str]]:
     path = run / "takedown/unmatched.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return unseal(path.read_bytes()) if path.exists() else {}
 
 
 def kept_rows(run: Path) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def test_a_takedown_lists_the_trainings_that_saw_the_rows(
     assert train.main(arguments) == 0
     revision = read_revision(RunStore(str(run)))
     word = next((run / "used_by").iterdir())
-    assert json.loads(word.read_text()) == {
+    assert unseal(word.read_bytes()) == {
         "job": "train",
         "output": str(output),
         "uses": [
@@ -107,7 +107,7 @@ def test_a_takedown_lists_the_trainings_that_saw_the_rows(
         ],
     }
     assert train.main([*arguments, "--set", "loop.steps=6"]) == 0
-    assert json.loads(word.read_text())["uses"][0]["last_step"] == 6
+    assert unseal(word.read_bytes())["uses"][0]["last_step"] == 6
     assert cases.data_files(run) == before
     assert verify.main([str(run), "--deep"]) == 0
 
