@@ -56,6 +56,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     store = RunStore(options.run)
     require_run(store)
     entries = read_takedown_lists(store, {kind: getattr(options, kind) for kind in _KINDS})
+    trainings = list(find_trainings(store, options.trainings))
     with Lease(store, say=say):
         if options.taken_down_in is not None:
             found = sources_taken_down(store, RunStore(options.taken_down_in))
@@ -64,7 +65,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
         done = take_down(store, tombstones_of(**entries), say=say, entries=entries)
         write_card(store)
     print(f"{done.num_rows:,} row(s) in {done.num_shards:,} shard(s) are taken down: {options.run}")
-    for line in (*done.uses, *find_trainings(store, options.trainings)):
+    for line in (*done.uses, *trainings):
         print(line)
     if done.num_rows:
         print(f"now remove the old files: python jobs/clean.py {options.run} --grace 0")

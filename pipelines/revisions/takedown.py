@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.config import ConfigError
 from pipelines.plan import load_plan
 from pipelines.prompts import load_prompt_plan, mask_plan
 from pipelines.revisions.adopt import adopt_download, copy_records
@@ -76,7 +75,8 @@ def take_down(
     earlier = read_tombstones(store)
     reach = _reach(store, old, asked | earlier, entries or {})
     if not reach.stones:
-        raise ConfigError("nothing to take down: the lists are empty")
+        say("nothing to do: nothing is asked for")
+        return TakenDown()
     unmatched = record_unmatched(store, entries or {}, hits=reach.hits, earlier=earlier)
     amendments = replace(amendments, tombstones=reach.stones.digest, before=(), fetches_again=False)
     new = with_amendments(old, amendments)

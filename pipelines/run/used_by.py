@@ -7,6 +7,7 @@ leaves it, and equal runs may differ in it.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
@@ -133,7 +134,8 @@ class UsesOfRuns:
 
 def root_of(path: str) -> str:
     """The run of a `latents` folder, or the run that is named itself."""
-    return path.rstrip("/").removesuffix("/latents")
+    root = path.rstrip("/").removesuffix("/latents")
+    return root if "://" in root else os.path.abspath(root)
 
 
 def read_used_by(store: RunStore) -> Iterator[tuple[str, UsedBy | None]]:
