@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +18,7 @@ from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.steps.download.step import DownloadStep
+from pipelines.steps.score import ScoreStep
 from tests.conftest import S3Endpoint
 from tests.contracts import cases
 from tests.contracts.cases import Killed, ServedList
@@ -211,24 +213,31 @@ def test_latents_in_parquet_of_several_shards_lose_their_rows(
     assert "encode: 2 of 2 shards are as they were" in said
 
 
-def test_rows_of_a_shard_that_was_given_up_leave_it(
+def test_rows_of_a_shard_that_download_or_score_gave_up_leave_it(
     served_list: ServedList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, url = tmp_path / "run", f"{served_list.server.url}/013.png"
-    download = DownloadStep._run
+    fetched = f"{served_list.server.url}/023.png"
+    download, score = DownloadStep._run, ScoreStep.commit
 
     def fail_one(step: DownloadStep, shard_id: int, folder: Path) -> Manifest:
         if shard_id == 1:
             raise ShardError(f"a disk that was full at {url}")
         return download(step, shard_id, folder)
 
+    def fail_another(step: ScoreStep, shard_id: int, *rest: Any) -> Manifest:
+        if shard_id == 2:
+            raise ShardError(f"a score that failed at {fetched}")
+        return score(step, shard_id, *rest)
+
     monkeypatch.setattr(DownloadStep, "_run", fail_one)
+    monkeypatch.setattr(ScoreStep, "commit", fail_another)
     options = {"engine__max_quarantined_shards": 1, "engine__shard_tries": 1}
     cases.run(cases.configuration(served_list.path, run, **options))
-    wanted = {"url": url.encode()}
-    assert left_in(run, wanted)
-    urls = write_entries(tmp_path / "urls.txt", {url})
-    assert takedown.main([str(run), "--urls", urls]) == 0
+    wanted = {"url": url.encode(), "another": fetched.encode()}
+    assert {what.split()[0] for what in left_in(run, wanted)} == {"url", "another"}
+    urls = write_entries(tmp_path / "urls.txt", {url, fetched})
+    assert takedown.main([str(run), "--urls", urls, "--must-match"]) == 0
     assert clean.main([str(run), "--grace", "0s"]) == 0
     assert left_in(run, wanted) == []
     assert verify.main([str(run), "--deep"]) == 0
