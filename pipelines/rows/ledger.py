@@ -85,6 +85,7 @@ DECODE_REASONS: Final = (
     "image_unreadable",
     "image_truncated",
     "too_many_pixels",
+    "too_many_parts",  # scans, chunks, strips, runs: decoding would take too long
     "image_too_small",
     "aspect_above_max",
     "decode_timed_out",
