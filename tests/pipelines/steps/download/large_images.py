@@ -1,9 +1,11 @@
 """Large pictures of every format and mode, made cheaply: files of rows that repeat."""
 
 import io
+import math
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -66,7 +68,10 @@ def png(depth: int, colour: int, *, interlaced: bool = False, before: bytes = b"
         squeeze, parts = zlib.compressobj(1), []
         for x, y, dx, dy in _PASSES if interlaced else ((0, 0, 1, 1),):
             across, down = -(-(width - x) // dx), -(-(height - y) // dy)
-            row = bytes(1) + np.resize(np.arange(251, dtype=np.uint8), -(-across * bits // 8)).tobytes()
+            row = (
+                bytes(1)
+                + np.resize(np.arange(251, dtype=np.uint8), -(-across * bits // 8)).tobytes()
+            )
             parts += [squeeze.compress(row) for _ in range(down)]
         body = b"".join((*parts, squeeze.flush()))
         head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
@@ -89,7 +94,7 @@ def tiff(
     tags: int = 0,
     tag_bytes: int = 0,
 ) -> Make:
-    """Makes TIFFs of zeros in strips of so many rows (one strip by default) or in square tiles, with
+    """Makes TIFFs of zeros in strips of so many rows (one by default) or in square tiles, with
     further tags that all point to the same bytes."""
 
     def make(width: int, height: int) -> bytes:
@@ -178,51 +183,70 @@ def with_scans(jpeg: bytes, more: int) -> bytes:
     return jpeg[:end] + jpeg[start:end] * more + jpeg[end:]
 
 
-MODES: dict[str, tuple[Make, float]] = {
-    # what it takes for a pixel, the way that takes least
-    "jpeg 4:2:0": (by_pillow("JPEG"), 0.4),
-    "jpeg 4:4:4": (by_pillow("JPEG", subsampling=0), 0.4),
-    "jpeg progressive 4:2:0": (by_pillow("JPEG", progressive=True), 3.2),
-    "jpeg progressive 4:4:4": (by_pillow("JPEG", progressive=True, subsampling=0), 6.2),
-    "jpeg progressive grey": (by_pillow("JPEG", "L", progressive=True), 2.1),
-    "jpeg cmyk": (by_pillow("JPEG", "CMYK"), 4.2),
-    "jpeg progressive cmyk": (by_pillow("JPEG", "CMYK", progressive=True), 12.0),
-    "png grey": (png(8, 0), 1.2),
-    "png 1 bit": (png(1, 0), 1.2),
-    "png palette": (png(8, 3), 1.2),
-    "png rgb": (png(8, 2), 4.2),
-    "png rgba": (png(8, 6), 4.2),
-    "png grey 16": (png(16, 0), 2.2),
-    "png grey alpha 16": (png(16, 4), 4.2),
-    "png rgb 16": (png(16, 2), 4.2),
-    "png rgba 16": (png(16, 6), 4.2),
-    "png rgb interlaced": (png(8, 2, interlaced=True), 4.2),
-    "png rgba 16 interlaced": (png(16, 6, interlaced=True), 4.2),
-    "png rgb, a colour transparent": (png(8, 2, before=chunk(b"tRNS", bytes(6))), 4.2),
-    "tiff plain": (tiff(8, 3, deflated=False, rows=16), 4.2),
-    "tiff deflate": (tiff(8, 3, rows=16), 4.2),
-    "tiff deflate, one strip": (tiff(8, 3), 7.0),
-    "tiff deflate 16, one strip": (tiff(16, 3), 10.0),
-    "tiff deflate rgba 16, one strip": (tiff(16, 4), 12.0),
-    "tiff deflate grey 16, one strip": (tiff(16, 1), 4.0),
-    "tiff deflate 16, tiles": (tiff(16, 3, tile=256), 4.3),
-    "tiff deflate, planes": (tiff(8, 3, rows=16, planar=True), 4.2),
-    "tiff deflate, one strip a plane": (tiff(8, 3, planar=True), 5.0),
-    "tiff turned": (tiff(8, 3, rows=16, orientation=6), 8.0),
-    "tiff lzw": (by_pillow("TIFF", compression="tiff_lzw"), 4.2),
-    "tiff jpeg": (by_pillow("TIFF", compression="jpeg"), 4.3),
-    "tiff group 4": (by_pillow("TIFF", "1", compression="group4"), 1.3),
-    "webp lossy": (by_pillow("WEBP", quality=30, method=0), 6.3),
-    "webp lossy with alpha": (by_pillow("WEBP", "RGBA", quality=30, method=0), 8.3),
-    "webp lossless": (by_pillow("WEBP", lossless=True, quality=0, method=0), 8.3),
-    "webp animated": (by_pillow("WEBP", quality=10, method=0, frames=2), 16.5),
-    "gif": (by_pillow("GIF", "P"), 2.2),
-    "gif animated": (by_pillow("GIF", "P", frames=2), 2.2),
-    "bmp": (by_pillow("BMP"), 7.2),  # its file is as large
-    "bmp of runs": (bmp_of_runs, 3.0),
-    "avif 4:2:0": (by_pillow("AVIF", quality=30, speed=10), 10.1),
-    "avif 4:4:4": (by_pillow("AVIF", quality=30, speed=10, subsampling="4:4:4"), 11.6),
-    "avif with alpha": (by_pillow("AVIF", "RGBA", quality=30, speed=10), 11.1),
-    "avif 10 bit": (deep_avif(10), 11.6),
-    "avif 12 bit": (deep_avif(12), 11.6),
+@dataclass(frozen=True)
+class Mode:
+    """How files of a mode are made, and what a pixel takes in the way that takes least."""
+
+    make: Make
+    bytes_per_pixel: float
+    files: int = 1  # how often its file is held
+
+
+def fitting_size(mode: str, limit: int, *, share: float = 0.95) -> tuple[int, int]:
+    """(width, height), 4:3 and at most 50 megapixels, that takes this share of a limit in bytes."""
+    sample = MODES[mode].make(400, 300)
+    room = share * limit - (20 << 20)
+    per_pixel = MODES[mode].bytes_per_pixel + MODES[mode].files * len(sample) / (400 * 300)
+    height = math.isqrt(int(min(50e6, room / per_pixel) * 3 / 4))
+    return height * 4 // 3, height
+
+
+MODES = {
+    "jpeg 4:2:0": Mode(by_pillow("JPEG"), 0.4, files=2),
+    "jpeg 4:4:4": Mode(by_pillow("JPEG", subsampling=0), 0.4, files=2),
+    "jpeg progressive 4:2:0": Mode(by_pillow("JPEG", progressive=True), 3.2, files=2),
+    "jpeg progressive 4:4:4": Mode(
+        by_pillow("JPEG", progressive=True, subsampling=0), 6.2, files=2
+    ),
+    "jpeg progressive grey": Mode(by_pillow("JPEG", "L", progressive=True), 2.1, files=2),
+    "jpeg cmyk": Mode(by_pillow("JPEG", "CMYK"), 4.2, files=2),
+    "jpeg progressive cmyk": Mode(by_pillow("JPEG", "CMYK", progressive=True), 12.0, files=2),
+    "png grey": Mode(png(8, 0), 1.2),
+    "png 1 bit": Mode(png(1, 0), 1.2),
+    "png palette": Mode(png(8, 3), 1.2),
+    "png rgb": Mode(png(8, 2), 4.2),
+    "png rgba": Mode(png(8, 6), 4.2),
+    "png grey 16": Mode(png(16, 0), 2.2),
+    "png grey alpha 16": Mode(png(16, 4), 4.2),
+    "png rgb 16": Mode(png(16, 2), 4.2),
+    "png rgba 16": Mode(png(16, 6), 4.2),
+    "png rgb interlaced": Mode(png(8, 2, interlaced=True), 4.2),
+    "png rgba 16 interlaced": Mode(png(16, 6, interlaced=True), 4.2),
+    "png rgb, a colour transparent": Mode(png(8, 2, before=chunk(b"tRNS", bytes(6))), 4.2),
+    "tiff plain": Mode(tiff(8, 3, deflated=False, rows=16), 4.2),
+    "tiff deflate": Mode(tiff(8, 3, rows=16), 4.2),
+    "tiff deflate, one strip": Mode(tiff(8, 3), 7.0),
+    "tiff deflate 16, one strip": Mode(tiff(16, 3), 10.0),
+    "tiff deflate rgba 16, one strip": Mode(tiff(16, 4), 12.0),
+    "tiff deflate grey 16, one strip": Mode(tiff(16, 1), 4.0),
+    "tiff deflate 16, tiles": Mode(tiff(16, 3, tile=256), 4.3),
+    "tiff deflate, planes": Mode(tiff(8, 3, rows=16, planar=True), 4.2),
+    "tiff deflate, one strip a plane": Mode(tiff(8, 3, planar=True), 5.0),
+    "tiff turned": Mode(tiff(8, 3, rows=16, orientation=6), 8.0),
+    "tiff lzw": Mode(by_pillow("TIFF", compression="tiff_lzw"), 4.2),
+    "tiff jpeg": Mode(by_pillow("TIFF", compression="jpeg"), 4.3),
+    "tiff group 4": Mode(by_pillow("TIFF", "1", compression="group4"), 1.3),
+    "webp lossy": Mode(by_pillow("WEBP", quality=30, method=0), 6.3),
+    "webp lossy with alpha": Mode(by_pillow("WEBP", "RGBA", quality=30, method=0), 8.3),
+    "webp lossless": Mode(by_pillow("WEBP", lossless=True, quality=0, method=0), 8.3),
+    "webp animated": Mode(by_pillow("WEBP", quality=10, method=0, frames=2), 16.5, files=3),
+    "gif": Mode(by_pillow("GIF", "P"), 2.2),
+    "gif animated": Mode(by_pillow("GIF", "P", frames=2), 2.2),
+    "bmp": Mode(by_pillow("BMP"), 4.2),
+    "bmp of runs": Mode(bmp_of_runs, 3.0),
+    "avif 4:2:0": Mode(by_pillow("AVIF", quality=30, speed=10), 10.1, files=2),
+    "avif 4:4:4": Mode(by_pillow("AVIF", quality=30, speed=10, subsampling="4:4:4"), 11.6, files=2),
+    "avif with alpha": Mode(by_pillow("AVIF", "RGBA", quality=30, speed=10), 11.1, files=2),
+    "avif 10 bit": Mode(deep_avif(10), 11.6, files=2),
+    "avif 12 bit": Mode(deep_avif(12), 11.6, files=2),
 }
