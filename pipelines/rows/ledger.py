@@ -77,9 +77,11 @@ RETRIED_REASONS: Final = frozenset(
         "http_rate_limited",
         "http_server_error",
         "http_malformed",
+        "decode_timed_out",
+        "decoder_crashed",
     }
 )
-"""Of FETCH_REASONS, those that can pass: `--retry` fetches such rows again."""
+"""Of FETCH_REASONS and DECODE_REASONS, those that can pass: `--retry` fetches such rows again."""
 DECODE_REASONS: Final = (
     "format_unsupported",
     "image_unreadable",

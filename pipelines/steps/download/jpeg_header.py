@@ -138,7 +138,7 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yields (marker, start of its content, length of its content) up to and with the first scan's.
 
     Raises:
-        ImageRejected: `too_many_parts`.
+        ImageRejected: `image_unreadable`, without an end of them.
         IndexError, struct.error: the data end before there is a scan.
     """
     position = 2
@@ -154,7 +154,8 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == _START_OF_SCAN:
             return
         position += max(2, length)
-    raise ImageRejected("too_many_parts", f"a JPEG with over {MAX_STEPS} segments before its scan")
+    message = f"a JPEG with over {MAX_STEPS} segments before its scan"
+    raise ImageRejected("image_unreadable", message)
 
 
 def exif_orientation(exif: bytes) -> int:

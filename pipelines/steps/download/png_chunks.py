@@ -12,7 +12,8 @@ _MAX_CHUNKS = 65_536  # libpng writes one for each 8 KiB
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yields (name, start, end) of each chunk, and with the name b"" what lies behind the last.
+    """Yields (name, start, end) of each chunk, as far as it is there, and of what lies behind the
+    last, under the name b"".
 
     Raises:
         ImageRejected: `too_many_parts`.
@@ -24,7 +25,7 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
             return
         (length,) = struct.unpack_from(">I", data, position)
         name, end = data[position + 4 : position + 8], position + _AROUND_CONTENT + length
-        yield name, position, end
+        yield name, position, min(end, len(data))
         position = end
     raise ImageRejected("too_many_parts", f"a PNG of over {_MAX_CHUNKS} chunks")
 

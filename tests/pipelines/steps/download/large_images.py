@@ -190,14 +190,15 @@ class Mode:
     make: Make
     bytes_per_pixel: float
     files: int = 1  # how often its file is held
+    most_pixels: float = 50e6
 
 
 def fitting_size(mode: str, limit: int, *, share: float = 0.95) -> tuple[int, int]:
-    """(width, height), 4:3 and at most 50 megapixels, that takes this share of a limit in bytes."""
+    """(width, height), 4:3 and within `most_pixels`, that takes this share of a limit in bytes."""
     sample = MODES[mode].make(400, 300)
     room = share * limit - (20 << 20)
     per_pixel = MODES[mode].bytes_per_pixel + MODES[mode].files * len(sample) / (400 * 300)
-    height = math.isqrt(int(min(50e6, room / per_pixel) * 3 / 4))
+    height = math.isqrt(int(min(MODES[mode].most_pixels, room / per_pixel) * 3 / 4))
     return height * 4 // 3, height
 
 
@@ -243,7 +244,7 @@ MODES = {
     "gif": Mode(by_pillow("GIF", "P"), 2.2),
     "gif animated": Mode(by_pillow("GIF", "P", frames=2), 2.2),
     "bmp": Mode(by_pillow("BMP"), 4.2),
-    "bmp of runs": Mode(bmp_of_runs, 3.0),
+    "bmp of runs": Mode(bmp_of_runs, 3.0, most_pixels=18e6),
     "avif 4:2:0": Mode(by_pillow("AVIF", quality=30, speed=10), 10.1, files=2),
     "avif 4:4:4": Mode(by_pillow("AVIF", quality=30, speed=10, subsampling="4:4:4"), 11.6, files=2),
     "avif with alpha": Mode(by_pillow("AVIF", "RGBA", quality=30, speed=10), 11.1, files=2),

@@ -108,7 +108,7 @@ KEPT = {
 }
 REFUSED = {
     "scans": (with_scans(PROGRESSIVE, 500), "too_many_parts"),
-    "segments": (_before(JPEG, b"\xff\xfe\0\2" * 20_000), "too_many_parts"),
+    "segments": (_before(JPEG, b"\xff\xfe\0\2" * 20_000), "image_unreadable"),
     "chunks": (_png_with(b"abCd", b"", times=70_000), "too_many_parts"),
     "blocks": (_gif_with(b"\1a" * 300_000), "too_many_parts"),
     "tags": (tiff(8, 3, tags=5000, tag_bytes=8)(120, 80), "too_many_parts"),
