@@ -231,6 +231,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
+            process_group=0,  # a terminal's Ctrl-C is the parent's
             env={**os.environ, **_CHILD_ENVIRONMENT, "PYTHONPATH": path},
         )
         self.stdout = frame_reader(cast(io.RawIOBase, self.process.stdout))
