@@ -131,15 +131,16 @@ def _gif(data: bytes) -> ImageHeader:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
     blocks = 0
-    while data[position] == 0x21:  # an extension, and its data in blocks of up to 255 bytes
+    for _ in range(MAX_STEPS):
+        if data[position] != 0x21:
+            break
         position += 2
-        while data[position]:
+        while data[position]:  # an extension's data, in blocks of up to 255 bytes
             position += 1 + data[position]
             blocks += 1
             if blocks > _MAX_GIF_BLOCKS:
                 raise ImageRejected("too_many_parts", f"a GIF of over {_MAX_GIF_BLOCKS} blocks")
         position += 1
-        blocks += 1
     if data[position] != 0x2C:
         raise ImageRejected("image_unreadable", "GIF without a frame")
     # The first frame may reach beyond the claimed screen.

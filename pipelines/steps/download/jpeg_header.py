@@ -91,7 +91,7 @@ def _coefficient_bytes(data: bytes, start: int) -> float:
     return 2.0 * sum(factors) / max(1, *factors) if factors else 0.0
 
 
-def without_metadata(data: bytes) -> bytes:
+def bare_jpeg(data: bytes) -> bytes:
     """The file without fill bytes, comments and application data before its first scan, but for
     what tells its colours (JFIF, Adobe): a reader may go through those byte by byte."""
     kept = [data[:2]]

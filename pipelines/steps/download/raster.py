@@ -32,9 +32,8 @@ from pipelines.steps.download.geometry import Square, centre_square, strip_reduc
 from pipelines.steps.download.header import ImageFormat, ImageHeader, check_size, webp_orientation
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.download.image_rejected import ImageRejected
-from pipelines.steps.download.jpeg_header import exif_orientation
-from pipelines.steps.download.jpeg_header import without_metadata as jpeg_without_metadata
-from pipelines.steps.download.png_chunks import without_metadata as png_without_metadata
+from pipelines.steps.download.jpeg_header import bare_jpeg, exif_orientation
+from pipelines.steps.download.png_chunks import without_metadata
 from pipelines.steps.download.tiff_header import exif_bytes
 
 _OPENERS: dict[ImageFormat, type] = {
@@ -81,7 +80,7 @@ def decode_square(data: bytes, header: ImageHeader, config: ImageConfig) -> Rast
             raise
         except Exception as error:  # hostile bytes make Pillow's readers raise nearly anything
             judged = _judged(header.format, error)
-        if header.format == "png" and (bare := png_without_metadata(data)) != data:
+        if header.format == "png" and (bare := without_metadata(data)) != data:
             with suppress(Exception):  # the first verdict stands
                 return _decoded(bare, header, config, beside_bytes=len(data))
         raise judged
@@ -94,7 +93,7 @@ def _decoded(
     if way == "lean":
         return _lean_webp(data, header, config)
     is_jpeg = header.format == "jpeg"  # whichever decoder takes it, it is turned alike
-    file = io.BytesIO(jpeg_without_metadata(data) if is_jpeg else data)
+    file = io.BytesIO(bare_jpeg(data) if is_jpeg else data)
     image: PillowImage = _OPENERS[header.format](file)
     _check_same_size(image, header, config)
     image.load()
