@@ -20,7 +20,8 @@ from pipelines.run.cache_files import publish_cache, record_cache
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import SpooledFile, commit_shard
 from pipelines.run.on_threads import in_order
-from pipelines.run.record import StepIdentity, check_or_record, complete_step
+from pipelines.run.record import StepIdentity, complete_step
+from pipelines.run.recorded_options import check_or_record
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
 from pipelines.sources import Source, SourceConfig

@@ -139,13 +139,11 @@ def store_prompt_plan(plan: PromptPlan, store: RunStore) -> None:
     store.replace(PLAN_PATH, seal(json.dumps(tree, indent=1, ensure_ascii=False)))
 
 
-def store_prompts(prompts: pa.Table, store: RunStore, shard_id: int) -> tuple[str, str]:
-    """Store a shard's prompts under their hash; gives the path, and the sha256."""
+def prompts_file(prompts: pa.Table, shard_id: int) -> tuple[str, bytes, str]:
+    """A shard's prompts: the path, which follows from the content, the content, its sha256."""
     content = table_bytes(prompts)
     digest = sha256_of_bytes(content)
-    path = f"plan/prompts/{shard_id:06d}-{digest[:16]}.parquet"
-    store.replace(path, content)
-    return path, digest
+    return f"plan/prompts/{shard_id:06d}-{digest[:16]}.parquet", content, digest
 
 
 def shards_path_of(shards: pa.Table) -> str:

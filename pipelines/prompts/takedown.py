@@ -13,10 +13,10 @@ from pipelines.prompts.record import (
     expand_rows,
     image_content,
     load_prompt_plan,
+    prompts_file,
     read_prompts,
     shards_path_of,
     store_prompt_plan,
-    store_prompts,
 )
 from pipelines.rules.tombstones import TAKEN_DOWN, Tombstones, mask_rows
 from pipelines.run.on_threads import in_order
@@ -52,7 +52,8 @@ def mask_plan(store: RunStore, tombstones: Tombstones) -> None:
         if not hidden.any():
             return shard
         prompts = mask_rows(prompts, hidden, key="prompt_key", left=_LEFT)
-        path, digest = store_prompts(prompts, store, shard_id)
+        path, content, digest = prompts_file(prompts, shard_id)
+        store.replace(path, content)
         return {**shard, "path": path, "sha256": digest}
 
     shards = plan.shards.to_pylist()
