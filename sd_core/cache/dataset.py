@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sd_core.cache.drawing import Drawing, Draws, Place, ShardPlace
+from sd_core.cache.drawing import Drawing, Draws, SamplePlace, ShardPlace
 from sd_core.cache.formats import ShardReader
 from sd_core.cache.latent_cache import LatentCache, check_caches
 from sd_core.cache.reading import check_finite, open_shard_reader
@@ -102,7 +102,7 @@ class TrainingDataset:
         cache = self.caches[place[0]]
         return open_shard_reader(cache, cache.shards[place[1]], scratch=self._scratch)
 
-    def _read(self, index: int, place: Place[ShardReader]) -> DrawnSample:
+    def _read(self, index: int, place: SamplePlace[ShardReader]) -> DrawnSample:
         sample = place.reader.read(place.row)
         try:
             check_finite(sample)

@@ -105,7 +105,7 @@ class Draws:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place(Generic[ReaderT]):
+class SamplePlace(Generic[ReaderT]):
     """Where a sample lies: a row of an open shard of a cache, in an epoch of it."""
 
     reader: ReaderT
@@ -138,7 +138,7 @@ class Drawing(Generic[ReaderT]):
         self._pieces: dict[tuple[int, int], Piece] = {}
         self._next_pieces: dict[tuple[int, int], Piece] = {}
 
-    def places(self, indices: Sequence[int]) -> list[Place[ReaderT]]:
+    def places(self, indices: Sequence[int]) -> list[SamplePlace[ReaderT]]:
         """Of samples by number, at most one a stream; their shards open side by side."""
         found = []
         for index in indices:
@@ -146,7 +146,7 @@ class Drawing(Generic[ReaderT]):
             pick = self._pick(stream, position)
             found.append((pick, self._piece(stream, pick)))
         return [
-            Place(
+            SamplePlace(
                 reader=self._shards.reader((pick.cache_index, piece.shard_index)),
                 row=int(piece.rows[pick.draw - piece.draws.start]),
                 cache_index=pick.cache_index,
