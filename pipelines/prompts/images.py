@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pipelines.prompts.row import MAX_KEY_CHARS, PromptRow
+from pipelines.prompts.row import PromptRow
+from pipelines.rows.keys import MAX_PROMPT_KEY_CHARS
 
 _SUFFIX_DIGITS = (8, 16, 32)
 
@@ -62,7 +63,7 @@ class PlannedImages:
             return row.key
         digest = hashlib.blake2b(f"{row.key}/{row.content}".encode(), digest_size=16).hexdigest()
         for digits in _SUFFIX_DIGITS:
-            key = f"{row.key[: MAX_KEY_CHARS - digits - 1]}-{digest[:digits]}"
+            key = f"{row.key[: MAX_PROMPT_KEY_CHARS - digits - 1]}-{digest[:digits]}"
             if self._is_free(key, row):
                 break
         return key

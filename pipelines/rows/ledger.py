@@ -44,6 +44,7 @@ LIST_REASONS: Final = (
 )
 FETCH_REASONS: Final = (
     "url_invalid",
+    "url_too_long",  # for any server
     "scheme_refused",
     "address_refused",
     "dns_failed",

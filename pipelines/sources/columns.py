@@ -231,5 +231,8 @@ def clean_text(text: str | None) -> str | None:
     return text.encode("utf-8", "replace").decode()
 
 
-def _json(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _json(value: object) -> str | None:
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return None
