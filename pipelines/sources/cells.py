@@ -61,8 +61,13 @@ class CellLimit:
         told = [name for name in names if name in self.rows]
         for name in reversed(told):
             for row in np.flatnonzero(self.rows[name]):
-                found[row] = f"{name}: more than {self.max_bytes} bytes"
+                found[row] = too_large_message(name)
         return found if told else None
+
+
+def too_large_message(name: str) -> str:
+    """What is said of a row whose URL or caption, in this column, is larger than allowed."""
+    return f"{name}: larger than a cell may be"
 
 
 def lost_cells(limit: int | None, counts: Counter[str]) -> Counter[str]:
