@@ -45,11 +45,13 @@ class Bounds:
         rows: How many at a time, by row group.
         page_bytes: The largest page of each column.
         dictionaries: Columns, by their paths, that are read as dictionaries.
+        is_apart: Whether row groups are read one by one: Arrow cannot join nested dictionaries.
     """
 
     rows: Mapping[int, int]
     page_bytes: Mapping[str, int]
     dictionaries: Collection[str]
+    is_apart: bool
 
 
 def bounds_of(
@@ -66,6 +68,8 @@ def bounds_of(
     rows: dict[int, int] = {}
     pages: dict[str, int] = {}
     dictionaries: set[str] = set()
+    mixed: set[str] = set()
+    nested: set[str] = set()
     with file.open() as stream:
         for group in groups:
             metadata = parquet.metadata.row_group(group)
@@ -80,9 +84,18 @@ def bounds_of(
                 pages[name] = max(pages.get(name, 0), largest)
                 if column.physical_type == "BYTE_ARRAY" and any(map(_has_dictionary, found)):
                     dictionaries.add(column.path)
+                if column.path != name:
+                    nested.add(column.path)
+                    mixed.update([] if all(map(_has_dictionary, found)) else [column.path])
                 row_bytes += _row_bytes(column, found, metadata.num_rows, file)
             rows[group] = max(1, min(_BATCH_ROWS, int(_BATCH_BYTES / max(row_bytes, 1.0))))
-    return Bounds(rows=rows, page_bytes=pages, dictionaries=dictionaries)
+    dictionaries -= mixed
+    return Bounds(
+        rows=rows,
+        page_bytes=pages,
+        dictionaries=dictionaries,
+        is_apart=not nested.isdisjoint(dictionaries),
+    )
 
 
 def _has_dictionary(page: Page) -> bool:
@@ -95,8 +108,10 @@ def _row_bytes(column: Any, pages: list[Page], num_rows: int, file: SourceFile) 
     width = column.length if kind == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS.get(kind, 4)
     if column.max_repetition_level == 0 and kind != "BYTE_ARRAY":
         return float(width)
-    total, most = 0.0, 0.0
+    total, most, repeated = 0.0, 0.0, float(width)
     for page in pages:
+        if page.encoding is None and column.max_repetition_level:
+            repeated = max(repeated, page.num_bytes / max(1, page.num_values))
         if page.encoding is None:
             continue
         if page.encoding == _DELTA_BYTE_ARRAY:  # a value repeats as much as it likes of the last
@@ -104,7 +119,7 @@ def _row_bytes(column: Any, pages: list[Page], num_rows: int, file: SourceFile) 
         elif kind == "BYTE_ARRAY" and not _has_dictionary(page):
             decoded = float(page.num_bytes)
         else:
-            decoded = float(page.num_values) * width
+            decoded = float(page.num_values) * repeated
         if column.max_repetition_level and page.num_values * width > MAX_PAGE_BYTES:
             raise SourceError(
                 f"{file.uri}: column {column.path!r}: a page of {page.num_values} values; at most "

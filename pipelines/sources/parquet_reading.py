@@ -139,7 +139,10 @@ class BoundedReading:
     def _parts(self, start_row: int) -> Iterator[Piece]:
         bounds, skip = self._bounds(start_row)
         with open_parquet(self.file, dictionaries=tuple(bounds.dictionaries)) as parquet:
-            for num_rows, groups in itertools.groupby(bounds.rows, bounds.rows.__getitem__):
+            alike = itertools.groupby(
+                bounds.rows, lambda group: (bounds.rows[group], bounds.is_apart and group)
+            )
+            for (num_rows, _), groups in alike:
                 for batch in batches(parquet, list(groups), num_rows, only=self.only):
                     passed = min(skip, batch.num_rows)
                     skip -= passed
