@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from jobs.exit_codes import ExitCode, exit_code_of, exit_code_table, stopped_by
-from pipelines.engine.stopping import stoppable
+from pipelines.engine.stopping import ends_with, stop_message, stoppable
 from sd_core.errors import InputError
 from sd_core.redact import redact_text
 from sd_core.redacted_output import redacted_output
 from sd_core.say import Say
+
+_PROJECT = Path(__file__).resolve().parents[1]
+"""A checkout, or where the wheel was installed: `configs` lies beside `jobs` in both."""
 
 
 class StepsResult(Protocol):
@@ -52,8 +55,14 @@ def job_parser(doc: str | None, *, prog: str | None = None) -> argparse.Argument
 
 
 def add_config_options(parser: argparse.ArgumentParser, *, folder: str) -> None:
-    """`--config` and `--set`."""
-    parser.add_argument("--config", required=True, help=f"a YAML file, see {folder}")
+    """`--config` and `--set`; a configuration of `folder` goes by its name alone as well."""
+    shipped = {path.stem: path for path in sorted((_PROJECT / folder).glob("*.yaml"))}
+    parser.add_argument(
+        "--config",
+        required=True,
+        type=lambda given: given if Path(given).exists() else str(shipped.get(given, given)),
+        help=f"a YAML file, or one of {folder} by its name: {', '.join(shipped)}",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -88,13 +97,16 @@ def run_job(work: Callable[[Say], int]) -> int:
 
     with redacted_output(), stoppable():
         try:
-            return int(work(say))
+            code = int(work(say))
         except BaseException as error:
-            code = exit_code_of(error)
-            if code is None:
+            found = exit_code_of(error)
+            if found is None:
                 raise
-            print(_message(error, code), file=sys.stderr, flush=True)
-            return int(code)
+            code = int(found)
+            print(_message(error, found), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        ends_with(code)
+    return code
 
 
 def result_code(result: StepsResult) -> int:
@@ -110,7 +122,7 @@ def result_code(result: StepsResult) -> int:
 
 def _message(error: BaseException, code: ExitCode) -> str:
     if (stopped := stopped_by(error)) is not None:
-        return f"stopped by {stopped.name}: the same command goes on"
+        return stop_message(stopped)
     if code == ExitCode.ENVIRONMENT:
         told = str(error).strip() or type(error).__name__
         return f"the environment: {told}; the same command goes on"

@@ -38,7 +38,7 @@ def check_plan_inputs(plan: Plan, source: Source) -> None:
 
 def check_source_options(plan: Plan, source: Source) -> None:
     """Raise `PlanError` where options that decide what a row is are not those of the plan."""
-    now = source_options(source)
+    now = {"files_root": None, **source_options(source)}
     changed = [
         f"  - source.{name}: {plan.options.get(name)!r} when planned, {now.get(name)!r} now"
         for name in {**now, **plan.options}
@@ -61,6 +61,7 @@ def source_options(source: Source) -> dict[str, str | int | None]:
         "caption_column": config.caption_column,
         "content_hash": config.content_hash,
         "tar_grouping": config.tar_grouping,
+        **({} if config.files_root is None else {"files_root": "given"}),
         **{f"csv.{name}": value for name, value in config.csv.model_dump().items()},
         **(limit if config.max_cell_bytes != MAX_CELL_BYTES else {}),
     }
@@ -77,10 +78,15 @@ def file_sha256(file: SourceFile) -> str:
     return "+".join(part.sha256() for part in FORMATS[file.format].parts(file))
 
 
+def file_num_bytes(file: SourceFile) -> int:
+    """How many bytes are stored of what the plan calls a file."""
+    return next(FORMATS[file.format].parts(file)).size()
+
+
 def _difference(planned: PlannedFile, found: SourceFile) -> str | None:
     if planned.token and planned.token == file_token(found):
         return None
-    num_bytes = found.size()
+    num_bytes = file_num_bytes(found)
     if num_bytes != planned.num_bytes:
         return f"{found.uri}: {planned.num_bytes} bytes when planned, {num_bytes} now"
     digest = file_sha256(found)

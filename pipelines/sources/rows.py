@@ -38,6 +38,7 @@ class SourceRange:
         reader: Which version of the readers found it.
         max_cell_bytes: Larger cells are not read; None where the file had none when it was
             planned, or was planned before there was a limit.
+        mark: Of the rows' names, where nothing else would tell that they are others now.
     """
 
     shard_id: int
@@ -48,6 +49,7 @@ class SourceRange:
     end_byte: int | None = None
     reader: int = READER
     max_cell_bytes: int | None = None
+    mark: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,7 @@ class ScannedRange:
     text_columns: TextColumns
     start_byte: int | None = None
     end_byte: int | None = None
+    mark: str | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
     begins_shard: bool = True
     too_large: Sequence[int] = ()

@@ -8,7 +8,7 @@ from pipelines.config import ConfigError
 from pipelines.engine.chain import QuarantineError
 from pipelines.engine.progress import funnel_table
 from pipelines.engine.session import Session
-from pipelines.report import say_cut_captions
+from pipelines.report.captions import say_cut_captions
 from pipelines.revisions.difference import compare_cuts
 from pipelines.run.funnel import funnel_of
 from pipelines.run.processors import describe_mixture
@@ -108,6 +108,17 @@ def result_of(job: RunSteps, asked: Sequence[str]) -> JobResult:
         if is_whole
         else None,
     )
+
+
+def require_named(asked: Sequence[str], *, origin: str, off: Collection[str], renews: bool) -> None:
+    """Raise `ConfigError` where a step is asked for without one that it is made from, in a run
+    that has none yet, or (`renews`) whose every step a growth or a retry makes anew."""
+    made = [kind.name for kind in kinds_of(origin) if kind.name not in off]
+    for step in asked:
+        for parent in STEP_KINDS[step].parents:
+            if parent in made and parent not in asked:
+                why = "a growth or a retry makes it anew; name it" if renews else "run it first"
+                raise ConfigError(f"--steps {step}: {parent} is not complete; {why}")
 
 
 def require_parents(job: RunSteps, asked: Sequence[str]) -> None:

@@ -7,16 +7,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.run.manifest import FileEntry, Manifest, ShardError, create_manifest
+from pipelines.run.option_changes import describe_changes
 from pipelines.run.record import (
     Revision,
     RunMismatchError,
     StepIdentity,
-    check_or_record,
     complete_step,
-    describe_changes,
     read_revision,
     read_run,
 )
+from pipelines.run.recorded_options import check_or_record
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import later_steps
 
@@ -287,4 +287,4 @@ def test_new_revision_of_a_step_drops_what_was_made_from_the_old_one(
 def test_revision_is_plain_json_with_a_number_and_steps(store: RunStore) -> None:
     complete(store, identities()["download"])
     tree = json.loads(store.read_bytes("revision.json"))
-    assert tree.keys() == {"revision", "steps"}
+    assert tree.keys() == {"revision", "steps", "own_digest"}
