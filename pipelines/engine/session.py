@@ -1,12 +1,13 @@
 """One job's hold on its run and its workers: lease, cluster, preflight, chains."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from pipelines.engine import cluster
 from pipelines.engine.chain import Chain
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.local import run_local
+from pipelines.engine.patience import Patience, ResultT
 from pipelines.engine.progress import Progress
 from pipelines.engine.ray_runner import RayRunner
 from pipelines.engine.stopping import check_stopped, stoppable
@@ -66,6 +67,10 @@ class Session:
             RayRunner(say=self._say).run(
                 chain, shards_ahead=self._config.shards_ahead, check=self._check
             )
+
+    def persist(self, name: str, work: Callable[[], ResultT]) -> ResultT:
+        """Do, in the driver, what may be repeated, for `engine.patience_s` while storage fails."""
+        return Patience(self._config.patience_s).persist(name, work, say=self._say)
 
     def start(self, step: str, *, shards_total: int, shards_done: int = 0) -> None:
         """A step begins, whoever runs it."""

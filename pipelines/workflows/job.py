@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pipelines.config import ConfigError
 from pipelines.engine.chain import QuarantineError
@@ -67,8 +68,8 @@ def run_steps(job: RunSteps, session: Session, asked: Sequence[str], say: Say) -
     for chain in job.chains(asked):
         if chain == ["select"]:
             session.start("select", shards_total=job.num_shards("select"), shards_done=0)
-            job.select().run(session.on_commit)
-            complete(job, "select", say=say)
+            session.persist("select", lambda: job.select().run(session.on_commit))
+            session.persist("select", lambda: complete(job, "select", say=say))
             say_cut_captions(job.store, say)
             _say_difference(job, cut_before, say)
         else:
@@ -86,7 +87,7 @@ def _run_chain(job: RunSteps, session: Session, chain: Sequence[str], say: Say) 
         steps = [job.shard_step(s, gpu if STEP_KINDS[s].loads_models else cpu) for s in chain]
         session.run(steps, num_shards=job.num_shards(chain[0]))
     for step in chain:
-        complete(job, step, say=say)
+        session.persist(step, partial(complete, job, step, say=say))
 
 
 def _say_difference(job: RunSteps, before: StepSummary | None, say: Say) -> None:

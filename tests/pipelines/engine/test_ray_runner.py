@@ -16,8 +16,8 @@ from sd_core.errors import ExitCode, FoundryError
 from tests.pipelines.engine.toy_step import ToyStep
 
 pytestmark = pytest.mark.ray
-RAY = EngineConfig(runner="ray", gpus=0)
-LOCAL = EngineConfig(runner="local")
+RAY = EngineConfig(runner="ray", gpus=0, patience_s=0)
+LOCAL = EngineConfig(runner="local", patience_s=0)
 
 
 def run(
