@@ -12,9 +12,10 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 PHOTOS ?= ../shared/data/photos/coco_mini
 HEADS ?= $(PHOTOS)/../../heads
 TEST_PROCESSES ?= 2
+HOSTILE_SEED ?= 0
 AUTOENCODER ?= $(PHOTOS)/../../autoencoders/taesd
 
-.PHONY: setup check test test-all quick browser demo photographs reference lock clean
+.PHONY: setup check test test-all hostile quick browser demo photographs reference lock clean
 
 setup: $(STAMP)
 
@@ -34,15 +35,21 @@ check: setup
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
 test: setup browser
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder \
+		-m "not hostile"
 
 # What does not fit into 25 minutes on two cores stands here; so far all of it fits.
 test-all: test
 
+# Every fault and every bad input (make test runs a tenth); HOSTILE_SEED draws others.
+hostile: setup
+	HOSTILE_SHARE=1 HOSTILE_SEED=$(HOSTILE_SEED) $(BIN)/python -m pytest tests/hostile \
+		--numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+
 # Without what takes long: whole jobs, Ray, browsers, real sizes.
 quick: setup
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder \
-		-m "not slow and not ray and not e2e and not browser"
+		-m "not slow and not ray and not e2e and not browser and not hostile"
 
 # For the tests of pages: Debian's Chromium, else Playwright's own; without one they skip.
 browser: setup

@@ -20,6 +20,9 @@ from sd_core.redact import redact_text
 from sd_core.redacted_output import redacted_output
 from sd_core.say import Say
 
+_PROJECT = Path(__file__).resolve().parents[1]
+"""A checkout, or where the wheel was installed: `configs` lies beside `jobs` in both."""
+
 
 class StepsResult(Protocol):
     """What a curation and a generation end with."""
@@ -53,8 +56,14 @@ def job_parser(doc: str | None, *, prog: str | None = None) -> argparse.Argument
 
 
 def add_config_options(parser: argparse.ArgumentParser, *, folder: str) -> None:
-    """`--config` and `--set`."""
-    parser.add_argument("--config", required=True, help=f"a YAML file, see {folder}")
+    """`--config` and `--set`; a configuration of `folder` goes by its name alone as well."""
+    shipped = {path.stem: path for path in sorted((_PROJECT / folder).glob("*.yaml"))}
+    parser.add_argument(
+        "--config",
+        required=True,
+        type=lambda given: given if Path(given).exists() else str(shipped.get(given, given)),
+        help=f"a YAML file, or one of {folder} by its name: {', '.join(shipped)}",
+    )
     parser.add_argument(
         "--set",
         action="append",

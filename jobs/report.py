@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
-    from pipelines.report import make_report, write_report
+    from pipelines.report.page import make_report, write_report
     from pipelines.run.folder import require_run
     from pipelines.run.store import RunStore
 

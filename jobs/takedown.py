@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
-    from pipelines.report import write_card
+    from pipelines.report.card import write_card
     from pipelines.revisions.takedown import take_down
     from pipelines.revisions.takedown_lists import read_takedown_lists
     from pipelines.run.folder import require_run

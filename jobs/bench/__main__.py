@@ -7,6 +7,7 @@
     python -m jobs.bench generate   bulk generation beside the plain diffusers pipeline
     python -m jobs.bench select     a ledger of 1,000,000 rows cut anew, duplicates included
     python -m jobs.bench planted    what select finds of pictures with planted truth
+    python -m jobs.bench why        the life of one row of a run of 1,000,000 rows, every --help
 
 Exit codes: `ExitCode` in sd_core/errors.py; a promise about planted pictures that is not kept
 is 1.

@@ -28,6 +28,7 @@ from jobs.bench.tables import (
     train_table,
 )
 from jobs.bench.train import measure_loader, measure_train
+from jobs.bench.why import measure_why, why_table
 from jobs.demo.planted_recall import planted_table
 
 _CURATE = Path(__file__).resolve().parents[1] / "curate.py"
@@ -55,6 +56,9 @@ def measure(options: argparse.Namespace) -> tuple[list[object], str]:
     if options.command == "planted":
         findings = measure_planted(planted_bench(options), say=_say)
         return [findings], planted_table(findings)
+    if options.command == "why":
+        told = measure_why(options.rows, options.metadata, say=_say)
+        return [*told], why_table(told)
     memory = measure_memory(memory_bench(options, script=_CURATE), say=_say)
     return [memory], memory_table(memory)
 

@@ -38,6 +38,7 @@ def parse(arguments: list[str] | None, *, description: str, epilog: str = "") ->
     _add_generate(commands.add_parser("generate", help="beside the plain diffusers pipeline"))
     _add_select(commands.add_parser("select", help="a ledger cut anew, at growing sizes"))
     _add_planted(commands.add_parser("planted", help="does select find what was planted?"))
+    _add_why(commands.add_parser("why", help="the life of one row of a large run; every --help"))
     for command in commands.choices.values():
         photos = _SHARED / "photos" / "coco_mini"
         command.add_argument("--photos", type=Path, default=photos, help="a folder of .jpg files")
@@ -215,6 +216,11 @@ def _add_select(command: argparse.ArgumentParser) -> None:
 def _add_planted(command: argparse.ArgumentParser) -> None:
     command.add_argument("--pictures", type=int, default=5_000)
     command.add_argument("--seed", type=int, help="of the pictures; by default held out ones")
+
+
+def _add_why(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--rows", type=int, default=1_000_000)
+    command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
 
 
 def _device(options: argparse.Namespace) -> str:

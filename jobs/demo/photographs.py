@@ -85,7 +85,7 @@ def _read_photographs(photos: Path, server: str) -> list[ListRow]:
 
 def _check(folder: LocalFolder, *, num_rows: int, autoencoder: Path) -> int:
     from jobs.demo.pixels import describe_other_images, measure_psnr
-    from pipelines.report import write_report
+    from pipelines.report.page import write_report
     from sd_core.model.autoencoder_config import AutoencoderConfig
 
     store = RunStore(str(folder.run))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from jobs.demo.outcome import list_shards
-from pipelines.run.images import iterate_encoded
+from pipelines.run.images import damaged, image_bytes
 from pipelines.run.store import RunStore
 from sd_core.cache.latents import posterior_mean
 from sd_core.cache.samples import LatentSample
@@ -17,12 +17,15 @@ from sd_core.cache.shards import iterate_shard
 from sd_core.cache.spec import CacheSpec, read_spec
 from sd_core.model.autoencoder import decode_latents, load_autoencoder
 from sd_core.model.autoencoder_config import AutoencoderConfig
+from sd_core.tar_members import iterate_members
 
 
 def _iterate_files(store: RunStore) -> Iterator[tuple[str, bytes]]:
     """Key and file of every stored image of the current revision, in plan order."""
     for path in list_shards(store, "images"):
-        yield from iterate_encoded(store, path)
+        with store.open(path) as stream:
+            members = iterate_members(stream, fault=damaged(path), max_bytes=image_bytes)
+            yield from ((each.key, each.content) for each in members if each.content is not None)
 
 
 def read_images(store: RunStore, keys: Iterable[str]) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ from jobs.demo.recall import findings_table, judge_outcomes
 from jobs.demo.server import LoopbackServer
 from jobs.demo.url_list import bad_url_rows, choose_bad_urls, mix, write_list
 from jobs.exit_codes import ExitCode
-from pipelines.report import write_report
+from pipelines.report.page import write_report
 from pipelines.run.store import RunStore
 from pipelines.training.samples import newest_sample_grid
 

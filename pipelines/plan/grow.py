@@ -6,7 +6,12 @@ from dataclasses import dataclass, replace
 import pyarrow.compute as pc
 
 from pipelines.plan.duplicates import DuplicateFinder
-from pipelines.plan.inputs import check_source_options, file_sha256, file_token
+from pipelines.plan.inputs import (
+    check_source_options,
+    file_num_bytes,
+    file_sha256,
+    file_token,
+)
 from pipelines.plan.make import PlanDraft, store_draft
 from pipelines.plan.record import Plan, PlanError, PlannedFile
 from pipelines.rows.keys import blake2b_64, hash_rows, hex_keys
@@ -167,7 +172,7 @@ class _Growing:
                     name=file.name,
                     uri=file.uri,
                     sha256=digest,
-                    num_bytes=file.size(),
+                    num_bytes=file_num_bytes(file),
                     token=tokens[file.name],
                     num_rows=num_rows,
                     text_columns=text_columns or TextColumns(url=None, caption=None),

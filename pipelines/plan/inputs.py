@@ -74,10 +74,15 @@ def file_sha256(file: SourceFile) -> str:
     return "+".join(part.sha256() for part in FORMATS[file.format].parts(file))
 
 
+def file_num_bytes(file: SourceFile) -> int:
+    """How many bytes are stored of what the plan calls a file."""
+    return next(FORMATS[file.format].parts(file)).size()
+
+
 def _difference(planned: PlannedFile, found: SourceFile) -> str | None:
     if planned.token and planned.token == file_token(found):
         return None
-    num_bytes = found.size()
+    num_bytes = file_num_bytes(found)
     if num_bytes != planned.num_bytes:
         return f"{found.uri}: {planned.num_bytes} bytes when planned, {num_bytes} now"
     digest = file_sha256(found)

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pipelines.config import Config
 from pipelines.plan.duplicates import SETTLED_REASONS, DuplicateFinder
-from pipelines.plan.inputs import file_sha256, file_token, source_options
+from pipelines.plan.inputs import file_num_bytes, file_sha256, file_token, source_options
 from pipelines.plan.record import (
     PLAN_VERSION,
     SHARD_FIELDS,
@@ -107,7 +107,7 @@ class PlanDraft:
                 name=file.name,
                 uri=file.uri,
                 sha256=digest,
-                num_bytes=file.size(),
+                num_bytes=file_num_bytes(file),
                 token=token,
                 num_rows=num_rows,
                 text_columns=text_columns,
@@ -136,6 +136,7 @@ class PlanDraft:
                 start_byte=scanned.start_byte,
                 end_byte=scanned.end_byte,
                 reader=reader,
+                mark=scanned.mark,
             )
         )
         self.notes.update(scanned.notes)
@@ -168,6 +169,7 @@ def store_draft(
     columns = draft.columns(source.config.content_hash) if grown is None else grown.columns
     content_hash = _content_hash_column(source, columns)
     settled_counts = np.zeros(len(draft.shards), dtype=np.int32)
+    settled_sha256: dict[int, str] = {}
     totals = dict.fromkeys(SETTLED_REASONS, 0)
     for records in draft.finder.settled():
         shard_id = int(records["shard_id"][0])
@@ -176,10 +178,15 @@ def store_draft(
         for reason in SETTLED_REASONS:
             totals[reason] += reasons.count(reason)
         rows = pa.array(records["row"].astype(np.int32))
-        put_table(store, settled_path(shard_id), pa.table({"row": rows, "reason": reasons}))
+        table = pa.table({"row": rows, "reason": reasons})
+        settled_sha256[shard_id] = put_table(store, settled_path(shard_id), table)
     shards = pa.Table.from_pylist(
         [
-            {**asdict(shard), "num_settled": int(count)}
+            {
+                **asdict(shard),
+                "num_settled": int(count),
+                "settled_sha256": settled_sha256.get(shard.shard_id),
+            }
             for shard, count in zip(draft.shards, settled_counts, strict=True)
         ],
         schema=SHARD_FIELDS,

@@ -16,6 +16,7 @@ from pipelines.sources.columns import SourceColumn, TextColumns
 from pipelines.sources.rows import EARLIER_READER, SourceRange
 from pipelines.sources.source import Source
 from sd_core.errors import InputError
+from sd_core.sealed import SealError, seal, sha256_of_bytes, unseal
 
 PLAN_PATH = "plan/plan.json"
 SHARDS_PATH = "plan/shards.parquet"
@@ -30,8 +31,11 @@ SHARD_FIELDS = pa.schema(
         pa.field("start_byte", pa.int64()),
         pa.field("end_byte", pa.int64()),
         pa.field("num_settled", pa.int32(), nullable=False),
+        pa.field("mark", pa.string()),
+        pa.field("settled_sha256", pa.string()),
     ]
 )
+"""Earlier plans lack the last ones."""
 
 
 class PlanError(InputError):
@@ -90,7 +94,7 @@ class Plan:
     def shard(self, shard_id: int) -> SourceRange:
         """Where a shard's rows lie."""
         row = self.shards.slice(shard_id, 1).to_pylist()[0]
-        row.pop("num_settled")
+        del row["num_settled"], row["settled_sha256"]
         return SourceRange(**row, reader=self._file(row["file"]).reader)
 
     def num_settled(self, shard_id: int) -> int:
@@ -107,17 +111,19 @@ class Plan:
 
 def store_plan(plan: Plan, store: RunStore) -> None:
     """Store the shards, then `plan.json`, which makes the plan one."""
-    put_table(store, plan.shards_path, plan.shards)
-    store.replace(PLAN_PATH, _to_json(plan))
+    digest = put_table(store, plan.shards_path, plan.shards)
+    store.replace(PLAN_PATH, seal(_to_json(plan, shards_sha256=digest)))
 
 
 def load_plan(store: RunStore) -> Plan:
     """The run's stored plan; raises `PlanError` where there is none or it is damaged."""
     try:
-        tree = json.loads(store.read_bytes(PLAN_PATH))
+        tree = unseal(store.read_bytes(PLAN_PATH))
         shards_path = tree.setdefault("shards_path", SHARDS_PATH)
-        with store.open(shards_path) as stream:
-            shards = read_parquet(stream)
+        shards = read_planned(store, shards_path, tree.pop("shards_sha256", None))
+        for name in SHARD_FIELDS.names[shards.num_columns :]:  # of before there were any
+            none = pa.nulls(shards.num_rows, pa.string())
+            shards = shards.append_column(SHARD_FIELDS.field(name), none)
         if shards.num_rows != tree.pop("num_shards") or shards.schema != SHARD_FIELDS:
             raise ValueError(f"{shards_path} does not belong to it")
         if tree.pop("schema_version") != PLAN_VERSION:
@@ -157,9 +163,8 @@ def read_settled(plan: Plan, store: RunStore, shard_id: int) -> pa.Table | None:
         return None
     path = settled_path(shard_id)
     try:
-        with store.open(path) as stream:
-            return read_parquet(stream)
-    except (OSError, pa.ArrowException) as error:
+        return read_planned(store, path, plan.shards["settled_sha256"][shard_id].as_py())
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise PlanError(f"{store.root}/{path}: missing or damaged: {error}") from error
 
 
@@ -174,20 +179,38 @@ def settled_path(shard_id: int) -> str:
     return f"plan/settled/{shard_id:06d}.parquet"
 
 
-def put_table(store: RunStore, path: str, table: pa.Table) -> None:
-    """Write a small Parquet file of the plan, with page checksums."""
+def put_table(store: RunStore, path: str, table: pa.Table) -> str:
+    """Write a small Parquet file of the plan, with page checksums; gives its sha256."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     store.replace(path, sink.getvalue())
+    return sha256_of_bytes(sink.getvalue())
 
 
-def _to_json(plan: Plan) -> bytes:
+def read_planned(store: RunStore, path: str, sha256: str | None) -> pa.Table:
+    """A small Parquet file of the plan, held against its digest.
+
+    Args:
+        sha256: None in plans made before there were digests.
+
+    Raises:
+        FileNotFoundError: there is none.
+        SealError, OSError, pa.ArrowException: it is damaged.
+    """
+    content = store.read_bytes(path)
+    if sha256 is not None and sha256_of_bytes(content) != sha256:
+        raise SealError(f"{path}: damaged: its sha256 is not the plan's")
+    return read_parquet(io.BytesIO(content))
+
+
+def _to_json(plan: Plan, *, shards_sha256: str) -> str:
     tree = {
         "schema_version": PLAN_VERSION,
         "fingerprint": plan.fingerprint,
         "rows_per_shard": plan.rows_per_shard,
         "num_rows": plan.num_rows,
         "num_shards": plan.num_shards,
+        "shards_sha256": shards_sha256,
         **({} if plan.shards_path == SHARDS_PATH else {"shards_path": plan.shards_path}),
         "settled": plan.settled,
         "options": plan.options,
@@ -196,4 +219,4 @@ def _to_json(plan: Plan) -> bytes:
         "columns": [asdict(column) for column in plan.columns],
         "files": [asdict(file) for file in plan.files],
     }
-    return (json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode()
+    return json.dumps(tree, indent=1, ensure_ascii=False)

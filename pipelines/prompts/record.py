@@ -1,6 +1,5 @@
 """What a plan of prompts is, and how a run keeps it: shards that are only ever added to."""
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,17 +8,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.plan import PlanError
 from pipelines.plan.inputs import file_sha256, file_token
-from pipelines.plan.record import PLAN_PATH
+from pipelines.plan.record import PLAN_PATH, put_table, read_planned
 from pipelines.run.manifest import ShardError
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_parquet
 from pipelines.sources import Source
 from pipelines.sources.columns import SourceColumn
 from pipelines.sources.rows import EARLIER_READER
+from sd_core.sealed import seal, unseal
 
 PROMPT_PLAN_VERSION = 1
 KIND = "prompts"
@@ -118,16 +116,14 @@ def changed_files(plan: PromptPlan, source: Source) -> list[str]:
 def is_prompt_plan(store: RunStore) -> bool:
     """Whether the run's plan is one of prompts; False where there is none."""
     try:
-        return bool(json.loads(store.read_bytes(PLAN_PATH)).get("kind") == KIND)
+        return bool(unseal(store.read_bytes(PLAN_PATH)).get("kind") == KIND)
     except (FileNotFoundError, ValueError, AttributeError):
         return False
 
 
 def store_prompt_plan(plan: PromptPlan, store: RunStore) -> None:
     """Store the shards' table under a name of its own, then `plan.json`, which makes it current."""
-    sink = io.BytesIO()
-    pq.write_table(plan.shards, sink, compression="zstd", write_page_checksum=True)
-    store.replace(plan.shards_path, sink.getvalue())
+    digest = put_table(store, plan.shards_path, plan.shards)
     tree = {
         "schema_version": PROMPT_PLAN_VERSION,
         "kind": KIND,
@@ -135,21 +131,21 @@ def store_prompt_plan(plan: PromptPlan, store: RunStore) -> None:
         "num_rows": plan.num_rows,
         "num_shards": plan.num_shards,
         "shards_path": plan.shards_path,
+        "shards_sha256": digest,
         "columns": [asdict(column) for column in plan.columns],
         "files": [asdict(file) for file in plan.files],
         "reading": plan.reading,
     }
-    store.replace(PLAN_PATH, (json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode())
+    store.replace(PLAN_PATH, seal(json.dumps(tree, indent=1, ensure_ascii=False)))
 
 
 def load_prompt_plan(store: RunStore) -> PromptPlan:
     """The run's stored plan; raises `PlanError` where there is none or it is damaged."""
     try:
-        tree = json.loads(store.read_bytes(PLAN_PATH))
+        tree = unseal(store.read_bytes(PLAN_PATH))
         if (tree.pop("schema_version"), tree.pop("kind", None)) != (PROMPT_PLAN_VERSION, KIND):
             raise ValueError("not of prompts, or written by another version of this program")
-        with store.open(tree["shards_path"]) as stream:
-            shards = read_parquet(stream)
+        shards = read_planned(store, tree["shards_path"], tree.pop("shards_sha256", None))
         if shards.num_rows != tree.pop("num_shards") or shards.schema != PROMPT_SHARD_FIELDS:
             raise ValueError(f"{tree['shards_path']} does not belong to it")
         tree["files"] = tuple(PromptFile(**file) for file in tree["files"])
@@ -167,11 +163,10 @@ def read_prompts(plan: PromptPlan, store: RunStore, shard_id: int) -> pa.Table:
     Raises:
         ShardError: the shard is missing or damaged.
     """
-    path = plan.shards["path"][shard_id].as_py()
+    path, digest = (plan.shards[name][shard_id].as_py() for name in ("path", "sha256"))
     try:
-        with store.open(path) as stream:
-            return read_parquet(stream)
-    except (OSError, pa.ArrowException) as error:
+        return read_planned(store, path, digest)
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise ShardError(f"{path}: missing or damaged: {error}") from error
 
 

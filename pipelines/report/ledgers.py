@@ -9,6 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.rows.ledger import DUPLICATE_REASONS
+from pipelines.run.checked import open_checked
+from pipelines.run.manifest import FileEntry
 from pipelines.run.revision_files import RevisionFiles
 
 _NAME_ANOTHER_ROW = (*DUPLICATE_REASONS, "in_reference_set")
@@ -21,22 +23,23 @@ class Ledgers(RevisionFiles):
     @cached_property
     def schema(self) -> pa.Schema:
         """The first shard's."""
-        with self.store.open(self._ledgers[0]) as stream:
+        first = self._ledgers[0]
+        with self.whole(first.path), open_checked(self.store, first) as stream:
             return pq.read_schema(stream)
 
     def read(self, columns: Collection[str]) -> Iterator[pa.Table]:
         """These columns of each shard, those that the first has; null where another lacks one."""
         asked = pa.schema([field for field in self.schema if field.name in columns])
-        for path in self._ledgers:
-            table = self.read_table(path, asked.names)
+        for entry in self._ledgers:
+            table = self.read_table(entry, asked.names)
             for field in asked:  # shards that an older version made of the same run
                 if field.name not in table.column_names:
                     table = table.append_column(field, pa.nulls(table.num_rows, field.type))
             yield table.select(asked.names).cast(asked)
 
     @cached_property
-    def _ledgers(self) -> list[str]:
-        return self.paths("ledger")
+    def _ledgers(self) -> list[FileEntry]:
+        return self.files("ledger")
 
 
 def without_names(rules: pa.ChunkedArray, reasons: pa.ChunkedArray) -> pa.Array:

@@ -12,6 +12,7 @@ from pipelines.run.manifest import (
     read_manifest,
 )
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,11 @@ def copy_records(store: RunStore, step: str, before: str, now: str) -> bool:
             continue
         content = store.read_bytes(f"manifests/{step}/{before}/{name}")
         path = f"manifests/{step}/{now}/{name}"
-        if not store.create_exclusive(path, content) and store.read_bytes(path) != content:
+        if store.create_exclusive(path, content) or store.read_bytes(path) == content:
+            continue
+        is_json = name.endswith(".json")  # perhaps of a version that did not seal it
+        earlier = f"manifests/{step}/{before}/{name}"
+        if not is_json or read_json(store, path) != read_json(store, earlier):
             return False
     return True
 

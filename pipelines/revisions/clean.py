@@ -4,7 +4,6 @@ A training run, or a reader of `shards.txt`, may still have such files open: the
 starts at the first clean-up that finds it.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pipelines.run.amendments import read_amendments
 from pipelines.run.committed import Committed
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import read_json, write_json
 from pipelines.steps.kinds import every_folder
 from sd_core.say import Say
 
@@ -125,14 +125,13 @@ def _size(store: RunStore, path: str) -> int:
 
 def _read_seen(store: RunStore) -> dict[str, float]:
     try:
-        seen: dict[str, float] = json.loads(store.read_bytes(SEEN_FILE))
+        return read_json(store, SEEN_FILE)
     except FileNotFoundError:
         return {}
-    return seen
 
 
 def _write_seen(store: RunStore, seen: Mapping[str, float]) -> None:
     if seen:
-        store.replace(SEEN_FILE, (json.dumps(dict(sorted(seen.items())), indent=1) + "\n").encode())
+        write_json(store, SEEN_FILE, seen)
     else:
         store.delete(SEEN_FILE)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipelines.run.checked import read_checked
 from pipelines.run.committed import Committed
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table
 
 
 @dataclass(kw_only=True)
@@ -50,7 +50,7 @@ def compare_cuts(store: RunStore, *, before: str, now: str, num_shards: int) -> 
             entry = manifest.file("ledger") if manifest is not None else None
             if entry is None or not store.exists(entry.path):
                 break
-            tables.append(read_table(store, entry.path, columns=["kept", "reason"]))
+            tables.append(read_checked(store, entry, ["kept", "reason"]))
         if len(tables) < 2 or tables[0].num_rows != tables[1].num_rows:
             continue
         was, is_now = (np.asarray(table["kept"], bool) for table in tables)

@@ -16,7 +16,7 @@ from pipelines.revisions.copies import with_their_copies
 from pipelines.revisions.identities import recorded_steps, with_amendments
 from pipelines.rules.tombstones import Tombstones, read_tombstones, write_tombstones
 from pipelines.run.amendments import Amendments, read_amendments, write_amendments
-from pipelines.run.cache_files import publish_cache
+from pipelines.run.cache_files import publish_cache, withdraw_cache
 from pipelines.run.committed import Committed
 from pipelines.run.record import (
     StepIdentity,
@@ -136,6 +136,8 @@ def _complete(store: RunStore, step: StepIdentity, *, num_shards: int) -> None:
     """
     kind, made = STEP_KINDS[step.step], Committed(store, step.step, step.fingerprint)
     if len(made.shards()) < num_shards:
+        if step.step == "encode":
+            withdraw_cache(store)
         withdraw_step(store, step.step, folders=kind.paths, later=later_steps(step.step))
         return
     complete_step(

@@ -15,7 +15,9 @@ from pipelines.rows.urls import normalise_url, url_host
 from pipelines.rules.block_lists import entry_domain
 from pipelines.rules.earlier_urls import earlier_url, earlier_url_host
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import damaged_record, read_json
 from sd_core.redact import redact_url
+from sd_core.sealed import seal
 
 TOMBSTONES_FILE = "takedown/tombstones.json"
 TAKEN_DOWN = TAKEDOWN_REASONS[0]
@@ -50,7 +52,7 @@ class Tombstones:
         return Tombstones(**{kind: getattr(self, kind) | getattr(other, kind) for kind in _KINDS})
 
     def to_json(self) -> bytes:
-        """As they are stored."""
+        """As they are stored, but for the seal."""
         tree = {kind: sorted(getattr(self, kind)) for kind in _KINDS}
         return (json.dumps(tree, indent=1) + "\n").encode()
 
@@ -81,17 +83,19 @@ class Tombstones:
 
 
 def read_tombstones(store: RunStore) -> Tombstones:
-    """Those of a run; none where nothing was taken down."""
+    """Those of a run; none where nothing was taken down. Raises `DamagedRecordError`."""
     try:
-        tree = json.loads(store.read_bytes(TOMBSTONES_FILE))
+        tree = read_json(store, TOMBSTONES_FILE)
+        return Tombstones(**{kind: frozenset(tree[kind]) for kind in _KINDS})
     except FileNotFoundError:
         return Tombstones()
-    return Tombstones(**{kind: frozenset(tree[kind]) for kind in _KINDS})
+    except (TypeError, KeyError) as error:
+        raise damaged_record(store, TOMBSTONES_FILE, str(error)) from error
 
 
 def write_tombstones(store: RunStore, tombstones: Tombstones) -> None:
     """Store them."""
-    store.replace(TOMBSTONES_FILE, tombstones.to_json())
+    store.replace(TOMBSTONES_FILE, seal(tombstones.to_json().decode()))
 
 
 def tombstones_of(

@@ -1,10 +1,10 @@
 """What was done to a run since it was planned: rows fetched again, rows taken down."""
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import damaged_record, read_json, write_json
 
 AMENDMENTS_FILE = "edition.json"
 """As earlier versions called them; so does the option of download that they are."""
@@ -38,15 +38,16 @@ class Amendments:
 
 
 def read_amendments(store: RunStore) -> Amendments:
-    """The run's; none where nothing happened to it."""
+    """The run's; none where nothing happened to it. Raises `DamagedRecordError`."""
     try:
-        tree = json.loads(store.read_bytes(AMENDMENTS_FILE))
+        tree = read_json(store, AMENDMENTS_FILE)
+        return Amendments(**{**tree, "before": tuple(tree["before"])})
     except FileNotFoundError:
         return Amendments()
-    return Amendments(**{**tree, "before": tuple(tree["before"])})
+    except (TypeError, KeyError) as error:
+        raise damaged_record(store, AMENDMENTS_FILE, str(error)) from error
 
 
 def write_amendments(store: RunStore, amendments: Amendments) -> None:
     """Make them the run's."""
-    content = json.dumps(asdict(amendments), indent=1, sort_keys=True) + "\n"
-    store.replace(AMENDMENTS_FILE, content.encode())
+    write_json(store, AMENDMENTS_FILE, asdict(amendments))

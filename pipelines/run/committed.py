@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipelines.run.checked import read_checked
 from pipelines.run.images import StoredImage, iterate_images
 from pipelines.run.manifest import (
     FileEntry,
@@ -17,7 +17,6 @@ from pipelines.run.manifest import (
     read_manifest,
 )
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table
 
 OnFailure = Callable[[dict[str, Any], ShardError], None]
 
@@ -71,14 +70,7 @@ class Committed:
             columns: Of these those that are there, in the file's order; all by default.
         """
         entry = self.file(shard_id, folder)
-        if entry is None:
-            return None
-        names = None
-        if columns is not None:
-            asked = set(columns)
-            with self.store.open(entry.path) as stream:
-                names = [name for name in pq.read_schema(stream).names if name in asked]
-        return read_table(self.store, entry.path, columns=names)
+        return None if entry is None else read_checked(self.store, entry, columns)
 
     def images(
         self,

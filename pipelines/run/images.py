@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from pipelines.run.manifest import Manifest, ShardError
+from pipelines.run.checked import open_checked, read_checked
+from pipelines.run.manifest import FileEntry, Manifest, ShardError
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table
 from sd_core.tar_members import TarFault, iterate_members
 
 _BATCHES_HELD = 4
@@ -57,9 +57,9 @@ def iterate_images(
         if manifest.kept:
             raise ShardError(f"{origin} shard {shard_id}: {manifest.kept} images, but no tar")
         return
-    rows = read_table(store, facts.path, columns=_FACTS).to_pylist()
+    rows = read_checked(store, facts, _FACTS).to_pylist()
     stored = iter([row for row in rows if row.pop("reason") is None])
-    for key, encoded in iterate_encoded(store, images.path):
+    for key, encoded in iterate_encoded(store, images):
         row = next(stored, None)
         if row is None or row["key"] != key:
             raise ShardError(f"{images.path}: {key} is not the next row of {facts.path}")
@@ -129,10 +129,11 @@ def stack_pixels(
     return stacked.transpose(0, 3, 1, 2)
 
 
-def iterate_encoded(store: RunStore, path: str) -> Iterator[tuple[str, bytes]]:
-    """`(key, file)` of each image of a shard's tar, streaming."""
-    with store.open(path) as stream:
-        for member in iterate_members(stream, fault=damaged(path), max_bytes=image_bytes):
+def iterate_encoded(store: RunStore, entry: FileEntry) -> Iterator[tuple[str, bytes]]:
+    """`(key, file)` of each image of a shard's tar, which is held against its digest first."""
+    with open_checked(store, entry) as stream:
+        fault = damaged(entry.path)
+        for member in iterate_members(stream, fault=fault, max_bytes=image_bytes):
             if member.content is not None:
                 yield member.key, member.content
 

@@ -7,16 +7,21 @@ import pyarrow.parquet as pq
 
 from pipelines.run.manifest import Manifest
 from pipelines.run.store import RunStore
+from sd_core.sealed import sha256_of_bytes
 
 Index = dict[str, list[dict[str, Any]]]
 """Folder to the rows of its index, in the order of the shards."""
 
 
-def write_index(store: RunStore, index: Index) -> None:
-    """Write each folder's `shards.txt` and `index.parquet`."""
+def write_index(store: RunStore, index: Index) -> dict[str, str]:
+    """Write each folder's `shards.txt` and `index.parquet`; gives their sha256 by path."""
+    digests = {}
     for folder, rows in index.items():
-        store.replace(f"{folder}/shards.txt", "".join(f"{r['path']}\n" for r in rows).encode())
-        store.replace(f"{folder}/index.parquet", _index_bytes(rows))
+        lines = "".join(f"{row['path']}\n" for row in rows).encode()
+        for name, content in (("shards.txt", lines), ("index.parquet", _index_bytes(rows))):
+            store.replace(f"{folder}/{name}", content)
+            digests[f"{folder}/{name}"] = sha256_of_bytes(content)
+    return digests
 
 
 def index_files(index: Index, manifest: Manifest) -> None:

@@ -1,7 +1,6 @@
 """The commit: data files named by their own hash, then the manifest, last and exclusively."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 from pipelines.run.schemas import record_schema
 from pipelines.run.store import RunStore
 from sd_core.errors import FoundryError, InputError
+from sd_core.sealed import seal_tree, sha256_of_bytes, unseal
 
 
 class ShardError(FoundryError):
@@ -53,6 +53,11 @@ class Manifest:
                 f"{self.step} shard {self.shard_id}: {self.rows_in} rows in, but {self.kept} kept "
                 f"and {sum(self.dropped.values())} dropped"
             )
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the manifest as it is written."""
+        return sha256_of_bytes(seal_tree(asdict(self)))
 
     def file(self, folder: str) -> FileEntry | None:
         """The file this shard has in `folder` (`images`, `facts/download`, ...), if any."""
@@ -117,7 +122,7 @@ def commit_shard(
 def create_manifest(store: RunStore, manifest: Manifest) -> Manifest:
     """Create a manifest if its shard has none yet; returns the one that counts."""
     path = manifest_path(manifest.step, manifest.fingerprint, manifest.shard_id)
-    if store.create_exclusive(path, _to_json(manifest)):
+    if store.create_exclusive(path, seal_tree(asdict(manifest))):
         return manifest
     winner = read_manifest(store, manifest.step, manifest.fingerprint, manifest.shard_id)
     if winner is None:
@@ -129,7 +134,7 @@ def read_manifest(store: RunStore, step: str, fingerprint: str, shard_id: int) -
     """The shard's manifest, or None where it has not been committed.
 
     Raises:
-        ShardError: the manifest is torn, or is that of another shard.
+        ShardError: the manifest is torn or damaged, or is that of another shard.
     """
     path = manifest_path(step, fingerprint, shard_id)
     try:
@@ -137,7 +142,7 @@ def read_manifest(store: RunStore, step: str, fingerprint: str, shard_id: int) -
     except FileNotFoundError:
         return None
     try:
-        tree = json.loads(content)
+        tree = unseal(content)
         tree["files"] = tuple(FileEntry(**entry) for entry in tree["files"])
         manifest = Manifest(**tree)
     except (ValueError, TypeError, KeyError) as error:
@@ -178,7 +183,3 @@ def _publish(store: RunStore, file: SpooledFile, shard_id: int) -> FileEntry:
     return FileEntry(
         path=path, sha256=digest, num_bytes=file.path.stat().st_size, num_rows=file.num_rows
     )
-
-
-def _to_json(manifest: Manifest) -> bytes:
-    return (json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n").encode()

@@ -5,7 +5,6 @@ an order of its own. So the first worker of each type leaves a small file beside
 manifests, and a step that several types worked on is said to be so.
 """
 
-import json
 import platform
 import re
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Final
 import torch
 
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import read_json
+from sd_core.sealed import seal_tree
 
 # The widest one counts; what comes after them in /proc/cpuinfo changes no kernel that we know of.
 _INSTRUCTION_SETS: Final = ("amx_tile", "avx512f", "avx2", "avx", "sve", "asimd")
@@ -39,14 +40,13 @@ def note_processor(store: RunStore, folder: str, device: torch.device) -> None:
     """Record in a folder of the run that a processor of this worker's type computed for it."""
     name = describe_processor(device)
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    content = (json.dumps({"processor": name}) + "\n").encode()
-    store.create_exclusive(f"{folder}/{_PREFIX}{slug}.json", content)
+    store.create_exclusive(f"{folder}/{_PREFIX}{slug}.json", seal_tree({"processor": name}))
 
 
 def noted_processors(store: RunStore, folder: str) -> list[str]:
     """The types that `note_processor` recorded there, by name; none in older runs."""
     return sorted(
-        str(json.loads(store.read_bytes(f"{folder}/{name}"))["processor"])
+        str(read_json(store, f"{folder}/{name}").get("processor"))
         for name in store.list_files(folder)
         if name.startswith(_PREFIX)
     )

@@ -116,18 +116,27 @@ class Run(RevisionFiles):
             IncompleteRunError, ShardError: as for `ledger`.
         """
         url, first = redact_url(url_or_key), None
-        for path in self.paths("ledger"):
-            names = self.read_table(path, ["key", "url"])
+        for entry in self.files("ledger"):
+            names = self.read_table(entry, ["key", "url"])
             found = pc.or_kleene(pc.equal(names["key"], url_or_key), pc.equal(names["url"], url))
             if not pc.any(found).as_py():
                 continue
-            for row in self._end(self.read_table(path).filter(found)).to_pylist():
+            for row in self._end(self.read_table(entry).filter(found)).to_pylist():
                 if row["kept"]:
                     return dict(row)
                 first = first or dict(row)
         if first is None:
             raise NotInRunError(f"{self.path}: no row of its list has the URL or key {url}")
         return first
+
+    def row_at(self, shard_id: int, row: int) -> dict[str, Any]:
+        """What became of a row, by its number; returns and raises as `row`."""
+        files = self.files("ledger")
+        if shard_id < len(files):
+            table = self.read_table(files[shard_id])
+            for found in self._end(table.filter(pc.equal(table["row"], row))).to_pylist():
+                return dict(found)
+        raise NotInRunError(f"{self.path}: no row {row} in a shard {shard_id} of {len(files)}")
 
     def images(
         self, keys: Collection[str] | None = None, *, dropped: bool = False
@@ -186,8 +195,8 @@ class Run(RevisionFiles):
     def _ends(self, columns: Collection[str] | None = None) -> Iterator[pa.Table]:
         """The ledger, a shard at a time, with at least these columns and `_END`."""
         asked = None if columns is None else dict.fromkeys([*columns, *_END])
-        for path in self.paths("ledger"):
-            yield self._end(self.read_table(path, asked))
+        for entry in self.files("ledger"):
+            yield self._end(self.read_table(entry, asked))
 
     def _end(self, table: pa.Table) -> pa.Table:
         """Select's verdicts on rows of one shard with what encode refused of them."""
@@ -231,7 +240,7 @@ class Run(RevisionFiles):
         entry = self.committed(self.origin).file(shard_id, "images")
         path = f"{self.origin} shard {shard_id}" if entry is None else entry.path
         with self.whole(path):
-            for key, content in iterate_encoded(self.store, path) if entry is not None else ():
+            for key, content in iterate_encoded(self.store, entry) if entry is not None else ():
                 if (facts := rows.pop(key, None)) is not None:
                     yield RunImage(key=key, caption=facts["caption"], content=content, facts=facts)
                 if not rows:

@@ -3,14 +3,16 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.run.index import Index, index_files, write_index
 from pipelines.run.manifest import iterate_manifests
 from pipelines.run.option_changes import describe_changes
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import damaged_record, read_json, write_json
 from sd_core.errors import InputError
+from sd_core.sealed import sha256_of_bytes
 
 RUN_FILE = "run.json"
 REVISION_FILE = "revision.json"
@@ -18,10 +20,6 @@ REVISION_FILE = "revision.json"
 
 class NotARunError(InputError):
     """A folder holds none of a run's records, or what it holds is no run of this kind."""
-
-
-class DamagedRecordError(NotARunError, ValueError):
-    """run.json or revision.json is not what this program writes."""
 
 
 class RunMismatchError(InputError):
@@ -54,7 +52,13 @@ class StepIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class StepSummary:
-    """A completed step: rows_in = kept + sum of `dropped`, over all its shards."""
+    """A completed step: rows_in = kept + sum of `dropped`, over all its shards.
+
+    Attributes:
+        digests: sha256 of what readers start from, by path: its lists and indexes, what workers
+            recorded, and under the manifests' folder of all of them. Empty of steps that were
+            completed before there were digests.
+    """
 
     fingerprint: str
     num_shards: int
@@ -62,6 +66,7 @@ class StepSummary:
     kept: int
     dropped: Mapping[str, int]
     quarantined: tuple[int, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +84,7 @@ def read_revision(store: RunStore) -> Revision:
         DamagedRecordError: revision.json is none.
     """
     try:
-        tree = json.loads(store.read_bytes(REVISION_FILE))
+        tree = read_json(store, REVISION_FILE)
         steps = {
             name: StepSummary(**{**summary, "quarantined": tuple(summary["quarantined"])})
             for name, summary in tree["steps"].items()
@@ -87,8 +92,9 @@ def read_revision(store: RunStore) -> Revision:
         return Revision(number=tree["revision"], steps=steps)
     except FileNotFoundError:
         return Revision()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _damaged(store, REVISION_FILE, f"{type(error).__name__}: {error}") from error
+    except (TypeError, KeyError, AttributeError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise damaged_record(store, REVISION_FILE, found) from error
 
 
 def complete_step(
@@ -131,9 +137,10 @@ def complete_step(
     }
     if old is not None:
         _write_revision(store, revision.number, kept)
-    write_index(store, index)
+    digests = {**summary.digests, **write_index(store, index)}
     if publish is not None:
         publish()
+    summary = replace(summary, digests=digests)
     _write_revision(store, revision.number + 1, {**kept, identity.step: summary})
     return summary
 
@@ -154,7 +161,7 @@ def _write_revision(store: RunStore, number: int, steps: Mapping[str, StepSummar
         "revision": number,
         "steps": {name: _summary_tree(step) for name, step in steps.items()},
     }
-    store.replace(REVISION_FILE, _dump(tree))
+    write_json(store, REVISION_FILE, tree)
 
 
 def _summary_tree(step: StepSummary) -> dict[str, Any]:
@@ -165,17 +172,21 @@ def _summary_tree(step: StepSummary) -> dict[str, Any]:
         "kept": step.kept,
         "dropped": dict(sorted(step.dropped.items())),
         "quarantined": list(step.quarantined),
+        "digests": dict(step.digests),
     }
 
 
 def _summarise(
     store: RunStore, identity: StepIdentity, *, num_shards: int, index: Index
 ) -> StepSummary:
-    """The step's counts; its files are added to `index`."""
+    """The step's counts and its records' digests; its files are added to `index`."""
+    manifests = hashlib.sha256()
+    folder = f"manifests/{identity.step}/{identity.fingerprint}"
     dropped: dict[str, int] = {}
     rows_in = kept = 0
     quarantined = []
     for manifest in iterate_manifests(store, identity.step, identity.fingerprint, num_shards):
+        manifests.update(manifest.digest.encode())
         rows_in += manifest.rows_in
         kept += manifest.kept
         for reason, count in manifest.dropped.items():
@@ -190,7 +201,15 @@ def _summarise(
         kept=kept,
         dropped=dropped,
         quarantined=tuple(quarantined),
+        digests={**recorded_digests(store, folder), folder: manifests.hexdigest()},
     )
+
+
+def recorded_digests(store: RunStore, folder: str) -> dict[str, str]:
+    """sha256 by path of what workers recorded beside a step's manifests."""
+    names = store.list_files(folder)
+    paths = [f"{folder}/{name}" for name in names if not name.removesuffix(".json").isdigit()]
+    return {path: sha256_of_bytes(store.read_bytes(path)) for path in paths}
 
 
 def check_or_record(
@@ -226,6 +245,8 @@ def check_or_record(
         step: {"fingerprint": identity.fingerprint, "options": identity.options}
         for step, identity in now.items()
     }
+    if job.get("job") != "train" and not store.exists(REVISION_FILE):
+        _write_revision(store, 0, {})  # so that one that is lost later is missed
     write_run(store, {**job, "steps": {**recorded, **steps}})
 
 
@@ -257,7 +278,7 @@ def _describe_differences(
 
 def write_run(store: RunStore, tree: Mapping[str, Any]) -> None:
     """Replace run.json."""
-    store.replace(RUN_FILE, _dump(tree))
+    write_json(store, RUN_FILE, tree)
 
 
 def read_run(store: RunStore) -> dict[str, Any]:
@@ -267,22 +288,9 @@ def read_run(store: RunStore) -> dict[str, Any]:
         DamagedRecordError: it is none.
     """
     try:
-        tree: dict[str, Any] = json.loads(store.read_bytes(RUN_FILE))
+        tree = read_json(store, RUN_FILE)
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise _damaged(store, RUN_FILE, f"not JSON: {error}") from error
-    if not isinstance(tree, dict) or not isinstance(tree.get("steps", {}), dict):
-        raise _damaged(store, RUN_FILE, "no mapping with `steps`")
+    if not isinstance(tree.get("steps", {}), dict):
+        raise damaged_record(store, RUN_FILE, "no mapping with `steps`")
     return tree
-
-
-def _damaged(store: RunStore, name: str, found: str) -> DamagedRecordError:
-    return DamagedRecordError(
-        f"{store.root}/{name}: not a record of a run ({found}); put it back as it was, or give "
-        "another folder"
-    )
-
-
-def _dump(tree: Mapping[str, Any]) -> bytes:
-    return (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode()

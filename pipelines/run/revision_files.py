@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipelines.run.checked import read_checked
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import FileEntry, ShardError
 from pipelines.run.record import Revision, StepSummary, read_revision
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_parquet
 from sd_core.errors import InputError, is_environment
 from sd_core.redact import redact_url
 
@@ -74,7 +73,9 @@ class RevisionFiles:
             ShardError: a file is missing or damaged.
         """
         return self.join(
-            [self.read_table(path, columns) for path in self.paths(folder)], columns, folder=folder
+            [self.read_table(entry, columns) for entry in self.files(folder)],
+            columns,
+            folder=folder,
         )
 
     def paths(self, folder: str) -> list[str]:
@@ -102,13 +103,10 @@ class RevisionFiles:
             return name
         return {"ledger": "select", "latents": "encode"}.get(first) or self.origin
 
-    def read_table(self, path: str, columns: Iterable[str] | None = None) -> pa.Table:
+    def read_table(self, entry: FileEntry, columns: Iterable[str] | None = None) -> pa.Table:
         """A Parquet file; of the columns those that it has, as older versions wrote fewer."""
-        with self.whole(path), self.store.open(path) as stream:
-            if columns is not None:
-                has = set(pq.read_schema(stream).names)
-                columns = [name for name in columns if name in has]
-            return read_parquet(stream, columns=columns)
+        with self.whole(entry.path):
+            return read_checked(self.store, entry, columns)
 
     @contextmanager
     def whole(self, path: str) -> Iterator[None]:

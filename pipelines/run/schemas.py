@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import read_json
+from sd_core.sealed import seal_tree
 
 Columns = tuple[str, ...]
 """`name: type` of each column, in order, as Arrow writes types."""
@@ -29,7 +31,7 @@ def record_schema(
     digest = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:8]
     path = f"{_prefix(step, fingerprint, folder)}{digest}.json"
     content = {"folder": folder, "columns": columns}
-    store.create_exclusive(path, (json.dumps(content, indent=1) + "\n").encode())
+    store.create_exclusive(path, seal_tree(content))
 
 
 def read_schemas(store: RunStore, *, step: str, fingerprint: str, folder: str) -> list[Columns]:
@@ -37,7 +39,7 @@ def read_schemas(store: RunStore, *, step: str, fingerprint: str, folder: str) -
     prefix = _prefix(step, fingerprint, folder)
     parent, _, start = prefix.rpartition("/")
     names = sorted(name for name in store.list_files(parent) if name.startswith(start))
-    return [tuple(json.loads(store.read_bytes(f"{parent}/{name}"))["columns"]) for name in names]
+    return [tuple(read_json(store, f"{parent}/{name}")["columns"]) for name in names]
 
 
 def _prefix(step: str, fingerprint: str, folder: str) -> str:

@@ -51,7 +51,8 @@ class ReadingConfig(Config):
     """How the files are read, and which of their columns mean what."""
 
     format: str = "auto"
-    """`auto` goes by the file names; `img2dataset` is a folder that img2dataset wrote."""
+    """`auto` goes by the file names; `img2dataset` is a folder that img2dataset wrote, `folder` one
+    of pictures."""
     url_column: str | None = None
     """Null: recognised among the common names (`URL`, `url`, `image_url`, ...); the empty text says
     that the rows are prompts, without URLs."""

@@ -140,6 +140,9 @@ class StoredPart(Protocol):
     def sha256(self) -> str:
         """Hex sha256 of what is stored."""
 
+    def size(self) -> int:
+        """Stored bytes."""
+
 
 def suffix_of(name: str) -> str | None:
     """What a file's name says of its format: the last suffix, compression aside (`.csv`)."""

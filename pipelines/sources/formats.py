@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipelines.sources.config import ReadingConfig
 from pipelines.sources.earlier_tars import earlier_tar_images, read_earlier_tar, scan_earlier_tar
 from pipelines.sources.files import SourceFile, StoredPart
+from pipelines.sources.image_folder import ImageFolder
 from pipelines.sources.img2dataset import (
     folder_beside,
     img2dataset_images,
@@ -119,4 +120,5 @@ FORMATS: dict[str, SourceFormat] = {
     "text": TextList((".txt",)),
     "img2dataset": Img2dataset(),
     "webdataset": WebDataset(),
+    "folder": ImageFolder(),
 }

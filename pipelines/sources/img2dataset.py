@@ -20,6 +20,7 @@ from pipelines.sources.parquet_list import (
     read_parquet_rows,
     scan_parquet,
 )
+from pipelines.sources.pictures import StoredFile, is_picture, list_folder, read_files
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange
 from pipelines.sources.tar_samples import MAX_IMAGE_BYTES, tar_parts
 
@@ -140,12 +141,19 @@ def _from_tar(tar: SourceFile, rows: dict[str, int]) -> Iterator[tuple[int, byte
             yield rows.pop(name), part.content
 
 
-def _from_folder(folder: "ImageFolder", rows: dict[str, int]) -> Iterator[tuple[int, bytes]]:
-    for key, path, num_bytes in folder.images():
-        row = rows.pop(key, None)
-        if row is not None and 0 < num_bytes <= MAX_IMAGE_BYTES:
-            with folder.beside.filesystem.open(path, "rb") as stream:
-                yield row, stream.read()
+def _from_folder(folder: "StoredFolder", rows: dict[str, int]) -> Iterator[tuple[int, bytes]]:
+    found: dict[str, StoredFile] = {}
+    for picture in folder.pictures():
+        found.setdefault(_key_of(picture), picture)
+    usable = {k: p for k, p in found.items() if k in rows and 0 < p.num_bytes <= MAX_IMAGE_BYTES}
+    contents = read_files(folder.beside.filesystem, list(usable.values()))
+    for key, content in zip(usable, contents, strict=True):
+        if content is not None:
+            yield rows[key], content
+
+
+def _key_of(picture: StoredFile) -> str:
+    return picture.name.rpartition(".")[0]
 
 
 def tar_beside(file: SourceFile) -> SourceFile:
@@ -165,7 +173,7 @@ def tar_beside(file: SourceFile) -> SourceFile:
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class StoredFolder:
     """The folder with the images of one of img2dataset's Parquet files, in its `files` layout."""
 
     beside: SourceFile
@@ -179,31 +187,27 @@ class ImageFolder:
         """Whether it is there."""
         return bool(self.beside.filesystem.isdir(self.path))
 
-    def images(self) -> Iterator[tuple[str, str, int]]:
-        """Each picture's key, path and bytes, by name; nothing where there is no folder."""
-        for entry in self._entries():
-            key, _, extension = posixpath.basename(entry["name"]).rpartition(".")
-            if extension.lower() in ALL_IMAGE_EXTENSIONS:
-                yield key, entry["name"], int(entry["size"] or 0)
-
-    def _entries(self) -> list[dict[str, str]]:
-        if not self.exists():
-            return []
-        found = self.beside.filesystem.ls(self.path, detail=True)
-        return sorted(found, key=lambda entry: str(entry["name"]))
+    def pictures(self) -> list[StoredFile]:
+        """By name; none where there is no folder."""
+        files = list_folder(self.beside.filesystem, self.path)
+        return [file for file in files if is_picture(file.name)]
 
     def token(self) -> str:
         """A mark of its pictures' names and sizes; their bytes are not read."""
         digest = hashlib.sha256()
-        for key, _, num_bytes in self.images():
-            digest.update(f"{key} {num_bytes}\n".encode())
+        for picture in self.pictures():
+            digest.update(f"{_key_of(picture)} {picture.num_bytes}\n".encode())
         return digest.hexdigest()
+
+    def size(self) -> int:
+        """Bytes of its pictures."""
+        return sum(picture.num_bytes for picture in self.pictures())
 
     def sha256(self) -> str:
         """The same: hashing the bytes of every file would fetch all of them."""
         return self.token()
 
 
-def folder_beside(file: SourceFile) -> ImageFolder:
+def folder_beside(file: SourceFile) -> StoredFolder:
     """The folder that belongs to one of img2dataset's Parquet files."""
-    return ImageFolder(file)
+    return StoredFolder(file)

@@ -1,10 +1,13 @@
 """Which files a source is, and of which format each."""
 
+import io
 import posixpath
 from urllib.parse import urlsplit
 
 import fsspec
+import pyarrow as pa
 
+from pipelines.run.tables import read_parquet
 from pipelines.sources.config import SourceError, UnreachableSourceError
 from pipelines.sources.files import SourceFile, compression_of, suffix_of
 from pipelines.sources.formats import FORMATS
@@ -30,6 +33,11 @@ def list_files(config: SourceConfig) -> list[SourceFile]:
     if not names:
         raise SourceError(f"source.path {shown}: no file found; give a file, a glob or a folder")
     formats = _choose_formats(names, config.format, shown)
+    takes_folders = any(FORMATS[kind].takes_folders for kind in formats.values())
+    if takes_folders and not filesystem.isdir(path):
+        raise SourceError(
+            f"source.path {shown}: pictures are read by the folder; give the folder that holds them"
+        )
     whole = len(names) == 1 and root == ""
     return [
         SourceFile(
@@ -96,7 +104,18 @@ def _current(filesystem: fsspec.AbstractFileSystem, root: str, names: list[str])
     missing = sorted(set(current) - set(names))
     if missing:
         raise ValueError(f"its shards.txt lists {missing[0]}, which is not there")
+    indexed = _indexed(filesystem.cat_file(f"{root}index.parquet"))
+    if current != indexed or len(set(current)) < len(current):
+        raise ValueError("its shards.txt and index.parquet do not list the same files; verify it")
     return sorted(current)
+
+
+def _indexed(index: bytes) -> list[str]:
+    try:
+        paths = read_parquet(io.BytesIO(index), columns=["path"])["path"].to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"its index.parquet is damaged: {error}") from error
+    return [posixpath.basename(path) for path in paths]
 
 
 def _is_glob(path: str) -> bool:

@@ -35,6 +35,7 @@ class SourceRange:
             found by bytes (Parquet, img2dataset, a tar whose samples lie scattered).
         end_byte: Where it ends, exclusive.
         reader: Which version of the readers found it.
+        mark: Of the rows' names, where nothing else would tell that they are others now.
     """
 
     shard_id: int
@@ -44,6 +45,7 @@ class SourceRange:
     start_byte: int | None = None
     end_byte: int | None = None
     reader: int = READER
+    mark: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,7 @@ class ScannedRange:
     text_columns: TextColumns
     start_byte: int | None = None
     end_byte: int | None = None
+    mark: str | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -38,10 +38,12 @@ class SourceFormat(Protocol):
     Attributes:
         suffixes: File names that are of this format, before `.gz` and the like.
         holds_images: Whether the images come with the files, so that nothing is fetched.
+        takes_folders: Whether a file of the plan is a folder, and what is read all that is in it.
     """
 
     suffixes: Sequence[str] = ()
     holds_images: ClassVar[bool] = False
+    takes_folders: ClassVar[bool] = False
 
     def scan(self, file: SourceFile, config: ReadingConfig, asked: Scan) -> Iterator[ScannedRange]:
         """The file's rows in ranges of `asked.rows_per_shard`, for the plan.

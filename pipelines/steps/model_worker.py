@@ -1,7 +1,6 @@
 """The base of steps with models: device, threads, a record of the models, a shard's way."""
 
 import gc
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -12,8 +11,10 @@ from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, OtherModelsError
 from pipelines.run.processors import note_processor
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import read_json
 from pipelines.steps.overlap import run_shard
 from pipelines.steps.step import Resources, ShardWork
+from sd_core.sealed import seal_tree, unseal
 
 
 class ModelStep(ABC):
@@ -86,10 +87,10 @@ def record_models(made: Committed, models: Mapping[str, Any]) -> None:
     store = made.store
     note_processor(store, made.folder, torch.device(models["device"]))
     path = f"{made.folder}/models.json"
-    content = (json.dumps(models, indent=1, sort_keys=True) + "\n").encode()
+    content = seal_tree(models)
     if store.create_exclusive(path, content):
         return
-    before, now = json.loads(store.read_bytes(path)), json.loads(content)
+    before, now = read_json(store, path), unseal(content)
     differing = [
         f"{name}: was {before.get(name)}, is now {now.get(name)}"
         for name in sorted(before.keys() | now.keys())

@@ -1,6 +1,5 @@
 """A shard's files once more, without some of its rows; no model runs."""
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,14 +13,14 @@ import pyarrow.compute as pc
 from pipelines.rows.ledger import REJECTS
 from pipelines.rules.tombstones import Tombstones, mask_rows, masked_key
 from pipelines.run.cache_files import read_recorded
+from pipelines.run.checked import open_checked, read_checked
 from pipelines.run.committed import Committed
 from pipelines.run.images import damaged
-from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, create_manifest
+from pipelines.run.manifest import FileEntry, Manifest, SpooledFile, commit_shard, create_manifest
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, score_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table, write_table
-from sd_core.cache.formats import format_of
+from pipelines.run.tables import write_table
 from sd_core.cache.shards import iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
 from sd_core.tar_members import SampleTarWriter, iterate_members
@@ -71,7 +70,7 @@ class ShardTakedown:
     def table(self, folder: str) -> pa.Table | None:
         """This shard's table in a folder; None where it has none."""
         entry = self.manifest.file(folder)
-        return None if entry is None else read_table(self.store, entry.path)
+        return None if entry is None else read_checked(self.store, entry)
 
     def take_over(self) -> None:
         """Commit the shard as it is."""
@@ -122,7 +121,7 @@ def rewrite_download(shard: ShardTakedown) -> None:
         if images is not None and kept:
             tar = folder / "images.tar"
             stored = facts.filter(facts["reason"].is_null())["key"].to_pylist()
-            _copy_members(shard.store, images.path, tar, keys=frozenset(stored))
+            _copy_members(shard.store, images, tar, keys=frozenset(stored))
             files.append(SpooledFile(folder="images", path=tar, suffix=".tar", num_rows=kept))
         files.append(_table(facts, folder, "facts/download"))
         shard.commit(files, kept=kept, dropped=_reasons(facts))
@@ -194,7 +193,7 @@ def rewrite_members(shard: ShardTakedown, folder: str) -> None:
     left = frozenset(facts.filter(pa.array(~hidden))["key"].to_pylist())
     with spool_folder() as scratch:
         tar = scratch / "members.tar"
-        kept = _copy_members(shard.store, entry.path, tar, keys=left)
+        kept = _copy_members(shard.store, entry, tar, keys=left)
         files = [_spooled(tar, folder, kept)] if kept else []
         shard.commit(files, kept=kept, dropped=shard.manifest.dropped)
 
@@ -215,9 +214,8 @@ def _left_latents(
     if entry is None:
         return [], 0
     path = folder / f"latents{Path(entry.path).suffix}"
-    with shard.store.open(entry.path) as stream, open_shard_writer(path, spec) as writer:
-        source = io.BytesIO(stream.read()) if format_of(spec).seeks else stream
-        for sample in iterate_shard(source, spec, name=entry.path):
+    with open_checked(shard.store, entry) as stream, open_shard_writer(path, spec) as writer:
+        for sample in iterate_shard(stream, spec, name=entry.path):
             if sample.key not in shard.run.masked:
                 writer.write(sample)
     num_written = writer.num_written
@@ -255,11 +253,11 @@ def _rename(ledger: pa.Table, masked: Mapping[str, str]) -> pa.Table:
     return ledger
 
 
-def _copy_members(store: RunStore, path: str, local: Path, *, keys: frozenset[str]) -> int:
+def _copy_members(store: RunStore, entry: FileEntry, local: Path, *, keys: frozenset[str]) -> int:
     """Copy the members of these keys; how many keys there were."""
     copied = set()
-    with store.open(path) as stream, SampleTarWriter(local) as tar:
-        for member in iterate_members(stream, fault=damaged(path)):
+    with open_checked(store, entry) as stream, SampleTarWriter(local) as tar:
+        for member in iterate_members(stream, fault=damaged(entry.path)):
             if member.is_file and member.key in keys:
                 copied.add(member.key)
                 tar.copy(member)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from pipelines.verify.fault import Fault, shown
+from pipelines.verify.files import raise_unreadable
 from sd_core.errors import FoundryError
 from sd_core.redact import redact_text
 from sd_core.tar_members import TarSample, iterate_tar_samples
@@ -63,6 +64,7 @@ def check_archive(
             seen.add(at)
             yield from check_sample(sample, rows[at], where=f"{where} {sample.key}", exif=exif)
     except (_Damaged, OSError) as error:
+        raise_unreadable(error)
         yield Fault(where, f"cannot be read ({error})", "a whole tar")
     if len(seen) < len(rows):
         missing = next(row["key"] for at, row in enumerate(rows) if at not in seen)

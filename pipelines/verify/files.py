@@ -11,6 +11,13 @@ from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_parquet
 from pipelines.verify.fault import Fault
+from sd_core.errors import causes_of, is_environment
+
+
+def raise_unreadable(error: BaseException) -> None:
+    """Raise an error that says nothing of the run: a disk, a store or a right was in the way."""
+    if is_environment(error) or any(isinstance(e, PermissionError) for e in causes_of(error)):
+        raise error
 
 
 @contextmanager
@@ -23,6 +30,17 @@ def local_copy(store: RunStore, path: str) -> Iterator[Path]:
         copy = folder / Path(path).name
         store.fetch(path, copy)
         yield copy
+
+
+def check_digest(store: RunStore, path: str, sha256: str) -> Iterator[Fault]:
+    """A file is there and has the sha256 that is recorded."""
+    try:
+        with local_copy(store, path) as local:
+            found = f"sha256 {sha256_of(local)}"
+    except FileNotFoundError:
+        found = "missing"
+    if found != f"sha256 {sha256}":
+        yield Fault(path, found, f"sha256 {sha256}")
 
 
 def check_sha256(local: Path, entry: FileEntry) -> Iterator[Fault]:
@@ -47,6 +65,7 @@ def load_table(store: RunStore, entry: FileEntry | None, faults: list[Fault]) ->
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException) as error:
+        raise_unreadable(error)
         faults.append(Fault(entry.path, f"cannot be read ({error})", "a whole Parquet file"))
         return None
     if table.num_rows != entry.num_rows:

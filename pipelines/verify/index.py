@@ -1,8 +1,10 @@
 """What readers start from: each folder's shards.txt and index.parquet against the manifests."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -12,6 +14,7 @@ from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.verify.fault import Fault, limit, shown
+from pipelines.verify.files import check_digest, raise_unreadable
 
 _COLUMNS = ("shard_id", "path", "sha256", "num_bytes", "num_rows")
 _Row = tuple[int, str, str, int, int]
@@ -28,9 +31,11 @@ class StepTotals:
     is_whole: bool = True
     """False once a manifest could not be read: the sums then say nothing."""
     files: dict[str, list[_Row]] = field(default_factory=dict)
+    manifests: Any = field(default_factory=hashlib.sha256, repr=False)
 
     def add(self, manifest: Manifest) -> None:
         """Count one shard."""
+        self.manifests.update(manifest.digest.encode())
         self.rows_in += manifest.rows_in
         self.kept += manifest.kept
         self.dropped.update(manifest.dropped)
@@ -58,16 +63,30 @@ def check_totals(name: str, summary: StepSummary, totals: StepTotals) -> Iterato
             )
 
 
-def check_indexes(store: RunStore, name: str, totals: StepTotals) -> Iterator[Fault]:
-    """Every folder of a step lists exactly the files of its manifests, in order."""
+def check_indexes(
+    store: RunStore, name: str, totals: StepTotals, summary: StepSummary
+) -> Iterator[Fault]:
+    """Every folder of a step lists exactly the files of its manifests, in order, and these and
+    what lies beside them are as the revision says."""
     if not totals.is_whole:
         return
+    told: set[str] = set()
     for folder in STEP_KINDS[name].paths:
         rows = totals.files.get(folder, [])
-        path = f"{folder}/shards.txt"
-        yield from limit(_check_shards(store, path, [row[1] for row in rows]), path)
-        path = f"{folder}/index.parquet"
-        yield from limit(_check_index(store, path, rows), path)
+        for path, faults in (
+            (lines := f"{folder}/shards.txt", _check_shards(store, lines, [r[1] for r in rows])),
+            (index := f"{folder}/index.parquet", _check_index(store, index, rows)),
+        ):
+            for fault in limit(faults, path):
+                told.add(path)
+                yield fault
+    manifests = f"manifests/{name}/{summary.fingerprint}"
+    for path, digest in summary.digests.items():
+        if path == manifests:
+            if totals.manifests.hexdigest() != digest:
+                yield Fault(path, "other manifests", f"those of {REVISION_FILE}")
+        elif path not in told:
+            yield from check_digest(store, path, digest)
 
 
 def _check_shards(store: RunStore, path: str, expected: list[str]) -> Iterator[Fault]:
@@ -91,6 +110,7 @@ def _check_index(store: RunStore, path: str, expected: list[_Row]) -> Iterator[F
             yield Fault(path, "missing", f"{len(expected)} row(s)")
         return
     except (OSError, pa.ArrowException) as error:
+        raise_unreadable(error)
         yield Fault(path, f"cannot be read ({error})", "Parquet")
         return
     if tuple(table.column_names) != _COLUMNS:

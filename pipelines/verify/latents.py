@@ -10,12 +10,18 @@ from pipelines.run.record import StepSummary
 from pipelines.run.store import RunStore
 from pipelines.verify.facts import check_rejects
 from pipelines.verify.fault import Fault, limit
-from pipelines.verify.files import check_sha256, load_table, local_copy
+from pipelines.verify.files import (
+    check_digest,
+    check_sha256,
+    load_table,
+    local_copy,
+    raise_unreadable,
+)
 from pipelines.verify.manifests import load_manifest
 from sd_core.cache.formats import format_of
 from sd_core.cache.samples import CacheShardError, LatentSample, read_empty_caption
 from sd_core.cache.shards import iterate_shard
-from sd_core.cache.spec import CacheSpec, CacheSpecError, read_spec
+from sd_core.cache.spec import CacheSpec, CacheSpecError, read_digests, read_spec
 
 SPEC_PATH = "latents/spec.json"
 EMPTY_CAPTION_PATH = "latents/empty_caption.safetensors"
@@ -44,9 +50,12 @@ def load_cache_files(
     recorded = f"manifests/encode/{summary.fingerprint}/spec.json"
     try:
         content = store.read_bytes(SPEC_PATH)
-        if store.exists(recorded) and store.read_bytes(recorded) != content:
-            faults.append(Fault(SPEC_PATH, "the spec of another revision", f"as in {recorded}"))
         spec = read_spec(content, where=SPEC_PATH)
+        for name, digest in read_digests(content, where=SPEC_PATH).items():
+            faults += check_digest(store, f"latents/{name}", digest)
+        expected = f"as in {recorded}"
+        if store.exists(recorded) and read_spec(store.read_bytes(recorded), where="it") != spec:
+            faults.append(Fault(SPEC_PATH, "the spec of another revision", expected))
     except FileNotFoundError:
         faults.append(Fault(SPEC_PATH, "missing", expected))
         return None
@@ -111,6 +120,7 @@ class LatentsCheck:
         except FileNotFoundError:
             return  # reported with its size
         except CacheShardError as error:
+            raise_unreadable(error)
             found = str(error).removeprefix(f"{entry.path}: ")
             yield Fault(entry.path, found, f"samples as {SPEC_PATH} says")
         if len(keys) - before != entry.num_rows:

@@ -1,7 +1,6 @@
 """The run's own records: run.json, revision.json and the plan."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +16,16 @@ from pipelines.run.record import (
     Revision,
     StepSummary,
     read_revision,
+    read_run,
 )
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import DamagedRecordError
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.steps.select.tokens import TOKENS_OPTION
 from pipelines.verify.fault import Fault, shown
+from pipelines.verify.files import raise_unreadable
 from pipelines.verify.secrets import check_config_secrets, check_tree_secrets
+from sd_core.sealed import is_sealed, unseal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,24 +122,27 @@ def check_plan(plan: Plan) -> Iterator[Fault]:
 def _read_run(store: RunStore, faults: list[Fault]) -> Mapping[str, Any] | None:
     expected = "the job's options as JSON"
     try:
-        tree = json.loads(store.read_bytes(RUN_FILE))
-    except FileNotFoundError:
+        tree = read_run(store)
+    except DamagedRecordError as error:
+        faults.append(Fault(RUN_FILE, error.found, expected))
+        return None
+    if not tree:
         faults.append(Fault(RUN_FILE, "missing", expected))
-    except ValueError as error:
-        faults.append(Fault(RUN_FILE, f"not JSON ({error})", expected))
-    else:
-        if isinstance(tree, dict) and isinstance(tree.get("steps"), dict):
-            return tree
+    elif "steps" not in tree:
         faults.append(Fault(RUN_FILE, "no mapping with `steps`", expected))
-    return None
+    return tree if "steps" in tree else None
 
 
 def _read_revision(store: RunStore, faults: list[Fault]) -> Revision | None:
+    expected = "the completed steps as JSON"
     try:
+        if not store.exists(REVISION_FILE) and is_sealed(store.read_bytes(RUN_FILE)):
+            faults.append(Fault(REVISION_FILE, "missing", expected))
         return read_revision(store)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        found = f"cannot be read ({type(error).__name__}: {error})"
-        faults.append(Fault(REVISION_FILE, found, "the completed steps as JSON"))
+    except FileNotFoundError:
+        return Revision()  # and no run.json, which is said
+    except DamagedRecordError as error:
+        faults.append(Fault(REVISION_FILE, error.found, expected))
         return None
 
 
@@ -170,9 +176,10 @@ def _read_plan(store: RunStore, faults: list[Fault]) -> Plan | PromptPlan | None
     try:
         plan = load_prompt_plan(store) if is_prompt_plan(store) else load_plan(store)
         faults += check_tree_secrets(
-            json.loads(store.read_bytes("plan/plan.json")), where="plan/plan.json"
+            unseal(store.read_bytes("plan/plan.json")), where="plan/plan.json"
         )
     except PlanError as error:
+        raise_unreadable(error)
         faults.append(Fault("plan", str(error).replace("\n", " "), "plan.json and shards.parquet"))
         return None
     return plan

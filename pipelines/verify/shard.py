@@ -25,7 +25,7 @@ from pipelines.verify.facts import (
     stored_rows,
 )
 from pipelines.verify.fault import Fault, limit
-from pipelines.verify.files import check_sha256, load_table, local_copy
+from pipelines.verify.files import check_sha256, load_table, local_copy, raise_unreadable
 from pipelines.verify.keys import key_digits
 from pipelines.verify.ledger import check_ledger
 from pipelines.verify.manifests import check_flow, load_manifest
@@ -154,6 +154,7 @@ class ShardCheck:
         try:
             settled = read_settled(self.plan, self.store, report.shard_id)
         except PlanError as error:
+            raise_unreadable(error)
             yield Fault("plan/settled", str(error), "the rows that the plan settled")
             settled = None
         yield from check_origin_facts(
@@ -181,6 +182,7 @@ class ShardCheck:
         try:
             prompts = read_prompts(plan, self.store, report.shard_id)
         except ShardError as error:
+            raise_unreadable(error)
             yield Fault("plan/prompts", str(error), "the shard's prompts")
             return
         planned = expand_rows(prompts, shard_id=report.shard_id)

@@ -11,7 +11,7 @@ from pipelines.rows.ledger import QUARANTINED
 from pipelines.run.folder import require_run
 from pipelines.run.lease import LEASE_FILE
 from pipelines.run.manifest import Manifest
-from pipelines.run.record import NotARunError, StepSummary
+from pipelines.run.record import NotARunError, Revision, StepSummary
 from pipelines.run.schemas import Columns, read_schemas
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
@@ -67,8 +67,7 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
     yield from _newer_options(records)
     if records.revision is None or records.plan is None:
         return
-    if not records.revision.steps:
-        yield Note("revision.json", "no step is complete yet")
+    yield from _made_before(records.revision)
     with spool_folder() as folder:
         totals = _Totals(
             steps={name: StepTotals() for name in records.revision.steps if name in STEP_KINDS},
@@ -102,6 +101,14 @@ def _kept_schemas(store: RunStore, steps: Mapping[str, StepSummary]) -> dict[str
         if name in STEP_KINDS
         for folder in STEP_KINDS[name].paths
     }
+
+
+def _made_before(revision: Revision) -> Iterator[Note]:
+    if not revision.steps:
+        yield Note("revision.json", "no step is complete yet")
+    if before := [name for name, step in revision.steps.items() if not step.digests]:
+        text = f"{', '.join(before)} made before lists and records had digests: they are not held"
+        yield Note("revision.json", f"{text} against any")
 
 
 def _newer_options(records: RunRecords) -> Iterator[Note]:
@@ -148,7 +155,7 @@ def _check_whole(
     steps, store = check.steps, check.store
     for name, found in totals.steps.items():
         yield from check_totals(name, steps[name], found)
-        yield from check_indexes(store, name, found)
+        yield from check_indexes(store, name, found, steps[name])
         yield from (
             Note(f"{name} shard {shard_id}", "quarantined") for shard_id in found.quarantined
         )

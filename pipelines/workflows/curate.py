@@ -12,7 +12,7 @@ from pipelines.plan import (
     load_plan,
     make_plan,
 )
-from pipelines.report import CARD_FILE, write_card
+from pipelines.report.card import CARD_FILE, write_card
 from pipelines.revisions.begin import begin_growth, begin_retry, planned_before
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
 from pipelines.run.folder import check_output

@@ -10,7 +10,7 @@ from pipelines.prompts import (
     plan_prompts,
 )
 from pipelines.prompts.notes import notes_of
-from pipelines.report import CARD_FILE, write_card
+from pipelines.report.card import CARD_FILE, write_card
 from pipelines.rows.ledger import ORIGIN_FACTS
 from pipelines.run.folder import check_output
 from pipelines.run.record import (

@@ -9,7 +9,7 @@ from pipelines.config import ConfigError
 from pipelines.engine.chain import QuarantineError
 from pipelines.engine.progress import funnel_table
 from pipelines.engine.session import Session
-from pipelines.report import say_cut_captions
+from pipelines.report.captions import say_cut_captions
 from pipelines.revisions.difference import compare_cuts
 from pipelines.run.funnel import funnel_of
 from pipelines.run.processors import describe_mixture

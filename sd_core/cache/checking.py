@@ -1,12 +1,10 @@
 """Look at everything in a cache before anything learns from it."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from sd_core.cache.latent_cache import CacheShard, LatentCache
 from sd_core.cache.reading import check_finite, open_shard_reader
-from sd_core.cache.samples import CacheShardError
 
 
 def check_contents(
@@ -29,15 +27,7 @@ def check_contents(
 
 
 def _check_shard(cache: LatentCache, shard: CacheShard, scratch: Path | None) -> int:
-    if cache.is_local:  # the copy of a remote one is hashed as it is made
-        with open(shard.path, "rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != shard.sha256:
-            raise CacheShardError(
-                f"{cache.name_of(shard)}: its sha256 is {found[:16]}..., the index says "
-                f"{shard.sha256[:16]}...; copy the cache again, or run the encode step again"
-            )
-    reader = open_shard_reader(cache, shard, scratch=scratch)
+    reader = open_shard_reader(cache, shard, scratch=scratch, check=True)
     try:
         for row in range(shard.num_rows):
             check_finite(reader.read(row))

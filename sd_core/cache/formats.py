@@ -70,16 +70,14 @@ class CacheFormat:
     Attributes:
         suffix: Of its files.
         open_writer: Writes a new file.
-        iterate: Reads the samples of a stream in order.
+        iterate: Reads the samples of a seekable stream in order.
         open_reader: Reads any row of a local file, which it closes; `scratch` is for copies.
-        seeks: Whether `iterate` needs more of its stream than to be read from its start.
     """
 
     suffix: str
     open_writer: Callable[[Path, CacheSpec], ShardWriter]
     iterate: _Iterate
     open_reader: _OpenReader
-    seeks: bool = False
 
 
 CACHE_FORMATS: dict[str, CacheFormat] = {
@@ -94,7 +92,6 @@ CACHE_FORMATS: dict[str, CacheFormat] = {
         open_writer=ParquetShardWriter,
         iterate=iterate_parquet,
         open_reader=ParquetShardReader,
-        seeks=True,
     ),
 }
 

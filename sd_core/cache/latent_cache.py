@@ -1,6 +1,7 @@
 """Open a run's `latents` folder: its spec, its empty caption and its shards, all present."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +24,11 @@ from sd_core.cache.spec import (
     CacheSpec,
     CacheSpecError,
     check_identity,
+    read_digests,
     read_spec,
 )
 from sd_core.redact import redact_url
+from sd_core.sealed import sha256_of_bytes
 
 _INDEX_COLUMNS = ("path", "sha256", "num_bytes", "num_rows")
 
@@ -57,6 +60,7 @@ class LatentCache:
         empty_caption: The encoded empty caption.
         shards: Those with at least one row, in the index's order.
         storage_options: Passed to fsspec; may hold secrets, so it is never printed.
+        has_digests: Whether its own files were held against theirs; one made before has none.
     """
 
     path: str
@@ -64,6 +68,7 @@ class LatentCache:
     empty_caption: EmptyCaption = field(repr=False)
     shards: tuple[CacheShard, ...] = field(repr=False)
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    has_digests: bool = False
 
     @property
     def name(self) -> str:
@@ -95,13 +100,15 @@ def open_cache(
 ) -> LatentCache:
     """Open a run's `latents` folder, and check that every file it names is there.
 
+    Its own files are held against their digests, its two lists of shards against each other.
+
     Args:
         path: The folder with spec.json, empty_caption.safetensors, index.parquet and the shards,
             or a run with it as its `latents`; any fsspec URL.
         storage_options: Passed to fsspec.
 
     Raises:
-        CacheSpecError: the folder, or one of its own three files, is missing or cannot be read.
+        CacheSpecError: the folder, or one of its own files, is missing or damaged.
         CacheShardError: a shard is missing or has another size, or there are no rows.
     """
     options = dict(storage_options or {})
@@ -110,7 +117,9 @@ def open_cache(
     if folder.is_run:
         root = f"{root.rstrip('/')}/latents"
         folder = _Folder(root, options)
-    spec = read_spec(folder.read("spec.json"), where=f"{folder.name}/spec.json")
+    content = folder.read("spec.json")
+    spec = read_spec(content, where=f"{folder.name}/spec.json")
+    folder.digests = read_digests(content, where=f"{folder.name}/spec.json")
     format_of(spec, where=f"{folder.name}/spec.json")  # or refuse it
     try:
         empty_caption = read_empty_caption(folder.read("empty_caption.safetensors"), spec)
@@ -119,7 +128,12 @@ def open_cache(
     shards = _read_index(folder)
     folder.check(shards)
     return LatentCache(
-        path=root, spec=spec, empty_caption=empty_caption, shards=shards, storage_options=options
+        path=root,
+        spec=spec,
+        empty_caption=empty_caption,
+        shards=shards,
+        storage_options=options,
+        has_digests=bool(folder.digests),
     )
 
 
@@ -171,6 +185,7 @@ class _Folder:
                 f"{self.name}: no cache can be read there ({type(error).__name__}); give the "
                 "`latents` folder of a run whose encode step is complete"
             ) from error
+        self.digests: Mapping[str, str] = {}
         self._sizes = {
             entry["name"].rstrip("/").rpartition("/")[2]: entry["size"]
             for entry in listing
@@ -194,7 +209,19 @@ class _Folder:
                 f"{self.name}/{name}: missing or unreadable ({type(error).__name__}); a `latents` "
                 "folder has it once the run's encode step is complete"
             ) from error
+        if name in self.digests and sha256_of_bytes(content) != self.digests[name]:
+            raise CacheSpecError(
+                f"{self.name}/{name}: damaged, its sha256 is not that in spec.json; copy the cache "
+                "again, or run the encode step again"
+            )
         return content
+
+    def listed(self) -> list[str] | None:
+        """The names of the shards in `shards.txt`, where there is one."""
+        if "shards.txt" not in self._sizes:
+            return None
+        lines = self.read("shards.txt").decode(errors="replace").splitlines()
+        return [line.rpartition("/")[2] for line in lines]
 
     def check(self, shards: Sequence[CacheShard]) -> None:
         """Every shard's file is there with its size; raises `CacheShardError`."""
@@ -223,13 +250,18 @@ def _read_index(folder: _Folder) -> tuple[CacheShard, ...]:
         if missing := set(_INDEX_COLUMNS) - set(index.schema_arrow.names):
             raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")
         table = index.read(columns=list(_INDEX_COLUMNS), use_threads=False)
+        names = [path.rpartition("/")[2] for path in table["path"].to_pylist()]
         shards = tuple(
-            CacheShard(**{**row, "path": folder.path_of(row["path"].rpartition("/")[2])})
-            for row in table.to_pylist()
+            CacheShard(**{**row, "path": folder.path_of(name)})
+            for row, name in zip(table.to_pylist(), names, strict=True)
             if row["num_rows"] != 0
         )
     except (pa.ArrowException, OSError, TypeError, AttributeError) as error:
         raise CacheSpecError(f"{where}: not a cache's index: {error}") from error
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice or folder.listed() not in (None, names):
+        found = f"{twice[0]} twice" if twice else "other shards than shards.txt"
+        raise CacheSpecError(f"{where}: lists {found}; run the encode step again")
     for shard in shards:
         if not isinstance(shard.num_rows, int) or shard.num_rows < 0:
             raise CacheSpecError(f"{where}: {shard.path} has {shard.num_rows!r} rows")

@@ -22,7 +22,7 @@ _EXPONENTS = {
 
 
 def open_shard_reader(
-    cache: LatentCache, shard: CacheShard, *, scratch: Path | None = None
+    cache: LatentCache, shard: CacheShard, *, scratch: Path | None = None, check: bool = False
 ) -> ShardReader:
     """Open a shard for random access; a remote one is copied to a file without a name first.
 
@@ -31,12 +31,13 @@ def open_shard_reader(
         shard: One of its shards.
         scratch: The folder of such copies, or None for the system's; nothing is left behind in
             it, even after a kill.
+        check: Also hash a local one, as a remote one is when it is copied.
 
     Raises:
         CacheShardError: the shard is missing, damaged, or not what its index or spec says.
     """
     name = cache.name_of(shard)
-    file = _open(cache, shard, scratch)
+    file = _open(cache, shard, scratch, check=check)
     try:
         if file.seek(0, 2) != shard.num_bytes:
             raise CacheShardError(
@@ -58,7 +59,7 @@ def open_shard_reader(
 def iterate_samples(cache: LatentCache, *, scratch: Path | None = None) -> Iterator[LatentSample]:
     """Every row of a cache in order, as stored; arguments and errors are `open_shard_reader`'s."""
     for shard in cache.shards:
-        reader = open_shard_reader(cache, shard, scratch=scratch)
+        reader = open_shard_reader(cache, shard, scratch=scratch, check=True)
         try:
             for row in range(reader.num_rows):
                 yield reader.read(row)
@@ -85,13 +86,14 @@ def _is_finite(array: npt.NDArray[np.floating]) -> bool:
     return bool((array.view(kind) & kind(exponent)).max() < exponent)
 
 
-def _open(cache: LatentCache, shard: CacheShard, scratch: Path | None) -> io.FileIO:
+def _open(cache: LatentCache, shard: CacheShard, scratch: Path | None, *, check: bool) -> io.FileIO:
     try:
-        file, sha256 = (
-            (io.FileIO(shard.path), shard.sha256)
-            if cache.is_local
-            else _copy(cache, shard, scratch)
-        )
+        if cache.is_local:
+            file, sha256 = io.FileIO(shard.path), shard.sha256
+            if check:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            file, sha256 = _copy(cache, shard, scratch)
     except Exception as error:  # each file system has kinds of its own
         raise CacheShardError(
             f"{cache.name_of(shard)}: cannot be read ({type(error).__name__}: "

@@ -18,7 +18,7 @@ def iterate_shard(stream: IO[bytes], spec: CacheSpec, *, name: str) -> Iterator[
     """Read a shard's samples in order, in the stored dtype, checked against the spec.
 
     Args:
-        stream: An open binary file; Parquet needs it seekable.
+        stream: An open binary file, seekable.
         spec: The cache's spec.
         name: The shard's path, for errors.
 

@@ -1,13 +1,16 @@
 """What a latent cache holds (`spec.json`), and whether two caches may be used together."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sd_core.errors import InputError
+from sd_core.sealed import SealError, seal_tree, unseal
 
 SCHEMA_VERSION = 1
+_FILES = "files"
 
 
 class CacheMismatchError(InputError):
@@ -85,15 +88,36 @@ class CacheSpec(_Record):
         return text_encoder.token_length, text_encoder.embed_dim
 
     def to_json(self) -> bytes:
-        """The content of `spec.json`: the same spec gives the same bytes."""
+        """The spec as text: the same spec gives the same bytes."""
         tree = self.model_dump(mode="json")
         return (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode()
 
 
+def spec_file(spec: CacheSpec, files: Mapping[str, str]) -> bytes:
+    """The content of a sealed `spec.json`; `files`: sha256 of those beside it, by name."""
+    return seal_tree({**spec.model_dump(mode="json"), _FILES: dict(files)})
+
+
+def read_digests(content: bytes, *, where: str) -> Mapping[str, str]:
+    """sha256 by name of the files beside a `spec.json`; empty before there were digests."""
+    found: Mapping[str, str] = _tree(content, where=where).get(_FILES, {})
+    return found
+
+
+def _tree(content: bytes, *, where: str) -> dict[str, Any]:
+    try:
+        tree = unseal(content)
+    except ValueError as error:
+        found = error if isinstance(error, SealError) else f"Invalid JSON: {error}"
+        raise CacheSpecError(f"{where}: not a cache's spec: {found}") from error
+    return tree if isinstance(tree, dict) else {}
+
+
 def read_spec(content: bytes, *, where: str) -> CacheSpec:
     """Parse a `spec.json`; raises `CacheSpecError` naming `where` and every fault."""
+    tree = {name: value for name, value in _tree(content, where=where).items() if name != _FILES}
     try:
-        return CacheSpec.model_validate_json(content)
+        return CacheSpec.model_validate_json(json.dumps(tree))
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'])) or '(top level)'}: {fault['msg']}"

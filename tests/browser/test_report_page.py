@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from pipelines.report import write_report
+from pipelines.report.page import write_report
 from pipelines.run.store import RunStore
 from tests.browser.checks import DESK, PHONE, check_page, open_page
 from tests.contracts import cases, generation_cases

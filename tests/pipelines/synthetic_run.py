@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from pipelines.run.manifest import (
 from pipelines.run.record import StepIdentity, check_or_record, complete_step
 from pipelines.run.spool import CropSpool
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import write_json
 from pipelines.run.tables import read_table, write_table
 from pipelines.sources import Source, SourceConfig
 from pipelines.steps.download.intake import RowOutcome
@@ -46,6 +48,8 @@ from sd_core.cache.spec import (
     CacheSpec,
     TextEncoderIdentity,
 )
+from sd_core.errors import FoundryError
+from sd_core.sealed import sha256_of_bytes, unseal
 
 SIZE = 32
 ROWS_PER_SHARD = 8
@@ -159,6 +163,30 @@ def complete(store: RunStore) -> None:
             folders=FOLDERS[step],
             later=later_steps(step),
         )
+
+
+def edit_json(store: RunStore, path: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a small file of a run as if it had been written so."""
+    tree = unseal(store.read_bytes(path))
+    change(tree)
+    write_json(store, path, tree)
+
+
+def renew_digests(store: RunStore) -> None:
+    """Have the revision name what is there now, so that only what is inside can be wrong."""
+
+    def change(tree: dict[str, Any]) -> None:
+        for name, step in tree["steps"].items():
+            made = Committed(store, name, step["fingerprint"])
+            for path in step["digests"]:
+                if path == made.folder:
+                    digests = "".join(each.digest for each in made.manifests(step["num_shards"]))
+                    step["digests"][path] = sha256_of_bytes(digests.encode())
+                elif store.exists(path):
+                    step["digests"][path] = sha256_of_bytes(store.read_bytes(path))
+
+    with suppress(FoundryError, KeyError, OSError, ValueError):
+        edit_json(store, "revision.json", change)
 
 
 def write_list(root: Path) -> Source:
@@ -349,9 +377,7 @@ class Forger:
     def manifest(self, step: str, shard_id: int, change: Callable[[dict[str, Any]], None]) -> None:
         """Edit a manifest's JSON."""
         path = manifest_path(step, fingerprint(step), shard_id)
-        tree = json.loads(self.store.read_bytes(path))
-        change(tree)
-        self.store.replace(path, json.dumps(tree).encode())
+        edit_json(self.store, path, change)
 
     def path(self, step: str, shard_id: int, folder: str) -> Path:
         """A committed file on disk."""

@@ -5,12 +5,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.rows.ledger import RETRIED_REASONS
+from pipelines.run.checked import read_checked
 from pipelines.run.committed import Committed
 from pipelines.run.images import iterate_encoded
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.spool import CropSpool
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table
 
 _REASONS = pa.array(sorted(RETRIED_REASONS))
 
@@ -28,7 +28,7 @@ class EarlierShard:
             raise ShardError(f"download shard {manifest.shard_id} has no facts")
         self._store = store
         self._images = manifest.file("images")
-        self._facts = read_table(store, facts.path)
+        self._facts = read_checked(store, facts)
 
     def failed_rows(self, rows: pa.Table) -> pa.Table:
         """Those of the planned rows that are fetched again."""
@@ -41,7 +41,7 @@ class EarlierShard:
             return
         stored = self._facts.filter(self._facts["reason"].is_null())
         rows = dict(zip(stored["key"].to_pylist(), stored["row"].to_pylist(), strict=True))
-        for key, encoded in iterate_encoded(self._store, self._images.path):
+        for key, encoded in iterate_encoded(self._store, self._images):
             spool.add(rows[key], encoded)
 
     def with_new(self, facts: pa.Table) -> pa.Table:

@@ -1,11 +1,11 @@
 """Encode for generated images: the latents are there, and the kept rows' become the cache."""
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
 from pipelines.rows.failures import reject
 from pipelines.run.cache_files import read_recorded, record_cache
+from pipelines.run.checked import open_checked
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest
 from pipelines.run.spool_folder import spool_folder
@@ -91,9 +91,8 @@ class StoredLatentsStep:
     def _samples(self, shard_id: int, spec: CacheSpec) -> Iterator[LatentSample]:
         entry = self._images.file(shard_id, self._folder)
         if entry is not None:
-            with self._images.store.open(entry.path) as stream:
-                source = io.BytesIO(stream.read()) if format_of(spec).seeks else stream
-                yield from iterate_shard(source, spec, name=entry.path)
+            with open_checked(self._images.store, entry) as stream:
+                yield from iterate_shard(stream, spec, name=entry.path)
 
     def _kept_rows(self, shard_id: int) -> dict[str, dict[str, Any]]:
         names = ["shard_id", "row", "key", "kept"]

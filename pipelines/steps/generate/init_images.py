@@ -118,7 +118,7 @@ class InitImages:
 
     @cached_property
     def _readers(self) -> list[ShardReader]:
-        return [open_shard_reader(self._cache, shard) for shard in self._cache.shards]
+        return [open_shard_reader(self._cache, shard, check=True) for shard in self._cache.shards]
 
     @cached_property
     def _places(self) -> Mapping[str, tuple[int, int]]:

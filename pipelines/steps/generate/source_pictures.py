@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from pipelines.config import ConfigError
+from pipelines.run.checked import open_checked
 from pipelines.run.committed import Committed
 from pipelines.run.images import damaged, decode_crop, image_places
-from pipelines.run.manifest import ShardError
+from pipelines.run.manifest import FileEntry, ShardError
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore
 from pipelines.steps.generate.config import InitConfig
@@ -76,7 +77,7 @@ class SourcePictures:
         if entry is None:
             raise ShardError(f"{_WHERE}: {self._images.step} shard {shard_id} has no images")
         path = entry.path
-        place = self._members(path).get(key)
+        place = self._members(entry).get(key)
         if place is None:
             raise ShardError(f"{path}: has no image of {key}")
         start, length = place
@@ -99,9 +100,9 @@ class SourcePictures:
                 places[row["key"]] = (shard_id, row["width"], row["height"])
         return places
 
-    def _members_of(self, path: str) -> Mapping[str, tuple[int, int]]:
-        with self._store.open(path) as stream:
-            return image_places(stream, fault=damaged(path))
+    def _members_of(self, entry: FileEntry) -> Mapping[str, tuple[int, int]]:
+        with open_checked(self._store, entry) as stream:
+            return image_places(stream, fault=damaged(entry.path))
 
     def _ledger(self, shard_id: int, columns: Sequence[str]) -> pa.Table:
         rows = self._verdicts.table(shard_id, "ledger", columns=columns)

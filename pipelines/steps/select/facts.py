@@ -20,9 +20,10 @@ from pipelines.rows.ledger import (
     source_fields,
 )
 from pipelines.rules.columns import VERDICT_COLUMNS
+from pipelines.run.checked import open_checked
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, ShardError
-from pipelines.run.tables import read_table
+from pipelines.run.tables import read_parquet
 from pipelines.steps.select.tokens import TokenColumns
 
 EMBEDDING = "embedding"
@@ -162,12 +163,10 @@ class Facts:
         entry = manifest.file(folder)
         if entry is None:
             raise ShardError(f"{manifest.step} shard {manifest.shard_id} has no file in {folder}")
-        if wanted is None:
-            return read_table(self.images.store, entry.path)
-        with self.images.store.open(entry.path) as stream:
+        with open_checked(self.images.store, entry) as stream:
             names = pq.read_schema(stream).names
-        columns = [name for name in names if name.lower() in wanted]
-        return read_table(self.images.store, entry.path, columns=columns)
+            columns = [name for name in names if wanted is None or name.lower() in wanted]
+            return read_parquet(stream, columns=columns)
 
 
 @dataclass(frozen=True, kw_only=True)

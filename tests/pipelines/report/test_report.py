@@ -14,8 +14,9 @@ import yaml
 
 from jobs.bench.ledger_case import DOWNLOAD, SCORE, make_facts
 from jobs.report import main as report
-from pipelines.report import CARD_FILE, REPORT_FILE, make_report, write_card
+from pipelines.report.card import CARD_FILE, write_card
 from pipelines.report.histograms import Bound, Histogram
+from pipelines.report.page import REPORT_FILE, make_report
 from pipelines.report.speeds import gather_rates
 from pipelines.rows.ledger import REASONS
 from pipelines.run.committed import Committed

@@ -150,9 +150,8 @@ def test_a_shard_of_latents_that_was_given_up_has_no_kept_rows(tmp_path: Path) -
     kept = open_run(store.root).table("ledger")["kept"].to_pylist().count(True)
     store.delete(manifest_path("encode", encode.fingerprint, 0))
     synthetic_run.quarantine(store, "encode", 0, rows_in=kept)
-    tree = json.loads(store.read_bytes("run.json"))
-    tree["config"]["encode"] = {"download_shards_per_file": 3}
-    store.replace("run.json", json.dumps(tree).encode())
+    group = {"encode": {"download_shards_per_file": 3}}
+    synthetic_run.edit_json(store, "run.json", lambda tree: tree["config"].update(group))
     synthetic_run.complete(store)
     run = open_run(store.root)
     lost = [row for row in run.ledger().to_pylist() if row["reason"] == "shard_quarantined"]
@@ -226,10 +225,12 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path, folder: str, change:
 
 def test_a_tar_without_the_image_of_a_kept_row_is_named(tmp_path: Path) -> None:
     store = build_run(tmp_path)
+    second = Path(store.absolute(open_run(store.root).paths("images")[1]))
+    forger = synthetic_run.Forger(store)
+    forger.file("download", 0, "images", lambda tar: tar.write_bytes(second.read_bytes()))
     run = open_run(store.root)
-    first, second, _ = (Path(store.absolute(path)) for path in run.paths("images"))
-    first.write_bytes(second.read_bytes())
-    with pytest.raises(ShardError, match=f"{first.name}: no image of .*, which is kept"):
+    first = run.paths("images")[0]
+    with pytest.raises(ShardError, match=f"{first}: no image of .*, which is kept"):
         _ = [*run.images()]
 
 
@@ -242,6 +243,7 @@ def test_a_cache_of_another_revision_is_not_taken_for_this_one(tmp_path: Path) -
     index = pq.read_table(Path(store.absolute("latents/index.parquet"))).to_pylist()
     index[0] |= {"path": "latents/000000-other.tar", "sha256": digest, "num_bytes": len(content)}
     pq.write_table(pa.Table.from_pylist(index), store.absolute("latents/index.parquet"))
+    store.replace("latents/shards.txt", b"latents/000000-other.tar\n")
     with pytest.raises(ShardError, match="changed since the run was opened"):
         run.latents()
 

@@ -287,4 +287,4 @@ def test_new_revision_of_a_step_drops_what_was_made_from_the_old_one(
 def test_revision_is_plain_json_with_a_number_and_steps(store: RunStore) -> None:
     complete(store, identities()["download"])
     tree = json.loads(store.read_bytes("revision.json"))
-    assert tree.keys() == {"revision", "steps"}
+    assert tree.keys() == {"revision", "steps", "own_digest"}

@@ -15,9 +15,17 @@ from PIL import Image
 from jobs.verify import main
 from pipelines.run.manifest import manifest_path
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import write_json
 from pipelines.verify import Fault, NotARunError, Note, verify_run
 from tests.conftest import S3Endpoint
-from tests.pipelines.synthetic_run import Forger, build_run, complete, fingerprint
+from tests.pipelines.synthetic_run import (
+    Forger,
+    build_run,
+    complete,
+    edit_json,
+    fingerprint,
+    renew_digests,
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +45,8 @@ def forger(store: RunStore) -> Forger:
 
 
 def faults(store: RunStore, *, deep: bool) -> list[str]:
+    """What is wrong inside; digests alone are `tests/contracts/test_damage.py`'s."""
+    renew_digests(store)
     return [str(found) for found in verify_run(store, deep=deep) if isinstance(found, Fault)]
 
 
@@ -57,12 +67,6 @@ def flip_bit(path: Path, offset: int) -> None:
     content = bytearray(path.read_bytes())
     content[offset] ^= 1
     path.write_bytes(content)
-
-
-def edit_json(store: RunStore, path: str, change: Callable[[dict], None]) -> None:
-    tree = json.loads(store.read_bytes(path))
-    change(tree)
-    store.replace(path, json.dumps(tree).encode())
 
 
 def rewrite_tar(
@@ -119,9 +123,14 @@ def test_folder_without_records_is_not_a_run(tmp_path: Path) -> None:
 
 
 def test_run_without_a_complete_step_is_noted(store: RunStore) -> None:
-    store.delete("revision.json")
+    write_json(store, "revision.json", {"revision": 0, "steps": {}})
     assert faults(store, deep=True) == []
     assert notes(store) == ["revision.json: no step is complete yet"]
+
+
+def test_lost_revision_is_a_fault(store: RunStore) -> None:
+    store.delete("revision.json")
+    assert_only(faults(store, deep=False), "revision.json: missing")
 
 
 def test_held_lease_is_noted(store: RunStore) -> None:
@@ -136,7 +145,7 @@ def test_held_lease_is_noted(store: RunStore) -> None:
     ("path", "part"),
     [
         ("run.json", "run.json: not JSON"),
-        ("revision.json", "revision.json: cannot be read"),
+        ("revision.json", "revision.json: not JSON"),
         ("plan/plan.json", "plan: "),
         ("plan/shards.parquet", "plan: "),
     ],
