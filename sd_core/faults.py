@@ -26,6 +26,7 @@ _NEEDS: Final = {
 }
 _OF_WRITING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 _NO_MEMORY: Final = _NEEDS[errno.ENOMEM]
+_NO_THREAD: Final = "raise the limit on processes and threads (ulimit -u)"
 _LOOK: Final = "see to {where}"
 _PERMISSION: Final = "let this user read and write {where}"
 _CREDENTIALS: Final = "give {where} credentials that are valid and may read and write it"
@@ -112,6 +113,8 @@ def _need(error: BaseException) -> str | None:
         return _WAIT if status in (408, 429) or (status or 0) >= 500 else _CREDENTIALS
     if isinstance(error, MemoryError):
         return _NO_MEMORY
+    if isinstance(error, RuntimeError):  # of threads
+        return _NO_THREAD
     if "Credential" in type(error).__name__:
         return _CREDENTIALS
     if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):

@@ -29,7 +29,7 @@ def answered(status: int, code: str) -> ClientError:
         (PermissionError(errno.EACCES, "Denied"), "let this user read and write s3://b/run"),
         (PermissionError("Access Denied"), "give s3://b/run credentials that are valid"),
         (MemoryError(), "free memory"),
-        (RuntimeError("can't start new thread"), "see that s3://b/run runs"),
+        (RuntimeError("can't start new thread"), "raise the limit on processes and threads"),
         (answered(403, "AccessDenied"), "give s3://b/run credentials"),
         (answered(400, "ExpiredToken"), "give s3://b/run credentials"),
         (answered(503, "SlowDown"), "wait until s3://b/run has recovered"),
