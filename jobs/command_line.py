@@ -113,7 +113,10 @@ def run_job(work: Callable[[Say], int]) -> int:
 def result_code(result: StepsResult) -> int:
     """The exit code of a job of committed steps that came to its end; says why it is not 0."""
     if result.quarantined:
-        print(f"{result.quarantined:,} shard(s) were given up, see above", file=sys.stderr)
+        from pipelines.workflows.job import MAKE_AGAIN
+
+        told = f"{result.quarantined:,} shard(s) were given up, see above"
+        print(f"{told}: mend the cause, then {MAKE_AGAIN}", file=sys.stderr)
         return ExitCode.SHARDS_GIVEN_UP
     if result.nothing_kept is not None:
         print(result.nothing_kept, file=sys.stderr)

@@ -172,7 +172,8 @@ class Chain:
             raise QuarantineError(
                 f"{step.name}: {allowed} shards in a row were given up, and shard {shard_id} would "
                 f"be the next: the fault is hardly theirs. The last error: {error.strip()}. Mend "
-                "it and give the same command again; the other shards are still to be tried"
+                "it and give the same command again; the other shards are still to be tried. When "
+                "it is through, --retry makes again those that were given up"
             )
         rows = step.rows_in(shard_id)
         manifest = create_manifest(

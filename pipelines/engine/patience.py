@@ -41,7 +41,7 @@ class Patience:
         left_s = self._ends.setdefault(work, now + self._total_s) - now
         if left_s <= 0:
             raise EnvironmentFault(told) from cause
-        wait_s = min(_FIRST_WAIT_S * 2 ** self._times[work], left_s)
+        wait_s = min(_FIRST_WAIT_S * 2.0 ** self._times[work], left_s)
         self._times[work] += 1
         self._until = max(self._until, now + wait_s)
         return wait_s

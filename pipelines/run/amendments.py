@@ -1,13 +1,18 @@
-"""What was done to a run since it was planned: rows fetched again, rows taken down."""
+"""What was done to a run since it was planned: rows fetched again, rows taken down, shards that
+were given up made again."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import damaged_record, read_json, write_json
 
 AMENDMENTS_FILE = "edition.json"
-"""As earlier versions called them; so does the option of download that they are."""
+"""As earlier versions called them; so does the option of a step that they are."""
+OPTION: Final = "edition"
+LIFTED: Final = f"{OPTION}.lifted"
+"""The option by which a step's shards that were given up are made again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +25,16 @@ class Amendments:
         before: Fingerprints of the downloads whose shards are taken over, the latest
             first.
         fetches_again: Whether shards with rows that failed in passing are not taken over.
+        also_again: Reasons beside `RETRIED_REASONS` of the rows that are fetched again.
+        lifted: How often each later step was asked to make again what it had given up.
     """
 
     retries: int = 0
     tombstones: str | None = None
     before: tuple[str, ...] = ()
     fetches_again: bool = False
+    also_again: tuple[str, ...] = ()
+    lifted: Mapping[str, int] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """As options of the download step; empty where nothing happened."""
@@ -34,14 +43,24 @@ class Amendments:
             amendments["retries"] = self.retries
         if self.tombstones is not None:
             amendments["tombstones"] = self.tombstones
-        return {"edition": amendments} if amendments else {}
+        return {OPTION: amendments} if amendments else {}
+
+    def identity_of(self, step: str, *, times: int | None = None) -> dict[str, Any]:
+        """As options of another step; empty where it never had to make anything again.
+
+        Args:
+            times: As it was after so many times.
+        """
+        times = self.lifted.get(step, 0) if times is None else times
+        return {OPTION: {"lifted": times}} if times else {}
 
 
 def read_amendments(store: RunStore) -> Amendments:
     """The run's; none where nothing happened to it. Raises `DamagedRecordError`."""
     try:
         tree = read_json(store, AMENDMENTS_FILE)
-        return Amendments(**{**tree, "before": tuple(tree["before"])})
+        tuples = {name: tuple(tree.get(name, ())) for name in ("before", "also_again")}
+        return Amendments(**{**tree, **tuples})
     except FileNotFoundError:
         return Amendments()
     except (TypeError, KeyError) as error:

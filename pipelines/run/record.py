@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipelines.run.amendments import LIFTED, OPTION
 from pipelines.run.index import Index, index_files, write_index
 from pipelines.run.manifest import iterate_manifests
 from pipelines.run.option_changes import describe_changes
@@ -45,8 +46,9 @@ class StepIdentity:
 
     @property
     def options_digest(self) -> str:
-        """16 hex digits over step and options alone: what its result owes to nothing before it."""
-        text = json.dumps([self.step, self.options], sort_keys=True)
+        """As `fingerprint`, of step and options alone, however often it was made again."""
+        options = {name: value for name, value in self.options.items() if name != OPTION}
+        text = json.dumps([self.step, options], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -113,7 +115,6 @@ def complete_step(
     leaves a step that is not complete, never a complete one with another's files.
 
     Args:
-        store: The run.
         identity: The step, with its present options.
         num_shards: How many shards it has.
         folders: Those that it writes.
@@ -219,15 +220,16 @@ def check_or_record(
     job: Mapping[str, Any],
     recut: frozenset[str] = frozenset(),
     revised: Sequence[str] = (),
+    begin: Callable[[], None] | None = None,
 ) -> None:
     """Refuse a run whose recorded options differ; otherwise write run.json.
 
     Args:
-        store: The run.
         identities: Every step of the job, with its present options.
         job: What else run.json keeps: the resolved configuration (no secrets), versions, models.
         recut: Steps asked for by name, whose options may change as a new revision.
         revised: Options of the first step that a retry or a growth has changed.
+        begin: Writes what has to be there before run.json, where nothing is refused.
 
     Raises:
         RunMismatchError: naming each step and option that differs, and what to do.
@@ -241,6 +243,8 @@ def check_or_record(
             "Give the same options to resume it, another `output` for a new run, or ask by name "
             "for a re-cut of the last steps: --steps select,encode"
         )
+    if begin is not None:
+        begin()
     steps = {
         step: {"fingerprint": identity.fingerprint, "options": identity.options}
         for step, identity in now.items()
@@ -265,10 +269,10 @@ def _describe_differences(
         if before is None or before["fingerprint"] == identity.fingerprint:
             continue
         if step not in recut:
-            lines = describe_changes(before["options"], identity.options)
-            if step == first and revised:
-                is_explained = True
-                lines = [line for line in lines if not line.startswith(tuple(revised))]
+            free = (LIFTED, *revised) if step == first else (LIFTED,)
+            every = describe_changes(before["options"], identity.options)
+            lines = [line for line in every if not line.startswith(free)]
+            is_explained |= (step == first and bool(revised)) or lines != every
             if not lines and not is_explained:
                 differences.append(f"  - {step}: a step that it is made from was added or left out")
             differences += [f"  - {step}.{line}" for line in lines]

@@ -1,6 +1,7 @@
 """The curate job: four committed steps over one list, pipelined shard by shard."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from pipelines.config import ConfigError
 from pipelines.engine.session import open_session
@@ -13,8 +14,9 @@ from pipelines.plan import (
     make_plan,
 )
 from pipelines.report.card import CARD_FILE, write_card
-from pipelines.revisions.begin import begin_growth, begin_retry, planned_before
+from pipelines.revisions.begin import FETCH_OPTIONS, begin_growth, plan_retry, planned_before
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
+from pipelines.run.amendments import Amendments, write_amendments
 from pipelines.run.folder import check_output
 from pipelines.run.record import check_or_record, read_revision, read_run
 from pipelines.run.store import RunStore
@@ -48,7 +50,8 @@ def curate(
         steps: By name; all by default.
         grow: Add the list's new files, and rows at the end of planned ones, to a run that has
             begun.
-        retry: Fetch again the rows that failed for a reason that can pass.
+        retry: Fetch again the rows that failed for a reason that can pass, and make again the
+            shards that any step gave up.
 
     Raises:
         ConfigError: the configuration or the asked steps make no sense.
@@ -77,9 +80,9 @@ def curate(
     check_models(config.score, config.encode)
     with open_session(store, config.engine, say=say) as session:
         finish_takedown(store, say=say)
-        if retry:
-            _begin_retry(store, say)
-        job = CurateSteps(config, store, source, _plan(config, store, source, say, grow=grow))
+        plan = _plan(config, store, source, say, grow=grow)
+        amendments = _retried(config, store, say) if retry else None
+        job = CurateSteps(config, store, source, plan, amendments=amendments)
         columns = {column.name: column.type for column in job.plan.columns}
         job.rows.rules.check(columns, config.caption_facts)
         check_cut(
@@ -89,16 +92,17 @@ def curate(
             storage_options=config.storage_options,
             has_tokens=config.encode is not None,
         )
-        _record(job, steps)
+        _record(job, steps, amends=retry)
         run_steps(job, session, asked, say)
         write_card(store)
     return result_of(job, asked)
 
 
-def _begin_retry(store: RunStore, say: Say) -> None:
-    failed = begin_retry(store)
-    told = ", ".join(f"{name} {rows:,}" for name, rows in sorted(failed.items()))
-    say(f"retry: {told or 'no row failed for a reason that can pass'}")
+def _retried(config: CurateConfig, store: RunStore, say: Say) -> Amendments:
+    fetch = config.download.model_dump(mode="json")
+    retry = plan_retry(store, origin="download", download=fetch)
+    say(f"retry: {retry.told}")
+    return retry.amendments
 
 
 def _known_job(config: CurateConfig, store: RunStore, source: Source, plan: Plan) -> CurateSteps:
@@ -157,14 +161,27 @@ def _check_shard_size(config: CurateConfig, plan: Plan) -> None:
         )
 
 
-def _record(job: CurateSteps, steps: Sequence[str]) -> None:
-    recorded = read_run(job.store).get("steps", {}).get("download", {})
-    is_revised = recorded and recorded["fingerprint"] in job.amendments.before
+def _record(job: CurateSteps, steps: Sequence[str], *, amends: bool = False) -> None:
     check_or_record(
         job.store,
         job.identities.values(),
         job={"job": "curate", "config": job.public_config, "models": job.config.describe_models()}
         | describe_program(),
         recut=recut_steps(steps, origin="download"),
-        revised=("plan:", "edition.") if is_revised else (),
+        revised=_revised(job),
+        begin=partial(write_amendments, job.store, job.amendments) if amends else None,
     )
+
+
+def _revised(job: CurateSteps) -> list[str]:
+    """The options of download that a retry or a growth, which has begun, may change."""
+    recorded = read_run(job.store).get("steps", {}).get("download")
+    if recorded is None or recorded["fingerprint"] not in job.amendments.before:
+        return []
+    free = ["plan:", "edition."]
+    if job.amendments.fetches_again:
+        before, now = recorded["options"]["download"], job.config.download
+        is_less = now.max_bytes < before["max_bytes"]
+        fetch = [name for name in FETCH_OPTIONS if not (name == "max_bytes" and is_less)]
+        free += [f"download.{name}:" for name in fetch]
+    return free

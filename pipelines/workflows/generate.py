@@ -1,6 +1,7 @@
 """The generate job: prompts become images, scores, a ledger and a latent cache."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from pipelines.config import ConfigError
 from pipelines.engine.session import open_session
@@ -11,7 +12,9 @@ from pipelines.prompts import (
 )
 from pipelines.prompts.notes import notes_of
 from pipelines.report.card import CARD_FILE, write_card
+from pipelines.revisions.begin import plan_retry
 from pipelines.rows.ledger import ORIGIN_FACTS
+from pipelines.run.amendments import write_amendments
 from pipelines.run.folder import check_output
 from pipelines.run.record import (
     RunMismatchError,
@@ -44,12 +47,14 @@ def generate(
     say: Say,
     steps: Sequence[str] = (),
     grow: bool = False,
+    retry: bool = False,
 ) -> JobResult:
     """Run the asked steps of a generation; those that are complete already are left alone.
 
     Args:
         steps: By name; all by default.
         grow: Add what is new in the list of prompts to a run that has begun.
+        retry: Make again the shards that any step gave up.
 
     Raises:
         ConfigError: the configuration or the asked steps make no sense.
@@ -58,6 +63,8 @@ def generate(
     asked = asked_steps(steps, origin="generate", off=config.steps_left_out())
     for line in config.select.old_keys():
         say(line)
+    if grow and retry:
+        raise ConfigError("--grow and --retry: give one, then the other")
     store = RunStore(config.output, config.storage_options)
     check_output(store, job="generate")
     config.prompts.source().check_listed()
@@ -67,7 +74,12 @@ def generate(
     check_defaults(config.generate, model)
     _refuse_earlier_noise(store)
     with open_session(store, config.engine, say=say, downloads=False) as session:
-        job = GenerateSteps(config, store, _plan(config, store, model, grow=grow, say=say))
+        plan = _plan(config, store, model, grow=grow, say=say)
+        asked_again = plan_retry(store, origin="generate") if retry else None
+        if asked_again is not None:
+            say(f"retry: {asked_again.told}")
+        amendments = None if asked_again is None else asked_again.amendments
+        job = GenerateSteps(config, store, plan, amendments=amendments)
         check_cut(
             config.select,
             config.score,
@@ -75,7 +87,7 @@ def generate(
             facts=ORIGIN_FACTS["generate"],
             storage_options=config.storage_options,
         )
-        _record(job, steps, grow=grow)
+        _record(job, steps, grow=grow, amends=retry)
         is_done = job.is_complete(read_revision(store), asked)
         if is_done:
             say("nothing to do: every asked step is complete")
@@ -86,7 +98,7 @@ def generate(
     return result_of(job, asked)
 
 
-def _record(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> None:
+def _record(job: GenerateSteps, steps: Sequence[str], *, grow: bool, amends: bool) -> None:
     recut = recut_steps(steps, origin="generate")
     if grow and job.has_only_grown():
         recut = recut_kinds()
@@ -96,6 +108,7 @@ def _record(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> None:
         job.identities.values(),
         job={"job": "generate", "config": job.public_config, "models": models} | describe_program(),
         recut=recut,
+        begin=partial(write_amendments, job.store, job.amendments) if amends else None,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.prompts import PromptPlan, expand_rows, read_prompts
+from pipelines.run.amendments import Amendments
 from pipelines.run.cache_files import read_recorded
 from pipelines.run.manifest import ShardError
 from pipelines.run.option_changes import describe_changes
@@ -30,11 +31,18 @@ class GenerateSteps(RunSteps):
     The plan is no part of their identities: it only grows, and what is made stays as it is.
     """
 
-    def __init__(self, config: GenerateJobConfig, store: RunStore, plan: PromptPlan) -> None:
+    def __init__(
+        self,
+        config: GenerateJobConfig,
+        store: RunStore,
+        plan: PromptPlan,
+        *,
+        amendments: Amendments | None = None,
+    ) -> None:
         self.config = config
         self.plan = plan
         self._tokenizer = load_caption_tokenizer(first_text_encoder(config.generate.model))
-        super().__init__(config, store, plan)
+        super().__init__(config, store, plan, amendments=amendments)
 
     @property
     def token_counter(self) -> CaptionTokenizer:

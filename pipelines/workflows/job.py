@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from pipelines.config import ConfigError
 from pipelines.engine.chain import QuarantineError
@@ -19,6 +20,7 @@ from pipelines.workflows.run_steps import RunSteps
 from sd_core.say import Say
 
 _TOLD_REASONS = 3
+MAKE_AGAIN: Final = "the same command with --retry makes them again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,5 +173,5 @@ def check_quarantine(job: RunSteps, step: str, summary: StepSummary) -> None:
             f"{step}: {len(summary.quarantined)} shard(s) are quarantined (the first: "
             f"{summary.quarantined[0]}; its manifest has the error) and "
             f"engine.max_quarantined_shards is {job.max_quarantined_shards}; later steps were not "
-            "run"
+            f"run: mend the cause, then {MAKE_AGAIN}"
         )
