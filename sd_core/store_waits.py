@@ -3,13 +3,13 @@
 import fsspec.config
 
 _CONNECT_S = 10
-_ANSWER_S = 30
+_ANSWER_S = 15
 _ATTEMPTS = 2
 """Of botocore; s3fs makes five of each. By default they come to 25 minutes for each request."""
 
 
 def bound_store_waits() -> None:
-    """Have every S3 client that this process makes give a silent store up within five minutes.
+    """Have every S3 client that this process makes give a silent store up within three minutes.
 
     What the user sets (`config_kwargs` of storage options, or fsspec's own configuration) stays.
     """

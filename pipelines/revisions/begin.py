@@ -51,7 +51,7 @@ def plan_retry(store: RunStore, *, origin: str, download: Mapping[str, Any] | No
         if found is not None and (amendments.fetches_again or origin in amendments.lifted):
             return Retry(amendments=amendments, told="goes on with what was begun")
         raise ConfigError(
-            f"--retry: {origin} of {store.root} is not complete; run the job without it first"
+            f"--retry: the {origin} of {store.root} is not complete; run the job without it first"
         )
     lost = [
         name
