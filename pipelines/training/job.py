@@ -10,7 +10,8 @@ from pydantic import ConfigDict
 from pipelines.config import Config, load_config
 from pipelines.engine.training import TrainWorker, open_training
 from pipelines.run.folder import check_output
-from pipelines.run.record import StepIdentity, check_or_record
+from pipelines.run.record import StepIdentity
+from pipelines.run.recorded_options import check_or_record
 from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig

@@ -1,6 +1,6 @@
 """From a curate configuration to its steps: what is curate's own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -8,6 +8,7 @@ import pyarrow as pa
 from pipelines.plan import Plan
 from pipelines.revisions.adopt import adopt_download, reasons_again
 from pipelines.run.amendments import Amendments
+from pipelines.run.record import read_run
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
@@ -41,6 +42,7 @@ class CurateSteps(RunSteps):
         *,
         amendments: Amendments | None = None,
     ) -> None:
+        config = config.model_copy(update={"image": config.image.of_run(_recorded_image(store))})
         self.config = config
         self.plan = plan
         self.rows = PlannedRows(store, source, config.before_fetch)
@@ -149,3 +151,10 @@ class CurateSteps(RunSteps):
             return self.select_options()
         assert config.encode is not None
         return {"encode": config.encode.identity(), **self.threads()}
+
+
+def _recorded_image(store: RunStore) -> Mapping[str, Any]:
+    """The options of the image by which the run's download was begun; empty where it was not."""
+    download = read_run(store).get("steps", {}).get("download", {})
+    image: Mapping[str, Any] = download.get("options", {}).get("image", {})
+    return image

@@ -1,29 +1,31 @@
 """The generate job: prompts become images, scores, a ledger and a latent cache."""
 
 from collections.abc import Sequence
-from functools import partial
 
 from pipelines.config import ConfigError
 from pipelines.engine.session import open_session
+from pipelines.plan.record import PLAN_PATH
 from pipelines.prompts import (
     PromptPlan,
     keys_in_two_shards,
     plan_prompts,
 )
 from pipelines.prompts.notes import notes_of
+from pipelines.prompts.record import load_prompt_plan
 from pipelines.report.card import CARD_FILE, write_card
 from pipelines.revisions.begin import plan_retry
 from pipelines.rows.ledger import ORIGIN_FACTS
-from pipelines.run.amendments import write_amendments
+from pipelines.run.amendments import Amendments
 from pipelines.run.folder import check_output
 from pipelines.run.record import (
     RunMismatchError,
-    check_or_record,
     read_revision,
     read_run,
 )
+from pipelines.run.recorded_options import MayChange, check_or_record, check_recorded
 from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
+from pipelines.sources.columns import SourceColumn
 from pipelines.steps.generate.foresee import ForeseenModel, check_defaults, foresee_model
 from pipelines.steps.kinds import recut_kinds
 from pipelines.workflows.checks import check_cut, check_models
@@ -33,6 +35,8 @@ from pipelines.workflows.job import (
     JobResult,
     asked_steps,
     recut_steps,
+    require_named,
+    require_parents,
     result_of,
     run_steps,
 )
@@ -73,21 +77,15 @@ def generate(
     model = foresee_model(config.generate, say=say)
     check_defaults(config.generate, model)
     _refuse_earlier_noise(store)
+    again = plan_retry(store, origin="generate") if retry else None
+    amendments = None if again is None else again.amendments
+    _check_run(config, store, asked, steps, grow=grow, amendments=amendments)
     with open_session(store, config.engine, say=say, downloads=False) as session:
         plan = _plan(config, store, model, grow=grow, say=say)
-        asked_again = plan_retry(store, origin="generate") if retry else None
-        if asked_again is not None:
-            say(f"retry: {asked_again.told}")
-        amendments = None if asked_again is None else asked_again.amendments
+        if again is not None:
+            say(f"retry: {again.told}")
         job = GenerateSteps(config, store, plan, amendments=amendments)
-        check_cut(
-            config.select,
-            config.score,
-            {column.name: column.type for column in job.plan.columns},
-            facts=ORIGIN_FACTS["generate"],
-            storage_options=config.storage_options,
-        )
-        _record(job, steps, grow=grow, amends=retry)
+        _record(job, steps, grow=grow)
         is_done = job.is_complete(read_revision(store), asked)
         if is_done:
             say("nothing to do: every asked step is complete")
@@ -98,17 +96,62 @@ def generate(
     return result_of(job, asked)
 
 
-def _record(job: GenerateSteps, steps: Sequence[str], *, grow: bool, amends: bool) -> None:
+def _check_run(
+    config: GenerateJobConfig,
+    store: RunStore,
+    asked: Sequence[str],
+    steps: Sequence[str],
+    *,
+    grow: bool,
+    amendments: Amendments | None,
+) -> None:
+    """Refuse what cannot be done with the run as it is, before anything is written."""
+    is_planned = store.exists(PLAN_PATH)
+    if grow or not is_planned:
+        off = config.steps_left_out()
+        require_named(asked, origin="generate", off=off, renews=is_planned)
+    if not is_planned:
+        return
+    job = GenerateSteps(config, store, load_prompt_plan(store), amendments=amendments)
+    _check_columns(config, job.plan.columns)
+    if config.select.best_of is not None and (keys := keys_in_two_shards(job.plan, store)):
+        raise ConfigError(
+            f"select.best_of: it chooses within a shard, and the images of {len(keys)} key(s) lie "
+            f"in more than one ({', '.join(keys[:3])}): they were planned without it. Leave it "
+            "out, or give another `output`"
+        )
+    check_recorded(store, job.identities.values(), **_may_change(job, steps, grow=grow))
+    if not grow:
+        require_parents(job, asked)
+
+
+def _check_columns(config: GenerateJobConfig, columns: Sequence[SourceColumn]) -> None:
+    """Hold the rules against the list's columns; raises `ConfigError`."""
+    check_cut(
+        config.select,
+        config.score,
+        {column.name: column.type for column in columns},
+        facts=ORIGIN_FACTS["generate"],
+        storage_options=config.storage_options,
+    )
+
+
+def _may_change(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> MayChange:
+    """What a re-cut or a growth may have changed of the recorded options."""
     recut = recut_steps(steps, origin="generate")
     if grow and job.has_only_grown():
         recut = recut_kinds()
+    return {"recut": recut, "revised": ()}
+
+
+def _record(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> None:
     models = job.config.describe_models()
     check_or_record(
         job.store,
         job.identities.values(),
         job={"job": "generate", "config": job.public_config, "models": models} | describe_program(),
-        recut=recut,
-        begin=partial(write_amendments, job.store, job.amendments) if amends else None,
+        begin=job.begin,
+        **_may_change(job, steps, grow=grow),
     )
 
 
@@ -131,14 +174,9 @@ def _plan(
             enlarges=model.enlarges,
             embeds_guidance=model.embeds_guidance,
         ),
+        before_store=lambda columns: _check_columns(config, columns),
     )
     plan = growth.plan
-    if config.select.best_of is not None and (keys := keys_in_two_shards(plan, store)):
-        raise ConfigError(
-            f"select.best_of: it chooses within a shard, and the images of {len(keys)} key(s) lie "
-            f"in more than one ({', '.join(keys[:3])}): they were planned without it. Leave it "
-            "out, or give another `output`"
-        )
     say(
         f"plan: {plan.num_prompts:,} prompts, {plan.num_rows:,} images in {plan.num_shards:,} "
         f"shards; {growth.new_rows:,} are new"

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines.redact import redact_config
 from pipelines.revisions.adopt import adopt_made, adopt_shards
-from pipelines.run.amendments import OPTION, Amendments, read_amendments
+from pipelines.run.amendments import OPTION, Amendments, read_amendments, write_amendments
 from pipelines.run.cache_files import publish_cache
 from pipelines.run.committed import Committed
 from pipelines.run.record import Revision, StepIdentity
@@ -52,7 +52,9 @@ class RunSteps(ABC):
         amendments: Amendments | None = None,
     ) -> None:
         self.store = store
-        self.amendments = read_amendments(store) if amendments is None else amendments
+        stored = read_amendments(store)
+        self.amendments = stored if amendments is None else amendments
+        self._begins = self.amendments != stored
         self.origin = config.origin
         """The step that makes the run's images."""
         self.max_quarantined_shards = config.engine.max_quarantined_shards
@@ -152,6 +154,11 @@ class RunSteps(ABC):
             shard_ids=range(self.num_shards(step)),
             inputs_of=partial(self.inputs, step),
         )
+
+    def begin(self) -> None:
+        """Have the run be amended, where a retry begins; before anything else is written."""
+        if self._begins:
+            write_amendments(self.store, self.amendments)
 
     def _before_lifts(self, step: str) -> Iterator[tuple[StepIdentity, StepIdentity]]:
         """The step's identity, with each that it had before it made again what it gave up."""
