@@ -16,6 +16,7 @@ from pipelines.run.manifest import Manifest, committed_shards
 from pipelines.run.rates import RateLog
 from pipelines.run.store import RunStore
 from pipelines.steps.step import Resources, ShardStep
+from sd_core.errors import is_environment
 from sd_core.say import Say
 
 
@@ -113,8 +114,13 @@ def open_session(
             stack.enter_context(cluster.connected(num_cpus=num_cpus))
         session = Session(store, config, lease, say)
         session.preflight(downloads=downloads)
+        is_reached = True
         try:
             yield session
+        except Exception as error:
+            is_reached = not is_environment(error)
+            raise
         finally:
             with suppress(Exception):  # how fast it was must not hide how it ended
-                session.rates.write(store)
+                if is_reached:
+                    session.rates.write(store)
