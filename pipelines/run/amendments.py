@@ -36,23 +36,20 @@ class Amendments:
     also_again: tuple[str, ...] = ()
     lifted: Mapping[str, int] = field(default_factory=dict)
 
-    def identity(self) -> dict[str, Any]:
-        """As options of the download step; empty where nothing happened."""
-        amendments: dict[str, Any] = {}
-        if self.retries:
-            amendments["retries"] = self.retries
-        if self.tombstones is not None:
-            amendments["tombstones"] = self.tombstones
-        return {OPTION: amendments} if amendments else {}
-
-    def identity_of(self, step: str, *, times: int | None = None) -> dict[str, Any]:
-        """As options of another step; empty where it never had to make anything again.
+    def identity(self, step: str, *, is_first: bool, times: int | None = None) -> dict[str, Any]:
+        """As options of a step; empty where nothing happened to it.
 
         Args:
-            times: As it was after so many times.
+            is_first: Whether it makes the run's images.
+            times: As if it had been asked so often to make again what it gave up.
         """
-        times = self.lifted.get(step, 0) if times is None else times
-        return {OPTION: {"lifted": times}} if times else {}
+        lifted = self.lifted.get(step, 0) if times is None else times
+        told: dict[str, Any] = {"lifted": lifted} if lifted else {}
+        if is_first and self.retries:
+            told["retries"] = self.retries
+        if is_first and self.tombstones is not None:
+            told["tombstones"] = self.tombstones
+        return {OPTION: told} if told else {}
 
 
 def read_amendments(store: RunStore) -> Amendments:

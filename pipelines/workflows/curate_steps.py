@@ -145,7 +145,6 @@ class CurateSteps(RunSteps):
                 "download": config.download.model_dump(mode="json", exclude=_NOT_OF_THE_FETCH),
                 "image": config.image.identity(),
                 **config.caption_facts.identity(),
-                **self.amendments.identity(),
             }
         if step == "select":
             return self.select_options()

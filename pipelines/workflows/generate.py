@@ -14,6 +14,7 @@ from pipelines.prompts.notes import notes_of
 from pipelines.prompts.record import load_prompt_plan
 from pipelines.report.card import CARD_FILE, write_card
 from pipelines.revisions.begin import plan_retry
+from pipelines.revisions.takedown import finish_takedown, is_unfinished
 from pipelines.rows.ledger import ORIGIN_FACTS
 from pipelines.run.amendments import Amendments
 from pipelines.run.folder import check_output
@@ -24,6 +25,7 @@ from pipelines.run.record import (
 )
 from pipelines.run.recorded_options import MayChange, check_or_record, check_recorded
 from pipelines.run.store import RunStore
+from pipelines.run.used_by import UsesOfRuns
 from pipelines.run.versions import describe_program
 from pipelines.sources.columns import SourceColumn
 from pipelines.steps.generate.foresee import ForeseenModel, check_defaults, foresee_model
@@ -77,12 +79,16 @@ def generate(
     model = foresee_model(config.generate, say=say)
     check_defaults(config.generate, model)
     _refuse_earlier_noise(store)
-    again = plan_retry(store, origin="generate") if retry else None
-    amendments = None if again is None else again.amendments
+    amendments = None
+    if retry and not is_unfinished(store):
+        amendments = plan_retry(store, origin="generate").amendments
     _check_run(config, store, asked, steps, grow=grow, amendments=amendments)
     with open_session(store, config.engine, say=say, downloads=False) as session:
+        finish_takedown(store, say=say)
         plan = _plan(config, store, model, grow=grow, say=say)
-        if again is not None:
+        if retry:
+            again = plan_retry(store, origin="generate")
+            amendments = again.amendments
             say(f"retry: {again.told}")
         job = GenerateSteps(config, store, plan, amendments=amendments)
         _record(job, steps, grow=grow)
@@ -90,6 +96,8 @@ def generate(
         if is_done:
             say("nothing to do: every asked step is complete")
         else:
+            if (init := config.generate.init) is not None:
+                UsesOfRuns([init], job="generate", output=config.output, say=say)
             run_steps(job, session, asked, say)
         if not store.exists(CARD_FILE) or not is_done:
             write_card(store)
@@ -121,7 +129,7 @@ def _check_run(
             "out, or give another `output`"
         )
     check_recorded(store, job.identities.values(), **_may_change(job, steps, grow=grow))
-    if not grow:
+    if not grow and not is_unfinished(store):
         require_parents(job, asked)
 
 
@@ -137,11 +145,11 @@ def _check_columns(config: GenerateJobConfig, columns: Sequence[SourceColumn]) -
 
 
 def _may_change(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> MayChange:
-    """What a re-cut or a growth may have changed of the recorded options."""
+    """What a re-cut, a growth or a takedown may have changed of the recorded options."""
     recut = recut_steps(steps, origin="generate")
     if grow and job.has_only_grown():
         recut = recut_kinds()
-    return {"recut": recut, "revised": ()}
+    return {"recut": recut, "revised": ("edition.",) if is_unfinished(job.store) else ()}
 
 
 def _record(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> None:

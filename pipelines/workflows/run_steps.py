@@ -63,7 +63,8 @@ class RunSteps(ABC):
         self.identities: dict[str, StepIdentity] = {}
         for step in self.configured():
             parents = [self.identities[name].fingerprint for name in self.parents(step)]
-            options = {**self._options(step), **self.amendments.identity_of(step)}
+            amended = self.amendments.identity(step, is_first=step == self.origin)
+            options = {**self._options(step), **amended}
             self.identities[step] = StepIdentity(
                 step=step, options=redact_config(options), parents=tuple(parents)
             )
@@ -165,7 +166,8 @@ class RunSteps(ABC):
         identity = self.identities[step]
         for times in reversed(range(self.amendments.lifted.get(step, 0))):
             options = {name: value for name, value in identity.options.items() if name != OPTION}
-            options |= self.amendments.identity_of(step, times=times)
+            is_first = step == self.origin
+            options |= self.amendments.identity(step, is_first=is_first, times=times)
             yield identity, replace(identity, options=options)
 
     def chains(self, asked: Sequence[str]) -> list[list[str]]:
