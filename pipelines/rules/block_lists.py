@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipelines.config import Config, ConfigError, unreadable
 from pipelines.rows.urls import normalise_host, normalise_url, url_host
+from sd_core.git_lfs import POINTER_TOLD, is_pointer
 from sd_core.redact import redact_url
 
 _CHUNK_BYTES = 65 << 16  # a multiple of a hex digest and its line feed
@@ -144,6 +145,8 @@ def list_entries(path: str | None, option: str, options: dict[str, Any]) -> Iter
                 yield from _parquet_entries(stream, path)
                 return
             for number, line in enumerate(stream, start=1):
+                if number == 1 and is_pointer(line):
+                    raise ConfigError(f"{option} {_shown(path)}: {POINTER_TOLD}")
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:

@@ -38,6 +38,8 @@ class RunStore:
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        if "\0" in self.root:
+            raise StorageError(f"{self.root!r}: a path holds no NUL")
         if "://" not in self.root and not os.path.isabs(self.root):
             raise StorageError(
                 f"{self.root!r} is a relative path; give an absolute path or a URL, because a "

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sd_core.errors import FoundryError, InputError
+from sd_core.plain_json import parse_json
 
 STATE_FILE = "state.json"
 
@@ -57,7 +58,7 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read what `write_checkpoint` wrote; raises `CheckpointError`."""
     try:
-        state = json.loads((folder / STATE_FILE).read_text())
+        state = parse_json((folder / STATE_FILE).read_text())
         tensors = {name: load_file(folder / f"{name}.safetensors") for name in state["files"]}
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: not a whole checkpoint: {error}") from error
