@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 from pipelines.redact import redact_config
 from sd_core.errors import EnvironmentFault, InputError, is_environment
 from sd_core.plain_yaml import MAX_DEPTH, YamlError, parse_yaml
-from sd_core.redact import REDACTED
+from sd_core.redact import CREDENTIALS_TOLD, REDACTED, names_credentials
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 StorageOptions = dict[str, str | int | float | bool | dict[str, str] | None]
@@ -90,8 +90,9 @@ def load_config(
     try:
         text = Path(path).read_text(encoding="utf-8")
         tree = parse_yaml(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or error  # not the path, as another has made it
+        raise ConfigError(f"{path}: cannot be read: {told}") from error
     except YamlError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if tree is None:
@@ -106,6 +107,9 @@ def load_config(
 def validate_config(model: type[ConfigT], tree: Mapping[str, Any], *, where: str) -> ConfigT:
     """Validate a parsed mapping; raises `ConfigError` naming `where` and every problem."""
     text = _to_json(tree, where)
+    for name, value in _texts(tree, ""):
+        if names_credentials(value):
+            raise ConfigError(f"{where}: {name} {value}: {CREDENTIALS_TOLD}")
     try:
         # Through JSON, strict mode still accepts paths, tuples and integers for floats.
         return model.model_validate_json(text)
@@ -113,6 +117,16 @@ def validate_config(model: type[ConfigT], tree: Mapping[str, Any], *, where: str
         found = _describe_all(model, json.loads(text), error)
     lines = [f"  - {line}" for line in found]
     raise ConfigError(f"{where}: {len(lines)} problem(s)\n" + "\n".join(lines))
+
+
+def _texts(node: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Every text of a tree, and where it stands."""
+    if isinstance(node, str):
+        yield name, node
+    parts = node.items() if isinstance(node, Mapping) else ()
+    parts = enumerate(node) if isinstance(node, list) else parts
+    for key, part in parts:
+        yield from _texts(part, f"{name}.{key}".lstrip("."))
 
 
 def _to_json(tree: Mapping[str, Any], where: str) -> str:
