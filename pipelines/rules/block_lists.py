@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipelines.config import Config, ConfigError, unreadable
 from pipelines.rows.urls import normalise_host, normalise_url, url_host
 from sd_core.git_lfs import POINTER_TOLD, is_pointer
-from sd_core.redact import redact_url
+from sd_core.redact import CREDENTIALS_TOLD, names_credentials, redact_url
 
 _CHUNK_BYTES = 65 << 16  # a multiple of a hex digest and its line feed
 _URL_HASH_BYTES = 16
@@ -137,6 +137,8 @@ def list_entries(path: str | None, option: str, options: dict[str, Any]) -> Iter
     """
     if path is None:
         return
+    if names_credentials(path):
+        raise ConfigError(f"{option} {path}: {CREDENTIALS_TOLD}")
     try:
         with fsspec.open(
             path, "rb", compression=None if _is_parquet(path) else "infer", **options
