@@ -13,6 +13,7 @@ from pipelines.prompts import (
 from pipelines.prompts.notes import notes_of
 from pipelines.prompts.record import load_prompt_plan
 from pipelines.report.card import CARD_FILE, write_card
+from pipelines.revisions.takedown import finish_takedown, is_unfinished
 from pipelines.rows.ledger import ORIGIN_FACTS
 from pipelines.run.folder import check_output
 from pipelines.run.record import (
@@ -22,6 +23,7 @@ from pipelines.run.record import (
 )
 from pipelines.run.recorded_options import MayChange, check_or_record, check_recorded
 from pipelines.run.store import RunStore
+from pipelines.run.used_by import UsesOfRuns
 from pipelines.run.versions import describe_program
 from pipelines.sources.columns import SourceColumn
 from pipelines.steps.generate.foresee import ForeseenModel, check_defaults, foresee_model
@@ -73,12 +75,15 @@ def generate(
     _refuse_earlier_noise(store)
     _check_run(config, store, asked, steps, grow=grow)
     with open_session(store, config.engine, say=say, downloads=False) as session:
+        finish_takedown(store, say=say)
         job = GenerateSteps(config, store, _plan(config, store, model, grow=grow, say=say))
         _record(job, steps, grow=grow)
         is_done = job.is_complete(read_revision(store), asked)
         if is_done:
             say("nothing to do: every asked step is complete")
         else:
+            if (init := config.generate.init) is not None:
+                UsesOfRuns([init], job="generate", output=config.output, say=say)
             run_steps(job, session, asked, say)
         if not store.exists(CARD_FILE) or not is_done:
             write_card(store)
@@ -109,7 +114,7 @@ def _check_run(
             "out, or give another `output`"
         )
     check_recorded(store, job.identities.values(), **_may_change(job, steps, grow=grow))
-    if not grow:
+    if not grow and not is_unfinished(store):
         require_parents(job, asked)
 
 
@@ -125,11 +130,11 @@ def _check_columns(config: GenerateJobConfig, columns: Sequence[SourceColumn]) -
 
 
 def _may_change(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> MayChange:
-    """What a re-cut or a growth may have changed of the recorded options."""
+    """What a re-cut, a growth or a takedown may have changed of the recorded options."""
     recut = recut_steps(steps, origin="generate")
     if grow and job.has_only_grown():
         recut = recut_kinds()
-    return {"recut": recut, "revised": ()}
+    return {"recut": recut, "revised": ("edition.",) if is_unfinished(job.store) else ()}
 
 
 def _record(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> None:
