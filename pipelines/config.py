@@ -123,9 +123,8 @@ def _texts(node: Any, name: str) -> Iterator[tuple[str, str]]:
     """Every text of a tree, and where it stands."""
     if isinstance(node, str):
         yield name, node
-    parts = node.items() if isinstance(node, Mapping) else ()
-    parts = enumerate(node) if isinstance(node, list) else parts
-    for key, part in parts:
+    parts: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, Mapping) else ()
+    for key, part in enumerate(node) if isinstance(node, list) else parts:
         yield from _texts(part, f"{name}.{key}".lstrip("."))
 
 

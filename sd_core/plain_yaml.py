@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise self._refused(f"nested more than {MAX_DEPTH} levels deep")
-        node = super().compose_node(parent, index)
+        node: Any = super().compose_node(parent, index)
         self._depth -= 1
         if id(node) not in self._sizes:
             value = node.value if isinstance(node.value, list) else []
@@ -58,7 +58,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _refused(self, problem: str) -> yaml.MarkedYAMLError:
-        return yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
+        return yaml.composer.ComposerError(None, None, problem, self.get_mark())
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
