@@ -82,7 +82,7 @@ class ShardCheck:
         faults: list[Fault] = []
         manifests = {}
         for step in shard_steps():
-            if step in self.steps:
+            if step in self.steps and shard_id < self.steps[step].num_shards:
                 manifest = load_manifest(self.store, step, self.steps[step], shard_id, faults)
                 if manifest is not None:
                     manifests[step] = manifest

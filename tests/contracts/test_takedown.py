@@ -12,8 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import clean, takedown, verify
-from pipelines.revisions.takedown import take_down
-from pipelines.rules.tombstones import tombstones_of
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
@@ -141,37 +139,6 @@ def test_clean_removes_nothing_that_the_run_or_a_recent_revision_refers_to(
     assert len(cases.data_files(run_folder)) < len(between)
     assert (run_folder / "images" / "notes.txt").exists()
     assert verify.main([str(run_folder), "--deep"]) == 0
-
-
-def test_killed_at_any_write_it_is_finished_by_the_same_command(
-    served_list: ServedList,
-    unharmed_run: Path,
-    tmp_path: Path,
-    kill_at_write: Callable[[int | None], Counter[str]],
-) -> None:
-    keys = sorted(ten_keys(unharmed_run))
-    entries = tombstones_of(keys=keys)
-    reference = Path(shutil.copytree(unharmed_run, tmp_path / "reference"))
-    counted = kill_at_write(None)
-    take_down(RunStore(str(reference)), entries, say=lambda line: None)
-    num_writes = counted["writes"]
-    assert clean.main([str(reference), "--grace", "0s"]) == 0
-    expected = cases.data_files(reference)
-    # Early writes are files that nothing refers to yet; the last ones make the revision.
-    for number in [*range(0, num_writes - 40, 29), *range(num_writes - 40, num_writes, 3)]:
-        run = Path(shutil.copytree(unharmed_run, tmp_path / f"killed-{number}"))
-        store = RunStore(str(run))
-        kill_at_write(number)
-        with pytest.raises(Killed):
-            take_down(store, entries, say=lambda line: None)
-        kill_at_write(None)
-        assert verify.main([str(run)]) == 0, f"readers are served after write {number}"
-        if number % 2:
-            cases.run(cases.configuration(served_list.path, run))
-        take_down(store, entries, say=lambda line: None)
-        assert clean.main([str(run), "--grace", "0s"]) == 0
-        assert cases.data_files(run) == expected, f"killed before write {number}"
-        shutil.rmtree(run)
 
 
 def test_it_works_on_an_object_store(
