@@ -20,10 +20,15 @@ from sd_core.secret_names import decoded_name, is_end, is_secret_name, is_signed
 REDACTED = "REDACTED"
 MAY_HOLD_SECRET: Final = r"(?i)[@=\t\r\n]|%(?:25)*(?:40|3d)|s--"
 """A URL or text without it holds no secret: for a look at many, by RE2 or by Python."""
+CREDENTIALS_TOLD = (
+    "credentials before a bucket are read by no client; give them in the environment or in "
+    "`storage_options`"
+)
 
 _MAX_LEVEL: Final = 6
 _SEEN_CHARS: Final = 200  # of a name or a value: what tells anything is not longer
 
+_BUCKET_WITH_CREDENTIALS = re.compile(r"(?:s3a?|gc?s)://(?!arn:)[^/]*[:@]")
 _LEFT_OUT = re.compile(r"[\t\r\n]")
 _SLASHES = re.compile(r"(?i)(?:[/\\]|%(?:25)*(?:2f|5c)){2,}")
 _ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[/\\](?![/\\])")
@@ -48,6 +53,11 @@ _IN_PATH = re.compile(
 """What signs in a path: Cloudinary's `s--...--`, and Thumbor's HMAC before the operations."""
 
 _Span = tuple[int, int]
+
+
+def names_credentials(url: str) -> bool:
+    """Whether a bucket's URL has credentials before its bucket, where no client reads them."""
+    return bool(_BUCKET_WITH_CREDENTIALS.match(url))
 
 
 def redact_url(url: str) -> str:

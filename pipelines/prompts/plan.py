@@ -1,15 +1,12 @@
 """Make a plan of prompts, or add to it what is new in the list."""
 
-import hashlib
-import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from pipelines.config import Config, ConfigError
@@ -29,11 +26,14 @@ from pipelines.prompts.record import (
     PromptPlan,
     changed_files,
     load_prompt_plan,
+    prompts_file,
     read_prompts,
+    shards_path_of,
     store_prompt_plan,
 )
 from pipelines.prompts.row import PromptRow, parse_prompt
 from pipelines.redact import redact_text_column
+from pipelines.rules.tombstones import TAKEN_DOWN, masked_key, read_tombstones
 from pipelines.run.option_changes import describe_changes
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
@@ -121,7 +121,9 @@ def plan_prompts(
             num_images=num_images,
             before=before,
             say=say,
-            images=PlannedImages(one_shard_a_key=one_shard_a_key),
+            images=PlannedImages(
+                one_shard_a_key=one_shard_a_key, tombstones=read_tombstones(store)
+            ),
             notes_of=notes_of,
             before_store=before_store,
         )
@@ -178,13 +180,12 @@ class _Draft:
         if not self.shards:
             raise PlanError(f"{self.source.files[0].uri}: no prompts in it")
         table = pa.Table.from_pylist(self.shards, schema=PROMPT_SHARD_FIELDS)
-        content = hashlib.sha256("".join(s["sha256"] for s in self.shards).encode()).hexdigest()
         plan = PromptPlan(
             num_prompts=sum(shard["num_prompts"] for shard in self.shards),
             num_rows=sum(shard["num_rows"] for shard in self.shards),
             files=scanned.files,
             columns=columns.stored,
-            shards_path=f"plan/shards-{content[:16]}.parquet",
+            shards_path=shards_path_of(table),
             reading=self.reading,
             shards=table,
         )
@@ -227,7 +228,7 @@ class _Draft:
                     self.images.settle([one["prompt_key"] for one in pending])
                     yield pending
                     pending, images = [], 0
-                pending.append(self._settled(row, key) | rest)
+                pending.append(rest | self._settled(row, key, tuple(rest)))
                 images += len(pending[-1]["image_indices"])
         if pending:
             yield pending
@@ -256,9 +257,19 @@ class _Draft:
                 continue
             yield row, {column.name: source.get(column.name) for column in columns.stored}
 
-    def _settled(self, row: PromptRow, key: str) -> dict[str, Any]:
-        """The row as it is stored, with the images that no earlier row has."""
+    def _settled(self, row: PromptRow, key: str, rest: Sequence[str]) -> dict[str, Any]:
+        """The row as it is stored, with the images that no earlier row has; of one that was taken
+        down neither the text nor what else it has, `rest`."""
         taken = self.images.take(row, key)
+        if taken.reason == TAKEN_DOWN:
+            return {
+                **dict.fromkeys(rest),
+                "prompt_key": masked_key(key),
+                "image_indices": taken.image_indices,
+                "reason": TAKEN_DOWN,
+                "content": row.content,
+                "digest": row.digest,
+            }
         settings = {n: v for n, v in row.settings.items() if n not in ("num_images", "image_index")}
         if taken.reason is None:
             self.notes.update([*row.notes, *self.notes_of(settings)])
@@ -278,13 +289,10 @@ class _Draft:
     ) -> None:
         fields = [pa.field(column.name, pa.type_for_alias(column.type)) for column in columns]
         schema = pa.schema([*PROMPT_FIELDS, *fields])
-        sink = io.BytesIO()
-        table = pa.Table.from_pylist(rows, schema=schema)
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        digest = hashlib.sha256(sink.getvalue()).hexdigest()
         shard_id = len(self.shards)
-        path = f"plan/prompts/{shard_id:06d}-{digest[:16]}.parquet"
-        (folder / Path(path).name).write_bytes(sink.getvalue())
+        table = pa.Table.from_pylist(rows, schema=schema)
+        path, content, digest = prompts_file(table, shard_id)
+        (folder / Path(path).name).write_bytes(content)
         self.shards.append(
             {
                 "shard_id": shard_id,

@@ -21,9 +21,9 @@ from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.parquet_reading import (
     BoundedReading,
-    batches,
     find_group,
     open_parquet,
+    record_batches,
 )
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
 
@@ -154,7 +154,7 @@ def read_bytes_column(file: SourceFile, where: SourceRange, name: str) -> Iterat
         groups = list(range(group, parquet.num_row_groups))
         values = (
             value.as_py()
-            for batch in batches(parquet, groups, 64, only=[name])
+            for batch in record_batches(parquet, groups, 64, only=[name])
             for value in batch.column(name)
         )
         yield from itertools.islice(values, skip, skip + where.num_rows)
@@ -191,7 +191,7 @@ def _tables(
     groups = list(range(group, parquet.num_row_groups))
     pending: list[pa.RecordBatch] = []
     held = 0
-    for batch in batches(parquet, groups, min(num_rows, 65_536), only=only):
+    for batch in record_batches(parquet, groups, min(num_rows, 65_536), only=only):
         if skip >= batch.num_rows:
             skip -= batch.num_rows
             continue

@@ -54,7 +54,7 @@ class Bounds:
     is_apart: bool
 
 
-def bounds_of(
+def reading_bounds(
     parquet: pq.ParquetFile, file: SourceFile, names: Collection[str], groups: Collection[int]
 ) -> Bounds:
     """Go over the page headers of these columns.

@@ -15,7 +15,7 @@ from pipelines.sources.cells import PIECE_BYTES, CellLimit, cell_bytes, slices
 from pipelines.sources.columns import unique_names
 from pipelines.sources.config import SourceError
 from pipelines.sources.files import SourceFile
-from pipelines.sources.parquet_pages import Bounds, bounds_of
+from pipelines.sources.parquet_pages import Bounds, reading_bounds
 
 _READ_BUFFER_BYTES = 1 << 20
 
@@ -41,7 +41,7 @@ def open_parquet(
             ) from error
 
 
-def batches(
+def record_batches(
     parquet: pq.ParquetFile, groups: list[int], num_rows: int, *, only: list[str]
 ) -> Iterator[pa.RecordBatch]:
     """Those columns, in that order; names that come twice are told apart."""
@@ -69,7 +69,7 @@ def find_group(parquet: pq.ParquetFile, start_row: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class RowPiece:
     """Consecutive rows without their cells that are too large, which `limit` tells."""
 
     table: pa.Table
@@ -90,9 +90,9 @@ class BoundedReading:
     only: list[str]
     max_bytes: int | None
 
-    def pieces(self, rows_per_block: int) -> Iterator[Piece]:
+    def pieces(self, rows_per_block: int) -> Iterator[RowPiece]:
         """All rows; a piece ends at a multiple of `rows_per_block`, or before it gets large."""
-        held: list[Piece] = []
+        held: list[RowPiece] = []
         row = 0
         for part in self._parts(0):
             while part.table.num_rows:
@@ -109,9 +109,9 @@ class BoundedReading:
         if held:
             yield _joined(held)
 
-    def whole(self, start_row: int, num_rows: int) -> Piece:
+    def whole(self, start_row: int, num_rows: int) -> RowPiece:
         """The rows of one range."""
-        held: list[Piece] = []
+        held: list[RowPiece] = []
         for part in self._parts(start_row):
             taken, _ = _split(part, num_rows)
             held.append(taken)
@@ -134,22 +134,22 @@ class BoundedReading:
         with open_parquet(self.file) as parquet:
             group, skip = find_group(parquet, start_row)
             groups = range(group, parquet.num_row_groups)
-            return bounds_of(parquet, self.file, self._columns, groups), skip
+            return reading_bounds(parquet, self.file, self._columns, groups), skip
 
-    def _parts(self, start_row: int) -> Iterator[Piece]:
+    def _parts(self, start_row: int) -> Iterator[RowPiece]:
         bounds, skip = self._bounds(start_row)
         with open_parquet(self.file, dictionaries=tuple(bounds.dictionaries)) as parquet:
             alike = itertools.groupby(
                 bounds.rows, lambda group: (bounds.rows[group], bounds.is_apart and group)
             )
             for (num_rows, _), groups in alike:
-                for batch in batches(parquet, list(groups), num_rows, only=self.only):
+                for batch in record_batches(parquet, list(groups), num_rows, only=self.only):
                     passed = min(skip, batch.num_rows)
                     skip -= passed
                     if passed < batch.num_rows:
                         yield from self._decoded(batch.slice(passed))
 
-    def _decoded(self, batch: pa.RecordBatch) -> Iterator[Piece]:
+    def _decoded(self, batch: pa.RecordBatch) -> Iterator[RowPiece]:
         """The batch without dictionaries, in slices that are small without them."""
         limit = CellLimit(self.max_bytes)
         arrays = [limit.keep(n, batch.column(n)) for n in self.only]
@@ -159,22 +159,22 @@ class BoundedReading:
         for start, end in slices(sizes):
             part = [plain(array.slice(start, end - start)) for array in arrays]
             rows = {name: over[start:end] for name, over in limit.rows.items()}
-            yield Piece(
+            yield RowPiece(
                 table=pa.table(part, names=self.only),
                 limit=CellLimit(self.max_bytes, {n: o for n, o in rows.items() if o.any()}),
                 num_bytes=int(sizes[start:end].sum()),
             )
 
 
-def _split(piece: Piece, num_rows: int) -> tuple[Piece, Piece]:
+def _split(piece: RowPiece, num_rows: int) -> tuple[RowPiece, RowPiece]:
     """Its first rows, and the others."""
     if num_rows >= piece.table.num_rows:
-        return piece, Piece(table=piece.table.slice(0, 0), limit=CellLimit(None), num_bytes=0)
+        return piece, RowPiece(table=piece.table.slice(0, 0), limit=CellLimit(None), num_bytes=0)
     parts = []
     for start, end in ((0, num_rows), (num_rows, piece.table.num_rows)):
         rows = {name: over[start:end] for name, over in piece.limit.rows.items()}
         parts.append(
-            Piece(
+            RowPiece(
                 table=piece.table.slice(start, end - start),
                 limit=CellLimit(piece.limit.max_bytes, {n: o for n, o in rows.items() if o.any()}),
                 num_bytes=piece.num_bytes * (end - start) // piece.table.num_rows,
@@ -183,14 +183,14 @@ def _split(piece: Piece, num_rows: int) -> tuple[Piece, Piece]:
     return parts[0], parts[1]
 
 
-def _joined(pieces: list[Piece]) -> Piece:
+def _joined(pieces: list[RowPiece]) -> RowPiece:
     """Pieces that follow each other, as one."""
     limit = CellLimit(pieces[0].limit.max_bytes)
     for name in {name for piece in pieces for name in piece.limit.rows}:
         limit.rows[name] = np.concatenate(
             [p.limit.rows.get(name, np.zeros(p.table.num_rows, np.bool_)) for p in pieces]
         )
-    return Piece(
+    return RowPiece(
         table=pa.concat_tables([piece.table for piece in pieces]),
         limit=limit,
         num_bytes=sum(piece.num_bytes for piece in pieces),

@@ -13,7 +13,10 @@ from pipelines.prompts import (
 from pipelines.prompts.notes import notes_of
 from pipelines.prompts.record import load_prompt_plan
 from pipelines.report.card import CARD_FILE, write_card
+from pipelines.revisions.begin import plan_retry
+from pipelines.revisions.takedown import finish_takedown, is_unfinished
 from pipelines.rows.ledger import ORIGIN_FACTS
+from pipelines.run.amendments import Amendments
 from pipelines.run.folder import check_output
 from pipelines.run.record import (
     RunMismatchError,
@@ -22,6 +25,7 @@ from pipelines.run.record import (
 )
 from pipelines.run.recorded_options import MayChange, check_or_record, check_recorded
 from pipelines.run.store import RunStore
+from pipelines.run.used_by import UsesOfRuns
 from pipelines.run.versions import describe_program
 from pipelines.sources.columns import SourceColumn
 from pipelines.steps.generate.foresee import ForeseenModel, check_defaults, foresee_model
@@ -49,12 +53,14 @@ def generate(
     say: Say,
     steps: Sequence[str] = (),
     grow: bool = False,
+    retry: bool = False,
 ) -> JobResult:
     """Run the asked steps of a generation; those that are complete already are left alone.
 
     Args:
         steps: By name; all by default.
         grow: Add what is new in the list of prompts to a run that has begun.
+        retry: Make again the shards that any step gave up.
 
     Raises:
         ConfigError: the configuration or the asked steps make no sense.
@@ -63,6 +69,8 @@ def generate(
     asked = asked_steps(steps, origin="generate", off=config.steps_left_out())
     for line in config.select.old_keys():
         say(line)
+    if grow and retry:
+        raise ConfigError("--grow and --retry: give one, then the other")
     store = RunStore(config.output, config.storage_options)
     check_output(store, job="generate")
     config.prompts.source().check_listed()
@@ -71,14 +79,25 @@ def generate(
     model = foresee_model(config.generate, say=say)
     check_defaults(config.generate, model)
     _refuse_earlier_noise(store)
-    _check_run(config, store, asked, steps, grow=grow)
+    amendments = None
+    if retry and not is_unfinished(store):
+        amendments = plan_retry(store, origin="generate").amendments
+    _check_run(config, store, asked, steps, grow=grow, amendments=amendments)
     with open_session(store, config.engine, say=say, downloads=False) as session:
-        job = GenerateSteps(config, store, _plan(config, store, model, grow=grow, say=say))
+        finish_takedown(store, say=say)
+        plan = _plan(config, store, model, grow=grow, say=say)
+        if retry:
+            again = plan_retry(store, origin="generate")
+            amendments = again.amendments
+            say(f"retry: {again.told}")
+        job = GenerateSteps(config, store, plan, amendments=amendments)
         _record(job, steps, grow=grow)
         is_done = job.is_complete(read_revision(store), asked)
         if is_done:
             say("nothing to do: every asked step is complete")
         else:
+            if (init := config.generate.init) is not None:
+                UsesOfRuns([init], job="generate", output=config.output, say=say)
             run_steps(job, session, asked, say)
         if not store.exists(CARD_FILE) or not is_done:
             write_card(store)
@@ -92,6 +111,7 @@ def _check_run(
     steps: Sequence[str],
     *,
     grow: bool,
+    amendments: Amendments | None,
 ) -> None:
     """Refuse what cannot be done with the run as it is, before anything is written."""
     is_planned = store.exists(PLAN_PATH)
@@ -100,7 +120,7 @@ def _check_run(
         require_named(asked, origin="generate", off=off, renews=is_planned)
     if not is_planned:
         return
-    job = GenerateSteps(config, store, load_prompt_plan(store))
+    job = GenerateSteps(config, store, load_prompt_plan(store), amendments=amendments)
     _check_columns(config, job.plan.columns)
     if config.select.best_of is not None and (keys := keys_in_two_shards(job.plan, store)):
         raise ConfigError(
@@ -109,7 +129,7 @@ def _check_run(
             "out, or give another `output`"
         )
     check_recorded(store, job.identities.values(), **_may_change(job, steps, grow=grow))
-    if not grow:
+    if not grow and not is_unfinished(store):
         require_parents(job, asked)
 
 
@@ -125,11 +145,11 @@ def _check_columns(config: GenerateJobConfig, columns: Sequence[SourceColumn]) -
 
 
 def _may_change(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> MayChange:
-    """What a re-cut or a growth may have changed of the recorded options."""
+    """What a re-cut, a growth or a takedown may have changed of the recorded options."""
     recut = recut_steps(steps, origin="generate")
     if grow and job.has_only_grown():
         recut = recut_kinds()
-    return {"recut": recut, "revised": ()}
+    return {"recut": recut, "revised": ("edition.",) if is_unfinished(job.store) else ()}
 
 
 def _record(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> None:
@@ -138,6 +158,7 @@ def _record(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> None:
         job.store,
         job.identities.values(),
         job={"job": "generate", "config": job.public_config, "models": models} | describe_program(),
+        begin=job.begin,
         **_may_change(job, steps, grow=grow),
     )
 

@@ -4,15 +4,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.prompts import PromptPlan, expand_rows, read_prompts
-from pipelines.run.cache_files import read_recorded
+from pipelines.prompts import PromptPlan, read_left_rows
+from pipelines.rules.tombstones import read_tombstones
+from pipelines.run.amendments import Amendments
+from pipelines.run.cache_files import LATENTS_FOLDER, read_recorded
 from pipelines.run.manifest import ShardError
 from pipelines.run.option_changes import describe_changes
 from pipelines.run.record import read_run
 from pipelines.run.store import RunStore
 from pipelines.steps.encode import StoredLatentsStep
 from pipelines.steps.generate import GenerateStep
-from pipelines.steps.kinds import LATENTS_FOLDER
 from pipelines.steps.select.tokens import TOKENS_OPTION
 from pipelines.steps.step import Resources, ShardStep
 from pipelines.workflows.generate_config import GenerateJobConfig
@@ -30,11 +31,18 @@ class GenerateSteps(RunSteps):
     The plan is no part of their identities: it only grows, and what is made stays as it is.
     """
 
-    def __init__(self, config: GenerateJobConfig, store: RunStore, plan: PromptPlan) -> None:
+    def __init__(
+        self,
+        config: GenerateJobConfig,
+        store: RunStore,
+        plan: PromptPlan,
+        *,
+        amendments: Amendments | None = None,
+    ) -> None:
         self.config = config
         self.plan = plan
         self._tokenizer = load_caption_tokenizer(first_text_encoder(config.generate.model))
-        super().__init__(config, store, plan)
+        super().__init__(config, store, plan, amendments=amendments)
 
     @property
     def token_counter(self) -> CaptionTokenizer:
@@ -87,7 +95,7 @@ class GenerateSteps(RunSteps):
 
     def read_rows(self, shard_id: int) -> pa.Table:
         """Rows of a shard that was given up, as select records them."""
-        rows = expand_rows(read_prompts(self.plan, self.store, shard_id), shard_id=shard_id)
+        rows = read_left_rows(self.plan, self.store, shard_id, read_tombstones(self.store))
         return rows.rename_columns(
             ["caption" if name == "prompt" else name for name in rows.column_names]
         )

@@ -47,7 +47,8 @@ class ImageConfig(BaseModel):
 
     max_memory_bytes: int = Field(256 << 20, ge=64 << 20)
     """What decoding one original may take by its header and bytes, beside what the decoder's
-    process holds idle; above it, it is `decode_out_of_memory`."""
+    process holds idle and a stored square of more than 512 pixels takes; above it, it is
+    `decode_out_of_memory`."""
 
     decode_timeout_s: float = Field(30.0, gt=0.0, le=300.0)
     """CPU seconds after which an original is `decode_timed_out`, until `--retry`: what the header
