@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "verify": "check every promise of a run that can be read off its files",
     "report": "write the page about a run",
     "why": "tell the life of one row, from the list to the trainings that used it",
+    "export": "write the kept set for others to read",
     "takedown": "take rows out of a run, for good",
     "clean": "remove the files of a run that no revision uses",
     "keys": "print keys of the configurations, with types, defaults and meaning",

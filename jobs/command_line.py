@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from jobs.exit_codes import ExitCode, exit_code_of, exit_code_table, stopped_by
-from pipelines.engine.stopping import stoppable
+from pipelines.engine.stopping import ends_with, stop_message, stoppable
 from sd_core.errors import InputError
 from sd_core.redact import redact_text
 from sd_core.redacted_output import redacted_output
@@ -97,13 +97,16 @@ def run_job(work: Callable[[Say], int]) -> int:
 
     with redacted_output(), stoppable():
         try:
-            return int(work(say))
+            code = int(work(say))
         except BaseException as error:
-            code = exit_code_of(error)
-            if code is None:
+            found = exit_code_of(error)
+            if found is None:
                 raise
-            print(_message(error, code), file=sys.stderr, flush=True)
-            return int(code)
+            code = int(found)
+            print(_message(error, found), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        ends_with(code)
+    return code
 
 
 def result_code(result: StepsResult) -> int:
@@ -119,7 +122,7 @@ def result_code(result: StepsResult) -> int:
 
 def _message(error: BaseException, code: ExitCode) -> str:
     if (stopped := stopped_by(error)) is not None:
-        return f"stopped by {stopped.name}: the same command goes on"
+        return stop_message(stopped)
     if code == ExitCode.ENVIRONMENT:
         told = str(error).strip() or type(error).__name__
         return f"the environment: {told}; the same command goes on"

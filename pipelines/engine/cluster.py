@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.engine.chain import ResourcesError
 from pipelines.engine.config import EngineConfig
-from pipelines.engine.stopping import handle_signals
+from pipelines.engine.stopping import Stopped, handle_signals
 from pipelines.run.store import RunStore, StorageError
 from pipelines.steps.step import Resources
 from sd_core.errors import EnvironmentFault, is_environment
@@ -34,6 +35,20 @@ def connected(*, num_cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    try:
+        _connect(num_cpus)
+    except SystemExit as error:
+        if isinstance(error, Stopped):
+            raise
+        raise Stopped(signal.SIGTERM) from error  # Ray's own handler, while it connects
+    handle_signals()  # Ray took SIGTERM for itself
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(num_cpus: int) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=True, logging_level=logging.ERROR)
     else:
@@ -45,11 +60,6 @@ def connected(*, num_cpus: int) -> Iterator[None]:
             include_dashboard=False,
             logging_level=logging.ERROR,
         )
-    handle_signals()  # Ray took SIGTERM for itself
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def count_model_workers(config: EngineConfig) -> tuple[int, float]:

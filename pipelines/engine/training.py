@@ -3,10 +3,10 @@
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -17,6 +17,7 @@ from pipelines.engine.chain import EngineError, ResourcesError
 from pipelines.engine.stopping import stoppable
 from pipelines.engine.training_config import TrainEngineConfig
 from pipelines.run.lease import Lease
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from sd_core.errors import (
     EnvironmentFault,
@@ -57,11 +58,22 @@ def open_training(
     with ExitStack() as stack:
         stack.enter_context(stoppable())
         cluster.check_writable(store)
+        left = _half_written(store)  # before ours is, so that none of these is a living job's
         stack.enter_context(Lease(store, say=say))
+        for path in left:
+            path.unlink(missing_ok=True)
         if config.engine.runner == "local":
             yield lambda fingerprint: _train_here(config, worker, fingerprint, say)
         else:
             yield lambda fingerprint: _train_on_ray(store, config, worker, fingerprint, say)
+
+
+def _half_written(store: RunStore) -> list[Path]:
+    """What killed writers left in a local output; an object store shows nothing of it."""
+    if not store.is_local:
+        return []
+    root = Path(store.absolute(""))
+    return [*root.rglob(".tmp-*"), *root.glob("probe-*")]
 
 
 def _train_here(config: TrainingJob, worker: TrainWorker, fingerprint: str, say: Say) -> None:
@@ -108,7 +120,7 @@ def _fit(
 
     engine = config.engine
     resources: dict[str, float] = {"CPU": engine.cpus_per_worker}
-    with tempfile.TemporaryDirectory(prefix="ray-train-") as scratch:
+    with spool_folder() as scratch:
         trainer: Any = TorchTrainer(
             _worker,
             train_loop_config={"config": config, "worker": worker, "fingerprint": fingerprint},
@@ -119,7 +131,7 @@ def _fit(
                 resources_per_worker={**resources, "GPU": 1} if use_gpu else resources,
             ),
             # Our own checkpoints go to the output; Ray's records of this try are not kept.
-            run_config=RunConfig(name="training", storage_path=scratch),
+            run_config=RunConfig(name="training", storage_path=str(scratch)),
         )
         # Ctrl-C is ours: Ray's own handler would end the run and say that all is well.
         trainer._register_sigint_handler = lambda controller: None

@@ -15,6 +15,7 @@ from sd_core.errors import EnvironmentFault
 from sd_core.say import Say
 
 LEASE_FILE = "lease.json"
+_RETURN_S = 0.5  # for a heartbeat that is under way, where the process is about to end
 
 
 class LeaseHeldError(EnvironmentFault):
@@ -63,19 +64,28 @@ class Lease:
         self.lost = False
 
     def __enter__(self) -> Self:
-        while not self._store.create_exclusive(LEASE_FILE, self._content()):
-            self._wait_for_expiry()
+        _held.add(self)
+        try:
+            while not self._store.create_exclusive(LEASE_FILE, self._content()):
+                self._wait_for_expiry()
+        except BaseException:  # a signal may come when it has just been taken
+            self.__exit__()
+            raise
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._return(None)
+
+    def _return(self, patience_s: float | None) -> None:
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(patience_s)
         holder = self._read()
         if holder is not None and holder.token == self._token:
             self._store.delete(LEASE_FILE)
+        _held.discard(self)
 
     def check(self) -> None:
         """Raise `LeaseHeldError` if another job has taken the lease meanwhile."""
@@ -149,6 +159,15 @@ class Lease:
             return None
         except (ValueError, TypeError):
             return _UNREADABLE
+
+
+_held: set[Lease] = set()
+
+
+def return_all() -> None:
+    """Give back what leases this process holds, which is about to end."""
+    for lease in tuple(_held):
+        lease._return(_RETURN_S)
 
 
 def _is_dead_here(holder: _Holder) -> bool:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipelines.run.folder import require_run
 from pipelines.run.images import decode_crop, iterate_encoded
-from pipelines.run.manifest import ShardError
+from pipelines.run.manifest import FileEntry, ShardError
 from pipelines.run.record import NotARunError, read_run
 from pipelines.run.revision_files import NotInRunError, RevisionFiles
 from pipelines.run.shard_inputs import grouped_shards
@@ -116,7 +116,7 @@ class Run(RevisionFiles):
             IncompleteRunError, ShardError: as for `ledger`.
         """
         url, first = redact_url(url_or_key), None
-        for entry in self.files("ledger"):
+        for entry in self._ledger_files:
             names = self.read_table(entry, ["key", "url"])
             found = pc.or_kleene(pc.equal(names["key"], url_or_key), pc.equal(names["url"], url))
             if not pc.any(found).as_py():
@@ -131,28 +131,37 @@ class Run(RevisionFiles):
 
     def row_at(self, shard_id: int, row: int) -> dict[str, Any]:
         """What became of a row, by its number; returns and raises as `row`."""
-        files = self.files("ledger")
+        files = self._ledger_files
         if shard_id < len(files):
             table = self.read_table(files[shard_id])
             for found in self._end(table.filter(pc.equal(table["row"], row))).to_pylist():
                 return dict(found)
         raise NotInRunError(f"{self.path}: no row {row} in a shard {shard_id} of {len(files)}")
 
+    def shard(self, shard_id: int) -> pa.Table:
+        """The rows of one shard of `ledger()`, with every column."""
+        return self._end(self.read_table(self._ledger_files[shard_id]))
+
     def images(
-        self, keys: Collection[str] | None = None, *, dropped: bool = False
+        self,
+        keys: Collection[str] | None = None,
+        *,
+        dropped: bool = False,
+        shards: Collection[int] | None = None,
     ) -> Iterator[RunImage]:
         """The images of the kept rows, in the order of the list, streaming.
 
         Args:
             keys: Only of these rows; tars without one of them are not opened.
             dropped: Also of rows that were dropped after there was an image.
+            shards: Only of these shards of the ledger.
 
         Raises:
             IncompleteRunError: select is not complete.
             ShardError: a tar is missing or damaged, or lacks the image of a kept row.
         """
         asked = None if keys is None else frozenset(keys)
-        for table in self._ends():
+        for table in self._ends(shards=shards):
             has_image = pc.fill_null(pc.equal(table["status"], "success"), False)
             chosen = table.filter(pc.or_(table["kept"], has_image) if dropped else table["kept"])
             rows = {
@@ -192,11 +201,19 @@ class Run(RevisionFiles):
             raise ShardError(f"{self.path}/latents: changed since the run was opened; open it anew")
         return cache
 
-    def _ends(self, columns: Collection[str] | None = None) -> Iterator[pa.Table]:
+    def _ends(
+        self, columns: Collection[str] | None = None, *, shards: Collection[int] | None = None
+    ) -> Iterator[pa.Table]:
         """The ledger, a shard at a time, with at least these columns and `_END`."""
         asked = None if columns is None else dict.fromkeys([*columns, *_END])
-        for entry in self.files("ledger"):
-            yield self._end(self.read_table(entry, asked))
+        for shard_id, entry in enumerate(self._ledger_files):
+            if shards is None or shard_id in shards:
+                yield self._end(self.read_table(entry, asked))
+
+    @cached_property
+    def _ledger_files(self) -> list[FileEntry]:
+        """By shard; the manifests are read once."""
+        return self.files("ledger")
 
     def _end(self, table: pa.Table) -> pa.Table:
         """Select's verdicts on rows of one shard with what encode refused of them."""

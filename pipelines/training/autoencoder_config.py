@@ -4,21 +4,17 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.config import Config, StorageOptions
-from pipelines.training.config import TrainingConfig
+from pipelines.config import Config
+from pipelines.training.config import DataConfig, TrainingConfig
 from sd_core.training.autoencoder_task import AutoencoderLossConfig
 from sd_core.training.trained_autoencoder import TrainedAutoencoderConfig
 
 
-class ImageDataConfig(Config):
+class ImageDataConfig(DataConfig):
     """A curated run, and how much of the training it makes up."""
 
     path: str = Field(min_length=1)
     """The run's folder: an absolute path or an fsspec URL."""
-    weight: float = Field(default=1.0, gt=0)
-    """Its share of the samples is its weight over the sum of all weights."""
-    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
-    """Passed to fsspec; may hold secrets, so it is never stored."""
 
 
 class HeldOutConfig(Config):

@@ -2,22 +2,30 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipelines.run.store import RunStore
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
-from pipelines.training.autoencoder_result import publish_autoencoder
-from pipelines.training.autoencoder_samples import show_reconstructions, with_weights
 from pipelines.training.image_dataset import ImageDataset, check_image_sets
 from pipelines.training.image_set import ImageSet, open_image_set, read_first
-from pipelines.training.loop import Shown, run_training
+from pipelines.training.loop import run_training
+from pipelines.training.result import publish_result
+from pipelines.training.samples import Shown, draw_pairs, reconstruct, with_weights
 from sd_core.say import Say
 from sd_core.training.autoencoder_task import GENERATOR, AutoencoderTask
 from sd_core.training.flops import count_flops
-from sd_core.training.image_batches import ImageBatch, collate_images
+from sd_core.training.image_batches import ImageBatch, as_input, collate_images
 from sd_core.training.place import Place
-from sd_core.training.trained_autoencoder import load_trained_autoencoder
+from sd_core.training.trained_autoencoder import (
+    TrainedAutoencoder,
+    load_trained_autoencoder,
+    measure_scaling_factor,
+)
 from sd_core.training.trainer import Trainer
+
+PSNR = "held_out_psnr_db"
 
 
 def train_autoencoder_worker(
@@ -111,21 +119,31 @@ class AutoencoderTraining:
 
     def show(self, trainer: Trainer) -> Shown:
         """Held-out images over their reconstructions, and the PSNR."""
-        return show_reconstructions(
-            with_weights(self._autoencoder, trainer.averaged_weights(GENERATOR)),
-            self._held_out,
-            shown=self._config.samples.shown,
-            batch_size=self._config.loop.batch_size,
-        )
+        found, psnr = self._reconstruct(self._averaged(trainer))
+        shown = self._config.samples.shown
+        return Shown(image=draw_pairs(self._held_out[:shown], found[:shown]), values={PSNR: psnr})
 
     def publish(self, store: RunStore, trainer: Trainer, *, fingerprint: str) -> None:
-        """The autoencoder as a diffusers folder."""
-        publish_autoencoder(
+        """The autoencoder, with its averaged weights and scaling factor, as a diffusers folder."""
+        config, autoencoder = self._config, self._averaged(trainer)
+        _, psnr = self._reconstruct(autoencoder)
+        images = as_input(read_first(self._image_sets[0], config.scaling_images))
+        factor = measure_scaling_factor(autoencoder, images, batch_size=config.loop.batch_size)
+        module = autoencoder.autoencoder
+        module.register_to_config(scaling_factor=factor, _name_or_path="")
+        publish_result(
             store,
-            self._config,
-            with_weights(self._autoencoder, trainer.averaged_weights(GENERATOR)),
-            self._image_sets,
+            config,
+            lambda folder: module.save_pretrained(folder, safe_serialization=True),
             step=trainer.step,
-            values=self.show(trainer).values,
             fingerprint=fingerprint,
+            data=[(images, images.sha256) for images in self._image_sets],
+            figures={"scaling_factor": factor, PSNR: psnr},
         )
+
+    def _averaged(self, trainer: Trainer) -> TrainedAutoencoder:
+        return with_weights(self._autoencoder, trainer.averaged_weights(GENERATOR))
+
+    def _reconstruct(self, autoencoder: TrainedAutoencoder) -> tuple[npt.NDArray[np.uint8], float]:
+        batch_size = self._config.loop.batch_size
+        return reconstruct(autoencoder, self._held_out, batch_size=batch_size)

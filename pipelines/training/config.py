@@ -36,7 +36,7 @@ class SamplesConfig(Config):
 
     prompts: list[str] = Field(default_factory=list)
     """One image of each; empty: no grid."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the noise that the images start from."""
     sampler: SamplerName = "ddim"
     """Which sampler draws them."""

@@ -1,7 +1,7 @@
 """A curated run's kept images: what there is, and any of them at random."""
 
+import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -15,6 +15,7 @@ from pipelines.run.committed import Committed
 from pipelines.run.images import decode_crop, image_places
 from pipelines.run.manifest import FileEntry, Manifest, ShardError, sha256_of
 from pipelines.run.record import read_revision, read_run
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
 from sd_core.errors import FoundryError, InputError
@@ -59,6 +60,15 @@ class ImageSet:
     def num_rows(self) -> int:
         """Over all shards."""
         return sum(shard.num_rows for shard in self.shards)
+
+    @property
+    def sha256(self) -> str:
+        """Hex, over the digests of tars and ledgers, and which of their kept rows are in it."""
+        lines = "".join(
+            f"{shard.tar.sha256}  {shard.ledger.sha256}  {shard.first_row}  {shard.num_rows}\n"
+            for shard in self.shards
+        )
+        return hashlib.sha256(f"{self.resolution_px}\n{lines}".encode()).hexdigest()
 
     def without_first(self, count: int) -> "ImageSet":
         """The set less its first `count` rows, which are held out.
@@ -216,8 +226,8 @@ def _kept_keys(store: RunStore, shard: ImageShard, *, resolution_px: int) -> lis
 def _open(store: RunStore, entry: FileEntry) -> IO[bytes]:
     if store.is_local:
         return Path(store.absolute(entry.path)).open("rb")
-    with tempfile.TemporaryDirectory(prefix="images-") as scratch:
-        local = Path(scratch) / "images.tar"
+    with spool_folder() as scratch:
+        local = scratch / "images.tar"
         store.fetch(entry.path, local)
         if sha256_of(local) != entry.sha256:
             raise ImageSetError(

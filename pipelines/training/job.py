@@ -18,7 +18,8 @@ from pipelines.training.autoencoder_worker import train_autoencoder_worker
 from pipelines.training.config import TrainConfig
 from pipelines.training.model_card import public_config
 from pipelines.training.options import autoencoder_options, denoiser_options
-from pipelines.training.result import MODEL_FOLDER, read_result
+from pipelines.training.records import check_trackers
+from pipelines.training.result import MODEL_FOLDER, ResultError, check_model, read_result
 from pipelines.training.worker import train_worker
 from sd_core.errors import FoundryError
 from sd_core.say import Say
@@ -67,17 +68,18 @@ def train(config: AnyTrainConfig, *, say: Say) -> TrainResult:
     """
     store = RunStore(config.output, config.storage_options)
     check_output(store, job=STEP)
+    check_trackers(config.tracking)
     worker: TrainWorker
     options: Mapping[str, Any]
     if isinstance(config, AutoencoderTrainConfig):
         worker, options = train_autoencoder_worker, autoencoder_options(config)
     else:
-        worker, options = train_worker, denoiser_options(config)
+        worker, options = train_worker, denoiser_options(config, say=say)
     identity = StepIdentity(step=STEP, options=options)
     with open_training(store, config, worker, say=say) as run_workers:
         record = {"job": STEP, "config": public_config(config), **describe_program()}
         check_or_record(store, [identity], job=record)
-        result = read_result(store)
+        result = _whole_result(store, say)
         if result is not None and result["step"] >= config.loop.steps:
             say("nothing to do: the training is complete")
         else:
@@ -86,3 +88,15 @@ def train(config: AnyTrainConfig, *, say: Say) -> TrainResult:
     if done is None:
         raise TrainError(f"{config.output}: the workers ended without a result")
     return TrainResult(steps=done["step"], model=f"{config.output.rstrip('/')}/{MODEL_FOLDER}")
+
+
+def _whole_result(store: RunStore, say: Say) -> Mapping[str, Any] | None:
+    """What was published; a damaged one is published again, from the last checkpoint."""
+    try:
+        result = read_result(store)
+        if result is not None:
+            check_model(store, result)
+        return result
+    except ResultError as error:
+        say(f"{error}: to be published again")
+        return None

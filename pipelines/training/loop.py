@@ -1,7 +1,6 @@
 """What the workers of every training share: resume, train, record, publish."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -13,9 +12,10 @@ from pipelines.training.checkpoints import load_newest, publish_checkpoint
 from pipelines.training.config import TrainingConfig
 from pipelines.training.loss_curve import LOSS_CURVE_FILE, draw_loss_curve
 from pipelines.training.records import TrainingRecords, read_metrics
-from pipelines.training.samples import SAMPLES_FOLDER
+from pipelines.training.samples import SAMPLES_FOLDER, Shown
 from sd_core.model.precision import model_dtype
 from sd_core.say import Say
+from sd_core.training.checkpoint import CheckpointError
 from sd_core.training.flops import measure_peak
 from sd_core.training.place import Place
 from sd_core.training.prefetch import prefetch
@@ -24,14 +24,6 @@ from sd_core.training.trainer import Metrics, Trainer
 
 PROCESSORS_FOLDER = "processors"
 """Of a training: what types of processor took part."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """How the training goes: a PNG, and figures for the metrics."""
-
-    image: bytes | None
-    values: Mapping[str, float] = field(default_factory=dict)
 
 
 class Training(Protocol):
@@ -75,9 +67,10 @@ def run_training(
         events=events,
         recipe={"fingerprint": fingerprint},
     )
-    checkpoint = load_newest(store)
+    checkpoint = load_newest(store, say=say if place.rank == 0 else lambda line: None)
     if checkpoint is not None:
         trainer.resume(checkpoint)
+    _check_same_step(trainer.step, place)
     note_processor(store, PROCESSORS_FOLDER, place.device)
     if place.rank == 0:
         events.begin(trainer, resumed=checkpoint is not None)
@@ -87,8 +80,7 @@ def run_training(
     finally:
         batches.close()
     if place.rank == 0:
-        store.replace(LOSS_CURVE_FILE, draw_loss_curve(read_metrics(store)))
-        training.publish(store, trainer, fingerprint=fingerprint)
+        events.end(trainer, fingerprint=fingerprint)
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
 
@@ -105,6 +97,7 @@ class _Events:
         self._say = say
         self._records: TrainingRecords | None = None
         self._sample_limit: float | None = None
+        self._has_failed = False
 
     def begin(self, trainer: Trainer, *, resumed: bool) -> None:
         """Say what is about to be trained, and find the limit of images a second."""
@@ -114,12 +107,7 @@ class _Events:
         if mixture := describe_mixture(self._store, PROCESSORS_FOLDER, what="training"):
             self._say(mixture)
         self._records = TrainingRecords(
-            self._store,
-            self._config.tracking,
-            start_step=trainer.step,
-            steps=self._config.loop.steps,
-            name=self._config.output.rstrip("/").rpartition("/")[2],
-            say=self._say,
+            self._store, self._config, start_step=trainer.step, say=self._say
         )
         flops = self._training.count_sample_flops()
         self._sample_limit = _flops_at_peak(self._config, trainer.device) / flops
@@ -132,17 +120,53 @@ class _Events:
             self._records.add(metrics, flops_share=share)
 
     def on_checkpoint(self, step: int, trainer: Trainer) -> None:
-        keep = self._config.loop.keep_checkpoints
-        publish_checkpoint(self._store, trainer.checkpoint(), keep=keep)
         if self._records is not None:
             self._records.flush()
+        keep = self._config.loop.keep_checkpoints
+        publish_checkpoint(self._store, trainer.checkpoint(), keep=keep)
 
     def on_samples(self, step: int, trainer: Trainer) -> None:
+        self._attempt(f"step {step:,}: no grid", lambda: self._show(step, trainer))
+
+    def end(self, trainer: Trainer, *, fingerprint: str) -> None:
+        """Store what comes of it."""
+        self._attempt("no loss curve", self._draw_curve)
+        self._training.publish(self._store, trainer, fingerprint=fingerprint)
+        if self._records is not None:
+            self._records.close()
+
+    def _attempt(self, failed: str, draw: Callable[[], None]) -> None:
+        """Draw; too little memory or a full disk is told once, and ends no training."""
+        try:
+            draw()
+        except Exception as error:
+            if not self._has_failed:
+                told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                self._say(f"{failed}: {told}; the training goes on, and tells no further one")
+            self._has_failed = True
+
+    def _draw_curve(self) -> None:
+        self._store.replace(LOSS_CURVE_FILE, draw_loss_curve(read_metrics(self._store)))
+
+    def _show(self, step: int, trainer: Trainer) -> None:
         shown = self._training.show(trainer)
         if shown.image is not None:
             self._store.replace(f"{SAMPLES_FOLDER}/step-{step:08d}.png", shown.image)
         if shown.values and self._records is not None:
             self._records.add_values(step, shown.values)
+
+
+def _check_same_step(step: int, place: Place) -> None:
+    """Workers that see different files must not train together."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    ends = torch.tensor([step, -step], device=place.device)
+    dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+    if ends.sum() != 0:
+        raise CheckpointError(
+            f"one worker begins at step {-ends[1]:,} and another at step {ends[0]:,}: they do not "
+            "see the same checkpoints; give an output that all nodes share"
+        )
 
 
 def _flops_at_peak(config: TrainingConfig, device: torch.device) -> float:

@@ -6,22 +6,24 @@ from typing import Any
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.autoencoder_worker import open_image_sets
 from pipelines.training.config import TrainConfig, TrainingConfig
-from pipelines.training.result import cache_sha256, image_set_sha256
+from pipelines.training.result import cache_sha256
+from pipelines.training.samples import check_samples
 from pipelines.training.worker import open_caches
 from sd_core.cache.latent_cache import LatentCache, check_caches
 from sd_core.model.denoiser import denoiser_settings
 from sd_core.model.latent_diffusion_check import check_latent_diffusion
 from sd_core.model.weights import WeightsError, check_weights
+from sd_core.say import Say
 
 _ONLY_HOW = {"log_every", "checkpoint_every", "keep_checkpoints", "sample_every"}
 
 
-def denoiser_options(config: TrainConfig) -> Mapping[str, Any]:
-    """Check caches and weights; everything that changes the weights after a given step."""
+def denoiser_options(config: TrainConfig, *, say: Say) -> Mapping[str, Any]:
+    """Check caches, weights and samples; everything that changes the weights after a given step."""
     caches: Sequence[LatentCache] = open_caches(config)
     check_caches(caches, model_identity=None)
     check_weights(config.model.weight_needs("model"))
-    _check_model(config)
+    _check_model(config, say=say)
     return {
         "data": {
             str(index): {"sha256": cache_sha256(cache), "weight": data.weight}
@@ -33,7 +35,7 @@ def denoiser_options(config: TrainConfig) -> Mapping[str, Any]:
     }
 
 
-def _check_model(config: TrainConfig) -> None:
+def _check_model(config: TrainConfig, *, say: Say) -> None:
     """Refuse what a model's files say and training does not honour, before a worker loads it."""
     sections = check_latent_diffusion(config.model)
     width = denoiser_settings(sections.denoiser).get("time_cond_proj_dim")
@@ -43,6 +45,7 @@ def _check_model(config: TrainConfig) -> None:
             "as an input, which training does not give; allowed: null; name the model that it was "
             "distilled of"
         )
+    check_samples(config.samples, sections, say=say)
 
 
 def autoencoder_options(config: AutoencoderTrainConfig) -> Mapping[str, Any]:
@@ -52,7 +55,7 @@ def autoencoder_options(config: AutoencoderTrainConfig) -> Mapping[str, Any]:
     return {
         "task": config.task,
         "data": {
-            str(index): {"sha256": image_set_sha256(images), "weight": data.weight}
+            str(index): {"sha256": images.sha256, "weight": data.weight}
             for index, (data, images) in enumerate(zip(config.data, image_sets, strict=True))
         },
         "held_out": config.samples.held_out,

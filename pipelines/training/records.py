@@ -1,13 +1,21 @@
 """Figures of a training: metrics.jsonl, TensorBoard, Weights & Biases, the progress line."""
 
+import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.config import ConfigError
 from pipelines.run.store import RunStore
-from pipelines.training.config import TrackingConfig
+from pipelines.training.config import TrackingConfig, TrainingConfig
+from pipelines.training.model_card import public_config
+from sd_core.errors import EnvironmentFault
+from sd_core.redact import redact_url
 from sd_core.say import Say
+from sd_core.sealed import seal, unseal
 from sd_core.training.trainer import Metrics
 
 METRICS_FILE = "metrics.jsonl"
@@ -16,26 +24,24 @@ METRICS_FILE = "metrics.jsonl"
 class TrainingRecords:
     """Writes each log line everywhere it is wanted.
 
-    A local `metrics.jsonl` grows line by line; on an object store it is written at checkpoints.
-    Lines of steps after the checkpoint that a resumed training starts from are taken back.
+    A local `metrics.jsonl` grows line by line, each under its own seal; on an object store it is
+    written at checkpoints. Lines of steps after the checkpoint that a resumed training starts from
+    are taken back.
     """
 
     def __init__(
-        self,
-        store: RunStore,
-        tracking: TrackingConfig,
-        *,
-        start_step: int,
-        steps: int,
-        name: str,
-        say: Say,
+        self, store: RunStore, config: TrainingConfig, *, start_step: int, say: Say
     ) -> None:
         self._store = store
-        self._steps = steps
+        self._steps = config.loop.steps
         self._say = say
-        self._lines = [line for line in read_metrics(store) if line["step"] <= start_step]
+        lines = read_metrics(store, say=say)
+        self._lines = [line for line in lines if line["step"] <= start_step]
+        due = start_step - start_step % config.loop.log_every
+        if due > max((line["step"] for line in self._lines), default=0):
+            say(f"{METRICS_FILE}: lines of earlier steps are lost; the next ones go behind")
         self.flush()
-        self._writers = [*_tensorboard(store, tracking, start_step), *_wandb(tracking, name)]
+        self._trackers = [*_tensorboard(store, config.tracking, start_step), *_wandb(config)]
 
     def add(self, metrics: Metrics, *, flops_share: float | None) -> None:
         """Record one log line and say it."""
@@ -59,15 +65,20 @@ class TrainingRecords:
     def _write(self, line: dict[str, Any]) -> None:
         self._lines.append(line)
         if self._store.is_local:
-            with Path(self._store.absolute(METRICS_FILE)).open("a") as stream:
-                stream.write(json.dumps(line) + "\n")
-        for write in self._writers:
-            write(line)
+            with Path(self._store.absolute(METRICS_FILE)).open("ab") as stream:
+                stream.write(seal(json.dumps(line)))
+        for tracker in self._trackers:
+            tracker.write(line)
 
     def flush(self) -> None:
         """Write the whole file, which is what an object store needs."""
-        text = "".join(json.dumps(line) + "\n" for line in self._lines)
-        self._store.replace(METRICS_FILE, text.encode())
+        content = b"".join(seal(json.dumps(line)) for line in self._lines)
+        self._store.replace(METRICS_FILE, content)
+
+    def close(self) -> None:
+        """Tell the trackers that the training is complete."""
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _progress_line(line: Mapping[str, Any], steps: int) -> str:
@@ -81,20 +92,38 @@ def _progress_line(line: Mapping[str, Any], steps: int) -> str:
     return " | ".join(parts)
 
 
-def read_metrics(store: RunStore) -> list[dict[str, Any]]:
-    """The log lines of a training, in the order of their steps; a torn last one is left out."""
+def read_metrics(store: RunStore, *, say: Say | None = None) -> list[dict[str, Any]]:
+    """The log lines of a training, in the order of their steps.
+
+    A torn last one, which a kill leaves, is left out; so are damaged ones, whose number is said.
+    """
     try:
-        text = store.read_bytes(METRICS_FILE).decode()
+        content = store.read_bytes(METRICS_FILE)
     except FileNotFoundError:
         return []
-    whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return [json.loads(line) for line in whole]
+    *whole, _torn = content.split(b"\n")
+    read = [_read_line(line) for line in whole]
+    found = [line for line in read if line is not None]
+    if say is not None and len(found) < len(read):
+        say(f"{METRICS_FILE}: {len(read) - len(found)} damaged line(s) are left out")
+    return found
 
 
-_Writer = Callable[[Mapping[str, Any]], None]
+def _read_line(content: bytes) -> dict[str, Any] | None:
+    try:
+        line = unseal(content + b"\n")
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
 
 
-def _tensorboard(store: RunStore, tracking: TrackingConfig, start_step: int) -> list[_Writer]:
+@dataclass(frozen=True)
+class _Tracker:
+    write: Callable[[Mapping[str, Any]], None]
+    close: Callable[[], None]
+
+
+def _tensorboard(store: RunStore, tracking: TrackingConfig, start_step: int) -> list[_Tracker]:
     if not tracking.tensorboard or not store.is_local:
         return []
     from torch.utils.tensorboard import SummaryWriter
@@ -108,13 +137,34 @@ def _tensorboard(store: RunStore, tracking: TrackingConfig, start_step: int) -> 
                 writer.add_scalar(name, value, line["step"])
         writer.flush()
 
-    return [write]
+    return [_Tracker(write, writer.close)]
 
 
-def _wandb(tracking: TrackingConfig, name: str) -> list[_Writer]:
-    if tracking.wandb is None:
+def check_trackers(tracking: TrackingConfig) -> None:
+    """Raise `ConfigError` where a tracker that is asked for is not installed."""
+    if tracking.wandb is not None and importlib.util.find_spec("wandb") is None:
+        raise ConfigError("tracking.wandb: wandb is not installed; pip install wandb, or null")
+
+
+def _wandb(config: TrainingConfig) -> list[_Tracker]:
+    """Outputs of the same name in two folders are two runs; a resumed training goes on in its own.
+
+    Raises:
+        EnvironmentFault: Weights & Biases cannot be reached, or refuses the key.
+    """
+    if config.tracking.wandb is None:
         return []
     import wandb
 
-    run = wandb.init(project=tracking.wandb, name=name, id=name, resume="allow")
-    return [lambda line: run.log(dict(line), step=line["step"])]
+    output = redact_url(config.output).rstrip("/")
+    try:
+        run: Any = wandb.init(
+            project=config.tracking.wandb,
+            name=output.rpartition("/")[2],
+            id=hashlib.sha256(output.encode()).hexdigest()[:16],
+            resume="allow",
+            config=dict(public_config(config)),
+        )
+    except Exception as error:  # its own classes, and those of its client
+        raise EnvironmentFault(f"tracking.wandb: {type(error).__name__}: {error}") from error
+    return [_Tracker(lambda line: run.log(dict(line), step=line["step"]), run.finish)]

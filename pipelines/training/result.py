@@ -1,85 +1,116 @@
 """What a finished training leaves: a diffusers folder with its card, and result.json last."""
 
 import hashlib
-import json
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
-from pipelines.training.checkpoints import put_folder
-from pipelines.training.config import TrainConfig
-from pipelines.training.image_set import ImageSet
+from pipelines.training.autoencoder_config import AutoencoderTrainConfig
+from pipelines.training.checkpoints import digest_files, put_folder
+from pipelines.training.config import DataConfig, TrainConfig
+from pipelines.training.loss_curve import LOSS_CURVE_FILE
 from pipelines.training.model_card import write_model_card
+from pipelines.training.records import METRICS_FILE
+from pipelines.training.samples import SAMPLES_FOLDER
 from sd_core.cache.latent_cache import LatentCache
-from sd_core.model.latent_diffusion import LatentDiffusion
-from sd_core.model.latent_diffusion_saving import save_latent_diffusion
+from sd_core.errors import FoundryError
 from sd_core.redact import redact_url
-from sd_core.training.denoiser_task import DENOISER
-from sd_core.training.trainer import Trainer
+from sd_core.sealed import seal_tree, unseal
 
 RESULT_FILE = "result.json"
 MODEL_FOLDER = "model"
 
 
+class ResultError(FoundryError):
+    """A result is not what was published; says which file."""
+
+
+class TrainedOn(Protocol):
+    """A cache or a set of images."""
+
+    @property
+    def num_rows(self) -> int:
+        """Over all shards."""
+
+
 def read_result(store: RunStore) -> dict[str, Any] | None:
-    """result.json, which is written when everything else is; None before."""
+    """result.json, which is written when everything else is; None before.
+
+    Raises:
+        ResultError: it is damaged.
+    """
     try:
-        tree: dict[str, Any] = json.loads(store.read_bytes(RESULT_FILE))
+        tree: dict[str, Any] = unseal(store.read_bytes(RESULT_FILE))
+        return {"step": int(tree["step"]), "files": dict(tree["files"]), **tree}
     except FileNotFoundError:
         return None
-    return tree
+    except (ValueError, TypeError, KeyError) as error:
+        raise ResultError(f"{store.root}/{RESULT_FILE}: {error}") from error
 
 
-def publish_model(
+def check_model(store: RunStore, result: Mapping[str, Any]) -> None:
+    """Hold each file of the model against its digest.
+
+    Raises:
+        ResultError: one is missing or damaged.
+    """
+    for name, sha256 in result["files"].items():
+        path = f"{MODEL_FOLDER}/{name}"
+        if (found := _digest(store, path)) != sha256:
+            what = "is missing" if found is None else "damaged, its sha256 is not the recorded one"
+            raise ResultError(f"{store.root}/{path}: {what}")
+
+
+def publish_result(
     store: RunStore,
-    config: TrainConfig,
-    model: LatentDiffusion,
-    trainer: Trainer,
-    caches: Sequence[LatentCache],
+    config: TrainConfig | AutoencoderTrainConfig,
+    save: Callable[[Path], None],
     *,
+    step: int,
     fingerprint: str,
+    data: Sequence[tuple[TrainedOn, str]],
+    figures: Mapping[str, float] | None = None,
 ) -> None:
-    """Store the model (its averaged weights) as a diffusers folder, then result.json."""
-    with torch.no_grad():
-        model.denoiser.load_state_dict(dict(trainer.averaged_weights(DENOISER)), strict=False)
-    with tempfile.TemporaryDirectory(prefix="model-") as scratch:
-        folder = Path(scratch)
-        frozen = model.denoiser.eval().to(memory_format=torch.contiguous_format)
-        save_latent_diffusion(replace(model, denoiser=frozen), folder)
-        data = describe_data(config, caches)
-        card = write_model_card(config, data=data, steps=trainer.step, folder=folder)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        result = {"step": trainer.step, "fingerprint": fingerprint, "data": data}
-        publish_folder(store, folder, result)
-
-
-def publish_folder(store: RunStore, folder: Path, result: Mapping[str, object]) -> None:
-    """Store a local folder as the model, then result.json with the digests of its files.
+    """Store the model with its card, then result.json with the digests of all files.
 
     An earlier result.json goes first, so that none ever stands beside files that are not its own.
+
+    Args:
+        save: Writes the diffusers folder into an empty local one.
+        data: What was trained on, in the configuration's order, with its digest.
+        figures: Of the model, for card and result.
     """
-    store.delete(RESULT_FILE)
-    files = put_folder(store, folder, MODEL_FOLDER)
-    tree = {**result, "files": files}
-    store.replace(RESULT_FILE, (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode())
+    described = describe_data(config.data, data)
+    with spool_folder() as scratch:
+        folder = scratch / MODEL_FOLDER
+        folder.mkdir()
+        save(folder)
+        card = write_model_card(config, data=described, steps=step, folder=folder, figures=figures)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        store.delete(RESULT_FILE)
+        put_folder(store, folder, MODEL_FOLDER)
+        files = digest_files(folder)
+    grids = [f"{SAMPLES_FOLDER}/{name}" for name in store.list_files(SAMPLES_FOLDER)]
+    records = {path: _digest(store, path) for path in (METRICS_FILE, LOSS_CURVE_FILE, *grids)}
+    result = {"step": step, "fingerprint": fingerprint, "data": described, **(figures or {})}
+    store.replace(RESULT_FILE, seal_tree({**result, "files": files, "records": records}))
 
 
-def describe_data(config: TrainConfig, caches: Sequence[LatentCache]) -> list[Mapping[str, object]]:
-    """Each cache: where, how many rows, its share, and the digest of its shards."""
-    total = sum(data.weight for data in config.data)
+def describe_data(
+    config: Sequence[DataConfig], data: Sequence[tuple[TrainedOn, str]]
+) -> list[Mapping[str, object]]:
+    """Each cache or run: where, how many rows, its share, and its digest."""
+    total = sum(one.weight for one in config)
     return [
         {
-            "path": redact_url(data.path),
-            "rows": cache.num_rows,
-            "share": data.weight / total,
-            "sha256": cache_sha256(cache),
+            "path": redact_url(one.path),
+            "rows": trained_on.num_rows,
+            "share": one.weight / total,
+            "sha256": sha256,
         }
-        for data, cache in zip(config.data, caches, strict=True)
+        for one, (trained_on, sha256) in zip(config, data, strict=True)
     ]
 
 
@@ -89,10 +120,10 @@ def cache_sha256(cache: LatentCache) -> str:
     return hashlib.sha256(cache.spec.to_json() + lines.encode()).hexdigest()
 
 
-def image_set_sha256(images: ImageSet) -> str:
-    """Hex sha256 over the digests of tars and ledgers, and which of their kept rows are in it."""
-    lines = "".join(
-        f"{shard.tar.sha256}  {shard.ledger.sha256}  {shard.first_row}  {shard.num_rows}\n"
-        for shard in images.shards
-    )
-    return hashlib.sha256(f"{images.resolution_px}\n{lines}".encode()).hexdigest()
+def _digest(store: RunStore, path: str) -> str | None:
+    """Hex sha256 of a stored file; None where there is none."""
+    try:
+        with store.open(path) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+    except FileNotFoundError:
+        return None

@@ -2,18 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
 from pipelines.run.store import RunStore
 from pipelines.training.config import TrainConfig
-from pipelines.training.loop import Shown, run_training
-from pipelines.training.result import publish_model
-from pipelines.training.samples import SampleGrid
+from pipelines.training.loop import run_training
+from pipelines.training.result import cache_sha256, publish_result
+from pipelines.training.samples import Shown, draw_samples, with_weights
 from sd_core.cache.checking import check_contents
 from sd_core.cache.dataset import TrainingDataset
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
+from sd_core.model.latent_diffusion_saving import save_latent_diffusion
 from sd_core.say import Say
 from sd_core.training.batches import TrainingBatch, collate
 from sd_core.training.denoiser_task import DENOISER, DenoiserTask
@@ -60,7 +62,6 @@ class DenoiserTraining:
         self._config = config
         self._model = model
         self._caches = caches
-        self._grid = SampleGrid(config.samples, model)
         self.task = DenoiserTask(
             model,
             objective=config.objective,
@@ -101,10 +102,17 @@ class DenoiserTraining:
 
     def show(self, trainer: Trainer) -> Shown:
         """Images of the configured prompts."""
-        return Shown(image=self._grid.draw(trainer.averaged_weights(DENOISER)))
+        weights = trainer.averaged_weights(DENOISER)
+        return Shown(image=draw_samples(self._config.samples, self._model, weights))
 
     def publish(self, store: RunStore, trainer: Trainer, *, fingerprint: str) -> None:
-        """The whole model as a diffusers folder."""
-        publish_model(
-            store, self._config, self._model, trainer, self._caches, fingerprint=fingerprint
+        """The whole model, with its averaged weights, as a diffusers folder."""
+        denoiser = with_weights(self._model.denoiser, trainer.averaged_weights(DENOISER))
+        publish_result(
+            store,
+            self._config,
+            lambda folder: save_latent_diffusion(replace(self._model, denoiser=denoiser), folder),
+            step=trainer.step,
+            fingerprint=fingerprint,
+            data=[(cache, cache_sha256(cache)) for cache in self._caches],
         )

@@ -60,7 +60,7 @@ class AutoencoderConfig(ModelConfig):
     """Number format that it runs in; `auto` is bf16 on a GPU and fp32 on a CPU."""
     slice_size: int | None = Field(default=None, ge=1)
     """Images per pass through the network; by default 1 on a CPU (memory) and all on a GPU."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of random weights."""
 
     @model_validator(mode="after")

@@ -42,7 +42,7 @@ class ClipConfig(ModelConfig):
     """Expected sha256 of the checkpoint file, or of the folder."""
     precision: Precision = "auto"
     """Number format that it runs in; `auto` is bf16 on a GPU and fp32 on a CPU."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of random weights."""
 
     @property

@@ -51,7 +51,7 @@ class DenoiserConfig(ModelConfig):
     """Expected digest of the folder."""
     precision: Precision = "auto"
     """Of the weights: train with `fp32`, sample with `auto`."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of random weights."""
 
     @model_validator(mode="after")

@@ -62,7 +62,7 @@ class TextEncoderConfig(ModelConfig):
     """Number format that it runs in; `auto` is bf16 on a GPU and fp32 on a CPU."""
     pretrained: bool = True
     """False: random weights of `model`'s architecture (of open_clip: `clip.pretrained`)."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of random weights."""
 
     @model_validator(mode="after")

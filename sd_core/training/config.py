@@ -50,13 +50,14 @@ class LoopConfig(ModelConfig):
     channels_last: bool = False
     """Keep weights in the layout that a GPU's tensor cores prefer."""
     log_every: int = Field(default=50, ge=1)
-    """How often figures go to the log and `metrics.jsonl`; always at the last step."""
+    """How often figures go to the log and `metrics.jsonl`; always before a checkpoint, and at the
+    last step."""
     checkpoint_every: int = Field(default=1000, ge=1)
     """How often a checkpoint is stored; always at the last step."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """The newest stay. Unit: checkpoints."""
     sample_every: int = Field(default=1000, ge=1)
-    """How often samples are drawn; always at the last step."""
+    """How often samples are drawn, after the step's checkpoint; always at the last step."""
 
     @model_validator(mode="after")
     def _check(self) -> "LoopConfig":

@@ -25,7 +25,7 @@ class DiscriminatorConfig(ModelConfig):
     base_channels: int = Field(default=64, ge=4)
     """Channels of the first layer; each further one has twice as many, up to eight times the first.
     Unit: channels."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Of its first weights."""
 
 

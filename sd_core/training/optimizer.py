@@ -45,16 +45,24 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> di
 def load_optimizer(
     optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]
 ) -> None:
-    """Put saved state back; raises KeyError where a parameter's is missing."""
+    """Put saved state back, in the memory layout that the parameters have now.
+
+    A fused AdamW goes through weights and moments by their places in memory: where the layouts
+    differ (`channels_last`), it takes the moments of other elements.
+
+    Raises:
+        KeyError: a moment is missing, or of another shape. A parameter that never had a gradient
+            has no state at all.
+    """
     for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
+        if f"{name}/step" not in tensors:
             continue
         state: dict[str, Any] = {}
         for field in ("exp_avg", "exp_avg_sq"):
             value = tensors[f"{name}/{field}"]
             if value.shape != parameter.shape:
                 raise KeyError(f"{name}/{field} of shape {tuple(value.shape)}")
-            state[field] = value.to(parameter.device).clone()
+            state[field] = torch.empty_like(parameter).copy_(value)
         # A fused AdamW keeps its count beside the weights.
         state["step"] = tensors[f"{name}/step"].to(parameter.device).clone()
         optimizer.state[parameter] = state

@@ -13,6 +13,7 @@ from sd_core.model.precision import seeded
 from sd_core.model.weights import WeightsError, WeightsNeed, loads_weights
 
 _CLASSES: Final = ("AutoencoderKL", "VQModel")
+_DIGITS: Final = 5  # of the scaling factor, behind the point
 
 
 class TrainedAutoencoderConfig(ModelConfig):
@@ -20,7 +21,7 @@ class TrainedAutoencoderConfig(ModelConfig):
 
     settings: dict[str, Any] | None = None
     """diffusers' configuration, `_class_name` (AutoencoderKL or VQModel) among it."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the random weights."""
     initial_log_variance: float | None = None
     """Added to the log-variance that random weights give, so that latents start with little noise;
@@ -171,3 +172,28 @@ def _build(config: TrainedAutoencoderConfig, settings: dict[str, Any]) -> nn.Mod
             built.quant_conv.bias[built.config["latent_channels"] :] += config.initial_log_variance
     module: nn.Module = built
     return module
+
+
+@torch.inference_mode()
+def measure_scaling_factor(
+    autoencoder: TrainedAutoencoder, images: Tensor, *, batch_size: int
+) -> float:
+    """1 / standard deviation of the latents of (B, 3, H, W) images, drawn from their posteriors.
+
+    The deviation is of means and posterior noise together, so no noise is drawn.
+
+    Source: Rombach et al. 2022, arXiv:2112.10752, appendix G.
+    """
+    device = next(autoencoder.parameters()).device
+    count, total, squares = 0, 0.0, 0.0
+    for part in torch.split(images, batch_size):
+        found = autoencoder.encode(part.to(device), None)
+        latents: Any = found.latents
+        values = latents.double()
+        count += values.numel()
+        total += float(values.sum())
+        squares += float(values.square().sum())
+        if found.log_variance is not None:
+            squares += float(found.log_variance.double().exp().sum())
+    variance = squares / count - (total / count) ** 2
+    return float(round(variance**-0.5, _DIGITS))

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -46,13 +47,13 @@ class TrainingEvents(Protocol):
     """What the first worker is told."""
 
     def on_metrics(self, metrics: Metrics) -> None:
-        """Every `log_every` steps, and at the last."""
+        """Every `log_every` steps, before each checkpoint, and at the last."""
 
     def on_checkpoint(self, step: int, trainer: "Trainer") -> None:
         """Every `checkpoint_every` steps, and at the last."""
 
     def on_samples(self, step: int, trainer: "Trainer") -> None:
-        """Every `sample_every` steps, and at the last."""
+        """Every `sample_every` steps, and at the last; after the checkpoint of the step."""
 
 
 @dataclass(kw_only=True)
@@ -129,15 +130,16 @@ class Trainer:
         while self.step < last:
             window.add(self._train_step(next(batches).to(self.device)))
             self.step += 1
-            if self._due(self.loop.log_every, last):
+            is_kept = self._due(self.loop.checkpoint_every, last)
+            if is_kept or self._due(self.loop.log_every, last):
                 self._log(window)
                 window = _Window()
             if self._rank:
                 continue
+            if is_kept:
+                self._events.on_checkpoint(self.step, self)
             if self._due(self.loop.sample_every, last):
                 self._events.on_samples(self.step, self)
-            if self._due(self.loop.checkpoint_every, last):
-                self._events.on_checkpoint(self.step, self)
 
     def averaged_weights(self, part: str) -> dict[str, Tensor]:
         """The averages of a part's weights; its present ones where none are kept."""
@@ -168,10 +170,9 @@ class Trainer:
         check_recipe(checkpoint.recipe, self._recipe)
         try:
             for name, part in self._parts.items():
-                _load_state(part.trained.module, checkpoint.tensors[name])
-                optimizer = dict(checkpoint.tensors[f"{name}_optimizer"])
-                if optimizer or checkpoint.step == 0:
-                    load_optimizer(part.optimizer, part.trained.module, optimizer)
+                part.trained.module.load_state_dict(dict(checkpoint.tensors[name]))
+                moments = dict(checkpoint.tensors[f"{name}_optimizer"])
+                load_optimizer(part.optimizer, part.trained.module, moments)
                 if part.ema is not None:
                     averages = dict(checkpoint.tensors[f"{name}_ema"])
                     part.ema.load(averages, num_updates=checkpoint.counts[name])
@@ -200,6 +201,9 @@ class Trainer:
         )
 
     def _train_step(self, batch: Any) -> dict[str, Tensor]:
+        # What a model draws (its dropout layers) follows from seed, step and worker alone.
+        seed = np.random.SeedSequence([self.loop.seed, self.step, self._rank])
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
         values: dict[str, Tensor] = {}
         for part in self._parts.values():
             found = self._learn(part, batch)
@@ -292,7 +296,3 @@ def _check_finite(losses: Tensor, keys: tuple[str, ...], step: int) -> None:
             f"step {step}: the loss of {len(bad)} row(s) is not finite: {', '.join(bad)}; lower "
             "the learning rate, or look at these rows"
         )
-
-
-def _load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    module.load_state_dict(dict(state), strict=True)

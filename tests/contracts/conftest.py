@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.run.store import RunStore
-from tests.contracts import cases
+from tests.contracts import cases, training_cases
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +17,20 @@ def unharmed_run(served_list: cases.ServedList, tmp_path_factory: pytest.TempPat
     output = tmp_path_factory.mktemp("unharmed")
     cases.run(cases.configuration(served_list.path, output))
     return output
+
+
+@pytest.fixture(scope="session")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of 24 rows, for trainings."""
+    return training_cases.make_cache(tmp_path_factory.mktemp("cached"))
+
+
+@pytest.fixture(scope="session")
+def unharmed_training(latents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of 20 steps on it, with checkpoints of the steps 16 and 20."""
+    folder = tmp_path_factory.mktemp("unharmed_training")
+    assert training_cases.run(folder, latents) == 0
+    return folder / "out"
 
 
 @pytest.fixture

@@ -21,27 +21,16 @@ from tests.contracts.training_cases import (
     ROOT,
     losses,
     make_cache,
+    run,
     weights_digests,
     write_config,
 )
 from tests.sd_core.training.cases import encoded_samples, make_model, spec_of
 
 
-@pytest.fixture(scope="module")
-def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_cache(tmp_path_factory.mktemp("cached"))
-
-
-@pytest.fixture(scope="module")
-def unharmed(latents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("unharmed")
-    assert run(folder, latents) == 0
-    return folder / "out"
-
-
-def run(folder: Path, latents: Path, **changes: Any) -> int:
-    config = write_config(folder / "config.yaml", latents, folder / "out", **changes)
-    return train.main(["--config", str(config)])
+@pytest.fixture
+def unharmed(unharmed_training: Path) -> Path:
+    return unharmed_training
 
 
 def test_the_result_is_a_diffusers_folder_with_its_card(unharmed: Path) -> None:

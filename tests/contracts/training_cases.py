@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from jobs import train
 from tests.sd_core.training.cases import SETTINGS, encoded_samples, make_model, write_cache
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +51,12 @@ def write_config(path: Path, latents: Path, output: Path, **changes: Any) -> Pat
         node[field] = value
     path.write_text(yaml.safe_dump(tree))
     return path
+
+
+def run(folder: Path, latents: Path, **changes: Any) -> int:
+    """Train into `out` of a folder, in this process; gives the exit code."""
+    config = write_config(folder / "config.yaml", latents, folder / "out", **changes)
+    return train.main(["--config", str(config)])
 
 
 def weights_digests(output: Path) -> dict[str, str]:

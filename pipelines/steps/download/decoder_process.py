@@ -229,6 +229,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
+            process_group=0,  # a terminal's Ctrl-C is the parent's
             env={**os.environ, **_CHILD_ENVIRONMENT, "PYTHONPATH": path},
         )
         self.stdout = cast(BinaryIO, self.process.stdout)

@@ -22,7 +22,7 @@ class GenerationDefaults(ModelConfig):
 
     negative_prompt: str = ""
     """What guidance leads away from."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """The run's: of it and of its prompt the noise of a row without a seed follows."""
     num_images: int = Field(default=1, ge=1, le=10_000)
     """Images of each row."""

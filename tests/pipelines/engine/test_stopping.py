@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +87,80 @@ def test_in_another_thread_nothing_changes() -> None:
     thread.start()
     thread.join()
     assert found == [7]
+
+
+# A command, as `jobs/__init__.py` knows one, that says when it is at what the case is about.
+COMMAND = """
+import sys, time
+sys.argv[0] = "jobs/curate.py"
+from jobs.command_line import run_job
+from pipelines.run.lease import Lease
+from pipelines.run.store import RunStore
+
+def at_work():
+    print("at work", flush=True)
+    time.sleep(30)
+
+def swallow():
+    try:
+        at_work()
+    except BaseException:
+        time.sleep(30)
+
+def work(say):
+    with Lease(RunStore(sys.argv[1]), say=say):
+        {case}
+    return 0
+
+{before}
+code = run_job(work)
+{after}
+sys.exit(code)
+"""
+CASES = {
+    "at work": ("at_work()", "", ""),
+    "a library swallows it": ("swallow()", "", ""),
+    "a library has taken the handler": (
+        "import signal; signal.signal(15, lambda *_: None); at_work(); time.sleep(30)",
+        "",
+        "",
+    ),
+    "in a destructor": (
+        "Dies = type('Dies', (), {'__del__': lambda self: at_work()}); Dies(); time.sleep(30)",
+        "",
+        "",
+    ),
+    "in an import": (
+        "import types, os; open(sys.argv[1] + '/slow.py', 'w').write('import __main__; "
+        "__main__.at_work()'); sys.path.append(sys.argv[1]); import slow",
+        "",
+        "",
+    ),
+    "before it begins": ("pass", "at_work()", ""),
+    "after its end": ("pass", "", "at_work()"),
+    "a thread of it goes on": (
+        "pass",
+        "",
+        "import threading; threading.Thread(target=at_work).start()",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_command_ends_in_time_wherever_the_signal_finds_it(case: str, tmp_path: Path) -> None:
+    names = ("case", "before", "after")
+    script = COMMAND.format(**dict(zip(names, CASES[case], strict=True)))
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=-1, stderr=-1, text=True
+    ) as command:
+        assert command.stdout is not None
+        line = command.stdout.readline()
+        started = time.monotonic()
+        command.terminate()
+        _, err = command.communicate(timeout=20)
+    assert line == "at work\n", err
+    assert time.monotonic() - started < 5
+    is_over = case in ("after its end", "a thread of it goes on")
+    assert command.returncode == (0 if is_over else 143), err
+    assert err == ("" if is_over else "stopped by SIGTERM: the same command goes on\n")
+    assert not (tmp_path / "lease.json").exists()

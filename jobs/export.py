@@ -1,0 +1,69 @@
+"""Export: the kept set of a run, written for others to read.
+
+    python jobs/export.py /data/run --to /data/set --format webdataset
+    python jobs/export.py /data/run --to s3://bucket/set --format huggingface \\
+        --where "aesthetic_v2 >= 6 and source_licence = 'CC0'" --limit 10000
+
+Formats: webdataset (tars), parquet (one table a shard, the image's bytes in it), huggingface (the
+same as `load_dataset` finds it), folder (files and `metadata.jsonl`). What is there is checked
+against what was committed. The same command goes on after a stop.
+
+Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
+"""
+
+import argparse
+import sys
+
+from jobs.command_line import job_parser, run_job
+from jobs.exit_codes import ExitCode
+from sd_core.say import Say
+
+FORMATS = ("webdataset", "parquet", "huggingface", "folder")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the set; returns the exit code."""
+    options = _parse(arguments)
+    return run_job(lambda say: _run(options, say))
+
+
+def _run(options: argparse.Namespace, say: Say) -> int:
+    from pipelines.revisions.export import ExportOptions, export_run
+    from pipelines.run.reader import open_run
+    from pipelines.run.store import RunStore
+
+    asked = ExportOptions(
+        format=options.format,
+        where=options.where,
+        limit=options.limit,
+        columns=tuple(options.columns.split(",")) if options.columns is not None else None,
+        latents=options.latents,
+    )
+    made = export_run(open_run(options.run), RunStore(options.to), asked, say=say)
+    print(f"{options.to}: {made.rows:,} rows in {made.shards:,} shards")
+    if not made.rows:
+        print("no kept row is left to write; see --where", file=sys.stderr)
+        return ExitCode.NOTHING_KEPT
+    return ExitCode.DONE
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = job_parser(__doc__)
+    parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
+    parser.add_argument("--to", required=True, help="a new folder: an absolute path or a URL")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="how it is written")
+    parser.add_argument("--where", metavar="SQL", help="a condition on the ledger's columns")
+    parser.add_argument("--limit", type=_count, help="the first so many rows")
+    parser.add_argument("--columns", help="of the ledger, by commas; all by default")
+    parser.add_argument("--latents", action="store_true", help="each row's latents as well (npy)")
+    return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
