@@ -19,6 +19,7 @@ from sd_core.sealed import seal, unseal
 from sd_core.training.trainer import Metrics
 
 METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
 
 
 class TrainingRecords:
@@ -129,7 +130,7 @@ def _tensorboard(store: RunStore, tracking: TrackingConfig, start_step: int) -> 
     from torch.utils.tensorboard import SummaryWriter
 
     make: Any = SummaryWriter
-    writer = make(store.absolute("tensorboard"), purge_step=start_step + 1)
+    writer = make(store.absolute(TENSORBOARD_FOLDER), purge_step=start_step + 1)
 
     def write(line: Mapping[str, Any]) -> None:
         for name, value in line.items():

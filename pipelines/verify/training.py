@@ -45,6 +45,8 @@ def verify_training(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
     except (KeyError, TypeError, AttributeError) as error:
         yield Fault(_RESULT, f"{type(error).__name__}: {error}", "the records of a training")
         return
+    for folder in store.list_folders(_CHECKPOINTS):
+        yield from _read(store, f"{_CHECKPOINTS}/{folder}/files.json")[1]
     last_line, faults = _read_metrics(store)
     yield from limit(faults, _METRICS)
     if last_line > last_step:
@@ -66,7 +68,8 @@ def _recorded(
         files |= {f"{folder}/{name}": digest for name, digest in checkpoint["files"].items()}
     model = result.get("files", {}).items()
     files |= {f"{_MODEL}/{name}": digest for name, digest in model if name != _CARD}
-    return {**files, **result.get("records", {})}, int(result.get("step", 0))
+    records = {path: sha256 for path, sha256 in result.get("records", {}).items() if sha256}
+    return {**files, **records}, int(result.get("step", 0))
 
 
 def _read(store: RunStore, path: str) -> tuple[dict[str, Any] | None, list[Fault]]:
