@@ -219,7 +219,7 @@ def check_contents(image_sets: Sequence[ImageSet], *, rank: int, world_size: int
         try:
             with open_checked(store, entry):
                 pass
-        except (ShardError, FileNotFoundError) as error:
+        except ShardError as error:
             raise ImageSetError(str(error)) from error
     return len(shards)
 
