@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
-from pipelines.run.processors import describe_mixture, note_processor
+from pipelines.run.processors import PROCESSORS_FOLDER, describe_mixture, note_processor
 from pipelines.run.store import RunStore
 from pipelines.training.checkpoints import load_newest, publish_checkpoint
 from pipelines.training.config import TrainingConfig
@@ -21,9 +21,6 @@ from sd_core.training.place import Place
 from sd_core.training.prefetch import prefetch
 from sd_core.training.task import TaskBatch, TrainingTask
 from sd_core.training.trainer import Metrics, Trainer
-
-PROCESSORS_FOLDER = "processors"
-"""Of a training: what types of processor took part."""
 
 
 class Training(Protocol):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipelines.run.processors import PROCESSORS_FOLDER
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
@@ -92,7 +93,7 @@ def publish_result(
         store.delete(RESULT_FILE)
         put_folder(store, folder, MODEL_FOLDER)
         files = digest_files(folder)
-    folders = (SAMPLES_FOLDER, TENSORBOARD_FOLDER)
+    folders = (SAMPLES_FOLDER, TENSORBOARD_FOLDER, PROCESSORS_FOLDER)
     paths = [f"{folder}/{name}" for folder in folders for name in store.list_files(folder)]
     records = {path: _digest(store, path) for path in (METRICS_FILE, LOSS_CURVE_FILE, *paths)}
     result = {"step": step, "fingerprint": fingerprint, "data": described, **(figures or {})}

@@ -57,7 +57,8 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
     Raises:
         NotARunError: there is no run.json, no revision.json and no plan.
     """
-    require_run(store)
+    if not is_training(store, None):  # perhaps one that has lost its run.json
+        require_run(store)
     records = read_records(store)
     training = is_training(store, records.run)
     yield from (each for each in records.faults if not training or each.where == RUN_FILE)
