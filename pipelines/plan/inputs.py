@@ -38,9 +38,10 @@ def check_plan_inputs(plan: Plan, source: Source) -> None:
 
 def check_source_options(plan: Plan, source: Source) -> None:
     """Raise `PlanError` where options that decide what a row is are not those of the plan."""
+    now = {"files_root": None, **source_options(source)}
     changed = [
         f"  - source.{name}: {plan.options.get(name)!r} when planned, {value!r} now"
-        for name, value in source_options(source).items()
+        for name, value in now.items()
         if value != plan.options.get(name)
     ]
     if changed:
@@ -59,6 +60,7 @@ def source_options(source: Source) -> dict[str, str | None]:
         "caption_column": config.caption_column,
         "content_hash": config.content_hash,
         "tar_grouping": config.tar_grouping,
+        **({} if config.files_root is None else {"files_root": "given"}),
         **{f"csv.{name}": value for name, value in config.csv.model_dump().items()},
     }
 

@@ -62,6 +62,7 @@ FETCH_REASONS: Final = (
     "http_client_error",
     "http_server_error",
     "http_malformed",
+    "file_missing",  # a path of the list names no file under `source.files_root`
     "opted_out",
     "content_hash_mismatch",
     "sha256_blocked",

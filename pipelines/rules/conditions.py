@@ -36,6 +36,8 @@ _NOT_ROW_BY_ROW = {
     "PARAMETER": "a parameter",
     "STAR": "a star",
 }
+_OF_ANY_SIZE = ("range", "generate_series", "repeat", "lpad", "rpad", "list_resize", "array_resize")
+_MAX_MADE = 1_000_000  # DuckDB's own limit of memory does not hold what one function makes
 _OF_THE_MOMENT = ("now", "today", "age", "getvariable", "in_search_path", "transaction_timestamp")
 
 
@@ -148,6 +150,8 @@ class Condition:
                 found = _NOT_ROW_BY_ROW[node["class"]]
             elif name in _volatile() or name in _OF_THE_MOMENT or "current_" in name:
                 found = f"{name}(), which is another at every run"
+            elif name in _OF_ANY_SIZE and max(_whole_numbers(node), default=0) > _MAX_MADE:
+                found = f"{name}() of more than {_MAX_MADE:,} parts"
             else:
                 continue
             raise ConfigError(
@@ -201,6 +205,13 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
     if isinstance(tree, list):
         for part in tree:
             yield from _nodes(part)
+
+
+def _whole_numbers(tree: Any) -> Iterator[int]:
+    for node in _nodes(tree):
+        literal = node.get("literal", {})
+        if literal.get("kind") == "INTEGER":
+            yield abs(int(literal["text"]))
 
 
 def _columns(tree: Any) -> Iterator[str]:

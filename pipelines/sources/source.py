@@ -1,5 +1,6 @@
 """One door to every kind of source: list its files, scan them for the plan, read a shard."""
 
+import os
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,6 +38,11 @@ class Source:
     def check_listed(self) -> None:
         """Raise `SourceError` where there is no file, before anything costly begins."""
         self.files  # noqa: B018
+        root = self.config.files_root
+        if root is not None and not (os.path.isabs(root) and os.path.isdir(root)):
+            raise SourceError(
+                f"source.files_root {root}: no folder of this machine; give an absolute path"
+            )
 
     def __getstate__(self) -> dict[str, SourceConfig]:
         return {"config": self.config}

@@ -15,6 +15,9 @@ class SourceConfig(ReadingConfig):
     """One file, a glob or a folder, on any fsspec URL."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
     """Passed to fsspec; may hold secrets, so it is redacted wherever it is stored."""
+    files_root: str | None = None
+    """A folder that every machine of the job sees: `file://` URLs and paths in the list are read in
+    it, relative ones from it on, and nothing outside of it. Null: they are no URLs."""
 
     @field_validator("format")
     @classmethod

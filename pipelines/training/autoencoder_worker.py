@@ -9,7 +9,7 @@ import torch
 from pipelines.run.store import RunStore
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.image_dataset import ImageDataset, check_image_sets
-from pipelines.training.image_set import ImageSet, check_contents, open_image_set, read_first
+from pipelines.training.image_set import ImageSet, check_tars, open_image_set, read_first
 from pipelines.training.loop import run_training
 from pipelines.training.result import publish_result
 from pipelines.training.samples import Shown, draw_pairs, reconstruct, with_weights
@@ -42,7 +42,7 @@ def train_autoencoder_worker(
         torch.set_num_threads(config.engine.torch_threads)
     image_sets = open_image_sets(config)
     if config.check_data:
-        tars = check_contents(image_sets, rank=place.rank, world_size=place.world_size)
+        tars = check_tars(image_sets, rank=place.rank, world_size=place.world_size)
         if place.rank == 0:
             say(f"{tars:,} tars read and found whole")
     training = AutoencoderTraining(config, image_sets, device=place.device)

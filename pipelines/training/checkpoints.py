@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
+from sd_core.errors import is_environment
 from sd_core.model.weights import digest_file
 from sd_core.say import Say
 from sd_core.sealed import seal_tree, unseal
@@ -74,6 +75,8 @@ def load_newest(store: RunStore, *, say: Say) -> Checkpoint | None:
         try:
             return _load(store, name, entries.get(name))
         except CheckpointError as error:
+            if is_environment(error):  # a disk that cannot be read now is no damage
+                raise
             say(f"passed over: {error}")
     last_files = [_CURRENT, *(f"{_folder(name)}/{STATE_FILE}" for name in names)]
     if any(store.exists(path) for path in last_files):

@@ -206,7 +206,7 @@ def read_first(image_set: ImageSet, count: int) -> npt.NDArray[np.uint8]:
     return np.stack(found)
 
 
-def check_contents(image_sets: Sequence[ImageSet], *, rank: int, world_size: int) -> int:
+def check_tars(image_sets: Sequence[ImageSet], *, rank: int, world_size: int) -> int:
     """Hold this rank's share of the tars against their digests; gives how many of all there are.
 
     Cost: the reading of every tar once, over all ranks.

@@ -3,6 +3,9 @@
 import hashlib
 import importlib.util
 import json
+import os
+import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +69,8 @@ class TrainingRecords:
     def _write(self, line: dict[str, Any]) -> None:
         self._lines.append(line)
         if self._store.is_local:
-            with Path(self._store.absolute(METRICS_FILE)).open("ab") as stream:
+            path = self._store.absolute(METRICS_FILE)
+            with Path(path).open("ab") as stream:
                 stream.write(seal(json.dumps(line)))
         for tracker in self._trackers:
             tracker.write(line)
@@ -127,18 +131,33 @@ class _Tracker:
 def _tensorboard(store: RunStore, tracking: TrackingConfig, start_step: int) -> list[_Tracker]:
     if not tracking.tensorboard or not store.is_local:
         return []
-    from torch.utils.tensorboard import SummaryWriter
+    # torch's SummaryWriter writes in a thread, which shows a trace where the disk is full.
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
-    make: Any = SummaryWriter
-    writer = make(store.absolute(TENSORBOARD_FOLDER), purge_step=start_step + 1)
+    path = Path(store.absolute(TENSORBOARD_FOLDER))
+    path.mkdir(exist_ok=True)
+    path /= f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+    make: Any = RecordWriter
+    events = make(path.open("wb"))
+
+    def put(**fields: Any) -> None:
+        events.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        events.flush()
 
     def write(line: Mapping[str, Any]) -> None:
-        for name, value in line.items():
-            if name != "step":
-                writer.add_scalar(name, value, line["step"])
-        writer.flush()
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in line.items()
+            if name != "step"
+        ]
+        put(step=line["step"], summary=Summary(value=values))
 
-    return [_Tracker(write, writer.close)]
+    put(file_version="brain.Event:2")
+    # What an earlier attempt has written of later steps is not shown.
+    put(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
+    return [_Tracker(write, events.close)]
 
 
 def check_trackers(tracking: TrackingConfig) -> None:

@@ -19,6 +19,7 @@ from sd_core.cache.latent_cache import LatentCache
 from sd_core.errors import FoundryError
 from sd_core.redact import redact_url
 from sd_core.sealed import seal_tree, unseal
+from sd_core.training.checkpoint import disk_told
 
 RESULT_FILE = "result.json"
 MODEL_FOLDER = "model"
@@ -87,7 +88,8 @@ def publish_result(
     with spool_folder() as scratch:
         folder = scratch / MODEL_FOLDER
         folder.mkdir()
-        save(folder)
+        with disk_told(folder):
+            save(folder)
         card = write_model_card(config, data=described, steps=step, folder=folder, figures=figures)
         (folder / "README.md").write_text(card, encoding="utf-8")
         store.delete(RESULT_FILE)

@@ -50,6 +50,11 @@ class PlannedRows:
         """Why a URL, or the one that redirects led to, is blocked; None where it is not."""
         return "url_blocked" if self.tombstones.hides_url(url) else self.rules.url_reason(url)
 
+    @property
+    def files_root(self) -> str | None:
+        """The folder of the files that the list names by path."""
+        return self.source.config.files_root
+
     def num_rows(self, shard_id: int) -> int:
         """Rows of a shard."""
         return self.plan.shard(shard_id).num_rows

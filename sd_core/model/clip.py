@@ -210,11 +210,12 @@ def load_clip(config: ClipConfig, *, device: str | torch.device) -> Clip:
     )
 
 
+@loads_weights
 def load_clip_tokenizer(config: ClipConfig) -> Any:
     """The tokenizer of the model that `config` names, without the model.
 
     Raises:
-        WeightsError: the folder that has it cannot be had, or holds no vocabulary.
+        WeightsError: the folder that has it cannot be had; its vocabulary is not there or damaged.
     """
     with quiet_open_clip():
         name, _ = _locate_model(config) if config.is_folder else (config.name, None)

@@ -1,7 +1,10 @@
 """A training's state as files: safetensors and one JSON, no pickle."""
 
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from torch import Tensor
 from sd_core.errors import FoundryError, InputError
 
 STATE_FILE = "state.json"
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 class CheckpointError(FoundryError):
@@ -40,11 +44,12 @@ class Checkpoint:
 
 
 def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write the files into an empty local folder."""
+    """Write the files into an empty local folder; raises OSError."""
     for name, tensors in checkpoint.tensors.items():
         # Clones: safetensors refuses tensors that share memory.
         own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        save_file(own, folder / f"{name}.safetensors")
+        with disk_told(folder):
+            save_file(own, folder / f"{name}.safetensors")
     state = {
         "step": checkpoint.step,
         "files": sorted(checkpoint.tensors),
@@ -52,6 +57,18 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
         "recipe": dict(checkpoint.recipe),
     }
     (folder / STATE_FILE).write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
+
+
+@contextmanager
+def disk_told(folder: Path) -> Iterator[None]:
+    """Raise what safetensors says of a full or broken disk as the OSError that it was."""
+    try:
+        yield
+    except SafetensorError as error:
+        if (found := _OS_ERROR.search(str(error))) is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(folder)) from error
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

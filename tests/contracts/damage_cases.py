@@ -74,7 +74,7 @@ def is_found(folder: Path) -> bool:
 def as_of_before(folder: Path) -> None:
     """Take the digests out of every small file of a run or training, as if made before them."""
     for path in folder.rglob("*.json*"):
-        if path.parent.name != "model" and "step-" not in path.parent.name:
+        if "model" not in path.parts and "step-" not in path.parent.name:
             is_lines = path.suffix == ".jsonl"
             texts = path.read_bytes().splitlines(keepends=True) if is_lines else [path.read_bytes()]
             trees = [_without(unseal(text)) for text in texts]

@@ -155,9 +155,9 @@ def open_world(folder: Path) -> Iterator[World]:
         yield world
 
 
-def faults_of(run: Path | str, *, deep: bool = True) -> list[str]:
+def faults_of(run: Path | RunStore, *, deep: bool = True) -> list[str]:
     """What `verify` finds wrong with a run."""
-    found = verify_run(RunStore(str(run)), deep=deep)
+    found = verify_run(run if isinstance(run, RunStore) else RunStore(str(run)), deep=deep)
     return [str(finding) for finding in found if isinstance(finding, Fault)]
 
 

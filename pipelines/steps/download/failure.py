@@ -22,6 +22,7 @@ FetchReason = Literal[
     "http_client_error",
     "http_server_error",
     "http_malformed",
+    "file_missing",
     "opted_out",
     "url_blocked",
     "domain_blocked",

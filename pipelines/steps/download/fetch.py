@@ -15,6 +15,7 @@ from pipelines.steps.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadCo
 from pipelines.steps.download.connection import Connection, Connector, Resolver
 from pipelines.steps.download.failure import FetchFailed, FetchReason, MalformedAnswer
 from pipelines.steps.download.limits import ByteBudget, Deadline, HostSlots
+from pipelines.steps.download.local_files import LocalFiles
 from pipelines.steps.download.optout import is_opted_out
 from pipelines.steps.download.resolver import SystemResolver
 from pipelines.steps.download.status import is_part, is_redirect, status_failure
@@ -59,6 +60,7 @@ class Fetcher:
         tls: The TLS settings; the system's certificates by default.
         url_reason: Why a redirect may not be followed: the block lists' `url_blocked` or
             `domain_blocked`, or None.
+        files: Where paths of the list are read; they are no URLs by default.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class Fetcher:
         resolver: Resolver | None = None,
         tls: ssl.SSLContext | None = None,
         url_reason: Callable[[str], str | None] | None = None,
+        files: LocalFiles | None = None,
     ) -> None:
         self._config = config
+        self._files = files
         self._url_reason = url_reason
         self._connector = Connector(
             AddressPolicy(config.allow_networks),
@@ -91,6 +95,8 @@ class Fetcher:
             FetchFailed: With the reason of the last try.
         """
         deadline = Deadline(self._config.timeout_s)
+        if self._files is not None and (path := self._files.path_of(url)) is not None:
+            return self._read_file(self._files, path, url=url, deadline=deadline)
         target = parse_target(url)
         attempt = 0
         while True:
@@ -103,6 +109,21 @@ class Fetcher:
                     raise
             time.sleep(wait_s)
             attempt += 1
+
+    def _read_file(self, files: LocalFiles, path: str, *, url: str, deadline: Deadline) -> Fetched:
+        reserved = self._budget.reserve(self._config.max_bytes, deadline=deadline)
+        try:
+            data = files.read(path)
+        except BaseException:
+            self._budget.release(reserved)
+            raise
+        return Fetched(
+            data=data,
+            sha256=hashlib.sha256(data).hexdigest(),
+            final_url=url,
+            _reserved=reserved,
+            _budget=self._budget,
+        )
 
     def _backoff_s(self, key: str, attempt: int) -> float:
         digest = hashlib.blake2b(f"{key}/{attempt}".encode(), digest_size=4).digest()

@@ -23,12 +23,17 @@ from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.download.img2dataset_seams import download_rows, load_img2dataset
 from pipelines.steps.download.intake import IncomingRow, Intake, RowOutcome, Taken
 from pipelines.steps.download.limits import return_large_blocks_to_the_system
+from pipelines.steps.download.local_files import LocalFiles
 from pipelines.steps.download.shard_files import download_facts, write_crops
 from pipelines.steps.step import Resources
 
 
 class ShardRows(Protocol):
     """The planned rows, a shard at a time. Holds no open file, so that it pickles."""
+
+    @property
+    def files_root(self) -> str | None:
+        """Where the list's paths are read; None where it may have none."""
 
     def url_reason(self, url: str) -> str | None:
         """Which block list has the URL that a redirect leads to, if any."""
@@ -96,7 +101,12 @@ class DownloadStep:
         return_large_blocks_to_the_system()
         with ExitStack() as stack:
             decoder = stack.enter_context(DecoderProcess(self._image))
-            fetcher = Fetcher(self._config, url_reason=self._rows.url_reason)
+            root, limit = self._rows.files_root, self._config.max_bytes
+            fetcher = Fetcher(
+                self._config,
+                url_reason=self._rows.url_reason,
+                files=None if root is None else LocalFiles(root, max_bytes=limit),
+            )
             self._intake = Intake(
                 fetcher,
                 decoder,

@@ -32,6 +32,8 @@ SIZE = 64
 class Rows:
     """One shard's rows, held in memory."""
 
+    files_root = None
+
     def __init__(self, urls, *, captions=None, reasons=None, images=None, **sources):
         count = len(urls)
         self.images = images
