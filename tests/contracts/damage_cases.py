@@ -86,5 +86,6 @@ def _without(tree: Any) -> Any:
         step.pop("digests", None)
     if "identity" in tree:  # a cache's spec
         tree.pop("files", None)
-    tree.pop("shards_sha256", None)
+    for name in ("shards_sha256", "records"):
+        tree.pop(name, None)
     return tree
