@@ -13,6 +13,10 @@ from urllib.parse import quote, unquote_plus
 
 REDACTED = "REDACTED"
 MAX_NESTING = 3
+CREDENTIALS_TOLD = (
+    "credentials before a bucket are read by no client; give them in the environment or in "
+    "`storage_options`"
+)
 
 _STRONG_WORDS = frozenset(
     {"secret", "password", "passwd", "passphrase", "pwd", "credential", "credentials"}
@@ -34,6 +38,7 @@ _SIGNED_PREFIXES = ("x-amz-", "x-goog-", "x-ms-", "x-oss-", "x-cos-")
 
 _AUTHORITY = r"(?:^|(?<=[:=]))[/\\]{2,}"
 _USER_INFO = re.compile(rf"({_AUTHORITY}|^[A-Za-z][A-Za-z0-9+.\-]*:[/\\])[^/?#\\]*@")
+_BUCKET_WITH_CREDENTIALS = re.compile(r"(?:s3a?|gc?s)://(?!arn:)[^/]*[:@]")
 _LEFT_OUT = re.compile(r"[\t\r\n]")
 _SLASHES = re.compile(r"[/\\]{2}")
 _BARE_USER_INFO = re.compile(r"^[^/?#]*:[^/?#]*@")
@@ -69,6 +74,11 @@ def is_secret_key(key: str) -> bool:
         or key.lower().endswith(_SECRET_ENDINGS)
         or key.lower().replace("-", "_").endswith(("access_key_id", "key_pair_id"))
     )
+
+
+def names_credentials(url: str) -> bool:
+    """Whether a bucket's URL has credentials before its bucket, where no client reads them."""
+    return bool(_BUCKET_WITH_CREDENTIALS.match(url))
 
 
 def redact_url(url: str) -> str:

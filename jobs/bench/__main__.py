@@ -6,6 +6,7 @@
     python -m jobs.bench train      training from the cache beside encoding online, and the loader
     python -m jobs.bench generate   bulk generation beside the plain diffusers pipeline
     python -m jobs.bench select     a ledger of 1,000,000 rows cut anew, duplicates included
+    python -m jobs.bench takedown   rows taken out of a run of 10,000 small shards
     python -m jobs.bench planted    what select finds of pictures with planted truth
     python -m jobs.bench why        the life of one row of a run of 1,000,000 rows, every --help
 

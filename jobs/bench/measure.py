@@ -15,6 +15,7 @@ from jobs.bench.options import (
     memory_bench,
     planted_bench,
     select_bench,
+    takedown_bench,
     train_bench,
 )
 from jobs.bench.planted import measure_planted
@@ -27,6 +28,7 @@ from jobs.bench.tables import (
     select_table,
     train_table,
 )
+from jobs.bench.takedown import measure_takedown, takedown_table
 from jobs.bench.train import measure_loader, measure_train
 from jobs.bench.why import measure_why, why_table
 from jobs.demo.planted_recall import planted_table
@@ -53,6 +55,9 @@ def measure(options: argparse.Namespace) -> tuple[list[object], str]:
     if options.command == "select":
         cuts = measure_select(select_bench(options), say=_say)
         return [*cuts], select_table(cuts)
+    if options.command == "takedown":
+        done = measure_takedown(takedown_bench(options), say=_say)
+        return [done], takedown_table(done)
     if options.command == "planted":
         findings = measure_planted(planted_bench(options), say=_say)
         return [findings], planted_table(findings)

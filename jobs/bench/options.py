@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jobs.bench.memory import MemoryBench
     from jobs.bench.planted import PlantedBench
     from jobs.bench.select import SelectBench
+    from jobs.bench.takedown import TakedownBench
     from jobs.bench.train import TrainBench
 
 _SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the project
@@ -37,6 +38,7 @@ def parse(arguments: list[str] | None, *, description: str, epilog: str = "") ->
     _add_train(commands.add_parser("train", help="from the cache beside encoding online"))
     _add_generate(commands.add_parser("generate", help="beside the plain diffusers pipeline"))
     _add_select(commands.add_parser("select", help="a ledger cut anew, at growing sizes"))
+    _add_takedown(commands.add_parser("takedown", help="rows out of a run of small shards"))
     _add_planted(commands.add_parser("planted", help="does select find what was planted?"))
     _add_why(commands.add_parser("why", help="the life of one row of a large run; every --help"))
     for command in commands.choices.values():
@@ -142,6 +144,15 @@ def select_bench(options: argparse.Namespace) -> "SelectBench":
     return SelectBench(rows=tuple(sorted(options.rows)), metadata=options.metadata)
 
 
+def takedown_bench(options: argparse.Namespace) -> "TakedownBench":
+    """What `takedown` measures."""
+    from jobs.bench.takedown import TakedownBench
+
+    return TakedownBench(
+        shards=options.shards, rows_per_shard=options.rows_per_shard, urls=options.urls
+    )
+
+
 def planted_bench(options: argparse.Namespace) -> "PlantedBench":
     """What `planted` judges."""
     from jobs.bench.planted import PlantedBench
@@ -211,6 +222,12 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
 def _add_select(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
+
+
+def _add_takedown(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--shards", type=int, default=10_000)
+    command.add_argument("--rows-per-shard", type=int, default=10)
+    command.add_argument("--urls", type=int, default=100, help="taken down, each in another shard")
 
 
 def _add_planted(command: argparse.ArgumentParser) -> None:

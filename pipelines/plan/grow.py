@@ -43,7 +43,14 @@ class Growth:
     ignored: tuple[str, ...] = ()
 
 
-def grow_plan(before: Plan, source: Source, *, store: RunStore, same_rows: SameRows) -> Growth:
+def grow_plan(
+    before: Plan,
+    source: Source,
+    *,
+    store: RunStore,
+    same_rows: SameRows,
+    before_store: Callable[[], None],
+) -> Growth:
     """Add what is new in the list: new files, and rows after those that a file had.
 
     Args:
@@ -52,6 +59,7 @@ def grow_plan(before: Plan, source: Source, *, store: RunStore, same_rows: SameR
         store: The run.
         same_rows: Whether a planned shard has rows of these keys, as far as the run knows; asked
             of shards in files that have changed.
+        before_store: Called when there is something new, before anything is written.
 
     Raises:
         PlanError: a planned file is gone, or is not what it was with rows behind it.
@@ -80,7 +88,13 @@ def grow_plan(before: Plan, source: Source, *, store: RunStore, same_rows: SameR
                     f"{changed[0].uri}: its bytes have changed, and there are no new rows in it; "
                     "put it back as it was"
                 )
-            plan = store_draft(growing.draft, source, store, grown=before)
+            plan = store_draft(
+                growing.draft,
+                source,
+                store,
+                before_store=lambda columns: before_store(),
+                grown=before,
+            )
     except SourceError as error:
         raise PlanError(str(error)) from error
     return Growth(plan=plan, new_rows=growing.num_new, ignored=tuple(sorted(growing.ignored)))

@@ -36,6 +36,8 @@ from pipelines.sources.files import SourceFile
 from pipelines.sources.rows import READER, ScannedRange, SourceRange
 from pipelines.sources.source import Source
 
+BeforeStore = Callable[[Sequence[SourceColumn]], None]
+
 _MAX_NOTES = 100  # a list of many odd files must not make the plan unreadable
 
 
@@ -54,6 +56,7 @@ def make_plan(
     scratch: Path | None = None,
     key_hash: KeyHash = blake2b_64,
     on_file: Callable[[SourceFile], None] | None = None,
+    before_store: BeforeStore = lambda columns: None,
 ) -> Plan:
     """Read the source once, cut it into shards, settle duplicates, and store the plan.
 
@@ -61,6 +64,7 @@ def make_plan(
         scratch: Where local temporary files go; 32 bytes a row beyond the first million.
         key_hash: For tests of collisions only.
         on_file: Told of each file before it is read.
+        before_store: Told of the columns before anything is written; raises to refuse them.
 
     Raises:
         PlanError: the source cannot be read, has no rows, or changed while it was read.
@@ -77,7 +81,7 @@ def make_plan(
                 draft.add_file(source, file)
         except SourceError as error:
             raise PlanError(str(error)) from error
-        return store_draft(draft, source, store)
+        return store_draft(draft, source, store, before_store=before_store)
 
 
 @dataclass(kw_only=True)
@@ -151,7 +155,12 @@ class PlanDraft:
 
 
 def store_draft(
-    draft: PlanDraft, source: Source, store: RunStore, *, grown: Plan | None = None
+    draft: PlanDraft,
+    source: Source,
+    store: RunStore,
+    *,
+    before_store: BeforeStore,
+    grown: Plan | None = None,
 ) -> Plan:
     """Settle the duplicates of a draft and store it as the run's plan.
 
@@ -159,6 +168,7 @@ def store_draft(
         draft: Its shards in order.
         source: The list.
         store: The run.
+        before_store: As of `make_plan`.
         grown: The plan that it was grown from, whose shards come first and whose columns stay.
 
     Raises:
@@ -168,6 +178,7 @@ def store_draft(
         raise PlanError(f"{source.files[0].uri}: no rows in any of {len(source.files)} file(s)")
     columns = draft.columns(source.config.content_hash) if grown is None else grown.columns
     content_hash = _content_hash_column(source, columns)
+    before_store(columns)
     settled_counts = np.zeros(len(draft.shards), dtype=np.int32)
     settled_sha256: dict[int, str] = {}
     totals = dict.fromkeys(SETTLED_REASONS, 0)

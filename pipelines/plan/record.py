@@ -180,11 +180,17 @@ def settled_path(shard_id: int) -> str:
 
 
 def put_table(store: RunStore, path: str, table: pa.Table) -> str:
-    """Write a small Parquet file of the plan, with page checksums; gives its sha256."""
+    """Write a small Parquet file of the plan; gives its sha256."""
+    content = table_bytes(table)
+    store.replace(path, content)
+    return sha256_of_bytes(content)
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """A small Parquet file of the plan, with page checksums."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    store.replace(path, sink.getvalue())
-    return sha256_of_bytes(sink.getvalue())
+    return sink.getvalue()
 
 
 def read_planned(store: RunStore, path: str, sha256: str | None) -> pa.Table:

@@ -10,6 +10,7 @@ from pipelines.prompts.record import (
     load_prompt_plan,
     read_prompts,
 )
+from pipelines.prompts.takedown import mask_plan, read_images, read_left_rows
 
 __all__ = [
     "PromptGrowth",
@@ -20,6 +21,9 @@ __all__ = [
     "is_prompt_plan",
     "keys_in_two_shards",
     "load_prompt_plan",
+    "mask_plan",
     "plan_prompts",
+    "read_images",
+    "read_left_rows",
     "read_prompts",
 ]

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from pipelines.prompts.record import image_content
 from pipelines.prompts.row import MAX_KEY_CHARS, PromptRow
+from pipelines.rules.tombstones import TAKEN_DOWN, Tombstones
 
 _SUFFIX_DIGITS = (8, 16, 32)
 
@@ -25,12 +27,14 @@ class PlannedImages:
 
     Attributes:
         one_shard_a_key: Whether a key's images must lie in one shard.
+        tombstones: What was taken down is not made again.
         renamed: Asked key to the suffixed one, of the first row that needed it.
         num_renamed: Rows that repeat a key with other settings.
         num_alike: Rows whose images an earlier row has too, under another key.
     """
 
     one_shard_a_key: bool = False
+    tombstones: Tombstones = field(default_factory=Tombstones)
     renamed: tuple[str, str] | None = None
     num_renamed: int = 0
     num_alike: int = 0
@@ -70,6 +74,10 @@ class PlannedImages:
     def take(self, row: PromptRow, key: str) -> TakenImages:
         """Take the row's images under a key of `key_of`; a refused row stands for one."""
         indices = list(row.image_indices)
+        if gone := self._taken_down(row, key):
+            indices = [index for index in indices if index not in gone]
+            if not indices:
+                return TakenImages(image_indices=sorted(gone)[:1], reason=TAKEN_DOWN)
         if row.reason is not None:
             return TakenImages(
                 image_indices=indices, reason=row.reason, error_message=row.error_message
@@ -95,6 +103,25 @@ class PlannedImages:
         self.num_alike += self._is_elsewhere(row.content, key, new)
         self._add(key, new, row.content)
         return TakenImages(image_indices=new)
+
+    def _taken_down(self, row: PromptRow, key: str) -> set[int]:
+        """Which of the row's images were taken down."""
+        if not self.tombstones:
+            return set()
+        indices = list(row.image_indices)
+        images = pa.table(
+            {
+                "key": [f"{key}-{index}" for index in indices],
+                "prompt_key": [key] * len(indices),
+                "init_key": pa.array([row.settings.get("init_key")] * len(indices), pa.string()),
+                "content": [image_content(row.content, index) for index in indices],
+            }
+        )
+        return {
+            index
+            for index, gone in zip(indices, self.tombstones.hides(images), strict=True)
+            if gone
+        }
 
     def _is_free(self, key: str, row: PromptRow) -> bool:
         """Whether no image of that name is made from anything else."""

@@ -1,18 +1,17 @@
 """Make a plan of prompts, or add to it what is new in the list."""
 
-import hashlib
-import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from pipelines.config import Config, ConfigError
 from pipelines.plan import PlanError
+from pipelines.plan.make import BeforeStore
 from pipelines.prompts.images import PlannedImages
 from pipelines.prompts.notes import NOTES
 from pipelines.prompts.reading import (
@@ -27,12 +26,16 @@ from pipelines.prompts.record import (
     PromptPlan,
     changed_files,
     load_prompt_plan,
+    prompts_file,
     read_prompts,
+    shards_path_of,
     store_prompt_plan,
 )
 from pipelines.prompts.row import PromptRow, parse_prompt
 from pipelines.redact import redact_text_column
+from pipelines.rules.tombstones import TAKEN_DOWN, masked_key, read_tombstones
 from pipelines.run.option_changes import describe_changes
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceError
 from pipelines.sources.columns import SourceColumn
@@ -72,6 +75,7 @@ def plan_prompts(
     columns: Mapping[str, str | None] | None = None,
     samplers: Mapping[str, str] | None = None,
     notes_of: Notes = lambda row: (),
+    before_store: BeforeStore = lambda columns: None,
 ) -> PromptGrowth:
     """The run's plan, made where there is none, or grown by the rows of the list that are new.
 
@@ -83,6 +87,7 @@ def plan_prompts(
         columns: `prompts.columns`.
         samplers: `prompts.samplers`.
         notes_of: What of a row's settings does nothing.
+        before_store: Told of the columns before anything is written; raises to refuse them.
 
     Raises:
         PlanError: the list cannot be read, has no rows, or changed and `grow` is not asked for.
@@ -116,10 +121,14 @@ def plan_prompts(
             num_images=num_images,
             before=before,
             say=say,
-            images=PlannedImages(one_shard_a_key=one_shard_a_key),
+            images=PlannedImages(
+                one_shard_a_key=one_shard_a_key, tombstones=read_tombstones(store)
+            ),
             notes_of=notes_of,
+            before_store=before_store,
         )
-        return draft.make()
+        with spool_folder() as folder:
+            return draft.make(folder)
     except SourceError as error:
         raise PlanError(str(error)) from error
 
@@ -146,13 +155,15 @@ class _Draft:
     say: Say
     images: PlannedImages
     notes_of: Notes
+    before_store: BeforeStore
     shards: list[dict[str, Any]] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
     """Digests of the rows that the run had already."""
     num_known: int = 0
     notes: Counter[str] = field(default_factory=Counter)
 
-    def make(self) -> PromptGrowth:
+    def make(self, folder: Path) -> PromptGrowth:
+        """Read the list; its new shards wait in a local folder until all of it is known."""
         if self.before is not None:
             self.shards = self.before.shards.to_pylist()
             for shard_id in range(self.before.num_shards):
@@ -165,21 +176,23 @@ class _Draft:
             scanned.types, self.reading.get("columns", {}), before=self.before, say=self.say
         )
         for rows in self._shard_rows(scanned, columns):
-            self._add_shard(rows, columns.stored)
+            self._add_shard(rows, columns.stored, folder)
         if not self.shards:
             raise PlanError(f"{self.source.files[0].uri}: no prompts in it")
         table = pa.Table.from_pylist(self.shards, schema=PROMPT_SHARD_FIELDS)
-        content = hashlib.sha256("".join(s["sha256"] for s in self.shards).encode()).hexdigest()
         plan = PromptPlan(
             num_prompts=sum(shard["num_prompts"] for shard in self.shards),
             num_rows=sum(shard["num_rows"] for shard in self.shards),
             files=scanned.files,
             columns=columns.stored,
-            shards_path=f"plan/shards-{content[:16]}.parquet",
+            shards_path=shards_path_of(table),
             reading=self.reading,
             shards=table,
         )
+        self.before_store(columns.stored)
         self._say_what_was_found()
+        for shard in self.shards[num_before:]:
+            self.store.put_file(folder / Path(shard["path"]).name, shard["path"])
         store_prompt_plan(plan, self.store)
         new = sum(shard["num_rows"] for shard in self.shards[num_before:])
         return PromptGrowth(plan=plan, new_rows=new, known=self.num_known)
@@ -215,7 +228,7 @@ class _Draft:
                     self.images.settle([one["prompt_key"] for one in pending])
                     yield pending
                     pending, images = [], 0
-                pending.append(self._settled(row, key) | rest)
+                pending.append(rest | self._settled(row, key, tuple(rest)))
                 images += len(pending[-1]["image_indices"])
         if pending:
             yield pending
@@ -244,9 +257,19 @@ class _Draft:
                 continue
             yield row, {column.name: source.get(column.name) for column in columns.stored}
 
-    def _settled(self, row: PromptRow, key: str) -> dict[str, Any]:
-        """The row as it is stored, with the images that no earlier row has."""
+    def _settled(self, row: PromptRow, key: str, rest: Sequence[str]) -> dict[str, Any]:
+        """The row as it is stored, with the images that no earlier row has; of one that was taken
+        down neither the text nor what else it has, `rest`."""
         taken = self.images.take(row, key)
+        if taken.reason == TAKEN_DOWN:
+            return {
+                **dict.fromkeys(rest),
+                "prompt_key": masked_key(key),
+                "image_indices": taken.image_indices,
+                "reason": TAKEN_DOWN,
+                "content": row.content,
+                "digest": row.digest,
+            }
         settings = {n: v for n, v in row.settings.items() if n not in ("num_images", "image_index")}
         if taken.reason is None:
             self.notes.update([*row.notes, *self.notes_of(settings)])
@@ -261,16 +284,15 @@ class _Draft:
             "digest": row.digest,
         }
 
-    def _add_shard(self, rows: list[dict[str, Any]], columns: tuple[SourceColumn, ...]) -> None:
+    def _add_shard(
+        self, rows: list[dict[str, Any]], columns: tuple[SourceColumn, ...], folder: Path
+    ) -> None:
         fields = [pa.field(column.name, pa.type_for_alias(column.type)) for column in columns]
         schema = pa.schema([*PROMPT_FIELDS, *fields])
-        sink = io.BytesIO()
-        table = pa.Table.from_pylist(rows, schema=schema)
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        digest = hashlib.sha256(sink.getvalue()).hexdigest()
         shard_id = len(self.shards)
-        path = f"plan/prompts/{shard_id:06d}-{digest[:16]}.parquet"
-        self.store.replace(path, sink.getvalue())
+        table = pa.Table.from_pylist(rows, schema=schema)
+        path, content, digest = prompts_file(table, shard_id)
+        (folder / Path(path).name).write_bytes(content)
         self.shards.append(
             {
                 "shard_id": shard_id,

@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 
 from pipelines.plan import PlanError
 from pipelines.plan.inputs import file_sha256, file_token
-from pipelines.plan.record import PLAN_PATH, put_table, read_planned
+from pipelines.plan.record import PLAN_PATH, put_table, read_planned, table_bytes
 from pipelines.run.manifest import ShardError
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
 from pipelines.sources.columns import SourceColumn
 from pipelines.sources.rows import EARLIER_READER
-from sd_core.sealed import seal, unseal
+from sd_core.sealed import seal, sha256_of_bytes, unseal
 
 PROMPT_PLAN_VERSION = 1
 KIND = "prompts"
@@ -139,6 +139,19 @@ def store_prompt_plan(plan: PromptPlan, store: RunStore) -> None:
     store.replace(PLAN_PATH, seal(json.dumps(tree, indent=1, ensure_ascii=False)))
 
 
+def prompts_file(prompts: pa.Table, shard_id: int) -> tuple[str, bytes, str]:
+    """A shard's prompts: the path, which follows from the content, the content, its sha256."""
+    content = table_bytes(prompts)
+    digest = sha256_of_bytes(content)
+    return f"plan/prompts/{shard_id:06d}-{digest[:16]}.parquet", content, digest
+
+
+def shards_path_of(shards: pa.Table) -> str:
+    """Where a plan's table of shards lies: it is named by their digests."""
+    digest = sha256_of_bytes("".join(shards["sha256"].to_pylist()).encode())
+    return f"plan/shards-{digest[:16]}.parquet"
+
+
 def load_prompt_plan(store: RunStore) -> PromptPlan:
     """The run's stored plan; raises `PlanError` where there is none or it is damaged."""
     try:
@@ -180,6 +193,11 @@ def keys_in_two_shards(plan: PromptPlan, store: RunStore) -> list[str]:
         twice |= seen & keys
         seen |= keys
     return sorted(twice)
+
+
+def image_content(content: str, index: int) -> str:
+    """Of one image of a prompt: what its text, its settings and its number make."""
+    return f"{content}-{index}"
 
 
 def expand_rows(prompts: pa.Table, *, shard_id: int) -> pa.Table:

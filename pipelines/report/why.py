@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from pipelines.plan import PlanError, load_plan
@@ -11,10 +12,9 @@ from pipelines.rules.tombstones import masked_key, read_tombstones
 from pipelines.run.reader import Run
 from pipelines.run.record import read_run
 from pipelines.run.revision_files import NotInRunError
+from pipelines.run.used_by import read_used_by
 from sd_core.redact import redact_url
 
-USED_BY: Final = "used_by"
-"""The folder in which trainings leave a note of themselves in the runs that they read."""
 _NUMBER: Final = re.compile(r"(\d{1,9}):(\d{1,9})")
 _VERDICT: Final = ("kept", "reason", "rule", "duplicate_of", "error_message")
 _IDENTITY: Final = ("key", "shard_id", "row", "url", "caption")
@@ -122,8 +122,9 @@ def _stored(run: Run, row: Mapping[str, Any], config: Mapping[str, Any]) -> dict
 
 
 def _used_by(run: Run) -> Iterator[Any]:
-    for name in sorted(run.store.list_files(USED_BY)):
-        yield json.loads(run.store.read_bytes(f"{USED_BY}/{name}"))
+    """The jobs that used the run, in this revision or in one that was cut otherwise."""
+    for path, word in read_used_by(run.store):
+        yield asdict(word) if word is not None else f"{path}: damaged"
 
 
 def life_lines(life: Life) -> Iterator[str]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from pipelines.prompts import is_prompt_plan, load_prompt_plan
 from pipelines.run.amendments import read_amendments
 from pipelines.run.committed import Committed
 from pipelines.run.record import read_revision, read_run
@@ -17,7 +18,9 @@ from pipelines.steps.kinds import every_folder
 from sd_core.say import Say
 
 SEEN_FILE = "unreferenced.json"
-_COMMITTED = re.compile(r"\d{6}-[0-9a-f]{16}\.\w+")
+_COMMITTED = re.compile(r"(\d{6}|shards)-[0-9a-f]{16}\.\w+")
+_PLAN_FOLDERS = ("plan", "plan/prompts")
+"""Of prompts: a growth or a takedown leaves the tables before it."""
 
 
 @dataclass(kw_only=True)
@@ -94,6 +97,9 @@ def _referenced_files(store: RunStore, live: Mapping[str, set[str]]) -> set[str]
             made = Committed(store, step, fingerprint)
             for shard_id in made.shards():
                 files.update(entry.path for entry in made.manifest(shard_id).files)
+    if is_prompt_plan(store):
+        plan = load_prompt_plan(store)
+        files.update((plan.shards_path, *plan.shards["path"].to_pylist()))
     return files
 
 
@@ -108,7 +114,8 @@ def _dead_manifests(store: RunStore, live: Mapping[str, set[str]]) -> Iterator[s
 
 
 def _unreferenced(store: RunStore, referenced: set[str]) -> Iterator[str]:
-    for folder in every_folder():
+    plan = _PLAN_FOLDERS if is_prompt_plan(store) else ()
+    for folder in (*every_folder(), *plan):
         for name in store.list_files(folder, hidden=True):
             path = f"{folder}/{name}"
             is_torn = name.startswith(".tmp-")

@@ -1,23 +1,27 @@
-"""Take rows out of a curated run: a new revision without them, and tombstones that keep them out.
+"""Take rows out of a run: a new revision without them, and tombstones that keep them out.
 
 Of a row only its number is left, with the reason `taken_down` and a digest in place of its key.
-Rows whose originals have the same bytes go with it.
+Rows with the same bytes go with it. Of a generated run the prompts go whose images all do.
 Shards without such rows are taken over as they are. The old revision's files stay until a
 clean-up, so that nobody's training loses its files in the middle.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from pipelines.config import ConfigError
 from pipelines.plan import load_plan
+from pipelines.prompts import load_prompt_plan, mask_plan
 from pipelines.revisions.adopt import adopt_download, copy_records
-from pipelines.revisions.copies import with_their_copies
 from pipelines.revisions.identities import recorded_steps, with_amendments
+from pipelines.revisions.reach import Reach, find_reach
+from pipelines.revisions.unmatched import Entries, masked_entries, record_unmatched
+from pipelines.revisions.uses import list_earlier_uses, list_uses
 from pipelines.rules.tombstones import Tombstones, read_tombstones, write_tombstones
 from pipelines.run.amendments import Amendments, read_amendments, write_amendments
 from pipelines.run.cache_files import publish_cache, withdraw_cache
 from pipelines.run.committed import Committed
+from pipelines.run.on_threads import in_order
 from pipelines.run.record import (
     StepIdentity,
     complete_step,
@@ -26,6 +30,7 @@ from pipelines.run.record import (
     withdraw_step,
     write_run,
 )
+from pipelines.run.revision_files import origin_of
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS, later_steps
 from pipelines.steps.rewrite import RunTakedown, ShardTakedown
@@ -34,62 +39,82 @@ from sd_core.say import Say
 _REPORT_FILE = "report/index.html"  # its thumbnails and texts are of rows
 
 
-def take_down(store: RunStore, asked: Tombstones, *, say: Say) -> RunTakedown | None:
+@dataclass(frozen=True, kw_only=True)
+class TakenDown:
+    """What a takedown did.
+
+    Attributes:
+        num_rows: Taken down now, in `num_shards`.
+        unmatched: Entries that no row of the run has; `takedown/unmatched.json` names them.
+        uses: A line for each job that left word in the run and used its rows.
+    """
+
+    num_rows: int = 0
+    num_shards: int = 0
+    unmatched: int = 0
+    uses: Sequence[str] = ()
+
+
+def take_down(
+    store: RunStore, asked: Tombstones, *, say: Say, entries: Entries | None = None
+) -> TakenDown:
     """Make a revision without the rows that are asked for; finishes one that was interrupted.
 
     The caller holds the run's lease.
 
-    Returns:
-        What was done; None where there was nothing to do.
+    Args:
+        entries: What `asked` was made of, to be told where no row has it.
 
     Raises:
-        ConfigError: it is not a curated run.
+        ConfigError: it is no curated or generated run.
         ShardError: a shard is damaged.
     """
     run, amendments = read_run(store), read_amendments(store)
     old = recorded_steps(store, run)
     _take_over_begun(store, amendments, old)
-    stones = with_their_copies(store, old["download"], asked | read_tombstones(store))
-    if not stones:
-        raise ConfigError("nothing to take down: the lists are empty")
-    amendments = replace(amendments, tombstones=stones.digest, before=(), fetches_again=False)
+    earlier = read_tombstones(store)
+    reach = _reach(store, old, asked | earlier, entries or {})
+    if not reach.stones:
+        say("nothing to do: nothing is asked for")
+        return TakenDown()
+    unmatched = record_unmatched(store, entries or {}, hits=reach.hits, earlier=earlier)
+    amendments = replace(amendments, tombstones=reach.stones.digest, before=(), fetches_again=False)
     new = with_amendments(old, amendments)
     if new == old:
         say("nothing to do: all of it is taken down already")
-        return None
-    write_tombstones(store, stones)
+        uses = list_earlier_uses(store, select=old.get("select"))
+        return TakenDown(unmatched=unmatched, uses=uses)
+    write_tombstones(store, reach.stones)
     write_amendments(store, amendments)
-    group = run["config"].get("encode") or {"download_shards_per_file": 1}
-    done = RunTakedown(
-        old={name: Committed(store, name, step.fingerprint) for name, step in old.items()},
-        new={name: Committed(store, name, step.fingerprint) for name, step in new.items()},
-        options={name: step.options_digest for name, step in new.items()},
-        stones=stones,
-        group=int(group["download_shards_per_file"]),
-    )
-    complete_before = read_revision(store).steps
+    done = _begin(store, old, new, reach.stones, run)
     for name in old:
         _rewrite(done, name)
-    for name, step in new.items():
-        before = complete_before.get(name)
-        is_current = before is not None and before.fingerprint == old[name].fingerprint
-        num_shards = before.num_shards if before and is_current else _num_shards(done, name)
-        _complete(store, step, num_shards=num_shards)
+    _complete_all(done, old, new)
     store.delete(_REPORT_FILE)
+    if done.origin == "generate":
+        mask_plan(store, reach.stones)
     steps = {
         name: {"fingerprint": step.fingerprint, "options": step.options}
         for name, step in new.items()
     }
     # The last of all: until then the same command, or the job, does it again from the old ones.
     write_run(store, {**run, "steps": {**run["steps"], **steps}})
-    return done
+    return TakenDown(
+        num_rows=done.num_rows,
+        num_shards=len(done.hidden),
+        unmatched=unmatched,
+        uses=list_uses(store, done),
+    )
 
 
 def is_unfinished(store: RunStore) -> bool:
     """Whether a takedown was killed before its end."""
-    recorded = read_run(store).get("steps", {}).get("download", {}).get("options", {})
-    tombstones = read_tombstones(store).digest
-    return bool(recorded) and recorded.get("edition", {}).get("tombstones") != tombstones
+    steps = read_run(store).get("steps", {})
+    origin = origin_of(steps)
+    if origin is None:
+        return False
+    edition = steps[origin].get("options", {}).get("edition", {})
+    return bool(edition.get("tombstones") != read_tombstones(store).digest)
 
 
 def finish_takedown(store: RunStore, *, say: Say) -> None:
@@ -99,10 +124,40 @@ def finish_takedown(store: RunStore, *, say: Say) -> None:
         take_down(store, Tombstones(), say=say)
 
 
+def _reach(
+    store: RunStore, old: Mapping[str, StepIdentity], stones: Tombstones, entries: Entries
+) -> Reach:
+    made = {name: Committed(store, name, step.fingerprint) for name, step in old.items()}
+    origin = next(iter(made.values()))
+    return find_reach(origin, made.get("select"), stones, others=masked_entries(entries))
+
+
+def _begin(
+    store: RunStore,
+    old: Mapping[str, StepIdentity],
+    new: Mapping[str, StepIdentity],
+    stones: Tombstones,
+    run: Mapping[str, Any],
+) -> RunTakedown:
+    encode, origin = run["config"].get("encode") or {}, next(iter(old))
+    made = {name: Committed(store, name, step.fingerprint) for name, step in old.items()}
+    return RunTakedown(
+        old=made,
+        new={name: Committed(store, name, step.fingerprint) for name, step in new.items()},
+        options={name: step.options_digest for name, step in new.items()},
+        stones=stones,
+        origin=origin,
+        num_shards=len(made[origin].shards()),
+        group=int(encode.get("download_shards_per_file", 1)),
+    )
+
+
 def _take_over_begun(
     store: RunStore, amendments: Amendments, old: Mapping[str, StepIdentity]
 ) -> None:
     """Of a retry or growth that has begun, finish the part that makes nothing new."""
+    if "download" not in old:
+        return
     adopt_download(
         store,
         amendments=replace(amendments, fetches_again=False),
@@ -115,18 +170,27 @@ def _rewrite(takedown: RunTakedown, step: str) -> None:
     """Every shard of a step, without what goes."""
     old, new = takedown.old[step], takedown.new[step]
     copy_records(old.store, step, old.fingerprint, new.fingerprint)
-    rewrite = STEP_KINDS[step].rewrite
-    for shard_id in sorted(old.shards()):
-        shard = ShardTakedown(run=takedown, manifest=old.manifest(shard_id))
-        if rewrite is None:
-            shard.take_over()
-        else:
-            rewrite(shard)
+    rewrite = STEP_KINDS[step].rewrite or ShardTakedown.take_over
+
+    def work(shard_id: int) -> None:
+        rewrite(ShardTakedown(run=takedown, manifest=old.manifest(shard_id)))
+
+    for _ in in_order(work, sorted(old.shards())):
+        pass
 
 
-def _num_shards(takedown: RunTakedown, step: str) -> int:
-    num_shards = load_plan(takedown.old[step].store).num_shards
-    return -(-num_shards // takedown.group) if STEP_KINDS[step].is_grouped else num_shards
+def _complete_all(
+    takedown: RunTakedown, old: Mapping[str, StepIdentity], new: Mapping[str, StepIdentity]
+) -> None:
+    store = takedown.new[takedown.origin].store
+    is_generated = takedown.origin == "generate"
+    planned = (load_prompt_plan(store) if is_generated else load_plan(store)).num_shards
+    complete_before = read_revision(store).steps
+    for name, step in new.items():
+        before = complete_before.get(name)
+        is_current = before is not None and before.fingerprint == old[name].fingerprint
+        every = -(-planned // takedown.group) if STEP_KINDS[name].is_grouped else planned
+        _complete(store, step, num_shards=before.num_shards if before and is_current else every)
 
 
 def _complete(store: RunStore, step: StepIdentity, *, num_shards: int) -> None:

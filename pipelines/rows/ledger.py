@@ -78,14 +78,17 @@ RETRIED_REASONS: Final = frozenset(
         "http_rate_limited",
         "http_server_error",
         "http_malformed",
+        "decode_timed_out",
+        "decoder_crashed",
     }
 )
-"""Of FETCH_REASONS, those that can pass: `--retry` fetches such rows again."""
+"""Of FETCH_REASONS and DECODE_REASONS, those that can pass: `--retry` fetches such rows again."""
 DECODE_REASONS: Final = (
     "format_unsupported",
     "image_unreadable",
     "image_truncated",
     "too_many_pixels",
+    "too_many_parts",  # scans, chunks, strips, runs: decoding would take too long
     "image_too_small",
     "aspect_above_max",
     "decode_timed_out",

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +23,10 @@ from sd_core.sealed import seal
 
 TOMBSTONES_FILE = "takedown/tombstones.json"
 TAKEN_DOWN = TAKEDOWN_REASONS[0]
-_KINDS = ("keys", "urls", "domains", "sha256")
-_KEPT_COLUMNS = ("shard_id", "row")
+_OF_GENERATED: Final = ("prompts", "sources", "contents")
+"""Kinds that only generated runs have; left out where there is none, as earlier versions did."""
+_KINDS = ("keys", "urls", "domains", "sha256", *_OF_GENERATED)
+_HEX_KEY = re.compile(r"[0-9a-fA-F]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +35,19 @@ class Tombstones:
 
     Attributes:
         keys: `digest_of("keys", key)` of each; the others alike.
+        sha256: Of files: originals as downloaded, generated images as stored.
+        prompts: Of `prompt_key`s: every image of a prompt.
+        sources: Of `init_key`s: every image that starts from one.
+        contents: Of images that a prompt's text and settings make, whatever its key.
     """
 
     keys: frozenset[str] = frozenset()
     urls: frozenset[str] = frozenset()
     domains: frozenset[str] = frozenset()
     sha256: frozenset[str] = frozenset()
+    prompts: frozenset[str] = frozenset()
+    sources: frozenset[str] = frozenset()
+    contents: frozenset[str] = frozenset()
 
     @cached_property
     def digest(self) -> str | None:
@@ -51,9 +62,22 @@ class Tombstones:
     def __or__(self, other: "Tombstones") -> "Tombstones":
         return Tombstones(**{kind: getattr(self, kind) | getattr(other, kind) for kind in _KINDS})
 
+    @classmethod
+    def union(cls, each: Iterable["Tombstones"]) -> "Tombstones":
+        """All of them as one."""
+        found: dict[str, set[str]] = {kind: set() for kind in _KINDS}
+        for one in each:
+            for kind, stones in found.items():
+                stones.update(getattr(one, kind))
+        return cls(**{kind: frozenset(stones) for kind, stones in found.items()})
+
     def to_json(self) -> bytes:
         """As they are stored, but for the seal."""
-        tree = {kind: sorted(getattr(self, kind)) for kind in _KINDS}
+        tree = {
+            kind: sorted(stones)
+            for kind in _KINDS
+            if (stones := getattr(self, kind)) or kind not in _OF_GENERATED
+        }
         return (json.dumps(tree, indent=1) + "\n").encode()
 
     def hides_url(self, url: str) -> bool:
@@ -70,23 +94,33 @@ class Tombstones:
         return bool(self.sha256) and digest_of("sha256", sha256) in self.sha256
 
     def hides(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
-        """Which rows are taken down, by their `key`, `url`, `final_url` and `sha256`."""
+        """Which rows are taken down, by `key`, `url`, `final_url`, `sha256`, and of generated rows
+        `prompt_key`, `init_key` and `content`."""
+        return self.find(rows)[0]
+
+    def find(self, rows: pa.Table) -> tuple[npt.NDArray[np.bool_], "Tombstones"]:
+        """As `hides`, and those of the tombstones that hide any."""
         hidden = np.zeros(rows.num_rows, np.bool_)
-        if not self:
-            return hidden
-        if self.keys:
-            hidden |= _found(rows, "key", lambda key: digest_of("keys", key) in self.keys)
-        hidden |= _found(rows, "sha256", self.hides_content)
-        for column in ("url", "final_url"):
-            hidden |= _found(rows, column, self.hides_url)
-        return hidden
+        hits: dict[str, set[str]] = {}
+        for kind, (columns, digests) in _LOOKED_AT.items():
+            stones = getattr(self, kind)
+            present = [rows[name].to_pylist() for name in columns if name in rows.column_names]
+            if not stones or not present:
+                continue
+            for row, texts in enumerate(zip(*present, strict=True)):
+                for text in {text for text in texts if text is not None}:
+                    if not stones.isdisjoint(found := set(digests(text))):
+                        hidden[row] = True
+                        hits.setdefault(kind, set()).update(found & stones)
+        return hidden, Tombstones(**{kind: frozenset(found) for kind, found in hits.items()})
 
 
 def read_tombstones(store: RunStore) -> Tombstones:
     """Those of a run; none where nothing was taken down. Raises `DamagedRecordError`."""
     try:
         tree = read_json(store, TOMBSTONES_FILE)
-        return Tombstones(**{kind: frozenset(tree[kind]) for kind in _KINDS})
+        every = {**dict.fromkeys(_OF_GENERATED, ()), **tree}
+        return Tombstones(**{kind: frozenset(every[kind]) for kind in _KINDS})
     except FileNotFoundError:
         return Tombstones()
     except (TypeError, KeyError) as error:
@@ -98,26 +132,26 @@ def write_tombstones(store: RunStore, tombstones: Tombstones) -> None:
     store.replace(TOMBSTONES_FILE, seal(tombstones.to_json().decode()))
 
 
-def tombstones_of(
-    *,
-    keys: Iterable[str] = (),
-    urls: Iterable[str] = (),
-    domains: Iterable[str] = (),
-    sha256: Iterable[str] = (),
-) -> Tombstones:
-    """Of texts as a user gives them.
+def tombstones_of(**entries: Iterable[str]) -> Tombstones:
+    """Of texts as a user gives them, by kind.
 
     Raises:
         ConfigError: a domain is none.
     """
     return Tombstones(
-        keys=frozenset(digest_of("keys", key.strip().lower()) for key in keys),
-        urls=frozenset(url_digest(url.strip()) for url in urls),
-        domains=frozenset(
-            digest_of("domains", entry_domain(text, "--domains")) for text in domains
-        ),
-        sha256=frozenset(digest_of("sha256", text.strip().lower()) for text in sha256),
+        **{kind: frozenset(entry_digest(kind, t) for t in texts) for kind, texts in entries.items()}
     )
+
+
+def entry_digest(kind: str, text: str) -> str:
+    """Of one entry as a user gives it; raises `ConfigError` of a domain that is none."""
+    text = text.strip()
+    if kind == "urls":
+        return url_digest(text)
+    if kind == "domains":
+        return digest_of(kind, entry_domain(text, "--domains"))
+    is_hex = kind == "sha256" or (kind in ("keys", "sources") and _HEX_KEY.fullmatch(text))
+    return digest_of(kind, text.lower() if is_hex else text)
 
 
 def digest_of(kind: str, text: str) -> str:
@@ -137,13 +171,19 @@ def masked_key(key: str) -> str:
     return hashlib.blake2b(f"masked\n{key}".encode(), digest_size=8).hexdigest()
 
 
-def mask_rows(table: pa.Table, hidden: npt.NDArray[np.bool_]) -> pa.Table:
+def mask_rows(
+    table: pa.Table,
+    hidden: npt.NDArray[np.bool_],
+    *,
+    key: str = "key",
+    left: Collection[str] = ("shard_id", "row"),
+) -> pa.Table:
     """Leave of the hidden rows their numbers, a digest as the key, and the reason."""
     if not hidden.any():
         return table
-    keys = table["key"].to_pylist()
+    keys = table[key].to_pylist()
     told = {
-        "key": [masked_key(key) if hide else key for key, hide in zip(keys, hidden, strict=True)],
+        key: [masked_key(one) if hide else one for one, hide in zip(keys, hidden, strict=True)],
         "reason": _filled(table, "reason", TAKEN_DOWN, hidden),
     }
     if "kept" in table.column_names:
@@ -154,7 +194,7 @@ def mask_rows(table: pa.Table, hidden: npt.NDArray[np.bool_]) -> pa.Table:
         column = table[field.name]
         if field.name in told:
             arrays.append(pa.array(told[field.name], field.type))
-        elif field.name in _KEPT_COLUMNS:
+        elif field.name in left:
             arrays.append(column)
         else:
             arrays.append(pa.chunked_array([_null_where_not(column, visible)], field.type))
@@ -175,13 +215,6 @@ def _filled(
     ]
 
 
-def _found(rows: pa.Table, column: str, is_hidden: Callable[[str], bool]) -> npt.NDArray[np.bool_]:
-    if column not in rows.column_names:
-        return np.zeros(rows.num_rows, np.bool_)
-    texts = rows[column].to_pylist()
-    return np.array([text is not None and is_hidden(text) for text in texts], np.bool_)
-
-
 def _url_digests(url: str) -> Iterator[str]:
     yield url_digest(url)
     yield digest_of("urls", earlier_url(redact_url(url)))
@@ -192,3 +225,19 @@ def _domain_digests(url: str) -> Iterator[str]:
         parts = host.split(".")
         for start in range(len(parts)):
             yield digest_of("domains", ".".join(parts[start:]))
+
+
+def _digests(kind: str) -> Callable[[str], Iterable[str]]:
+    return lambda text: (digest_of(kind, text),)
+
+
+_LOOKED_AT: Final[Mapping[str, tuple[tuple[str, ...], Callable[[str], Iterable[str]]]]] = {
+    "keys": (("key",), _digests("keys")),
+    "urls": (("url", "final_url"), _url_digests),
+    "domains": (("url", "final_url"), _domain_digests),
+    "sha256": (("sha256",), _digests("sha256")),
+    "prompts": (("prompt_key",), _digests("prompts")),
+    "sources": (("init_key",), _digests("sources")),
+    "contents": (("content",), _digests("contents")),
+}
+"""By kind, the columns that are looked at, and what of a text there may be a tombstone."""

@@ -7,6 +7,8 @@ from sd_core.cache.samples import EmptyCaption, read_empty_caption
 from sd_core.cache.spec import CacheSpec, read_digests, read_spec, spec_file
 from sd_core.sealed import sha256_of_bytes
 
+LATENTS_FOLDER = "facts/latents"
+"""Where generate keeps the latents of its images, until encode takes the kept ones over."""
 SPEC_FILE = "spec.json"
 EMPTY_CAPTION_FILE = "empty_caption.safetensors"
 

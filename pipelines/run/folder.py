@@ -1,5 +1,6 @@
 """Whether a folder is a run, or may become one."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +77,10 @@ def _named(store: RunStore, what: str) -> Iterator[None]:
         kind = EnvironmentFault if is_environment(error) else StorageError
         raise kind(f"{what} {store.root}: cannot be looked at: {error}") from error
     except Exception as error:  # the client of each store raises its own
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise StorageError(f"{what} {store.root}: {error.strerror}") from error
+        if type(error).__name__ == "ParamValidationError":  # botocore's
+            raise StorageError(f"{what} {store.root}: not the name of a bucket") from error
         if isinstance(error, FoundryError) or not is_environment(error):
             raise
         raise EnvironmentFault(f"{what} {store.root}: {type(error).__name__}: {error}") from error

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.run.index import Index, index_files, recorded_digests, write_index
 from pipelines.run.manifest import iterate_manifests
-from pipelines.run.option_changes import describe_changes
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import damaged_record, read_json, write_json
 from sd_core.errors import InputError
@@ -135,12 +134,12 @@ def complete_step(
         if name != identity.step and name not in later
     }
     if old is not None:
-        _write_revision(store, revision.number, kept)
+        write_revision(store, revision.number, kept)
     digests = {**summary.digests, **write_index(store, index)}
     if publish is not None:
         publish()
     summary = replace(summary, digests=digests)
-    _write_revision(store, revision.number + 1, {**kept, identity.step: summary})
+    write_revision(store, revision.number + 1, {**kept, identity.step: summary})
     return summary
 
 
@@ -151,11 +150,12 @@ def withdraw_step(
     revision = read_revision(store)
     left = {n: s for n, s in revision.steps.items() if n != step and n not in later}
     if len(left) < len(revision.steps):
-        _write_revision(store, revision.number + 1, left)
+        write_revision(store, revision.number + 1, left)
     write_index(store, {folder: [] for folder in folders if store.exists(f"{folder}/shards.txt")})
 
 
-def _write_revision(store: RunStore, number: int, steps: Mapping[str, StepSummary]) -> None:
+def write_revision(store: RunStore, number: int, steps: Mapping[str, StepSummary]) -> None:
+    """Replace revision.json."""
     tree = {
         "revision": number,
         "steps": {name: _summary_tree(step) for name, step in steps.items()},
@@ -202,70 +202,6 @@ def _summarise(
         quarantined=tuple(quarantined),
         digests={**recorded_digests(store, folder), folder: manifests.hexdigest()},
     )
-
-
-def check_or_record(
-    store: RunStore,
-    identities: Iterable[StepIdentity],
-    *,
-    job: Mapping[str, Any],
-    recut: frozenset[str] = frozenset(),
-    revised: Sequence[str] = (),
-) -> None:
-    """Refuse a run whose recorded options differ; otherwise write run.json.
-
-    Args:
-        store: The run.
-        identities: Every step of the job, with its present options.
-        job: What else run.json keeps: the resolved configuration (no secrets), versions, models.
-        recut: Steps asked for by name, whose options may change as a new revision.
-        revised: Options of the first step that a retry or a growth has changed.
-
-    Raises:
-        RunMismatchError: naming each step and option that differs, and what to do.
-    """
-    now = {identity.step: identity for identity in identities}
-    recorded = read_run(store).get("steps", {})
-    differences = _describe_differences(recorded, now, recut=recut, revised=revised)
-    if differences:
-        raise RunMismatchError(
-            f"{store.root}: this run was made with other options:\n" + "\n".join(differences) + "\n"
-            "Give the same options to resume it, another `output` for a new run, or ask by name "
-            "for a re-cut of the last steps: --steps select,encode"
-        )
-    steps = {
-        step: {"fingerprint": identity.fingerprint, "options": identity.options}
-        for step, identity in now.items()
-    }
-    if job.get("job") != "train" and not store.exists(REVISION_FILE):
-        _write_revision(store, 0, {})  # so that one that is lost later is missed
-    write_run(store, {**job, "steps": {**recorded, **steps}})
-
-
-def _describe_differences(
-    recorded: Mapping[str, Any],
-    now: Mapping[str, StepIdentity],
-    *,
-    recut: frozenset[str],
-    revised: Sequence[str],
-) -> list[str]:
-    differences: list[str] = []
-    first = next(iter(now), None)
-    is_explained = False  # by an earlier step that differs, which changes this one's fingerprint
-    for step, identity in now.items():
-        before = recorded.get(step)
-        if before is None or before["fingerprint"] == identity.fingerprint:
-            continue
-        if step not in recut:
-            lines = describe_changes(before["options"], identity.options)
-            if step == first and revised:
-                is_explained = True
-                lines = [line for line in lines if not line.startswith(tuple(revised))]
-            if not lines and not is_explained:
-                differences.append(f"  - {step}: a step that it is made from was added or left out")
-            differences += [f"  - {step}.{line}" for line in lines]
-        is_explained = True
-    return differences
 
 
 def write_run(store: RunStore, tree: Mapping[str, Any]) -> None:

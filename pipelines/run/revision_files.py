@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import pyarrow as pa
 
@@ -15,7 +16,13 @@ from pipelines.run.store import RunStore
 from sd_core.errors import InputError, is_environment
 from sd_core.redact import redact_url
 
-_ORIGINS = ("download", "generate")
+ORIGINS: Final = ("download", "generate")
+"""The steps that make a run's images; a run has one of them."""
+
+
+def origin_of(steps: Iterable[str]) -> str | None:
+    """Which of the named steps makes the run's images; None where none of them does."""
+    return next((name for name in steps if name in ORIGINS), None)
 
 
 class IncompleteRunError(InputError):
@@ -48,7 +55,7 @@ class RevisionFiles:
     @property
     def origin(self) -> str:
         """The step that made the images: `download` of a curated run, `generate` of a generated."""
-        found = next((step for step in _ORIGINS if step in self.revision.steps), None)
+        found = origin_of(self.revision.steps)
         if found is None:
             raise IncompleteRunError(f"{self.path}: no step is complete yet; run the job again")
         return found

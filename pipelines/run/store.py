@@ -15,7 +15,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from sd_core.errors import InputError
-from sd_core.redact import redact_url
+from sd_core.redact import CREDENTIALS_TOLD, names_credentials, redact_url
 
 _LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -38,6 +38,10 @@ class RunStore:
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        if "\0" in self.root:
+            raise StorageError(f"{self.root!r}: a path holds no NUL")
+        if names_credentials(self.root):
+            raise StorageError(f"{self.root}: {CREDENTIALS_TOLD}")
         if "://" not in self.root and not os.path.isabs(self.root):
             raise StorageError(
                 f"{self.root!r} is a relative path; give an absolute path or a URL, because a "

@@ -4,7 +4,6 @@ A shard is a range of bytes, found while planning, so that it is read without th
 """
 
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from pipelines.sources.text_lines import (
     csv_option,
     text_format,
 )
+from sd_core.plain_json import parse_json
 
 _TEXT_COLUMNS = TextColumns(url="url", caption=None)
 _OTHER_DELIMITERS = ("\t", ";", "|", ",")
@@ -209,7 +209,7 @@ def _notes(batch: list[Record], written: _Written) -> Counter[str]:
 
 def _parse_json(text: str) -> dict[str, object] | None:
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -1,6 +1,5 @@
 """Samples of a tar: members that share a name, wherever they lie in it, and what each is for."""
 
-import json
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pipelines.rows.image_formats import ALL_IMAGE_EXTENSIONS
 from pipelines.sources.columns import CAPTION_NAMES, clean_text
 from pipelines.sources.config import SourceError, TarGrouping
 from pipelines.sources.files import SourceFile
+from sd_core.plain_json import parse_json
 from sd_core.tar_members import Member, iterate_members
 
 MAX_IMAGE_BYTES = 64 << 20
@@ -122,7 +122,7 @@ class PlannedSample:
     def _parsed(self) -> dict[str, object] | None:
         part = self.json_part
         try:
-            parsed = None if part is None or part.content is None else json.loads(part.content)
+            parsed = None if part is None or part.content is None else parse_json(part.content)
         except (ValueError, RecursionError):
             return None
         return parsed if isinstance(parsed, dict) else None

@@ -1,21 +1,20 @@
 """The table of steps: what each of them is, said once, for everything that goes over steps."""
 
-from collections.abc import Iterable
 from typing import Final
 
 from pipelines.rows import ledger
+from pipelines.run.cache_files import LATENTS_FOLDER
+from pipelines.run.revision_files import ORIGINS
 from pipelines.steps.kind import Folder, StepKind
 from pipelines.steps.rewrite import (
     rewrite_download,
+    rewrite_generated,
     rewrite_latents,
     rewrite_ledger,
     rewrite_scores,
 )
 
-LATENTS_FOLDER: Final = "facts/latents"
-"""Where generate keeps the latents of its images, until encode takes the kept ones over."""
 _QUARANTINED: Final = ledger.ENGINE_REASONS
-_ORIGINS: Final = ("download", "generate")
 
 STEP_KINDS: Final[dict[str, StepKind]] = {
     kind.name: kind
@@ -48,10 +47,11 @@ STEP_KINDS: Final[dict[str, StepKind]] = {
             reasons=frozenset(
                 (
                     *(*ledger.PLAN_REASONS, *ledger.PROMPT_REASONS),
-                    *(*ledger.GENERATE_REASONS, *_QUARANTINED),
+                    *(*ledger.GENERATE_REASONS, *ledger.TAKEDOWN_REASONS, *_QUARANTINED),
                 )
             ),
             makes_images=True,
+            rewrite=rewrite_generated,
         ),
         StepKind(
             name="score",
@@ -60,7 +60,7 @@ STEP_KINDS: Final[dict[str, StepKind]] = {
                 Folder(path="facts/score/rejects", holds="dropped", schema=ledger.REJECTS),
             ),
             reasons=frozenset((*ledger.SCORE_REASONS, *_QUARANTINED)),
-            parents=_ORIGINS,
+            parents=ORIGINS,
             taken_over="inputs",
             rewrite=rewrite_scores,
         ),
@@ -68,7 +68,7 @@ STEP_KINDS: Final[dict[str, StepKind]] = {
             name="select",
             folders=(Folder(path="ledger", holds="rows_in", schema=ledger.LEDGER),),
             reasons=ledger.REASONS - set(ledger.ENCODE_REASONS) | {ledger.ROW_FAILED},
-            parents=(*_ORIGINS, "score"),
+            parents=(*ORIGINS, "score"),
             is_recut=True,
             rewrite=rewrite_ledger,
         ),
@@ -79,7 +79,7 @@ STEP_KINDS: Final[dict[str, StepKind]] = {
                 Folder(path="latents/rejects", holds="dropped", schema=ledger.REJECTS),
             ),
             reasons=frozenset((*ledger.ENCODE_REASONS, *_QUARANTINED)),
-            parents=(*_ORIGINS, "select"),
+            parents=(*ORIGINS, "select"),
             is_grouped=True,
             is_recut=True,
             taken_over="inputs",
@@ -103,11 +103,6 @@ def later_steps(step: str) -> frozenset[str]:
         if found.intersection(kind.parents):
             found.add(kind.name)
     return frozenset(found - {step})
-
-
-def origin_of(steps: Iterable[str]) -> str | None:
-    """Which of the named steps makes the run's images; None where none of them does."""
-    return next((name for name in steps if name in _ORIGINS), None)
 
 
 def recut_kinds() -> frozenset[str]:

@@ -1,23 +1,13 @@
 """Endless batches of curated images, in an order that no worker count changes."""
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.training.image_set import ImageFolderError, ImageReader, ImageSet
-from sd_core.cache.order import (
-    BLOCK_PICKS,
-    CacheOrder,
-    MixtureOrder,
-    Pick,
-    Piece,
-    block_counts,
-    count_streams,
-)
+from sd_core.cache.drawing import Drawing, Draws, ShardPlace
 from sd_core.training.image_batches import DrawnImage
 
 _DECODE_THREADS = 4
-_SPARE_READERS = 8
 
 
 class ImageDataset:
@@ -25,15 +15,11 @@ class ImageDataset:
 
     Args:
         image_sets: At least one, all of one size.
-        weights: Each set's share of the samples, in any unit.
-        seed: Decides the order, with nothing else.
-        num_streams: Canonical streams, lowered where a set has fewer rows.
-        rank: This process, from 0.
-        world_size: Processes; divides the streams.
+        weights: As the others, see `Draws`.
 
     Raises:
         ImageFolderError: the sets are of different sizes.
-        ValueError: the processes do not divide the streams, or a weight is not positive.
+        ValueError: another argument cannot be used; says which.
     """
 
     def __init__(
@@ -47,28 +33,20 @@ class ImageDataset:
         world_size: int = 1,
     ) -> None:
         check_image_sets(image_sets)
-        rows = [one.num_rows for one in image_sets]
-        self.num_streams = count_streams(rows, num_streams=num_streams)
-        if self.num_streams % world_size:
-            raise ValueError(
-                f"{world_size} processes do not divide {self.num_streams} streams evenly; "
-                f"num_streams is {num_streams} and the smallest image set has {min(rows)} rows"
-            )
         self._sets = tuple(image_sets)
-        self._rank, self._world_size = rank, world_size
-        self._mixture = MixtureOrder(block_counts(weights), seed=seed)
-        self._orders = [
-            CacheOrder(
-                [shard.num_rows for shard in one.shards],
-                num_streams=self.num_streams,
-                seed=seed,
-                cache_index=index,
-            )
-            for index, one in enumerate(image_sets)
-        ]
+        self._draws = Draws(
+            [[shard.num_rows for shard in one.shards] for one in image_sets],
+            weights=weights,
+            num_streams=num_streams,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
 
-    def batches(self, *, batch_size: int, start_step: int = 0) -> Iterator[list[DrawnImage]]:
-        """This rank's images of step `start_step` and on, for ever.
+    def batches(
+        self, *, batch_size: int, start_step: int = 0
+    ) -> Generator[list[DrawnImage], None, None]:
+        """This rank's images of step `start_step` and on, for ever, decoded in threads.
 
         Args:
             batch_size: Over all ranks; divisible by the world size.
@@ -76,21 +54,30 @@ class ImageDataset:
 
         Raises:
             ImageFolderError: a shard or row is damaged, naming it.
+            ValueError: the batch does not divide among the ranks.
         """
-        if batch_size % self._world_size:
-            raise ValueError(f"batch_size {batch_size} is no multiple of {self._world_size} ranks")
-        drawing = _Drawing(self._sets, self._orders, self._mixture, self.num_streams)
-        step = start_step
+        looks_ahead = [not one.store.is_local for one in self._sets]
+        drawing = Drawing(self._draws, self._open, looks_ahead=looks_ahead)
         with ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix="decode") as threads:
             try:
-                while True:
-                    first = step * batch_size
-                    begin = first + (self._rank - first) % self._world_size
-                    ours = range(begin, first + batch_size, self._world_size)
-                    yield drawing.draw(ours, threads)
-                    step += 1
+                for rounds in self._draws.rounds(batch_size=batch_size, start_step=start_step):
+                    batch: list[DrawnImage] = []
+                    for indices in rounds:
+                        places = drawing.places(indices)
+                        pixels = threads.map(lambda place: place.reader.read(place.row), places)
+                        batch += [
+                            DrawnImage(
+                                key=place.reader.key(place.row), pixels=found, epoch=place.epoch
+                            )
+                            for place, found in zip(places, pixels, strict=True)
+                        ]
+                    yield batch
             finally:
                 drawing.close()
+
+    def _open(self, place: ShardPlace) -> ImageReader:
+        image_set = self._sets[place[0]]
+        return ImageReader(image_set, image_set.shards[place[1]])
 
 
 def check_image_sets(image_sets: Sequence[ImageSet]) -> None:
@@ -102,68 +89,3 @@ def check_image_sets(image_sets: Sequence[ImageSet]) -> None:
                 f"images of {first.resolution_px} px in {first.store.root}, of "
                 f"{other.resolution_px} px in {other.store.root}; an autoencoder trains on one size"
             )
-
-
-class _Drawing:
-    """One pass through the order, and the shards it has open."""
-
-    def __init__(
-        self,
-        image_sets: Sequence[ImageSet],
-        orders: Sequence[CacheOrder],
-        mixture: MixtureOrder,
-        num_streams: int,
-    ) -> None:
-        self._sets, self._orders, self._mixture = image_sets, orders, mixture
-        self._num_streams = num_streams
-        self._blocks: dict[int, tuple[int, list[Pick]]] = {}
-        self._pieces: dict[tuple[int, int], Piece] = {}
-        self._readers: OrderedDict[tuple[int, int], ImageReader] = OrderedDict()
-        self._most_readers = num_streams * len(image_sets) + _SPARE_READERS
-
-    def draw(self, indices: range, threads: ThreadPoolExecutor) -> list[DrawnImage]:
-        """The global samples `indices`, decoded in threads."""
-        places = [self._place(index) for index in indices]
-        pixels = threads.map(lambda place: place[0].read(place[1]), places)
-        drawn = [
-            DrawnImage(key=reader.key(row), pixels=found, epoch=epoch)
-            for (reader, row, epoch), found in zip(places, pixels, strict=True)
-        ]
-        self._close_spare()
-        return drawn
-
-    def _place(self, index: int) -> tuple[ImageReader, int, int]:
-        """Reader, row and epoch of a global sample."""
-        position, stream = divmod(index, self._num_streams)
-        number, place = divmod(position, BLOCK_PICKS)
-        held = self._blocks.get(stream)
-        if held is None or held[0] != number:
-            held = self._blocks[stream] = (number, self._mixture.block(stream, number))
-        pick = held[1][place]
-        piece = self._piece(stream, pick)
-        reader = self._reader(pick.cache_index, piece.shard_index)
-        return reader, int(piece.rows[pick.draw - piece.draws.start]), piece.epoch
-
-    def _piece(self, stream: int, pick: Pick) -> Piece:
-        place = stream, pick.cache_index
-        held = self._pieces.get(place)
-        if held is None or pick.draw not in held.draws:
-            held = self._pieces[place] = self._orders[pick.cache_index].piece(stream, pick.draw)
-        return held
-
-    def _reader(self, set_index: int, shard_index: int) -> ImageReader:
-        name = set_index, shard_index
-        if name not in self._readers:
-            image_set = self._sets[set_index]
-            self._readers[name] = ImageReader(image_set, image_set.shards[shard_index])
-        self._readers.move_to_end(name)
-        return self._readers[name]
-
-    def _close_spare(self) -> None:
-        while len(self._readers) > self._most_readers:
-            self._readers.popitem(last=False)[1].close()
-
-    def close(self) -> None:
-        for reader in self._readers.values():
-            reader.close()
-        self._readers.clear()

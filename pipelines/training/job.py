@@ -10,12 +10,14 @@ from pydantic import ConfigDict
 from pipelines.config import Config, load_config
 from pipelines.engine.training import TrainWorker, open_training
 from pipelines.run.folder import check_output
-from pipelines.run.record import StepIdentity, check_or_record
+from pipelines.run.record import StepIdentity
+from pipelines.run.recorded_options import check_or_record
 from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.autoencoder_worker import train_autoencoder_worker
 from pipelines.training.config import TrainConfig
+from pipelines.training.loop import AnyTrainConfig
 from pipelines.training.model_card import public_config
 from pipelines.training.options import autoencoder_options, denoiser_options
 from pipelines.training.records import check_trackers
@@ -25,7 +27,6 @@ from sd_core.errors import FoundryError
 from sd_core.say import Say
 
 STEP = "train"
-AnyTrainConfig = TrainConfig | AutoencoderTrainConfig
 
 
 class TrainError(FoundryError):

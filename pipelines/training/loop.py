@@ -8,8 +8,10 @@ import torch.distributed as dist
 
 from pipelines.run.processors import PROCESSORS_FOLDER, describe_mixture, note_processor
 from pipelines.run.store import RunStore
+from pipelines.run.used_by import UsesOfRuns
+from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.checkpoints import load_newest, publish_checkpoint
-from pipelines.training.config import TrainingConfig
+from pipelines.training.config import TrainConfig, TrainingConfig
 from pipelines.training.loss_curve import LOSS_CURVE_FILE, draw_loss_curve
 from pipelines.training.records import TrainingRecords, read_metrics
 from pipelines.training.samples import SAMPLES_FOLDER, Shown
@@ -21,6 +23,8 @@ from sd_core.training.place import Place
 from sd_core.training.prefetch import prefetch
 from sd_core.training.task import TaskBatch, TrainingTask
 from sd_core.training.trainer import Metrics, Trainer
+
+AnyTrainConfig = TrainConfig | AutoencoderTrainConfig
 
 
 class Training(Protocol):
@@ -47,7 +51,7 @@ class Training(Protocol):
 
 
 def run_training(
-    training: Training, config: TrainingConfig, place: Place, *, fingerprint: str, say: Say
+    training: Training, config: AnyTrainConfig, place: Place, *, fingerprint: str, say: Say
 ) -> None:
     """Train to the end from the newest checkpoint; the first worker stores what comes of it.
 
@@ -86,13 +90,14 @@ class _Events:
     """Stores and says what the first worker is told."""
 
     def __init__(
-        self, config: TrainingConfig, store: RunStore, training: Training, say: Say
+        self, config: AnyTrainConfig, store: RunStore, training: Training, say: Say
     ) -> None:
         self._config = config
         self._store = store
         self._training = training
         self._say = say
         self._records: TrainingRecords | None = None
+        self._uses: UsesOfRuns | None = None
         self._sample_limit: float | None = None
         self._has_failed = False
 
@@ -106,6 +111,13 @@ class _Events:
         self._records = TrainingRecords(
             self._store, self._config, start_step=trainer.step, say=self._say
         )
+        self._uses = UsesOfRuns(
+            self._config.data,
+            job="train",
+            output=self._config.output,
+            say=self._say,
+            step=trainer.step,
+        )
         flops = self._training.count_sample_flops()
         self._sample_limit = _flops_at_peak(self._config, trainer.device) / flops
 
@@ -117,6 +129,8 @@ class _Events:
             self._records.add(metrics, flops_share=share)
 
     def on_checkpoint(self, step: int, trainer: Trainer) -> None:
+        if self._uses is not None:
+            self._uses.reached(step)
         if self._records is not None:
             self._records.flush()
         keep = self._config.loop.keep_checkpoints

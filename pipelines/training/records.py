@@ -140,11 +140,10 @@ def _tensorboard(store: RunStore, tracking: TrackingConfig, start_step: int) -> 
     path.mkdir(exist_ok=True)
     path /= f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
     make: Any = RecordWriter
-    events = make(path.open("wb"))
 
     def put(**fields: Any) -> None:
-        events.write(Event(wall_time=time.time(), **fields).SerializeToString())
-        events.flush()
+        with path.open("ab") as stream:
+            make(stream).write(Event(wall_time=time.time(), **fields).SerializeToString())
 
     def write(line: Mapping[str, Any]) -> None:
         values = [
@@ -157,7 +156,7 @@ def _tensorboard(store: RunStore, tracking: TrackingConfig, start_step: int) -> 
     put(file_version="brain.Event:2")
     # What an earlier attempt has written of later steps is not shown.
     put(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
-    return [_Tracker(write, events.close)]
+    return [_Tracker(write, lambda: None)]
 
 
 def check_trackers(tracking: TrackingConfig) -> None:

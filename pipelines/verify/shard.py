@@ -82,7 +82,7 @@ class ShardCheck:
         faults: list[Fault] = []
         manifests = {}
         for step in shard_steps():
-            if step in self.steps:
+            if step in self.steps and shard_id < self.steps[step].num_shards:
                 manifest = load_manifest(self.store, step, self.steps[step], shard_id, faults)
                 if manifest is not None:
                     manifests[step] = manifest
@@ -188,8 +188,11 @@ class ShardCheck:
             yield Fault("plan/prompts", str(error), "the shard's prompts")
             return
         planned = expand_rows(prompts, shard_id=report.shard_id)
-        names = ["row", "key", "prompt_key", "image_index"]
-        yield from check_same(facts, planned, names, where=path, origin="the plan")
+        if planned.num_rows == facts.num_rows:  # else its manifest is at fault
+            is_left = pc.invert(pc.is_in(facts["reason"], value_set=pa.array(TAKEDOWN_REASONS)))
+            names = ["row", "key", "prompt_key", "image_index"]
+            left = facts.filter(is_left), planned.filter(is_left)
+            yield from check_same(*left, names, where=path, origin="the plan")
         metadata = self._load(report, "generate", "metadata")
         if metadata is not None and "sha256" in metadata.column_names:
             where = report.path("generate", "metadata")

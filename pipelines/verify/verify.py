@@ -1,16 +1,15 @@
 """The whole of a run, streamed: each shard once, then what only all of them together say."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from pipelines.rows.ledger import QUARANTINED
 from pipelines.run.folder import require_run
 from pipelines.run.lease import LEASE_FILE
 from pipelines.run.manifest import Manifest
+from pipelines.run.on_threads import NUM_THREADS, in_order
 from pipelines.run.record import RUN_FILE, Revision, StepSummary
 from pipelines.run.schemas import Columns, read_schemas
 from pipelines.run.spool_folder import spool_folder
@@ -25,9 +24,7 @@ from pipelines.verify.latents import LatentsCheck, load_cache_files
 from pipelines.verify.records import RunRecords, asked_size, promised_tokens, read_records
 from pipelines.verify.shard import ShardCheck, shard_steps
 from pipelines.verify.training import is_training, verify_training
-
-_NUM_THREADS = 16
-ItemT = TypeVar("ItemT")
+from pipelines.verify.words import check_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +59,8 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
     records = read_records(store)
     training = is_training(store, records.run)
     yield from (each for each in records.faults if not training or each.where == RUN_FILE)
+    if not training:
+        yield from check_words(store)
     if store.exists(LEASE_FILE):
         yield Note(LEASE_FILE, "a job holds this run, or was killed; only what is complete counts")
     if training:
@@ -132,17 +131,20 @@ def _newer_options(records: RunRecords) -> Iterator[Note]:
             yield Note(f"run.json: {name}", "its options are those of a revision not complete yet")
 
 
-def _check_shards(check: ShardCheck, totals: _Totals) -> Iterator[Fault]:
+def _check_shards(check: ShardCheck, totals: _Totals) -> Iterator[Fault | Note]:
     num_shards = check.plan.num_shards
     names = [name for name in shard_steps() if name in totals.steps]
     for name in names:
-        if check.steps[name].num_shards != num_shards:
-            found = f"{check.steps[name].num_shards} shards"
-            yield Fault(f"revision.json: {name}", found, f"the plan's {num_shards}")
-    for report in _in_order(check, range(num_shards), deep=check.deep):
+        where, found = f"revision.json: {name}", check.steps[name].num_shards
+        if found > num_shards:
+            yield Fault(where, f"{found} shards", f"the plan's {num_shards}")
+        elif found < num_shards:  # its sums and lists are held against as many manifests
+            yield Note(where, f"{found} of the plan's {num_shards} shards: a growth has begun")
+    for report in in_order(check, range(num_shards), num_threads=_num_threads(deep=check.deep)):
         yield from report.faults
         for name in names:
-            _count(totals.steps[name], report.manifests.get(name))
+            if report.shard_id < check.steps[name].num_shards:
+                _count(totals.steps[name], report.manifests.get(name))
         totals.stored.add(report.shard_id, report.stored_keys)
         totals.kept.add(report.shard_id, report.kept_keys)
         totals.kept_hashes.add(report.shard_id, report.kept_hashes)
@@ -157,7 +159,7 @@ def _check_latents(
     spec = load_cache_files(store, summary, faults)
     yield from faults
     check = LatentsCheck(store=store, summary=summary, spec=spec, deep=deep)
-    for report in _in_order(check, range(summary.num_shards), deep=deep):
+    for report in in_order(check, range(summary.num_shards), num_threads=_num_threads(deep=deep)):
         yield from report.faults
         _count(totals.steps["encode"], report.manifest)
         totals.encoded.add(report.shard_id, key_digits(report.keys))
@@ -224,19 +226,5 @@ def _count(totals: StepTotals, manifest: Manifest | None) -> None:
         totals.is_whole = False
 
 
-def _in_order(
-    check: Callable[[int], ItemT], shard_ids: Iterable[int], *, deep: bool
-) -> Iterator[ItemT]:
-    """Check shards on threads, a few at a time; reports come in the order of the shards."""
-    num_threads = min(_NUM_THREADS, os.cpu_count() or 1) if deep else _NUM_THREADS
-    with ThreadPoolExecutor(num_threads) as pool:
-        waiting: deque[Future[ItemT]] = deque()
-        try:
-            for shard_id in shard_ids:
-                waiting.append(pool.submit(check, shard_id))
-                if len(waiting) > 2 * num_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # what a signal left unasked
+def _num_threads(*, deep: bool) -> int:
+    return min(NUM_THREADS, os.cpu_count() or 1) if deep else NUM_THREADS

@@ -12,14 +12,17 @@ from pipelines.plan import (
     load_plan,
     make_plan,
 )
+from pipelines.plan.record import PLAN_PATH
 from pipelines.report.card import CARD_FILE, write_card
 from pipelines.revisions.begin import begin_growth, begin_retry, planned_before
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
 from pipelines.run.folder import check_output
-from pipelines.run.record import check_or_record, read_revision, read_run
+from pipelines.run.record import read_revision, read_run
+from pipelines.run.recorded_options import MayChange, check_or_record, check_recorded
 from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
 from pipelines.sources import Source
+from pipelines.sources.columns import SourceColumn
 from pipelines.workflows.checks import check_cut, check_models
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.curate_steps import CurateSteps
@@ -27,6 +30,8 @@ from pipelines.workflows.job import (
     JobResult,
     asked_steps,
     recut_steps,
+    require_named,
+    require_parents,
     result_of,
     run_steps,
 )
@@ -62,33 +67,30 @@ def curate(
     store = RunStore(config.output, config.storage_options)
     check_output(store, job="curate")
     source = Source(config.source)
-    has_news = grow or retry or is_unfinished(store)
-    plan = None if has_news else _stored_plan(config, store, source)
-    if plan is not None:
-        job = _known_job(config, store, source, plan)
-        if job.is_complete(read_revision(store), asked):
-            _record(job, steps)
-            if not store.exists(CARD_FILE):
-                write_card(store)
-            say("nothing to do: every asked step is complete")
-            return result_of(job, asked)
+    renews = grow or retry
+    known = _known_job(config, store, source, grow=grow) if store.exists(PLAN_PATH) else None
+    has_news = renews or is_unfinished(store)
+    if known and not has_news and known.is_complete(read_revision(store), asked):
+        _record(known, steps)
+        if not store.exists(CARD_FILE):
+            write_card(store)
+        say("nothing to do: every asked step is complete")
+        return result_of(known, asked)
     source.check_listed()
     check_weights(config.weight_needs())
     check_models(config.score, config.encode)
+    if known is None or renews:
+        require_named(asked, origin="download", off=config.steps_left_out(), renews=renews)
+    if known is not None:
+        _check_columns(config, known.plan.columns)
+        check_recorded(store, known.identities.values(), **_may_change(known, steps))
+        if not is_unfinished(store):
+            require_parents(known, asked)
     with open_session(store, config.engine, say=say) as session:
         finish_takedown(store, say=say)
         if retry:
             _begin_retry(store, say)
         job = CurateSteps(config, store, source, _plan(config, store, source, say, grow=grow))
-        columns = {column.name: column.type for column in job.plan.columns}
-        job.rows.rules.check(columns, config.caption_facts)
-        check_cut(
-            config.select,
-            config.score,
-            columns,
-            storage_options=config.storage_options,
-            has_tokens=config.encode is not None,
-        )
         _record(job, steps)
         run_steps(job, session, asked, say)
         write_card(store)
@@ -101,8 +103,12 @@ def _begin_retry(store: RunStore, say: Say) -> None:
     say(f"retry: {told or 'no row failed for a reason that can pass'}")
 
 
-def _known_job(config: CurateConfig, store: RunStore, source: Source, plan: Plan) -> CurateSteps:
+def _known_job(config: CurateConfig, store: RunStore, source: Source, *, grow: bool) -> CurateSteps:
     """The steps of a run that is planned; raises `WeightsError` for all that cannot be had."""
+    plan = load_plan(store)
+    if not grow:
+        check_plan_inputs(plan, source)
+    _check_shard_size(config, plan)
     try:
         return CurateSteps(config, store, source, plan)
     except WeightsError:
@@ -110,11 +116,30 @@ def _known_job(config: CurateConfig, store: RunStore, source: Source, plan: Plan
         raise
 
 
+def _check_columns(config: CurateConfig, found: Sequence[SourceColumn]) -> None:
+    """Hold the rules against the list's columns; raises `ConfigError`."""
+    columns = {column.name: column.type for column in found}
+    config.before_fetch.check(columns, config.caption_facts)
+    check_cut(
+        config.select,
+        config.score,
+        columns,
+        storage_options=config.storage_options,
+        has_tokens=config.encode is not None,
+    )
+
+
 def _plan(config: CurateConfig, store: RunStore, source: Source, say: Say, *, grow: bool) -> Plan:
-    if grow and store.exists("plan/plan.json"):
-        plan = _grown_plan(config, store, source, say)
+    if not store.exists(PLAN_PATH):
+        say(f"planning: {len(source.files)} file(s)")
+        plan = make_plan(
+            source,
+            config.plan,
+            store=store,
+            before_store=lambda columns: _check_columns(config, columns),
+        )
     else:
-        plan = _stored_plan(config, store, source) or _new_plan(config, store, source, say)
+        plan = _grown_plan(load_plan(store), store, source, say) if grow else load_plan(store)
     for note, count in plan.notes.items():
         say(f"source: {note} ({count:,})")
     settled = sum(plan.settled.values())
@@ -122,30 +147,18 @@ def _plan(config: CurateConfig, store: RunStore, source: Source, say: Say, *, gr
     return plan
 
 
-def _new_plan(config: CurateConfig, store: RunStore, source: Source, say: Say) -> Plan:
-    say(f"planning: {len(source.files)} file(s)")
-    return make_plan(source, config.plan, store=store)
-
-
-def _grown_plan(config: CurateConfig, store: RunStore, source: Source, say: Say) -> Plan:
-    before = load_plan(store)
-    _check_shard_size(config, before)
-    begin_growth(store)
-    growth = grow_plan(before, source, store=store, same_rows=planned_before(store))
+def _grown_plan(before: Plan, store: RunStore, source: Source, say: Say) -> Plan:
+    growth = grow_plan(
+        before,
+        source,
+        store=store,
+        same_rows=planned_before(store),
+        before_store=lambda: begin_growth(store),
+    )
     say(f"the list has {growth.new_rows:,} new rows")
     if growth.ignored:
         say(f"columns that the run does not have are left out: {', '.join(growth.ignored)}")
     return growth.plan
-
-
-def _stored_plan(config: CurateConfig, store: RunStore, source: Source) -> Plan | None:
-    """The run's plan, held against the source and the configuration; None where there is none."""
-    if not store.exists("plan/plan.json"):
-        return None
-    plan = load_plan(store)
-    check_plan_inputs(plan, source)
-    _check_shard_size(config, plan)
-    return plan
 
 
 def _check_shard_size(config: CurateConfig, plan: Plan) -> None:
@@ -158,13 +171,20 @@ def _check_shard_size(config: CurateConfig, plan: Plan) -> None:
 
 
 def _record(job: CurateSteps, steps: Sequence[str]) -> None:
-    recorded = read_run(job.store).get("steps", {}).get("download", {})
-    is_revised = recorded and recorded["fingerprint"] in job.amendments.before
     check_or_record(
         job.store,
         job.identities.values(),
         job={"job": "curate", "config": job.public_config, "models": job.config.describe_models()}
         | describe_program(),
-        recut=recut_steps(steps, origin="download"),
-        revised=("plan:", "edition.") if is_revised else (),
+        **_may_change(job, steps),
     )
+
+
+def _may_change(job: CurateSteps, steps: Sequence[str]) -> MayChange:
+    """What a re-cut, a retry, a growth or a takedown may have changed of the recorded options."""
+    recorded = read_run(job.store).get("steps", {}).get("download", {})
+    is_amended = recorded and recorded["fingerprint"] in job.amendments.before
+    return {
+        "recut": recut_steps(steps, origin="download"),
+        "revised": ("plan:", "edition.") if is_amended or is_unfinished(job.store) else (),
+    }

@@ -1,6 +1,6 @@
 """From a curate configuration to its steps: what is curate's own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -8,6 +8,7 @@ import pyarrow as pa
 from pipelines.plan import Plan
 from pipelines.revisions.adopt import adopt_download
 from pipelines.run.amendments import read_amendments
+from pipelines.run.record import read_run
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
@@ -33,6 +34,7 @@ class CurateSteps(RunSteps):
     """
 
     def __init__(self, config: CurateConfig, store: RunStore, source: Source, plan: Plan) -> None:
+        config = config.model_copy(update={"image": config.image.of_run(_recorded_image(store))})
         self.config = config
         self.plan = plan
         self.amendments = read_amendments(store)
@@ -141,3 +143,10 @@ class CurateSteps(RunSteps):
             return self.select_options()
         assert config.encode is not None
         return {"encode": config.encode.identity(), **self.threads()}
+
+
+def _recorded_image(store: RunStore) -> Mapping[str, Any]:
+    """The options of the image by which the run's download was begun; empty where it was not."""
+    download = read_run(store).get("steps", {}).get("download", {})
+    image: Mapping[str, Any] = download.get("options", {}).get("image", {})
+    return image

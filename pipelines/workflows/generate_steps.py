@@ -4,15 +4,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.prompts import PromptPlan, expand_rows, read_prompts
-from pipelines.run.cache_files import read_recorded
+from pipelines.prompts import PromptPlan, read_left_rows
+from pipelines.rules.tombstones import read_tombstones
+from pipelines.run.amendments import read_amendments
+from pipelines.run.cache_files import LATENTS_FOLDER, read_recorded
 from pipelines.run.manifest import ShardError
 from pipelines.run.option_changes import describe_changes
 from pipelines.run.record import read_run
 from pipelines.run.store import RunStore
 from pipelines.steps.encode import StoredLatentsStep
 from pipelines.steps.generate import GenerateStep
-from pipelines.steps.kinds import LATENTS_FOLDER
 from pipelines.steps.select.tokens import TOKENS_OPTION
 from pipelines.steps.step import Resources, ShardStep
 from pipelines.workflows.generate_config import GenerateJobConfig
@@ -87,7 +88,7 @@ class GenerateSteps(RunSteps):
 
     def read_rows(self, shard_id: int) -> pa.Table:
         """Rows of a shard that was given up, as select records them."""
-        rows = expand_rows(read_prompts(self.plan, self.store, shard_id), shard_id=shard_id)
+        rows = read_left_rows(self.plan, self.store, shard_id, read_tombstones(self.store))
         return rows.rename_columns(
             ["caption" if name == "prompt" else name for name in rows.column_names]
         )
@@ -97,7 +98,8 @@ class GenerateSteps(RunSteps):
         config = self.config
         if step == "generate":
             facts = config.caption_facts.identity()
-            return {"generate": config.generate.identity(), **self.threads(), **facts}
+            taken_down = read_amendments(self.store).identity()
+            return {"generate": config.generate.identity(), **self.threads(), **facts, **taken_down}
         if step == "select":
             # Of a plan that grows, old shards keep their verdicts only where those cannot change.
             shards = self.plan.num_shards if config.select.weighs_later_rows else 0

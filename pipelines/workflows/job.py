@@ -110,6 +110,17 @@ def result_of(job: RunSteps, asked: Sequence[str]) -> JobResult:
     )
 
 
+def require_named(asked: Sequence[str], *, origin: str, off: Collection[str], renews: bool) -> None:
+    """Raise `ConfigError` where a step is asked for without one that it is made from, in a run
+    that has none yet, or (`renews`) whose every step a growth or a retry makes anew."""
+    made = [kind.name for kind in kinds_of(origin) if kind.name not in off]
+    for step in asked:
+        for parent in STEP_KINDS[step].parents:
+            if parent in made and parent not in asked:
+                why = "a growth or a retry makes it anew; name it" if renews else "run it first"
+                raise ConfigError(f"--steps {step}: {parent} is not complete; {why}")
+
+
 def require_parents(job: RunSteps, asked: Sequence[str]) -> None:
     """Raise `ConfigError` where a step is asked for whose parents are neither asked nor complete.
 

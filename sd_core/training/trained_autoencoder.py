@@ -93,7 +93,16 @@ class TrainedAutoencoder(nn.Module):
         return int(channels), side, side
 
     def enable_gradient_checkpointing(self) -> None:
-        """Recompute activations in the backward pass."""
+        """Recompute activations in the backward pass.
+
+        Raises:
+            WeightsError: diffusers cannot, with this class.
+        """
+        if not self.autoencoder._supports_gradient_checkpointing:
+            name = type(self.autoencoder).__name__
+            raise WeightsError(
+                f"loop.gradient_checkpointing: diffusers' {name} does not offer it; allowed: false"
+            )
         self.autoencoder.enable_gradient_checkpointing()
 
     def encode(self, images: Tensor, noise: Tensor | None) -> Reconstruction:

@@ -1,8 +1,7 @@
 """A run that has begun takes in new rows, and fetches again what failed for a passing reason."""
 
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ from pipelines.plan import PlanError
 from pipelines.run.record import RunMismatchError, read_revision
 from pipelines.run.store import RunStore
 from tests.contracts import cases
-from tests.contracts.cases import Killed, ServedList
+from tests.contracts.cases import ServedList
 
 pytestmark = pytest.mark.slow
 FOLDERS = ("images", "facts/download", "facts/score", "ledger", "latents")
@@ -119,35 +118,6 @@ def test_a_retry_that_fails_again_changes_nothing_but_may_be_repeated(
     assert any("0 rows newly kept, 0 no longer" in line for line in said)
 
 
-def test_a_retry_killed_at_any_write_is_finished_by_the_same_command_or_without_retry(
-    flaky: FlakyServer, tmp_path: Path, kill_at_write: Callable[[int | None], Counter[str]]
-) -> None:
-    path = first_rows(flaky.server.url, tmp_path / "list.parquet", 20)
-    base, reference = tmp_path / "base", tmp_path / "reference"
-    cases.run(cases.configuration(path, base))
-    flaky.up = True
-    shutil.copytree(base, reference)
-    counted = kill_at_write(None)
-    cases.run(cases.configuration(path, reference), retry=True)
-    num_writes = counted["writes"]
-    expected = listed(reference)
-    for number in range(2, num_writes - 1, 13):
-        run = Path(shutil.copytree(base, tmp_path / f"killed-{number}"))
-        config = cases.configuration(path, run)
-        flaky.server.hits.clear()
-        kill_at_write(number)
-        with pytest.raises(Killed):
-            cases.run(config, retry=True)
-        kill_at_write(None)
-        (run / "lease.json").unlink(missing_ok=True)  # this process lives: it would be waited for
-        assert verify.main([str(run)]) == 0, f"readers are served after write {number}"
-        if number % 2:
-            cases.run(config)  # goes on with a retry that has begun, and begins none
-        cases.run(config, retry=True)
-        assert listed(run) == expected, f"killed before write {number}"
-        assert set(flaky.server.hits) == flaky.paths, f"killed before write {number}"
-
-
 def test_a_retry_with_other_options_is_refused(flaky: FlakyServer, tmp_path: Path) -> None:
     path = first_rows(flaky.server.url, tmp_path / "list.parquet", 10)
     cases.run(cases.configuration(path, tmp_path / "run"))
@@ -243,32 +213,3 @@ def test_what_was_taken_down_does_not_come_back_by_growth_or_retry(
     assert verify.main([str(run), "--deep"]) == 0
     cases.run(config, retry=True)
     assert reasons(run)["taken_down"] == 6
-
-
-def test_a_growth_killed_at_any_write_is_finished_by_the_same_command(
-    served_list: ServedList,
-    tmp_path: Path,
-    kill_at_write: Callable[[int | None], Counter[str]],
-) -> None:
-    table = pq.read_table(served_list.path)
-    path, base, reference = tmp_path / "list.parquet", tmp_path / "base", tmp_path / "reference"
-    pq.write_table(table.slice(0, 15), path)
-    cases.run(cases.configuration(path, base))
-    pq.write_table(pa.concat_tables([table.slice(0, 20), table.slice(0, 1)]), path)
-    shutil.copytree(base, reference)
-    counted = kill_at_write(None)
-    cases.run(cases.configuration(path, reference), grow=True)
-    num_writes = counted["writes"]
-    for number in [1, 3, 5, *range(8, num_writes - 1, 17)]:
-        run = Path(shutil.copytree(base, tmp_path / f"killed-{number}"))
-        config = cases.configuration(path, run)
-        kill_at_write(number)
-        with pytest.raises(Killed):
-            cases.run(config, grow=True)
-        kill_at_write(None)
-        (run / "lease.json").unlink(missing_ok=True)  # this process lives: it would be waited for
-        served_list.server.hits.clear()
-        cases.run(config, grow=True)
-        assert "/001.png" not in served_list.server.hits, f"killed before write {number}"
-        assert listed(run) == listed(reference), f"killed before write {number}"
-        assert verify.main([str(run), "--deep"]) == 0

@@ -1,11 +1,10 @@
 """What is taken down leaves every file, and nothing brings it back."""
 
-import io
 import shutil
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import clean, takedown, verify
-from pipelines.revisions.takedown import take_down
-from pipelines.rules.tombstones import tombstones_of
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.steps.download.step import DownloadStep
+from pipelines.steps.score import ScoreStep
 from tests.conftest import S3Endpoint
 from tests.contracts import cases
 from tests.contracts.cases import Killed, ServedList
+from tests.contracts.takedown_cases import contents, left_in, write_entries
 
 pytestmark = pytest.mark.slow
 
@@ -35,41 +34,6 @@ def run_folder(unharmed_run: Path, tmp_path: Path) -> Path:
 def read_ledger(run: Path) -> pa.Table:
     paths = (run / "ledger/shards.txt").read_text().split()
     return pa.concat_tables(pq.read_table(run / path) for path in paths)
-
-
-def contents(run: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file of a run, and besides what is in it once it is decompressed or unpacked."""
-    for path in sorted(run.rglob("*")):
-        if not path.is_file():
-            continue
-        name = path.relative_to(run).as_posix()
-        yield name, path.read_bytes()
-        if path.suffix == ".parquet":
-            file = pq.ParquetFile(path)
-            yield f"{name} (schema)", str(file.schema_arrow.metadata).encode()
-            for column, array in zip(file.schema_arrow.names, file.read().columns, strict=True):
-                for chunk in array.chunks:
-                    for buffer in chunk.buffers():
-                        if buffer is not None:
-                            yield f"{name} {column}", buffer.to_pybytes()
-                yield f"{name} {column} (dictionaries)", _statistics(file)
-        if path.suffix == ".tar":
-            with tarfile.open(path) as archive:
-                for member in archive:
-                    stream = archive.extractfile(member)
-                    assert stream is not None
-                    yield f"{name} {member.name}", stream.read()
-
-
-def _statistics(file: pq.ParquetFile) -> bytes:
-    """The least and greatest values that a Parquet file has of its columns."""
-    found = io.StringIO()
-    for group in range(file.metadata.num_row_groups):
-        for column in range(file.metadata.num_columns):
-            statistics = file.metadata.row_group(group).column(column).statistics
-            if statistics is not None and statistics.has_min_max:
-                found.write(f"{statistics.min} {statistics.max}\n")
-    return found.getvalue().encode()
 
 
 def traces(run: Path, keys: set[str]) -> dict[str, bytes]:
@@ -89,15 +53,6 @@ def traces(run: Path, keys: set[str]) -> dict[str, bytes]:
     return found
 
 
-def left_in(run: Path, wanted: dict[str, bytes]) -> list[str]:
-    return [
-        f"{what} in {name}"
-        for name, content in contents(run)
-        for what, text in wanted.items()
-        if text in content or text in name.encode()
-    ]
-
-
 def ten_keys(run: Path) -> set[str]:
     """Kept rows, one whose copy was dropped, and rows that have no image."""
     ledger = read_ledger(run)
@@ -107,11 +62,6 @@ def ten_keys(run: Path) -> set[str]:
     twice = ledger.filter(pc.equal(ledger["reason"], "duplicate_row"))["key"].to_pylist()
     first = [key for key in (*named[:2], *failed, *twice) if key is not None]
     return {*first, *[key for key in kept if key not in first][: 10 - len(first)]}
-
-
-def write_entries(path: Path, entries: set[str]) -> str:
-    path.write_text("\n".join(sorted(entries)) + "\n")
-    return str(path)
 
 
 def test_ten_keys_leave_no_byte_and_growth_does_not_bring_them_back(
@@ -191,37 +141,6 @@ def test_clean_removes_nothing_that_the_run_or_a_recent_revision_refers_to(
     assert verify.main([str(run_folder), "--deep"]) == 0
 
 
-def test_killed_at_any_write_it_is_finished_by_the_same_command(
-    served_list: ServedList,
-    unharmed_run: Path,
-    tmp_path: Path,
-    kill_at_write: Callable[[int | None], Counter[str]],
-) -> None:
-    keys = sorted(ten_keys(unharmed_run))
-    entries = tombstones_of(keys=keys)
-    reference = Path(shutil.copytree(unharmed_run, tmp_path / "reference"))
-    counted = kill_at_write(None)
-    take_down(RunStore(str(reference)), entries, say=lambda line: None)
-    num_writes = counted["writes"]
-    assert clean.main([str(reference), "--grace", "0s"]) == 0
-    expected = cases.data_files(reference)
-    # Early writes are files that nothing refers to yet; the last ones make the revision.
-    for number in [*range(0, num_writes - 40, 29), *range(num_writes - 40, num_writes, 3)]:
-        run = Path(shutil.copytree(unharmed_run, tmp_path / f"killed-{number}"))
-        store = RunStore(str(run))
-        kill_at_write(number)
-        with pytest.raises(Killed):
-            take_down(store, entries, say=lambda line: None)
-        kill_at_write(None)
-        assert verify.main([str(run)]) == 0, f"readers are served after write {number}"
-        if number % 2:
-            cases.run(cases.configuration(served_list.path, run))
-        take_down(store, entries, say=lambda line: None)
-        assert clean.main([str(run), "--grace", "0s"]) == 0
-        assert cases.data_files(run) == expected, f"killed before write {number}"
-        shutil.rmtree(run)
-
-
 def test_it_works_on_an_object_store(
     unharmed_run: Path, tmp_path: Path, s3_endpoint: S3Endpoint
 ) -> None:
@@ -261,24 +180,31 @@ def test_latents_in_parquet_of_several_shards_lose_their_rows(
     assert "encode: 2 of 2 shards are as they were" in said
 
 
-def test_rows_of_a_shard_that_was_given_up_leave_it(
+def test_rows_of_a_shard_that_download_or_score_gave_up_leave_it(
     served_list: ServedList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, url = tmp_path / "run", f"{served_list.server.url}/013.png"
-    download = DownloadStep._run
+    fetched = f"{served_list.server.url}/023.png"
+    download, score = DownloadStep._run, ScoreStep.commit
 
     def fail_one(step: DownloadStep, shard_id: int, folder: Path) -> Manifest:
         if shard_id == 1:
             raise ShardError(f"a disk that was full at {url}")
         return download(step, shard_id, folder)
 
+    def fail_another(step: ScoreStep, shard_id: int, *rest: Any) -> Manifest:
+        if shard_id == 2:
+            raise ShardError(f"a score that failed at {fetched}")
+        return score(step, shard_id, *rest)
+
     monkeypatch.setattr(DownloadStep, "_run", fail_one)
+    monkeypatch.setattr(ScoreStep, "commit", fail_another)
     options = {"engine__max_quarantined_shards": 1, "engine__shard_tries": 1}
     cases.run(cases.configuration(served_list.path, run, **options))
-    wanted = {"url": url.encode()}
-    assert left_in(run, wanted)
-    urls = write_entries(tmp_path / "urls.txt", {url})
-    assert takedown.main([str(run), "--urls", urls]) == 0
+    wanted = {"url": url.encode(), "another": fetched.encode()}
+    assert {what.split()[0] for what in left_in(run, wanted)} == {"url", "another"}
+    urls = write_entries(tmp_path / "urls.txt", {url, fetched})
+    assert takedown.main([str(run), "--urls", urls, "--must-match"]) == 0
     assert clean.main([str(run), "--grace", "0s"]) == 0
     assert left_in(run, wanted) == []
     assert verify.main([str(run), "--deep"]) == 0

@@ -24,6 +24,9 @@ class Protocol:
     Args:
         base: The run before it, made once; None where it makes the run.
         content: What has to be the same as after an unharmed command, by path.
+        also: Another command that goes on with it, as well as the same one.
+        cleaned: Whether a clean-up follows, so that nothing but what is shown is left.
+        may_fetch: Which paths it asks the server for, also after a kill.
     """
 
     name: str
@@ -31,6 +34,9 @@ class Protocol:
     arguments: Callable[[World, Path], list[str]]
     content: Callable[[Path], dict[str, Any]]
     base: Callable[[World], Path] | None = None
+    also: Callable[[World, Path], list[str]] | None = None
+    cleaned: bool = False
+    may_fetch: Callable[[str], bool] = lambda path: True
 
     def begin(self, world: World) -> Path:
         """A folder with the run before the command."""
@@ -44,8 +50,22 @@ class Protocol:
         arguments = self.arguments(world, case / "run")
         return children.run(self.job, arguments, folder=case, **options)
 
+    def go_on(self, world: World, case: Path, *, also: bool = False) -> None:
+        """Give the command again, after the other one where `also` is true and there is one."""
+        world.server.hits.clear()
+        if also and self.also is not None:
+            check_ending(children.run("curate", self.also(world, case / "run"), folder=case), 0)
+        check_ending(self.run(world, case), 0)
+        fetched = sorted(path for path in world.server.hits if not self.may_fetch(path))
+        assert not fetched, f"fetched again: {fetched}"
+
     def check(self, case: Path, unharmed: Path) -> None:
         """Raise AssertionError where the run is not the unharmed one, whole and clean."""
+        for folder in (case, unharmed):
+            if self.cleaned and not (folder / "cleaned").exists():
+                arguments = [str(folder / "run"), "--grace", "0s"]
+                check_ending(children.run("clean", arguments, folder=folder), 0)
+                (folder / "cleaned").touch()
         found, wanted = self.content(case / "run"), self.content(unharmed / "run")
         differ = sorted(p for p in {*found, *wanted} if found.get(p) != wanted.get(p))
         assert not differ, f"not as unharmed: {differ[:5]}"
@@ -142,8 +162,11 @@ PROTOCOLS = {
             name="takedown",
             job="takedown",
             arguments=lambda world, run: [str(run), "--keys", str(_keys(world))],
-            content=shown,
+            content=cases.data_files,
+            cleaned=True,
             base=lambda world: world.curated,
+            also=lambda world, run: world.curate(run),
+            may_fetch=lambda path: False,
         ),
         Protocol(
             name="clean",
@@ -160,6 +183,7 @@ PROTOCOLS = {
             ),
             content=shown,
             base=_once("grow", _ungrown),
+            may_fetch=lambda path: path not in {f"/{number:03d}.png" for number in range(1, 6)},
         ),
         Protocol(
             name="re-cut",
@@ -169,6 +193,7 @@ PROTOCOLS = {
             ),
             content=shown,
             base=lambda world: world.curated,
+            may_fetch=lambda path: False,
         ),
         Protocol(
             name="retry",
@@ -176,6 +201,8 @@ PROTOCOLS = {
             arguments=lambda world, run: world.curate(run, "--retry", path=world.flaky_list),
             content=shown,
             base=_once("retry", _failed),
+            also=lambda world, run: world.curate(run, path=world.flaky_list),
+            may_fetch=lambda path: path == "/flaky.png",
         ),
     )
 }

@@ -5,7 +5,9 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import pytest
 
 ItemT = TypeVar("ItemT")
 
@@ -13,6 +15,11 @@ SEED = int(os.environ.get("HOSTILE_SEED", "0"))
 SHARE = float(os.environ.get("HOSTILE_SHARE", "0.1"))
 """Which part of the cases runs; `make hostile` runs all, `make test` a tenth."""
 _SHOWN = 12
+
+
+def only(*parameters: object) -> list[Any]:
+    """Parameters of a test that only `make hostile` runs."""
+    return [pytest.param(parameter, marks=pytest.mark.hostile) for parameter in parameters]
 
 
 class Tally:
@@ -37,7 +44,7 @@ class Tally:
             few: How many, where not all run and a share of them would take too long.
         """
         wanted = max(1, round(len(cases) * SHARE))
-        if few is not None and SHARE < 1:
+        if few is not None and SHARE <= 0.1:
             wanted = min(wanted, few)
         taken = sorted(self.random.sample(range(len(cases)), min(wanted, len(cases))))
         return [cases[at] for at in taken]

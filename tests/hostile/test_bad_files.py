@@ -10,7 +10,7 @@ import pytest
 from tests.contracts.cases import ROOT
 from tests.hostile import bad_files
 from tests.hostile.protocols import check_ending
-from tests.hostile.tally import SHARE, Tally
+from tests.hostile.tally import Tally
 from tests.hostile.world import NUM_PICTURES, World, faults_of
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def _curate_source(world: World, path: Path) -> None:
 def test_a_list_in_parquet_is_read_or_refused(world: World, tally: Callable[[str], Tally]) -> None:
     tallied = tally("bad input: Parquet lists")
     urls = [f"{world.server.url}/{number:03d}.png" for number in range(NUM_PICTURES)]
-    for number in range(max(8, round(200 * SHARE))):
+    for number in tallied.some(range(200), few=8):
         with tallied.case(number):
             path = world.new("parquet") / "list.parquet"
             path.write_bytes(bad_files.parquet(tallied.random, urls[:5]))
@@ -45,7 +45,7 @@ def test_a_list_in_parquet_is_read_or_refused(world: World, tally: Callable[[str
 
 def test_an_archive_is_read_or_refused(world: World, tally: Callable[[str], Tally]) -> None:
     tallied = tally("bad input: tars")
-    for number in range(max(8, round(150 * SHARE))):
+    for number in tallied.some(range(150), few=6):
         with tallied.case(number):
             path = world.new("tar") / "samples.tar"
             path.write_bytes(bad_files.tar(tallied.random))
@@ -65,7 +65,7 @@ def test_a_model_that_is_broken_or_hostile_is_refused_and_not_run(
     world: World, tally: Callable[[str], Tally]
 ) -> None:
     tallied = tally("bad input: models (pickles, safetensors, settings)")
-    for number in range(max(5, round(80 * SHARE))):
+    for number in tallied.some(range(80), few=4):
         name = sorted(_MODELS)[number % len(_MODELS)]
         what, setting = _MODELS[name]
         case = world.new("model")
@@ -90,7 +90,7 @@ def test_a_list_for_a_takedown_is_read_or_refused(
     world: World, tally: Callable[[str], Tally]
 ) -> None:
     tallied = tally("bad input: takedown lists")
-    for number in range(max(3, round(40 * SHARE))):
+    for number in tallied.some(range(40), few=2):
         case = world.new("entries")
         suffix, content = bad_files.entries(tallied.random)
         path = case / f"list{suffix}"

@@ -10,7 +10,7 @@ import pytest
 from tests.hostile.disks import Disk, can_mount, keep, pages_of
 from tests.hostile.faults import BrokenDisk
 from tests.hostile.protocols import PROTOCOLS, Protocol, check_ending
-from tests.hostile.tally import Tally
+from tests.hostile.tally import Tally, only
 from tests.hostile.world import World, faults_of
 
 LEVELS = 10
@@ -38,7 +38,7 @@ def unharmed(world: World) -> Callable[[str], Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["curate", "generate", "train", "takedown", "grow"])
+@pytest.mark.parametrize("name", ["curate", "train", *only("generate", "takedown", "grow")])
 def test_a_disk_that_is_full_under_the_output_is_the_environment(
     mounts: None,
     world: World,
@@ -60,7 +60,7 @@ def test_a_disk_that_is_full_under_the_output_is_the_environment(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", _SPOOL_PAGES)
+@pytest.mark.parametrize("name", ["curate", *only("generate", "train")])
 def test_a_disk_that_is_full_under_the_spool_is_the_environment(
     mounts: None,
     world: World,
@@ -105,7 +105,7 @@ def test_a_disk_that_breaks_is_the_environment(
 ) -> None:
     tallied = tally("disk breaks (EIO)")
     kinds = [(name, at) for name in ("curate", "generate", "train", "takedown") for at in range(4)]
-    for name, part in tallied.some(kinds):
+    for name, part in tallied.some(kinds, few=1):
         protocol = PROTOCOLS[name]
         at = 1 + part * 7 + tallied.random.randrange(7)
         with tallied.case(f"{name}, write {at}"):
@@ -134,6 +134,6 @@ def _check_told(code: int | None, told: str) -> None:
 def _go_on(world: World, protocol: Protocol, case: Path, reference: Path) -> None:
     if protocol.job != "train" and (case / "run/revision.json").exists():
         assert faults_of(case / "run", deep=False) == []
-    check_ending(protocol.run(world, case), 0)
+    protocol.go_on(world, case)
     protocol.check(case, reference)
     shutil.rmtree(case)

@@ -75,7 +75,7 @@ def test_a_prompt_that_kills_costs_its_row(world: World, tally: Callable[[str], 
 def test_too_little_memory_is_the_environment(world: World, tally: Callable[[str], Tally]) -> None:
     tallied = tally("little memory")
     amounts = [(name, mib) for name in ("curate", "generate", "train") for mib in _AMOUNTS_MIB]
-    for name, mib in tallied.some(amounts):
+    for name, mib in tallied.some(amounts, few=1):
         protocol = PROTOCOLS[name]
         with tallied.case(f"{name}, {mib} MiB"):
             case, unharmed = protocol.begin(world), getattr(world, f"{name}d".replace("nd", "ned"))

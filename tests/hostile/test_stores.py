@@ -13,7 +13,7 @@ from tests.conftest import S3Endpoint
 from tests.contracts import cases
 from tests.hostile.protocols import check_ending
 from tests.hostile.s3_proxy import S3Proxy, Sickness, always, healthy, sometimes
-from tests.hostile.tally import Tally
+from tests.hostile.tally import Tally, only
 from tests.hostile.world import World, faults_of
 
 SECRET = "hostile-secret-key-0123456789"
@@ -40,6 +40,10 @@ MODES: dict[str, tuple[Callable[[Tally], Sickness], tuple[int, ...]]] = {
 }
 
 
+_QUICK = ("503 to a tenth", "403 from the middle on")
+"""In every run of the tests."""
+
+
 def _middle(tally: Tally) -> int:
     return tally.random.randrange(5, 60)
 
@@ -51,8 +55,8 @@ def proxy(s3_endpoint: S3Endpoint) -> Iterator[S3Proxy]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("job", ["curate", pytest.param("generate", marks=pytest.mark.hostile)])
+@pytest.mark.parametrize("mode", [*_QUICK, *only(*(mode for mode in MODES if mode not in _QUICK))])
+@pytest.mark.parametrize("job", ["curate", *only("generate")])
 def test_a_sick_store_is_told_and_survived(
     world: World,
     proxy: S3Proxy,

@@ -11,7 +11,8 @@ from PIL import Image
 from jobs.tiny.drawing import draw
 from pipelines.rows.ledger import LEDGER
 from pipelines.run.manifest import SpooledFile, commit_shard
-from pipelines.run.record import StepIdentity, check_or_record, complete_step
+from pipelines.run.record import StepIdentity, complete_step
+from pipelines.run.recorded_options import check_or_record
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
 

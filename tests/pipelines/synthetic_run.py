@@ -30,7 +30,8 @@ from pipelines.run.manifest import (
     read_manifest,
     sha256_of,
 )
-from pipelines.run.record import StepIdentity, check_or_record, complete_step
+from pipelines.run.record import StepIdentity, complete_step
+from pipelines.run.recorded_options import check_or_record
 from pipelines.run.spool import CropSpool
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import write_json

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.rows.image_facts import ImageFacts, measure_image
+from pipelines.steps.download.bounds import check_jpeg
 from pipelines.steps.download.geometry import Square, centre_square, resize_square, upright
 from pipelines.steps.download.header import ImageHeader, check_size, read_header, shown_size
 from pipelines.steps.download.image_config import ImageConfig
@@ -20,10 +21,6 @@ from pipelines.steps.download.jpeg import (
     scale_denominator,
 )
 from pipelines.steps.download.raster import decode_square
-
-# What these decoders take in all, measured at 50 million pixels. Short of memory they fail like a
-# broken file or abort, so they are not started.
-_BYTES_PER_PIXEL = {"webp": 18, "avif": 16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +79,6 @@ def crop_pixels(data: bytes, config: ImageConfig, *, scaled: bool = True) -> Cro
     header = read_header(data)
     try:
         check_size(header.width, header.height, config)
-        _check_memory(header, config)
         if header.format == "jpeg":
             check_frame(header)
             with suppress(NotForFastPath):
@@ -95,21 +91,12 @@ def crop_pixels(data: bytes, config: ImageConfig, *, scaled: bool = True) -> Cro
         raise
 
 
-def _check_memory(header: ImageHeader, config: ImageConfig) -> None:
-    needed = header.width * header.height * _BYTES_PER_PIXEL.get(header.format, 0)
-    if needed > config.max_memory_bytes:
-        raise ImageRejected(
-            "decode_out_of_memory",
-            f"{header.format} of {header.width} x {header.height} takes about {needed} bytes;"
-            f" image.max_memory_bytes is {config.max_memory_bytes}",
-        )
-
-
 def _jpeg_crop(
     data: bytes, header: ImageHeader, config: ImageConfig, *, scaled: bool
 ) -> CropPixels:
     align = scale_denominator(header, config.size)
     denominator = align if scaled else 1
+    check_jpeg(data, header, config, denominator=denominator)
     image = decode_jpeg(data, header, denominator=denominator)
     square = centre_square(header.width, header.height, align=align).reduced(denominator)
     pixels = resize_square(

@@ -1,5 +1,6 @@
 """What goes over the pipes between a DecoderProcess and its child."""
 
+import io
 import json
 import os
 import struct
@@ -40,6 +41,12 @@ class DecoderAnswer:
 
     result: DecodeResult
     retires: bool = False
+
+
+def frame_reader(pipe: io.RawIOBase) -> BinaryIO:
+    """A pipe's end from which a frame is read into one block of memory, and nothing beyond it: so
+    that one can wait for the next by the descriptor."""
+    return io.BufferedReader(pipe, buffer_size=1)
 
 
 def write_frame(pipe: BinaryIO, data: bytes) -> None:
@@ -90,11 +97,5 @@ def read_answer(pipe: BinaryIO) -> DecoderAnswer | None:
 
 
 def _read_exactly(pipe: BinaryIO, length: int) -> bytes | None:
-    parts: list[bytes] = []
-    while length:
-        part = pipe.read(min(length, 1 << 20))
-        if not part:
-            return None
-        parts.append(part)
-        length -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    data = pipe.read(length)
+    return data if len(data) == length else None

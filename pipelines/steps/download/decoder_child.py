@@ -1,12 +1,14 @@
 """The process that decodes: one image at a time, bytes on a pipe in, squares on a pipe out.
 
-It bounds itself. Memory: RLIMIT_DATA, set above what the imports took. Time: a CPU timer whose
+It bounds itself. Memory: RLIMIT_DATA, set above what the imports took, should a need be judged
+wrongly (`bounds`). Time: a CPU timer whose
 signal kills it. Life: it ends at the end of its input, when its parent is gone, or after a file
 whose decoder may have written where it must not; a fresh fork goes on (`decoder_lives`). What
 decoders print goes nowhere. It must import neither torch, ray nor img2dataset.
 """
 
 import gc
+import io
 import os
 import resource
 import select
@@ -21,6 +23,7 @@ from pipelines.steps.download.decode_frames import (
     EXIT_OUT_OF_MEMORY,
     DecoderAnswer,
     DecodeResult,
+    frame_reader,
     read_frame,
     write_answer,
     write_hello,
@@ -46,7 +49,7 @@ def main() -> None:
 
 def _serve(jobs: BinaryIO, results: BinaryIO, config: ImageConfig, supervisor: int) -> bool:
     """Decodes until the input ends; True when its memory is no longer to be trusted."""
-    limit_memory(config.max_memory_bytes)
+    limit_memory(config.process_memory_bytes)
     write_hello(results)
     while _has_job(jobs, supervisor):
         data = read_frame(jobs)
@@ -90,7 +93,7 @@ def _outcome(data: bytes, config: ImageConfig) -> tuple[DecodeResult, bool]:
 
 def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
     """Takes stdin and stdout for ourselves and leaves /dev/null in their place."""
-    jobs = os.fdopen(os.dup(0), "rb", buffering=0)
+    jobs = frame_reader(io.FileIO(os.dup(0)))
     results = os.fdopen(os.dup(1), "wb", buffering=0)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):

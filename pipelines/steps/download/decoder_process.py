@@ -10,6 +10,7 @@ and a fork of one that never decoded takes over (`decoder_lives`): the result of
 depends on what was decoded before it.
 """
 
+import io
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from typing import BinaryIO, cast
 from pipelines.steps.download.decode_frames import (
     EXIT_OUT_OF_MEMORY,
     DecodeResult,
+    frame_reader,
     read_answer,
     read_hello,
     write_frame,
@@ -232,7 +234,7 @@ class _Child:
             process_group=0,  # a terminal's Ctrl-C is the parent's
             env={**os.environ, **_CHILD_ENVIRONMENT, "PYTHONPATH": path},
         )
-        self.stdout = cast(BinaryIO, self.process.stdout)
+        self.stdout = frame_reader(cast(io.RawIOBase, self.process.stdout))
         self.outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self.pid = self.process.pid  # until the process that decodes has told its own
         self.ready = False

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pipelines.steps.download.image_config import Enlarge
 from pipelines.steps.download.lanczos import enlarge_square
 
+_STRIP_REDUCTIONS = (8, 4, 2)
 _BLEND_BELOW = 1.6  # shrinking by less, a once-reduced image is resampled, not averaged again
 
 
@@ -40,6 +41,12 @@ def centre_square(width: int, height: int, *, align: int = 1) -> Square:
         (room + align - 1) // (2 * align) * align for room in (width - side, height - side)
     )
     return Square(left=left, top=top, side=side)
+
+
+def strip_reduction(side: int, size: int) -> int:
+    """By how much strips of a square of `side` pixels may be averaged before it is made of them:
+    the mean that follows still takes two of their pixels for one of `size`."""
+    return next((k for k in _STRIP_REDUCTIONS if side >= 2 * k * size), 1)
 
 
 def resize_square(

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pipelines.rows.image_formats import ImageFormat as ImageFormat
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.download.image_rejected import ImageRejected
-from pipelines.steps.download.jpeg_header import MAX_STEPS, read_jpeg_frame
+from pipelines.steps.download.jpeg_header import MAX_STEPS, exif_orientation, read_jpeg_frame
+from pipelines.steps.download.tiff_header import read_tiff_directory
+
+_MAX_GIF_BLOCKS = 200_000  # each up to 255 bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,8 @@ class ImageHeader:
     channels: int = 3  # JPEG: components; elsewhere not relied upon
     orientation: int = 1  # EXIF's, 1 to 8; read here for JPEG only
     frame: int = 0  # JPEG: n of its marker SOFn
+    first_frame: int = 0  # GIF: where it begins
+    coefficient_bytes: float = 0.0  # JPEG of several scans: a pixel's, held until the last one
 
 
 def shown_size(width: int, height: int, orientation: int) -> tuple[int, int]:
@@ -111,6 +116,7 @@ def _jpeg(data: bytes) -> ImageHeader:
         channels=frame.channels,
         orientation=frame.orientation,
         frame=frame.number,
+        coefficient_bytes=frame.coefficient_bytes,
     )
 
 
@@ -124,20 +130,27 @@ def _png(data: bytes) -> ImageHeader:
 def _gif(data: bytes) -> ImageHeader:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
+    blocks = 0
     for _ in range(MAX_STEPS):
-        introducer = data[position]
-        if introducer == 0x2C:  # the first frame may reach beyond the claimed screen
-            left, top, across, down = struct.unpack_from("<HHHH", data, position + 1)
-            return ImageHeader(
-                format="gif", width=max(width, left + across), height=max(height, top + down)
-            )
-        if introducer != 0x21:
+        if data[position] != 0x21:
             break
         position += 2
-        while data[position]:
+        while data[position]:  # an extension's data, in blocks of up to 255 bytes
             position += 1 + data[position]
+            blocks += 1
+            if blocks > _MAX_GIF_BLOCKS:
+                raise ImageRejected("too_many_parts", f"a GIF of over {_MAX_GIF_BLOCKS} blocks")
         position += 1
-    raise ImageRejected("image_unreadable", "GIF without a frame")
+    if data[position] != 0x2C:
+        raise ImageRejected("image_unreadable", "GIF without a frame")
+    # The first frame may reach beyond the claimed screen.
+    left, top, across, down = struct.unpack_from("<HHHH", data, position + 1)
+    return ImageHeader(
+        format="gif",
+        width=max(width, left + across),
+        height=max(height, top + down),
+        first_frame=position,
+    )
 
 
 def _webp(data: bytes) -> ImageHeader:
@@ -160,6 +173,24 @@ def _webp(data: bytes) -> ImageHeader:
     return ImageHeader(format="webp", width=width, height=height)
 
 
+def is_animated_webp(data: bytes) -> bool:
+    """Whether it has frames."""
+    return data[12:16] == b"VP8X" and bool(data[20] & 0x02)
+
+
+def webp_orientation(data: bytes) -> int:
+    """EXIF's, 1 to 8; 1 where it says none."""
+    position = 12
+    for _ in range(MAX_STEPS):
+        if position + 8 > len(data):
+            break
+        name, length = struct.unpack_from("<4sI", data, position)
+        if name == b"EXIF":
+            return exif_orientation(data[position + 8 : position + 8 + length])
+        position += 8 + length + length % 2
+    return 1
+
+
 def _bmp(data: bytes) -> ImageHeader:
     (header_size,) = struct.unpack_from("<I", data, 14)
     if header_size == 12:
@@ -170,20 +201,9 @@ def _bmp(data: bytes) -> ImageHeader:
 
 
 def _tiff(data: bytes) -> ImageHeader:
-    order = "<" if data[:2] == b"II" else ">"
-    (directory,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, directory)
-    found = {0x0100: 0, 0x0101: 0, 0x0102: 1}
-    for entry in range(min(count, 512)):
-        tag, kind, number = struct.unpack_from(order + "HHI", data, directory + 2 + 12 * entry)
-        if tag not in found:
-            continue
-        at = directory + 10 + 12 * entry
-        if kind == 3 and number > 2:  # several 16-bit values live elsewhere
-            (at,) = struct.unpack_from(order + "I", data, at)
-        (found[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, at)
+    found = read_tiff_directory(data)
     return ImageHeader(
-        format="tiff", width=found[0x0100], height=found[0x0101], bit_depth=found[0x0102]
+        format="tiff", width=found.width, height=found.height, bit_depth=found.bit_depth
     )
 
 

@@ -1,12 +1,16 @@
 """What one decode may cost, and what every stored image looks like."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.rows.image_facts import ImageFactsConfig
 
 Enlarge = Literal["lanczos", "linear"]
+_KEPT_FREE_BYTES = 64 << 20
+_STORED_PIXEL_BYTES = 32
+_BEFORE: Final = {"max_memory_bytes": 448 << 20, "decode_timeout_s": 5.0}  # of bounds 1
 
 
 class ImageConfig(BaseModel):
@@ -41,16 +45,42 @@ class ImageConfig(BaseModel):
     max_pixels: int = Field(50_000_000, ge=1, le=200_000_000)
     """Originals with more pixels in their header are `too_many_pixels`; nothing is decoded."""
 
-    max_memory_bytes: int = Field(448 << 20, ge=64 << 20)
-    """Memory one decoder process may add to what its imports take; above it, the original is
+    max_memory_bytes: int = Field(256 << 20, ge=64 << 20)
+    """What decoding one original may take by its header and bytes, beside what the decoder's
+    process holds idle and a stored square of more than 512 pixels takes; above it, it is
     `decode_out_of_memory`."""
 
-    decode_timeout_s: float = Field(5.0, gt=0.0, le=300.0)
-    """CPU seconds that one original may take before it is `decode_timed_out`."""
+    decode_timeout_s: float = Field(30.0, gt=0.0, le=300.0)
+    """CPU seconds after which an original is `decode_timed_out`, until `--retry`: what the header
+    and the bytes let pass takes about 3."""
+
+    bounds: Literal[1, 2] = 2
+    """The table by which the need of an original is judged. A run that was begun with the first
+    goes on with it, unasked. Unit: number."""
 
     facts: ImageFactsConfig = ImageFactsConfig()
     """What is measured on the stored square's pixels."""
 
+    @property
+    def process_memory_bytes(self) -> int:
+        """By how much a decoder's process may grow: what one decode may take, what the allocator
+        keeps of the one before, and what a larger stored square takes."""
+        if self.bounds == 1:
+            return self.max_memory_bytes
+        return self.max_memory_bytes + _KEPT_FREE_BYTES + _STORED_PIXEL_BYTES * self.size**2
+
+    def of_run(self, recorded: Mapping[str, Any]) -> Self:
+        """The same for a run whose download was recorded with these options of the image: bounds
+        that it began with stay, also those that were defaults then."""
+        if not recorded or "bounds" in recorded:
+            return self
+        earlier = {
+            name: default for name, default in _BEFORE.items() if name not in self.model_fields_set
+        }
+        return self.model_copy(update={**earlier, "bounds": 1})
+
     def identity(self) -> dict[str, Any]:
-        """The options that change a result, as plain JSON."""
-        return self.model_dump(mode="json", exclude={"facts"}) | self.facts.identity()
+        """The options that change a result, as plain JSON: the clock is none since the second
+        table of bounds."""
+        clock = {"bounds"} if self.bounds == 1 else {"decode_timeout_s"}
+        return self.model_dump(mode="json", exclude={"facts", *clock}) | self.facts.identity()

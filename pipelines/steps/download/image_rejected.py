@@ -7,6 +7,7 @@ ImageReason = Literal[
     "image_unreadable",
     "image_truncated",
     "too_many_pixels",
+    "too_many_parts",
     "image_too_small",
     "aspect_above_max",
     "decode_timed_out",

@@ -1,5 +1,6 @@
 """What a JPEG's segments say before its first scan: the frame, and the EXIF orientation."""
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,8 +9,15 @@ from pipelines.steps.download.image_rejected import ImageRejected
 
 MAX_STEPS = 10_000  # segments, chunks or boxes; real files have tens
 
+_EXIF = b"Exif\0\0"
+_MAX_EXIF_SEGMENTS = 16  # a megabyte
 _START_OF_FRAME = 0xC0
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # without DHT, JPG and DAC
+_START_OF_SCAN, _END = 0xDA, 0xD9
+_PROGRESSIVE = (2, 6, 10, 14)  # n of SOFn
+_METADATA = frozenset((0xFE, *range(0xE1, 0xEE), 0xEF))  # comments, APP1 to APP13, APP15
+# What has a length or ends the file; before it there may be any number of fill bytes.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _OTHER_CODINGS = {0xDE: "hierarchical JPEG", 0xDF: "hierarchical JPEG", 0xF7: "JPEG-LS"}
 
 
@@ -23,6 +31,8 @@ class JpegFrame:
     height: int
     channels: int
     orientation: int  # EXIF's, 1 to 8
+    coefficient_bytes: float
+    """A pixel's share of what is held until the last scan; 0 where there is one scan alone."""
 
 
 def read_jpeg_frame(data: bytes) -> JpegFrame:
@@ -37,15 +47,23 @@ def read_jpeg_frame(data: bytes) -> JpegFrame:
     """
     found: tuple[int, int] | None = None
     exif: list[bytes] = []
+    scanned = 0  # components of the first scan
     try:
-        for marker, start, length in _segments(data):
+        for marker, start, length in segments(data):
+            if marker == _START_OF_SCAN:
+                scanned = data[start]
+                break
             if marker in _FRAME_MARKERS:
                 if found is not None:
                     raise ImageRejected("image_unreadable", "JPEG with two frame headers")
                 found = marker, start
             elif marker in _OTHER_CODINGS:
                 raise ImageRejected("format_unsupported", f"a {_OTHER_CODINGS[marker]}")
-            elif marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
+            elif (
+                marker == 0xE1
+                and data[start : start + 6] == _EXIF
+                and len(exif) < _MAX_EXIF_SEGMENTS
+            ):
                 exif.append(data[start + 6 : start + length])
     except (IndexError, struct.error):
         if found is None:
@@ -61,31 +79,88 @@ def read_jpeg_frame(data: bytes) -> JpegFrame:
         height=height,
         channels=channels,
         orientation=exif_orientation(b"".join(exif)),  # one block may span several segments
+        coefficient_bytes=_coefficient_bytes(data, start + 6)
+        if marker - _START_OF_FRAME in _PROGRESSIVE or scanned != channels
+        else 0.0,
     )
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields (marker, start of its content, length of its content) up to the first scan."""
+def _coefficient_bytes(data: bytes, start: int) -> float:
+    """Two bytes for each sample of each component, of which some are subsampled."""
+    factors = [(f >> 4) * (f & 15) for f in data[start + 1 : start + 3 * data[start - 1] : 3]]
+    return 2.0 * sum(factors) / max(1, *factors) if factors else 0.0
+
+
+def bare_jpeg(data: bytes) -> bytes:
+    """The file without fill bytes, comments and application data before its first scan, but for
+    what tells its colours (JFIF, Adobe): a reader may go through those byte by byte."""
+    kept = [data[:2]]
+    for marker, start, length in segments(data):
+        if marker == _START_OF_SCAN:
+            kept.append(data[start - 4 :])
+            break
+        if marker not in _METADATA:
+            kept.append(data[start - 4 : start + length])
+    return b"".join(kept)
+
+
+def count_scans(data: bytes, most: int) -> int:
+    """How many scans the first picture has, or `most` + 1 where there are more.
+
+    The pair of bytes that begins one may also stand within a segment, so only files that have too
+    many pairs are walked through.
+    """
+    pairs = count_scan_marks(data)
+    if pairs <= most:
+        return pairs
+    scans, position = 0, 2
+    for _ in range(MAX_STEPS):
+        found = _MARKER.search(data, position)
+        if found is None or scans > most:
+            break
+        marker, position = data[found.end() - 1], found.end()
+        if marker == _END:
+            break
+        scans += marker == _START_OF_SCAN
+        position += int.from_bytes(data[position : position + 2], "big")
+    else:
+        return most + 1
+    return scans
+
+
+def count_scan_marks(data: bytes) -> int:
+    """How often the two bytes stand in the file that begin a scan: in what is coded they always
+    do, elsewhere they may. At a third of a nanosecond for each byte."""
+    return len(re.findall(b"\xff\xda", data))
+
+
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields (marker, start of its content, length of its content) up to and with the first scan's.
+
+    Raises:
+        ImageRejected: `image_unreadable`, without an end of them.
+        IndexError, struct.error: the data end before there is a scan.
+    """
     position = 2
     for _ in range(MAX_STEPS):
-        position = data.find(b"\xff", position)
-        if position < 0:
+        found = _MARKER.search(data, position)
+        if found is None:
             raise IndexError("no further marker")
-        while data[position] == 0xFF:  # any number of fill bytes
-            position += 1
-        marker = data[position]
-        position += 1
-        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
-            continue
-        if marker in (0xD9, 0xDA):
+        marker, position = data[found.end() - 1], found.end()
+        if marker == _END:
             return
         (length,) = struct.unpack_from(">H", data, position)
         yield marker, position + 2, max(0, length - 2)
+        if marker == _START_OF_SCAN:
+            return
         position += max(2, length)
+    message = f"a JPEG with over {MAX_STEPS} segments before its scan"
+    raise ImageRejected("image_unreadable", message)
 
 
-def exif_orientation(tiff: bytes) -> int:
+def exif_orientation(exif: bytes) -> int:
     """The orientation, 1 to 8, in an EXIF block's first directory; 1 when it says nothing sane."""
+    tiff = exif.removeprefix(_EXIF)
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
         return 1

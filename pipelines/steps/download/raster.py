@@ -7,10 +7,12 @@ profile is a program in the file, and reading them differently would move publis
 
 import io
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import (
@@ -25,11 +27,14 @@ from PIL import (
 )
 from PIL.Image import Image as PillowImage
 
-from pipelines.steps.download.geometry import Square, centre_square
-from pipelines.steps.download.header import ImageFormat, ImageHeader, check_size
+from pipelines.steps.download.bounds import MAX_TEXT_BYTES, choose_way
+from pipelines.steps.download.geometry import Square, centre_square, strip_reduction
+from pipelines.steps.download.header import ImageFormat, ImageHeader, check_size, webp_orientation
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.download.image_rejected import ImageRejected
+from pipelines.steps.download.jpeg_header import bare_jpeg, exif_orientation
 from pipelines.steps.download.png_chunks import without_metadata
+from pipelines.steps.download.tiff_header import exif_bytes
 
 _OPENERS: dict[ImageFormat, type] = {
     "jpeg": JpegImagePlugin.JpegImageFile,
@@ -41,7 +46,9 @@ _OPENERS: dict[ImageFormat, type] = {
     "avif": AvifImagePlugin.AvifImageFile,
 }
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-_STRIP_ROWS = 256
+PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
+_STRIP_ROWS, _STRIP_PIXELS = 256, 1 << 19
+_MAX_EXIF_BYTES = 4 << 20
 _ORIENTATION_TAG = 0x0112
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _WIDE_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -75,31 +82,64 @@ def decode_square(data: bytes, header: ImageHeader, config: ImageConfig) -> Rast
             judged = _judged(header.format, error)
         if header.format == "png" and (bare := without_metadata(data)) != data:
             with suppress(Exception):  # the first verdict stands
-                return _decoded(bare, header, config)
+                return _decoded(bare, header, config, beside_bytes=len(data))
         raise judged
 
 
-def _decoded(data: bytes, header: ImageHeader, config: ImageConfig) -> RasterSquare:
-    image: PillowImage = _OPENERS[header.format](io.BytesIO(data))
-    check_size(image.width, image.height, config)  # if the header told us otherwise
-    _check_same_frame(image, header)
-    image.load()
+def _decoded(
+    data: bytes, header: ImageHeader, config: ImageConfig, *, beside_bytes: int = 0
+) -> RasterSquare:
+    way = choose_way(data, header, config, beside_bytes=beside_bytes)
+    if way == "lean":
+        return _lean_webp(data, header, config)
     is_jpeg = header.format == "jpeg"  # whichever decoder takes it, it is turned alike
+    file = io.BytesIO(bare_jpeg(data) if is_jpeg else data)
+    image: PillowImage = _OPENERS[header.format](file)
+    _check_same_size(image, header, config)
+    image.load()
+    square, side = _square_of(image.width, image.height, config, is_reduced=way == "strips")
+    strips = (image.crop(box) for box in _strip_boxes(square))
     return RasterSquare(
-        pixels=_square_pixels(image, centre_square(image.width, image.height)),
+        pixels=_joined(strips, side, transparency=image.info.get("transparency")),
         orientation=header.orientation if is_jpeg else _orientation(image),
         width=image.width,
         height=image.height,
     )
 
 
-def _check_same_frame(image: PillowImage, header: ImageHeader) -> None:
-    """Pillow sizes its buffers by its own reading of a JPEG's header, libjpeg fills them by its."""
-    if header.format == "jpeg" and image.size != (header.width, header.height):
-        raise ImageRejected("image_unreadable", "its JPEG headers can be read in two ways")
+def _lean_webp(data: bytes, header: ImageHeader, config: ImageConfig) -> RasterSquare:
+    """Of a still WebP: Pillow's decoder, made for animations, keeps it four times."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None or image.shape[:2] != (header.height, header.width):
+        raise ImageRejected("image_unreadable", "the webp decoder refused it")
+    square, side = _square_of(header.width, header.height, config, is_reduced=True)
+    order = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    strips = (
+        Image.fromarray(cv2.cvtColor(image[top:bottom, left:right], order))
+        for left, top, right, bottom in _strip_boxes(square)
+    )
+    return RasterSquare(
+        pixels=_joined(strips, side),
+        orientation=webp_orientation(data),
+        width=header.width,
+        height=header.height,
+    )
+
+
+def _check_same_size(image: PillowImage, header: ImageHeader, config: ImageConfig) -> None:
+    """Pillow sizes its buffers by its own reading of the header; what is allowed, and what libjpeg
+    fills, goes by ours."""
+    check_size(image.width, image.height, config)
+    sizes = image.size, (header.width, header.height)
+    if sizes[0] not in (sizes[1], sizes[1][::-1] if header.format == "tiff" else sizes[1]):
+        message = f"its {header.format.upper()} headers can be read in two ways"
+        raise ImageRejected("image_unreadable", message)
 
 
 def _orientation(image: PillowImage) -> int:
+    exif = image.info.get("exif", b"")
+    if exif_bytes(exif) > _MAX_EXIF_BYTES:  # Pillow would copy them all
+        return exif_orientation(exif)
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # a broken EXIF block says nothing; the pixels are fine
@@ -107,19 +147,41 @@ def _orientation(image: PillowImage) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _square_pixels(image: PillowImage, square: Square) -> NDArray[np.uint8]:
-    left, top, side = square.left, square.top, square.side
-    strips = (
-        image.crop((left, top + begin, left + side, top + min(begin + _STRIP_ROWS, side)))
-        for begin in range(0, side, _STRIP_ROWS)
-    )
-    transparency = image.info.get("transparency")
-    first = _strip_pixels(next(strips), transparency)
-    pixels = np.empty((side, side, first.shape[2]), np.uint8)
-    pixels[: len(first)] = first
-    for number, strip in enumerate(strips, start=1):
-        begin = number * _STRIP_ROWS
-        pixels[begin : begin + _STRIP_ROWS] = _strip_pixels(strip, transparency)
+def _square_of(
+    width: int, height: int, config: ImageConfig, *, is_reduced: bool
+) -> tuple[Square, int]:
+    """The square in the middle, and how many pixels a side it has once its strips are averaged."""
+    side = min(width, height)
+    reduction = strip_reduction(side, config.size) if is_reduced else 1
+    return centre_square(width, height, align=reduction), side // reduction
+
+
+def _strip_boxes(square: Square) -> Iterator[tuple[int, int, int, int]]:
+    """Yields (left, top, right, bottom) of the square's strips, a multiple of 8 rows each but the
+    last."""
+    rows = min(_STRIP_ROWS, max(8, _STRIP_PIXELS // square.side // 8 * 8))
+    right, end = square.left + square.side, square.top + square.side
+    for top in range(square.top, end, rows):
+        yield square.left, top, right, min(top + rows, end)
+
+
+def _joined(
+    strips: Iterator[PillowImage], side: int, *, transparency: Any = None
+) -> NDArray[np.uint8]:
+    """The strips as one array of `side` rows, each averaged to `side` pixels across."""
+    pixels: NDArray[np.uint8] | None = None
+    begin = 0
+    for strip in strips:
+        found = _strip_pixels(strip, transparency)
+        if strip.width != side:
+            size = (side, strip.height * side // strip.width)
+            shrunk = cv2.resize(found, size, interpolation=cv2.INTER_AREA)
+            found = np.asarray(shrunk, np.uint8).reshape(*size[::-1], -1)
+        if pixels is None:
+            pixels = np.empty((side, side, found.shape[2]), np.uint8)
+        pixels[begin : begin + len(found)] = found
+        begin += len(found)
+    assert pixels is not None
     return pixels
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipelines.rows.failures import Failures, is_of_everything
 from pipelines.rows.image_facts import measure_image
+from pipelines.run.cache_files import LATENTS_FOLDER
 from pipelines.run.manifest import SpooledFile
 from pipelines.run.spool import CropSpool
 from pipelines.run.tables import write_table
@@ -21,7 +22,6 @@ from pipelines.steps.generate.image_files import encode_image, fit_parameters
 from pipelines.steps.generate.painted import PaintedBatch
 from pipelines.steps.generate.rows import ImageRow
 from pipelines.steps.generate.shard_files import MadeImage, write_image_files
-from pipelines.steps.kinds import LATENTS_FOLDER
 from sd_core.cache.formats import ShardWriter, format_of
 from sd_core.cache.samples import LatentSample
 from sd_core.cache.shards import open_shard_writer

@@ -16,6 +16,7 @@ from pipelines.rows.ledger import (
     GENERATE_FACTS,
     GENERATION_FIELDS,
     ROW_FAILED,
+    TAKEDOWN_REASONS,
     TOKEN_FIELDS,
     source_fields,
 )
@@ -121,7 +122,7 @@ def _fact(
     fact["caption"] = row["prompt"]
     if isinstance(found, RefusedRow):
         return fact | {
-            "status": "failed_to_generate",
+            "status": None if found.reason in TAKEDOWN_REASONS else "failed_to_generate",
             "reason": found.reason,
             "error_message": found.error_message,
         }

@@ -14,10 +14,10 @@ from pipelines.run.committed import Committed
 from pipelines.run.images import damaged, decode_crop, image_places
 from pipelines.run.manifest import FileEntry, ShardError
 from pipelines.run.record import read_revision
+from pipelines.run.revision_files import origin_of
 from pipelines.run.store import RunStore
 from pipelines.steps.generate.config import InitConfig
 from pipelines.steps.generate.rows import ImageRow
-from pipelines.steps.kinds import origin_of
 
 _TARS_REMEMBERED = 256
 _WHERE = "generate.init.path"

@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.prompts import PromptPlan, expand_rows, read_prompts
+from pipelines.prompts import PromptPlan, read_left_rows
 from pipelines.rows.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
+from pipelines.rules.tombstones import Tombstones, read_tombstones
 from pipelines.run.cache_files import record_cache
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.run.spool_folder import spool_folder
@@ -99,8 +101,13 @@ class GenerateStep(ModelStep):
         return _GenerateShard(self, self._worker, shard_id)
 
     def read_rows(self, shard_id: int) -> pa.Table:
-        """A row for each image that the shard's prompts ask for."""
-        return expand_rows(read_prompts(self.plan, self._made.store, shard_id), shard_id=shard_id)
+        """A row for each image that the shard's prompts ask for, or asked for before it was taken
+        down."""
+        return read_left_rows(self.plan, self._made.store, shard_id, self._tombstones)
+
+    @cached_property
+    def _tombstones(self) -> Tombstones:
+        return read_tombstones(self._made.store)
 
     def commit(self, shard_id: int, files: Sequence[SpooledFile], facts: pa.Table) -> Manifest:
         """Publish finished local files and the shard's facts among them."""

@@ -24,10 +24,10 @@ from pipelines.run.manifest import Manifest
 from pipelines.run.rates import RateLog, read_rates
 from pipelines.run.record import (
     StepIdentity,
-    check_or_record,
     complete_step,
     read_revision,
 )
+from pipelines.run.recorded_options import check_or_record
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS, later_steps
 from pipelines.steps.select import Select, SelectConfig

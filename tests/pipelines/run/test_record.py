@@ -7,16 +7,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.run.manifest import FileEntry, Manifest, ShardError, create_manifest
+from pipelines.run.option_changes import describe_changes
 from pipelines.run.record import (
     Revision,
     RunMismatchError,
     StepIdentity,
-    check_or_record,
     complete_step,
-    describe_changes,
     read_revision,
     read_run,
 )
+from pipelines.run.recorded_options import check_or_record
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import later_steps
 

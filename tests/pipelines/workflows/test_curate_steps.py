@@ -10,9 +10,10 @@ from pipelines.engine.chain import QuarantineError
 from pipelines.engine.config import EngineConfig
 from pipelines.plan import PlanConfig, make_plan
 from pipelines.run.manifest import Manifest, create_manifest
-from pipelines.run.record import complete_step
+from pipelines.run.record import StepIdentity, check_or_record, complete_step
 from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceConfig
+from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.steps.select import SelectConfig, Threshold
 from pipelines.workflows.curate import curate
@@ -63,6 +64,31 @@ def test_order_of_thresholds_is_an_option(folder: Path) -> None:
 def test_bound_on_a_column_with_the_name_of_a_secret_is_an_option(folder: Path) -> None:
     one, two = ({"source_pass": Threshold(min=bound)} for bound in (1, 2))
     assert fingerprint_of_select(folder, one) != fingerprint_of_select(folder, two)
+
+
+EARLIER_BOUNDS = {"max_memory_bytes": 448 << 20, "decode_timeout_s": 5.0}
+
+
+@pytest.mark.parametrize("given", [{}, {"decode_timeout_s": 9.0}])
+def test_a_run_goes_on_with_the_bounds_of_decoding_that_it_began_with(
+    folder: Path, given: dict[str, float]
+) -> None:
+    def identity() -> StepIdentity:
+        image = ImageConfig.model_validate(given)
+        config = curate_config(folder).model_copy(update={"image": image})
+        store, source = RunStore(config.output), Source(config.source)
+        plan = make_plan(source, PlanConfig(), store=store)
+        steps = CurateSteps(config, store, source, plan)
+        return steps.identities["download"]
+
+    new = identity()
+    assert "decode_timeout_s" not in new.options["image"], "the clock decides nothing"
+    image = {name: value for name, value in new.options["image"].items() if name != "bounds"}
+    options = {**new.options, "image": {**image, **EARLIER_BOUNDS, **given}}
+    earlier = StepIdentity(step="download", options=options)
+    store = RunStore(curate_config(folder).output)
+    check_or_record(store, [earlier], job={"job": "curate"})
+    assert identity().fingerprint == earlier.fingerprint != new.fingerprint
 
 
 def test_what_a_block_list_of_select_holds_is_an_option(folder: Path) -> None:

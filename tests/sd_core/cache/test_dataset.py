@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sd_core.cache import open_shards
+from sd_core.cache import dataset as dataset_module
 from sd_core.cache.dataset import DrawnSample, TrainingDataset
 from sd_core.cache.formats import ShardReader
 from sd_core.cache.latent_cache import CacheShard, LatentCache, open_cache
@@ -111,7 +111,7 @@ def test_no_rank_reads_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         opened.add(shard.path)
         return open_shard_reader(cache, shard, **options)
 
-    monkeypatch.setattr(open_shards, "open_shard_reader", open_and_note)
+    monkeypatch.setattr(dataset_module, "open_shard_reader", open_and_note)
     counts = []
     for rank in range(4):
         opened.clear()
@@ -132,7 +132,7 @@ def test_resuming_reads_nothing_that_went_before(
         read.append(shard.path)
         return open_shard_reader(cache, shard, **options)
 
-    monkeypatch.setattr(open_shards, "open_shard_reader", open_and_note)
+    monkeypatch.setattr(dataset_module, "open_shard_reader", open_and_note)
     draw([cache], steps=1, batch_size=1, start_step=1_000_003)
     assert len(read) == 1
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from jobs.tiny.drawing import draw
+from sd_core.model.weights import WeightsError
 from sd_core.training.autoencoder_losses import (
     adaptive_weight,
     kl_divergence,
@@ -22,7 +23,7 @@ from sd_core.training.trained_autoencoder import (
     load_trained_autoencoder,
 )
 from sd_core.training.trainer import Trainer
-from tests.sd_core.training.test_trainer import Heard
+from tests.sd_core.training.test_trainer import Heard, assert_same_state
 
 CPU = torch.device("cpu")
 START = 3
@@ -169,22 +170,29 @@ def test_gradients_reach_the_encoder_and_the_codebook_through_the_codes(batches)
     torch.testing.assert_close(modules["generator"](batches[0].images).images, images)
 
 
-@pytest.mark.parametrize("stop", [1, START, START + 1])
-def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(batches, tmp_path, stop):
-    whole = make_task()
-    make_trainer(whole).run(iter(batches))
+@pytest.mark.parametrize(
+    ("stop", "settings", "loop"),
+    [
+        (1, SETTINGS, {"gradient_accumulation": 2, "gradient_checkpointing": True}),
+        (START, SETTINGS, {"channels_last": True}),
+        (START + 1, SETTINGS, {"channels_last": True, "precision": "bf16"}),
+        (START + 1, CODEBOOK, {"channels_last": True}),
+    ],
+)
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(
+    batches, tmp_path, stop, settings, loop
+):
+    whole = make_trainer(make_task(settings=settings), **loop)
+    whole.run(iter(batches))
 
-    first = make_trainer(make_task())
+    first = make_trainer(make_task(settings=settings), **loop)
     first.run(iter(batches), until=stop)
     write_checkpoint(first.checkpoint(), tmp_path)
-    resumed = make_task()
-    second = make_trainer(resumed)
+    second = make_trainer(make_task(settings=settings), **loop)
     second.resume(read_checkpoint(tmp_path))
     second.run(iter(batches[stop:]))
 
-    for part, other in zip(whole.parts, resumed.parts, strict=True):
-        for name, value in part.module.state_dict().items():
-            assert torch.equal(value, other.module.state_dict()[name]), name
+    assert_same_state(whole, second)
 
 
 def test_gradient_checkpointing_changes_no_result(batches):
@@ -194,6 +202,11 @@ def test_gradient_checkpointing_changes_no_result(batches):
 
     for name, value in plain.autoencoder.state_dict().items():
         torch.testing.assert_close(value, other.autoencoder.state_dict()[name])
+
+
+def test_gradient_checkpointing_of_a_codebook_is_refused_by_name():
+    with pytest.raises(WeightsError, match=r"loop\.gradient_checkpointing: .* VQModel"):
+        make_trainer(make_task(settings=CODEBOOK), gradient_checkpointing=True)
 
 
 def test_half_precision_trains_in_float32_weights(batches):

@@ -86,7 +86,12 @@ def test_two_and_two_steps_equal_four_bit_for_bit(batches, tmp_path, options):
     second.resume(read_checkpoint(tmp_path))
     second.run(iter(batches[2:]), until=4)
 
-    expected, found = whole.checkpoint().tensors, second.checkpoint().tensors
+    assert_same_state(whole, second)
+
+
+def assert_same_state(one, other):
+    """Weights, averages and moments, to the bit."""
+    expected, found = one.checkpoint().tensors, other.checkpoint().tensors
     assert expected.keys() == found.keys()
     for part, tensors in expected.items():
         assert tensors.keys() == found[part].keys()

@@ -1,0 +1,29 @@
+"""Work on shards by threads, a few ahead; what comes of it comes in their order."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+NUM_THREADS = 16
+"""Of work that mostly waits for storage."""
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+def in_order(
+    work: Callable[[ItemT], ResultT], items: Iterable[ItemT], *, num_threads: int = NUM_THREADS
+) -> Iterator[ResultT]:
+    """`work` of each item, on threads; memory holds the results of twice as many as there are."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        waiting: deque[Future[ResultT]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # what a signal left unasked
