@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipelines.run.amendments import OPTION
 from pipelines.run.index import Index, index_files, recorded_digests, write_index
 from pipelines.run.manifest import iterate_manifests
 from pipelines.run.store import RunStore
@@ -43,8 +44,9 @@ class StepIdentity:
 
     @property
     def options_digest(self) -> str:
-        """16 hex digits over step and options alone: what its result owes to nothing before it."""
-        text = json.dumps([self.step, self.options], sort_keys=True)
+        """As `fingerprint`, of step and options alone, however often it was made again."""
+        options = {name: value for name, value in self.options.items() if name != OPTION}
+        text = json.dumps([self.step, options], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
