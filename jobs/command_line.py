@@ -15,6 +15,7 @@ from typing import NoReturn, Protocol
 from jobs.exit_codes import ExitCode, exit_code_of, exit_code_table, stopped_by
 from pipelines.engine.stopping import ends_with, stop_message, stoppable
 from sd_core.errors import InputError
+from sd_core.faults import describe_fault
 from sd_core.redact import redact_text
 from sd_core.redacted_output import redacted_output
 from sd_core.say import Say
@@ -90,7 +91,10 @@ def run_job(work: Callable[[Say], int]) -> int:
     Args:
         work: Given a function that prints a line with the seconds since the start.
     """
+    from sd_core.store_waits import bound_store_waits
+
     started = time.monotonic()
+    bound_store_waits()
 
     def say(line: str) -> None:
         print(f"[{time.monotonic() - started:7.1f} s] {line}", flush=True)
@@ -112,7 +116,10 @@ def run_job(work: Callable[[Say], int]) -> int:
 def result_code(result: StepsResult) -> int:
     """The exit code of a job of committed steps that came to its end; says why it is not 0."""
     if result.quarantined:
-        print(f"{result.quarantined:,} shard(s) were given up, see above", file=sys.stderr)
+        from pipelines.workflows.job import MAKE_AGAIN
+
+        told = f"{result.quarantined:,} shard(s) were given up, see above"
+        print(f"{told}: mend the cause, then {MAKE_AGAIN}", file=sys.stderr)
         return ExitCode.SHARDS_GIVEN_UP
     if result.nothing_kept is not None:
         print(result.nothing_kept, file=sys.stderr)
@@ -124,8 +131,7 @@ def _message(error: BaseException, code: ExitCode) -> str:
     if (stopped := stopped_by(error)) is not None:
         return stop_message(stopped)
     if code == ExitCode.ENVIRONMENT:
-        told = str(error).strip() or type(error).__name__
-        return f"the environment: {told}; the same command goes on"
+        return f"the environment: {describe_fault(error)}; the same command goes on"
     if code == ExitCode.WRONG_INPUT:
         return str(error)
     return f"failed: {error}"

@@ -52,7 +52,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--retry",
         action="store_true",
-        help="fetch again what failed for a reason that can pass (time-outs, 5xx, 429, ...)",
+        help="fetch again what failed for a reason that can pass (time-outs, 5xx, 429, ...), make "
+        "again the shards that were given up",
     )
     return parser.parse_args(arguments)
 

@@ -27,7 +27,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
 
     config = load_config(GenerateJobConfig, options.config, overrides=options.set)
     steps = tuple(options.steps.split(",")) if options.steps is not None else ()
-    result = generate(config, steps=steps, grow=options.grow, say=say)
+    result = generate(config, steps=steps, grow=options.grow, retry=options.retry, say=say)
     print(result.funnel)
     print(f"run: {config.output}")
     return result_code(result)
@@ -38,6 +38,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add_config_options(parser, folder="configs/generate/")
     parser.add_argument(
         "--grow", action="store_true", help="make what is new in a list that has changed"
+    )
+    parser.add_argument(
+        "--retry", action="store_true", help="make again the shards that were given up"
     )
     parser.add_argument(
         "--steps",

@@ -2,8 +2,7 @@
 
 import difflib
 import json
-import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -13,13 +12,12 @@ from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
 from pipelines.redact import redact_config
 from sd_core.errors import EnvironmentFault, InputError, is_environment
-from sd_core.redact import REDACTED
+from sd_core.plain_yaml import MAX_DEPTH, YamlError, parse_yaml
+from sd_core.redact import CREDENTIALS_TOLD, REDACTED, names_credentials
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 StorageOptions = dict[str, str | int | float | bool | dict[str, str] | None]
 """Of an fsspec file system, as YAML has them."""
-_BOOLEAN = "tag:yaml.org,2002:bool"
-_FLOAT = "tag:yaml.org,2002:float"
 
 
 class Config(BaseModel):
@@ -92,8 +90,9 @@ def load_config(
     try:
         text = Path(path).read_text(encoding="utf-8")
         tree = parse_yaml(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or error  # not the path, as another has made it
+        raise ConfigError(f"{path}: cannot be read: {told}") from error
     except YamlError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if tree is None:
@@ -108,6 +107,9 @@ def load_config(
 def validate_config(model: type[ConfigT], tree: Mapping[str, Any], *, where: str) -> ConfigT:
     """Validate a parsed mapping; raises `ConfigError` naming `where` and every problem."""
     text = _to_json(tree, where)
+    for name, value in _texts(tree, ""):
+        if names_credentials(value):
+            raise ConfigError(f"{where}: {name} {value}: {CREDENTIALS_TOLD}")
     try:
         # Through JSON, strict mode still accepts paths, tuples and integers for floats.
         return model.model_validate_json(text)
@@ -115,6 +117,15 @@ def validate_config(model: type[ConfigT], tree: Mapping[str, Any], *, where: str
         found = _describe_all(model, json.loads(text), error)
     lines = [f"  - {line}" for line in found]
     raise ConfigError(f"{where}: {len(lines)} problem(s)\n" + "\n".join(lines))
+
+
+def _texts(node: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Every text of a tree, and where it stands."""
+    if isinstance(node, str):
+        yield name, node
+    parts: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, Mapping) else ()
+    for key, part in enumerate(node) if isinstance(node, list) else parts:
+        yield from _texts(part, f"{name}.{key}".lstrip("."))
 
 
 def _to_json(tree: Mapping[str, Any], where: str) -> str:
@@ -130,7 +141,7 @@ def _to_json(tree: Mapping[str, Any], where: str) -> str:
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
-    if not equals or not all(keys):
+    if not equals or not all(keys) or len(keys) > MAX_DEPTH:
         raise ConfigError(f"--set {override}: expected section.field=value")
     try:
         value = parse_yaml(text)
@@ -233,54 +244,6 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, Forms):
         return annotation.models()
     return [model for part in get_args(annotation) for model in _models_in(part)]
-
-
-class YamlError(InputError):
-    """Text is not YAML; says at which line and column, without quoting it (it may hold secrets)."""
-
-
-def parse_yaml(text: str) -> Any:
-    """The text as plain mappings, lists, text and numbers; raises `YamlError`."""
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-        raise YamlError(f"{where}{error.problem}") from None
-    except yaml.YAMLError as error:
-        raise YamlError(
-            f"it holds a character that YAML does not allow ({type(error).__name__})"
-        ) from None
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader with YAML 1.2's booleans and floats, and without silent repetitions."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", key_node.start_mark
-                )
-            if isinstance(key, Hashable):
-                seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    _BOOLEAN, re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    _FLOAT, re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 
 def dump_yaml(tree: Any) -> str:

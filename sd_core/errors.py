@@ -10,7 +10,6 @@ is changed; what is wrong with the environment may be gone when the same command
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, ClassVar
 
@@ -79,8 +78,14 @@ _ERRNOS = frozenset(
         errno.EDQUOT,
         errno.EROFS,
         errno.EIO,
+        errno.EFBIG,
         errno.ESTALE,
         errno.ENODEV,
+        errno.ENXIO,
+        errno.ENOTCONN,
+        errno.ENOLCK,
+        errno.ENOKEY,
+        errno.EKEYEXPIRED,
         errno.EMFILE,
         errno.ENFILE,
         errno.ENOMEM,
@@ -104,19 +109,26 @@ _UNREACHABLE = frozenset(
         "botocore.PartialCredentialsError",
         "httpx.TransportError",
         "httpx2.TransportError",
+        "ray.LocalRayletDiedError",
+        "ray.ObjectStoreFullError",
+        "ray.OutOfDiskError",
+        "ray.RpcError",
         "requests.ConnectionError",
         "requests.Timeout",
         "socket.gaierror",
         "urllib.URLError",
     }
 )
+_NO_THREAD = "can't start new thread"
 _REFUSED = (401, 403, 408, 429)
 _S3_CODES = frozenset(
     {
+        "400",  # to a request whose answer has no body, such as of a token that has expired
         "AccessDenied",
         "ExpiredToken",
         "InvalidAccessKeyId",
         "InvalidToken",
+        "NoSuchBucket",
         "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "SlowDown",
@@ -128,10 +140,16 @@ def is_environment(error: BaseException) -> bool:
     """Whether an exception, or what it was raised from, is the environment's fault.
 
     A full or broken disk; too little memory; a store or hub that cannot be reached, answers 5xx or
-    429, or refuses the credentials. A path that is not there, or may not be read on this machine,
-    is none of it.
+    429, refuses the credentials, or has lost its bucket. A path that is not there, or may not be
+    read on this machine, is none of it.
     """
-    return any(_is_fault(each) for each in causes_of(error))
+    return any(is_itself_a_fault(each) for each in causes_of(error))
+
+
+def is_no_shards_fault(error: BaseException) -> bool:
+    """As `is_environment`, of an error in the midst of a job: what may not be read or written any
+    more is the environment's too, as it could be when the job began."""
+    return is_environment(error) or any(isinstance(e, PermissionError) for e in causes_of(error))
 
 
 def causes_of(error: BaseException) -> Iterator[BaseException]:
@@ -146,29 +164,17 @@ def causes_of(error: BaseException) -> Iterator[BaseException]:
             ahead += [getattr(found, name, None) for name in ("__cause__", "cause", "_base_exc")]
 
 
-@contextmanager
-def environment_told() -> Iterator[None]:
-    """Raise what is the environment's fault as an `EnvironmentFault`.
-
-    For what ends in another process: the causes that tell are lost where an exception is pickled.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, EnvironmentFault) or not is_environment(error):
-            raise
-        told = error if isinstance(error, FoundryError) else f"{type(error).__name__}: {error}"
-        raise EnvironmentFault(str(told)) from error
-
-
-def _is_fault(error: BaseException) -> bool:
+def is_itself_a_fault(error: BaseException) -> bool:
+    """As `is_environment`, whatever the error was raised from."""
     if isinstance(error, EnvironmentFault | MemoryError | ConnectionError | TimeoutError):
         return True
     if isinstance(error, OSError) and error.errno in _ERRNOS:
         return True
-    status, code = _answer(error)
+    status, code = answer_of(error)
     if status is not None or code:
         return status in _REFUSED or (status or 0) >= 500 or code in _S3_CODES
+    if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
+        return True
     return not _names(error).isdisjoint(_UNREACHABLE)
 
 
@@ -178,7 +184,7 @@ def _names(error: BaseException) -> set[str]:
     }
 
 
-def _answer(error: Any) -> tuple[int | None, str]:
+def answer_of(error: Any) -> tuple[int | None, str]:
     """The HTTP status and the own code of a store's answer; None and "" where it is no answer."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore's

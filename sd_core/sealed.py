@@ -14,6 +14,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from sd_core.plain_json import parse_json
+
 SEAL: Final = "own_digest"
 _DIGITS: Final = 16
 _AT_THE_END: Final = re.compile(
@@ -51,7 +53,7 @@ def unseal(content: bytes) -> Any:
         body = content[: found.start()]
         if content != seal(body.decode() + "}"):
             raise SealError("damaged: its digest is not that of its text")
-    tree = json.loads(content)
+    tree = parse_json(content)
     if isinstance(tree, dict):
         tree.pop(SEAL, None)
     return tree

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.engine.config import EngineConfig
+from pipelines.engine.patience import Patience
 from pipelines.run.manifest import Manifest, committed_shards, create_manifest
 from pipelines.run.store import RunStore
 from pipelines.steps.step import ShardStep
-from sd_core.errors import EnvironmentFault, ExitCode, FoundryError, is_environment
+from sd_core.errors import EnvironmentFault, ExitCode, FoundryError, is_no_shards_fault
 from sd_core.redact import redact_text
 
 _MAX_QUARANTINED_IN_A_ROW = 10
@@ -66,6 +67,7 @@ class Chain:
         self._config = config
         self._on_commit = on_commit
         self._on_trouble = on_trouble
+        self.patience = Patience(config.patience_s)
         self.num_shards = num_shards
         self.states = [StepState(step) for step in steps]
         self.quarantined = 0
@@ -82,7 +84,7 @@ class Chain:
     def next_shard(self, index: int, *, max_ahead: int | None = None) -> int | None:
         """Take the next shard of step `index`, or None where there is nothing to start now."""
         state = self.states[index]
-        if not state.ready:
+        if not state.ready or self.patience.wait_s:
             return None
         if max_ahead is not None and index + 1 < len(self.states):
             after = self.states[index + 1]
@@ -97,6 +99,7 @@ class Chain:
         state = self.states[index]
         state.running.discard(shard_id)
         state.done += 1
+        self.patience.forget((index, shard_id))
         if manifest.quarantined is None:
             self._quarantined_in_a_row = 0
         else:
@@ -117,19 +120,24 @@ class Chain:
     ) -> None:
         """The step raised: try again, then quarantine. URLs in `error` lose their secrets.
 
+        A `cause` that is no fault of the shard's costs it no try: all wait, and it is owed again.
+
         Raises:
-            EnvironmentFault: the last try failed for a `cause` that is no fault of the shard's.
+            EnvironmentFault: it has been so for `engine.patience_s`.
         """
         error = redact_text(error)
         state = self.states[index]
+        if cause is not None and is_no_shards_fault(cause):
+            told = f"{state.step.name} shard {shard_id}: {error.strip()}"
+            wait_s = self.patience.bear((index, shard_id), told=told, cause=cause)
+            self._report(state, shard_id, f"tried again in {wait_s:.0f} s", error)
+            self.returned(index, shard_id)
+            return
         state.tries[shard_id] += 1
         budget = self._config.shard_tries
         self._report(state, shard_id, f"try {state.tries[shard_id]} of {budget}", error)
         if state.tries[shard_id] < budget:
             self.returned(index, shard_id)
-        elif cause is not None and is_environment(cause):
-            where = f"{state.step.name} shard {shard_id}"
-            raise EnvironmentFault(f"{where}: {error.strip()}") from cause
         else:
             self._quarantine(index, shard_id, error)
 
@@ -144,6 +152,10 @@ class Chain:
             self.returned(index, shard_id)
         else:
             self._quarantine(index, shard_id, f"its workers died {budget} times: {error}")
+
+    def forgive(self, index: int, shard_id: int) -> None:
+        """A death that was counted is found to be its node's."""
+        self.states[index].deaths[shard_id] -= 1
 
     def _advance(self, index: int, shard_id: int) -> None:
         while index < len(self.states) and shard_id in self._committed[index]:
@@ -160,7 +172,8 @@ class Chain:
             raise QuarantineError(
                 f"{step.name}: {allowed} shards in a row were given up, and shard {shard_id} would "
                 f"be the next: the fault is hardly theirs. The last error: {error.strip()}. Mend "
-                "it and give the same command again; the other shards are still to be tried"
+                "it and give the same command again; the other shards are still to be tried. When "
+                "it is through, --retry makes again those that were given up"
             )
         rows = step.rows_in(shard_id)
         manifest = create_manifest(

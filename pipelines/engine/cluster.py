@@ -18,7 +18,8 @@ from pipelines.engine.config import EngineConfig
 from pipelines.engine.stopping import Stopped, handle_signals
 from pipelines.run.store import RunStore, StorageError
 from pipelines.steps.step import Resources
-from sd_core.errors import EnvironmentFault, is_environment
+from sd_core.errors import EnvironmentFault, answer_of, causes_of, is_environment
+from sd_core.faults import describe_fault
 from sd_core.say import Say
 
 _LOCAL_OBJECT_STORE_BYTES = 200_000_000  # tasks exchange shard ids, never image bytes
@@ -150,7 +151,11 @@ def check_writable(store: RunStore) -> None:
         store.replace(".probe", b"")
         store.delete(".probe")
     except Exception as error:  # the client of each store raises its own
-        message = f"output {store.root}: cannot be written: {type(error).__name__}: {error}"
+        if any(answer_of(each)[1] == "NoSuchBucket" for each in causes_of(error)):
+            raise StorageError(
+                f"output {store.root}: there is no such bucket; make it, or give another"
+            ) from None
+        message = f"output {store.root}: cannot be written: {describe_fault(error)}"
         if is_environment(error):
             raise EnvironmentFault(message) from error
         if isinstance(error, OSError):

@@ -24,8 +24,12 @@ class EngineConfig(Config):
     shards_ahead: int = Field(default=4, ge=1, le=10_000)
     """Shards that may be downloaded and not yet scored, for each model worker. Unit: shards."""
     shard_tries: int = Field(default=3, ge=1, le=100)
-    """Attempts at a shard that raises an error, before it is quarantined."""
+    """Attempts at a shard that raises an error of its own, before it is quarantined."""
     infrastructure_tries: int = Field(default=20, ge=1, le=1000)
-    """Attempts at a shard whose worker dies (killed, out of memory, node lost)."""
+    """Attempts at a shard whose worker dies (killed, out of memory); on a node that is lost or
+    preempted it costs none."""
+    patience_s: float = Field(default=30.0, ge=0, le=86_400)
+    """How long a piece of work is tried again that a disk, a store or credentials fail, before
+    the job ends with 75."""
     max_quarantined_shards: int = Field(default=0, ge=0)
     """Later steps go on with at most this many quarantined shards."""

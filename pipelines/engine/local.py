@@ -1,9 +1,14 @@
 """The reference runner: the same steps, one shard after another, in this process."""
 
+import time
 import traceback
 from collections.abc import Callable
 
 from pipelines.engine.chain import Chain
+from sd_core.errors import is_no_shards_fault
+from sd_core.faults import describe_fault
+
+_LOOK_EVERY_S = 1.0
 
 
 def run_local(chain: Chain, *, check: Callable[[], None]) -> None:
@@ -12,6 +17,9 @@ def run_local(chain: Chain, *, check: Callable[[], None]) -> None:
     try:
         while not chain.is_done:
             check()
+            if wait_s := chain.patience.wait_s:
+                time.sleep(min(wait_s, _LOOK_EVERY_S))
+                continue
             # The last step that has something to do goes first, so that shards flow through.
             for index in reversed(range(len(chain.states))):
                 shard_id = chain.next_shard(index)
@@ -20,16 +28,24 @@ def run_local(chain: Chain, *, check: Callable[[], None]) -> None:
             else:
                 raise RuntimeError("a chain with work left offers no shard")
             step = chain.states[index].step
-            if step not in opened:
-                step.open()
-                opened.append(step)
             try:
+                if step not in opened:
+                    step.open()
+                    opened.append(step)
                 manifest = step.run(shard_id)
             except Exception as error:
-                trace = "".join(traceback.format_exception_only(error))
-                chain.failed(index, shard_id, trace, cause=error)
+                chain.failed(index, shard_id, _told(error, opened=step in opened), cause=error)
             else:
                 chain.finished(index, shard_id, manifest)
     finally:
         for step in opened:
             step.close()
+
+
+def _told(error: Exception, *, opened: bool) -> str:
+    """For the log and the manifest; raises what a step that could not be opened is at fault for."""
+    if is_no_shards_fault(error):
+        return describe_fault(error)
+    if not opened:
+        raise error
+    return "".join(traceback.format_exception_only(error))

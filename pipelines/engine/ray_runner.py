@@ -1,6 +1,5 @@
 """The Ray runner: a pool of actors a step, shards in flight, a loop over `ray.wait`."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,11 +17,10 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from pipelines.engine.chain import Chain, EngineError
-from pipelines.run.manifest import Manifest
+from pipelines.engine.chain import Chain, EngineError, ResourcesError
+from pipelines.engine.shard_worker import WorkerFacts, worker_class
 from pipelines.steps.step import ShardStep
-from sd_core.errors import EnvironmentFault, FoundryError, environment_told, is_environment
-from sd_core.redacted_output import redacted_output
+from sd_core.errors import EnvironmentFault, FoundryError, is_no_shards_fault
 from sd_core.say import Say
 
 _INFRASTRUCTURE = (
@@ -35,65 +33,33 @@ _INFRASTRUCTURE = (
 )
 _SHARDS_IN_FLIGHT = 2  # one at work, one waiting, so that a worker never idles on the driver
 _FAILED_OPENS = 5
+_NO_WORKER_S = 600.0
+"""So long may a cluster take to start any worker at all, as one whose nodes were preempted."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkerFacts:
-    """Where an actor runs, as it sees it."""
-
-    step: str
-    pid: int
-    cuda_visible_devices: str | None
-
-
-class ShardWorker:
-    """A Ray actor that owns one opened step; it takes shard ids and returns manifests."""
-
-    def __init__(self, step: ShardStep) -> None:
-        self._step = step
-
-    def open(self) -> WorkerFacts:
-        """Load the step's weights; says where the worker runs."""
-        with redacted_output(), environment_told():
-            self._step.open()
-        return WorkerFacts(
-            step=self._step.name,
-            pid=os.getpid(),
-            cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        )
-
-    def run(self, shard_id: int) -> Manifest:
-        """Turn one shard into committed files."""
-        with redacted_output(), environment_told():
-            return self._step.run(shard_id)
-
-    def close(self) -> None:
-        """Free the step, before the actor is let go."""
-        self._step.close()
-
-
-@dataclass
+@dataclass(eq=False)
 class _Slot:
     actor: Any
-    opening: Any  # the ref of `open`, None once it has answered
+    placing: Any  # the ref of `place`, None once it has answered
+    opening: Any  # that of `open`
+    facts: WorkerFacts | None = None
     inflight: deque[tuple[int, Any]] = field(default_factory=deque)
 
 
 class _Pool:
     def __init__(self, step: ShardStep) -> None:
         self.step = step
-        self._actor_class = _remote_class(step)
+        self._actor_class = worker_class(step)
         self.slots = [self._start() for _ in range(step.resources.num_workers)]
         self.failed_opens = 0
 
     def _start(self) -> _Slot:
         actor = self._actor_class.remote(self.step)
-        return _Slot(actor=actor, opening=actor.open.remote())
+        return _Slot(actor=actor, placing=actor.place.remote(), opening=actor.open.remote())
 
     def replace(self, slot: _Slot) -> None:
         _kill(slot.actor)
-        fresh = self._start()
-        slot.actor, slot.opening, slot.inflight = fresh.actor, fresh.opening, deque()
+        self.slots[self.slots.index(slot)] = self._start()
 
     def stop(self) -> None:
         # One that is at work would come to it only after its shard.
@@ -110,6 +76,8 @@ class RayRunner:
 
     def __init__(self, *, say: Say) -> None:
         self._say = say
+        self._deaths: dict[tuple[int, int], list[str]] = {}  # by step and shard, on which nodes
+        self._started = 0.0  # when a worker last was
 
     def run(self, chain: Chain, *, shards_ahead: int, check: Callable[[], None]) -> None:
         """Run a chain to its end.
@@ -121,6 +89,7 @@ class RayRunner:
 
         Raises:
             EngineError: workers cannot be started.
+            EnvironmentFault: storage fails for too long, or the cluster starts no worker at all.
         """
         if chain.is_done:
             return
@@ -128,6 +97,7 @@ class RayRunner:
         pools = {
             index: _Pool(state.step) for index, state in enumerate(chain.states) if state in needed
         }
+        self._started = time.monotonic()
         try:
             while not chain.is_done:
                 check()
@@ -155,23 +125,42 @@ class RayRunner:
         for index, pool in pools.items():
             for slot in pool.slots:
                 # A worker takes its shards in order: only the first can have ended.
-                ref = slot.opening or (slot.inflight[0][1] if slot.inflight else None)
+                first = slot.inflight[0][1] if slot.inflight else None
+                ref = slot.placing or slot.opening or first
                 if ref is not None:
                     owners[ref] = (index, pool, slot)
+        self._check_started(pools)
+        if not owners and chain.patience.wait_s:
+            time.sleep(min(1.0, chain.patience.wait_s))
+            return
         if not owners:
             raise EngineError("no worker has anything to do and the job is not done")
         ready, _ = ray.wait(list(owners), num_returns=1, timeout=1.0)
         for ref in ready:
             index, pool, slot = owners[ref]
-            if ref is slot.opening:
-                self._opened(pool, slot, ref)
+            if ref is slot.placing or ref is slot.opening:
+                self._opened(chain, pool, slot, ref)
             else:
                 self._ended(chain, index, pool, slot)
 
-    def _opened(self, pool: _Pool, slot: _Slot, ref: Any) -> None:
+    def _check_started(self, pools: dict[int, _Pool]) -> None:
+        """Raise `ResourcesError` where no worker of any pool has been placed for too long."""
+        if any(slot.placing is None for pool in pools.values() for slot in pool.slots):
+            self._started = time.monotonic()
+        elif time.monotonic() - self._started > _NO_WORKER_S:
+            has = ray.cluster_resources()
+            raise ResourcesError(
+                f"the cluster has started no worker for {_NO_WORKER_S:.0f} s; it has "
+                f"{has.get('CPU', 0):g} CPU and {has.get('GPU', 0):g} GPU: see that its nodes run"
+            )
+
+    def _opened(self, chain: Chain, pool: _Pool, slot: _Slot, ref: Any) -> None:
         try:
-            facts: WorkerFacts = ray.get(ref)
+            found: WorkerFacts | None = ray.get(ref)
         except _INFRASTRUCTURE as error:
+            if _is_of_the_node(error, slot.facts):
+                pool.replace(slot)
+                return
             pool.failed_opens += 1
             if pool.failed_opens >= _FAILED_OPENS:
                 raise EngineError(
@@ -185,15 +174,24 @@ class RayRunner:
             cause = _cause(error)
             if isinstance(cause, FoundryError) and type(cause) is not EnvironmentFault:
                 raise cause from None  # as where the step is opened in this process
-            kind = EnvironmentFault if is_environment(cause) else EngineError
-            raise kind(
-                f"{pool.step.name}: a worker could not start: {_cause_line(error)}"
-            ) from error
+            told = f"{pool.step.name}: a worker could not start: {_cause_line(error)}"
+            if not is_no_shards_fault(cause):
+                raise EngineError(told) from error
+            wait_s = chain.patience.bear(pool.step.name, told=told, cause=error)
+            self._say(f"{told}; tried again in {wait_s:.0f} s")
+            time.sleep(wait_s)
+            pool.replace(slot)
+            return
+        if found is not None:
+            slot.facts, slot.placing = found, None
+            return
         pool.failed_opens = 0
+        chain.patience.forget(pool.step.name)
         slot.opening = None
-        gpu = facts.cuda_visible_devices
+        assert slot.facts is not None
+        gpu = slot.facts.cuda_visible_devices
         where = f"GPU {gpu}" if pool.step.resources.num_gpus and gpu else "CPU"
-        self._say(f"{facts.step}: worker {facts.pid} is ready ({where})")
+        self._say(f"{pool.step.name}: worker {slot.facts.pid} is ready ({where})")
 
     def _ended(self, chain: Chain, index: int, pool: _Pool, slot: _Slot) -> None:
         shard_id, ref = slot.inflight[0]
@@ -217,17 +215,19 @@ class RayRunner:
         (shard_id, _), *queued = slot.inflight
         for waiting, _ref in reversed(queued):
             chain.returned(index, waiting)
-        chain.interrupted(index, shard_id, _first_line(error))
         pool.replace(slot)
-
-
-def _remote_class(step: ShardStep) -> Any:
-    # A class of the step's own name, so that `ps` and Ray's dashboard show which worker is which.
-    named = type(f"{step.name.capitalize()}Worker", (ShardWorker,), {})
-    resources = step.resources
-    return ray.remote(num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_restarts=0)(
-        named
-    )
+        if _is_of_the_node(error, slot.facts):
+            chain.returned(index, shard_id)
+            self._say(f"{pool.step.name} shard {shard_id}: its node was lost, which costs no try")
+            return
+        # A node may be known to be lost only after its workers.
+        deaths = self._deaths.setdefault((index, shard_id), [])
+        for node in [node for node in deaths if not _is_alive(node)]:
+            deaths.remove(node)
+            chain.forgive(index, shard_id)
+        if slot.facts is not None:
+            deaths.append(slot.facts.node)
+        chain.interrupted(index, shard_id, _first_line(error))
 
 
 def _kill(actor: Any) -> None:
@@ -237,6 +237,18 @@ def _kill(actor: Any) -> None:
 def _is_infrastructure(error: BaseException) -> bool:
     cause = getattr(error, "cause", None)
     return isinstance(error, _INFRASTRUCTURE) or isinstance(cause, _INFRASTRUCTURE)
+
+
+def _is_of_the_node(error: BaseException, worker: WorkerFacts | None) -> bool:
+    """Whether a worker was lost with its node, or to make room on it."""
+    causes = (error, getattr(error, "cause", None))
+    if any(isinstance(e, NodeDiedError) or getattr(e, "preempted", False) for e in causes):
+        return True
+    return worker is not None and not _is_alive(worker.node)
+
+
+def _is_alive(node: str) -> bool:
+    return any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
 
 
 def _first_line(error: BaseException) -> str:

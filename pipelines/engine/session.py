@@ -1,12 +1,13 @@
 """One job's hold on its run and its workers: lease, cluster, preflight, chains."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from pipelines.engine import cluster
 from pipelines.engine.chain import Chain
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.local import run_local
+from pipelines.engine.patience import Patience, ResultT
 from pipelines.engine.progress import Progress
 from pipelines.engine.ray_runner import RayRunner
 from pipelines.engine.stopping import check_stopped, stoppable
@@ -15,6 +16,7 @@ from pipelines.run.manifest import Manifest, committed_shards
 from pipelines.run.rates import RateLog
 from pipelines.run.store import RunStore
 from pipelines.steps.step import Resources, ShardStep
+from sd_core.errors import is_environment
 from sd_core.say import Say
 
 
@@ -67,6 +69,10 @@ class Session:
                 chain, shards_ahead=self._config.shards_ahead, check=self._check
             )
 
+    def persist(self, name: str, work: Callable[[], ResultT]) -> ResultT:
+        """Do, in the driver, what may be repeated, for `engine.patience_s` while storage fails."""
+        return Patience(self._config.patience_s).persist(name, work, say=self._say)
+
     def start(self, step: str, *, shards_total: int, shards_done: int = 0) -> None:
         """A step begins, whoever runs it."""
         self.progress.start(step, shards_total=shards_total, shards_done=shards_done)
@@ -108,8 +114,13 @@ def open_session(
             stack.enter_context(cluster.connected(num_cpus=num_cpus))
         session = Session(store, config, lease, say)
         session.preflight(downloads=downloads)
+        is_reached = True
         try:
             yield session
+        except Exception as error:
+            is_reached = not is_environment(error)
+            raise
         finally:
             with suppress(Exception):  # how fast it was must not hide how it ended
-                session.rates.write(store)
+                if is_reached:
+                    session.rates.write(store)

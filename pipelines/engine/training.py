@@ -23,12 +23,13 @@ from sd_core.errors import (
     EnvironmentFault,
     FoundryError,
     causes_of,
-    environment_told,
     is_environment,
 )
+from sd_core.faults import describe_fault, environment_told
 from sd_core.redact import redact_text
 from sd_core.redacted_output import redacted_output
 from sd_core.say import Say
+from sd_core.store_waits import bound_store_waits
 from sd_core.training.place import Place
 
 
@@ -152,7 +153,7 @@ def _cause(failure: BaseException | None) -> Exception | None:
         if isinstance(each, FoundryError):
             return each
         if isinstance(each, Exception) and is_environment(each):
-            return EnvironmentFault(f"{type(each).__name__}: {each}")
+            return EnvironmentFault(describe_fault(each))
     return None
 
 
@@ -174,6 +175,7 @@ def _worker(settings: dict[str, Any]) -> None:
         sys.stdout.flush()
 
     worker: TrainWorker = settings["worker"]
+    bound_store_waits()
     with redacted_output(), environment_told():
         worker(settings["config"], place, fingerprint=settings["fingerprint"], say=say)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pipelines.rows.ledger import RETRIED_REASONS
 from pipelines.run.amendments import Amendments
 from pipelines.run.manifest import (
-    Manifest,
     committed_shards,
     create_manifest,
     read_manifest,
@@ -79,7 +78,8 @@ def adopt_download(
             manifest = read_manifest(store, "download", before, shard_id)
             if manifest is None or shard_id >= num_shards:
                 continue
-            if amendments.fetches_again and has_failed_in_passing(manifest):
+            is_again = not reasons_again(amendments).isdisjoint(manifest.dropped)
+            if amendments.fetches_again and (is_again or manifest.quarantined is not None):
                 continue
             create_manifest(store, replace(manifest, fingerprint=fingerprint))
             done.add(shard_id)
@@ -87,9 +87,27 @@ def adopt_download(
     return adopted
 
 
-def has_failed_in_passing(manifest: Manifest) -> bool:
-    """Whether a retry of a downloaded shard could find more."""
-    return manifest.quarantined is not None or not RETRIED_REASONS.isdisjoint(manifest.dropped)
+def reasons_again(amendments: Amendments) -> frozenset[str]:
+    """Of rows that a retry fetches again."""
+    return RETRIED_REASONS | set(amendments.also_again)
+
+
+def adopt_made(store: RunStore, *, step: str, before: str, now: str) -> int:
+    """Take over what a step made before it was asked to make again what it had given up.
+
+    Returns:
+        How many shards were taken over.
+    """
+    todo = committed_shards(store, step, before) - committed_shards(store, step, now)
+    if todo and not copy_records(store, step, before, now):
+        return 0
+    adopted = 0
+    for shard_id in sorted(todo):
+        manifest = read_manifest(store, step, before, shard_id)
+        if manifest is not None and manifest.quarantined is None:
+            create_manifest(store, replace(manifest, fingerprint=now))
+            adopted += 1
+    return adopted
 
 
 def copy_records(store: RunStore, step: str, before: str, now: str) -> bool:
@@ -97,13 +115,12 @@ def copy_records(store: RunStore, step: str, before: str, now: str) -> bool:
     for name in store.list_files(f"manifests/{step}/{before}"):
         if name.removesuffix(".json").isdigit():
             continue
-        content = store.read_bytes(f"manifests/{step}/{before}/{name}")
-        path = f"manifests/{step}/{now}/{name}"
+        earlier, path = (f"manifests/{step}/{each}/{name}" for each in (before, now))
+        tree = read_json(store, earlier) if name.endswith(".json") else None
+        content = store.read_bytes(earlier)
         if store.create_exclusive(path, content) or store.read_bytes(path) == content:
             continue
-        is_json = name.endswith(".json")  # perhaps of a version that did not seal it
-        earlier = f"manifests/{step}/{before}/{name}"
-        if not is_json or read_json(store, path) != read_json(store, earlier):
+        if tree is None or read_json(store, path) != tree:  # perhaps one of them is not sealed
             return False
     return True
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.config import ConfigError
-from pipelines.run.amendments import Amendments
+from pipelines.run.amendments import OPTION, Amendments
 from pipelines.run.record import StepIdentity
 from pipelines.run.revision_files import origin_of
 from pipelines.run.store import RunStore
@@ -47,7 +47,8 @@ def with_amendments(
     for name, step in old.items():
         options = dict(step.options)
         if STEP_KINDS[name].makes_images:
-            options = {k: v for k, v in options.items() if k != "edition"} | amendments.identity()
+            times = options.pop(OPTION, {}).get("lifted", 0)  # what was begun is left to the job
+            options |= amendments.identity(name, is_first=True, times=times)
         parents = tuple(new[p].fingerprint for p in STEP_KINDS[name].parents if p in new)
         new[name] = StepIdentity(step=name, options=options, parents=parents)
     return new

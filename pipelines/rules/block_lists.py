@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from pipelines.config import Config, ConfigError, unreadable
 from pipelines.rows.urls import normalise_host, normalise_url, url_host
-from sd_core.redact import redact_url
+from sd_core.git_lfs import POINTER_TOLD, is_pointer
+from sd_core.redact import CREDENTIALS_TOLD, names_credentials, redact_url
 
 _CHUNK_BYTES = 65 << 16  # a multiple of a hex digest and its line feed
 _URL_HASH_BYTES = 16
@@ -136,6 +137,8 @@ def list_entries(path: str | None, option: str, options: dict[str, Any]) -> Iter
     """
     if path is None:
         return
+    if names_credentials(path):
+        raise ConfigError(f"{option} {path}: {CREDENTIALS_TOLD}")
     try:
         with fsspec.open(
             path, "rb", compression=None if _is_parquet(path) else "infer", **options
@@ -144,6 +147,8 @@ def list_entries(path: str | None, option: str, options: dict[str, Any]) -> Iter
                 yield from _parquet_entries(stream, path)
                 return
             for number, line in enumerate(stream, start=1):
+                if number == 1 and is_pointer(line):
+                    raise ConfigError(f"{option} {_shown(path)}: {POINTER_TOLD}")
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:

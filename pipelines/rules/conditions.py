@@ -1,6 +1,5 @@
 """SQL conditions of a user's, by a DuckDB that reaches neither files nor the network."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from pipelines.config import ConfigError
 from pipelines.rules.columns import Mask
+from sd_core.plain_json import parse_json
 
 _PLACE = "__place"
 _NO_ROWS_FAULT = (
@@ -138,7 +138,7 @@ class Condition:
             [(text,)] = _database().execute("SELECT json_serialize_sql(?)", [query]).fetchall()
         except duckdb.Error as error:
             raise ConfigError(f"{self._where}.sql: {_first_line(error)}") from None
-        tree = json.loads(text)
+        tree = parse_json(text)
         if tree["error"]:
             raise ConfigError(f"{self._where}.sql: {tree['error_message']}")
         return tree["statements"][0]["node"]["where_clause"]

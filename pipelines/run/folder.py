@@ -1,5 +1,6 @@
 """Whether a folder is a run, or may become one."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from pipelines.run.record import REVISION_FILE, RUN_FILE, NotARunError, read_run
 from pipelines.run.store import RunStore, StorageError
 from sd_core.errors import EnvironmentFault, FoundryError, is_environment
+from sd_core.faults import describe_fault
 
 PLAN_FILE = "plan/plan.json"
 _BEFORE_THE_PLAN = ("lease.json", "plan", "lost+found")
@@ -74,11 +76,15 @@ def _named(store: RunStore, what: str) -> Iterator[None]:
         yield
     except PermissionError as error:
         kind = EnvironmentFault if is_environment(error) else StorageError
-        raise kind(f"{what} {store.root}: cannot be looked at: {error}") from error
+        raise kind(f"{what} {store.root}: cannot be looked at: {describe_fault(error)}") from error
     except Exception as error:  # the client of each store raises its own
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise StorageError(f"{what} {store.root}: {error.strerror}") from error
+        if type(error).__name__ == "ParamValidationError":  # botocore's
+            raise StorageError(f"{what} {store.root}: not the name of a bucket") from error
         if isinstance(error, FoundryError) or not is_environment(error):
             raise
-        raise EnvironmentFault(f"{what} {store.root}: {type(error).__name__}: {error}") from error
+        raise EnvironmentFault(f"{what} {store.root}: {describe_fault(error)}") from error
 
 
 def _check_is_no_file(store: RunStore, what: str) -> None:

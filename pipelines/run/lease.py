@@ -6,15 +6,17 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 from pipelines.run.store import RunStore
-from sd_core.errors import EnvironmentFault
+from sd_core.errors import EnvironmentFault, is_environment
 from sd_core.say import Say
 
 LEASE_FILE = "lease.json"
+_LAST_TRY_S = 5.0  # for a store that may not answer
 _RETURN_S = 0.5  # for a heartbeat that is under way, where the process is about to end
 
 
@@ -76,7 +78,17 @@ class Lease:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._return(None)
+        if not any(isinstance(each, Exception) and is_environment(each) for each in error):
+            self._return(None)
+            return
+        # The store that failed the job may not answer now either: who comes next sees us gone.
+        returning = threading.Thread(target=self._try_to_return, name="lease-return", daemon=True)
+        returning.start()
+        returning.join(_LAST_TRY_S)
+
+    def _try_to_return(self) -> None:
+        with suppress(Exception):
+            self._return(_LAST_TRY_S)
 
     def _return(self, patience_s: float | None) -> None:
         self._stop.set()

@@ -1,8 +1,9 @@
 """A run's recorded options against those that a job has: the same, or refused by name."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
+from pipelines.run.amendments import LIFTED
 from pipelines.run.option_changes import describe_changes
 from pipelines.run.record import (
     REVISION_FILE,
@@ -34,14 +35,18 @@ def check_or_record(
     job: Mapping[str, Any],
     recut: frozenset[str] = frozenset(),
     revised: Sequence[str] = (),
+    begin: Callable[[], None] | None = None,
 ) -> None:
     """Refuse a run whose recorded options differ, as `check_recorded` does; else write run.json.
 
     Args:
         job: What else run.json keeps: the resolved configuration (no secrets), versions, models.
+        begin: Writes what has to be there before it.
     """
     now = {identity.step: identity for identity in identities}
     recorded = check_recorded(store, now.values(), recut=recut, revised=revised)
+    if begin is not None:
+        begin()
     steps = {
         step: {"fingerprint": identity.fingerprint, "options": identity.options}
         for step, identity in now.items()
@@ -95,10 +100,10 @@ def _describe_differences(
         if before is None or before["fingerprint"] == identity.fingerprint:
             continue
         if step not in recut:
-            lines = describe_changes(before["options"], identity.options)
-            if step == first and revised:
-                is_explained = True
-                lines = [line for line in lines if not line.startswith(tuple(revised))]
+            free = (LIFTED, *revised) if step == first else (LIFTED,)
+            every = describe_changes(before["options"], identity.options)
+            lines = [line for line in every if not line.startswith(free)]
+            is_explained |= (step == first and bool(revised)) or lines != every
             if not lines and not is_explained:
                 differences.append(f"  - {step}: a step that it is made from was added or left out")
             differences += [f"  - {step}.{line}" for line in lines]

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sd_core.errors import EnvironmentFault
+from sd_core.faults import resource_named
+
 _PREFIX = "latent-foundry-shard-"
 _LOCK = "lock"
 
@@ -21,13 +24,30 @@ def spool_folder(parent: str | Path | None = None) -> Iterator[Path]:
     Args:
         parent: A local folder; the system's temporary one where None.
     """
+    where = f"the temporary folder {parent or _temporary()} (TMPDIR)"
     remove_abandoned(parent)
+    with (
+        resource_named(where, writes=True),
+        _made_in(parent) as folder,
+        (folder / f"{_LOCK}.new").open("wb") as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / f"{_LOCK}.new").rename(folder / _LOCK)  # so that none is seen unlocked
+        yield folder
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:  # none of those it knows can be written
+        raise EnvironmentFault(f"{error}; make room in one, or set TMPDIR to another") from error
+
+
+@contextmanager
+def _made_in(parent: str | Path | None) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     try:
-        with (folder / f"{_LOCK}.new").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            (folder / f"{_LOCK}.new").rename(folder / _LOCK)  # so that none is seen unlocked
-            yield folder
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

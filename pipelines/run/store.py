@@ -4,18 +4,19 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from sd_core.errors import InputError
-from sd_core.redact import redact_url
+from sd_core.faults import resource_named
+from sd_core.redact import CREDENTIALS_TOLD, names_credentials, redact_url
 
 _LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -23,6 +24,23 @@ _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 class StorageError(InputError):
     """A storage location cannot be used; the message says which and what to do."""
+
+
+Given = ParamSpec("Given")
+ResultT = TypeVar("ResultT")
+
+
+def _named(
+    method: Callable[Concatenate["RunStore", Given], ResultT],
+) -> Callable[Concatenate["RunStore", Given], ResultT]:
+    """What fails in it for want of something tells that it is the run's."""
+
+    @wraps(method)
+    def named(store: "RunStore", /, *args: Given.args, **options: Given.kwargs) -> ResultT:
+        with resource_named(store.root):
+            return method(store, *args, **options)
+
+    return named
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,10 @@ class RunStore:
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        if "\0" in self.root:
+            raise StorageError(f"{self.root!r}: a path holds no NUL")
+        if names_credentials(self.root):
+            raise StorageError(f"{self.root}: {CREDENTIALS_TOLD}")
         if "://" not in self.root and not os.path.isabs(self.root):
             raise StorageError(
                 f"{self.root!r} is a relative path; give an absolute path or a URL, because a "
@@ -72,15 +94,18 @@ class RunStore:
         """The full path of `path` inside the file system (no protocol)."""
         return f"{self._target[1]}/{path}"
 
+    @_named
     def exists(self, path: str) -> bool:
         """Whether a file or folder is there now, past any listing cache."""
         self.filesystem.invalidate_cache()
         return bool(self.filesystem.exists(self.absolute(path)))
 
+    @_named
     def size(self, path: str) -> int:
         """The file's size in bytes; raises FileNotFoundError."""
         return int(self.filesystem.info(self.absolute(path), refresh=True)["size"])
 
+    @_named
     def list_files(self, folder: str, *, hidden: bool = False) -> list[str]:
         """Names of the files directly in `folder`, sorted; empty when there is no such folder.
 
@@ -95,6 +120,7 @@ class RunStore:
         names = (PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "file")
         return sorted(name for name in names if hidden or not name.startswith(".tmp-"))
 
+    @_named
     def list_folders(self, folder: str) -> list[str]:
         """Names of the folders directly in `folder`, sorted; empty when there is no such folder."""
         self.filesystem.invalidate_cache()
@@ -104,6 +130,7 @@ class RunStore:
             return []
         return sorted(PurePosixPath(e["name"]).name for e in entries if e["type"] == "directory")
 
+    @_named
     def read_bytes(self, path: str) -> bytes:
         """The whole file; raises FileNotFoundError."""
         return cast(bytes, self.filesystem.cat_file(self.absolute(path)))
@@ -111,13 +138,18 @@ class RunStore:
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
         """Open a file for reading, seekable."""
-        with self.filesystem.open(self.absolute(path), "rb") as stream:
+        with (
+            resource_named(self.root, writes=False),
+            self.filesystem.open(self.absolute(path), "rb") as stream,
+        ):
             yield stream
 
+    @_named
     def fetch(self, path: str, local: Path) -> None:
         """Copy a file of the run onto local disk."""
         self.filesystem.get_file(self.absolute(path), str(local))
 
+    @_named
     def put_file(self, local: Path, path: str) -> None:
         """Publish a finished local file whole: a reader sees all of it or nothing."""
         target = self.absolute(path)
@@ -129,6 +161,7 @@ class RunStore:
             _sync(temporary)
             os.replace(temporary, target)
 
+    @_named
     def replace(self, path: str, content: bytes) -> None:
         """Write a small file atomically, over any earlier one."""
         target = self.absolute(path)
@@ -140,6 +173,7 @@ class RunStore:
             _sync(temporary)
             os.replace(temporary, target)
 
+    @_named
     def create_exclusive(self, path: str, content: bytes) -> bool:
         """Create a small file if there is none; False, and no change, where there is one.
 
@@ -160,6 +194,7 @@ class RunStore:
             raise
         return True
 
+    @_named
     def delete(self, path: str) -> None:
         """Remove one file; no error where there is none."""
         try:

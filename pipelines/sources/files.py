@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipelines.sources.config import (
     SourceError,
 )
+from sd_core.git_lfs import POINTER_TOLD, is_pointer
 
 Compression = Literal["gzip", "bz2", "zstd"]
 
@@ -113,6 +114,8 @@ class SourceFile:
         digest = hashlib.sha256()
         with self.open() as stream:
             while chunk := stream.read(CHUNK_BYTES):
+                if is_pointer(chunk):
+                    raise SourceError(f"{self.uri}: {POINTER_TOLD}")
                 digest.update(chunk)
         return digest.hexdigest()
 

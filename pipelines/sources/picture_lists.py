@@ -5,7 +5,6 @@
 
 import csv
 import io
-import json
 import posixpath
 from collections.abc import Iterator
 from functools import lru_cache
@@ -17,6 +16,7 @@ from pipelines.sources.columns import clean_text
 from pipelines.sources.config import SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.pictures import StoredFile
+from sd_core.plain_json import parse_json
 
 LIST_NAMES: Final = ("metadata.csv", "metadata.jsonl", "captions.jsonl")
 NAME_FIELD: Final = "file_name"
@@ -75,7 +75,7 @@ def _json_lines(text: str, shown: str) -> Iterator[tuple[str, Fields]]:
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
+            fields = parse_json(line)
         except (ValueError, RecursionError) as error:
             raise SourceError(f"{shown}: line {number} is no JSON: {error}") from error
         if not isinstance(fields, dict):

@@ -1,7 +1,6 @@
 """Image archives against the facts: the same samples, in the same order, as they say."""
 
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 from pipelines.verify.fault import Fault, shown
 from pipelines.verify.files import raise_unreadable
 from sd_core.errors import FoundryError
+from sd_core.plain_json import parse_json
 from sd_core.redact import redact_text
 from sd_core.tar_members import TarSample, iterate_tar_samples
 
@@ -110,7 +110,7 @@ def _check_image(
 
 def _check_json(content: bytes, row: Mapping[str, Any], *, where: str) -> Iterator[Fault]:
     try:
-        tree = json.loads(content)
+        tree = parse_json(content)
     except ValueError as error:
         yield Fault(where, f"not JSON ({error})", "the row's facts")
         return

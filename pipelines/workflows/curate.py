@@ -14,7 +14,13 @@ from pipelines.plan import (
 )
 from pipelines.plan.record import PLAN_PATH
 from pipelines.report.card import CARD_FILE, write_card
-from pipelines.revisions.begin import begin_growth, begin_retry, planned_before
+from pipelines.revisions.begin import (
+    FETCH_OPTIONS,
+    Retry,
+    begin_growth,
+    plan_retry,
+    planned_before,
+)
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
 from pipelines.run.folder import check_output
 from pipelines.run.record import read_revision, read_run
@@ -53,7 +59,8 @@ def curate(
         steps: By name; all by default.
         grow: Add the list's new files, and rows at the end of planned ones, to a run that has
             begun.
-        retry: Fetch again the rows that failed for a reason that can pass.
+        retry: Fetch again the rows that failed for a reason that can pass, and make again the
+            shards that any step gave up.
 
     Raises:
         ConfigError: the configuration or the asked steps make no sense.
@@ -68,7 +75,10 @@ def curate(
     check_output(store, job="curate")
     source = Source(config.source)
     renews = grow or retry
-    known = _known_job(config, store, source, grow=grow) if store.exists(PLAN_PATH) else None
+    again = _plan_retry(config, store) if retry and not is_unfinished(store) else None
+    known = None
+    if store.exists(PLAN_PATH):
+        known = _known_job(config, store, source, grow=grow, again=again)
     has_news = renews or is_unfinished(store)
     if known and not has_news and known.is_complete(read_revision(store), asked):
         _record(known, steps)
@@ -88,29 +98,34 @@ def curate(
             require_parents(known, asked)
     with open_session(store, config.engine, say=say) as session:
         finish_takedown(store, say=say)
-        if retry:
-            _begin_retry(store, say)
-        job = CurateSteps(config, store, source, _plan(config, store, source, say, grow=grow))
+        plan = _plan(config, store, source, say, grow=grow)
+        again = _plan_retry(config, store) if retry else None
+        if again is not None:
+            say(f"retry: {again.told}")
+        amendments = None if again is None else again.amendments
+        job = CurateSteps(config, store, source, plan, amendments=amendments)
         _record(job, steps)
         run_steps(job, session, asked, say)
         write_card(store)
     return result_of(job, asked)
 
 
-def _begin_retry(store: RunStore, say: Say) -> None:
-    failed = begin_retry(store)
-    told = ", ".join(f"{name} {rows:,}" for name, rows in sorted(failed.items()))
-    say(f"retry: {told or 'no row failed for a reason that can pass'}")
+def _plan_retry(config: CurateConfig, store: RunStore) -> Retry:
+    fetch = config.download.model_dump(mode="json")
+    return plan_retry(store, origin="download", download=fetch)
 
 
-def _known_job(config: CurateConfig, store: RunStore, source: Source, *, grow: bool) -> CurateSteps:
+def _known_job(
+    config: CurateConfig, store: RunStore, source: Source, *, grow: bool, again: Retry | None
+) -> CurateSteps:
     """The steps of a run that is planned; raises `WeightsError` for all that cannot be had."""
     plan = load_plan(store)
     if not grow:
         check_plan_inputs(plan, source)
     _check_shard_size(config, plan)
     try:
-        return CurateSteps(config, store, source, plan)
+        amendments = None if again is None else again.amendments
+        return CurateSteps(config, store, source, plan, amendments=amendments)
     except WeightsError:
         check_weights(config.weight_needs())
         raise
@@ -176,6 +191,7 @@ def _record(job: CurateSteps, steps: Sequence[str]) -> None:
         job.identities.values(),
         job={"job": "curate", "config": job.public_config, "models": job.config.describe_models()}
         | describe_program(),
+        begin=job.begin,
         **_may_change(job, steps),
     )
 
@@ -184,7 +200,10 @@ def _may_change(job: CurateSteps, steps: Sequence[str]) -> MayChange:
     """What a re-cut, a retry, a growth or a takedown may have changed of the recorded options."""
     recorded = read_run(job.store).get("steps", {}).get("download", {})
     is_amended = recorded and recorded["fingerprint"] in job.amendments.before
-    return {
-        "recut": recut_steps(steps, origin="download"),
-        "revised": ("plan:", "edition.") if is_amended or is_unfinished(job.store) else (),
-    }
+    revised = ["plan:", "edition."] if is_amended or is_unfinished(job.store) else []
+    if is_amended and job.amendments.fetches_again:
+        before, now = recorded["options"]["download"], job.config.download
+        is_less = now.max_bytes < before["max_bytes"]
+        fetch = [name for name in FETCH_OPTIONS if not (name == "max_bytes" and is_less)]
+        revised += [f"download.{name}:" for name in fetch]
+    return {"recut": recut_steps(steps, origin="download"), "revised": revised}

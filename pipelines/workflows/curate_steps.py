@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.plan import Plan
-from pipelines.revisions.adopt import adopt_download
-from pipelines.run.amendments import read_amendments
+from pipelines.revisions.adopt import adopt_download, reasons_again
+from pipelines.run.amendments import Amendments
 from pipelines.run.record import read_run
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards
 from pipelines.run.store import RunStore
@@ -33,15 +33,22 @@ class CurateSteps(RunSteps):
         WeightsError: encode's tokenizer cannot be had.
     """
 
-    def __init__(self, config: CurateConfig, store: RunStore, source: Source, plan: Plan) -> None:
+    def __init__(
+        self,
+        config: CurateConfig,
+        store: RunStore,
+        source: Source,
+        plan: Plan,
+        *,
+        amendments: Amendments | None = None,
+    ) -> None:
         config = config.model_copy(update={"image": config.image.of_run(_recorded_image(store))})
         self.config = config
         self.plan = plan
-        self.amendments = read_amendments(store)
         self.rows = PlannedRows(store, source, config.before_fetch)
         encode = config.encode
         self._tokenizer = None if encode is None else load_caption_tokenizer(encode.text_encoder)
-        super().__init__(config, store, plan)
+        super().__init__(config, store, plan, amendments=amendments)
 
     @property
     def token_counter(self) -> CaptionTokenizer | None:
@@ -108,6 +115,7 @@ class CurateSteps(RunSteps):
             image=self.config.image,
             caption_facts=self.config.caption_facts,
             before=self.amendments.before[0] if self.amendments.fetches_again else None,
+            again=reasons_again(self.amendments),
             content_hash_column=self.plan.content_hash,
             resources=resources,
         )
@@ -137,7 +145,6 @@ class CurateSteps(RunSteps):
                 "download": config.download.model_dump(mode="json", exclude=_NOT_OF_THE_FETCH),
                 "image": config.image.identity(),
                 **config.caption_facts.identity(),
-                **self.amendments.identity(),
             }
         if step == "select":
             return self.select_options()

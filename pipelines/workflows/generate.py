@@ -13,8 +13,10 @@ from pipelines.prompts import (
 from pipelines.prompts.notes import notes_of
 from pipelines.prompts.record import load_prompt_plan
 from pipelines.report.card import CARD_FILE, write_card
+from pipelines.revisions.begin import plan_retry
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
 from pipelines.rows.ledger import ORIGIN_FACTS
+from pipelines.run.amendments import Amendments
 from pipelines.run.folder import check_output
 from pipelines.run.record import (
     RunMismatchError,
@@ -51,12 +53,14 @@ def generate(
     say: Say,
     steps: Sequence[str] = (),
     grow: bool = False,
+    retry: bool = False,
 ) -> JobResult:
     """Run the asked steps of a generation; those that are complete already are left alone.
 
     Args:
         steps: By name; all by default.
         grow: Add what is new in the list of prompts to a run that has begun.
+        retry: Make again the shards that any step gave up.
 
     Raises:
         ConfigError: the configuration or the asked steps make no sense.
@@ -65,6 +69,8 @@ def generate(
     asked = asked_steps(steps, origin="generate", off=config.steps_left_out())
     for line in config.select.old_keys():
         say(line)
+    if grow and retry:
+        raise ConfigError("--grow and --retry: give one, then the other")
     store = RunStore(config.output, config.storage_options)
     check_output(store, job="generate")
     config.prompts.source().check_listed()
@@ -73,10 +79,18 @@ def generate(
     model = foresee_model(config.generate, say=say)
     check_defaults(config.generate, model)
     _refuse_earlier_noise(store)
-    _check_run(config, store, asked, steps, grow=grow)
+    amendments = None
+    if retry and not is_unfinished(store):
+        amendments = plan_retry(store, origin="generate").amendments
+    _check_run(config, store, asked, steps, grow=grow, amendments=amendments)
     with open_session(store, config.engine, say=say, downloads=False) as session:
         finish_takedown(store, say=say)
-        job = GenerateSteps(config, store, _plan(config, store, model, grow=grow, say=say))
+        plan = _plan(config, store, model, grow=grow, say=say)
+        if retry:
+            again = plan_retry(store, origin="generate")
+            amendments = again.amendments
+            say(f"retry: {again.told}")
+        job = GenerateSteps(config, store, plan, amendments=amendments)
         _record(job, steps, grow=grow)
         is_done = job.is_complete(read_revision(store), asked)
         if is_done:
@@ -97,6 +111,7 @@ def _check_run(
     steps: Sequence[str],
     *,
     grow: bool,
+    amendments: Amendments | None,
 ) -> None:
     """Refuse what cannot be done with the run as it is, before anything is written."""
     is_planned = store.exists(PLAN_PATH)
@@ -105,7 +120,7 @@ def _check_run(
         require_named(asked, origin="generate", off=off, renews=is_planned)
     if not is_planned:
         return
-    job = GenerateSteps(config, store, load_prompt_plan(store))
+    job = GenerateSteps(config, store, load_prompt_plan(store), amendments=amendments)
     _check_columns(config, job.plan.columns)
     if config.select.best_of is not None and (keys := keys_in_two_shards(job.plan, store)):
         raise ConfigError(
@@ -143,6 +158,7 @@ def _record(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> None:
         job.store,
         job.identities.values(),
         job={"job": "generate", "config": job.public_config, "models": models} | describe_program(),
+        begin=job.begin,
         **_may_change(job, steps, grow=grow),
     )
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from pipelines.prompts import PromptPlan, read_left_rows
 from pipelines.rules.tombstones import read_tombstones
-from pipelines.run.amendments import read_amendments
+from pipelines.run.amendments import Amendments
 from pipelines.run.cache_files import LATENTS_FOLDER, read_recorded
 from pipelines.run.manifest import ShardError
 from pipelines.run.option_changes import describe_changes
@@ -31,11 +31,18 @@ class GenerateSteps(RunSteps):
     The plan is no part of their identities: it only grows, and what is made stays as it is.
     """
 
-    def __init__(self, config: GenerateJobConfig, store: RunStore, plan: PromptPlan) -> None:
+    def __init__(
+        self,
+        config: GenerateJobConfig,
+        store: RunStore,
+        plan: PromptPlan,
+        *,
+        amendments: Amendments | None = None,
+    ) -> None:
         self.config = config
         self.plan = plan
         self._tokenizer = load_caption_tokenizer(first_text_encoder(config.generate.model))
-        super().__init__(config, store, plan)
+        super().__init__(config, store, plan, amendments=amendments)
 
     @property
     def token_counter(self) -> CaptionTokenizer:
@@ -98,8 +105,7 @@ class GenerateSteps(RunSteps):
         config = self.config
         if step == "generate":
             facts = config.caption_facts.identity()
-            taken_down = read_amendments(self.store).identity()
-            return {"generate": config.generate.identity(), **self.threads(), **facts, **taken_down}
+            return {"generate": config.generate.identity(), **self.threads(), **facts}
         if step == "select":
             # Of a plan that grows, old shards keep their verdicts only where those cannot change.
             shards = self.plan.num_shards if config.select.weighs_later_rows else 0

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
 from pipelines.config import ConfigError
 from pipelines.engine.chain import QuarantineError
@@ -18,6 +20,7 @@ from pipelines.workflows.run_steps import RunSteps
 from sd_core.say import Say
 
 _TOLD_REASONS = 3
+MAKE_AGAIN: Final = "the same command with --retry makes them again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +70,8 @@ def run_steps(job: RunSteps, session: Session, asked: Sequence[str], say: Say) -
     for chain in job.chains(asked):
         if chain == ["select"]:
             session.start("select", shards_total=job.num_shards("select"), shards_done=0)
-            job.select().run(session.on_commit)
-            complete(job, "select", say=say)
+            session.persist("select", lambda: job.select().run(session.on_commit))
+            session.persist("select", lambda: complete(job, "select", say=say))
             say_cut_captions(job.store, say)
             _say_difference(job, cut_before, say)
         else:
@@ -86,7 +89,7 @@ def _run_chain(job: RunSteps, session: Session, chain: Sequence[str], say: Say) 
         steps = [job.shard_step(s, gpu if STEP_KINDS[s].loads_models else cpu) for s in chain]
         session.run(steps, num_shards=job.num_shards(chain[0]))
     for step in chain:
-        complete(job, step, say=say)
+        session.persist(step, partial(complete, job, step, say=say))
 
 
 def _say_difference(job: RunSteps, before: StepSummary | None, say: Say) -> None:
@@ -181,5 +184,5 @@ def check_quarantine(job: RunSteps, step: str, summary: StepSummary) -> None:
             f"{step}: {len(summary.quarantined)} shard(s) are quarantined (the first: "
             f"{summary.quarantined[0]}; its manifest has the error) and "
             f"engine.max_quarantined_shards is {job.max_quarantined_shards}; later steps were not "
-            "run"
+            f"run: mend the cause, then {MAKE_AGAIN}"
         )

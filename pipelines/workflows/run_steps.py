@@ -1,14 +1,16 @@
 """The base under curate's and generate's steps: what follows from the table of steps alone."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from pipelines.redact import redact_config
-from pipelines.revisions.adopt import adopt_shards
+from pipelines.revisions.adopt import adopt_made, adopt_shards
+from pipelines.run.amendments import OPTION, Amendments, read_amendments, write_amendments
 from pipelines.run.cache_files import publish_cache
 from pipelines.run.committed import Committed
 from pipelines.run.record import Revision, StepIdentity
@@ -38,10 +40,21 @@ class RunSteps(ABC):
 
     Attributes:
         identities: Step name to what decides its result; only steps that are configured, in order.
+        amendments: Those of the run, or those that a retry is about to make.
     """
 
-    def __init__(self, config: JobConfig, store: RunStore, plan: AnyPlan) -> None:
+    def __init__(
+        self,
+        config: JobConfig,
+        store: RunStore,
+        plan: AnyPlan,
+        *,
+        amendments: Amendments | None = None,
+    ) -> None:
         self.store = store
+        stored = read_amendments(store)
+        self.amendments = stored if amendments is None else amendments
+        self._begins = self.amendments != stored
         self.origin = config.origin
         """The step that makes the run's images."""
         self.max_quarantined_shards = config.engine.max_quarantined_shards
@@ -50,8 +63,10 @@ class RunSteps(ABC):
         self.identities: dict[str, StepIdentity] = {}
         for step in self.configured():
             parents = [self.identities[name].fingerprint for name in self.parents(step)]
+            amended = self.amendments.identity(step, is_first=step == self.origin)
+            options = {**self._options(step), **amended}
             self.identities[step] = StepIdentity(
-                step=step, options=redact_config(self._options(step)), parents=tuple(parents)
+                step=step, options=redact_config(options), parents=tuple(parents)
             )
 
     @abstractmethod
@@ -127,15 +142,33 @@ class RunSteps(ABC):
 
     def adopt(self, step: str) -> int:
         """Take over what an earlier revision made from the same; returns how many shards."""
+        adopted = sum(
+            adopt_made(self.store, step=step, before=each.fingerprint, now=identity.fingerprint)
+            for identity, each in self._before_lifts(step)
+        )
         if STEP_KINDS[step].taken_over != "inputs":
-            return 0
-        return adopt_shards(
+            return adopted
+        return adopted + adopt_shards(
             self.store,
             step=step,
             fingerprint=self.identities[step].fingerprint,
             shard_ids=range(self.num_shards(step)),
             inputs_of=partial(self.inputs, step),
         )
+
+    def begin(self) -> None:
+        """Have the run be amended, where a retry begins; before anything else is written."""
+        if self._begins:
+            write_amendments(self.store, self.amendments)
+
+    def _before_lifts(self, step: str) -> Iterator[tuple[StepIdentity, StepIdentity]]:
+        """The step's identity, with each that it had before it made again what it gave up."""
+        identity = self.identities[step]
+        for times in reversed(range(self.amendments.lifted.get(step, 0))):
+            options = {name: value for name, value in identity.options.items() if name != OPTION}
+            is_first = step == self.origin
+            options |= self.amendments.identity(step, is_first=is_first, times=times)
+            yield identity, replace(identity, options=options)
 
     def chains(self, asked: Sequence[str]) -> list[list[str]]:
         """The asked steps with workers that run shard by shard beside each other; one by one where

@@ -19,6 +19,7 @@ from sd_core.cache.samples import (
     check_shapes,
 )
 from sd_core.cache.spec import CacheSpec
+from sd_core.plain_json import parse_json
 
 _ROW_GROUP_ROWS = 64
 _VALUE_TYPES = {"float16": pa.float16(), "float32": pa.float32()}
@@ -130,7 +131,7 @@ def _to_samples(batch: pa.RecordBatch, spec: CacheSpec) -> Iterator[LatentSample
     keys, captions = batch.column("key").to_pylist(), batch.column("caption").to_pylist()
     attributes = batch.column("attributes").to_pylist()
     for row in range(batch.num_rows):
-        tree = json.loads(attributes[row])
+        tree = parse_json(attributes[row])
         tree.pop("key", None)
         sample = LatentSample(
             key=keys[row],

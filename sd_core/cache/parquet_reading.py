@@ -5,7 +5,6 @@ at a time, to a file without a name.
 """
 
 import io
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from sd_core.cache.parquet import latents_schema
 from sd_core.cache.parquet_pages import PageError, ValuePlaces, find_values
 from sd_core.cache.samples import CacheShardError, LatentSample, check_shapes
 from sd_core.cache.spec import CacheSpec
+from sd_core.plain_json import parse_json
 
 _SMALL_COLUMNS = ("key", "caption", "input_ids", "attributes")
 _Spans = list[tuple[int, int]]
@@ -73,7 +73,7 @@ class ParquetShardReader:
         key = self._keys[row]
         try:
             arrays = self._values.read(row)
-            attributes = json.loads(self._columns["attributes"][row].as_py())
+            attributes = parse_json(self._columns["attributes"][row].as_py())
             attributes.pop("key", None)
             sample = LatentSample(
                 key=key,

@@ -1,7 +1,6 @@
 """Random access to the rows of a WebDataset tar: headers walked once, then one read a row."""
 
 import io
-import json
 import mmap
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from sd_core.cache.samples import CacheShardError, LatentSample, check_shapes
 from sd_core.cache.spec import CacheSpec
+from sd_core.plain_json import parse_json
 
 _BLOCK = 512
 _FILE_TYPES = (0x30, 0)  # "0", or the NUL of old tars
@@ -67,7 +67,7 @@ class TarShardReader:
                 member = content[offset : offset + size]
                 form = self._arrays.get(extension)
                 members[extension] = member.tobytes() if form is None else form.parse(member)
-            attributes = json.loads(members["json"])
+            attributes = parse_json(members["json"])
             attributes.pop("key", None)
             sample = LatentSample(
                 key=key,

@@ -1,7 +1,6 @@
 """Latent shards as WebDataset tars that plain `webdataset` and Hugging Face `datasets` read."""
 
 import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
@@ -17,6 +16,7 @@ from sd_core.cache.samples import (
     check_shapes,
 )
 from sd_core.cache.spec import CacheSpec
+from sd_core.plain_json import parse_json
 from sd_core.tar_members import SampleTarWriter, iterate_tar_samples
 
 
@@ -65,7 +65,7 @@ def iterate_webdataset(stream: IO[bytes], spec: CacheSpec, *, name: str) -> Iter
 
 def _to_sample(key: str, members: Mapping[str, bytes], spec: CacheSpec, name: str) -> LatentSample:
     try:
-        attributes: dict[str, Any] = json.loads(members["json"])
+        attributes: dict[str, Any] = parse_json(members["json"])
         attributes.pop("key", None)
         embeds = members.get("prompt_embeds.npy")
         sample = LatentSample(

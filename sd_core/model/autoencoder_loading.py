@@ -1,6 +1,5 @@
 """Build diffusers' autoencoders: from a diffusers folder, TAESD's two files, or at random."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +17,7 @@ from sd_core.model.precision import seeded
 from sd_core.model.single_file import detect_layout, fill_from_single_file, is_single_file
 from sd_core.model.single_file_names import AUTOENCODER_PREFIX, autoencoder_source
 from sd_core.model.weights import WeightsError, resolve_weights
+from sd_core.plain_json import parse_json
 
 _CLASSES: Final = {"kl": "AutoencoderKL", "tiny": "AutoencoderTiny", "vq": "VQModel"}
 
@@ -125,7 +125,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"autoencoder.model: {folder} holds no config.json, so it is no diffusers folder "
             "(of a whole pipeline, name its vae subfolder)"
         )
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    settings: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     return settings
 
 

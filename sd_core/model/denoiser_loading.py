@@ -1,6 +1,5 @@
 """Build diffusers' denoisers: from a diffusers folder, from settings, or a named architecture."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +14,7 @@ from sd_core.model.single_file import detect_layout, fill_from_single_file, open
 from sd_core.model.single_file_names import DENOISER_PREFIX, denoiser_source
 from sd_core.model.unet import UNET
 from sd_core.model.weights import WeightsError
+from sd_core.plain_json import parse_json
 
 WEIGHTS_STEM: Final = "diffusion_pytorch_model"
 
@@ -213,7 +213,7 @@ def read_settings(folder: Path, *, where: str) -> dict[str, Any]:
             f"{where}: {folder} holds no config.json, so it is no diffusers model folder (of a "
             "whole pipeline, name its unet or transformer subfolder)"
         )
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    settings: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     return settings
 
 

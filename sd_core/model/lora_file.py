@@ -4,7 +4,6 @@ Known are kohya's names (`lora_unet_...lora_down.weight`), diffusers' (`unet....
 its older ones) and peft's own folder (`adapter_model.safetensors` with `adapter_config.json`).
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from sd_core.model.lora_settings import AdapterSettings, adapter_settings
 from sd_core.model.settings_check import SettingsError
 from sd_core.model.weights import WeightsError
+from sd_core.plain_json import parse_json
 
 _ADAPTER_FILE: Final = "adapter_model.safetensors"
 _ADAPTER_CONFIG: Final = "adapter_config.json"
@@ -116,7 +116,7 @@ def _read_file(
     try:
         with safe_open(path, framework="pt") as stream:
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
-            noted = json.loads((stream.metadata() or {}).get(_METADATA) or "{}")
+            noted = parse_json((stream.metadata() or {}).get(_METADATA) or "{}")
     except (OSError, SafetensorError, ValueError) as error:
         raise WeightsError(f"{where}: {path} cannot be read: {error}") from error
     told = f"{where}: {path.name}"
@@ -209,7 +209,7 @@ def _settings_beside(path: Path, *, where: str) -> AdapterSettings | None:
             "from where the adapter was trained"
         )
     try:
-        content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+        content: dict[str, Any] = parse_json(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise WeightsError(f"{where}: {config} is no JSON: {error}") from error
     return adapter_settings(content, where=f"{where}: {config}")

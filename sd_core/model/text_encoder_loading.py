@@ -30,6 +30,7 @@ from sd_core.model.text_encoder_settings import (
     check_vocabulary,
 )
 from sd_core.model.weights import WeightsError, join_reference, resolve_weights
+from sd_core.plain_json import parse_json
 
 _LEFT_OVER: Final = ("position_ids", "text_projection", "logit_scale")
 _LEFT_OVER_ENDS: Final = (*_LEFT_OVER, "text_projection.weight")
@@ -157,7 +158,7 @@ def _clip_settings(folder: Path, *, where: str) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise WeightsError(f"{where}: {folder} holds no config.json, so it is no text encoder")
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    settings: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     name = class_name_of_settings(settings)
     if name not in (PLAIN_CLASS, PROJECTED_CLASS):
         raise WeightsError(

@@ -1,11 +1,11 @@
 """Which keys of a text encoder's and a tokenizer's files are honoured; see `settings_check`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from sd_core.model.settings_check import Decisions, Limited, SettingsError, check_settings
+from sd_core.plain_json import parse_json
 
 _FROZEN: Final = "the encoder is frozen and never drawn anew"
 _NOTE: Final = "a note of the library that wrote it"
@@ -138,7 +138,7 @@ def check_tokenizer_folder(folder: Path, *, where: str) -> None:
     if not path.is_file():
         return
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SettingsError(f"{where}: {path} is no JSON: {error}") from error
     check_settings(settings, TOKENIZER_DECISIONS, where=f"{where}: {path}")

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from sd_core.errors import FoundryError, InputError, is_environment
+from sd_core.git_lfs import POINTER_TOLD, is_pointer
 from sd_core.model.download import DownloadError, download_open_clip, download_url, snapshot_hub
 from sd_core.redact import redact_url
 
@@ -205,10 +207,26 @@ def _locate_in_hub(ref: str) -> Path:
 
 def _fault(need: WeightsNeed) -> WeightsError | None:
     try:
-        resolve_weights(need.ref, sha256=need.sha256, where=need.where)
+        path = resolve_weights(need.ref, sha256=need.sha256, where=need.where)
+        for file in sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]:
+            _check_file(file, need.where)
     except WeightsError as error:
         return error
     return None
+
+
+def _check_file(path: Path, where: str) -> None:
+    """Refuse a file that is cut off, or not there but by its pointer; its tensors are not read."""
+    with path.open("rb") as stream:
+        begins = stream.read(64)
+    if is_pointer(begins):
+        raise WeightsError(f"{where}: {path}: {POINTER_TOLD}")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="numpy"):
+                pass
+    except SafetensorError as error:
+        raise WeightsError(f"{where}: {path} cannot be read: {error}") from error
 
 
 def _explain(ref: str, problem: str, where: str) -> str:

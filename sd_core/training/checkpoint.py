@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sd_core.errors import FoundryError, InputError
+from sd_core.plain_json import parse_json
 
 STATE_FILE = "state.json"
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -74,7 +75,7 @@ def disk_told(folder: Path) -> Iterator[None]:
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read what `write_checkpoint` wrote; raises `CheckpointError`."""
     try:
-        state = json.loads((folder / STATE_FILE).read_text())
+        state = parse_json((folder / STATE_FILE).read_text())
         tensors = {name: load_file(folder / f"{name}.safetensors") for name in state["files"]}
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: not a whole checkpoint: {error}") from error

@@ -52,6 +52,7 @@ def curate(list_path: Path, output: str | Path, *more: str, **options: Any) -> l
         "download__retries": 0,
         "encode": "null",
         "engine__runner": "local",
+        "engine__patience_s": 0,
     }
     config = ROOT / "configs/curate/demo.yaml"
     return ["--config", str(config), *more, *sets(**(settings | options))]
@@ -65,6 +66,7 @@ def generate(list_path: Path, output: str | Path, *more: str, **options: Any) ->
         "generate__defaults__num_inference_steps": 2,
         "score": "null",
         "engine__runner": "local",
+        "engine__patience_s": 0,
     }
     config = ROOT / "configs/generate/tiny.yaml"
     return ["--config", str(config), *more, *sets(**(settings | options))]

@@ -96,7 +96,10 @@ def test_shards_given_up_are_3_before_4_and_stay_so(
     for _ in range(2):
         outcome = cases.call(curate.main, *allowed, capsys=capsys)
         assert outcome.code == 3, outcome
-        assert outcome.err == "1 shard(s) were given up, see above\n"
+        assert outcome.err == (
+            "1 shard(s) were given up, see above: mend the cause, then the same command with "
+            "--retry makes them again\n"
+        )
 
 
 def test_shards_of_a_generation_that_are_given_up_are_3(tmp_path: Path, capsys: Capsys) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from jobs import clean, curate, generate, report, takedown, train, verify
+from jobs import clean, curate, generate, report, takedown, train, verify, why
 from tests.contracts import job_cases as cases
 from tests.contracts.cases import ServedList
 from tests.contracts.training_cases import write_config
@@ -17,6 +17,9 @@ pytestmark = pytest.mark.slow
 SECRET = "hunter2"
 WRONG = f"nosuch://me:{SECRET}@host.example/run?X-Amz-Signature={SECRET}"
 GONE = f"http://me:{SECRET}@127.0.0.1:9/list.parquet?token={SECRET}"
+
+BUCKET = f"s3://KEY:{SECRET}/{SECRET}@host.example/run"
+"""As no client reads it; a library takes what stands before the first slash for the bucket."""
 
 Main = Callable[[list[str] | None], int]
 
@@ -47,6 +50,21 @@ JOBS: dict[str, tuple[Main, Callable[[Path], list[Any]], int]] = {
     "report": (report.main, lambda f: [WRONG], 2),
     "takedown": (takedown.main, lambda f: [WRONG, "--urls", f / "urls.txt"], 2),
     "takedown by": (takedown.main, lambda f: [f, "--urls", WRONG], 2),
+    "curate to a bucket": (curate.main, lambda f: cases.curate(f / "list.parquet", BUCKET), 2),
+    "curate from a bucket": (
+        curate.main,
+        lambda f: cases.curate(f / "l", f / "o", source__path=BUCKET),
+        2,
+    ),
+    "generate to a bucket": (generate.main, lambda f: cases.generate(f / "p", BUCKET), 2),
+    "train to a bucket": (train.main, lambda f: [*_config(f), *cases.sets(output=BUCKET)], 2),
+    "a configuration in a bucket": (curate.main, lambda f: ["--config", BUCKET], 2),
+    "verify a bucket": (verify.main, lambda f: [BUCKET], 2),
+    "clean a bucket": (clean.main, lambda f: [BUCKET], 2),
+    "report on a bucket": (report.main, lambda f: [BUCKET], 2),
+    "why in a bucket": (why.main, lambda f: [BUCKET, "0123456789abcdef"], 2),
+    "takedown in a bucket": (takedown.main, lambda f: [BUCKET, "--urls", f / "urls.txt"], 2),
+    "takedown by a bucket's": (takedown.main, lambda f: [f, "--urls", BUCKET], 2),
     "an option too many": (verify.main, lambda f: [f, WRONG], 2),
 }
 

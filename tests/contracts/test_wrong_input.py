@@ -2,10 +2,11 @@
 
 import gzip
 import io
+import itertools
 import json
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,13 @@ class Given:
         """A copy of one that ships with the project."""
         return Path(shutil.copytree(TINY / name, self.folder / name))
 
+    def model_with(self, name: str, files: Mapping[str, str]) -> Path:
+        """Such a copy with other files."""
+        folder = self.model(name)
+        for file, text in files.items():
+            (folder / file).write_text(text)
+        return folder
+
 
 @pytest.fixture
 def given(tmp_path: Path, served_list: ServedList, unharmed_run: Path) -> Given:
@@ -70,6 +78,14 @@ def given(tmp_path: Path, served_list: ServedList, unharmed_run: Path) -> Given:
         run=unharmed_run,
     )
 
+
+SEEN_BY_WORKERS = (
+    "embeddings of length 512",
+    "unet",
+    "generate.init.path",
+    "cannot be used together",
+)
+"""Faults of models and caches that only who loads them finds: the run has begun by then."""
 
 Case = tuple[Callable[[Given], list[str]], str]
 
@@ -85,6 +101,8 @@ def check(
     assert outcome.code == 2, outcome
     assert named in outcome.err, outcome.err
     assert "Traceback" not in outcome.err
+    if named not in SEEN_BY_WORKERS:
+        assert not [path for path in given.output.rglob("*") if path.is_file()]
 
 
 def zipped(content: bytes) -> bytes:
@@ -138,6 +156,13 @@ def long_head(g: Given) -> Path:
     return path
 
 
+REFERENCES = "a: &a [x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in itertools.pairwise("abcdefghijkl")
+)
+DEEP = {"open_clip_config.json": "[" * 100_000}
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 12345\n"
+
 CURATE: dict[str, Case] = {
     "no configuration": (lambda g: ["--config", str(g.folder / "no.yaml")], "no.yaml"),
     "a folder as configuration": (lambda g: ["--config", str(g.folder)], "cannot be read"),
@@ -152,6 +177,64 @@ CURATE: dict[str, Case] = {
     ),
     "unknown key": (lambda g: curate(g.list, g.output, selct__x=1), "selct: unknown key"),
     "wrong value": (lambda g: curate(g.list, g.output, image__size="big"), "image.size"),
+    "YAML nested thousands deep": (
+        lambda g: ["--config", str(g.write("c.yaml", "a: " + "[" * 5000 + "]" * 5000))],
+        "levels deep",
+    ),
+    "YAML whose references come to gigabytes": (
+        lambda g: ["--config", str(g.write("c.yaml", REFERENCES))],
+        "its references come to",
+    ),
+    "YAML that holds itself": (
+        lambda g: ["--config", str(g.write("c.yaml", "a: &a [*a]"))],
+        "Circular reference",
+    ),
+    "an option nested thousands deep": (
+        lambda g: curate(g.list, g.output, select__rules="[" * 5000),
+        "levels deep",
+    ),
+    "NUL in the output": (lambda g: curate(g.list, '"/tmp/a\\0b"'), "no NUL"),
+    "NUL in the source": (
+        lambda g: curate(g.list, g.output, source__path='"/tmp/a\\0b.csv"'),
+        "no file found",
+    ),
+    "an output whose name is too long": (
+        lambda g: curate(g.list, "/tmp/" + "x" * 5000),
+        "name too long",
+    ),
+    "JSON nested thousands deep": (
+        lambda g: curate(g.list, g.output, score__clip__name=g.model_with("clip", DEEP)),
+        "cannot load its tokenizer",
+    ),
+    "a pointer in place of a list": (
+        lambda g: curate(g.write("list.txt", POINTER), g.output),
+        "list.txt: a Git-LFS pointer",
+    ),
+    "a pointer in place of a Parquet": (
+        lambda g: curate(g.write("list.parquet", POINTER), g.output),
+        "list.parquet: a Git-LFS pointer",
+    ),
+    "a pointer in place of a block list": (
+        lambda g: curate(g.list, g.output, block__urls=g.write("urls.txt", POINTER)),
+        "urls.txt: a Git-LFS pointer",
+    ),
+    "a pointer in place of a CLIP": (
+        lambda g: curate(
+            g.list,
+            g.output,
+            score__clip__name=g.model_with("clip", {"open_clip_model.safetensors": POINTER}),
+        ),
+        "open_clip_model.safetensors: a Git-LFS pointer",
+    ),
+    "a pickled CLIP": (
+        lambda g: curate(
+            g.list,
+            g.output,
+            score__clip__name="ViT-B-32",
+            score__clip__pretrained=g.write("clip.pt", b"\x80\x04."),
+        ),
+        "clip.pt",
+    ),
     "no equals sign": (
         lambda g: [*curate(g.list, g.output), "--set", "output"],
         "expected section.field=value",
@@ -320,7 +403,7 @@ CURATE: dict[str, Case] = {
     ),
     "a CLIP that is cut off": (
         lambda g: curate(g.list, g.output, score__clip__name=cut_clip(g)),
-        "cannot be loaded (SafetensorError",
+        "open_clip_model.safetensors cannot be read",
     ),
     "a CLIP whose tokenizer lacks its vocabulary": (
         lambda g: curate(

@@ -13,7 +13,7 @@ LOGIC = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.If, 
 
 
 def test_there_is_one_for_each_thing_to_look_at() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["curated_run", "latents", "samples"]
+    assert [path.stem for path in NOTEBOOKS] == ["curated_run", "latents", "own_data", "samples"]
 
 
 def test_no_output_is_stored() -> None:

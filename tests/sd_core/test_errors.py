@@ -11,9 +11,9 @@ from sd_core.errors import (
     FoundryError,
     InputError,
     causes_of,
-    environment_told,
     is_environment,
 )
+from sd_core.faults import environment_told
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -87,7 +87,7 @@ def test_the_environments_fault_is_told_where_it_is_known_and_outlives_a_pickle(
     assert not is_environment(lost)
     with pytest.raises(EnvironmentFault) as caught, environment_told():
         raise FoundryError("shard 3 is cut off") from FULL
-    assert str(caught.value) == "shard 3 is cut off"
+    assert str(caught.value) == "shard 3 is cut off; make room in the disk or store"
     assert is_environment(pickle.loads(pickle.dumps(caught.value)))
     with pytest.raises(EnvironmentFault, match=r"^OSError: \[Errno 28\]"), environment_told():
         raise FULL

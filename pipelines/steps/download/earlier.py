@@ -1,10 +1,11 @@
 """A shard that was downloaded before: it keeps what it has; what failed in passing is retried."""
 
+from collections.abc import Collection
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.rows.ledger import RETRIED_REASONS
 from pipelines.run.checked import read_checked
 from pipelines.run.committed import Committed
 from pipelines.run.images import iterate_encoded
@@ -12,27 +13,27 @@ from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.spool import CropSpool
 from pipelines.run.store import RunStore
 
-_REASONS = pa.array(sorted(RETRIED_REASONS))
-
 
 class EarlierShard:
     """The facts and crops of a committed shard.
 
     Args:
         manifest: Its own, not quarantined.
+        again: Rows that failed for these reasons are fetched again.
     """
 
-    def __init__(self, store: RunStore, manifest: Manifest) -> None:
+    def __init__(self, store: RunStore, manifest: Manifest, *, again: Collection[str]) -> None:
         facts = manifest.file("facts/download")
         if facts is None:
             raise ShardError(f"download shard {manifest.shard_id} has no facts")
         self._store = store
+        self._again = pa.array(sorted(again), pa.string())
         self._images = manifest.file("images")
         self._facts = read_checked(store, facts)
 
     def failed_rows(self, rows: pa.Table) -> pa.Table:
         """Those of the planned rows that are fetched again."""
-        failed = self._facts.filter(pc.is_in(self._facts["reason"], value_set=_REASONS))["row"]
+        failed = self._facts.filter(pc.is_in(self._facts["reason"], value_set=self._again))["row"]
         return rows.filter(pc.is_in(rows["row"], value_set=failed.combine_chunks()))
 
     def keep_crops(self, spool: CropSpool) -> None:
@@ -51,11 +52,13 @@ class EarlierShard:
         return both.sort_by("row").combine_chunks()
 
 
-def find_earlier(store: RunStore, fingerprint: str | None, shard_id: int) -> EarlierShard | None:
+def find_earlier(
+    store: RunStore, fingerprint: str | None, shard_id: int, *, again: Collection[str]
+) -> EarlierShard | None:
     """The shard as an earlier download left it; None where there is none, or it was given up."""
     if fingerprint is None:
         return None
     manifest = Committed(store, "download", fingerprint).find(shard_id)
     if manifest is None or manifest.quarantined is not None:
         return None
-    return EarlierShard(store, manifest)
+    return EarlierShard(store, manifest, again=again)

@@ -1,7 +1,7 @@
 """The download step: a shard's rows in, a tar of crops and a facts table committed."""
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from pipelines.rows.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
+from pipelines.rows.ledger import RETRIED_REASONS
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
 from pipelines.run.spool import CropSpool
 from pipelines.run.spool_folder import spool_folder
@@ -60,8 +61,8 @@ class DownloadStep:
         rows: Where a shard's rows come from.
         fingerprint: Of everything that can change the result.
         content_hash_column: The `source_` column with the hash that the body must have.
-        before: Fingerprint of an earlier download, of whose shards only the rows that failed in
-            passing are fetched.
+        before: Fingerprint of an earlier download, of whose shards only the rows that failed for
+            one of the reasons `again` are fetched.
         spool_folder: Local, with room for a shard's crops twice; the system's by default.
     """
 
@@ -77,6 +78,7 @@ class DownloadStep:
         image: ImageConfig,
         caption_facts: CaptionFactsConfig = EVERY_CAPTION_FACT,
         before: str | None = None,
+        again: Collection[str] = RETRIED_REASONS,
         content_hash_column: str | None = None,
         resources: Resources | None = None,
         spool_folder: str | None = None,
@@ -89,6 +91,7 @@ class DownloadStep:
         self._image = image
         self._caption_facts = caption_facts
         self._before = before
+        self._again = again
         self._content_hash_column = content_hash_column
         self._spool_folder = spool_folder
         self._intake: Intake | None = None
@@ -146,7 +149,7 @@ class DownloadStep:
 
     def _run(self, shard_id: int, folder: Path) -> Manifest:
         rows = self._rows.read(shard_id)
-        earlier = find_earlier(self._store, self._before, shard_id)
+        earlier = find_earlier(self._store, self._before, shard_id, again=self._again)
         if earlier is not None:
             rows = earlier.failed_rows(rows)
         spool = CropSpool(folder / "crops")

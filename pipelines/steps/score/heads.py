@@ -195,7 +195,8 @@ def _read_tensors(path: Path, where: str) -> dict[str, Tensor]:
             state = torch.load(path, weights_only=True, map_location="cpu")
             return {name: tensor for name, tensor in state.items() if torch.is_tensor(tensor)}
     except Exception as error:  # each reader raises its own
-        raise WeightsError(f"{where}: {path} cannot be read: {error}") from error
+        first, *_ = str(error).splitlines() or [""]  # torch goes on about itself
+        raise WeightsError(f"{where}: {path} cannot be read: {first}") from error
     raise WeightsError(f"{where}: {path} must end in .safetensors, .npz or .pth")
 
 

@@ -1,15 +1,18 @@
 """The reference runner."""
 
+import errno
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from pipelines.engine import patience
 from pipelines.engine.chain import Chain
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.local import run_local
 from pipelines.run.manifest import Manifest, committed_shards, read_manifest
 from pipelines.run.store import RunStore
+from sd_core.errors import EnvironmentFault
 from tests.pipelines.engine.toy_step import ToyStep
 
 
@@ -102,3 +105,62 @@ def test_check_may_stop_the_run_and_opened_steps_are_closed(store: RunStore) -> 
     with pytest.raises(RuntimeError, match="the lease is lost"):
         run_local(make_chain(store, steps), check=check)
     assert events[-3:] == ["b 0", "close a", "close b"]
+
+
+@dataclass
+class Harmed(Recorder):
+    """A toy step whose storage fails the first times that it is opened and run."""
+
+    error: Exception = field(default_factory=OSError)
+    times: int = 2
+
+    def open(self) -> None:
+        super().open()
+        self._fail_on("open")
+
+    def run(self, shard_id: int) -> Manifest:
+        self._fail_on("run")
+        return super().run(shard_id)
+
+    def _fail_on(self, what: str) -> None:
+        self.events.append(what)
+        if self.events.count(what) <= self.times:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "full"),
+        OSError(errno.EROFS, "ro"),
+        PermissionError(errno.EACCES, "no"),
+    ],
+    ids=repr,
+)
+def test_storage_that_fails_for_a_while_costs_no_try_and_for_longer_ends_the_job(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(patience, "_FIRST_WAIT_S", 0.01)
+    said: list[str] = []
+
+    def run(patience_s: float) -> None:
+        config = EngineConfig(shard_tries=1, patience_s=patience_s)
+        chain = Chain(
+            store,
+            [Harmed(store, error=error)],
+            3,
+            config=config,
+            on_commit=lambda manifest: None,
+            on_trouble=said.append,
+        )
+        run_local(chain, check=lambda: None)
+
+    with pytest.raises(EnvironmentFault, match=r"^toy shard 0: .* the disk or store"):
+        run(0)
+    assert committed_shards(store, "toy", "f0") == set()
+    assert said == []
+    run(5)
+    assert committed_shards(store, "toy", "f0") == {0, 1, 2}
+    assert len(said) == 4
+    assert all(": tried again in 0 s: " in line for line in said)
+    assert not [shard for shard in range(3) if read_manifest(store, "toy", "f0", shard).quarantined]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from jobs.exit_codes import exit_code_of
-from pipelines.engine.chain import EngineError
+from pipelines.engine import ray_runner
+from pipelines.engine.chain import EngineError, ResourcesError
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.session import open_session
 from pipelines.run.manifest import committed_shards, read_manifest
@@ -16,8 +17,8 @@ from sd_core.errors import ExitCode, FoundryError
 from tests.pipelines.engine.toy_step import ToyStep
 
 pytestmark = pytest.mark.ray
-RAY = EngineConfig(runner="ray", gpus=0)
-LOCAL = EngineConfig(runner="local")
+RAY = EngineConfig(runner="ray", gpus=0, patience_s=0)
+LOCAL = EngineConfig(runner="local", patience_s=0)
 
 
 def run(
@@ -55,6 +56,30 @@ def test_a_killed_worker_loses_nothing_and_charges_no_try(
     assert len(data_files(store)) == 6
     assert not [line for line in said if "quarantined" in line]
     assert [line for line in said if "worker lost" in line]
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_death_on_a_living_node_counts_and_one_with_its_node_never(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: bool
+) -> None:
+    monkeypatch.setattr(ray_runner, "_is_alive", lambda node: lives)
+    store = RunStore(str(tmp_path))
+    config = EngineConfig(runner="ray", gpus=0, infrastructure_tries=1)
+    said = run(store, [ToyStep(store, die_once=(1,))], num_shards=3, config=config)
+    manifest = read_manifest(store, "toy", "f0", 1)
+    assert manifest is not None
+    assert (manifest.quarantined is not None) is lives
+    assert lives or [line for line in said if "shard 1: its node was lost" in line]
+
+
+def test_a_cluster_that_starts_no_worker_ends_the_job(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_runner, "_NO_WORKER_S", 1.0)
+    store = RunStore(str(tmp_path))
+    step = ToyStep(store, resources=Resources(num_cpus=64))
+    with pytest.raises(ResourcesError, match="has started no worker for 1 s; it has 4 CPU"):
+        run(store, [step], num_shards=1)
 
 
 def test_a_poison_shard_is_quarantined_after_its_tries_and_the_rest_go_on(
