@@ -119,7 +119,8 @@ _UNREACHABLE = frozenset(
         "urllib.URLError",
     }
 )
-_NO_THREAD = "can't start new thread"
+_USED_UP = ("can't start new thread", "can't allocate memory", "Cannot allocate memory")
+"""Of a RuntimeError, which is how threads and torch say that there is no more."""
 _REFUSED = (401, 403, 408, 429)
 _S3_CODES = frozenset(
     {
@@ -173,7 +174,7 @@ def is_itself_a_fault(error: BaseException) -> bool:
     status, code = answer_of(error)
     if status is not None or code:
         return status in _REFUSED or (status or 0) >= 500 or code in _S3_CODES
-    if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _USED_UP):
         return True
     return not _names(error).isdisjoint(_UNREACHABLE)
 

@@ -113,8 +113,8 @@ def _need(error: BaseException) -> str | None:
         return _WAIT if status in (408, 429) or (status or 0) >= 500 else _CREDENTIALS
     if isinstance(error, MemoryError):
         return _NO_MEMORY
-    if isinstance(error, RuntimeError):  # of threads
-        return _NO_THREAD
+    if isinstance(error, RuntimeError):
+        return _NO_THREAD if "thread" in str(error) else _NO_MEMORY
     if "Credential" in type(error).__name__:
         return _CREDENTIALS
     if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):

@@ -41,8 +41,8 @@ class RunRecords:
 def read_records(store: RunStore) -> RunRecords:
     """Read and check the records."""
     faults: list[Fault] = []
-    run = _read_run(store, faults)
     revision = _read_revision(store, faults)
+    run = _read_run(store, revision, faults)
     plan = _read_plan(store, faults)
     if run is not None:
         faults += check_config_secrets(run, where=RUN_FILE)
@@ -119,15 +119,18 @@ def check_plan(plan: Plan) -> Iterator[Fault]:
         yield Fault("plan/plan.json", f"settled as {shown(reason)}", "a reason of the closed list")
 
 
-def _read_run(store: RunStore, faults: list[Fault]) -> Mapping[str, Any] | None:
+def _read_run(
+    store: RunStore, revision: Revision | None, faults: list[Fault]
+) -> Mapping[str, Any] | None:
     expected = "the job's options as JSON"
     try:
         tree = read_run(store)
     except DamagedRecordError as error:
         faults.append(Fault(RUN_FILE, error.found, expected))
         return None
-    if not tree:
-        faults.append(Fault(RUN_FILE, "missing", expected))
+    if not tree:  # it is written after the plan: a job that was stopped before has no step yet
+        if revision is None or revision.steps:
+            faults.append(Fault(RUN_FILE, "missing", expected))
     elif "steps" not in tree:
         faults.append(Fault(RUN_FILE, "no mapping with `steps`", expected))
     return tree if "steps" in tree else None

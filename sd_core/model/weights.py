@@ -58,6 +58,8 @@ def loads_weights(load: Callable[Params, Loaded]) -> Callable[Params, Loaded]:
         except (FoundryError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
+            if is_environment(error):
+                raise
             describe = getattr(args[0], "describe", None)
             named = describe() if callable(describe) else "the models"
             lines = str(error).strip().splitlines()

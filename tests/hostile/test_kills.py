@@ -47,5 +47,5 @@ def _check_readers(run: Path, before: dict[str, str], after: dict[str, str]) -> 
     """What readers find at any moment is what there was or what comes, never a part of it."""
     for path, found in shown(run).items():
         assert found in (before.get(path), after.get(path), ""), f"readers find {path} half done"
-    if (run / "run.json").exists():
+    if (run / "revision.json").exists():
         assert faults_of(run, deep=False) == []

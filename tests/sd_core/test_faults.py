@@ -29,6 +29,8 @@ def answered(status: int, code: str) -> ClientError:
         (PermissionError(errno.EACCES, "Denied"), "let this user read and write s3://b/run"),
         (PermissionError("Access Denied"), "give s3://b/run credentials that are valid"),
         (MemoryError(), "free memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "free memory"),
+        (RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)"), "free memory"),
         (RuntimeError("can't start new thread"), "raise the limit on processes and threads"),
         (answered(403, "AccessDenied"), "give s3://b/run credentials"),
         (answered(400, "ExpiredToken"), "give s3://b/run credentials"),
