@@ -6,13 +6,8 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sd_core.redact import REDACTED, is_secret_key, redact_text, redact_url
-
-_MAY_HOLD_SECRET = (
-    r"(?i)@|%40|%3d|[\t\r\n]|[?&;#][^=&]*%|"
-    r"(token|key|secret|pass|pwd|auth|sig|cred|jwt|sas|sess|hmac|bearer|"
-    r"policy|accessid|hdn|gda|x-amz|x-goog|x-ms|x-oss|x-cos)[^&#]*="
-)
+from sd_core.redact import MAY_HOLD_SECRET, REDACTED, redact_text, redact_url
+from sd_core.secret_names import is_secret_key
 
 
 def redact_url_column(urls: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -36,7 +31,7 @@ def redact_config(config: Mapping[str, object]) -> dict[str, object]:
 
 def _map_matching(column: pa.Array | pa.ChunkedArray, redact: Callable[[str], str]) -> pa.Array:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    matches = pc.fill_null(pc.match_substring_regex(array, _MAY_HOLD_SECRET), False)
+    matches = pc.fill_null(pc.match_substring_regex(array, MAY_HOLD_SECRET), False)
     if not pc.any(matches).as_py():
         return array
     found = array.filter(matches)

@@ -90,14 +90,21 @@ class DuplicateFinder:
         for path in self._folder.iterdir():
             path.unlink()
 
-    def add(self, hashes: RowHashes, *, shard_id: int, usable: npt.NDArray[np.bool_]) -> None:
-        """Take in a shard's rows; those that are not `usable` neither win nor lose."""
+    def add(
+        self,
+        hashes: RowHashes,
+        *,
+        shard_id: int,
+        usable: npt.NDArray[np.bool_],
+        first_row: int = 0,
+    ) -> None:
+        """Take in a shard's rows from `first_row` on; those not `usable` neither win nor lose."""
         rows = np.flatnonzero(usable)
         records = np.empty(len(rows), dtype=ROW)
         records["key"] = hashes.key.view(">u8")[rows]
         records["check"] = hashes.check.view(">u8").reshape(-1, 2)[rows]
         records["shard_id"] = shard_id
-        records["row"] = rows
+        records["row"] = first_row + rows
         self._rows.add(records, (records["key"] >> np.uint64(56)).astype(np.intp))
         self._num_shards = max(self._num_shards, shard_id + 1)
 

@@ -172,7 +172,9 @@ class _Growing:
             num_before = num_rows = 0 if planned is None else planned.num_rows
             text_columns = None if planned is None else planned.text_columns
             reader = READER if planned is None else planned.reader
+            has_too_large = False
             for scanned in self._new_ranges(file, num_before, reader):
+                has_too_large |= bool(scanned.too_large)
                 self._check_types(file, scanned)
                 if text_columns not in (None, scanned.text_columns):
                     raise PlanError(f"{file.uri}: its URL and caption columns have changed")
@@ -181,6 +183,7 @@ class _Growing:
             if tokens[file.name] != file_token(file):
                 raise PlanError(f"{file.uri}: changed while it was being planned; start again")
             self.num_new += num_rows - num_before
+            limit = None if planned is None else planned.max_cell_bytes
             self._replace_file(
                 PlannedFile(
                     name=file.name,
@@ -191,6 +194,7 @@ class _Growing:
                     num_rows=num_rows,
                     text_columns=text_columns or TextColumns(url=None, caption=None),
                     reader=reader,
+                    max_cell_bytes=self._source.config.max_cell_bytes if has_too_large else limit,
                 )
             )
 
@@ -200,16 +204,26 @@ class _Growing:
             file, rows_per_shard=rows_per_shard, reader=reader, known_rows=num_before
         ):
             skip = max(0, num_before - scanned.start_row)
+            planned = self._planned.get(file.name)
+            is_known = any(row < skip for row in scanned.too_large)
+            if is_known and planned is not None and planned.max_cell_bytes is None:
+                raise PlanError(
+                    f"{file.uri}: was planned by an earlier version with cells of more than "
+                    f"{self._source.config.max_cell_bytes} bytes, which this one does not read; "
+                    "give another `output`"
+                )
             if skip >= len(scanned.raw.url):
                 continue
             if not skip:
-                yield scanned
+                is_first = scanned.start_row == num_before
+                yield replace(scanned, begins_shard=scanned.begins_shard or is_first)
                 continue
             yield replace(
                 scanned,
                 start_row=num_before,
                 raw=scanned.raw.from_row(skip),
                 start_byte=self._ends[file.name].end_byte,
+                begins_shard=True,
             )
 
     def _check_types(self, file: SourceFile, scanned: ScannedRange) -> None:

@@ -1,7 +1,7 @@
 """Whether the source's files are still those that were planned."""
 
 from pipelines.plan.record import Plan, PlanError, PlannedFile
-from pipelines.sources.config import SourceError
+from pipelines.sources.config import MAX_CELL_BYTES, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.formats import FORMATS
 from pipelines.sources.source import Source
@@ -40,9 +40,9 @@ def check_source_options(plan: Plan, source: Source) -> None:
     """Raise `PlanError` where options that decide what a row is are not those of the plan."""
     now = {"files_root": None, **source_options(source)}
     changed = [
-        f"  - source.{name}: {plan.options.get(name)!r} when planned, {value!r} now"
-        for name, value in now.items()
-        if value != plan.options.get(name)
+        f"  - source.{name}: {plan.options.get(name)!r} when planned, {now.get(name)!r} now"
+        for name in {**now, **plan.options}
+        if now.get(name) != plan.options.get(name)
     ]
     if changed:
         raise PlanError(
@@ -51,9 +51,10 @@ def check_source_options(plan: Plan, source: Source) -> None:
         )
 
 
-def source_options(source: Source) -> dict[str, str | None]:
+def source_options(source: Source) -> dict[str, str | int | None]:
     """The options that decide what a row is; none of them is secret."""
     config = source.config
+    limit = {"max_cell_bytes": config.max_cell_bytes}
     return {
         "format": config.format,
         "url_column": config.url_column,
@@ -62,6 +63,7 @@ def source_options(source: Source) -> dict[str, str | None]:
         "tar_grouping": config.tar_grouping,
         **({} if config.files_root is None else {"files_root": "given"}),
         **{f"csv.{name}": value for name, value in config.csv.model_dump().items()},
+        **(limit if config.max_cell_bytes != MAX_CELL_BYTES else {}),
     }
 
 

@@ -31,7 +31,7 @@ from pipelines.rows.keys import KeyHash, blake2b_64, hash_rows
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.sources.columns import SourceColumn, TextColumns, name_source_columns, widen
-from pipelines.sources.config import SourceError
+from pipelines.sources.config import MAX_COLUMNS, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.rows import READER, ScannedRange, SourceRange
 from pipelines.sources.source import Source
@@ -99,11 +99,12 @@ class PlanDraft:
     def add_file(self, source: Source, file: SourceFile) -> None:
         token = file_token(file)
         digest = file_sha256(file)
-        num_rows = 0
+        num_rows, has_too_large = 0, False
         text_columns = TextColumns(url=None, caption=None)
         for scanned in source.scan(file, rows_per_shard=self.rows_per_shard):
             num_rows += self.add_range(file, scanned)
             text_columns = scanned.text_columns
+            has_too_large |= bool(scanned.too_large)
         if token != file_token(file):
             raise PlanError(f"{file.uri}: changed while it was being planned; start again")
         self.files.append(
@@ -116,28 +117,33 @@ class PlanDraft:
                 num_rows=num_rows,
                 text_columns=text_columns,
                 reader=READER,
+                max_cell_bytes=source.config.max_cell_bytes if has_too_large else None,
             )
         )
 
     def add_range(self, file: SourceFile, scanned: ScannedRange, *, reader: int = READER) -> int:
-        """Make a shard of a range of a file; returns how many rows it has."""
-        shard_id = len(self.shards)
+        """Make a shard of a range of a file, or add it to the last one; returns its rows."""
+        shard_id = len(self.shards) - (not scanned.begins_shard)
         texts = scanned.raw.key_texts(file=file.name, start_row=scanned.start_row)
+        begun = None if scanned.begins_shard else self.shards.pop()
         self.finder.add(
             hash_rows(texts, key_hash=self.key_hash),
             shard_id=shard_id,
+            first_row=begun.num_rows if begun else 0,
             usable=pc.is_null(scanned.raw.reason).to_numpy(zero_copy_only=False),
         )
         for name, kind in scanned.types.items():
             known = self.types.get(name, "")
             self.types[name] = widen(known, kind) if known and kind else known or kind
+        if len(self.types) > MAX_COLUMNS:
+            raise PlanError(f"{file.uri}: more than {MAX_COLUMNS:,} columns with those before it")
         self.shards.append(
             SourceRange(
                 shard_id=shard_id,
                 file=file.name,
-                start_row=scanned.start_row,
-                num_rows=len(texts),
-                start_byte=scanned.start_byte,
+                start_row=(begun or scanned).start_row,
+                num_rows=len(texts) + (begun.num_rows if begun else 0),
+                start_byte=(begun or scanned).start_byte,
                 end_byte=scanned.end_byte,
                 reader=reader,
                 mark=scanned.mark,
@@ -246,6 +252,7 @@ def _fingerprint(
 ) -> str:
     ways = ("tar_grouping", "csv.")
     told = {name: v for name, v in source_options(source).items() if v and name.startswith(ways)}
+    told |= {f.name: f.max_cell_bytes for f in draft.files if f.max_cell_bytes is not None}
     tree = {
         "schema_version": PLAN_VERSION,
         "rows_per_shard": draft.rows_per_shard,

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +50,7 @@ class PlannedFile:
     Attributes:
         token: A cheap mark of this version of the file; "" where the file system gives none.
         reader: Which version of the readers told its rows apart; plans of before it say nothing.
+        max_cell_bytes: Larger cells are not read; None where there was none.
     """
 
     name: str
@@ -59,6 +61,7 @@ class PlannedFile:
     num_rows: int
     text_columns: TextColumns
     reader: int = EARLIER_READER
+    max_cell_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,7 @@ class Plan:
     num_rows: int
     files: tuple[PlannedFile, ...]
     columns: tuple[SourceColumn, ...]
-    options: dict[str, str | None]
+    options: dict[str, str | int | None]
     content_hash: str | None
     settled: dict[str, int]
     shards: pa.Table = field(repr=False, compare=False)
@@ -95,7 +98,8 @@ class Plan:
         """Where a shard's rows lie."""
         row = self.shards.slice(shard_id, 1).to_pylist()[0]
         del row["num_settled"], row["settled_sha256"]
-        return SourceRange(**row, reader=self._file(row["file"]).reader)
+        file = self._file(row["file"])
+        return SourceRange(**row, reader=file.reader, max_cell_bytes=file.max_cell_bytes)
 
     def num_settled(self, shard_id: int) -> int:
         """How many of a shard's rows the plan settled."""
@@ -223,6 +227,13 @@ def _to_json(plan: Plan, *, shards_sha256: str) -> str:
         "content_hash": plan.content_hash,
         "notes": plan.notes,
         "columns": [asdict(column) for column in plan.columns],
-        "files": [asdict(file) for file in plan.files],
+        "files": [_file_tree(file) for file in plan.files],
     }
     return json.dumps(tree, indent=1, ensure_ascii=False)
+
+
+def _file_tree(file: PlannedFile) -> dict[str, Any]:
+    tree = asdict(file)
+    if file.max_cell_bytes is None:
+        del tree["max_cell_bytes"]
+    return tree

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipelines.prompts.record import image_content
-from pipelines.prompts.row import MAX_KEY_CHARS, PromptRow
+from pipelines.prompts.row import PromptRow
+from pipelines.rows.keys import MAX_PROMPT_KEY_CHARS
 from pipelines.rules.tombstones import TAKEN_DOWN, Tombstones
 
 _SUFFIX_DIGITS = (8, 16, 32)
@@ -66,7 +67,7 @@ class PlannedImages:
             return row.key
         digest = hashlib.blake2b(f"{row.key}/{row.content}".encode(), digest_size=16).hexdigest()
         for digits in _SUFFIX_DIGITS:
-            key = f"{row.key[: MAX_KEY_CHARS - digits - 1]}-{digest[:digits]}"
+            key = f"{row.key[: MAX_PROMPT_KEY_CHARS - digits - 1]}-{digest[:digits]}"
             if self._is_free(key, row):
                 break
         return key

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines.plan import PlanError
 from pipelines.plan.inputs import file_sha256, file_token
@@ -55,8 +55,10 @@ def scan_prompts(source: Source, *, before: PromptPlan | None, say: Say) -> Scan
         files.append(
             PromptFile(name=file.name, uri=file.uri, sha256=digest, token=token, reader=reader)
         )
+        found, limit = [], None
         for scanned in source.scan(file, rows_per_shard=_READ_ROWS, reader=reader):
             notes.update(scanned.notes)
+            limit = source.config.max_cell_bytes if scanned.too_large else limit
             where = SourceRange(
                 shard_id=0,  # ours are cut by images, not by rows
                 file=file.name,
@@ -66,12 +68,13 @@ def scan_prompts(source: Source, *, before: PromptPlan | None, say: Say) -> Scan
                 end_byte=scanned.end_byte,
                 reader=reader,
             )
-            ranges.append((where, scanned.text_columns))
+            found.append((where, scanned.text_columns))
             for name, kind in scanned.types.items():
                 known = types.get(name, "")
                 types[name] = widen(known, kind) if known and kind else known or kind
         if file_token(file) != token:
             raise PlanError(f"{file.uri}: changed while it was read; start again")
+        ranges += [(replace(where, max_cell_bytes=limit), columns) for where, columns in found]
     for note, count in notes.items():
         say(f"prompts: {note} ({count:,})")
     return ScannedPrompts(files=tuple(files), ranges=ranges, types=types)

@@ -3,12 +3,12 @@
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pipelines.prompts.samplers import sampler_name
+from pipelines.rows.keys import MAX_PROMPT_KEY_CHARS, PROMPT_KEY, is_key
 from pipelines.rows.ledger import PROMPT_SETTINGS
 from sd_core.sampling.noise import first_seed
 
@@ -17,8 +17,6 @@ _MAX_SEED = 2**63 - 1
 _MAX_SIDE_PX = 16_384
 _MAX_STEPS = 10_000
 _MAX_EXACT = 2**53  # beyond it a floating point number does not hold every digit
-MAX_KEY_CHARS: Final = 80
-_KEY = re.compile(rf"[A-Za-z0-9_\-]{{1,{MAX_KEY_CHARS}}}")
 _COUNTS = ("num_images", "image_index")
 """They say how many images there are and which, not what they are: no part of a key."""
 
@@ -75,9 +73,12 @@ def parse_prompt(
     read = _read_settings(raw, samplers)
     settings, fault = read.settings, read.fault
     asked_key = None if raw.get("key") in (None, "") else str(raw["key"])
-    if asked_key is not None and not _KEY.fullmatch(asked_key):
+    if asked_key is not None and not is_key(asked_key, PROMPT_KEY):
         asked_key = None
-        fault = fault or ("key_invalid", "key: allowed are 1 to 80 of A-Z a-z 0-9 _ -")
+        fault = fault or (
+            "key_invalid",
+            f"key: allowed are 1 to {MAX_PROMPT_KEY_CHARS} of A-Z a-z 0-9 _ -",
+        )
     if fault is None and not (prompt or "").strip() and "init_key" not in settings:
         fault = ("prompt_missing", None)
     if reason is not None:

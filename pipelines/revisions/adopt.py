@@ -115,13 +115,12 @@ def copy_records(store: RunStore, step: str, before: str, now: str) -> bool:
     for name in store.list_files(f"manifests/{step}/{before}"):
         if name.removesuffix(".json").isdigit():
             continue
-        content = store.read_bytes(f"manifests/{step}/{before}/{name}")
-        path = f"manifests/{step}/{now}/{name}"
+        earlier, path = (f"manifests/{step}/{each}/{name}" for each in (before, now))
+        tree = read_json(store, earlier) if name.endswith(".json") else None
+        content = store.read_bytes(earlier)
         if store.create_exclusive(path, content) or store.read_bytes(path) == content:
             continue
-        is_json = name.endswith(".json")  # perhaps of a version that did not seal it
-        earlier = f"manifests/{step}/{before}/{name}"
-        if not is_json or read_json(store, path) != read_json(store, earlier):
+        if tree is None or read_json(store, path) != tree:  # perhaps one of them is not sealed
             return False
     return True
 

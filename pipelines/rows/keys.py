@@ -6,8 +6,10 @@ URL hashes its source's name and its own name in that source instead.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +17,23 @@ import pyarrow as pa
 
 KEY_BYTES = 8
 CHECK_BYTES = 16
+MAX_PROMPT_KEY_CHARS: Final = 80
+ROW_KEY: Final = "[0-9a-f]{16}"
+PROMPT_KEY: Final = f"[A-Za-z0-9_-]{{1,{MAX_PROMPT_KEY_CHARS}}}"
+KEY: Final = f"^(?:{ROW_KEY}|{PROMPT_KEY}-[0-9]+)$"
+"""A curated row's, or that of an image of a prompt, for Arrow alone: in Python `$` is also before
+a line end."""
 
 _NULL = b"\x00"
 _TEXT = b"\x01"
 _NAMED = b"\x02"
 
 KeyHash = Callable[[bytes], bytes]
+
+
+def is_key(text: str, form: str) -> bool:
+    """Whether a text is a key of one of the forms `ROW_KEY` and `PROMPT_KEY`, and nothing more."""
+    return re.fullmatch(form, text) is not None
 
 
 def blake2b_64(text: bytes) -> bytes:

@@ -12,6 +12,7 @@ score, select, encode and generate, to rows that failed where others went throug
 PLAN_REASONS: Final = (
     "url_missing",  # the list has no URL in this row
     "row_unreadable",  # the list's own row cannot be parsed
+    "cell_too_large",  # its URL or caption has more than `source.max_cell_bytes`
     "duplicate_row",  # the same URL and caption came earlier in plan order
     "key_collision",  # another URL or caption with the same 64-bit key came earlier
     "source_failed",  # the folder we read says that its own download failed
@@ -44,6 +45,7 @@ LIST_REASONS: Final = (
 )
 FETCH_REASONS: Final = (
     "url_invalid",
+    "url_too_long",  # for any server
     "scheme_refused",
     "address_refused",
     "dns_failed",

@@ -216,8 +216,9 @@ def _filled(
 
 
 def _url_digests(url: str) -> Iterator[str]:
-    yield url_digest(url)
-    yield digest_of("urls", earlier_url(redact_url(url)))
+    for text in {redact_url(url), url}:  # unredacted: earlier versions did not know every signer
+        yield digest_of("urls", normalise_url(text))
+        yield digest_of("urls", earlier_url(text))
 
 
 def _domain_digests(url: str) -> Iterator[str]:

@@ -20,15 +20,14 @@ def open_checked(store: RunStore, entry: FileEntry) -> Iterator[IO[bytes]]:
     """Open a committed file, after one reading of it whole; a remote one is copied to do so.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ShardError: it is damaged; says which.
+        ShardError: it is missing or damaged; says which.
     """
     with ExitStack() as stack:
         if store.is_local:
-            stream: Any = stack.enter_context(store.open(entry.path))
+            stream: Any = stack.enter_context(_found(store, entry))
         else:
             stream = stack.enter_context(tempfile.TemporaryFile())
-            with store.open(entry.path) as remote:
+            with _found(store, entry) as remote:
                 shutil.copyfileobj(remote, stream, 4 << 20)
             stream.seek(0)
         if hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
@@ -37,6 +36,17 @@ def open_checked(store: RunStore, entry: FileEntry) -> Iterator[IO[bytes]]:
                 "run again, or verify it"
             )
         stream.seek(0)
+        yield stream
+
+
+@contextmanager
+def _found(store: RunStore, entry: FileEntry) -> Iterator[IO[bytes]]:
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(store.open(entry.path))
+        except FileNotFoundError as error:
+            told = "missing; open the run again, or verify it"
+            raise ShardError(f"{store.root}/{entry.path}: {told}") from error
         yield stream
 
 

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from pipelines.run.manifest import Manifest
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import read_json
 from sd_core.sealed import sha256_of_bytes
 
 Index = dict[str, list[dict[str, Any]]]
@@ -22,6 +23,20 @@ def write_index(store: RunStore, index: Index) -> dict[str, str]:
             store.replace(f"{folder}/{name}", content)
             digests[f"{folder}/{name}"] = sha256_of_bytes(content)
     return digests
+
+
+def recorded_digests(store: RunStore, folder: str) -> dict[str, str]:
+    """sha256 by path of what workers recorded beside a step's manifests.
+
+    Raises:
+        DamagedRecordError: one is damaged.
+    """
+    names = store.list_files(folder)
+    paths = [f"{folder}/{name}" for name in names if not name.removesuffix(".json").isdigit()]
+    for path in paths:
+        if path.endswith(".json"):
+            read_json(store, path)  # damage is told here, and not given a digest
+    return {path: sha256_of_bytes(store.read_bytes(path)) for path in paths}
 
 
 def index_files(index: Index, manifest: Manifest) -> None:

@@ -19,6 +19,8 @@ from sd_core.sealed import seal_tree
 # The widest one counts; what comes after them in /proc/cpuinfo changes no kernel that we know of.
 _INSTRUCTION_SETS: Final = ("amx_tile", "avx512f", "avx2", "avx", "sve", "asimd")
 _PREFIX: Final = "processor-"
+PROCESSORS_FOLDER: Final = "processors"
+"""Of a training: what types of processor took part."""
 
 
 def describe_processor(device: torch.device) -> str:

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.run.amendments import OPTION
-from pipelines.run.index import Index, index_files, write_index
+from pipelines.run.index import Index, index_files, recorded_digests, write_index
 from pipelines.run.manifest import iterate_manifests
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import damaged_record, read_json, write_json
 from sd_core.errors import InputError
-from sd_core.sealed import sha256_of_bytes
 
 RUN_FILE = "run.json"
 REVISION_FILE = "revision.json"
@@ -205,13 +204,6 @@ def _summarise(
         quarantined=tuple(quarantined),
         digests={**recorded_digests(store, folder), folder: manifests.hexdigest()},
     )
-
-
-def recorded_digests(store: RunStore, folder: str) -> dict[str, str]:
-    """sha256 by path of what workers recorded beside a step's manifests."""
-    names = store.list_files(folder)
-    paths = [f"{folder}/{name}" for name in names if not name.removesuffix(".json").isdigit()]
-    return {path: sha256_of_bytes(store.read_bytes(path)) for path in paths}
 
 
 def write_run(store: RunStore, tree: Mapping[str, Any]) -> None:

@@ -220,7 +220,7 @@ def array_from_values(values: Sequence[object]) -> pa.Array:
         except (OverflowError, pa.ArrowInvalid):
             pass
     return pa.array(
-        [value if value is None else clean_text(_json(value)) for value in values], pa.string()
+        [value if value is None else clean_text(json_text(value)) for value in values], pa.string()
     )
 
 
@@ -231,5 +231,9 @@ def clean_text(text: str | None) -> str | None:
     return text.encode("utf-8", "replace").decode()
 
 
-def _json(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def json_text(value: object) -> str | None:
+    """A parsed JSON value as text; None where it is nested too deep."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return None

@@ -1,12 +1,14 @@
 """What the user says about how an input list is read."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipelines.config import Config
 from sd_core.errors import EnvironmentFault, InputError
 
+MAX_CELL_BYTES: Final = 1 << 20
+MAX_COLUMNS: Final = 10_000
 TarGrouping = Literal["first_dot", "last_dot"]
 
 
@@ -58,6 +60,9 @@ class ReadingConfig(Config):
     that the rows are prompts, without URLs."""
     caption_column: str | None = None
     """Null: recognised (`TEXT`, `caption`, ...); the empty text says the list has no captions."""
+    max_cell_bytes: int = Field(default=MAX_CELL_BYTES, ge=1, le=8 << 20)
+    """A URL or caption of more bytes is its row's reason, `cell_too_large`; a larger value of any
+    other column is null, and counted."""
     content_hash: str | None = None
     """A column with the md5, sha1 or sha256 of the image file, in hex, told by its length."""
     csv: CsvConfig = CsvConfig()

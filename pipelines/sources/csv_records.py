@@ -2,15 +2,18 @@
 
 import csv
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
+from pipelines.sources.columns import json_text
 from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.rows import EARLIER_READER
 from pipelines.sources.text_lines import LONE_CR, MAX_RECORD_BYTES, Lines, csv_option
 
+MOST_LONGER: Final = 4
+"""A cell in UTF-8, as we write JSON, over its bytes in a list."""
 _ABSOLUTE_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
@@ -20,11 +23,32 @@ class Record:
 
     Attributes:
         fields: None where the row cannot be read, for the reason that `fault` gives.
+        too_large: Columns whose cells are larger than allowed, and None among the fields.
     """
 
-    fields: list[str] | dict[str, object] | None
+    fields: Sequence[str | None] | dict[str, object] | None
     end_byte: int
     fault: str | None = None
+    too_large: tuple[str, ...] = ()
+
+    def limited(self, names: list[str], max_bytes: int) -> "Record":
+        """The record without its cells that have more bytes; names are those of a CSV's columns."""
+        fields = self.fields
+        if fields is None:
+            return self
+        cells = fields.items() if isinstance(fields, dict) else zip(names, fields, strict=False)
+        over = tuple(name for name, value in cells if _num_bytes(value, max_bytes) > max_bytes)
+        if not over:
+            return self
+        if isinstance(fields, dict):
+            return replace(self, fields={**fields, **dict.fromkeys(over)}, too_large=over)
+        kept = [None if name in over else value for name, value in zip(names, fields, strict=False)]
+        return replace(self, fields=[*kept, *fields[len(names) :]], too_large=over)
+
+
+def _num_bytes(value: object, max_bytes: int) -> int:
+    text = value if isinstance(value, str) else json_text(value) or ""
+    return len(text) if len(text) * 4 <= max_bytes else len(text.encode("utf-8", "replace"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.list_rows import types_of
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange
+from pipelines.sources.tar_rows import rows_of, sample_columns
 from pipelines.sources.tar_samples import Part, PlannedSample, tar_parts
-from pipelines.sources.webdataset import rows_of, sample_columns
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _TEXTS = ("txt", "json")

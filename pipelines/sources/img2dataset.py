@@ -14,12 +14,8 @@ from pipelines.sources.arrow_text import is_bytes
 from pipelines.sources.columns import TextColumns
 from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
-from pipelines.sources.parquet_list import (
-    open_parquet,
-    read_bytes_column,
-    read_parquet_rows,
-    scan_parquet,
-)
+from pipelines.sources.parquet_list import read_bytes_column, read_parquet_rows, scan_parquet
+from pipelines.sources.parquet_reading import open_parquet
 from pipelines.sources.pictures import StoredFile, is_picture, list_folder, read_files
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange
 from pipelines.sources.tar_samples import MAX_IMAGE_BYTES, tar_parts
@@ -76,6 +72,7 @@ def scan_img2dataset(
             file=file.name,
             start_row=scanned.start_row,
             num_rows=len(scanned.raw.url),
+            max_cell_bytes=config.max_cell_bytes if scanned.too_large else None,
         )
         # Read again with its status: whether a row can be used is in it.
         yield replace(scanned, raw=read_img2dataset(file, where, config, others=set()))

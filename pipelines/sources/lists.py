@@ -13,9 +13,10 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.sources.cells import PIECE_BYTES, ShardCut, lost_cells
 from pipelines.sources.columns import TextColumns, recognise_columns, unique_names
 from pipelines.sources.config import ReadingConfig, SourceError
-from pipelines.sources.csv_records import Dialect, Record, csv_header, csv_records
+from pipelines.sources.csv_records import MOST_LONGER, Dialect, Record, csv_header, csv_records
 from pipelines.sources.files import SourceFile
 from pipelines.sources.list_rows import csv_rows, json_rows, types_of
 from pipelines.sources.rows import EARLIER_READER, READER, RawRows, ScannedRange, SourceRange
@@ -44,8 +45,9 @@ def scan_list(
             csv_header(lines, written.dialect, file)
         columns = written.columns()
         start_row, start_byte = 0, lines.at
-        records = written.records(lines, columns, is_planned=False)
-        while batch := list(itertools.islice(records, rows_per_shard)):
+        cut = ShardCut(rows_per_shard)
+        records = written.records(lines, columns, max_cell_bytes=config.max_cell_bytes)
+        for batch in _pieces(records, start_byte, rows_per_shard):
             if columns is None:
                 columns = _json_columns(batch, config, file)
             raw = _to_raw(batch, written, columns)
@@ -57,9 +59,32 @@ def scan_list(
                 text_columns=columns,
                 start_byte=start_byte,
                 end_byte=end_byte,
-                notes=_notes(batch, written),
+                notes=_notes(batch, written) + _lost(batch, columns, config),
+                begins_shard=cut.begins(start_row, end_byte - start_byte),
+                too_large=[row for row, record in enumerate(batch) if record.too_large],
             )
             start_row, start_byte = start_row + len(batch), end_byte
+
+
+def _pieces(
+    records: Iterator[Record], start_byte: int, rows_per_shard: int
+) -> Iterator[list[Record]]:
+    """Consecutive records, up to the next multiple of `rows_per_shard` or before they are much."""
+    held: list[Record] = []
+    for number, record in enumerate(records, start=1):
+        held.append(record)
+        if number % rows_per_shard == 0 or record.end_byte - start_byte >= PIECE_BYTES:
+            yield held
+            held, start_byte = [], record.end_byte
+    if held:
+        yield held
+
+
+def _lost(batch: list[Record], columns: TextColumns, config: ReadingConfig) -> Counter[str]:
+    counts = Counter(name for record in batch for name in record.too_large)
+    for name in (columns.url, columns.caption):
+        counts.pop(name or "", None)
+    return lost_cells(config.max_cell_bytes, counts)
 
 
 def read_list(
@@ -69,7 +94,9 @@ def read_list(
     written = _Written.read(file, config, where.reader)
     with file.open_at(where.start_byte or 0) as stream:
         lines = written.lines(stream, at=where.start_byte or 0)
-        found = written.records(lines, columns, is_planned=True)
+        found = written.records(
+            lines, columns, is_planned=True, max_cell_bytes=where.max_cell_bytes
+        )
         records = list(itertools.islice(found, where.num_rows))
     if len(records) != where.num_rows or records[-1].end_byte != where.end_byte:
         raise SourceError(
@@ -127,9 +154,25 @@ class _Written:
         )
 
     def records(
+        self,
+        lines: Lines,
+        columns: TextColumns | None,
+        *,
+        is_planned: bool = False,
+        max_cell_bytes: int | None,
+    ) -> Iterator[Record]:
+        """Every row from the lines' position on, without cells that are too large; blank lines are
+        no rows."""
+        at = lines.at
+        for record in self._records(lines, columns, is_planned=is_planned):
+            num_bytes, at = record.end_byte - at, record.end_byte
+            if max_cell_bytes is not None and num_bytes * MOST_LONGER > max_cell_bytes:
+                record = record.limited(self.names, max_cell_bytes)
+            yield record
+
+    def _records(
         self, lines: Lines, columns: TextColumns | None, *, is_planned: bool
     ) -> Iterator[Record]:
-        """Every row from the lines' position on; blank lines are no rows."""
         if self.file.format == "csv":
             url = None if columns is None or is_planned else columns.url
             yield from csv_records(
@@ -220,7 +263,8 @@ def _parse_url(text: str) -> list[str]:
 
 
 def _json_columns(batch: list[Record], config: ReadingConfig, file: SourceFile) -> TextColumns:
-    names = {name: None for record in batch for name in record.fields or ()}
+    rows = [record.fields for record in batch if isinstance(record.fields, dict)]
+    names = {name: None for row in rows for name in row}
     return recognise_columns(
         list(names),
         url_column=config.url_column,
@@ -231,5 +275,5 @@ def _json_columns(batch: list[Record], config: ReadingConfig, file: SourceFile) 
 
 def _to_raw(records: list[Record], written: _Written, columns: TextColumns) -> RawRows:
     if written.file.format == "jsonl":
-        return json_rows(records, columns)
+        return json_rows(records, columns, written.file)
     return csv_rows(records, written.names, columns)

@@ -3,12 +3,12 @@
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.sources.arrow_text import LostValues, has_pictures, holds_bytes
+from pipelines.sources.cells import CellLimit, ShardCut, lost_cells
 from pipelines.sources.columns import (
     TextColumns,
     as_text,
@@ -19,9 +19,15 @@ from pipelines.sources.columns import (
 )
 from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
+from pipelines.sources.parquet_reading import (
+    BoundedReading,
+    find_group,
+    open_parquet,
+    record_batches,
+)
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
 
-_READ_BUFFER_BYTES = 1 << 20
+_FIRST_ROWS = 64
 
 
 def scan_parquet(
@@ -42,21 +48,27 @@ def scan_parquet(
         names = unique_names(parquet.schema_arrow.names)
         columns = _text_columns(parquet, names, config, file)
         types = other_types(parquet, columns, file)
-        pictures = {n for n in _picture_columns(parquet, file, types) if n not in without}
-        types = {n: kind for n, kind in types.items() if n not in pictures and n not in without}
-        wanted = [name for name in (columns.url, columns.caption) if name]
-        doubtful = [name for name, kind in types.items() if kind == "string"]
-        start_row = 0
-        for table in _tables(parquet, rows_per_shard, start_row=0, only=[*wanted, *doubtful]):
-            notes = Counter({_left_out(name): table.num_rows for name in pictures})
-            yield ScannedRange(
-                start_row=start_row,
-                raw=_to_raw(table.select(wanted), columns, notes),
-                types=types,
-                text_columns=columns,
-                notes=notes + _losses(table.select(doubtful)),
-            )
-            start_row += table.num_rows
+    types = {name: kind for name, kind in types.items() if name not in without}
+    pictures = _picture_columns(file, types)
+    types = {name: kind for name, kind in types.items() if name not in pictures}
+    wanted = [name for name in (columns.url, columns.caption) if name]
+    doubtful = [name for name, kind in types.items() if kind == "string"]
+    cut, start_row = ShardCut(rows_per_shard), 0
+    pieces = BoundedReading(file, only=[*wanted, *doubtful], max_bytes=config.max_cell_bytes)
+    for piece in pieces.pieces(rows_per_shard):
+        table, limit = piece.table, piece.limit
+        notes = Counter({_left_out(name): table.num_rows for name in pictures})
+        lost = Counter({n: int(over.sum()) for n, over in limit.rows.items() if n not in wanted})
+        yield ScannedRange(
+            start_row=start_row,
+            raw=_to_raw(table.select(wanted), columns, limit, notes),
+            types=types,
+            text_columns=columns,
+            notes=notes + _losses(table.select(doubtful)) + lost_cells(limit.max_bytes, lost),
+            begins_shard=cut.begins(start_row, piece.num_bytes),
+            too_large=limit.places,
+        )
+        start_row += table.num_rows
 
 
 def _left_out(name: str) -> str:
@@ -95,21 +107,19 @@ def _text_columns(
         ) from None
 
 
-def _picture_columns(
-    parquet: pq.ParquetFile, file: SourceFile, types: Collection[str]
-) -> list[str]:
+def _picture_columns(file: SourceFile, types: Collection[str]) -> list[str]:
     """Columns whose first values, however deep, are bytes that are neither text nor short."""
-    schema = parquet.schema_arrow
+    with open_parquet(file) as parquet:
+        schema = parquet.schema_arrow
     kinds = dict(zip(unique_names(schema.names), schema.types, strict=True))
-    return [name for name in types if holds_bytes(kinds[name]) and _is_of_pictures(parquet, name)]
+    return [name for name in types if holds_bytes(kinds[name]) and _is_of_pictures(file, name)]
 
 
-def _is_of_pictures(parquet: pq.ParquetFile, name: str) -> bool:
-    groups = list(range(parquet.num_row_groups))
-    for batch in _batches(parquet, groups, 64, only=[name]):
-        column = batch.column(name)
+def _is_of_pictures(file: SourceFile, name: str) -> bool:
+    for piece in BoundedReading(file, only=[name], max_bytes=None).pieces(_FIRST_ROWS):
+        column = piece.table.column(name)
         if column.null_count < len(column):
-            return has_pictures(column)
+            return has_pictures(_one_array(column))
     return False
 
 
@@ -129,39 +139,25 @@ def read_parquet_rows(
     with open_parquet(file) as parquet:
         names = unique_names(parquet.schema_arrow.names)
         only = [n for n in names if others is None or n in others or n in wanted]
-        tables = _tables(parquet, where.num_rows, start_row=where.start_row, only=only)
-        return _to_raw(next(tables), columns)
+        if where.max_cell_bytes is None:
+            tables = _tables(parquet, where.num_rows, start_row=where.start_row, only=only)
+            return _to_raw(next(tables), columns, CellLimit(None))
+    reading = BoundedReading(file, only=only, max_bytes=where.max_cell_bytes)
+    piece = reading.whole(where.start_row, where.num_rows)
+    return _to_raw(piece.table, columns, piece.limit)
 
 
 def read_bytes_column(file: SourceFile, where: SourceRange, name: str) -> Iterator[bytes | None]:
     """The values of a binary column, one for each row of the range, a few at a time in memory."""
     with open_parquet(file) as parquet:
-        group, skip = _find_group(parquet, where.start_row)
+        group, skip = find_group(parquet, where.start_row)
         groups = list(range(group, parquet.num_row_groups))
         values = (
             value.as_py()
-            for batch in _batches(parquet, groups, 64, only=[name])
+            for batch in record_batches(parquet, groups, 64, only=[name])
             for value in batch.column(name)
         )
         yield from itertools.islice(values, skip, skip + where.num_rows)
-
-
-@contextmanager
-def open_parquet(file: SourceFile) -> Iterator[pq.ParquetFile]:
-    """The file's Parquet reader; every fault of it names the file."""
-    with file.open() as stream:
-        try:
-            with pq.ParquetFile(
-                stream,
-                buffer_size=_READ_BUFFER_BYTES,
-                pre_buffer=False,  # would keep every row group it has read
-                page_checksum_verification=True,
-            ) as parquet:
-                yield parquet
-        except (pa.ArrowException, OSError) as error:
-            raise SourceError(
-                f"{file.uri}: cannot be read as Parquet: {error}; the file is damaged or is none"
-            ) from error
 
 
 def other_types(parquet: pq.ParquetFile, columns: TextColumns, file: SourceFile) -> dict[str, str]:
@@ -191,11 +187,11 @@ def _tables(
     parquet: pq.ParquetFile, num_rows: int, *, start_row: int, only: list[str]
 ) -> Iterator[pa.Table]:
     """Consecutive tables of `num_rows` rows from `start_row` on; the last may be shorter."""
-    group, skip = _find_group(parquet, start_row)
+    group, skip = find_group(parquet, start_row)
     groups = list(range(group, parquet.num_row_groups))
     pending: list[pa.RecordBatch] = []
     held = 0
-    for batch in _batches(parquet, groups, min(num_rows, 65_536), only=only):
+    for batch in record_batches(parquet, groups, min(num_rows, 65_536), only=only):
         if skip >= batch.num_rows:
             skip -= batch.num_rows
             continue
@@ -211,31 +207,9 @@ def _tables(
         yield pa.Table.from_batches(pending)
 
 
-def _batches(
-    parquet: pq.ParquetFile, groups: list[int], num_rows: int, *, only: list[str]
-) -> Iterator[pa.RecordBatch]:
-    """Those columns, in that order; names that come twice are told apart."""
-    names = unique_names(parquet.schema_arrow.names)
-    is_doubled = len(set(parquet.schema_arrow.names)) < len(names)
-    for batch in parquet.iter_batches(
-        batch_size=num_rows, row_groups=groups, columns=None if is_doubled else only
-    ):
-        if is_doubled:
-            batch = batch.rename_columns(names)
-        yield batch.select(only)
-
-
-def _find_group(parquet: pq.ParquetFile, start_row: int) -> tuple[int, int]:
-    """The row group that holds `start_row`, and how many of its rows come before it."""
-    for group in range(parquet.num_row_groups):
-        rows = parquet.metadata.row_group(group).num_rows
-        if start_row < rows:
-            return group, start_row
-        start_row -= rows
-    return parquet.num_row_groups, 0
-
-
-def _to_raw(table: pa.Table, columns: TextColumns, notes: Counter[str] | None = None) -> RawRows:
+def _to_raw(
+    table: pa.Table, columns: TextColumns, limit: CellLimit, notes: Counter[str] | None = None
+) -> RawRows:
     extra = {
         name: _one_array(table.column(name))
         for name in table.column_names
@@ -245,7 +219,8 @@ def _to_raw(table: pa.Table, columns: TextColumns, notes: Counter[str] | None = 
     url, caption = (_text(table, name, losses) for name in (columns.url, columns.caption))
     if losses.values and notes is not None:
         notes["URLs and captions with bytes that are no UTF-8, replaced by U+FFFD"] = losses.values
-    return raw_rows(url=url, caption=caption, extra=extra)
+    too_large = limit.messages(columns.url, columns.caption, num_rows=table.num_rows)
+    return raw_rows(url=url, caption=caption, extra=extra, too_large=too_large)
 
 
 def _text(table: pa.Table, name: str | None, losses: LostValues) -> pa.Array:

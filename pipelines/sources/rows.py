@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.rows.keys import KeyHash, blake2b_64, hash_keys, hex_keys, key_texts
+from pipelines.sources.cells import TOO_LARGE
 from pipelines.sources.columns import SourceColumn, TextColumns, stored_array
 
 READER = 2
@@ -35,6 +36,8 @@ class SourceRange:
             found by bytes (Parquet, img2dataset, a tar whose samples lie scattered).
         end_byte: Where it ends, exclusive.
         reader: Which version of the readers found it.
+        max_cell_bytes: Larger cells are not read; None where the file had none when it was
+            planned, or was planned before there was a limit.
         mark: Of the rows' names, where nothing else would tell that they are others now.
     """
 
@@ -45,6 +48,7 @@ class SourceRange:
     start_byte: int | None = None
     end_byte: int | None = None
     reader: int = READER
+    max_cell_bytes: int | None = None
     mark: str | None = None
 
 
@@ -91,9 +95,11 @@ class RawRows:
 
 @dataclass(frozen=True, kw_only=True)
 class ScannedRange:
-    """A shard's worth of rows met while planning; `raw.extra` may be left out.
+    """Rows met while planning, a shard's worth or a piece of it; `raw.extra` may be left out.
 
     Attributes:
+        begins_shard: Else they go on the shard of those before, which this file's own are.
+        too_large: Which rows of it have a cell, in any column, that is larger than allowed.
         types: Stored type of each other input column, "" where nothing tells.
         text_columns: What the file's URL and caption columns are called.
         notes: What is passed over, null or guessed in it, and of how many rows or members.
@@ -107,6 +113,8 @@ class ScannedRange:
     end_byte: int | None = None
     mark: str | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
+    begins_shard: bool = True
+    too_large: Sequence[int] = ()
 
 
 def raw_rows(
@@ -117,20 +125,29 @@ def raw_rows(
     error_message: Sequence[str | None] | None = None,
     names: Sequence[str] | None = None,
     extra: dict[str, pa.Array] | None = None,
+    too_large: Sequence[str | None] | None = None,
 ) -> RawRows:
-    """`RawRows` in which a blank URL is null, and null is `url_missing` unless rows have names."""
+    """`RawRows` in which a blank URL is null, and null is `url_missing` unless rows have names.
+
+    Args:
+        too_large: What is said of a row whose URL or caption is larger than allowed, and null.
+    """
     blank = pc.fill_null(pc.match_substring_regex(url, r"^\s*$"), True)
     url = pc.if_else(blank, pa.scalar(None, pa.string()), url)
     reasons = pa.array(reason, pa.string()) if reason else pa.nulls(len(url), pa.string())
+    messages = pa.array(error_message or [None] * len(url), pa.string())
+    if too_large is not None:
+        told = pa.array(too_large, pa.string())
+        found = pc.if_else(pc.is_valid(told), TOO_LARGE, pa.scalar(None, pa.string()))
+        reasons, messages = pc.coalesce(reasons, found), pc.coalesce(messages, told)
     if names is None:
         missing = pc.and_(pc.is_null(url), pc.is_null(reasons))
         reasons = pc.if_else(missing, "url_missing", reasons)
-    messages = pa.array(error_message, pa.string()) if error_message else None
     return RawRows(
         url=url,
         caption=caption,
         reason=reasons,
-        error_message=messages if messages is not None else pa.nulls(len(url), pa.string()),
+        error_message=messages,
         names=names,
         extra=extra or {},
     )

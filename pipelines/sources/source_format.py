@@ -15,6 +15,7 @@ class Scan:
     """What the plan asks of a file.
 
     Attributes:
+        rows_per_shard: Of a shard at most; one of very long texts may have fewer.
         reader: Which version of the readers the plan was begun with.
         known_rows: How many rows it has already; they may be left out.
     """

@@ -21,7 +21,7 @@ _TEXTS: Final = (*CAPTION_EXTENSIONS, "json")
 _SHOWN_CHARS = 12
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
     """A member of a sample.
 
@@ -92,6 +92,12 @@ class PlannedSample:
         return min(found, key=lambda part: part.middle.lower() != beside, default=None)
 
     @property
+    def text_bytes(self) -> int:
+        """Of its texts and JSON, as far as they are read."""
+        sizes = (part.num_bytes for part in self.parts if not part.is_image)
+        return sum(size for size in sizes if size <= MAX_TEXT_BYTES)
+
+    @property
     def caption(self) -> str | None:
         """The text, if it is there and was read."""
         part = self.caption_part
@@ -147,6 +153,7 @@ def tar_parts(
     end_byte: int | None = None,
     texts: bool = False,
     images: bool = False,
+    max_caption_bytes: int | None = None,
 ) -> Iterator[tuple[str, Part]]:
     """The members of a part of a tar that may be of a sample, each with the sample's name.
 
@@ -159,7 +166,9 @@ def tar_parts(
         extension = name.rpartition(".")[2].lower()
         if extension in ALL_IMAGE_EXTENSIONS:
             return MAX_IMAGE_BYTES if images else 0
-        return MAX_TEXT_BYTES if texts and extension in _TEXTS else 0
+        if not texts or extension not in _TEXTS:
+            return 0
+        return MAX_TEXT_BYTES if extension == "json" else max_caption_bytes or MAX_TEXT_BYTES
 
     with file.open_at(start_byte) as stream:
         for member in iterate_members(

@@ -158,7 +158,7 @@ class Lines:
         at: int = 0,
         universal: bool = False,
     ) -> None:
-        self.at = at
+        self.at = self._taken_at = at
         self.number = 0
         self.has_lone_cr = False
         self.recent: list[str] = []
@@ -181,6 +181,11 @@ class Lines:
                 f"{self._uri}: the line at byte {start} is longer than {MAX_RECORD_BYTES} bytes; "
                 "is this a list of URLs?"
             )
+        if self.at - self._taken_at > MAX_RECORD_BYTES:
+            raise SourceError(
+                f"{self._uri}: the record at byte {self._taken_at} is longer than "
+                f"{MAX_RECORD_BYTES} bytes; is a quote not closed?"
+            )
         text = self._decode(line[len(self._text.mark) :] if start == 0 else line)
         if not self._universal and ("\r" in text[:-2] or text.endswith("\r")):
             self.has_lone_cr = True
@@ -191,7 +196,7 @@ class Lines:
     def take(self) -> tuple[list[str], str | None]:
         """The lines since the last call, and why one of them is no text."""
         taken = self.recent, self.fault
-        self.recent, self.fault = [], None
+        self.recent, self.fault, self._taken_at = [], None, self.at
         return taken
 
     def _decode(self, line: bytes) -> str:

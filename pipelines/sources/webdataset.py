@@ -7,16 +7,16 @@ and the tar is read from its start.
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
-import pyarrow as pa
+import numpy as np
 
-from pipelines.rows.image_formats import IMAGE_EXTENSIONS
-from pipelines.sources import tar_samples
-from pipelines.sources.columns import TextColumns, array_from_values, clean_text
+from pipelines.sources.cells import ShardCut, slices
 from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.list_rows import types_of
-from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
+from pipelines.sources.rows import RawRows, ScannedRange, SourceRange
+from pipelines.sources.tar_rows import limited_rows, sample_columns
 from pipelines.sources.tar_samples import Part, PlannedSample, grouped, kind_of, tar_parts
 
 _SHOWN = 3
@@ -39,28 +39,50 @@ def scan_webdataset(
     _refuse_twins(samples, file)
     _refuse_merged(samples, file, config)
     _refuse_late_members(samples, known_rows, file)
-    columns = sample_columns(config)
+    columns, limit = sample_columns(config), config.max_cell_bytes
     before = max((sample.end_byte for sample in samples[:known_rows]), default=0)
-    for start_row in range(known_rows, len(samples), rows_per_shard):
-        where = _range(samples, start_row, rows_per_shard, before=before, file=file)
-        before = max(before, where.end_byte or 0)
-        batch = _read(file, where, config, texts=True)
-        raw = rows_of(batch, config)
-        yield ScannedRange(
-            start_row=start_row,
-            raw=raw,
-            types=types_of(raw, file),
-            text_columns=columns,
-            start_byte=where.start_byte,
-            end_byte=where.end_byte,
-            notes=notes + _unused(batch, file) + _garbled(batch),
-        )
-        notes = Counter()
+    for pieces in _shards(samples, known_rows, rows_per_shard):
+        shard = _range(samples, pieces[0].start, pieces[-1].stop, before=before, file=file)
+        for piece in pieces:
+            where = _range(samples, piece.start, piece.stop, before=before, file=file)
+            before = max(before, where.end_byte or 0)
+            batch = _read(file, replace(where, max_cell_bytes=limit), config, texts=True)
+            raw, too_large = limited_rows(batch, config, file, limit)
+            yield ScannedRange(
+                start_row=piece.start,
+                raw=raw,
+                types=types_of(raw, file),
+                text_columns=columns,
+                start_byte=shard.start_byte,
+                end_byte=shard.end_byte,
+                notes=notes + _unused(batch, file) + _garbled(batch) + too_large.notes,
+                begins_shard=piece.start == pieces[0].start,
+                too_large=too_large.rows,
+            )
+            notes = Counter()
+
+
+def _shards(
+    samples: list[PlannedSample], known_rows: int, rows_per_shard: int
+) -> Iterator[list[range]]:
+    """The rows of each shard, in pieces whose texts are few enough to be held."""
+    sizes = np.array([sample.text_bytes for sample in samples[known_rows:]], np.int64)
+    cut, shard = ShardCut(rows_per_shard), list[range]()
+    for block in range(0, len(sizes), rows_per_shard):
+        for start, stop in slices(sizes[block : block + rows_per_shard]):
+            num_bytes = int(sizes[block + start : block + stop].sum())
+            if cut.begins(block + start, num_bytes) and shard:
+                yield shard
+                shard = []
+            shard.append(range(known_rows + block + start, known_rows + block + stop))
+    if shard:
+        yield shard
 
 
 def read_webdataset(file: SourceFile, where: SourceRange, config: ReadingConfig) -> RawRows:
     """The rows of one range."""
-    return rows_of(_read(file, where, config, texts=True), config)
+    samples = _read(file, where, config, texts=True)
+    return limited_rows(samples, config, file, where.max_cell_bytes)[0]
 
 
 def webdataset_images(
@@ -77,16 +99,16 @@ def webdataset_images(
 
 
 def _range(
-    samples: list[PlannedSample], start_row: int, num_rows: int, *, before: int, file: SourceFile
+    samples: list[PlannedSample], start_row: int, end_row: int, *, before: int, file: SourceFile
 ) -> SourceRange:
-    """Where a shard's samples lie; without a first byte where others lie between them.
+    """Where samples lie; without a first byte where others lie between them.
 
     Args:
         before: Where the samples of earlier rows end.
     """
-    batch = samples[start_row : start_row + num_rows]
+    batch = samples[start_row:end_row]
     end_byte = max(sample.end_byte for sample in batch)
-    behind = samples[start_row + num_rows : start_row + num_rows + 1]
+    behind = samples[end_row : end_row + 1]
     is_apart = before <= batch[0].start_byte and all(s.start_byte >= end_byte for s in behind)
     return SourceRange(
         shard_id=0,
@@ -116,6 +138,7 @@ def _parts_of(
         end_byte=where.end_byte,
         texts=texts,
         images=images,
+        max_caption_bytes=where.max_cell_bytes,
     ):
         row = rows.setdefault(name, len(rows)) - first if name else -1
         if 0 <= row < where.num_rows:
@@ -162,10 +185,6 @@ def _garbled(batch: list[PlannedSample]) -> Counter[str]:
         notes["JSON members of tars that hold no object and are passed over"] += (
             sample.json_is_broken
         )
-        text = sample.caption_part
-        notes["captions of tars that are too large and are null"] += (
-            text is not None and text.content is None
-        )
     return +notes
 
 
@@ -207,46 +226,3 @@ def _refuse_late_members(samples: list[PlannedSample], known_rows: int, file: So
             f"{file.uri}: {len(late)} samples that are planned have further members now "
             f"({', '.join(late[:_SHOWN])}); a run grows by new samples: give another `output`"
         )
-
-
-def rows_of(samples: list[PlannedSample], config: ReadingConfig) -> RawRows:
-    """Samples as rows; one without a usable image is `member_missing`."""
-    columns = sample_columns(config)
-    rows = [dict(sample.fields) for sample in samples]
-    urls = [_as_text(row.pop(columns.url or "", None)) for row in rows]
-    told = [_as_text(row.pop(columns.caption or "", None)) for row in rows]
-    own = [sample.caption for sample in samples]
-    captions = [
-        caption if caption is not None else other for caption, other in zip(own, told, strict=True)
-    ]
-    faults = [_fault(sample) for sample in samples]
-    names = {name: None for row in rows for name in row}
-    return raw_rows(
-        url=pa.array(urls, pa.string()),
-        caption=pa.array(captions, pa.string()),
-        reason=["member_missing" if fault else None for fault in faults],
-        error_message=faults,
-        names=[sample.name for sample in samples],
-        extra={
-            clean_text(name) or "": array_from_values([row.get(name) for row in rows])
-            for name in names
-        },
-    )
-
-
-def _fault(sample: PlannedSample) -> str | None:
-    image = sample.image
-    if image is None or image.num_bytes == 0:
-        extensions = [name for names in IMAGE_EXTENSIONS.values() for name in names]
-        return f"no {', '.join(extensions)} member, or an empty one"
-    limit = tar_samples.MAX_IMAGE_BYTES
-    return f"image member above {limit} bytes" if image.num_bytes > limit else None
-
-
-def sample_columns(config: ReadingConfig) -> TextColumns:
-    """Names within a sample's `.json`."""
-    return TextColumns(url=config.url_column or "url", caption=config.caption_column or "caption")
-
-
-def _as_text(value: object) -> str | None:
-    return clean_text(value) if isinstance(value, str) else None

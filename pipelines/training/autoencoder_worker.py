@@ -9,7 +9,7 @@ import torch
 from pipelines.run.store import RunStore
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.image_dataset import ImageDataset, check_image_sets
-from pipelines.training.image_set import ImageSet, open_image_set, read_first
+from pipelines.training.image_set import ImageSet, check_tars, open_image_set, read_first
 from pipelines.training.loop import run_training
 from pipelines.training.result import publish_result
 from pipelines.training.samples import Shown, draw_pairs, reconstruct, with_weights
@@ -40,7 +40,12 @@ def train_autoencoder_worker(
     """
     if config.engine.torch_threads is not None:
         torch.set_num_threads(config.engine.torch_threads)
-    training = AutoencoderTraining(config, open_image_sets(config), device=place.device)
+    image_sets = open_image_sets(config)
+    if config.check_data:
+        tars = check_tars(image_sets, rank=place.rank, world_size=place.world_size)
+        if place.rank == 0:
+            say(f"{tars:,} tars read and found whole")
+    training = AutoencoderTraining(config, image_sets, device=place.device)
     run_training(training, config, place, fingerprint=fingerprint, say=say)
 
 

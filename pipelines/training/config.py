@@ -70,6 +70,9 @@ class TrainingConfig(Config):
     peak_tflops: float | None = Field(default=None, gt=0)
     """What a worker's device can do at `loop.precision`; null measures it with a product of
     matrices at the start. Only the progress line uses it."""
+    check_data: bool = True
+    """Read every shard once before the first batch, and hold it against its digest; false trusts
+    what is there, and finds a damaged row when it is drawn."""
 
     @model_validator(mode="after")
     def _check_workers(self) -> Self:
@@ -92,7 +95,4 @@ class TrainConfig(TrainingConfig):
     model: LatentDiffusionConfig
     """What training starts from; its caches must be of the same autoencoder and text encoder."""
     objective: ObjectiveConfig = ObjectiveConfig()
-    check_data: bool = True
-    """Read every shard once before the first batch, and hold it against its digest; false trusts
-    what is there, and finds a damaged row when it is drawn."""
     samples: SamplesConfig = SamplesConfig()

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +11,13 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.run.checked import open_checked, read_checked
 from pipelines.run.committed import Committed
 from pipelines.run.images import decode_crop, image_places
 from pipelines.run.manifest import FileEntry, Manifest, ShardError, sha256_of
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table
 from sd_core.errors import FoundryError, InputError
 
 _COLUMNS = ("key", "kept", "width", "height")
@@ -206,8 +206,29 @@ def read_first(image_set: ImageSet, count: int) -> npt.NDArray[np.uint8]:
     return np.stack(found)
 
 
+def check_tars(image_sets: Sequence[ImageSet], *, rank: int, world_size: int) -> int:
+    """Hold this rank's share of the tars against their digests; gives how many of all there are.
+
+    Cost: the reading of every tar once, over all ranks.
+
+    Raises:
+        ImageSetError: one is damaged; says which.
+    """
+    shards = [(one.store, shard.tar) for one in image_sets for shard in one.shards]
+    for store, entry in shards[rank::world_size]:
+        try:
+            with open_checked(store, entry):
+                pass
+        except ShardError as error:
+            raise ImageSetError(str(error)) from error
+    return len(shards)
+
+
 def _kept_keys(store: RunStore, shard: ImageShard, *, resolution_px: int) -> list[str]:
-    rows = read_table(store, shard.ledger.path, columns=_COLUMNS).to_pylist()
+    try:
+        rows = read_checked(store, shard.ledger, _COLUMNS).to_pylist()
+    except ShardError as error:
+        raise ImageSetError(str(error)) from error
     kept = [row for row in rows if row["kept"]]
     for row in kept:
         if (row["width"], row["height"]) != (resolution_px, resolution_px):

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
-from pipelines.run.processors import describe_mixture, note_processor
+from pipelines.run.processors import PROCESSORS_FOLDER, describe_mixture, note_processor
 from pipelines.run.store import RunStore
 from pipelines.run.used_by import UsesOfRuns
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
@@ -25,8 +25,6 @@ from sd_core.training.task import TaskBatch, TrainingTask
 from sd_core.training.trainer import Metrics, Trainer
 
 AnyTrainConfig = TrainConfig | AutoencoderTrainConfig
-PROCESSORS_FOLDER = "processors"
-"""Of a training: what types of processor took part."""
 
 
 class Training(Protocol):

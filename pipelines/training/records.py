@@ -22,6 +22,7 @@ from sd_core.sealed import seal, unseal
 from sd_core.training.trainer import Metrics
 
 METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
 
 
 class TrainingRecords:
@@ -135,7 +136,7 @@ def _tensorboard(store: RunStore, tracking: TrackingConfig, start_step: int) -> 
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    path = Path(store.absolute("tensorboard"))
+    path = Path(store.absolute(TENSORBOARD_FOLDER))
     path.mkdir(exist_ok=True)
     path /= f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
     make: Any = RecordWriter

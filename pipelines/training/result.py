@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipelines.run.processors import PROCESSORS_FOLDER
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
@@ -12,7 +13,7 @@ from pipelines.training.checkpoints import digest_files, put_folder
 from pipelines.training.config import DataConfig, TrainConfig
 from pipelines.training.loss_curve import LOSS_CURVE_FILE
 from pipelines.training.model_card import write_model_card
-from pipelines.training.records import METRICS_FILE
+from pipelines.training.records import METRICS_FILE, TENSORBOARD_FOLDER
 from pipelines.training.samples import SAMPLES_FOLDER
 from sd_core.cache.latent_cache import LatentCache
 from sd_core.errors import FoundryError
@@ -94,8 +95,9 @@ def publish_result(
         store.delete(RESULT_FILE)
         put_folder(store, folder, MODEL_FOLDER)
         files = digest_files(folder)
-    grids = [f"{SAMPLES_FOLDER}/{name}" for name in store.list_files(SAMPLES_FOLDER)]
-    records = {path: _digest(store, path) for path in (METRICS_FILE, LOSS_CURVE_FILE, *grids)}
+    folders = (SAMPLES_FOLDER, TENSORBOARD_FOLDER, PROCESSORS_FOLDER)
+    paths = [f"{folder}/{name}" for folder in folders for name in store.list_files(folder)]
+    records = {path: _digest(store, path) for path in (METRICS_FILE, LOSS_CURVE_FILE, *paths)}
     result = {"step": step, "fingerprint": fingerprint, "data": described, **(figures or {})}
     store.replace(RESULT_FILE, seal_tree({**result, "files": files, "records": records}))
 

@@ -40,6 +40,9 @@ def train_worker(config: TrainConfig, place: Place, *, fingerprint: str, say: Sa
     model = load_latent_diffusion(config.model, device=place.device)
     caches = open_caches(config)
     check_caches(caches, model_identity=model.identity)
+    for cache in caches if place.rank == 0 else ():
+        if not cache.has_digests:
+            say(f"{cache.name}: made before its own files had digests; they are taken as they are")
     if config.check_data:
         rows = check_contents(caches, rank=place.rank, world_size=place.world_size)
         if place.rank == 0:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.rows.keys import KEY, ROW_KEY
 from pipelines.rows.ledger import (
     ENCODE_REASONS,
     LATER_GENERATION_FIELDS,
@@ -33,8 +34,6 @@ from pipelines.verify.fault import Fault
 from pipelines.verify.measured import check_measured
 from pipelines.verify.secrets import check_table_secrets
 
-_KEY = r"^[0-9a-f]{16}$|^[A-Za-z0-9_\-]{1,80}-[0-9]+$"
-"""A curated row's, or that of an image of a prompt."""
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -173,7 +172,7 @@ def check_row_identity(table: pa.Table, manifest: Manifest, *, where: str) -> It
         expected=f"shard {manifest.shard_id}, rows 0 to {manifest.rows_in - 1} in order",
     )
     yield from check_rows(
-        does_not_match(table["key"], _KEY), where=where, found="key", expected="16 hex digits"
+        does_not_match(table["key"], KEY), where=where, found="key", expected="16 hex digits"
     )
 
 
@@ -202,7 +201,7 @@ def _check_stored(stored: pa.Table, *, where: str, size: int | None) -> Iterator
         expected="64 hex digits",
     )
     yield from check_rows(
-        ~is_null(stored["phash"]) & does_not_match(stored["phash"], _KEY),
+        ~is_null(stored["phash"]) & does_not_match(stored["phash"], f"^{ROW_KEY}$"),
         where=where,
         found="phash",
         expected="16 hex digits, or null where it was not asked for",

@@ -1,6 +1,5 @@
 """Keys of a whole run, compared on disk: memory is that of one partition."""
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.rows.keys import blake2b_64
+from pipelines.rows.keys import ROW_KEY, blake2b_64, is_key
 
 _NUM_PARTITIONS = 256
 _BUFFER_RECORDS = 1 << 20
 
-_HEX_KEY = re.compile("^[0-9a-f]{16}$")
 _RECORD = np.dtype([("key", "<u8"), ("shard_id", "<i4")])
 SpilledKeys = npt.NDArray[np.void]
 
@@ -32,7 +30,7 @@ def key_digits(keys: pa.ChunkedArray | Iterable[str]) -> tuple[str, ...]:
     """Each key as 16 hex digits, of which a curated row's consists; any other is hashed to them."""
     found = keys.to_pylist() if isinstance(keys, pa.ChunkedArray) else keys
     return tuple(
-        key if _HEX_KEY.match(key) else blake2b_64(key.encode()).hex()
+        key if is_key(key, ROW_KEY) else blake2b_64(key.encode()).hex()
         for key in found
         if key is not None
     )

@@ -47,24 +47,33 @@ def load_cache_files(
     if not summary.kept and not store.exists(SPEC_PATH):
         return None
     expected = "the cache's spec"
-    recorded = f"manifests/encode/{summary.fingerprint}/spec.json"
+    folder = f"manifests/encode/{summary.fingerprint}"
     try:
         content = store.read_bytes(SPEC_PATH)
         spec = read_spec(content, where=SPEC_PATH)
         for name, digest in read_digests(content, where=SPEC_PATH).items():
             faults += check_digest(store, f"latents/{name}", digest)
-        expected = f"as in {recorded}"
-        if store.exists(recorded) and read_spec(store.read_bytes(recorded), where="it") != spec:
-            faults.append(Fault(SPEC_PATH, "the spec of another revision", expected))
     except FileNotFoundError:
         faults.append(Fault(SPEC_PATH, "missing", expected))
         return None
     except CacheSpecError as error:
         faults.append(Fault(SPEC_PATH, str(error).removeprefix(f"{SPEC_PATH}: "), expected))
         return None
+    recorded = f"{folder}/spec.json"
+    try:
+        if read_spec(store.read_bytes(recorded), where=recorded) != spec:
+            faults.append(Fault(SPEC_PATH, "the spec of another revision", f"as in {recorded}"))
+    except FileNotFoundError:
+        pass  # of a run made before they were kept
+    except CacheSpecError as error:
+        faults.append(Fault(recorded, str(error).removeprefix(f"{recorded}: "), expected))
     expected = "the empty caption's embedding"
     try:
-        read_empty_caption(store.read_bytes(EMPTY_CAPTION_PATH), spec)
+        content = store.read_bytes(EMPTY_CAPTION_PATH)
+        recorded = f"{folder}/{EMPTY_CAPTION_PATH.rpartition('/')[2]}"
+        if store.exists(recorded) and store.read_bytes(recorded) != content:
+            faults.append(Fault(EMPTY_CAPTION_PATH, "another one", f"as in {recorded}"))
+        read_empty_caption(content, spec)
     except FileNotFoundError:
         faults.append(Fault(EMPTY_CAPTION_PATH, "missing", expected))
     except CacheShardError as error:

@@ -10,10 +10,11 @@ from pipelines.run.folder import require_run
 from pipelines.run.lease import LEASE_FILE
 from pipelines.run.manifest import Manifest
 from pipelines.run.on_threads import NUM_THREADS, in_order
-from pipelines.run.record import NotARunError, Revision, StepSummary
+from pipelines.run.record import RUN_FILE, Revision, StepSummary
 from pipelines.run.schemas import Columns, read_schemas
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import DamagedRecordError
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.verify.copies import check_copies, check_named_copies, forbids_copies
 from pipelines.verify.fault import Fault, Note, limit
@@ -22,6 +23,7 @@ from pipelines.verify.keys import KeySpill, key_digits
 from pipelines.verify.latents import LatentsCheck, load_cache_files
 from pipelines.verify.records import RunRecords, asked_size, promised_tokens, read_records
 from pipelines.verify.shard import ShardCheck, shard_steps
+from pipelines.verify.training import is_training, verify_training
 from pipelines.verify.words import check_words
 
 
@@ -40,7 +42,8 @@ class _Totals:
 
 
 def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
-    """Every promise of the run that can be read off its files; yields what breaks one.
+    """Every promise of a run, or of a training, that can be read off its files; yields what
+    breaks one.
 
     Memory does not grow with the rows: keys are compared on local disk (48 bytes a row with
     `deep`), and a shard's tables and one image of each thread are held at a time.
@@ -49,23 +52,26 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
         deep: Also read every file whole: hashes, Parquet, tars, images, keys, latents, secrets.
 
     Raises:
-        NotARunError: there is no run.json, no revision.json and no plan, or it is a training.
+        NotARunError: there is no run.json, no revision.json and no plan.
     """
-    require_run(store)
+    if not is_training(store, None):  # perhaps one that has lost its run.json
+        require_run(store)
     records = read_records(store)
-    if records.run is not None and records.run.get("job") == "train":
-        raise NotARunError(
-            f"{store.root}: a training, which has no rows to verify; give the run of a curation or "
-            "a generation"
-        )
-    yield from records.faults
-    yield from check_words(store)
+    training = is_training(store, records.run)
+    yield from (each for each in records.faults if not training or each.where == RUN_FILE)
+    if not training:
+        yield from check_words(store)
     if store.exists(LEASE_FILE):
         yield Note(LEASE_FILE, "a job holds this run, or was killed; only what is complete counts")
+    if training:
+        yield from verify_training(store, deep=deep)
+        return
     yield from _newer_options(records)
     if records.revision is None or records.plan is None:
         return
     yield from _made_before(records.revision)
+    schemas, faults = _kept_schemas(store, records.revision.steps)
+    yield from faults
     with spool_folder() as folder:
         totals = _Totals(
             steps={name: StepTotals() for name in records.revision.steps if name in STEP_KINDS},
@@ -83,7 +89,7 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
             deep=deep,
             size=asked_size(records.run),
             tokens=promised_tokens(records.run, records.revision.steps.get("select")),
-            schemas=_kept_schemas(store, records.revision.steps),
+            schemas=schemas,
         )
         yield from _check_shards(check, totals)
         if "encode" in totals.steps:
@@ -91,14 +97,23 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
         yield from _check_whole(check, records.run, totals)
 
 
-def _kept_schemas(store: RunStore, steps: Mapping[str, StepSummary]) -> dict[str, list[Columns]]:
-    """What the run keeps of the columns of each folder's tables."""
-    return {
-        folder: read_schemas(store, step=name, fingerprint=steps[name].fingerprint, folder=folder)
-        for name in steps
-        if name in STEP_KINDS
-        for folder in STEP_KINDS[name].paths
-    }
+def _kept_schemas(
+    store: RunStore, steps: Mapping[str, StepSummary]
+) -> tuple[dict[str, list[Columns]], list[Fault]]:
+    """What the run keeps of the columns of each folder's tables, and what is damaged of it."""
+    found: dict[str, list[Columns]] = {}
+    faults = []
+    for name in steps.keys() & STEP_KINDS.keys():
+        for folder in STEP_KINDS[name].paths:
+            fingerprint = steps[name].fingerprint
+            try:
+                found[folder] = read_schemas(
+                    store, step=name, fingerprint=fingerprint, folder=folder
+                )
+            except DamagedRecordError as error:
+                path = f"manifests/{name}/{fingerprint}"
+                faults.append(Fault(path, f"{folder}: {error.found}", "the columns of its tables"))
+    return found, faults
 
 
 def _made_before(revision: Revision) -> Iterator[Note]:

@@ -218,7 +218,7 @@ class _Folder:
 
     def listed(self) -> list[str] | None:
         """The names of the shards in `shards.txt`, where there is one."""
-        if "shards.txt" not in self._sizes:
+        if "shards.txt" not in {**self._sizes, **self.digests}:
             return None
         lines = self.read("shards.txt").decode(errors="replace").splitlines()
         return [line.rpartition("/")[2] for line in lines]

@@ -83,7 +83,7 @@ def _walk(
     starts, offsets = [0], []
     position = 0
     while position < len(chunk):
-        header, begin = _read_struct(chunk, position)
+        header, begin = read_struct(chunk, position)
         size = header.get(_STORED_SIZE, -1)
         position = begin + size
         if size < 0 or position > len(chunk):
@@ -119,8 +119,13 @@ def _levels_size(page: memoryview) -> int | None:
     return size if size <= len(page) else None
 
 
-def _read_struct(chunk: bytes, position: int) -> tuple[dict[int, Any], int]:
-    """A struct's fields by number, and where it ends; lists and doubles do not occur here."""
+def read_struct(chunk: bytes, position: int) -> tuple[dict[int, Any], int]:
+    """A struct's fields by number, and where it ends; lists and doubles do not occur here.
+
+    Raises:
+        IndexError: it goes on behind the chunk.
+        ValueError: it is none.
+    """
     fields: dict[int, Any] = {}
     number = 0
     while byte := chunk[position]:
@@ -140,7 +145,7 @@ def _read_struct(chunk: bytes, position: int) -> tuple[dict[int, Any], int]:
             size, position = _read_varint(chunk, position)
             fields[number], position = chunk[position : position + size], position + size
         elif kind == _STRUCT:
-            fields[number], position = _read_struct(chunk, position)
+            fields[number], position = read_struct(chunk, position)
         else:
             raise ValueError(f"type {kind}")
     return fields, position + 1

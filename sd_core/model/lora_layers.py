@@ -23,9 +23,9 @@ _DOTTED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _OLD_NAMES: Final = (
     (re.compile(r"\.processor\b"), ""),
-    (re.compile(r"(\.attn\d)\.to_out$"), r"\1.to_out.0"),
-    (re.compile(r"\.self_attn\.to_([qkv])$"), r".self_attn.\1_proj"),
-    (re.compile(r"\.self_attn\.to_out$"), r".self_attn.out_proj"),
+    (re.compile(r"(\.attn\d)\.to_out\Z"), r"\1.to_out.0"),
+    (re.compile(r"\.self_attn\.to_([qkv])\Z"), r".self_attn.\1_proj"),
+    (re.compile(r"\.self_attn\.to_out\Z"), r".self_attn.out_proj"),
 )
 _TEXT_MODEL: Final = "text_model."
 

@@ -105,6 +105,6 @@ def adapter_settings(content: Mapping[str, Any], *, where: str) -> AdapterSettin
 def _by_pattern(patterns: Mapping[str, float], layer: str, otherwise: float) -> float:
     """peft's rule: the first pattern that the end of the name matches from a dot on."""
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", layer):
+        if re.fullmatch(rf"(.*\.)?({pattern})", layer):
             return value
     return otherwise

@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from pipelines.run.store import RunStore
 from sd_core.cache.dataset import TrainingDataset
 from sd_core.cache.latent_cache import check_caches, open_cache
 from tests.contracts import generation_cases as cases
+from tests.contracts.damage_cases import undetected
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +41,11 @@ def test_every_prompt_becomes_one_image_and_the_run_verifies(made: Path) -> None
     assert verify([str(made), "--deep"]) == 0
     steps = read_revision(RunStore(str(made))).steps
     assert steps["generate"].rows_in == steps["generate"].kept == steps["encode"].kept == 30
+
+
+def test_a_flipped_bit_in_any_kind_of_file_is_found(made: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(made, tmp_path / "copy")
+    assert undetected(folder, random.Random("generation"), flips=1) == []
 
 
 def test_an_image_does_not_depend_on_the_rows_around_it(made: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.redact import redact_config, redact_text_column, redact_url_column
-from sd_core.redact import is_secret_name, redact_text, redact_url
+from sd_core.redact import redact_text, redact_url
+from sd_core.secret_names import is_secret_name
 
 SECRET_NAMES = (
     *("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "X-Goog-Signature", "sig"),

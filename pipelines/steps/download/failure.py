@@ -4,6 +4,7 @@ from typing import Literal
 
 FetchReason = Literal[
     "url_invalid",
+    "url_too_long",
     "scheme_refused",
     "address_refused",
     "dns_failed",

@@ -8,7 +8,7 @@ everything before the first colon for an agent's name: `max-snippet:20, noai` an
 import re
 from collections.abc import Collection, Iterable
 
-_AGENT = re.compile(r"^\s*([A-Za-z0-9_.*-]+)\s*:(.*)$", re.DOTALL)
+_AGENT = re.compile(r"\s*([A-Za-z0-9_.*-]+)\s*:(.*)", re.DOTALL)
 _VALUED_DIRECTIVES = {
     "unavailable_after",
     "max-snippet",
@@ -38,7 +38,7 @@ def is_opted_out(
 def _directives_for(agent_token: str, value: str) -> Iterable[str]:
     concerns_us = True
     for part in value.split(","):
-        match = _AGENT.match(part)
+        match = _AGENT.fullmatch(part)
         if match and match[1] not in _VALUED_DIRECTIVES:
             concerns_us = match[1] in ("*", agent_token)
             part = match[2]

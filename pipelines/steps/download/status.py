@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 
 from pipelines.steps.download.failure import FetchFailed, FetchReason
 
-_RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)$")
+_RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _NEVER_FOLLOWED = (304, 305)
 _REFUSALS: dict[int, tuple[FetchReason, str, bool]] = {
     300: ("http_not_found", "the server offers a choice of others instead", False),
@@ -37,7 +37,7 @@ def is_part(status: int, content_range: str | None) -> bool:
     """Whether a 206, which nobody asked for, says that it brings less than the whole."""
     if status != 206 or not content_range:
         return False
-    found = _RANGE.match(content_range.strip())
+    found = _RANGE.fullmatch(content_range.strip())
     if found is None:
         return False
     first, last, total = found.groups()

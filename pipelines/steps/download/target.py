@@ -4,12 +4,14 @@ import base64
 import re
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from pipelines.rows.urls import DEFAULT_PORTS, ParsedUrl, parse_url
 from pipelines.steps.download.failure import FetchFailed
 
-_HOST = re.compile(r"^[a-z0-9_.-]+$")
+MAX_URL_BYTES: Final = 16 << 10
+_HOST = re.compile(r"[a-z0-9_.-]+")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _NOT_SENT = re.compile(r"[^!#-;=?-\[\]_a-z|~]")
 
@@ -50,7 +52,8 @@ def parse_target(url: str) -> Target:
     """Take a URL apart.
 
     Raises:
-        FetchFailed: `url_invalid`, or `scheme_refused` for anything but http and https.
+        FetchFailed: `url_invalid`, `url_too_long`, or `scheme_refused` for anything but http and
+            https.
     """
     return _target(url)
 
@@ -86,6 +89,8 @@ def redirect_target(target: Target, location: str | None) -> Target:
 
 
 def _target(url: str, *, base: str | None = None) -> Target:
+    if len(url.encode("utf-8", "surrogatepass")) > MAX_URL_BYTES:
+        raise FetchFailed("url_too_long", f"more than {MAX_URL_BYTES} bytes")
     try:
         parsed = parse_url(url, base=base)
     except ValueError:  # of a lone surrogate, a UnicodeEncodeError
@@ -110,7 +115,7 @@ def _checked_host(host: str) -> str:
     except ValueError:
         pass
     labels = host.removesuffix(".").split(".")
-    if not _HOST.match(host) or len(host) > 253 or any(len(part) > 63 for part in labels):
+    if not _HOST.fullmatch(host) or len(host) > 253 or any(len(part) > 63 for part in labels):
         raise FetchFailed("url_invalid", "the host name has characters or a length it cannot have")
     return host
 

@@ -37,6 +37,7 @@ def test_settings_are_read_as_numbers_whatever_the_list_wrote() -> None:
         ({"strength": 1.01}, "strength_invalid"),
         ({"key": "a.b"}, "key_invalid"),
         ({"key": "x" * 81}, "key_invalid"),
+        ({"key": "x\n"}, "key_invalid"),
     ],
 )
 def test_what_makes_no_sense_is_a_reason(raw: dict[str, Any], reason: str) -> None:

@@ -9,6 +9,7 @@ from pipelines.config import ConfigError
 from pipelines.rules.tombstones import (
     TOMBSTONES_FILE,
     Tombstones,
+    digest_of,
     read_tombstones,
     tombstones_of,
 )
@@ -47,6 +48,13 @@ def stored(folder: Path) -> Tombstones:
 )
 def test_what_an_earlier_version_took_down_stays_hidden(url: str, tmp_path: Path) -> None:
     assert stored(tmp_path).hides_url(url)
+
+
+def test_a_url_that_was_taken_down_with_its_signature_stays_hidden() -> None:
+    url = "http://a.example/b?sign=0f3a9c5b&w=1"
+    assert Tombstones(urls=frozenset([digest_of("urls", url)])).hides_url(url)
+    assert tombstones_of(urls=[url]).hides_url(url)
+    assert tombstones_of(urls=[url]).hides_url("http://a.example/b?sign=REDACTED&w=1")
 
 
 def test_no_other_url_is_hidden(tmp_path: Path) -> None:

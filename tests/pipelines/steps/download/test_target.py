@@ -38,6 +38,7 @@ def test_url_becomes_a_request(url, host_header, path):
         ("http://[::1/", "url_invalid"),
         ("http://" + "a" * 64 + ".org/", "url_invalid"),
         ("http://exam\x00ple.org/", "url_invalid"),
+        ("http://example.org/" + "a" * (16 << 10), "url_too_long"),
         ("http://example.org/\ud800", "url_invalid"),
         ("http://exa$mple.org/", "url_invalid"),
         ("http://1.2.3.4.5/", "url_invalid"),
