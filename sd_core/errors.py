@@ -144,7 +144,14 @@ def is_environment(error: BaseException) -> bool:
     429, refuses the credentials, or has lost its bucket. A path that is not there, or may not be
     read on this machine, is none of it.
     """
+    if isinstance(error, InputError) and has_no_bucket(error):
+        return False  # it was never there
     return any(is_itself_a_fault(each) for each in causes_of(error))
+
+
+def has_no_bucket(error: BaseException) -> bool:
+    """Whether a store says that there is no such bucket."""
+    return any(answer_of(each)[1] == "NoSuchBucket" for each in causes_of(error))
 
 
 def is_no_shards_fault(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from pipelines.engine.config import EngineConfig
 from pipelines.engine.stopping import Stopped, handle_signals
 from pipelines.run.store import RunStore, StorageError
 from pipelines.steps.step import Resources
-from sd_core.errors import EnvironmentFault, answer_of, causes_of, is_environment
+from sd_core.errors import EnvironmentFault, has_no_bucket, is_environment
 from sd_core.faults import describe_fault
 from sd_core.say import Say
 
@@ -151,7 +151,7 @@ def check_writable(store: RunStore) -> None:
         store.replace(".probe", b"")
         store.delete(".probe")
     except Exception as error:  # the client of each store raises its own
-        if any(answer_of(each)[1] == "NoSuchBucket" for each in causes_of(error)):
+        if has_no_bucket(error):
             raise StorageError(
                 f"output {store.root}: there is no such bucket; make it, or give another"
             ) from None

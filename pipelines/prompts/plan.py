@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config
 from pipelines.plan import PlanError
 from pipelines.plan.make import BeforeStore
 from pipelines.prompts.images import PlannedImages
@@ -25,6 +25,7 @@ from pipelines.prompts.record import (
     PROMPT_SHARD_FIELDS,
     PromptPlan,
     changed_files,
+    check_reading,
     load_prompt_plan,
     prompts_file,
     read_prompts,
@@ -34,7 +35,6 @@ from pipelines.prompts.record import (
 from pipelines.prompts.row import PromptRow, parse_prompt
 from pipelines.redact import redact_text_column
 from pipelines.rules.tombstones import TAKEN_DOWN, masked_key, read_tombstones
-from pipelines.run.option_changes import describe_changes
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceError
@@ -100,8 +100,8 @@ def plan_prompts(
         "samplers": dict(samplers or {}),
     }
     reading = {name: value for name, value in asked.items() if value}
-    if before is not None and before.reading is not None:
-        _check_reading(before.reading, reading, store)
+    if before is not None:
+        check_reading(before, reading, store)
     try:
         changed = [] if before is None else changed_files(before, source)
         if before is not None and not changed:
@@ -131,15 +131,6 @@ def plan_prompts(
             return draft.make(folder)
     except SourceError as error:
         raise PlanError(str(error)) from error
-
-
-def _check_reading(before: Mapping[str, Any], now: Mapping[str, Any], store: RunStore) -> None:
-    if lines := describe_changes(before, now):
-        raise ConfigError(
-            f"{store.root}: the run has read its list of prompts in another way:\n"
-            + "\n".join(f"  - prompts.{line}" for line in lines)
-            + "\nGive the same options, or another `output`."
-        )
 
 
 @dataclass

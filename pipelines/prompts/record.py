@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.config import ConfigError
 from pipelines.plan import PlanError
 from pipelines.plan.inputs import file_sha256, file_token
 from pipelines.plan.record import PLAN_PATH, put_table, read_planned, table_bytes
 from pipelines.run.manifest import ShardError
+from pipelines.run.option_changes import describe_changes
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
 from pipelines.sources.columns import SourceColumn
@@ -221,3 +223,13 @@ def expand_rows(prompts: pa.Table, *, shard_id: int) -> pa.Table:
     for name, column in added.items():
         rows = rows.append_column(name, column)
     return rows.combine_chunks()
+
+
+def check_reading(plan: PromptPlan, now: Mapping[str, Any], store: RunStore) -> None:
+    """Raise `ConfigError` where the list would be read in another way than the run has read it."""
+    if plan.reading is not None and (lines := describe_changes(plan.reading, now)):
+        raise ConfigError(
+            f"{store.root}: the run has read its list of prompts in another way:\n"
+            + "\n".join(f"  - prompts.{line}" for line in lines)
+            + "\nGive the same options, or another `output`."
+        )

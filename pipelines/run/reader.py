@@ -118,7 +118,10 @@ class Run(RevisionFiles):
         url, first = redact_url(url_or_key), None
         for entry in self._ledger_files:
             names = self.read_table(entry, ["key", "url"])
-            found = pc.or_kleene(pc.equal(names["key"], url_or_key), pc.equal(names["url"], url))
+            found = pc.or_kleene(
+                pc.equal(names["key"], url_or_key),
+                pc.is_in(names["url"], pa.array([url, url_or_key], pa.string())),
+            )
             if not pc.any(found).as_py():
                 continue
             for row in self._end(self.read_table(entry).filter(found)).to_pylist():

@@ -12,7 +12,7 @@ from pipelines.sources.config import SourceError, UnreachableSourceError
 from pipelines.sources.files import SourceFile, compression_of, suffix_of
 from pipelines.sources.formats import FORMATS
 from pipelines.sources.source_config import SourceConfig
-from sd_core.errors import is_environment
+from sd_core.errors import has_no_bucket, is_environment
 from sd_core.redact import redact_url
 
 
@@ -28,7 +28,8 @@ def list_files(config: SourceConfig) -> list[SourceFile]:
         root, names = _find(filesystem, path)
         names = _current(filesystem, root, names)
     except (OSError, ImportError, ValueError) as error:
-        kind = UnreachableSourceError if is_environment(error) else SourceError
+        is_lost = is_environment(error) and not has_no_bucket(error)
+        kind = UnreachableSourceError if is_lost else SourceError
         raise kind(f"source.path {shown}: cannot be listed: {error}") from None
     if not names:
         raise SourceError(f"source.path {shown}: no file found; give a file, a glob or a folder")

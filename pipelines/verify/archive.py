@@ -9,7 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 from PIL import Image
 
-from pipelines.verify.fault import Fault, shown
+from pipelines.verify.fault import Fault, Secret, shown
 from pipelines.verify.files import raise_unreadable
 from sd_core.errors import FoundryError
 from sd_core.plain_json import parse_json
@@ -122,7 +122,7 @@ def _check_json(content: bytes, row: Mapping[str, Any], *, where: str) -> Iterat
             if not _equal(value, row[name]):
                 yield Fault(where, f"{name} {shown(value)}", f"{shown(row[name])} as in the facts")
         elif isinstance(value, str) and redact_text(value) != value:
-            yield Fault(where, f"{name} holds a secret", "URLs without credentials")
+            yield Secret(where, f"{name} holds a secret", "URLs without credentials")
 
 
 def _equal(left: object, right: object) -> bool:

@@ -22,6 +22,11 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Secret(Fault):
+    """A text that should have been redacted."""
+
+
+@dataclass(frozen=True)
 class Note:
     """Something a reader should know that breaks no promise."""
 

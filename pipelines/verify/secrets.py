@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.redact import redact_config, redact_text_column, redact_url_column
-from pipelines.verify.fault import Fault
+from pipelines.verify.fault import Fault, Secret
 from sd_core.redact import redact_text
 
 _EXPECTED = "URLs without credentials or signed values"
@@ -26,7 +26,7 @@ def check_table_secrets(table: pa.Table, *, where: str) -> Iterator[Fault]:
         changed = pc.fill_null(pc.not_equal(redact(column), column), False)
         rows = np.flatnonzero(np.asarray(changed))
         if len(rows):
-            yield Fault(
+            yield Secret(
                 where,
                 f"column {name} holds a secret in {len(rows)} row(s), first row {rows[0]}",
                 _EXPECTED,

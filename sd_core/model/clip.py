@@ -15,7 +15,7 @@ from sd_core.model.config import ModelConfig
 from sd_core.model.memory import aligned, place_module
 from sd_core.model.open_clip_tokenizer import open_clip_tokenizer
 from sd_core.model.precision import Precision, model_dtype, seeded
-from sd_core.model.resample import OriginalSize, resample_crops
+from sd_core.model.resample import OriginalSize, center_crop, resample_crops, resize
 from sd_core.model.weights import (
     WeightsError,
     WeightsNeed,
@@ -130,8 +130,8 @@ class Clip:
         if originals is not None and self._follows_originals(images):
             pixels = resample_crops(images, originals, size=self.image_size)
         else:
-            pixels = _resize(images, self.image_size, self.interpolation, self.resize_mode)
-            pixels = _center_crop(pixels, self.image_size).float()
+            pixels = resize(images, self.image_size, self.interpolation, self.resize_mode)
+            pixels = center_crop(pixels, self.image_size).float()
         mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1) * 255
         std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1) * 255
         return pixels.sub_(mean).div_(std)
@@ -272,30 +272,6 @@ def _check_open_clip_name(name: str, pretrained: str | Literal[False] | None) ->
             f"{name} is built with {built}, but {pretrained!r} was trained with {trained} and "
             f"would give wrong embeddings; name it {other}"
         )
-
-
-def _resize(images: Tensor, size: int, interpolation: str, mode: str) -> Tensor:
-    height, width = images.shape[-2:]
-    if mode == "squash" or height == width:
-        target = (size, size)
-    elif mode == "shortest":
-        short = min(height, width)
-        target = (int(size * height / short), int(size * width / short))
-    else:
-        raise ValueError(f"resize mode {mode!r} needs square images, got {width}x{height}")
-    if target == (height, width):
-        return images
-    options: dict[str, Any] = {"mode": interpolation, "antialias": True, "align_corners": False}
-    if images.device.type == "cpu":  # fixed-point arithmetic, like Pillow's
-        return F.interpolate(images, target, **options)
-    pixels = F.interpolate(images.float(), target, **options)
-    return pixels.round_().clamp_(0, 255)
-
-
-def _center_crop(images: Tensor, size: int) -> Tensor:
-    height, width = images.shape[-2:]
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return images[..., top : top + size, left : left + size]
 
 
 def _trained_preprocess(config: ClipConfig) -> dict[str, Any]:

@@ -8,8 +8,10 @@ a ViT-B-32 with random weights), so the crop is resampled on open_clip's own gri
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _CUBIC = -0.5  # Pillow's; torch's antialiased bicubic is the same
@@ -62,3 +64,32 @@ def _bicubic(distance: Tensor) -> Tensor:
     near = ((_CUBIC + 2) * x - (_CUBIC + 3)) * x * x + 1
     far = _CUBIC * (((x - 5) * x + 8) * x - 4)
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+def resize(images: Tensor, size: int, interpolation: str, mode: str) -> Tensor:
+    """Images (B, 3, H, W) to `size`, as open_clip's `mode` says; raises ValueError on others.
+
+    uint8 on a CPU, rounded float32 elsewhere.
+    """
+    height, width = images.shape[-2:]
+    if mode == "squash" or height == width:
+        target = (size, size)
+    elif mode == "shortest":
+        short = min(height, width)
+        target = (int(size * height / short), int(size * width / short))
+    else:
+        raise ValueError(f"resize mode {mode!r} needs square images, got {width}x{height}")
+    if target == (height, width):
+        return images
+    options: dict[str, Any] = {"mode": interpolation, "antialias": True, "align_corners": False}
+    if images.device.type == "cpu":  # fixed-point arithmetic, like Pillow's
+        return F.interpolate(images, target, **options)
+    pixels = F.interpolate(images.float(), target, **options)
+    return pixels.round_().clamp_(0, 255)
+
+
+def center_crop(images: Tensor, size: int) -> Tensor:
+    """The middle square, where torchvision cuts it."""
+    height, width = images.shape[-2:]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return images[..., top : top + size, left : left + size]

@@ -26,7 +26,10 @@ from sd_core.model.weights import WeightsError
 from sd_core.training.checkpoint import CheckpointError, OtherTrainingError
 
 ROOT = Path(__file__).resolve().parents[2]
-JOBS = ["clean", "curate", "generate", "reference", "report", "takedown", "train", "verify"]
+JOBS = [
+    *("__main__", "clean", "curate", "export", "generate", "keys", "reference", "report"),
+    *("takedown", "train", "verify", "why"),
+]
 OTHERS = ["bench.__main__", "demo.__main__", "demo.photographs"]
 
 

@@ -6,6 +6,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -610,6 +611,22 @@ def test_secret_in_a_column_is_found_and_not_printed(
     found = faults(store, deep=True)
     assert any(f"column {column} holds a secret in 1 row(s), first row 0" in x for x in found)
     assert "hunter2" not in "".join(found)
+
+
+def test_a_secret_that_an_earlier_version_did_not_know_is_noted_and_no_fault(
+    store: RunStore, forger: Forger
+) -> None:
+    secret = "https://host.imgix.net/a.jpg?w=64&s=0123456789abcdef0123456789abcdef"
+    forger.values("download", 0, "facts/download", "url", r0=secret)
+
+    def as_before(tree: dict[str, Any]) -> None:
+        for step in tree["steps"].values():
+            step["digests"] = {}
+
+    edit_json(store, "revision.json", as_before)
+    told = [each for each in verify_run(store, deep=True) if "secret" in str(each)]
+    assert [type(each) for each in told] == [Note]
+    assert "0123456789abcdef" not in str(told[0])
 
 
 def test_secret_in_a_record_is_found_and_not_printed(store: RunStore, forger: Forger) -> None:
