@@ -60,7 +60,7 @@ def download_facts(
     columns |= _caption_facts(rows, columns["caption"], caption_facts)
     found = [_outcome_of(row, outcomes) for row in _settled_rows(rows)]
     for name in _OUTCOME_FIELDS:
-        columns[name] = [getattr(outcome, name) for outcome in found]
+        columns[name] = [_held(getattr(outcome, name)) for outcome in found]
     for name in IMAGE_FACTS:
         columns[name] = [getattr(outcome.facts, name) for outcome in found]
     columns["final_url"] = [
@@ -115,6 +115,11 @@ def _outcome_of(row: Mapping[str, Any], outcomes: Mapping[int, RowOutcome]) -> R
     if row["reason"] is not None:
         return RowOutcome(reason=row["reason"], error_message=row.get("error_message"))
     return outcomes[row["row"]]
+
+
+def _held(value: Any) -> Any:
+    """Null for what int32 does not hold: a header may claim 4,294,967,295 pixels."""
+    return None if isinstance(value, int) and value >= 1 << 31 else value
 
 
 def _as_array(values: Any, field: pa.Field, num_rows: int) -> pa.Array:
