@@ -38,7 +38,7 @@ def check_plan_inputs(plan: Plan, source: Source) -> None:
 
 def check_source_options(plan: Plan, source: Source) -> None:
     """Raise `PlanError` where options that decide what a row is are not those of the plan."""
-    now = {"files_root": None, **source_options(source)}
+    now = {"files_root": None, "image_column": None, **source_options(source)}
     changed = [
         f"  - source.{name}: {plan.options.get(name)!r} when planned, {now.get(name)!r} now"
         for name in {**now, **plan.options}
@@ -62,6 +62,7 @@ def source_options(source: Source) -> dict[str, str | int | None]:
         "content_hash": config.content_hash,
         "tar_grouping": config.tar_grouping,
         **({} if config.files_root is None else {"files_root": "given"}),
+        **({} if config.image_column is None else {"image_column": config.image_column}),
         **{f"csv.{name}": value for name, value in config.csv.model_dump().items()},
         **(limit if config.max_cell_bytes != MAX_CELL_BYTES else {}),
     }

@@ -54,7 +54,8 @@ class ReadingConfig(Config):
 
     format: str = "auto"
     """`auto` goes by the file names; `img2dataset` is a folder that img2dataset wrote, `folder` one
-    of pictures."""
+    of pictures, `parquet_images` Parquet that holds its pictures, `huggingface` a data set as
+    `datasets` saves it to disk."""
     url_column: str | None = None
     """Null: recognised among the common names (`URL`, `url`, `image_url`, ...); the empty text says
     that the rows are prompts, without URLs."""
@@ -63,6 +64,8 @@ class ReadingConfig(Config):
     max_cell_bytes: int = Field(default=MAX_CELL_BYTES, ge=1, le=8 << 20)
     """A URL or caption of more bytes is its row's reason, `cell_too_large`; a larger value of any
     other column is null, and counted."""
+    image_column: str | None = None
+    """Of tables that hold their pictures; null: the one column that holds some."""
     content_hash: str | None = None
     """A column with the md5, sha1 or sha256 of the image file, in hex, told by its length."""
     csv: CsvConfig = CsvConfig()

@@ -7,6 +7,7 @@ from pipelines.sources.config import ReadingConfig
 from pipelines.sources.earlier_tars import earlier_tar_images, read_earlier_tar, scan_earlier_tar
 from pipelines.sources.files import SourceFile, StoredPart
 from pipelines.sources.image_folder import ImageFolder
+from pipelines.sources.image_tables import HuggingFaceData, ParquetImages
 from pipelines.sources.img2dataset import (
     folder_beside,
     img2dataset_images,
@@ -121,4 +122,6 @@ FORMATS: dict[str, SourceFormat] = {
     "img2dataset": Img2dataset(),
     "webdataset": WebDataset(),
     "folder": ImageFolder(),
+    "parquet_images": ParquetImages(),
+    "huggingface": HuggingFaceData(),
 }

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sources.arrow_text import LostValues, has_pictures, holds_bytes
+from pipelines.sources.arrow_text import LostValues, has_pictures, holds_bytes, plain
 from pipelines.sources.cells import CellLimit, ShardCut, lost_cells
 from pipelines.sources.columns import (
     TextColumns,
@@ -28,6 +28,7 @@ from pipelines.sources.parquet_reading import (
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
 
 _FIRST_ROWS = 64
+_BYTES_AT_ONCE = 16
 
 
 def scan_parquet(
@@ -36,6 +37,7 @@ def scan_parquet(
     rows_per_shard: int,
     *,
     without: Collection[str] = (),
+    texts: TextColumns | None = None,
 ) -> Iterator[ScannedRange]:
     """The file's URLs and captions in ranges of `rows_per_shard`.
 
@@ -43,25 +45,27 @@ def scan_parquet(
 
     Args:
         without: Columns that are read otherwise.
+        texts: The URL and caption columns; recognised by default.
     """
     with open_parquet(file) as parquet:
         names = unique_names(parquet.schema_arrow.names)
-        columns = _text_columns(parquet, names, config, file)
+        columns = texts or _text_columns(parquet, names, config, file)
         types = other_types(parquet, columns, file)
     types = {name: kind for name, kind in types.items() if name not in without}
-    pictures = _picture_columns(file, types)
+    pictures = picture_columns(file, types)
     types = {name: kind for name, kind in types.items() if name not in pictures}
     wanted = [name for name in (columns.url, columns.caption) if name]
     doubtful = [name for name, kind in types.items() if kind == "string"]
     cut, start_row = ShardCut(rows_per_shard), 0
-    pieces = BoundedReading(file, only=[*wanted, *doubtful], max_bytes=config.max_cell_bytes)
+    only = [*wanted, *doubtful] or list(types)[:1]  # of something its rows are counted
+    pieces = BoundedReading(file, only=only, max_bytes=config.max_cell_bytes)
     for piece in pieces.pieces(rows_per_shard):
         table, limit = piece.table, piece.limit
         notes = Counter({_left_out(name): table.num_rows for name in pictures})
         lost = Counter({n: int(over.sum()) for n, over in limit.rows.items() if n not in wanted})
         yield ScannedRange(
             start_row=start_row,
-            raw=_to_raw(table.select(wanted), columns, limit, notes),
+            raw=table_rows(table.select(wanted), columns, limit, notes),
             types=types,
             text_columns=columns,
             notes=notes + _losses(table.select(doubtful)) + lost_cells(limit.max_bytes, lost),
@@ -102,12 +106,12 @@ def _text_columns(
         if not bytes_in or config.url_column == "":
             raise
         raise SourceError(
-            f"{error}. {', '.join(bytes_in)} hold(s) bytes: pictures inside Parquet are no source "
-            "yet; give a list of URLs, a WebDataset tar, or a folder that img2dataset wrote"
+            f"{error}. {', '.join(bytes_in)} hold(s) bytes: where they are the pictures, set "
+            "source.format to parquet_images"
         ) from None
 
 
-def _picture_columns(file: SourceFile, types: Collection[str]) -> list[str]:
+def picture_columns(file: SourceFile, types: Collection[str]) -> list[str]:
     """Columns whose first values, however deep, are bytes that are neither text nor short."""
     with open_parquet(file) as parquet:
         schema = parquet.schema_arrow
@@ -141,23 +145,34 @@ def read_parquet_rows(
         only = [n for n in names if others is None or n in others or n in wanted]
         if where.max_cell_bytes is None:
             tables = _tables(parquet, where.num_rows, start_row=where.start_row, only=only)
-            return _to_raw(next(tables), columns, CellLimit(None))
+            return table_rows(next(tables), columns, CellLimit(None))
     reading = BoundedReading(file, only=only, max_bytes=where.max_cell_bytes)
     piece = reading.whole(where.start_row, where.num_rows)
-    return _to_raw(piece.table, columns, piece.limit)
+    return table_rows(piece.table, columns, piece.limit)
 
 
 def read_bytes_column(file: SourceFile, where: SourceRange, name: str) -> Iterator[bytes | None]:
-    """The values of a binary column, one for each row of the range, a few at a time in memory."""
+    """The values of a column of bytes, or of `{bytes, path}`, one for each row of the range.
+
+    A few are in memory at a time.
+    """
     with open_parquet(file) as parquet:
         group, skip = find_group(parquet, where.start_row)
         groups = list(range(group, parquet.num_row_groups))
         values = (
-            value.as_py()
-            for batch in record_batches(parquet, groups, 64, only=[name])
-            for value in batch.column(name)
+            value
+            for batch in record_batches(parquet, groups, _BYTES_AT_ONCE, only=[name])
+            for value in bytes_of(batch.column(name))
         )
         yield from itertools.islice(values, skip, skip + where.num_rows)
+
+
+def bytes_of(column: pa.Array) -> Iterator[bytes | None]:
+    """Each value of a column of bytes, or of `{bytes, path}` as Hugging Face writes images."""
+    column = plain(column)
+    if pa.types.is_struct(column.type):
+        column = column.flatten()[column.type.get_field_index("bytes")]
+    yield from (value.as_py() for value in column)
 
 
 def other_types(parquet: pq.ParquetFile, columns: TextColumns, file: SourceFile) -> dict[str, str]:
@@ -207,7 +222,7 @@ def _tables(
         yield pa.Table.from_batches(pending)
 
 
-def _to_raw(
+def table_rows(
     table: pa.Table, columns: TextColumns, limit: CellLimit, notes: Counter[str] | None = None
 ) -> RawRows:
     extra = {

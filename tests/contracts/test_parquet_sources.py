@@ -74,7 +74,7 @@ def test_parquet_with_image_bytes_and_no_url_is_refused_by_name(
     pq.write_table(pa.table({"image": hf_images(3), "text": ["a", "b", "c"]}), path)
     assert run_job(path, tmp_path / "run") == 2
     error = capsys.readouterr().err
-    assert "image hold(s) bytes: pictures inside Parquet are no source yet" in error
+    assert "image hold(s) bytes: where they are the pictures, set source.format" in error
     assert "url_column" in error
 
 

@@ -1,0 +1,260 @@
+"""Tables that hold their pictures: Parquet, and Hugging Face data sets on disk (Arrow).
+
+A picture is a file's bytes, or `{bytes, path}` as `datasets` writes it; its row's name is its
+number, where it has no URL.
+"""
+
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.sources.arrow_text import has_pictures, holds_bytes
+from pipelines.sources.cells import CellLimit
+from pipelines.sources.columns import (
+    CAPTION_NAMES,
+    URL_NAMES,
+    TextColumns,
+    stored_type,
+    unique_names,
+)
+from pipelines.sources.config import ReadingConfig, SourceError
+from pipelines.sources.files import SourceFile
+from pipelines.sources.parquet_list import (
+    bytes_of,
+    picture_columns,
+    read_bytes_column,
+    read_parquet_rows,
+    scan_parquet,
+    table_rows,
+)
+from pipelines.sources.parquet_reading import open_parquet
+from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
+from pipelines.sources.source_format import Scan, SourceFormat, Wanted
+from pipelines.sources.tar_samples import MAX_IMAGE_BYTES
+
+_ROWS_AT_ONCE = 16
+
+
+class ParquetImages(SourceFormat):
+    """Parquet with the pictures in a column; of URLs beside them nothing is fetched."""
+
+    holds_images = True
+
+    def scan(self, file: SourceFile, config: ReadingConfig, asked: Scan) -> Iterator[ScannedRange]:
+        name = self._column(file, config)
+        with open_parquet(file) as parquet:
+            texts = _texts(unique_names(parquet.schema_arrow.names), config, file)
+            num_rows, others = parquet.metadata.num_rows, parquet.schema_arrow.names
+        if others == [name]:
+            yield from _bare_ranges(num_rows, asked.rows_per_shard)
+            return
+        for scanned in scan_parquet(
+            file, config, asked.rows_per_shard, without={name}, texts=texts
+        ):
+            yield replace(scanned, raw=_named(scanned.raw, scanned.start_row))
+
+    def read(
+        self, file: SourceFile, where: SourceRange, config: ReadingConfig, wanted: Wanted
+    ) -> RawRows:
+        if not wanted.others and wanted.columns == TextColumns(url=None, caption=None):
+            return _bare_rows(where.start_row, where.num_rows)
+        raw = read_parquet_rows(file, where, wanted.columns, others=wanted.others)
+        return _named(raw, where.start_row)
+
+    def images(
+        self, file: SourceFile, where: SourceRange, config: ReadingConfig
+    ) -> Iterator[tuple[int, bytes]]:
+        return _usable(read_bytes_column(file, where, self._column(file, config)))
+
+    @staticmethod
+    def _column(file: SourceFile, config: ReadingConfig) -> str:
+        with open_parquet(file) as parquet:
+            names = unique_names(parquet.schema_arrow.names)
+        return _choose(config, names, picture_columns(file, names), file)
+
+
+class HuggingFaceData(SourceFormat):
+    """A data set as `datasets` saves it to disk, or its splits in folders: files of Arrow."""
+
+    holds_images = True
+
+    def claims(self, names: Sequence[str]) -> bool:
+        bases = {posixpath.basename(name) for name in names}
+        return {"dataset_info.json", "state.json"} <= bases and bool(self.choose(names))
+
+    def choose(self, names: Iterable[str]) -> list[str]:
+        return [
+            name
+            for name in names
+            if posixpath.basename(name).startswith("data-") and name.endswith(".arrow")
+        ]
+
+    def scan(self, file: SourceFile, config: ReadingConfig, asked: Scan) -> Iterator[ScannedRange]:
+        with _opened(file) as reader:
+            names = reader.schema.names
+            texts, image = _texts(names, config, file), _image_of(file, config)
+            kinds = dict(zip(names, reader.schema.types, strict=True))
+        taken = {texts.url, texts.caption, image}
+        types = {n: stored_type(k) for n, k in kinds.items() if n not in taken}
+        if names == [image]:
+            yield from _bare_ranges(_count(file), asked.rows_per_shard)
+            return
+        start_row = 0
+        while True:
+            table = _rows(file, start_row, asked.rows_per_shard, [n for n in names if n != image])
+            if not table.num_rows:
+                return
+            notes: Counter[str] = Counter()
+            raw = table_rows(table, texts, CellLimit(None), notes)
+            yield ScannedRange(
+                start_row=start_row,
+                raw=_named(raw, start_row),
+                types=types,
+                text_columns=texts,
+                notes=notes,
+            )
+            start_row += table.num_rows
+
+    def read(
+        self, file: SourceFile, where: SourceRange, config: ReadingConfig, wanted: Wanted
+    ) -> RawRows:
+        texts = wanted.columns
+        if not wanted.others and texts == TextColumns(url=None, caption=None):
+            return _bare_rows(where.start_row, where.num_rows)
+        only = [n for n in (texts.url, texts.caption, *sorted(wanted.others)) if n]
+        table = _rows(file, where.start_row, where.num_rows, only)
+        return _named(table_rows(table, texts, CellLimit(None)), where.start_row)
+
+    def images(
+        self, file: SourceFile, where: SourceRange, config: ReadingConfig
+    ) -> Iterator[tuple[int, bytes]]:
+        name = _image_of(file, config)
+
+        def contents() -> Iterator[bytes | None]:
+            for batch in _slices(file, where.start_row, where.num_rows, [name]):
+                for at in range(0, batch.num_rows, _ROWS_AT_ONCE):
+                    yield from bytes_of(batch.column(0).slice(at, _ROWS_AT_ONCE))
+
+        return _usable(contents())
+
+
+def _texts(names: Sequence[str], config: ReadingConfig, file: SourceFile) -> TextColumns:
+    """The URL and caption columns, of which a table of pictures needs neither."""
+    found = []
+    for option, asked, known in (
+        ("url_column", config.url_column, URL_NAMES),
+        ("caption_column", config.caption_column, CAPTION_NAMES),
+    ):
+        if asked and asked not in names:
+            raise SourceError(
+                f"{file.uri}: source.{option} is {asked!r}, but the columns are: {', '.join(names)}"
+            )
+        matches = [name for name in names if name.strip().lower() in known]
+        if asked is None and len(matches) > 1:
+            raise SourceError(
+                f"{file.uri}: several columns could be meant ({', '.join(matches)}); set "
+                f"source.{option}"
+            )
+        found.append(asked or (matches[0] if matches and asked is None else None))
+    return TextColumns(url=found[0], caption=found[1])
+
+
+def _choose(
+    config: ReadingConfig, names: Sequence[str], pictures: Sequence[str], file: SourceFile
+) -> str:
+    asked = config.image_column
+    if asked is not None and asked in names:
+        return asked
+    if asked is None and len(pictures) == 1:
+        return pictures[0]
+    problem = f"it is {asked!r}" if asked is not None else f"{len(pictures)} columns hold pictures"
+    raise SourceError(
+        f"{file.uri}: source.image_column: {problem}; the columns are: {', '.join(names)}"
+        + (f" (with pictures: {', '.join(pictures)})" if pictures else "")
+    )
+
+
+def _named(raw: RawRows, start_row: int) -> RawRows:
+    """Rows whose name is their number: one without a URL is no row without a picture."""
+    missing = pc.fill_null(pc.equal(raw.reason, "url_missing"), False)
+    return replace(
+        raw,
+        reason=pc.if_else(missing, pa.scalar(None, pa.string()), raw.reason),
+        names=[str(row) for row in range(start_row, start_row + len(raw.url))],
+    )
+
+
+def _bare_rows(start_row: int, num_rows: int) -> RawRows:
+    """Rows of which nothing but their picture is known."""
+    none = pa.nulls(num_rows, pa.string())
+    return _named(raw_rows(url=none, caption=none), start_row)
+
+
+def _bare_ranges(num_rows: int, rows_per_shard: int) -> Iterator[ScannedRange]:
+    for start_row in range(0, num_rows, rows_per_shard):
+        yield ScannedRange(
+            start_row=start_row,
+            raw=_bare_rows(start_row, min(rows_per_shard, num_rows - start_row)),
+            types={},
+            text_columns=TextColumns(url=None, caption=None),
+        )
+
+
+def _usable(contents: Iterator[bytes | None]) -> Iterator[tuple[int, bytes]]:
+    for row, content in enumerate(contents):
+        if content and len(content) <= MAX_IMAGE_BYTES:
+            yield row, content
+
+
+@contextmanager
+def _opened(file: SourceFile) -> Iterator[pa.RecordBatchReader]:
+    with file.open() as stream:
+        try:
+            with pa.ipc.open_stream(stream) as reader:
+                yield reader
+        except (pa.ArrowException, OSError) as error:
+            raise SourceError(
+                f"{file.uri}: cannot be read as Arrow: {error}; the file is damaged or is none"
+            ) from error
+
+
+def _count(file: SourceFile) -> int:
+    with _opened(file) as reader:
+        return sum(batch.num_rows for batch in reader)
+
+
+def _image_of(file: SourceFile, config: ReadingConfig) -> str:
+    with _opened(file) as reader:
+        names, kinds = reader.schema.names, reader.schema.types
+        doubtful = [name for name, kind in zip(names, kinds, strict=True) if holds_bytes(kind)]
+        first = next((batch for batch in reader if batch.num_rows), None)
+    pictures = [n for n in doubtful if first is not None and has_pictures(first.column(n)[:64])]
+    return _choose(config, names, pictures, file)
+
+
+def _slices(
+    file: SourceFile, start_row: int, num_rows: int, only: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The rows of one range, batch by batch as they are stored."""
+    with _opened(file) as reader:
+        for batch in reader:
+            passed = min(start_row, batch.num_rows)
+            start_row -= passed
+            part = batch.slice(passed, num_rows)
+            if part.num_rows:
+                num_rows -= part.num_rows
+                yield part.select(list(only))
+            if not num_rows:
+                return
+
+
+def _rows(file: SourceFile, start_row: int, num_rows: int, only: Sequence[str]) -> pa.Table:
+    batches = list(_slices(file, start_row, num_rows, only))
+    if batches:
+        return pa.Table.from_batches(batches).combine_chunks()
+    return pa.table({name: [] for name in only})
