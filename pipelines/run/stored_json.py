@@ -15,12 +15,7 @@ class DamagedRecordError(InputError, ValueError):
         found: What is wrong with it.
     """
 
-    def __init__(self, where: str, found: str) -> None:
-        super().__init__(
-            f"{where}: not a record of a run ({found}); put it back as it was, or give another "
-            "folder"
-        )
-        self.found = found
+    found: str = ""
 
 
 def read_json(store: RunStore, path: str) -> dict[str, Any]:
@@ -48,4 +43,9 @@ def write_json(store: RunStore, path: str, tree: Mapping[str, Any]) -> None:
 
 def damaged_record(store: RunStore, path: str, found: str) -> DamagedRecordError:
     """The error of a file that is not what this program writes."""
-    return DamagedRecordError(f"{store.root}/{path}", found)
+    error = DamagedRecordError(
+        f"{store.root}/{path}: not a record of a run ({found}); put it back as it was, or give "
+        "another folder"
+    )
+    error.found = found
+    return error

@@ -15,6 +15,7 @@ from jobs import curate, generate, report, takedown, verify
 from pipelines.rows.ledger import LEDGER, TOKEN_FIELDS
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
+from pipelines.steps.download import step as download_step
 from pipelines.steps.encode import step as encode_step
 from pipelines.steps.select import facts as select_facts
 from pipelines.steps.select import write as select_write
@@ -24,6 +25,7 @@ from sd_core.model.text_encoder import TextEncoderConfig, load_text_encoder
 from tests.contracts import cases, generation_cases
 from tests.contracts.cases import ROOT, ServedList
 from tests.contracts.generation_cases import table
+from tests.run_cases import forget_digests
 
 pytestmark = pytest.mark.slow
 
@@ -88,14 +90,25 @@ def by_key(rows: pa.Table, *names: str) -> dict[str, tuple[Any, ...]]:
 
 
 def test_a_stored_image_that_cannot_be_read_costs_its_row_alone(
-    served_list: ServedList, unharmed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    served_list: ServedList,
+    unharmed_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "run"
-    assert curated(served_list.path, output, steps="download") == 0
-    tar = output / (output / "images/shards.txt").read_text().split()[0]
-    content = tar.read_bytes()
-    start = content.index(b"\xff\xd8\xff")
-    tar.write_bytes(content[:start] + bytes(200) + content[start + 200 :])
+    write, written = download_step.write_crops, []
+
+    def write_one_broken(*arguments: Any, path: Path, **options: Any) -> int:
+        count = write(*arguments, path=path, **options)
+        if not written:
+            content = path.read_bytes()
+            start = content.index(b"\xff\xd8\xff")
+            path.write_bytes(content[:start] + bytes(200) + content[start + 200 :])
+        written.append(path)
+        return count
+
+    monkeypatch.setattr(download_step, "write_crops", write_one_broken)
     assert curated(served_list.path, output) == 0
     assert "1 row_failed" in capsys.readouterr().out
     ledger, whole = table(output, "ledger"), table(unharmed_run, "ledger")
@@ -112,7 +125,7 @@ def test_a_stored_image_that_cannot_be_read_costs_its_row_alone(
         k: v for k, v in expected.items() if k != failed["key"]
     }
     assert read_revision(RunStore(str(output))).steps["score"].dropped == {"row_failed": 1}
-    assert verify.main([str(output)]) == 0  # with --deep the tar has another hash, as it must
+    assert verify.main([str(output)]) == 0  # with --deep the image does not decode, as it must
     assert report.main([str(output)]) == 0
     page = (output / "report/index.html").read_text()
     assert "row_failed" in page
@@ -431,6 +444,7 @@ def test_a_run_made_before_verifies_is_reported_and_taken_down(
         before.setattr(curate_steps, "load_caption_tokenizer", lambda config: None)
         assert curated(served_list.path, output) == 0
     shutil.rmtree(output / "facts/score/rejects")
+    forget_digests(output)
     assert "caption_tokens" not in table(output, "ledger").column_names
     assert verify.main([str(output), "--deep"]) == 0
     assert report.main([str(output)]) == 0

@@ -604,7 +604,7 @@ def test_other_jobs_name_what_is_wrong(given: Given, capsys: pytest.CaptureFixtu
     no = given.folder / "no"
     photos = given.write("photos/captions.jsonl", '{"file": "a.jpg"}\n').parent
     for job, arguments, named in (
-        (verify, [a_training(given)], "a training"),
+        (verify, [str(no)], "not a run"),
         (report, [str(given.run), "--output", str(no / "page.html")], "its folder is not there"),
         (report, [a_training(given)], "select is not complete"),
         (clean, [str(given.run), "--grace", "soon"], "give seconds"),

@@ -27,6 +27,7 @@ INTERNAL = {
     "pipelines.steps.download.content_coding.CodedCutOff": "body.py makes a FetchFailed of it",
     "pipelines.steps.download.content_coding.CodedBroken": "body.py makes a FetchFailed of it",
     "pipelines.steps.download.content_coding._NotCoded": "never leaves its module",
+    "sd_core.sealed.SealError": "whoever reads the file makes an error of it that names it",
     "pipelines.steps.download.jpeg.NotForFastPath": "the thorough decoder is asked",
     # No failure, and nothing that catches failures may catch it.
     "pipelines.engine.stopping.Stopped": "a signal; exit_codes.py has its codes",

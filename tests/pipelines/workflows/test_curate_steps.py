@@ -10,7 +10,8 @@ from pipelines.engine.chain import QuarantineError
 from pipelines.engine.config import EngineConfig
 from pipelines.plan import PlanConfig, make_plan
 from pipelines.run.manifest import Manifest, create_manifest
-from pipelines.run.record import StepIdentity, check_or_record, complete_step
+from pipelines.run.record import StepIdentity, complete_step
+from pipelines.run.recorded_options import check_or_record
 from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceConfig
 from pipelines.steps.download.image_config import ImageConfig

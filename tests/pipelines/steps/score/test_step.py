@@ -146,7 +146,7 @@ def test_a_tar_that_is_not_its_facts_is_refused(
     tar = next(Path(store.root, "images").glob("*.tar"))
     content = bytearray(tar.read_bytes())
     content[:16] = b"f" * 16  # the first member's name
-    tar.write_bytes(content)
+    run_cases.recommit(tar, bytes(content))
     with pytest.raises(ShardError, match=r"not the next row|damaged tar"):
         score(store, config)
 
@@ -154,7 +154,8 @@ def test_a_tar_that_is_not_its_facts_is_refused(
 def break_images(store: RunStore, *, count: int) -> None:
     """Make the first images of the shard's tar unreadable."""
     tar = next(Path(store.root, "images").glob("*.tar"))
-    tar.write_bytes(tar.read_bytes().replace(b"\x89PNG", b"\x00\x00\x00\x00", count))
+    broken = tar.read_bytes().replace(b"\x89PNG", b"\x00\x00\x00\x00", count)
+    run_cases.recommit(tar, broken)
 
 
 def test_a_stored_image_that_does_not_decode_costs_its_row_alone(
