@@ -23,7 +23,8 @@ Capsys = pytest.CaptureFixture[str]
 @pytest.fixture
 def run(unharmed_run: Path, tmp_path: Path) -> Path:
     """A copy of the reference run, to be changed."""
-    return Path(shutil.copytree(unharmed_run, tmp_path / "run"))
+    used_by = shutil.ignore_patterns("used_by")  # other tests' words
+    return Path(shutil.copytree(unharmed_run, tmp_path / "run", ignore=used_by))
 
 
 def unmatched(run: Path) -> dict[str, list[str]]:

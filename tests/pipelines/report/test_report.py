@@ -1,5 +1,6 @@
 """The report and the card: sums are exact, hostile text stays text, the page stays small."""
 
+import json
 import shutil
 from collections import Counter
 from html.parser import HTMLParser
@@ -31,6 +32,7 @@ from pipelines.run.recorded_options import check_or_record
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS, later_steps
 from pipelines.steps.select import Select, SelectConfig
+from sd_core.sealed import seal_tree
 from tests.contracts import cases
 
 HOSTILE = '<script>alert("x")</script> "quoted" <img src=x onerror=alert(1)> `|` {{ 7 * 7 }}'
@@ -252,4 +254,6 @@ def test_a_run_of_100_000_rows_makes_a_page_under_5_mb(tmp_path: Path) -> None:
 
 def rename_fingerprint(folder: Path, fingerprint: str) -> None:
     for path in (folder / fingerprint).glob("*.json"):
-        path.write_text(path.read_text().replace(DOWNLOAD, fingerprint))
+        tree = json.loads(path.read_text().replace(DOWNLOAD, fingerprint))
+        tree.pop("own_digest", None)
+        path.write_bytes(seal_tree(tree))
