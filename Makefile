@@ -36,10 +36,12 @@ check: setup
 
 test: setup browser
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder \
-		-m "not hostile"
+		-m "not hostile and not long"
 
-# What does not fit into 25 minutes on two cores stands here; so far all of it fits.
-test-all: test
+# With what does not fit into 25 minutes on two cores.
+test-all: setup browser
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder \
+		-m "not hostile"
 
 # Every fault and every bad input (make test runs a tenth); HOSTILE_SEED draws others.
 hostile: setup
@@ -49,7 +51,7 @@ hostile: setup
 # Without what takes long: whole jobs, Ray, browsers, real sizes.
 quick: setup
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder \
-		-m "not slow and not ray and not e2e and not browser and not hostile"
+		-m "not slow and not long and not ray and not e2e and not browser and not hostile"
 
 # For the tests of pages: Debian's Chromium, else Playwright's own; without one they skip.
 browser: setup

@@ -13,6 +13,7 @@ from sd_core.model.autoencoder_config import AutoencoderConfig
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_latents_in_float16_decode_to_the_photographs(shared_data: Path) -> None:
     config = AutoencoderConfig(model=str(shared_data / "autoencoders" / "taesd"), kind="taesd")
     autoencoder = load_autoencoder(config, device="cpu")

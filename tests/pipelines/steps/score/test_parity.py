@@ -34,6 +34,7 @@ def test_crops_are_resampled_on_open_clips_grid() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_embeddings_of_stored_crops_are_those_of_the_originals(shared_data: Path) -> None:
     paths = sorted((shared_data / "photos" / "coco_mini").glob("*.jpg"))
     assert len(paths) == 159
