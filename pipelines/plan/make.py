@@ -185,6 +185,26 @@ def store_draft(
     columns = draft.columns(source.config.content_hash) if grown is None else grown.columns
     content_hash = _content_hash_column(source, columns)
     before_store(columns)
+    shards, totals = _settle(draft, store)
+    plan = Plan(
+        fingerprint=_fingerprint(draft, source, columns, content_hash, grown),
+        rows_per_shard=draft.rows_per_shard,
+        num_rows=sum(file.num_rows for file in draft.files),
+        files=tuple(draft.files),
+        columns=columns,
+        options=source_options(source),
+        content_hash=content_hash,
+        settled=totals,
+        shards=shards,
+        shards_path=SHARDS_PATH if grown is None else grown_shards_path(shards),
+        notes=_all_notes(draft, grown),
+    )
+    store_plan(plan, store)
+    return plan
+
+
+def _settle(draft: PlanDraft, store: RunStore) -> tuple[pa.Table, dict[str, int]]:
+    """Store the rows of each shard that the plan settles; the shards, and how many by reason."""
     settled_counts = np.zeros(len(draft.shards), dtype=np.int32)
     settled_sha256: dict[int, str] = {}
     totals = dict.fromkeys(SETTLED_REASONS, 0)
@@ -208,21 +228,7 @@ def store_draft(
         ],
         schema=SHARD_FIELDS,
     )
-    plan = Plan(
-        fingerprint=_fingerprint(draft, source, columns, content_hash, grown),
-        rows_per_shard=draft.rows_per_shard,
-        num_rows=sum(file.num_rows for file in draft.files),
-        files=tuple(draft.files),
-        columns=columns,
-        options=source_options(source),
-        content_hash=content_hash,
-        settled=totals,
-        shards=shards,
-        shards_path=SHARDS_PATH if grown is None else grown_shards_path(shards),
-        notes=_all_notes(draft, grown),
-    )
-    store_plan(plan, store)
-    return plan
+    return shards, totals
 
 
 def _all_notes(draft: PlanDraft, grown: Plan | None) -> dict[str, int]:

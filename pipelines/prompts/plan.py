@@ -107,12 +107,7 @@ def plan_prompts(
         if before is not None and not changed:
             return PromptGrowth(plan=before)
         if before is not None and not grow:
-            raise PlanError(
-                "the list of prompts has changed since the run was planned:\n"
-                + "\n".join(f"  - {line}" for line in changed)
-                + "\nGive --grow to make what is new in it, put the files back as they were, or "
-                "give another `output`."
-            )
+            raise _changed_without_growth(changed)
         draft = _Draft(
             store,
             source,
@@ -131,6 +126,15 @@ def plan_prompts(
             return draft.make(folder)
     except SourceError as error:
         raise PlanError(str(error)) from error
+
+
+def _changed_without_growth(changed: Iterable[str]) -> PlanError:
+    return PlanError(
+        "the list of prompts has changed since the run was planned:\n"
+        + "\n".join(f"  - {line}" for line in changed)
+        + "\nGive --grow to make what is new in it, put the files back as they were, or give "
+        "another `output`."
+    )
 
 
 @dataclass

@@ -86,16 +86,7 @@ def curate(
             write_card(store)
         say("nothing to do: every asked step is complete")
         return result_of(known, asked)
-    source.check_listed()
-    check_weights(config.weight_needs())
-    check_models(config.score, config.encode)
-    if known is None or renews:
-        require_named(asked, origin="download", off=config.steps_left_out(), renews=renews)
-    if known is not None:
-        _check_columns(config, known.plan.columns)
-        check_recorded(store, known.identities.values(), **_may_change(known, steps))
-        if not is_unfinished(store):
-            require_parents(known, asked)
+    _check_before(config, store, source, known, asked, steps, renews=renews)
     with open_session(store, config.engine, say=say) as session:
         finish_takedown(store, say=say)
         plan = _plan(config, store, source, say, grow=grow)
@@ -108,6 +99,29 @@ def curate(
         run_steps(job, session, asked, say)
         write_card(store)
     return result_of(job, asked)
+
+
+def _check_before(
+    config: CurateConfig,
+    store: RunStore,
+    source: Source,
+    known: CurateSteps | None,
+    asked: Sequence[str],
+    steps: Sequence[str],
+    *,
+    renews: bool,
+) -> None:
+    """All that can be refused, before anything is written; raises what `curate` does."""
+    source.check_listed()
+    check_weights(config.weight_needs())
+    check_models(config.score, config.encode)
+    if known is None or renews:
+        require_named(asked, origin="download", off=config.steps_left_out(), renews=renews)
+    if known is not None:
+        _check_columns(config, known.plan.columns)
+        check_recorded(store, known.identities.values(), **_may_change(known, steps))
+        if not is_unfinished(store):
+            require_parents(known, asked)
 
 
 def _plan_retry(config: CurateConfig, store: RunStore) -> Retry:
