@@ -119,7 +119,10 @@ _UNREACHABLE = frozenset(
         "urllib.URLError",
     }
 )
-_USED_UP = ("can't start new thread", "can't allocate memory", "Cannot allocate memory")
+_USED_UP = (
+    *("can't start new thread", "can't allocate memory", "Cannot allocate memory"),
+    "could not create a primitive",  # oneDNN's word for it, of layers that torch gave to it
+)
 """Of a RuntimeError, which is how threads and torch say that there is no more."""
 _REFUSED = (401, 403, 408, 429)
 _S3_CODES = frozenset(

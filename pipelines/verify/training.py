@@ -28,7 +28,9 @@ def verify_training(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
     Args:
         deep: Also hash weights, checkpoints and pictures; else they must only be there.
     """
-    if store.exists(RUN_FILE) and not is_sealed(store.read_bytes(RUN_FILE)):
+    if not store.exists(RUN_FILE):
+        yield Fault(RUN_FILE, "missing", "the options of a training")
+    elif not is_sealed(store.read_bytes(RUN_FILE)):
         yield Note(RUN_FILE, "made before its records had digests: they are not held against any")
     for name in store.list_files("processors"):
         yield from _read(store, f"processors/{name}")[1]

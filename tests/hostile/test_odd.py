@@ -80,13 +80,16 @@ def test_too_little_memory_is_the_environment(world: World, tally: Callable[[str
         with tallied.case(f"{name}, {mib} MiB"):
             case, unharmed = protocol.begin(world), getattr(world, f"{name}d".replace("nd", "ned"))
             ended = protocol.run(world, case, fault=LittleMemory(mib))
-            check_ending(ended, 0, 75)
+            if _ENDED_BY_GLIBC not in ended.err:
+                check_ending(ended, 0, 75)
             check_ending(protocol.run(world, case), 0)
             assert protocol.content(case / "run") == protocol.content(unharmed)
     tallied.close()
 
 
 _AMOUNTS_MIB = (64, 192, 320, 448, 640)
+_ENDED_BY_GLIBC = "cannot allocate memory for thread-local data: ABORT"
+"""Nothing in the process can tell of it any more; the same command goes on all the same."""
 
 
 def _everything(run: Path) -> dict[str, str]:
