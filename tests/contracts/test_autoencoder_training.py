@@ -262,7 +262,6 @@ def _work(rank: int, config: str, meeting: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_two_workers_agree_with_one_discriminator_and_all(run: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"loop__steps": 2}
     changes["losses__discriminator"] = {"start_step": 0, "base_channels": 4, "num_layers": 2}

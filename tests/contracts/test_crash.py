@@ -86,10 +86,7 @@ def test_local_and_ray_runs_are_byte_identical_whatever_the_number_of_workers(
     assert cases.data_files(tmp_path) == cases.data_files(unharmed_run)
 
 
-LONG = [pytest.param(step, marks=pytest.mark.long) for step in ("download", "encode")]
-
-
-@pytest.mark.parametrize("victim", ["score", *LONG])
+@pytest.mark.parametrize("victim", ["download", "score", "encode"])
 def test_a_killed_worker_changes_no_byte(
     ray_cluster: None, served_list: ServedList, unharmed_run: Path, tmp_path: Path, victim: str
 ) -> None:

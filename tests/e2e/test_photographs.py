@@ -10,7 +10,7 @@ import pytest
 from tests.browser.checks import DESK, PHONE, check_page
 from tests.e2e.conftest import Command
 
-pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
