@@ -53,10 +53,8 @@ class S3Proxy:
     def __init__(self, server: str) -> None:
         parts = urlsplit(server)
         self._host, self._port = str(parts.hostname), int(parts.port or 80)
-        self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="s3-proxy", daemon=True)
-        self._server: asyncio.Server | None = None
         self._count = 0
         self.url = ""
         self.sickness: Sickness = healthy
@@ -67,7 +65,7 @@ class S3Proxy:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join()
 
     def begin(self, sickness: Sickness) -> None:
@@ -75,21 +73,15 @@ class S3Proxy:
         self._count, self.sickness = 0, sickness
 
     def _serve(self) -> None:
-        self._loop.run_until_complete(self._listen())
-        self._loop.run_forever()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        assert self._server is not None
-        self._server.close()
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
+        asyncio.run(self._listen())  # which cancels what is still answered, and closes the loop
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
+        await self._ended.wait()
+        server.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
