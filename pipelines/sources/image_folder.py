@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.sources.columns import (
     CAPTION_NAMES,
@@ -61,7 +62,7 @@ class ImageFolder(SourceFormat):
                 types={name: folder.type_of(array) for name, array in raw.extra.items()},
                 text_columns=TextColumns(url=None, caption=None),
                 mark=where.mark,
-                notes=folder.notes() if start == asked.known_rows else Counter(),
+                notes=(folder.notes() if start == asked.known_rows else Counter()) + _garbled(raw),
             )
 
     def read(
@@ -81,6 +82,11 @@ class ImageFolder(SourceFormat):
 
     def parts(self, file: SourceFile) -> Iterator[StoredPart]:
         yield _Folder(file)
+
+
+def _garbled(raw: RawRows) -> Counter[str]:
+    replaced = pc.sum(pc.match_substring(raw.caption, "\ufffd")).as_py() or 0
+    return +Counter({"captions with bytes that are no UTF-8, replaced by U+FFFD": replaced})
 
 
 def _fault(picture: StoredFile) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import fsspec
 
 from pipelines.rows.image_formats import ALL_IMAGE_EXTENSIONS
-from sd_core.errors import is_environment
+from sd_core.errors import EnvironmentFault, is_environment
 
 _AT_ONCE = 16
 _MAX_BYTES_AT_ONCE = 64 << 20
@@ -52,6 +52,7 @@ def read_files(
     """The bytes of each in order, a few read at a time; None where one is gone or may not be read.
 
     Raises:
+        EnvironmentFault: their folder is not there any more.
         OSError: their disk or store fails.
     """
 
@@ -61,6 +62,9 @@ def read_files(
         except (FileNotFoundError, PermissionError) as error:
             if is_environment(error):
                 raise
+            folder = posixpath.dirname(file.path)
+            if not filesystem.isdir(folder):  # no row's fault
+                raise EnvironmentFault(f"{folder}: the folder of the pictures is gone") from error
             return None
         return content
 

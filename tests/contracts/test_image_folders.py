@@ -38,6 +38,7 @@ def test_nested_pictures_are_rows_with_the_texts_beside_them(
     root = folder_of(tmp_path / "pictures", *names)
     (root / "a.txt").write_text("an apple\n")
     (root / "cats/2.caption").write_text("two cats")
+    (root / "cats/1.txt").write_bytes(b"caf\xe9")
     (root / "cats/notes.pdf").write_text("of no row")
     (root / "cats/empty.jpg").write_bytes(b"")
     (root / "cats/.hidden.jpg").write_bytes(picture(90))
@@ -49,7 +50,9 @@ def test_nested_pictures_are_rows_with_the_texts_beside_them(
     rows = {row["source_file_name"]: row for row in ledger(output)}
     assert rows["a.jpg"]["caption"] == "an apple"
     assert rows["cats/2.png"]["caption"] == "two cats"
-    assert rows["cats/1.JPG"]["caption"] is None
+    assert rows["cats/1.JPG"]["caption"] == "caf\ufffd"
+    assert "captions with bytes that are no UTF-8, replaced by U+FFFD (1)" in said
+    assert rows["cats/old/1.jpg"]["caption"] is None
     assert rows["cats/empty.jpg"]["reason"] == "member_missing"
     assert rows["lang=en/a[1].jpeg"]["source_lang"] == "en"
     assert verify.main([str(output), "--deep"]) == 0

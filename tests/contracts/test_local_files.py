@@ -1,13 +1,18 @@
 """Paths and `file://` URLs in a list: read under one folder, and nowhere else on the machine."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from jobs import verify
+from pipelines.sources.pictures import list_folder, read_files
+from pipelines.steps.download.local_files import LocalFiles
+from sd_core.errors import EnvironmentFault
 from tests.contracts.source_cases import ledger, picture, run_job, stored_shades
 
 pytestmark = pytest.mark.slow
@@ -69,3 +74,16 @@ def test_without_the_folder_no_file_is_read_and_it_cannot_be_given_to_a_begun_ru
     assert "source.files_root" in capsys.readouterr().err
     assert run_job(tmp_path / "list.txt", tmp_path / "b", f"{root}/nowhere") == 2
     assert "no folder of this machine" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_any_more_is_charged_to_no_row(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    (root / "a.jpg").write_bytes(picture(10))
+    files = LocalFiles(str(root), max_bytes=1 << 20)
+    stored = list_folder(LocalFileSystem(), str(root))
+    shutil.rmtree(root)
+    with pytest.raises(EnvironmentFault, match="not on this machine"):
+        files.read("a.jpg")
+    with pytest.raises(EnvironmentFault, match="is gone"):
+        list(read_files(LocalFileSystem(), stored))

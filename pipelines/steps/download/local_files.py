@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from pipelines.rows.urls import clean_url
 from pipelines.steps.download.failure import FetchFailed
-from sd_core.errors import is_environment
+from sd_core.errors import EnvironmentFault, is_environment
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _FILE: Final = re.compile(r"file:(//(localhost)?(?=/))?", re.IGNORECASE)
@@ -40,7 +40,8 @@ class LocalFiles:
         Raises:
             FetchFailed: `address_refused` outside the root, `file_missing`, `body_too_large`,
                 `empty_body`.
-            OSError: the disk fails.
+            EnvironmentFault: the root itself is not there.
+        OSError: the disk fails.
         """
         try:
             found = (self._root / path).resolve()
@@ -49,6 +50,10 @@ class LocalFiles:
             with open(found, "rb", opener=_open_no_device) as stream:
                 content = stream.read(self._max_bytes + 1)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
+            if not self._root.is_dir():  # no row's fault
+                raise EnvironmentFault(
+                    f"source.files_root {self._root}: not on this machine, or no longer"
+                ) from None
             raise FetchFailed("file_missing", "no such file under source.files_root") from None
         except OSError as error:
             if is_environment(error):
