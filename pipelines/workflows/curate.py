@@ -21,7 +21,8 @@ from pipelines.revisions.begin import (
     plan_retry,
     planned_before,
 )
-from pipelines.revisions.takedown import finish_takedown, is_unfinished
+from pipelines.revisions.takedown import finish_takedown
+from pipelines.rules.tombstones import is_unfinished
 from pipelines.run.folder import check_output
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.recorded_options import MayChange, check_or_record, check_recorded
