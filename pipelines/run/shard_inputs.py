@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from pipelines.rows.ledger import RECAPTION
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest
 
@@ -65,14 +64,14 @@ def kept_keys(verdicts: Committed, shard_id: int) -> list[str]:
 
 def kept_rows(verdicts: Committed, shard_id: int) -> dict[str, str | None]:
     """Keys of a shard's kept rows, in order, and the caption that each has from elsewhere."""
-    table = verdicts.table(shard_id, "ledger", columns=["key", "kept", RECAPTION.name])
+    table = verdicts.table(shard_id, "ledger", columns=["key", "kept", "recaption"])
     if table is None:
         return {}
     kept = table.filter(table["kept"])
     keys = kept["key"].to_pylist()
-    if RECAPTION.name not in kept.column_names:
+    if "recaption" not in kept.column_names:
         return dict.fromkeys(keys)
-    return dict(zip(keys, kept[RECAPTION.name].to_pylist(), strict=True))
+    return dict(zip(keys, kept["recaption"].to_pylist(), strict=True))
 
 
 def _sha256(manifest: Manifest, folder: str) -> str | None:
