@@ -12,6 +12,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.sources.caption_lists import first_captions, listed_captions
 from pipelines.sources.columns import (
     CAPTION_NAMES,
     TextColumns,
@@ -142,17 +143,20 @@ class _Folder:
         told = [self.told.get(picture.name, {}) for picture in pictures]
         name = self._caption_field(config)
         beside = self._texts(pictures)
-        captions = [
-            text if text is not None else _as_text(fields.get(name or ""))
+        values = [
+            text if text is not None else fields.get(name or "")
             for text, fields in zip(beside, told, strict=True)
         ]
+        caption = pa.array([_as_text(value) for value in values], pa.string())
+        lists = listed_captions(values) if config.captions is not None else None
         others = {other: None for fields in told for other in fields if other != name}
         faults = [_fault(picture) for picture in pictures]
         names = [clean_text(picture.name) or "" for picture in pictures]
         folder = "" if self.file.name == "." else self.file.name
         return raw_rows(
             url=pa.nulls(len(pictures), pa.string()),
-            caption=pa.array(captions, pa.string()),
+            caption=caption if lists is None else first_captions(lists, caption),
+            captions=lists,
             reason=["member_missing" if fault else None for fault in faults],
             error_message=faults,
             names=names,
@@ -161,6 +165,7 @@ class _Folder:
                     other: array_from_values([fields.get(other) for fields in told])
                     for other in others
                 },
+                **({} if lists is None else {name or "": lists}),
                 NAME_FIELD: pa.array([f"{folder}{name}" for name in names], pa.string()),
             },
         )

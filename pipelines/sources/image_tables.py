@@ -19,13 +19,13 @@ from pipelines.sources.columns import (
     CAPTION_NAMES,
     URL_NAMES,
     TextColumns,
-    stored_type,
     unique_names,
 )
 from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.parquet_list import (
     bytes_of,
+    other_types,
     picture_columns,
     read_bytes_column,
     read_parquet_rows,
@@ -98,9 +98,8 @@ class HuggingFaceData(SourceFormat):
         with _opened(file) as reader:
             names = reader.schema.names
             texts, image = _texts(names, config, file), _image_of(file, config)
-            kinds = dict(zip(names, reader.schema.types, strict=True))
-        taken = {texts.url, texts.caption, image}
-        types = {n: stored_type(k) for n, k in kinds.items() if n not in taken}
+            types = other_types(reader.schema, texts, config, file)
+        types.pop(image, None)
         if names == [image]:
             yield from _bare_ranges(_count(file), asked.rows_per_shard)
             return
@@ -110,7 +109,7 @@ class HuggingFaceData(SourceFormat):
             if not table.num_rows:
                 return
             notes: Counter[str] = Counter()
-            raw = table_rows(table, texts, CellLimit(None), notes)
+            raw = table_rows(table, texts, CellLimit(None), notes=notes)
             yield ScannedRange(
                 start_row=start_row,
                 raw=_named(raw, start_row),
@@ -126,7 +125,8 @@ class HuggingFaceData(SourceFormat):
         texts = wanted.columns
         if not wanted.others and texts == TextColumns(url=None, caption=None):
             return _bare_rows(where.start_row, where.num_rows)
-        only = [n for n in (texts.url, texts.caption, *sorted(wanted.others)) if n]
+        told = (texts.url, texts.caption, *sorted(wanted.others))
+        only = [name for name in dict.fromkeys(told) if name]
         table = _rows(file, where.start_row, where.num_rows, only)
         return _named(table_rows(table, texts, CellLimit(None)), where.start_row)
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.rows.keys import KeyHash, blake2b_64, hash_keys, hex_keys, key_texts
+from pipelines.sources.caption_lists import CaptionChoice, chosen_captions
 from pipelines.sources.cells import TOO_LARGE
 from pipelines.sources.columns import SourceColumn, TextColumns, stored_array
 
@@ -58,11 +59,12 @@ class RawRows:
 
     Attributes:
         url: Strings; null where the row has none.
-        caption: Strings or null.
+        caption: Strings or null; of several the first.
         reason: Null, or why the row can go no further.
         error_message: Null, or more about the reason, in our own words.
         names: The rows' names in their file; their row numbers where None.
         extra: Every other input column, under its name in the list.
+        captions: Lists of texts, null in rows with a single one; None where there are no lists.
     """
 
     url: pa.Array
@@ -71,6 +73,7 @@ class RawRows:
     error_message: pa.Array
     names: Sequence[str] | None = None
     extra: dict[str, pa.Array] = field(default_factory=dict)
+    captions: pa.Array | None = None
 
     def from_row(self, first: int) -> "RawRows":
         """The rows from that one on."""
@@ -81,6 +84,7 @@ class RawRows:
             error_message=self.error_message[first:],
             names=None if self.names is None else self.names[first:],
             extra={name: column[first:] for name, column in self.extra.items()},
+            captions=None if self.captions is None else self.captions[first:],
         )
 
     def key_texts(self, *, file: str, start_row: int) -> list[bytes]:
@@ -125,6 +129,7 @@ def raw_rows(
     error_message: Sequence[str | None] | None = None,
     names: Sequence[str] | None = None,
     extra: dict[str, pa.Array] | None = None,
+    captions: pa.Array | None = None,
     too_large: Sequence[str | None] | None = None,
 ) -> RawRows:
     """`RawRows` in which a blank URL is null, and null is `url_missing` unless rows have names.
@@ -150,6 +155,7 @@ def raw_rows(
         error_message=messages,
         names=names,
         extra=extra or {},
+        captions=captions,
     )
 
 
@@ -158,6 +164,7 @@ def build_rows(
     *,
     where: SourceRange,
     columns: Sequence[SourceColumn],
+    choice: CaptionChoice | None = None,
     key_hash: KeyHash = blake2b_64,
 ) -> pa.Table:
     """The table of a shard: `ROW_FIELDS`, then every `source_` column of the plan.
@@ -166,12 +173,15 @@ def build_rows(
     both pass `pipelines.redact` before they are stored. `source_` columns are redacted here.
     """
     texts = raw.key_texts(file=where.file, start_row=where.start_row)
-    num_rows = len(texts)
+    num_rows, keys = len(texts), hash_keys(texts, key_hash=key_hash)
+    caption = raw.caption
+    if choice is not None and raw.captions is not None:
+        caption = chosen_captions(raw.captions, caption, choice, keys)
     arrays = [
         pa.array(np.arange(num_rows, dtype=np.int32)),
-        hex_keys(hash_keys(texts, key_hash=key_hash)),
+        hex_keys(keys),
         raw.url,
-        raw.caption,
+        caption,
         raw.reason,
         raw.error_message,
     ]
