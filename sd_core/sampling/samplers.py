@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
-import diffusers
 from pydantic import AfterValidator
 
 from sd_core.model.noise_schedule import NoiseSchedule, scheduler_of_noise_schedule
@@ -42,6 +41,13 @@ class SamplerRecipe:
     of_flow: bool = False
     zero_snr: bool = True
     draws_noise: bool = False
+
+    @property
+    def family(self) -> Any:
+        """The class; diffusers, of 150 MiB, is loaded when one is first asked for."""
+        import diffusers
+
+        return getattr(diffusers, self.scheduler)
 
 
 def _multistep(algorithm_type: str, *, karras: bool) -> SamplerRecipe:
@@ -158,8 +164,7 @@ def _can_follow(name: SamplerName, noise_schedule: NoiseSchedule) -> bool:
 
 
 def _build(name: SamplerName, noise_schedule: NoiseSchedule) -> Any:
-    family: Any = getattr(diffusers, SAMPLERS[name].scheduler)
-    return family.from_config(_settings(SAMPLERS[name], noise_schedule))
+    return SAMPLERS[name].family.from_config(_settings(SAMPLERS[name], noise_schedule))
 
 
 def _settings(recipe: SamplerRecipe, noise_schedule: NoiseSchedule) -> dict[str, Any]:
@@ -178,6 +183,5 @@ def _settings(recipe: SamplerRecipe, noise_schedule: NoiseSchedule) -> dict[str,
 
 def _says_the_same(recipe: SamplerRecipe, own: Mapping[str, Any]) -> bool:
     """Whether the folder's words are what the sampler's name says anyway."""
-    family: Any = getattr(diffusers, recipe.scheduler)
-    found = {**constructor_defaults(family), **own}
+    found = {**constructor_defaults(recipe.family), **own}
     return all(found[name] == value for name, value in recipe.options.items())
