@@ -21,7 +21,8 @@ from pipelines.revisions.begin import (
     plan_retry,
     planned_before,
 )
-from pipelines.revisions.takedown import finish_takedown, is_unfinished
+from pipelines.revisions.takedown import finish_takedown
+from pipelines.rules.tombstones import is_unfinished
 from pipelines.run.folder import check_output
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.recorded_options import MayChange, check_or_record, check_recorded
@@ -113,6 +114,8 @@ def _check_before(
 ) -> None:
     """All that can be refused, before anything is written; raises what `curate` does."""
     source.check_listed()
+    if (captions := config.caption_files) is not None:
+        captions.check()
     check_weights(config.weight_needs())
     check_models(config.score, config.encode)
     if known is None or renews:
@@ -155,6 +158,7 @@ def _check_columns(config: CurateConfig, found: Sequence[SourceColumn]) -> None:
         columns,
         storage_options=config.storage_options,
         has_tokens=config.encode is not None,
+        has_captions=config.captions is not None,
     )
 
 
