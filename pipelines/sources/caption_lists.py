@@ -35,9 +35,10 @@ def caption_lists(array: pa.Array, losses: LostValues) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(offsets), texts)
 
 
-def listed_captions(values: Sequence[object]) -> pa.Array | None:
-    """The lists of texts among parsed JSON values, null for others; None where there is none."""
-    if not any(map(is_listed, values)):
+def listed_captions(values: Sequence[object], choice: CaptionChoice | None) -> pa.Array | None:
+    """The lists of texts among parsed JSON values, null for others; None where there is none, or
+    nothing says which caption of them is meant."""
+    if choice is None or not any(map(is_listed, values)):
         return None
     lists = [
         [clean_text(text) for text in value] if isinstance(value, list) else None
@@ -51,10 +52,9 @@ def is_listed(value: object) -> bool:
     return isinstance(value, list) and all(text is None or isinstance(text, str) for text in value)
 
 
-def first_captions(lists: pa.Array, others: pa.Array | None = None) -> pa.Array:
-    """The first caption of each list that is not blank; of a row without a list, the other's."""
-    plain_ones = [None] * len(lists) if others is None else others.to_pylist()
-    pairs = zip(_usable(lists), plain_ones, strict=True)
+def first_captions(lists: pa.Array, others: pa.Array) -> pa.Array:
+    """The first caption of each list that is not blank; of a row without one, the other."""
+    pairs = zip(_usable(lists), others.to_pylist(), strict=True)
     return pa.array([found[0] if found else other for found, other in pairs], pa.string())
 
 

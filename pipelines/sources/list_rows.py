@@ -6,7 +6,7 @@ from collections.abc import Collection
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.sources.caption_lists import first_captions, is_listed, listed_captions
+from pipelines.sources.caption_lists import CaptionChoice, is_listed, listed_captions
 from pipelines.sources.cells import too_large_message
 from pipelines.sources.columns import (
     TextColumns,
@@ -50,19 +50,19 @@ def csv_rows(records: list[Record], names: list[str], columns: TextColumns) -> R
 
 
 def json_rows(
-    records: list[Record], columns: TextColumns, file: SourceFile, *, takes_lists: bool
+    records: list[Record], columns: TextColumns, file: SourceFile, *, choice: CaptionChoice | None
 ) -> RawRows:
     """Lines of JSON; whatever is no object is unreadable.
 
     Args:
-        takes_lists: Whether a caption may be a list of texts.
+        choice: Which of the captions that are lists of texts; None: they are unreadable.
 
     Raises:
         SourceError: they have too many names among them.
     """
     rows = [record.fields if isinstance(record.fields, dict) else None for record in records]
     broken = [
-        record.fault or _json_fault(row, columns, takes_lists=takes_lists)
+        record.fault or _json_fault(row, columns, takes_lists=choice is not None)
         for record, row in zip(records, rows, strict=True)
     ]
     good: list[dict[str, object]] = [
@@ -79,10 +79,9 @@ def json_rows(
         for values in [[row.get(name) for row in good]]
     }
     url, caption = _take_texts(by_name, columns, len(rows))
-    lists = listed_captions([row.get(columns.caption or "") for row in good])
+    lists = listed_captions([row.get(columns.caption or "") for row in good], choice)
     if lists is not None and columns.caption is not None:
         by_name[columns.caption] = lists
-        caption = first_captions(lists, caption)
     extra = {clean_text(name) or "": array for name, array in by_name.items()}
     return raw_rows(
         url=url,

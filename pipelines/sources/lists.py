@@ -275,6 +275,5 @@ def _json_columns(batch: list[Record], config: ReadingConfig, file: SourceFile) 
 
 def _to_raw(records: list[Record], written: _Written, columns: TextColumns) -> RawRows:
     if written.file.format == "jsonl":
-        takes_lists = written.config.captions is not None
-        return json_rows(records, columns, written.file, takes_lists=takes_lists)
+        return json_rows(records, columns, written.file, choice=written.config.captions)
     return csv_rows(records, written.names, columns)

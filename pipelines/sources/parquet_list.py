@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.sources.arrow_text import LostValues, has_pictures, holds_bytes, plain
-from pipelines.sources.caption_lists import caption_lists, first_captions, is_list_of_texts
+from pipelines.sources.caption_lists import caption_lists, is_list_of_texts
 from pipelines.sources.cells import CellLimit, ShardCut, lost_cells
 from pipelines.sources.columns import (
     TextColumns,
@@ -26,6 +26,7 @@ from pipelines.sources.parquet_reading import (
     open_parquet,
     record_batches,
 )
+from pipelines.sources.row_pieces import RowPiece
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
 
 _FIRST_ROWS = 64
@@ -63,17 +64,23 @@ def scan_parquet(
     for piece in pieces.pieces(rows_per_shard):
         table, limit = piece.table, piece.limit
         notes = Counter({_left_out(name): table.num_rows for name in pictures})
-        lost = Counter({n: int(over.sum()) for n, over in limit.rows.items() if n not in wanted})
         yield ScannedRange(
             start_row=start_row,
             raw=table_rows(table.select(wanted), columns, limit, notes=notes),
             types=types,
             text_columns=columns,
-            notes=notes + _losses(table.select(doubtful)) + lost_cells(limit.max_bytes, lost),
+            notes=notes + _losses(table.select(doubtful)) + lost_in(piece, columns),
             begins_shard=cut.begins(start_row, piece.num_bytes),
             too_large=limit.places,
         )
         start_row += table.num_rows
+
+
+def lost_in(piece: RowPiece, columns: TextColumns) -> Counter[str]:
+    """Notes on the cells of other columns that are null for their size."""
+    over = piece.limit.rows.items()
+    lost = {n: int(rows.sum()) for n, rows in over if n not in (columns.url, columns.caption)}
+    return lost_cells(piece.limit.max_bytes, Counter(lost))
 
 
 def _left_out(name: str) -> str:
@@ -252,9 +259,8 @@ def table_rows(
         for name in table.column_names
         if name != columns.url and (name != columns.caption or lists is not None)
     }
-    url = _text(table, columns.url, losses)
-    is_list = lists is not None
-    caption = first_captions(lists) if is_list else _text(table, columns.caption, losses)
+    one = columns.caption if lists is None else None
+    url, caption = (_text(table, name, losses) for name in (columns.url, one))
     if losses.values and notes is not None:
         notes["URLs and captions with bytes that are no UTF-8, replaced by U+FFFD"] = losses.values
     too_large = limit.messages(columns.url, columns.caption, num_rows=table.num_rows)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.rows.keys import KeyHash, blake2b_64, hash_keys, hex_keys, key_texts
-from pipelines.sources.caption_lists import CaptionChoice, chosen_captions
+from pipelines.sources.caption_lists import CaptionChoice, chosen_captions, first_captions
 from pipelines.sources.cells import TOO_LARGE
 from pipelines.sources.columns import SourceColumn, TextColumns, stored_array
 
@@ -135,8 +135,11 @@ def raw_rows(
     """`RawRows` in which a blank URL is null, and null is `url_missing` unless rows have names.
 
     Args:
+        caption: Of rows without several.
         too_large: What is said of a row whose URL or caption is larger than allowed, and null.
     """
+    if captions is not None:
+        caption = first_captions(captions, caption)
     blank = pc.fill_null(pc.match_substring_regex(url, r"^\s*$"), True)
     url = pc.if_else(blank, pa.scalar(None, pa.string()), url)
     reasons = pa.array(reason, pa.string()) if reason else pa.nulls(len(url), pa.string())

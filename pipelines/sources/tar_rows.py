@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipelines.rows.image_formats import IMAGE_EXTENSIONS
 from pipelines.sources import tar_samples
-from pipelines.sources.caption_lists import first_captions, listed_captions
+from pipelines.sources.caption_lists import listed_captions
 from pipelines.sources.cells import lost_cells
 from pipelines.sources.columns import TextColumns, array_from_values, clean_text
 from pipelines.sources.config import ReadingConfig
@@ -70,13 +70,12 @@ def rows_of(
         for caption, other in zip(own, told, strict=True)
     ]
     listed = [None if text is not None else other for text, other in zip(own, told, strict=True)]
-    lists = listed_captions(listed) if config.captions is not None else None
-    caption = pa.array(captions, pa.string())
+    lists = listed_captions(listed, config.captions)
     faults = [_fault(sample) for sample in samples]
     names = {name: None for row in rows for name in row}
     return raw_rows(
         url=pa.array(urls, pa.string()),
-        caption=caption if lists is None else first_captions(lists, caption),
+        caption=pa.array(captions, pa.string()),
         captions=lists,
         reason=["member_missing" if fault else None for fault in faults],
         error_message=faults,
