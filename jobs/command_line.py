@@ -73,6 +73,17 @@ def add_config_options(parser: argparse.ArgumentParser, *, folder: str) -> None:
     )
 
 
+def add_limit(parser: argparse.ArgumentParser, *, of: str) -> None:
+    """`--limit N`, a number above 0."""
+    parser.add_argument("--limit", type=_count, metavar="N", help=f"the first N {of}")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0")
+    return int(text)
+
+
 def check_output_file(path: Path, option: str) -> None:
     """Raise `InputError` where a local file cannot be written, before there is one to write."""
     if path.is_dir() or not path.parent.is_dir():

@@ -9,7 +9,13 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 import argparse
 import sys
 
-from jobs.command_line import add_config_options, job_parser, result_code, run_job
+from jobs.command_line import (
+    add_config_options,
+    add_limit,
+    job_parser,
+    result_code,
+    run_job,
+)
 from sd_core.say import Say
 
 
@@ -31,6 +37,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
         say=say,
         grow=options.grow,
         retry=options.retry,
+        limit=options.limit,
     )
     print(result.funnel)
     print(f"run: {config.output}")
@@ -44,6 +51,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--steps",
         help="only these steps, by commas; naming select or encode allows a re-cut by new options",
     )
+    add_limit(parser, of="rows of the list; without it, the same command goes on with the others")
     parser.add_argument(
         "--grow",
         action="store_true",
