@@ -10,7 +10,7 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 import argparse
 import sys
 
-from jobs.command_line import add_config_options, job_parser, result_code, run_job
+from jobs.command_line import add_config_options, add_limit, job_parser, result_code, run_job
 from sd_core.say import Say
 
 
@@ -27,7 +27,14 @@ def _run(options: argparse.Namespace, say: Say) -> int:
 
     config = load_config(GenerateJobConfig, options.config, overrides=options.set)
     steps = tuple(options.steps.split(",")) if options.steps is not None else ()
-    result = generate(config, steps=steps, grow=options.grow, retry=options.retry, say=say)
+    result = generate(
+        config,
+        steps=steps,
+        grow=options.grow,
+        retry=options.retry,
+        limit=options.limit,
+        say=say,
+    )
     print(result.funnel)
     print(f"run: {config.output}")
     return result_code(result)
@@ -36,6 +43,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = job_parser(__doc__)
     add_config_options(parser, folder="configs/generate/")
+    add_limit(parser, of="prompts; without it, the same command goes on with the others")
     parser.add_argument(
         "--grow", action="store_true", help="make what is new in a list that has changed"
     )

@@ -30,6 +30,19 @@ def is_to_go_on(planned: int | None, *, num_rows: int, limit: int | None) -> boo
     return planned is not None and limit != planned
 
 
+def allows_more(more: bool, limit: int | None, *, retry: bool, is_asked: bool) -> bool:
+    """Whether a run that has not all rows gets `more` now: a retry makes again those that it has,
+    and further ones begin with the first step.
+
+    Raises:
+        ConfigError: a `limit` asks for them.
+    """
+    allows = is_asked and not retry
+    if more and not allows and limit is not None:
+        raise ConfigError(f"--limit {limit}: further rows come without --retry and --steps")
+    return more and allows
+
+
 def refuse_growth(planned: int | None) -> None:
     """Raise `ConfigError` where a run that is to grow lacks rows that its list always had."""
     if planned is not None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from pipelines.config import ConfigError
 from pipelines.engine.session import open_session
 from pipelines.plan import (
     Plan,
     PlanError,
+    allows_more,
     check_plan_inputs,
     go_on,
     grow_plan,
@@ -181,12 +181,7 @@ class Curation:
         if self._grow:
             refuse_growth(before.limit)
         more = is_to_go_on(before.limit, num_rows=before.num_rows, limit=self._limit)
-        goes_on = not self._retry and "download" in self.asked
-        if more and not goes_on and self._limit is not None:
-            raise ConfigError(
-                f"--limit {self._limit}: further rows come without --retry and --steps"
-            )
-        return more and goes_on
+        return allows_more(more, self._limit, retry=self._retry, is_asked="download" in self.asked)
 
     def _with_more(self, before: Plan) -> Plan:
         def begin(is_same: bool) -> None:

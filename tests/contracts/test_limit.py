@@ -16,7 +16,7 @@ from pipelines import open_run
 from pipelines.config import ConfigError
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore
-from tests.contracts import cases, source_cases
+from tests.contracts import cases, generation_cases, source_cases
 from tests.contracts.cases import ServedList
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,9 @@ def _make(kind: str, folder: Path) -> Path:
     files.mkdir()
     if kind == "several":
         for at in range(4):
-            (files / f"{at}.txt").write_text(f"http://127.0.0.1:9/{at}a\nhttp://127.0.0.1:9/{at}b\n")
+            (files / f"{at}.txt").write_text(
+                f"http://127.0.0.1:9/{at}a\nhttp://127.0.0.1:9/{at}b\n"
+            )
         return files
     for name, content in pictures.items():
         (files / name).write_bytes(content)
@@ -139,7 +141,7 @@ def test_going_on_survives_a_death_before_any_of_its_writes(
             assert source_cases.run_job(source, run) == 0
         assert _ledger(run) == _ledger(tmp_path / "whole")
         assert verify.main([str(run), "--deep"]) == 0
-        number += 3
+        number += 7
     assert number > 12
 
 
@@ -155,4 +157,44 @@ def test_a_column_that_later_rows_make_another_has_all_rows_made_again_and_says_
     source_cases.run_job(source, run)
     assert "its columns are others now: all is made again" in capsys.readouterr().out
     assert _ledger(run) == _ledger(whole)
+    assert verify.main([str(run), "--deep"]) == 0
+
+
+def _images_of(run: Path) -> dict[str, bytes]:
+    return {image.key: image.content for image in open_run(run).images(dropped=True)}
+
+
+def _rows_by_key(run: Path) -> list[dict[str, Any]]:
+    """The ledger in the list's order, without where a row lies."""
+    where = {"shard_id", "row"}
+    return [{name: row[name] for name in row.keys() - where} for row in _ledger(run)]
+
+
+def test_a_generation_of_the_first_prompts_goes_on_to_the_images_of_one_without_a_limit(
+    tmp_path: Path, kill_at_write: Callable[[int | None], Counter[str]]
+) -> None:
+    """Shards end where the limit did; keys, images and ledger rows are the same, in order."""
+    rows = generation_cases.prompts(9)
+    rows[7] = rows[1]  # the same image again, on the other side of the limit
+    for number, row in enumerate(rows):
+        row["seed"] = number * 7 % 5
+    listed = generation_cases.write_prompts(tmp_path / "prompts.parquet", rows)
+    options = {"select__rules": "[{best_of: {by: seed, num_images: 5}}]", "plan__images_per_shard": 4}
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert generation_cases.command(listed, whole, **options) == 0
+    assert generation_cases.command(listed, run, "--limit", "5", **options) == 0
+    keys = [[row["key"] for row in _ledger(each)] for each in (run, whole)]
+    assert keys[0] == keys[1][:5]
+    assert verify.main([str(run), "--deep"]) == 0
+    assert generation_cases.command(listed, run, "--limit", "3", **options) == 2
+    assert generation_cases.command(listed, run, "--grow", **options) == 2
+
+    kill_at_write(5)  # in the middle of going on
+    with pytest.raises(cases.Killed):
+        generation_cases.command(listed, run, **options)
+    kill_at_write(None)
+    (run / "lease.json").unlink(missing_ok=True)
+    assert generation_cases.command(listed, run, **options) == 0
+    assert _rows_by_key(run) == _rows_by_key(whole)
+    assert _images_of(run) == _images_of(whole)
     assert verify.main([str(run), "--deep"]) == 0
