@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "curate": "a list of image URLs, or pictures, becomes a verified image set and a latent cache",
     "train": "train a denoiser from latent caches, or an autoencoder from curated images",
     "generate": "make images of a list of prompts",
+    "status": "tell how far a run is, who is at it, and what its command would do next",
     "verify": "check every promise of a run that can be read off its files",
     "report": "write the page about a run",
     "why": "tell the life of one row, from the list to the trainings that used it",

@@ -21,7 +21,7 @@ from sd_core.say import Say
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns the exit code."""
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     return run_job(lambda say: _run(options, say))
 
 
@@ -44,7 +44,8 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     return result_code(result)
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
     add_config_options(parser, folder="configs/curate/")
     parser.add_argument(
@@ -63,7 +64,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="fetch again what failed for a reason that can pass (time-outs, 5xx, 429, ...), make "
         "again the shards that were given up",
     )
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ FORMATS = ("webdataset", "parquet", "huggingface", "folder")
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the set; returns the exit code."""
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     return run_job(lambda say: _run(options, say))
 
 
@@ -47,7 +47,8 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     return ExitCode.DONE
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
     parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
     parser.add_argument("--to", required=True, help="a new folder: an absolute path or a URL")
@@ -56,7 +57,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add_limit(parser, of="rows")
     parser.add_argument("--columns", help="of the ledger, by commas; all by default")
     parser.add_argument("--latents", action="store_true", help="each row's latents as well (npy)")
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from sd_core.say import Say
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns the exit code."""
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     return run_job(lambda say: _run(options, say))
 
 
@@ -40,7 +40,8 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     return result_code(result)
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
     add_config_options(parser, folder="configs/generate/")
     add_limit(parser, of="prompts; without it, the same command goes on with the others")
@@ -54,7 +55,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--steps",
         help="only these steps, by commas; naming select or encode allows a re-cut by new options",
     )
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from sd_core.say import Say
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the page; returns the exit code."""
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     return run_job(lambda say: _run(options, say))
 
 
@@ -37,11 +37,12 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     return ExitCode.DONE
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
     parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
     parser.add_argument("--output", type=Path, help="a local file instead of one in the run")
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

@@ -39,7 +39,10 @@ _KINDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Take rows down; returns the exit code."""
-    options = _parse(arguments)
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if all(getattr(options, kind) is None for kind in (*_KINDS, "taken_down_in")):
+        parser.error("give a list: " + ", ".join(f"--{kind}" for kind in _KINDS))
     return run_job(lambda say: _run(options, say))
 
 
@@ -79,7 +82,8 @@ def _tell_unmatched(count: int, *, must_match: bool) -> ExitCode:
     return ExitCode.FAILED if count and must_match else ExitCode.DONE
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
     parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
     for kind, told in _KINDS.items():
@@ -98,10 +102,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--must-match", action="store_true", help="exit with 1 where an entry matches no row"
     )
-    options = parser.parse_args(arguments)
-    if all(getattr(options, kind) is None for kind in (*_KINDS, "taken_down_in")):
-        parser.error("give a list: " + ", ".join(f"--{kind}" for kind in _KINDS))
-    return options
+    return parser
 
 
 if __name__ == "__main__":

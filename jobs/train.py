@@ -17,7 +17,7 @@ from sd_core.say import Say
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns the exit code."""
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     return run_job(lambda say: _run(options, say))
 
 
@@ -30,10 +30,11 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     return 0
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
     add_config_options(parser, folder="configs/train/")
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from sd_core.say import Say
 
 def main(arguments: list[str] | None = None) -> int:
     """Verify a run; returns the exit code."""
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     return run_job(lambda say: _run(options, say))
 
 
@@ -39,11 +39,12 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     return ExitCode.FAILED if num_faults else ExitCode.DONE
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
     parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
     parser.add_argument("--deep", action="store_true", help="read every file whole")
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

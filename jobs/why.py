@@ -19,7 +19,7 @@ from jobs.exit_codes import ExitCode
 
 def main(arguments: list[str] | None = None) -> int:
     """Tell of a row; returns the exit code."""
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     return run_job(lambda say: _run(options))
 
 
@@ -35,12 +35,13 @@ def _run(options: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
     parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
     parser.add_argument("row", help="a URL as the list has it, a key, or shard:row")
     parser.add_argument("--json", action="store_true", help="one object instead of lines")
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

@@ -133,6 +133,25 @@ def store_plan(plan: Plan, store: RunStore) -> None:
     store.replace(PLAN_PATH, seal(_to_json(plan, shards_sha256=digest)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlanSize:
+    """How large a plan is, of rows or of prompts."""
+
+    rows: int
+    shards: int
+
+
+def read_plan_size(store: RunStore) -> PlanSize | None:
+    """What `plan.json` says of itself; None where there is none yet. Raises `PlanError`."""
+    try:
+        tree = unseal(store.read_bytes(PLAN_PATH))
+        return PlanSize(rows=int(tree["num_rows"]), shards=int(tree["num_shards"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise PlanError(f"{store.root}/{PLAN_PATH}: not a plan: {error}") from error
+
+
 def load_plan(store: RunStore) -> Plan:
     """The run's stored plan; raises `PlanError` where there is none or it is damaged."""
     try:

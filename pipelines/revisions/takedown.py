@@ -17,7 +17,12 @@ from pipelines.revisions.identities import recorded_steps, with_amendments
 from pipelines.revisions.reach import Reach, find_reach
 from pipelines.revisions.unmatched import Entries, masked_entries, record_unmatched
 from pipelines.revisions.uses import list_earlier_uses, list_uses
-from pipelines.rules.tombstones import Tombstones, read_tombstones, write_tombstones
+from pipelines.rules.tombstones import (
+    Tombstones,
+    is_unfinished,
+    read_tombstones,
+    write_tombstones,
+)
 from pipelines.run.amendments import Amendments, read_amendments, write_amendments
 from pipelines.run.cache_files import publish_cache, withdraw_cache
 from pipelines.run.committed import Committed
@@ -30,7 +35,6 @@ from pipelines.run.record import (
     withdraw_step,
     write_run,
 )
-from pipelines.run.revision_files import origin_of
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS, later_steps
 from pipelines.steps.rewrite import RunTakedown, ShardTakedown
@@ -105,16 +109,6 @@ def take_down(
         unmatched=unmatched,
         uses=list_uses(store, done),
     )
-
-
-def is_unfinished(store: RunStore) -> bool:
-    """Whether a takedown was killed before its end."""
-    steps = read_run(store).get("steps", {})
-    origin = origin_of(steps)
-    if origin is None:
-        return False
-    edition = steps[origin].get("options", {}).get("edition", {})
-    return bool(edition.get("tombstones") != read_tombstones(store).digest)
 
 
 def finish_takedown(store: RunStore, *, say: Say) -> None:

@@ -16,6 +16,7 @@ from sd_core.errors import EnvironmentFault, is_environment
 from sd_core.say import Say
 
 LEASE_FILE = "lease.json"
+EXPIRY_S = 60.0
 _LAST_TRY_S = 5.0  # for a store that may not answer
 _RETURN_S = 0.5  # for a heartbeat that is under way, where the process is about to end
 
@@ -25,7 +26,9 @@ class LeaseHeldError(EnvironmentFault):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Holder:
+class Holder:
+    """Whose lease it is; `heartbeat` is by its own clock, in seconds since 1970."""
+
     token: str
     host: str
     boot: str
@@ -34,7 +37,7 @@ class _Holder:
     heartbeat: float
 
 
-_UNREADABLE = _Holder(token="", host="?", boot="", pid=0, started="", heartbeat=0.0)
+_UNREADABLE = Holder(token="", host="?", boot="", pid=0, started="", heartbeat=0.0)
 
 
 class Lease:
@@ -54,7 +57,7 @@ class Lease:
         *,
         say: Say,
         beat_s: float = 10.0,
-        expiry_s: float = 60.0,
+        expiry_s: float = EXPIRY_S,
     ) -> None:
         self._store = store
         self._say = say
@@ -111,7 +114,7 @@ class Lease:
         holder = self._read()
         if holder is None:
             return
-        if _is_dead_here(holder):
+        if is_dead_here(holder):
             self._say(f"the job that held this run (pid {holder.pid}) is gone: taking over")
             self._take_from(holder)
             return
@@ -130,12 +133,12 @@ class Lease:
                     f"{self._store.root}: pid {now.pid} on {now.host} is writing this run; wait "
                     "for it to end, stop it, or give another `output`"
                 )
-            if _is_dead_here(holder):
+            if is_dead_here(holder):
                 break
         self._say("the lease has expired: taking over")
         self._take_from(holder)
 
-    def _take_from(self, holder: _Holder) -> None:
+    def _take_from(self, holder: Holder) -> None:
         if self._read() == holder:
             self._store.delete(LEASE_FILE)
 
@@ -154,7 +157,7 @@ class Lease:
 
     def _content(self) -> bytes:
         pid = os.getpid()
-        holder = _Holder(
+        holder = Holder(
             token=self._token,
             host=socket.gethostname(),
             boot=_boot_id(),
@@ -164,13 +167,18 @@ class Lease:
         )
         return json.dumps(asdict(holder)).encode()
 
-    def _read(self) -> _Holder | None:
-        try:
-            return _Holder(**json.loads(self._store.read_bytes(LEASE_FILE)))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError):
-            return _UNREADABLE
+    def _read(self) -> Holder | None:
+        return read_holder(self._store)
+
+
+def read_holder(store: RunStore) -> Holder | None:
+    """Who holds a run's lease; None where nobody does."""
+    try:
+        return Holder(**json.loads(store.read_bytes(LEASE_FILE)))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        return _UNREADABLE
 
 
 _held: set[Lease] = set()
@@ -182,7 +190,8 @@ def return_all() -> None:
         lease._return(_RETURN_S)
 
 
-def _is_dead_here(holder: _Holder) -> bool:
+def is_dead_here(holder: Holder) -> bool:
+    """Whether it was a process of this machine that is gone; False where that cannot be told."""
     if (holder.host, holder.boot) != (socket.gethostname(), _boot_id()) or not holder.boot:
         return False
     return _process_start(holder.pid) != holder.started

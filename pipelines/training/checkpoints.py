@@ -87,6 +87,11 @@ def load_newest(store: RunStore, *, say: Say) -> Checkpoint | None:
     return None
 
 
+def newest_step(store: RunStore) -> int:
+    """Of the newest checkpoint, whole or not; 0 where none was ever finished."""
+    return max((entry.step for entry in _entries(store).values()), default=0)
+
+
 def digest_files(local: Path) -> dict[str, str]:
     """Each file's sha256 by its path in a local folder, in order."""
     files = sorted(path for path in local.rglob("*") if path.is_file())

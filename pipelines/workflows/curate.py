@@ -25,7 +25,8 @@ from pipelines.revisions.begin import (
     plan_retry,
     planned_before,
 )
-from pipelines.revisions.takedown import finish_takedown, is_unfinished
+from pipelines.revisions.takedown import finish_takedown
+from pipelines.rules.tombstones import is_unfinished
 from pipelines.run.folder import check_output
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.recorded_options import MayChange, check_or_record, check_recorded
@@ -217,6 +218,8 @@ class Curation:
 
     def _check_before(self, known: CurateSteps | None, *, renews: bool) -> None:
         self.source.check_listed()
+        if (captions := self.config.caption_files) is not None:
+            captions.check()
         check_weights(self.config.weight_needs())
         check_models(self.config.score, self.config.encode)
         if known is None or renews:
@@ -239,6 +242,7 @@ def _check_columns(config: CurateConfig, found: Sequence[SourceColumn]) -> None:
         columns,
         storage_options=config.storage_options,
         has_tokens=config.encode is not None,
+        has_captions=config.captions is not None,
     )
 
 

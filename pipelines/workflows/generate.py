@@ -17,8 +17,9 @@ from pipelines.prompts.notes import notes_of
 from pipelines.prompts.record import load_prompt_plan
 from pipelines.report.card import CARD_FILE, write_card
 from pipelines.revisions.begin import plan_retry
-from pipelines.revisions.takedown import finish_takedown, is_unfinished
+from pipelines.revisions.takedown import finish_takedown
 from pipelines.rows.ledger import ORIGIN_FACTS
+from pipelines.rules.tombstones import is_unfinished
 from pipelines.run.amendments import Amendments
 from pipelines.run.folder import check_output
 from pipelines.run.record import (
