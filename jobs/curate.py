@@ -12,10 +12,13 @@ import sys
 from jobs.command_line import (
     add_config_options,
     add_limit,
+    add_plan,
+    asked_of,
     job_parser,
     result_code,
     run_job,
 )
+from jobs.exit_codes import ExitCode
 from sd_core.say import Say
 
 
@@ -31,14 +34,13 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.workflows.curate_config import CurateConfig
 
     config = load_config(CurateConfig, options.config, overrides=options.set)
-    result = curate(
-        config,
-        steps=tuple(options.steps.split(",")) if options.steps is not None else (),
-        say=say,
-        grow=options.grow,
-        retry=options.retry,
-        limit=options.limit,
-    )
+    asked = asked_of(options)
+    if options.plan:
+        from pipelines.workflows.preview import preview
+
+        print("\n".join(preview(config, **asked, say=say)))
+        return ExitCode.DONE
+    result = curate(config, **asked, say=say)
     print(result.funnel)
     print(f"run: {config.output}")
     return result_code(result)
@@ -53,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="only these steps, by commas; naming select or encode allows a re-cut by new options",
     )
     add_limit(parser, of="rows of the list; without it, the same command goes on with the others")
+    add_plan(parser)
     parser.add_argument(
         "--grow",
         action="store_true",

@@ -138,6 +138,14 @@ class Curation:
         self._check_before(known, renews=renews)
         return None
 
+    def plan_unchecked(self) -> Plan:
+        """The plan where models are to be fetched before all can be checked."""
+        check_output(self.store, job="curate")
+        self.source.check_listed()
+        if self.store.exists(PLAN_PATH):
+            self._check_plan(load_plan(self.store))
+        return self.plan()
+
     def begin(self) -> CurateSteps:
         """Plan, or grow the plan, and record what is asked for."""
         plan = self.plan()
@@ -206,15 +214,22 @@ class Curation:
 
     def _known(self, plan: Plan, again: Retry | None) -> CurateSteps:
         """The steps of a run that is planned; raises `WeightsError` for all that cannot be had."""
-        if not self._grow:
-            check_plan_inputs(plan, self.source)
-        _check_shard_size(self.config, plan)
+        self._check_plan(plan)
         try:
             amendments = None if again is None else again.amendments
             return CurateSteps(self.config, self.store, self.source, plan, amendments=amendments)
         except WeightsError:
             check_weights(self.config.weight_needs())
             raise
+
+    def _check_plan(self, plan: Plan) -> None:
+        if not self._grow:
+            check_plan_inputs(plan, self.source)
+        if plan.rows_per_shard != (asked := self.config.plan.rows_per_shard):
+            raise PlanError(
+                f"{self.config.output}: planned with plan.rows_per_shard {plan.rows_per_shard}, "
+                f"and the configuration says {asked}; put it back, or give another `output`"
+            )
 
     def _check_before(self, known: CurateSteps | None, *, renews: bool) -> None:
         self.source.check_listed()
@@ -258,15 +273,6 @@ def _grown_plan(before: Plan, store: RunStore, source: Source, say: Say) -> Plan
     if growth.ignored:
         say(f"columns that the run does not have are left out: {', '.join(growth.ignored)}")
     return growth.plan
-
-
-def _check_shard_size(config: CurateConfig, plan: Plan) -> None:
-    if plan.rows_per_shard != config.plan.rows_per_shard:
-        raise PlanError(
-            f"{config.output}: planned with plan.rows_per_shard {plan.rows_per_shard}, and the "
-            f"configuration says {config.plan.rows_per_shard}; put it back, or give another "
-            "`output`"
-        )
 
 
 def _record(job: CurateSteps, steps: Sequence[str]) -> None:

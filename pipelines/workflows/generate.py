@@ -136,6 +136,12 @@ class Generation:
             amendments = plan_retry(store, origin="generate").amendments
         self._check_run(amendments)
 
+    def plan_unchecked(self) -> PromptPlan:
+        """The plan where models are to be fetched before all can be checked."""
+        check_output(self.store, job="generate")
+        self.config.prompts.source().check_listed()
+        return self.plan()
+
     def begin(self) -> GenerateSteps:
         """Plan, or grow the plan, and record what is asked for."""
         grows = self._grows()
