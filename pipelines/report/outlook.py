@@ -6,7 +6,7 @@ Nothing is written. What no earlier run tells is said to be unknown.
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,18 +190,27 @@ def estimate(
             f"  {step.step}: {step.rows:,} rows, {rate:,.1f} a second: {duration(took[step.step])}"
         )
     lines += [f"time: about {duration(total)}{but}", f"bytes: about {size(num_bytes)}{but}"]
-    lines.append(f"GPU-hours: {_gpu_hours(known, past, took, gpus)}")
+    models = [step.step for step in known if step.loads_models]
+    names = [name for step in models for name in past.steps[step].processors]
+    held_s = sum(took[step] for step in models)
+    lines.append(f"GPU-hours: {gpu_hours(held_s, names, gpus=gpus)}")
     return Estimate(lines=tuple(lines), num_bytes=None if unknown else num_bytes)
 
 
-def _gpu_hours(owed: Sequence[Owed], past: Past, took: dict[str, float], gpus: int | None) -> str:
-    steps = [step for step in owed if step.loads_models]
-    names = sorted({name for step in steps for name in past.steps[step.step].processors})
-    if not steps or gpus == 0:
+def gpu_hours(seconds: float, processors: Iterable[str], *, gpus: int | None) -> str:
+    """In words.
+
+    Args:
+        seconds: In which models are at work.
+        processors: Of which types theirs were in the earlier run.
+        gpus: How many work side by side; None: unknown.
+    """
+    if gpus == 0 or not seconds:
         return "none"
-    if not any(map(is_gpu, names)):
-        return f"unknown: there, models ran on {', '.join(names) or 'what is not recorded'}"
-    hours = sum(took[step.step] for step in steps) / 3600
+    names = ", ".join(sorted(set(processors)))
+    if not any(map(is_gpu, processors)):
+        return f"unknown: in that run, models were on {names or 'what it does not record'}"
+    hours = seconds / 3600
     if gpus is None:
-        return f"about {hours:,.2f} for each GPU ({', '.join(names)})"
-    return f"about {hours * gpus:,.2f}, with {gpus} of {', '.join(names)}"
+        return f"about {hours:,.2f} for each GPU ({names})"
+    return f"about {hours * gpus:,.2f}, with {gpus} of {names}"

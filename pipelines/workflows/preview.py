@@ -1,6 +1,6 @@
 """`--plan`: what a curation or a generation would do and take; nothing is written anywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pipelines.plan import Plan
@@ -9,7 +9,6 @@ from pipelines.report.outlook import Owed, disk_lines, estimate, find_past, mode
 from pipelines.rules.tombstones import is_unfinished
 from pipelines.run.draft_store import DraftStore
 from pipelines.run.store import RunStore
-from pipelines.steps.kinds import STEP_KINDS
 from pipelines.workflows.curate import Curation
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.generate import Generation
@@ -42,7 +41,7 @@ def preview(
         is_here = all(model.num_bytes is not None for model in models)
         made = (job.check() or job.begin()) if is_here else None
         plan = job.plan_unchecked() if made is None else made.plan
-        chains = _owed(job.asked, made, plan)
+        chains = _owed(job.asked, made, plan, models=config.model_sections())
     past = find_past(store, job=name, origin=config.origin)
     gpus = config.engine.gpus
     told = estimate(chains, past, gpus=None if gpus == "auto" else gpus, job=name)
@@ -61,8 +60,18 @@ def _job(config: AnyConfig, store: RunStore, **asked: Any) -> tuple[str, Curatio
     return "generate", Generation(config, store, **asked)
 
 
-def _owed(asked: Sequence[str], made: RunSteps | None, plan: Plan | PromptPlan) -> list[list[Owed]]:
-    """What each step still has to do; all of it where models are to be fetched first."""
+def _owed(
+    asked: Sequence[str],
+    made: RunSteps | None,
+    plan: Plan | PromptPlan,
+    *,
+    models: Collection[str],
+) -> list[list[Owed]]:
+    """What each step still has to do; all of it where models are to be fetched first.
+
+    Args:
+        models: Steps that load some.
+    """
     if made is not None:
         made.adopt(made.origin)
     return [
@@ -70,7 +79,7 @@ def _owed(asked: Sequence[str], made: RunSteps | None, plan: Plan | PromptPlan) 
             Owed(
                 step=step,
                 rows=round(plan.num_rows * (1 - _share_done(made, step))),
-                loads_models=STEP_KINDS[step].loads_models,
+                loads_models=step in models,
             )
             for step in chain
         ]

@@ -179,7 +179,10 @@ def test_a_generation_of_the_first_prompts_goes_on_to_the_images_of_one_without_
     for number, row in enumerate(rows):
         row["seed"] = number * 7 % 5
     listed = generation_cases.write_prompts(tmp_path / "prompts.parquet", rows)
-    options = {"select__rules": "[{best_of: {by: seed, num_images: 5}}]", "plan__images_per_shard": 4}
+    options = {
+        "select__rules": "[{best_of: {by: seed, num_images: 5}}]",
+        "plan__images_per_shard": 4,
+    }
     run, whole = tmp_path / "run", tmp_path / "whole"
     assert generation_cases.command(listed, whole, **options) == 0
     assert generation_cases.command(listed, run, "--limit", "5", **options) == 0
