@@ -187,7 +187,7 @@ def _fingerprint(
     content_hash: str | None,
     grown: Plan | None,
 ) -> str:
-    ways = ("tar_grouping", "csv.")
+    ways = ("tar_grouping", "csv.", "captions")
     told = {name: v for name, v in source_options(source).items() if v and name.startswith(ways)}
     told |= {f.name: f.max_cell_bytes for f in draft.files if f.max_cell_bytes is not None}
     tree = {

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.rows.keys import KeyHash, blake2b_64, hash_keys, hex_keys, key_texts
+from pipelines.sources.caption_lists import CaptionChoice, chosen_captions, first_captions
 from pipelines.sources.cells import TOO_LARGE
 from pipelines.sources.columns import SourceColumn, TextColumns, stored_array
 
@@ -66,11 +67,12 @@ class RawRows:
 
     Attributes:
         url: Strings; null where the row has none.
-        caption: Strings or null.
+        caption: Strings or null; of several the first.
         reason: Null, or why the row can go no further.
         error_message: Null, or more about the reason, in our own words.
         names: The rows' names in their file; their row numbers where None.
         extra: Every other input column, under its name in the list.
+        captions: Lists of texts, null in rows with a single one; None where there are no lists.
     """
 
     url: pa.Array
@@ -79,6 +81,7 @@ class RawRows:
     error_message: pa.Array
     names: Sequence[str] | None = None
     extra: dict[str, pa.Array] = field(default_factory=dict)
+    captions: pa.Array | None = None
 
     def part(self, first: int, end: int | None = None) -> "RawRows":
         """The rows from `first` on, up to before `end`."""
@@ -90,6 +93,7 @@ class RawRows:
             error_message=self.error_message[rows],
             names=None if self.names is None else self.names[rows],
             extra={name: column[rows] for name, column in self.extra.items()},
+            captions=None if self.captions is None else self.captions[rows],
         )
 
     def key_texts(self, *, file: str, start_row: int) -> list[bytes]:
@@ -134,13 +138,17 @@ def raw_rows(
     error_message: Sequence[str | None] | None = None,
     names: Sequence[str] | None = None,
     extra: dict[str, pa.Array] | None = None,
+    captions: pa.Array | None = None,
     too_large: Sequence[str | None] | None = None,
 ) -> RawRows:
     """`RawRows` in which a blank URL is null, and null is `url_missing` unless rows have names.
 
     Args:
+        caption: Of rows without several.
         too_large: What is said of a row whose URL or caption is larger than allowed, and null.
     """
+    if captions is not None:
+        caption = first_captions(captions, caption)
     blank = pc.fill_null(pc.match_substring_regex(url, r"^\s*$"), True)
     url = pc.if_else(blank, pa.scalar(None, pa.string()), url)
     reasons = pa.array(reason, pa.string()) if reason else pa.nulls(len(url), pa.string())
@@ -159,6 +167,7 @@ def raw_rows(
         error_message=messages,
         names=names,
         extra=extra or {},
+        captions=captions,
     )
 
 
@@ -167,6 +176,7 @@ def build_rows(
     *,
     where: SourceRange,
     columns: Sequence[SourceColumn],
+    choice: CaptionChoice | None = None,
     key_hash: KeyHash = blake2b_64,
 ) -> pa.Table:
     """The table of a shard: `ROW_FIELDS`, then every `source_` column of the plan.
@@ -175,12 +185,15 @@ def build_rows(
     both pass `pipelines.redact` before they are stored. `source_` columns are redacted here.
     """
     texts = raw.key_texts(file=where.file, start_row=where.start_row)
-    num_rows = len(texts)
+    num_rows, keys = len(texts), hash_keys(texts, key_hash=key_hash)
+    caption = raw.caption
+    if choice is not None and raw.captions is not None:
+        caption = chosen_captions(raw.captions, caption, choice, keys)
     arrays = [
         pa.array(np.arange(num_rows, dtype=np.int32)),
-        hex_keys(hash_keys(texts, key_hash=key_hash)),
+        hex_keys(keys),
         raw.url,
-        raw.caption,
+        caption,
         raw.reason,
         raw.error_message,
     ]

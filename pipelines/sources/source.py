@@ -85,6 +85,9 @@ class Source:
         """
         asked = Scan(rows_per_shard=rows_per_shard, reader=reader, known_rows=known_rows)
         for scanned in FORMATS[file.format].scan(file, self.config, asked):
+            if self.config.captions is not None and scanned.raw.captions is None:
+                told = {"source.captions chooses nothing: captions are single texts": 1}
+                scanned = replace(scanned, notes={**scanned.notes, **told})
             parts = self._partitions(file, scanned.types, scanned.text_columns)
             if not parts:
                 yield scanned
@@ -118,7 +121,8 @@ class Source:
         """The rows of one shard, without the plan's verdicts; see `build_rows` for the columns."""
         others = {column.input for column in columns}
         raw = self._read(where, text_columns, others)
-        return build_rows(raw, where=where, columns=columns, key_hash=key_hash)
+        choice = self.config.captions
+        return build_rows(raw, where=where, columns=columns, choice=choice, key_hash=key_hash)
 
     def read_raw(self, where: SourceRange, *, text_columns: TextColumns) -> RawRows:
         """The rows of one shard as they stand in the file: URLs, captions and verdicts."""
