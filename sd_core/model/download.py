@@ -45,7 +45,9 @@ def nothing_fetched() -> Iterator[None]:
 def cache_folder() -> Path:
     """Where fetched weights are kept: LATENT_FOUNDRY_CACHE or ~/.cache/latent-foundry."""
     configured = os.environ.get("LATENT_FOUNDRY_CACHE")
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "latent-foundry"
+    return (
+        Path(configured).expanduser() if configured else Path.home() / ".cache" / "latent-foundry"
+    )
 
 
 def download_url(url: str) -> Path:
