@@ -37,9 +37,9 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     config = load_config(GenerateJobConfig, options.config, overrides=options.set)
     asked = asked_of(options)
     if options.plan:
-        from pipelines.workflows.preview import preview
+        from pipelines.workflows.preview import preview_job
 
-        print("\n".join(preview(config, **asked, say=say)))
+        print("\n".join(preview_job(config, **asked, say=say)))
         return ExitCode.DONE
     result = generate(config, **asked, say=say)
     print(result.funnel)

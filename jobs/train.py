@@ -27,9 +27,9 @@ def _run(options: argparse.Namespace, say: Say) -> int:
 
     config = load_train_config(options.config, overrides=options.set)
     if options.plan:
-        from pipelines.training.preview import preview
+        from pipelines.training.preview import preview_training
 
-        print("\n".join(preview(config, limit=options.limit, say=say)))
+        print("\n".join(preview_training(config, limit=options.limit, say=say)))
         return ExitCode.DONE
     result = train(config, say=say, limit=options.limit)
     print(f"{result.steps:,} steps; the model: {result.model}")

@@ -28,7 +28,7 @@ class _Rows(Protocol):
     def num_rows(self) -> int: ...
 
 
-def preview(config: AnyTrainConfig, *, limit: int | None, say: Say) -> list[str]:
+def preview_training(config: AnyTrainConfig, *, limit: int | None, say: Say) -> list[str]:
     """What the job would do, in lines; raises what the job would be refused for."""
     store = DraftStore.over(RunStore(config.output, config.storage_options))
     with nothing_fetched():

@@ -21,7 +21,7 @@ from sd_core.say import Say
 AnyConfig = CurateConfig | GenerateJobConfig
 
 
-def preview(
+def preview_job(
     config: AnyConfig,
     *,
     steps: tuple[str, ...],
