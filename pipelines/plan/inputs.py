@@ -20,9 +20,8 @@ def check_plan_inputs(plan: Plan, source: Source) -> None:
         raise PlanError(str(error)) from error
     planned = {file.name: file for file in plan.files}
     faults = [f"{file.uri}: planned, and gone now" for file in plan.files if file.name not in found]
-    faults += [
-        f"{file.uri}: not in the plan" for name, file in found.items() if name not in planned
-    ]
+    new = found.keys() - planned.keys() if plan.limit is None else ()  # else it ends before them
+    faults += [f"{found[name].uri}: not in the plan" for name in new]
     for name in planned.keys() & found.keys():
         fault = _difference(planned[name], found[name])
         if fault is not None:

@@ -1,7 +1,7 @@
 """From what a reader found in a file to the rows of a shard."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,8 @@ class SourceRange:
         max_cell_bytes: Larger cells are not read; None where the file had none when it was
             planned, or was planned before there was a limit.
         mark: Of the rows' names, where nothing else would tell that they are others now.
+        uncut_rows: How many rows were found in it, where the plan ends after the first `num_rows`
+            of them; None where it has all.
     """
 
     shard_id: int
@@ -51,6 +53,12 @@ class SourceRange:
     reader: int = READER
     max_cell_bytes: int | None = None
     mark: str | None = None
+    uncut_rows: int | None = None
+
+    @property
+    def whole(self) -> "SourceRange":
+        """The range as it was found."""
+        return self if self.uncut_rows is None else replace(self, num_rows=self.uncut_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +83,17 @@ class RawRows:
     extra: dict[str, pa.Array] = field(default_factory=dict)
     captions: pa.Array | None = None
 
-    def from_row(self, first: int) -> "RawRows":
-        """The rows from that one on."""
+    def part(self, first: int, end: int | None = None) -> "RawRows":
+        """The rows from `first` on, up to before `end`."""
+        rows = slice(first, end)
         return RawRows(
-            url=self.url[first:],
-            caption=self.caption[first:],
-            reason=self.reason[first:],
-            error_message=self.error_message[first:],
-            names=None if self.names is None else self.names[first:],
-            extra={name: column[first:] for name, column in self.extra.items()},
-            captions=None if self.captions is None else self.captions[first:],
+            url=self.url[rows],
+            caption=self.caption[rows],
+            reason=self.reason[rows],
+            error_message=self.error_message[rows],
+            names=None if self.names is None else self.names[rows],
+            extra={name: column[rows] for name, column in self.extra.items()},
+            captions=None if self.captions is None else self.captions[rows],
         )
 
     def key_texts(self, *, file: str, start_row: int) -> list[bytes]:

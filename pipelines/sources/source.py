@@ -134,12 +134,14 @@ class Source:
         A row that has no reason and is not yielded is `member_missing`.
         """
         file = self.file(where.file)
-        return FORMATS[file.format].images(file, where, self.config)
+        found = FORMATS[file.format].images(file, where.whole, self.config)
+        return ((row, image) for row, image in found if row < where.num_rows)
 
     def _read(self, where: SourceRange, columns: TextColumns, others: set[str]) -> RawRows:
         file = self.file(where.file)
         wanted = Wanted(columns=columns, others=others)
-        raw = FORMATS[file.format].read(file, where, self.config, wanted)
+        raw = FORMATS[file.format].read(file, where.whole, self.config, wanted)
+        raw = raw if where.uncut_rows is None else raw.part(0, where.num_rows)
         parts = self._partitions(file, raw.extra, columns)
         constant = {
             name: pa.array([value] * len(raw.url), pa.string())
