@@ -125,7 +125,7 @@ def test_a_refusal_names_the_way_in_that_fits(
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
-    assert not output.exists()
+    assert not any(output.rglob("*"))
 
 
 @pytest.mark.parametrize(
