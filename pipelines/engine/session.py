@@ -112,7 +112,7 @@ def open_session(
     """
     with ExitStack() as stack:
         stack.enter_context(stoppable())
-        cluster.check_writable(store)
+        stack.enter_context(cluster.writable(store))
         lease = stack.enter_context(Lease(store, say=say))
         if config.runner == "ray":
             num_cpus = config.cpu_model_workers + downloads * config.download_workers
