@@ -11,29 +11,12 @@ import pytest
 from jobs import verify
 from tests.contracts.cases import ServedList
 from tests.contracts.source_cases import captions, ledger, picture, run_job, stored_shades
+from tests.contracts.ways_in import COMMIT, prepare
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # datasets' own
 
-COMMIT, OTHER = "0123456789" * 4, "abcdef" * 6 + "0123"
+OTHER = "abcdef" * 6 + "0123"
 PICTURES = "hub:org/Some-Pictures"
-
-
-def prepare(
-    cache: Path, repo: str, commit: str, configuration: str = "default", **files: Path
-) -> None:
-    """What `load_dataset(repo, configuration, revision=commit)` leaves in the cache."""
-    from datasets.packaged_modules.parquet.parquet import Parquet
-
-    builder = Parquet(
-        cache_dir=str(cache),
-        dataset_name=repo.partition("/")[2],
-        config_id=configuration,
-        hash=commit,
-        data_files={split: [str(path)] for split, path in files.items()},
-    )
-    builder.repo_id = repo  # with it, the library takes files of the hub alone
-    builder._output_dir = builder._cache_dir = builder._build_cache_dir()
-    builder.download_and_prepare()
 
 
 @pytest.fixture(scope="module")
