@@ -14,6 +14,7 @@ from typing import Final
 from jobs.command_line import job_parser
 
 COMMANDS: Final = {
+    "init": "write a first configuration for the data and the machine that are there",
     "curate": "a list of image URLs, or pictures, becomes a verified image set and a latent cache",
     "train": "train a denoiser from latent caches, or an autoencoder from curated images",
     "generate": "make images of a list of prompts",
