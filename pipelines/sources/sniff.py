@@ -149,7 +149,8 @@ def _root_of_paths(path: str, scanned: ScannedRange) -> str | None:
         return None
     names = [url.removeprefix("file://") for url in urls]
     if all(os.path.isabs(name) for name in names):
-        return os.path.commonpath([os.path.dirname(name) for name in names])
+        root: str = os.path.commonpath([os.path.dirname(name) for name in names])
+        return root
     if "://" in path:
         return None
     folder = path if os.path.isdir(path) else os.path.dirname(path)
