@@ -233,7 +233,8 @@ def _fields_at(model: type[BaseModel], location: tuple[str, ...]) -> set[str]:
 
 def _sections_of(model: type[BaseModel]) -> dict[str, list[type[BaseModel]]]:
     """A section's keys with the sections that may stand under each; some stand in a table."""
-    own = {name: _models_in(field.annotation) for name, field in model.model_fields.items()}
+    fields = model.model_fields.items()
+    own = {field.alias or name: _models_in(field.annotation) for name, field in fields}
     further: Mapping[str, type[BaseModel]] = getattr(model, "further_keys", dict)()
     return own | {name: [section] for name, section in further.items()}
 

@@ -4,6 +4,7 @@ A picture is a file's bytes, or `{bytes, path}` as `datasets` writes it; its row
 number, where it has no URL.
 """
 
+import itertools
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.sources.arrow_text import has_pictures, holds_bytes
-from pipelines.sources.cells import CellLimit
+from pipelines.sources.cells import ShardCut
 from pipelines.sources.columns import (
     CAPTION_NAMES,
     URL_NAMES,
@@ -26,6 +27,7 @@ from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.parquet_list import (
     bytes_of,
+    lost_in,
     picture_columns,
     read_bytes_column,
     read_parquet_rows,
@@ -33,6 +35,7 @@ from pipelines.sources.parquet_list import (
     table_rows,
 )
 from pipelines.sources.parquet_reading import open_parquet
+from pipelines.sources.row_pieces import RowPiece, decoded, first_rows, in_blocks
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
 from pipelines.sources.source_format import Scan, SourceFormat, Wanted
 from pipelines.sources.tar_samples import MAX_IMAGE_BYTES
@@ -104,21 +107,21 @@ class HuggingFaceData(SourceFormat):
         if names == [image]:
             yield from _bare_ranges(_count(file), asked.rows_per_shard)
             return
-        start_row = 0
-        while True:
-            table = _rows(file, start_row, asked.rows_per_shard, [n for n in names if n != image])
-            if not table.num_rows:
-                return
+        cut, start_row = ShardCut(asked.rows_per_shard), 0
+        parts = _parts(file, [n for n in names if n != image], max_bytes=config.max_cell_bytes)
+        for piece in in_blocks(parts, asked.rows_per_shard):
             notes: Counter[str] = Counter()
-            raw = table_rows(table, texts, CellLimit(None), notes)
+            raw = table_rows(piece.table, texts, piece.limit, notes)
             yield ScannedRange(
                 start_row=start_row,
                 raw=_named(raw, start_row),
                 types=types,
                 text_columns=texts,
-                notes=notes,
+                notes=notes + lost_in(piece, texts),
+                begins_shard=cut.begins(start_row, piece.num_bytes),
+                too_large=piece.limit.places,
             )
-            start_row += table.num_rows
+            start_row += piece.table.num_rows
 
     def read(
         self, file: SourceFile, where: SourceRange, config: ReadingConfig, wanted: Wanted
@@ -127,8 +130,9 @@ class HuggingFaceData(SourceFormat):
         if not wanted.others and texts == TextColumns(url=None, caption=None):
             return _bare_rows(where.start_row, where.num_rows)
         only = [n for n in (texts.url, texts.caption, *sorted(wanted.others)) if n]
-        table = _rows(file, where.start_row, where.num_rows, only)
-        return _named(table_rows(table, texts, CellLimit(None)), where.start_row)
+        parts = _parts(file, only, start_row=where.start_row, max_bytes=where.max_cell_bytes)
+        piece = first_rows(parts, where.num_rows)
+        return _named(table_rows(piece.table, texts, piece.limit), where.start_row)
 
     def images(
         self, file: SourceFile, where: SourceRange, config: ReadingConfig
@@ -136,11 +140,11 @@ class HuggingFaceData(SourceFormat):
         name = _image_of(file, config)
 
         def contents() -> Iterator[bytes | None]:
-            for batch in _slices(file, where.start_row, where.num_rows, [name]):
+            for batch in _slices(file, where.start_row, [name]):
                 for at in range(0, batch.num_rows, _ROWS_AT_ONCE):
                     yield from bytes_of(batch.column(0).slice(at, _ROWS_AT_ONCE))
 
-        return _usable(contents())
+        return _usable(itertools.islice(contents(), where.num_rows))
 
 
 def _texts(names: Sequence[str], config: ReadingConfig, file: SourceFile) -> TextColumns:
@@ -237,24 +241,19 @@ def _image_of(file: SourceFile, config: ReadingConfig) -> str:
     return _choose(config, names, pictures, file)
 
 
-def _slices(
-    file: SourceFile, start_row: int, num_rows: int, only: Sequence[str]
-) -> Iterator[pa.RecordBatch]:
-    """The rows of one range, batch by batch as they are stored."""
+def _slices(file: SourceFile, start_row: int, only: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows from one on, batch by batch as they are stored."""
     with _opened(file) as reader:
         for batch in reader:
             passed = min(start_row, batch.num_rows)
             start_row -= passed
-            part = batch.slice(passed, num_rows)
-            if part.num_rows:
-                num_rows -= part.num_rows
-                yield part.select(list(only))
-            if not num_rows:
-                return
+            if passed < batch.num_rows:
+                yield batch.slice(passed).select(list(only))
 
 
-def _rows(file: SourceFile, start_row: int, num_rows: int, only: Sequence[str]) -> pa.Table:
-    batches = list(_slices(file, start_row, num_rows, only))
-    if batches:
-        return pa.Table.from_batches(batches).combine_chunks()
-    return pa.table({name: [] for name in only})
+def _parts(
+    file: SourceFile, only: Sequence[str], *, start_row: int = 0, max_bytes: int | None
+) -> Iterator[RowPiece]:
+    """Columns of all rows from one on, without their cells that are too large."""
+    for batch in _slices(file, start_row, only):
+        yield from decoded(batch, max_bytes)

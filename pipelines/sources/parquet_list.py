@@ -25,6 +25,7 @@ from pipelines.sources.parquet_reading import (
     open_parquet,
     record_batches,
 )
+from pipelines.sources.row_pieces import RowPiece
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
 
 _FIRST_ROWS = 64
@@ -62,17 +63,23 @@ def scan_parquet(
     for piece in pieces.pieces(rows_per_shard):
         table, limit = piece.table, piece.limit
         notes = Counter({_left_out(name): table.num_rows for name in pictures})
-        lost = Counter({n: int(over.sum()) for n, over in limit.rows.items() if n not in wanted})
         yield ScannedRange(
             start_row=start_row,
             raw=table_rows(table.select(wanted), columns, limit, notes),
             types=types,
             text_columns=columns,
-            notes=notes + _losses(table.select(doubtful)) + lost_cells(limit.max_bytes, lost),
+            notes=notes + _losses(table.select(doubtful)) + lost_in(piece, columns),
             begins_shard=cut.begins(start_row, piece.num_bytes),
             too_large=limit.places,
         )
         start_row += table.num_rows
+
+
+def lost_in(piece: RowPiece, columns: TextColumns) -> Counter[str]:
+    """Notes on the cells of other columns that are null for their size."""
+    over = piece.limit.rows.items()
+    lost = {n: int(rows.sum()) for n, rows in over if n not in (columns.url, columns.caption)}
+    return lost_cells(piece.limit.max_bytes, Counter(lost))
 
 
 def _left_out(name: str) -> str:

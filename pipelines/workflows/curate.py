@@ -114,6 +114,8 @@ def _check_before(
 ) -> None:
     """All that can be refused, before anything is written; raises what `curate` does."""
     source.check_listed()
+    if (captions := config.caption_files) is not None:
+        captions.check()
     check_weights(config.weight_needs())
     check_models(config.score, config.encode)
     if known is None or renews:
@@ -156,6 +158,7 @@ def _check_columns(config: CurateConfig, found: Sequence[SourceColumn]) -> None:
         columns,
         storage_options=config.storage_options,
         has_tokens=config.encode is not None,
+        has_captions=config.captions is not None,
     )
 
 

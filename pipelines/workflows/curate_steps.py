@@ -1,6 +1,7 @@
 """From a curate configuration to its steps: what is curate's own."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from pipelines.sources import Source
 from pipelines.steps.download.step import DownloadStep
 from pipelines.steps.encode import EncodeStep
 from pipelines.steps.kinds import STEP_KINDS
+from pipelines.steps.select.recaptions import CaptionFiles
 from pipelines.steps.step import Resources, ShardStep
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.planned_rows import PlannedRows
@@ -54,6 +56,11 @@ class CurateSteps(RunSteps):
     def token_counter(self) -> CaptionTokenizer | None:
         """Encode's tokenizer."""
         return self._tokenizer
+
+    @cached_property
+    def captions(self) -> CaptionFiles | None:
+        """What `captions.from` names."""
+        return self.config.caption_files
 
     @property
     def cache_size(self) -> int | None:

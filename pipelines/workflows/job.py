@@ -70,7 +70,7 @@ def run_steps(job: RunSteps, session: Session, asked: Sequence[str], say: Say) -
     for chain in job.chains(asked):
         if chain == ["select"]:
             session.start("select", shards_total=job.num_shards("select"), shards_done=0)
-            session.persist("select", lambda: job.select().run(session.on_commit))
+            session.persist("select", lambda: job.select(say).run(session.on_commit))
             session.persist("select", lambda: complete(job, "select", say=say))
             say_cut_captions(job.store, say)
             _say_difference(job, cut_before, say)

@@ -44,6 +44,13 @@ class SamplerRecipe:
     zero_snr: bool = True
     draws_noise: bool = False
 
+    @property
+    def family(self) -> Any:
+        """The class."""
+        import diffusers  # takes seconds and 150 MiB; names are asked for without it
+
+        return getattr(diffusers, self.scheduler)
+
 
 def _multistep(algorithm_type: str, *, karras: bool) -> SamplerRecipe:
     return SamplerRecipe(
@@ -159,10 +166,7 @@ def _can_follow(name: SamplerName, noise_schedule: "NoiseSchedule") -> bool:
 
 
 def _build(name: SamplerName, noise_schedule: "NoiseSchedule") -> Any:
-    import diffusers  # takes seconds, and the samplers' names are asked for without it
-
-    family: Any = getattr(diffusers, SAMPLERS[name].scheduler)
-    return family.from_config(_settings(SAMPLERS[name], noise_schedule))
+    return SAMPLERS[name].family.from_config(_settings(SAMPLERS[name], noise_schedule))
 
 
 def _settings(recipe: SamplerRecipe, noise_schedule: "NoiseSchedule") -> dict[str, Any]:
@@ -183,8 +187,5 @@ def _settings(recipe: SamplerRecipe, noise_schedule: "NoiseSchedule") -> dict[st
 
 def _says_the_same(recipe: SamplerRecipe, own: Mapping[str, Any]) -> bool:
     """Whether the folder's words are what the sampler's name says anyway."""
-    import diffusers
-
-    family: Any = getattr(diffusers, recipe.scheduler)
-    found = {**constructor_defaults(family), **own}
+    found = {**constructor_defaults(recipe.family), **own}
     return all(found[name] == value for name, value in recipe.options.items())

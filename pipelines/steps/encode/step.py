@@ -14,7 +14,7 @@ from pipelines.run.cache_files import record_cache
 from pipelines.run.committed import Committed
 from pipelines.run.images import StoredImage, batches, stack_pixels
 from pipelines.run.manifest import Manifest, ShardError
-from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_keys
+from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_rows
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.steps.encode.commit import NOT_FINITE, commit_latents
@@ -111,12 +111,12 @@ class EncodeStep(ModelStep):
         path: Path,
         num_written: int,
         rejects: Sequence[dict[str, Any]],
-        keys: Mapping[int, Sequence[str]],
+        kept: Mapping[int, Mapping[str, str | None]],
     ) -> Manifest:
         """Publish a finished local shard and the rows that were refused.
 
         Args:
-            keys: The kept keys of each of its parts.
+            kept: `kept_rows` of each of its parts.
         """
         return commit_latents(
             self._made,
@@ -129,7 +129,7 @@ class EncodeStep(ModelStep):
                 self.verdicts,
                 options=self._options_digest,
                 shards=self.parts(shard_id),
-                read=keys,
+                read=kept,
             ),
         )
 
@@ -145,7 +145,7 @@ class _EncodeShard(ExitStack):
         self._shard_id = shard_id
         self._models = models
         self._rejects = Rejects()
-        self._keys: dict[int, list[str]] = {}
+        self._kept: dict[int, dict[str, str | None]] = {}
         self._isolation = Isolation(
             self._encode, key_of=lambda image: image.facts["key"], failures=self._rejects.failures
         )
@@ -176,26 +176,26 @@ class _EncodeShard(ExitStack):
             path=self._path,
             num_written=self._writer.num_written,
             rejects=self._rejects.rows(),
-            keys=self._keys,
+            kept=self._kept,
         )
 
     def _kept_images(self) -> Iterator[StoredImage]:
         rejects, images = self._rejects, self._step.images
         for part in self._step.parts(self._shard_id):
-            self._keys[part] = kept_keys(self._step.verdicts, part)
-            keys = frozenset(self._keys[part])
-            if not keys:
+            kept = self._kept[part] = kept_rows(self._step.verdicts, part)
+            if not kept:
                 continue
             found = len(rejects.seen)
             refuse = partial(rejects.undecodable, part)
-            for image in images.images(part, keys=keys, on_failure=refuse):
+            for image in images.images(part, keys=frozenset(kept), on_failure=refuse):
                 image.facts["shard_id"] = part
+                image.facts["caption"] = kept[image.facts["key"]] or image.facts["caption"]
                 rejects.seen.append(image.facts)
                 yield image
             found = len(rejects.seen) - found
-            if found != len(keys):
+            if found != len(kept):
                 raise ShardError(
-                    f"{images.step} shard {part}: select kept {len(keys)} rows, {found} have images"
+                    f"{images.step} shard {part}: select kept {len(kept)} rows, {found} have images"
                 )
 
     def _encode(self, images: Sequence[StoredImage]) -> "_Batch":

@@ -7,7 +7,7 @@ from typing import Any, Self
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from pipelines.rows.ledger import GENERATION_FIELDS, LEDGER, SCORES
+from pipelines.rows.ledger import GENERATION_FIELDS, LEDGER, RECAPTION, SCORES
 from pipelines.run.schemas import columns_of
 from pipelines.steps.score.heads import HeadConfig
 from pipelines.steps.score.scorer import ScorerConfig
@@ -147,7 +147,7 @@ def _tree(value: Any) -> Any:
 
 def _check_column(column: pa.Field, scorer: str) -> None:
     name = column.name
-    taken = {field.name for field in (*LEDGER, *GENERATION_FIELDS)} - {*SCORES}
+    taken = {field.name for field in (*LEDGER, *GENERATION_FIELDS, RECAPTION)} - {*SCORES}
     if name in taken or name.startswith("source_") or name != name.lower():
         raise ValueError(
             f"{scorer}: its column {name} is taken, or not in lower case; give it another name"
