@@ -18,7 +18,7 @@ from pipelines.sources.columns import TextColumns, recognise_columns, unique_nam
 from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.csv_records import MOST_LONGER, Dialect, Record, csv_header, csv_records
 from pipelines.sources.files import SourceFile
-from pipelines.sources.list_rows import csv_rows, json_rows, types_of
+from pipelines.sources.list_rows import csv_rows, json_rows, types_of, unchosen
 from pipelines.sources.rows import EARLIER_READER, READER, RawRows, ScannedRange, SourceRange
 from pipelines.sources.text_lines import (
     HEAD_BYTES,
@@ -59,7 +59,7 @@ def scan_list(
                 text_columns=columns,
                 start_byte=start_byte,
                 end_byte=end_byte,
-                notes=_notes(batch, written) + _lost(batch, columns, config),
+                notes=_notes(batch, written) + _lost(batch, columns, config) + unchosen(raw),
                 begins_shard=cut.begins(start_row, end_byte - start_byte),
                 too_large=[row for row, record in enumerate(batch) if record.too_large],
             )
@@ -276,5 +276,5 @@ def _json_columns(batch: list[Record], config: ReadingConfig, file: SourceFile) 
 
 def _to_raw(records: list[Record], written: _Written, columns: TextColumns) -> RawRows:
     if written.file.format == "jsonl":
-        return json_rows(records, columns, written.file)
+        return json_rows(records, columns, written.file, choice=written.config.captions)
     return csv_rows(records, written.names, columns)
