@@ -177,9 +177,13 @@ def _choose(
     if asked is None and len(pictures) == 1:
         return pictures[0]
     problem = f"it is {asked!r}" if asked is not None else f"{len(pictures)} columns hold pictures"
+    advice = f" (with pictures: {', '.join(pictures)})" if pictures else ""
+    if not pictures and {"key", "status"} <= {*names}:
+        advice = "; img2dataset wrote it: set source.format to img2dataset"
+    elif not pictures and any(name.strip().lower() in URL_NAMES for name in names):
+        advice = "; to fetch its URLs set source.format to parquet"
     raise SourceError(
-        f"{file.uri}: source.image_column: {problem}; the columns are: {', '.join(names)}"
-        + (f" (with pictures: {', '.join(pictures)})" if pictures else "")
+        f"{file.uri}: source.image_column: {problem}; the columns are: {', '.join(names)}{advice}"
     )
 
 

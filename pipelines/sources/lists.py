@@ -31,6 +31,7 @@ from pipelines.sources.text_lines import (
 from sd_core.plain_json import parse_json
 
 _TEXT_COLUMNS = TextColumns(url="url", caption=None)
+_OTHER_KINDS = {"{": "jsonl", "http://": "text", "https://": "text", "[": "jsonl"}
 _OTHER_DELIMITERS = ("\t", ";", "|", ",")
 
 
@@ -214,6 +215,10 @@ class _Written:
         if not self.dialect.has_quotes and any(re.fullmatch('".*"', name) for name in self.names):
             option = csv_option(self.config, "quoting")
             return f"; are the quotes no part of the names? Set {option} to minimal"
+        for start, kind in _OTHER_KINDS.items():
+            if self.names[0].startswith(start):
+                section = csv_option(self.config, "").partition(".")[0]
+                return f"; set {section}.format to {kind} where it is that"
         for sign in _OTHER_DELIMITERS:
             if len(self.names) == 1 and sign in self.names[0]:
                 option = csv_option(self.config, "delimiter")
@@ -265,6 +270,13 @@ def _parse_url(text: str) -> list[str]:
 
 def _json_columns(batch: list[Record], config: ReadingConfig, file: SourceFile) -> TextColumns:
     rows = [record.fields for record in batch if isinstance(record.fields, dict)]
+    if not rows:
+        section = "prompts" if config.url_column == "" else "source"
+        raise SourceError(
+            f"{file.uri}: none of its first lines is a JSON object; set "
+            f"{section}.format to csv or text where it is that, and write a JSON array with an "
+            "object a line"
+        )
     names = {name: None for row in rows for name in row}
     return recognise_columns(
         list(names),
