@@ -23,7 +23,7 @@ _FLOAT = (
 """A number with a point or an exponent: `007` and digits beyond 18 are names and stay text."""
 
 
-class ColumnError(SourceError):
+class TextColumnError(SourceError):
     """A column cannot be told among those of a list.
 
     Attributes:
@@ -102,7 +102,7 @@ def _choose(
     problem = f"several could be meant ({', '.join(matches)})" if matches else "none is known"
     hint = ' (or "" for a list without captions)' if option == "source.caption_column" else ""
     what = option.rpartition(".")[2]
-    raise ColumnError(
+    raise TextColumnError(
         f"{where}: no {what}: {problem} among the columns: {found}; set {option}{hint}",
         option=option,
         names=names,

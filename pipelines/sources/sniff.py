@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pyarrow.compute as pc
 
-from pipelines.sources.columns import ColumnError
+from pipelines.sources.columns import TextColumnError
 from pipelines.sources.config import SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.img2dataset import image_column
@@ -107,7 +107,7 @@ def _read(
         while True:
             try:
                 return options, choices, _scan(path, options)
-            except ColumnError as error:
+            except TextColumnError as error:
                 first = first or error
                 key = error.option.removeprefix("source.")
                 if key in options or (key == "url_column" and not error.matches):
