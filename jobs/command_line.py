@@ -20,7 +20,7 @@ from sd_core.redact import redact_text
 from sd_core.redacted_output import redacted_output
 from sd_core.say import Say
 
-_PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[1]
 """A checkout, or where the wheel was installed: `configs` lies beside `jobs` in both."""
 
 
@@ -64,9 +64,14 @@ def job_parser(doc: str | None, *, prog: str | None = None) -> argparse.Argument
     )
 
 
+def shipped_configs(folder: str) -> dict[str, Path]:
+    """The configurations in a folder of ours (`configs/curate/`), by the name of each."""
+    return {path.stem: path for path in sorted((PROJECT / folder).glob("*.yaml"))}
+
+
 def add_config_options(parser: argparse.ArgumentParser, *, folder: str) -> None:
     """`--config` and `--set`; a configuration of `folder` goes by its name alone as well."""
-    shipped = {path.stem: path for path in sorted((_PROJECT / folder).glob("*.yaml"))}
+    shipped = shipped_configs(folder)
     parser.add_argument(
         "--config",
         required=True,
