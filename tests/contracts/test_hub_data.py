@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import verify
+from jobs import init, verify
 from tests.contracts.cases import ServedList
 from tests.contracts.source_cases import captions, ledger, picture, run_job, stored_shades
 from tests.contracts.ways_in import COMMIT, prepare
@@ -71,8 +71,11 @@ def test_pictures_of_a_revision_by_commit_or_branch_whole_or_one_split(tmp_path:
     assert captions(tmp_path / "split") == ["c30", "c60", "c90"]
 
 
-def test_a_list_of_urls_is_fetched(tmp_path: Path) -> None:
-    assert run_job(f"hub:org/urls@{COMMIT}/two", tmp_path / "run") == 0
+def test_a_list_of_urls_is_fetched_also_as_init_writes_it(tmp_path: Path) -> None:
+    given = f"hub:org/urls@{COMMIT}/two"
+    assert init.main([given, "--to", str(tmp_path / "my.yaml")]) == 0
+    assert f'path: "{given}"' in (tmp_path / "my.yaml").read_text()
+    assert run_job(given, tmp_path / "run") == 0
     assert [(row["caption"], row["reason"]) for row in ledger(tmp_path / "run")] == [
         *(("a", None), ("b", None), ("c", None)),
     ]
