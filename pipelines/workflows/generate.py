@@ -29,7 +29,12 @@ from pipelines.run.store import RunStore
 from pipelines.run.used_by import UsesOfRuns
 from pipelines.run.versions import describe_program
 from pipelines.sources.columns import SourceColumn
-from pipelines.steps.generate.foresee import ForeseenModel, check_defaults, foresee_model
+from pipelines.steps.generate.foresee import (
+    ForeseenModel,
+    check_defaults,
+    check_init,
+    foresee_model,
+)
 from pipelines.steps.kinds import recut_kinds
 from pipelines.workflows.checks import check_cut, check_models
 from pipelines.workflows.generate_config import GenerateJobConfig
@@ -83,7 +88,8 @@ def generate(
     amendments = None
     if retry and not is_unfinished(store):
         amendments = plan_retry(store, origin="generate").amendments
-    _check_run(config, store, asked, steps, grow=grow, amendments=amendments)
+    if _check_run(config, store, asked, steps, grow=grow, amendments=amendments):
+        check_init(config.generate, model)
     with open_session(store, config.engine, say=say, downloads=False) as session:
         finish_takedown(store, say=say)
         plan = _plan(config, store, model, grow=grow, say=say)
@@ -113,14 +119,15 @@ def _check_run(
     *,
     grow: bool,
     amendments: Amendments | None,
-) -> None:
-    """Refuse what cannot be done with the run as it is, before anything is written."""
+) -> bool:
+    """Refuse what cannot be done with the run as it is, before anything is written; whether images
+    are to be made."""
     is_planned = store.exists(PLAN_PATH)
     if grow or not is_planned:
         off = config.steps_left_out()
         require_named(asked, origin="generate", off=off, renews=is_planned)
     if not is_planned:
-        return
+        return True
     job = GenerateSteps(config, store, load_prompt_plan(store), amendments=amendments)
     _check_columns(config, job.plan.columns)
     if config.select.best_of is not None and (keys := keys_in_two_shards(job.plan, store)):
@@ -132,6 +139,7 @@ def _check_run(
     check_recorded(store, job.identities.values(), **_may_change(job, steps, grow=grow))
     if not grow and not is_unfinished(store):
         require_parents(job, asked)
+    return "generate" in asked and (grow or not job.has_every_shard("generate"))
 
 
 def _check_columns(config: GenerateJobConfig, columns: Sequence[SourceColumn]) -> None:
