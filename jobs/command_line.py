@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, TypedDict
 
 from jobs.exit_codes import ExitCode, exit_code_of, exit_code_table, stopped_by
 from pipelines.engine.stopping import ends_with, stop_message, stoppable
@@ -22,6 +22,15 @@ from sd_core.say import Say
 
 _PROJECT = Path(__file__).resolve().parents[1]
 """A checkout, or where the wheel was installed: `configs` lies beside `jobs` in both."""
+
+
+class AskedOptions(TypedDict):
+    """Of `curate` and `generate`."""
+
+    steps: tuple[str, ...]
+    grow: bool
+    retry: bool
+    limit: int | None
 
 
 class StepsResult(Protocol):
@@ -73,6 +82,26 @@ def add_config_options(parser: argparse.ArgumentParser, *, folder: str) -> None:
     )
 
 
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """`--plan`."""
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="say what would be done, what is to be fetched and what it would take; write nothing",
+    )
+
+
+def add_limit(parser: argparse.ArgumentParser, *, of: str) -> None:
+    """`--limit N`, a number above 0."""
+    parser.add_argument("--limit", type=_count, metavar="N", help=f"the first N {of}")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0")
+    return int(text)
+
+
 def check_output_file(path: Path, option: str) -> None:
     """Raise `InputError` where a local file cannot be written, before there is one to write."""
     if path.is_dir() or not path.parent.is_dir():
@@ -111,6 +140,16 @@ def run_job(work: Callable[[Say], int]) -> int:
         sys.stdout.flush()
         ends_with(code)
     return code
+
+
+def asked_of(options: argparse.Namespace) -> AskedOptions:
+    """What `curate` and `generate` are asked for beside the configuration."""
+    return {
+        "steps": tuple(options.steps.split(",")) if options.steps is not None else (),
+        "grow": options.grow,
+        "retry": options.retry,
+        "limit": options.limit,
+    }
 
 
 def result_code(result: StepsResult) -> int:

@@ -9,7 +9,16 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 import argparse
 import sys
 
-from jobs.command_line import add_config_options, job_parser, result_code, run_job
+from jobs.command_line import (
+    add_config_options,
+    add_limit,
+    add_plan,
+    asked_of,
+    job_parser,
+    result_code,
+    run_job,
+)
+from jobs.exit_codes import ExitCode
 from sd_core.say import Say
 
 
@@ -25,13 +34,13 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.workflows.curate_config import CurateConfig
 
     config = load_config(CurateConfig, options.config, overrides=options.set)
-    result = curate(
-        config,
-        steps=tuple(options.steps.split(",")) if options.steps is not None else (),
-        say=say,
-        grow=options.grow,
-        retry=options.retry,
-    )
+    asked = asked_of(options)
+    if options.plan:
+        from pipelines.workflows.preview import preview_job
+
+        print("\n".join(preview_job(config, **asked, say=say)))
+        return ExitCode.DONE
+    result = curate(config, **asked, say=say)
     print(result.funnel)
     print(f"run: {config.output}")
     return result_code(result)
@@ -45,6 +54,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--steps",
         help="only these steps, by commas; naming select or encode allows a re-cut by new options",
     )
+    add_limit(parser, of="rows of the list; without it, the same command goes on with the others")
+    add_plan(parser)
     parser.add_argument(
         "--grow",
         action="store_true",

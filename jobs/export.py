@@ -14,7 +14,7 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 import argparse
 import sys
 
-from jobs.command_line import job_parser, run_job
+from jobs.command_line import add_limit, job_parser, run_job
 from jobs.exit_codes import ExitCode
 from sd_core.say import Say
 
@@ -54,16 +54,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", required=True, help="a new folder: an absolute path or a URL")
     parser.add_argument("--format", required=True, choices=FORMATS, help="how it is written")
     parser.add_argument("--where", metavar="SQL", help="a condition on the ledger's columns")
-    parser.add_argument("--limit", type=_count, help="the first so many rows")
+    add_limit(parser, of="rows")
     parser.add_argument("--columns", help="of the ledger, by commas; all by default")
     parser.add_argument("--latents", action="store_true", help="each row's latents as well (npy)")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0")
-    return int(text)
 
 
 if __name__ == "__main__":

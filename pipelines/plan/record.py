@@ -74,6 +74,8 @@ class Plan:
         content_hash: The `source_` column with the image files' hashes, where there is one.
         shards: `SHARD_FIELDS`, one row a shard, in order.
         notes: What the list holds and no row carries, or not as it is; of how many values.
+        limit: After how many rows the plan ends, where the list goes on (`--limit`).
+        uncut_rows: Of the last shard, see `SourceRange`.
     """
 
     fingerprint: str
@@ -88,6 +90,8 @@ class Plan:
     shards_path: str = SHARDS_PATH
     """Where `shards` lies in the run; of a plan that grew, under a name of its own."""
     notes: dict[str, int] = field(default_factory=dict)
+    limit: int | None = None
+    uncut_rows: int | None = None
 
     @property
     def num_shards(self) -> int:
@@ -99,7 +103,17 @@ class Plan:
         row = self.shards.slice(shard_id, 1).to_pylist()[0]
         del row["num_settled"], row["settled_sha256"]
         file = self._file(row["file"])
-        return SourceRange(**row, reader=file.reader, max_cell_bytes=file.max_cell_bytes)
+        is_last = shard_id == self.num_shards - 1
+        return SourceRange(
+            **row,
+            reader=file.reader,
+            max_cell_bytes=file.max_cell_bytes,
+            uncut_rows=self.uncut_rows if is_last else None,
+        )
+
+    def num_rows_of(self, shard_id: int) -> int:
+        """How many rows a shard has."""
+        return int(self.shards["num_rows"][shard_id].as_py())
 
     def num_settled(self, shard_id: int) -> int:
         """How many of a shard's rows the plan settled."""
@@ -245,6 +259,7 @@ def _to_json(plan: Plan, *, shards_sha256: str) -> str:
         "options": plan.options,
         "content_hash": plan.content_hash,
         "notes": plan.notes,
+        **({} if plan.limit is None else {"limit": plan.limit, "uncut_rows": plan.uncut_rows}),
         "columns": [asdict(column) for column in plan.columns],
         "files": [_file_tree(file) for file in plan.files],
     }

@@ -152,11 +152,13 @@ def _take_over_begun(
     """Of a retry or growth that has begun, finish the part that makes nothing new."""
     if "download" not in old:
         return
+    plan = load_plan(store)
     adopt_download(
         store,
         amendments=replace(amendments, fetches_again=False),
         fingerprint=old["download"].fingerprint,
-        num_shards=load_plan(store).num_shards,
+        num_rows=plan.num_rows_of,
+        num_shards=plan.num_shards,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.sources.caption_lists import listed_captions
 from pipelines.sources.cells import lost_cells
 from pipelines.sources.columns import (
     CAPTION_NAMES,
@@ -166,23 +167,22 @@ class _Folder:
         pictures = self.part(where)
         name = self._caption_field(config)
         told = [record.fields for record in records if isinstance(record.fields, dict)]
+        values = [fields.get(name) for fields in told]
+        lists = listed_captions(values, config.captions)
         others = {other: None for fields in told for other in fields if other != name}
+        extra = {other: array_from_values([one.get(other) for one in told]) for other in others}
+        extra |= {} if lists is None else {name: lists}
         faults = [_fault(picture) for picture in pictures]
         names = [clean_text(picture.name) or "" for picture in pictures]
         folder = "" if self.file.name == "." else self.file.name
         return raw_rows(
             url=pa.nulls(len(pictures), pa.string()),
-            caption=pa.array([_as_text(fields.get(name)) for fields in told], pa.string()),
+            caption=pa.array(map(_as_text, values), pa.string()),
+            captions=lists,
             reason=["member_missing" if fault else None for fault in faults],
             error_message=faults,
             names=names,
-            extra={
-                **{
-                    other: array_from_values([fields.get(other) for fields in told])
-                    for other in others
-                },
-                NAME_FIELD: pa.array([f"{folder}{name}" for name in names], pa.string()),
-            },
+            extra=extra | {NAME_FIELD: pa.array([folder + name for name in names], pa.string())},
             too_large=too_large_messages(list(records), TextColumns(url=None, caption=name)),
         )
 

@@ -20,7 +20,6 @@ from pipelines.sources.columns import (
     CAPTION_NAMES,
     URL_NAMES,
     TextColumns,
-    stored_type,
     unique_names,
 )
 from pipelines.sources.config import ReadingConfig, SourceError
@@ -28,6 +27,7 @@ from pipelines.sources.files import SourceFile
 from pipelines.sources.parquet_list import (
     bytes_of,
     lost_in,
+    other_types,
     picture_columns,
     read_bytes_column,
     read_parquet_rows,
@@ -101,9 +101,8 @@ class HuggingFaceData(SourceFormat):
         with _opened(file) as reader:
             names = reader.schema.names
             texts, image = _texts(names, config, file), _image_of(file, config)
-            kinds = dict(zip(names, reader.schema.types, strict=True))
-        taken = {texts.url, texts.caption, image}
-        types = {n: stored_type(k) for n, k in kinds.items() if n not in taken}
+            types = other_types(reader.schema, texts, config, file)
+        types.pop(image, None)
         if names == [image]:
             yield from _bare_ranges(_count(file), asked.rows_per_shard)
             return
@@ -111,7 +110,7 @@ class HuggingFaceData(SourceFormat):
         parts = _parts(file, [n for n in names if n != image], max_bytes=config.max_cell_bytes)
         for piece in in_blocks(parts, asked.rows_per_shard):
             notes: Counter[str] = Counter()
-            raw = table_rows(piece.table, texts, piece.limit, notes)
+            raw = table_rows(piece.table, texts, piece.limit, notes=notes)
             yield ScannedRange(
                 start_row=start_row,
                 raw=_named(raw, start_row),
@@ -129,7 +128,8 @@ class HuggingFaceData(SourceFormat):
         texts = wanted.columns
         if not wanted.others and texts == TextColumns(url=None, caption=None):
             return _bare_rows(where.start_row, where.num_rows)
-        only = [n for n in (texts.url, texts.caption, *sorted(wanted.others)) if n]
+        told = (texts.url, texts.caption, *sorted(wanted.others))
+        only = [name for name in dict.fromkeys(told) if name]
         parts = _parts(file, only, start_row=where.start_row, max_bytes=where.max_cell_bytes)
         piece = first_rows(parts, where.num_rows)
         return _named(table_rows(piece.table, texts, piece.limit), where.start_row)
@@ -177,9 +177,13 @@ def _choose(
     if asked is None and len(pictures) == 1:
         return pictures[0]
     problem = f"it is {asked!r}" if asked is not None else f"{len(pictures)} columns hold pictures"
+    advice = f" (with pictures: {', '.join(pictures)})" if pictures else ""
+    if not pictures and {"key", "status"} <= {*names}:
+        advice = "; img2dataset wrote it: set source.format to img2dataset"
+    elif not pictures and any(name.strip().lower() in URL_NAMES for name in names):
+        advice = "; to fetch its URLs set source.format to parquet"
     raise SourceError(
-        f"{file.uri}: source.image_column: {problem}; the columns are: {', '.join(names)}"
-        + (f" (with pictures: {', '.join(pictures)})" if pictures else "")
+        f"{file.uri}: source.image_column: {problem}; the columns are: {', '.join(names)}{advice}"
     )
 
 

@@ -10,24 +10,26 @@ import pyarrow as pa
 from pipelines.run.tables import read_parquet
 from pipelines.sources.config import SourceError, UnreachableSourceError
 from pipelines.sources.files import SourceFile, compression_of, suffix_of
+from pipelines.sources.fitting import refuse_several, refuse_unfit, refuse_unknown
 from pipelines.sources.formats import FORMATS
 from pipelines.sources.source_config import SourceConfig
 from sd_core.errors import has_no_bucket, is_environment
 from sd_core.redact import redact_url
 
 
-def list_files(config: SourceConfig, *, option: str = "source.path") -> list[SourceFile]:
+def list_files(config: SourceConfig, *, option: str | None = None) -> list[SourceFile]:
     """The source's files, sorted by name.
 
     Args:
         config: What is listed, and how.
-        option: What a user calls its path.
+        option: What a user calls its path; that of the list, or of the prompts, by default.
 
     Raises:
         SourceError: nothing is there, or a file's format cannot be told from its name.
     """
     shown = redact_url(config.path)
-    where = f"{option} {shown}"
+    section = "prompts" if config.url_column == "" else "source"
+    where = f"{option or f'{section}.path'} {shown}"
     try:
         filesystem, path = fsspec.core.url_to_fs(config.path, **config.storage_options)
         root, names = _find(filesystem, path)
@@ -64,21 +66,17 @@ def _choose_formats(names: list[str], asked: str, where: str) -> dict[str, str]:
         _refuse_tfrecords(names, where)
         asked = next((name for name, kind in FORMATS.items() if kind.claims(names)), asked)
     if asked != "auto":
-        return dict.fromkeys(FORMATS[asked].choose(names), asked)
+        chosen = FORMATS[asked].choose(names)
+        refuse_unfit(names, chosen, asked, FORMATS[asked], where=where)
+        return dict.fromkeys(chosen, asked)
     by_suffix = {suffix: name for name, kind in FORMATS.items() for suffix in kind.suffixes}
     told = {name: by_suffix[suffix] for name in names if (suffix := suffix_of(name)) in by_suffix}
     kinds = sorted(set(told.values()))
-    if len(kinds) == 1:
-        return told
-    if kinds:
-        raise SourceError(
-            f"{where}: holds files of several formats ({', '.join(kinds)}); "
-            "set source.format, or give a glob of those that are meant"
-        )
-    raise SourceError(
-        f"{where}: the format of {', '.join(names[:3])} cannot be told from its name; "
-        f"allowed are {', '.join(by_suffix)} (.gz, .bz2, .zst after them), or set source.format"
-    )
+    if len(kinds) > 1:
+        refuse_several(names, kinds, where=where)
+    if not kinds:
+        refuse_unknown(names, list(by_suffix), where=where)
+    return told
 
 
 def _find(filesystem: fsspec.AbstractFileSystem, path: str) -> tuple[str, list[str]]:

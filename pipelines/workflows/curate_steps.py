@@ -98,6 +98,7 @@ class CurateSteps(RunSteps):
             self.store,
             amendments=self.amendments,
             fingerprint=self.identities[step].fingerprint,
+            num_rows=self.plan.num_rows_of,
             num_shards=self.plan.num_shards,
         )
 

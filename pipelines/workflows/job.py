@@ -52,6 +52,17 @@ def asked_steps(steps: Sequence[str], *, origin: str, off: Collection[str]) -> l
     return [step for step in every if step in steps and step not in off]
 
 
+def check_together(*, grow: bool, retry: bool, limit: int | None) -> None:
+    """Raise `ConfigError` where a command asks for two things that are done one by one."""
+    if grow and retry:
+        raise ConfigError("--grow and --retry: give one, then the other")
+    if grow and limit is not None:
+        raise ConfigError(
+            "--grow and --limit: a run of a list's first rows goes on by the same command without "
+            "--limit, or with a larger one; give one of them"
+        )
+
+
 def recut_steps(steps: Sequence[str], *, origin: str) -> frozenset[str]:
     """Of the steps that were asked for by name, those whose options may change."""
     is_all = set(steps) >= {kind.name for kind in kinds_of(origin) if kind.config is None}

@@ -6,6 +6,8 @@ import socket
 import tempfile
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,29 @@ class DownloadError(FoundryError):
     """Something could not be fetched."""
 
 
+class NotFetchedError(DownloadError):
+    """It is not here, and within `nothing_fetched` nothing is."""
+
+
+_kept_from_network: list[str] = []
+
+
+@contextmanager
+def nothing_fetched() -> Iterator[None]:
+    """Within it, in every thread, only what was fetched before is found; nothing is written."""
+    _kept_from_network.append("")
+    try:
+        yield
+    finally:
+        _kept_from_network.pop()
+
+
 def cache_folder() -> Path:
     """Where fetched weights are kept: LATENT_FOUNDRY_CACHE or ~/.cache/latent-foundry."""
     configured = os.environ.get("LATENT_FOUNDRY_CACHE")
-    return Path(configured) if configured else Path.home() / ".cache" / "latent-foundry"
+    return (
+        Path(configured).expanduser() if configured else Path.home() / ".cache" / "latent-foundry"
+    )
 
 
 def download_url(url: str) -> Path:
@@ -35,6 +56,8 @@ def download_url(url: str) -> Path:
     target = cache_folder() / "urls" / hashlib.sha256(url.encode()).hexdigest()[:24] / name
     if target.exists():
         return target
+    if _kept_from_network:
+        raise NotFetchedError("was not fetched before")
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
     os.close(handle)
@@ -61,10 +84,12 @@ def snapshot_hub(repo: str, *, revision: str, inside: str | None = None) -> Path
         options["allow_patterns"] = [inside if is_file else f"{inside}/*"]
     if not is_file:
         options["ignore_patterns"] = _HUB_IGNORED
-    options["local_files_only"] = not hub_answers()
+    options["local_files_only"] = bool(_kept_from_network) or not hub_answers()
     try:
         folder = Path(snapshot_download(repo, **options))
     except Exception as error:  # the hub's client raises its own, httpx's and OSError
+        if _kept_from_network:
+            raise NotFetchedError(f"revision {revision} was not fetched before") from error
         if not hub_answers():
             raise DownloadError(
                 f"revision {revision} was not fetched before, and the model hub does not answer"
@@ -74,7 +99,10 @@ def snapshot_hub(repo: str, *, revision: str, inside: str | None = None) -> Path
             f"cannot be fetched from the model hub at revision {revision} "
             f"({type(error).__name__}: {reason[:200]})"
         ) from error
-    return folder / inside if inside else folder
+    path = folder / inside if inside else folder
+    if _kept_from_network and not path.exists():  # another part of it was
+        raise NotFetchedError(f"revision {revision} was not fetched before")
+    return path
 
 
 def is_offline() -> bool:
