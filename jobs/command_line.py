@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
-_PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[1]
 """A checkout, or where the wheel was installed: `configs` lies beside `jobs` in both."""
 
 
@@ -72,9 +72,14 @@ def job_parser(doc: str | None, *, prog: str | None = None) -> argparse.Argument
     )
 
 
+def shipped_configs(folder: str) -> dict[str, Path]:
+    """The configurations in a folder of ours (`configs/curate/`), by the name of each."""
+    return {path.stem: path for path in sorted((PROJECT / folder).glob("*.yaml"))}
+
+
 def add_config_options(parser: argparse.ArgumentParser, *, folder: str) -> None:
     """`--config` and `--set`; a configuration of `folder` goes by its name alone as well."""
-    shipped = {path.stem: path for path in sorted((_PROJECT / folder).glob("*.yaml"))}
+    shipped = shipped_configs(folder)
     parser.add_argument(
         "--config",
         required=True,
@@ -89,6 +94,11 @@ def add_config_options(parser: argparse.ArgumentParser, *, folder: str) -> None:
         help="change one value of the configuration; may be repeated",
     )
     _add_storage_options(parser, of="every store like the output's, if the configuration has none")
+
+
+def home_path(given: str) -> Path:
+    """A local path on a command line, which may begin with `~`."""
+    return Path(expand_home(given))
 
 
 def _found(given: str, shipped: Mapping[str, Path]) -> str:

@@ -8,9 +8,15 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 
 import argparse
 import sys
-from pathlib import Path
 
-from jobs.command_line import add_run, check_output_file, job_parser, open_store, run_job
+from jobs.command_line import (
+    add_run,
+    check_output_file,
+    home_path,
+    job_parser,
+    open_store,
+    run_job,
+)
 from jobs.exit_codes import ExitCode
 from sd_core.say import Say
 
@@ -42,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_run(parser)
     parser.add_argument(
         "--output",
-        type=lambda given: Path(given).expanduser(),
+        type=home_path,
         help="a local file instead of one in the run",
     )
     return parser

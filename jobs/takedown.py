@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     for line in (*done.uses, *trainings):
         print(line)
     if done.num_rows:
-        print(f"now remove the old files: python jobs/clean.py {options.run} --grace 0")
+        print(f"now remove the old files: latent-foundry clean {options.run} --grace 0")
     return _tell_unmatched(done.unmatched, must_match=options.must_match)
 
 

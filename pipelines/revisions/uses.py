@@ -96,7 +96,7 @@ def _line(store: RunStore, word: UsedBy, use: Use, count: int | None) -> str:
     if word.job == "generate":
         return (
             f"generation {word.output} (revision {use.revision}) {rows} started from {which}: "
-            f"python jobs/takedown.py {word.output} --taken-down-in {redact_url(store.root)}"
+            f"latent-foundry takedown {word.output} --taken-down-in {redact_url(store.root)}"
         )
     return (
         f"training {word.output} (revision {use.revision}, steps {use.first_step or 0} to "

@@ -16,7 +16,19 @@ from tests.contracts import cases, generation_cases, source_cases, training_case
 
 pytestmark = pytest.mark.slow
 DEMO = str(cases.ROOT / "configs/curate/demo.yaml")
-NO_PATHS = {"set", "steps", "where", "columns", "row", "prefix", "command", "shell", "grace"}
+NO_PATHS = {
+    "set",
+    "steps",
+    "where",
+    "columns",
+    "row",
+    "prefix",
+    "command",
+    "shell",
+    "grace",
+    "url_column",
+    "caption_column",
+}
 """Options that take a text which is no path."""
 
 
