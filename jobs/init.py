@@ -4,7 +4,8 @@
     latent-foundry init urls.csv --to my.yaml && latent-foundry curate --config my.yaml
 
 DATA is whatever curate reads: a folder of pictures, a list of URLs, tars, what img2dataset wrote,
-Parquet with pictures, a data set of Hugging Face's on disk. Nothing is overwritten.
+Parquet with pictures, a data set of Hugging Face's on disk or, as hub:org/name@revision, in the
+cache of `datasets`. Nothing is overwritten.
 
 Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
@@ -68,7 +69,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _whole(path: str) -> str:
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+    is_url = "://" in path or path.startswith("hub:")
+    return path if is_url else os.path.abspath(os.path.expanduser(path))
 
 
 def _output_beside(to: Path, path: str) -> str:
