@@ -86,7 +86,7 @@ def funnel_table(num_rows: int, steps: Sequence[tuple[str, StepSummary]]) -> str
             + (
                 "every row is accounted for"
                 if kept + sum(total.values()) == num_rows
-                else "THE COUNTS DO NOT ADD UP: run jobs/verify.py"
+                else "THE COUNTS DO NOT ADD UP: run latent-foundry verify"
             )
         )
     return "\n".join(lines)

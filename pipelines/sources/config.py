@@ -55,7 +55,8 @@ class ReadingConfig(Config):
     format: str = "auto"
     """`auto` goes by the file names; `img2dataset` is a folder that img2dataset wrote, `folder` one
     of pictures, `parquet_images` Parquet that holds its pictures, `huggingface` a data set as
-    `datasets` saves it to disk."""
+    `datasets` saves it to disk or keeps it in its cache, `huggingface_urls` one without pictures.
+    """
     url_column: str | None = None
     """Null: recognised among the common names (`URL`, `url`, `image_url`, ...); the empty text says
     that the rows are prompts, without URLs."""

@@ -4,6 +4,7 @@ import posixpath
 from collections.abc import Sequence
 from typing import Final
 
+from pipelines.sources.columns import URL_NAMES
 from pipelines.sources.config import SourceError
 from pipelines.sources.files import suffix_of
 from pipelines.sources.pictures import is_picture
@@ -21,7 +22,7 @@ _KINDS: Final[dict[str, tuple[str, Sequence[str]]]] = {
     ".json": ("JSON", ()),
     ".tar": ("tars", ("webdataset",)),
     ".tgz": ("tars", ("webdataset",)),
-    ".arrow": ("Arrow", ("huggingface",)),
+    ".arrow": ("Arrow", ("huggingface", "huggingface_urls")),
     ".zip": ("archives", ("none",)),
     ".xlsx": ("spreadsheets", ("none",)),
 }
@@ -97,6 +98,21 @@ def refuse_several(names: Sequence[str], kinds: Sequence[str], *, where: str) ->
         f"{where}: holds files of several formats ({', '.join(kinds)}); "
         f"set {section}.format, or give a glob of those that are meant"
     )
+
+
+def advice_without_pictures(columns: Sequence[str], kind: str) -> str:
+    """What to do with a table of that format that holds no pictures; empty where nothing is known.
+
+    Args:
+        columns: The names of its columns.
+        kind: Its format.
+    """
+    if {"key", "status"} <= {*columns}:
+        return "; img2dataset wrote it: set source.format to img2dataset"
+    if not any(name.strip().lower() in URL_NAMES for name in columns):
+        return ""
+    other = "parquet" if kind == "parquet_images" else "huggingface_urls"
+    return f"; to fetch its URLs set source.format to {other}"
 
 
 def _kind_of(name: str) -> tuple[str, Sequence[str]]:

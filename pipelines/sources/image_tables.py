@@ -24,6 +24,7 @@ from pipelines.sources.columns import (
 )
 from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
+from pipelines.sources.fitting import advice_without_pictures as advice
 from pipelines.sources.parquet_list import (
     bytes_of,
     lost_in,
@@ -94,26 +95,40 @@ class HuggingFaceData(SourceFormat):
         return [
             name
             for name in names
-            if posixpath.basename(name).startswith("data-") and name.endswith(".arrow")
+            if name.endswith(".arrow") and not posixpath.basename(name).startswith("cache-")
         ]
+
+    def texts(self, names: Sequence[str], config: ReadingConfig, file: SourceFile) -> TextColumns:
+        """The URL and caption columns, where there are any."""
+        return _texts(names, config, file)
+
+    def pictures(self, file: SourceFile, config: ReadingConfig) -> list[str]:
+        """The columns that are no texts."""
+        return [_image_of(file, config)]
+
+    def named(self, raw: RawRows, start_row: int) -> RawRows:
+        """The rows, which need no URL."""
+        return _named(raw, start_row)
 
     def scan(self, file: SourceFile, config: ReadingConfig, asked: Scan) -> Iterator[ScannedRange]:
         with _opened(file) as reader:
             names = reader.schema.names
-            texts, image = _texts(names, config, file), _image_of(file, config)
+            texts, pictures = self.texts(names, config, file), self.pictures(file, config)
             types = other_types(reader.schema, texts, config, file)
-        types.pop(image, None)
-        if names == [image]:
+        types = {name: kind for name, kind in types.items() if name not in pictures}
+        if names == pictures:
             yield from _bare_ranges(_count(file), asked.rows_per_shard)
             return
         cut, start_row = ShardCut(asked.rows_per_shard), 0
-        parts = _parts(file, [n for n in names if n != image], max_bytes=config.max_cell_bytes)
+        parts = _parts(
+            file, [n for n in names if n not in pictures], max_bytes=config.max_cell_bytes
+        )
         for piece in in_blocks(parts, asked.rows_per_shard):
             notes: Counter[str] = Counter()
             raw = table_rows(piece.table, texts, piece.limit, notes=notes)
             yield ScannedRange(
                 start_row=start_row,
-                raw=_named(raw, start_row),
+                raw=self.named(raw, start_row),
                 types=types,
                 text_columns=texts,
                 notes=notes + lost_in(piece, texts),
@@ -126,13 +141,14 @@ class HuggingFaceData(SourceFormat):
         self, file: SourceFile, where: SourceRange, config: ReadingConfig, wanted: Wanted
     ) -> RawRows:
         texts = wanted.columns
-        if not wanted.others and texts == TextColumns(url=None, caption=None):
+        with _opened(file) as reader:
+            told = {texts.url, texts.caption, *wanted.others}
+            only = [name for name in reader.schema.names if name in told]
+        if not only:
             return _bare_rows(where.start_row, where.num_rows)
-        told = (texts.url, texts.caption, *sorted(wanted.others))
-        only = [name for name in dict.fromkeys(told) if name]
         parts = _parts(file, only, start_row=where.start_row, max_bytes=where.max_cell_bytes)
         piece = first_rows(parts, where.num_rows)
-        return _named(table_rows(piece.table, texts, piece.limit), where.start_row)
+        return self.named(table_rows(piece.table, texts, piece.limit), where.start_row)
 
     def images(
         self, file: SourceFile, where: SourceRange, config: ReadingConfig
@@ -177,14 +193,9 @@ def _choose(
     if asked is None and len(pictures) == 1:
         return pictures[0]
     problem = f"it is {asked!r}" if asked is not None else f"{len(pictures)} columns hold pictures"
-    advice = f" (with pictures: {', '.join(pictures)})" if pictures else ""
-    if not pictures and {"key", "status"} <= {*names}:
-        advice = "; img2dataset wrote it: set source.format to img2dataset"
-    elif not pictures and any(name.strip().lower() in URL_NAMES for name in names):
-        advice = "; to fetch its URLs set source.format to parquet"
-    raise SourceError(
-        f"{file.uri}: source.image_column: {problem}; the columns are: {', '.join(names)}{advice}"
-    )
+    told = f"{problem}; the columns are: {', '.join(names)}"
+    told += f" (with pictures: {', '.join(pictures)})" if pictures else advice(names, file.format)
+    raise SourceError(f"{file.uri}: source.image_column: {told}")
 
 
 def _named(raw: RawRows, start_row: int) -> RawRows:
@@ -237,12 +248,38 @@ def _count(file: SourceFile) -> int:
 
 
 def _image_of(file: SourceFile, config: ReadingConfig) -> str:
+    pictures = arrow_pictures(file)
+    if not pictures:
+        _refuse_paths(file)
     with _opened(file) as reader:
-        names, kinds = reader.schema.names, reader.schema.types
-        doubtful = [name for name, kind in zip(names, kinds, strict=True) if holds_bytes(kind)]
+        return _choose(config, reader.schema.names, pictures, file)
+
+
+def arrow_pictures(file: SourceFile) -> list[str]:
+    """The columns whose first values are pictures."""
+    return [
+        field.name
+        for field, column in _first_values(file)
+        if holds_bytes(field.type) and has_pictures(column)
+    ]
+
+
+def _refuse_paths(file: SourceFile) -> None:
+    """Raise `SourceError` where pictures are `{bytes, path}` of which there is but the path."""
+    for field, column in _first_values(file):
+        if pa.types.is_struct(field.type) and field.type.get_field_index("path") >= 0:
+            path = column.flatten()[field.type.get_field_index("path")][0].as_py()
+            raise SourceError(
+                f"{file.uri}: the pictures of {field.name!r} lie as files ({path}); give the "
+                "folder that holds them"
+            )
+
+
+def _first_values(file: SourceFile) -> list[tuple[pa.Field, pa.Array]]:
+    """Each column with its first values; none of a file without rows."""
+    with _opened(file) as reader:
         first = next((batch for batch in reader if batch.num_rows), None)
-    pictures = [n for n in doubtful if first is not None and has_pictures(first.column(n)[:64])]
-    return _choose(config, names, pictures, file)
+        return [] if first is None else [*zip(reader.schema, first[:64].columns, strict=True)]
 
 
 def _slices(file: SourceFile, start_row: int, only: Sequence[str]) -> Iterator[pa.RecordBatch]:

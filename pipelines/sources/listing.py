@@ -12,6 +12,7 @@ from pipelines.sources.config import SourceError, UnreachableSourceError
 from pipelines.sources.files import SourceFile, compression_of, suffix_of
 from pipelines.sources.fitting import refuse_several, refuse_unfit, refuse_unknown
 from pipelines.sources.formats import FORMATS
+from pipelines.sources.hub_data import HUB, find_hub_data
 from pipelines.sources.source_config import SourceConfig
 from sd_core.errors import has_no_bucket, is_environment
 from sd_core.redact import redact_url
@@ -27,9 +28,18 @@ def list_files(config: SourceConfig, *, option: str | None = None) -> list[Sourc
     Raises:
         SourceError: nothing is there, or a file's format cannot be told from its name.
     """
-    shown = redact_url(config.path)
     section = "prompts" if config.url_column == "" else "source"
-    where = f"{option or f'{section}.path'} {shown}"
+    where = f"{option or f'{section}.path'} {redact_url(config.path)}"
+    if not config.path.startswith(HUB):
+        return _list(config, where)
+    data = find_hub_data(config.path, where=where)
+    kind = data.format if config.format == "auto" else config.format
+    local = {"path": str(data.folder), "format": kind, "storage_options": {}}
+    return data.of_split(_list(config.model_copy(update=local), where), where=where)
+
+
+def _list(config: SourceConfig, where: str) -> list[SourceFile]:
+    shown = redact_url(config.path)
     try:
         filesystem, path = fsspec.core.url_to_fs(config.path, **config.storage_options)
         root, names = _find(filesystem, path)

@@ -207,7 +207,8 @@ class _Written:
                 where=self.file.uri,
             )
         except SourceError as error:
-            raise SourceError(f"{error}{self._advice()}") from None
+            error.args = (f"{error}{self._advice()}",)
+            raise
 
     def _advice(self) -> str:
         """What else may be wrong with a header in which a column is not found."""

@@ -115,6 +115,7 @@ class CurateSteps(RunSteps):
         )
 
     def _download(self, resources: Resources) -> DownloadStep:
+        made = self.committed("download")
         return DownloadStep(
             self.store,
             self.rows,
@@ -125,6 +126,7 @@ class CurateSteps(RunSteps):
             before=self.amendments.before[0] if self.amendments.fetches_again else None,
             again=reasons_again(self.amendments),
             content_hash_column=self.plan.content_hash,
+            watched=min(set(range(self.plan.num_shards)) - made.shards(), default=None),
             resources=resources,
         )
 

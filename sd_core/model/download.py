@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_core.errors import FoundryError
+from sd_core.made_folders import made_folder
 
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 30
@@ -58,16 +59,16 @@ def download_url(url: str) -> Path:
         return target
     if _kept_from_network:
         raise NotFetchedError("was not fetched before")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
-    os.close(handle)
-    try:
-        _fetch(url, temporary)
-        os.replace(temporary, target)
-    except Exception as error:  # every file system raises its own
-        raise DownloadError(f"cannot be fetched ({type(error).__name__})") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with made_folder(target.parent):
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
+        os.close(handle)
+        try:
+            _fetch(url, temporary)
+            os.replace(temporary, target)
+        except Exception as error:  # every file system raises its own
+            raise DownloadError(f"cannot be fetched ({type(error).__name__})") from error
+        finally:
+            Path(temporary).unlink(missing_ok=True)
     return target
 
 

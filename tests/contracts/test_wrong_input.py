@@ -94,7 +94,7 @@ def check(
     assert outcome.code == 2, outcome
     assert named in outcome.err, outcome.err
     assert "Traceback" not in outcome.err
-    assert not [path for path in given.output.rglob("*") if path.is_file()]
+    assert not given.output.exists()
 
 
 def zipped(content: bytes) -> bytes:

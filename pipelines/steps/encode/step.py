@@ -93,6 +93,17 @@ class EncodeStep(ModelStep):
         """Rows that select kept."""
         return sum(self.verdicts.manifest(part).kept for part in self.parts(shard_id))
 
+    def is_light(self, shard_id: int) -> bool:
+        """Whether select kept no row of it."""
+        return not self.rows_in(shard_id)
+
+    def run(self, shard_id: int) -> Manifest:
+        """Take a shard to its commit; one without rows needs no models, and holds no file."""
+        if self._models is None and self.is_light(shard_id):
+            none = {part: dict[str, str | None]() for part in self.parts(shard_id)}
+            return self.commit(shard_id, path=Path("none"), num_written=0, rejects=(), kept=none)
+        return super().run(shard_id)
+
     def begin(self, shard_id: int) -> "_EncodeShard":
         """The kept rows of the shard's parts, on their way into a latent shard."""
         if self._models is None or self._spec is None:

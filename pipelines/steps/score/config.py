@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pipelines.rows.ledger import GENERATION_FIELDS, LEDGER, RECAPTION, SCORES
 from pipelines.run.schemas import columns_of
 from pipelines.steps.score.heads import HeadConfig
-from pipelines.steps.score.scorer import ScorerConfig
+from pipelines.steps.score.scorer import Scorer, ScorerConfig
 from pipelines.steps.score.scorers import SCORERS
 from sd_core.model.clip import ClipConfig, clip_embed_dim
 from sd_core.model.config import ModelConfig
@@ -101,6 +101,11 @@ class ScoreConfig(ModelConfig):
     def columns(self) -> list[pa.Field]:
         """What the scorers that are asked for make for the ledger."""
         return [column for name in self.scorers() for column in SCORERS[name].columns]
+
+    @property
+    def tells_fields(self) -> bool:
+        """Whether `columns` are all that is written: how long embeddings are their model tells."""
+        return all(SCORERS[name].fields is Scorer.fields for name in self.scorers())
 
     def further_columns(self) -> tuple[pa.Field, ...]:
         """Of these, the columns that only runs with such a scorer have."""
