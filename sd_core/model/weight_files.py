@@ -39,14 +39,15 @@ def stored_shapes(files: Sequence[Path], *, where: str) -> dict[str, tuple[int, 
 
 
 def stored_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor by name, in float32, one in memory at a time."""
+    """Every tensor by name, floats in float32, one in memory at a time."""
     places: dict[str, Path] = {}
     for path in files:
         with _opened(path) as stream:
             places |= dict.fromkeys(stream.keys(), path)
     for name, path in sorted(places.items()):
         with _opened(path) as stream:
-            yield name, stream.get_tensor(name).float()
+            tensor = stream.get_tensor(name)
+            yield name, tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _opened(path: Path) -> Any:
