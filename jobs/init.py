@@ -67,7 +67,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _whole(path: str) -> str:
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+    from pipelines.sources.hub_data import HUB
+
+    return (
+        path if "://" in path or path.startswith(HUB) else os.path.abspath(os.path.expanduser(path))
+    )
 
 
 def _output_beside(to: Path, path: str) -> str:
