@@ -32,7 +32,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "scheme_refused": "only http and https are fetched; files and paths in a list need "
     "source.files_root",
     "url_missing": _COLUMN,
-    "url_invalid": _COLUMN,
+    "url_invalid": f"{_COLUMN}; where they are paths of files, set source.files_root",
     "row_unreadable": "see source.csv and source.format: delimiter, quotes, encoding",
     "duplicate_row": "are URL and caption the right columns? They are the same in these rows",
     "file_missing": "is source.files_root the folder that the list's paths are in?",

@@ -17,12 +17,19 @@ CaptionChoice = Literal["first", "longest", "random"]
 
 def is_list_of_texts(kind: pa.DataType) -> bool:
     """Whether a column of that type holds lists of texts."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return is_list_of_texts(kind.storage_type)
-    if pa.types.is_dictionary(kind):
-        return is_list_of_texts(kind.value_type)
+    kind = _stored(kind)
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return (is_list or pa.types.is_fixed_size_list(kind)) and is_text(kind.value_type)
+    is_list = is_list or pa.types.is_fixed_size_list(kind)
+    return is_list and is_text(_stored(kind.value_type))
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """What a type holds that wraps another."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _stored(kind.storage_type)
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _stored(kind.value_type)
+    return kind
 
 
 def caption_lists(array: pa.Array, losses: LostValues) -> pa.Array:

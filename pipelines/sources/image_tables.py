@@ -141,10 +141,11 @@ class HuggingFaceData(SourceFormat):
         self, file: SourceFile, where: SourceRange, config: ReadingConfig, wanted: Wanted
     ) -> RawRows:
         texts = wanted.columns
-        if not wanted.others and texts == TextColumns(url=None, caption=None):
+        with _opened(file) as reader:
+            told = {texts.url, texts.caption, *wanted.others}
+            only = [name for name in reader.schema.names if name in told]
+        if not only:
             return _bare_rows(where.start_row, where.num_rows)
-        told = (texts.url, texts.caption, *sorted(wanted.others))
-        only = [name for name in dict.fromkeys(told) if name]
         parts = _parts(file, only, start_row=where.start_row, max_bytes=where.max_cell_bytes)
         piece = first_rows(parts, where.num_rows)
         return self.named(table_rows(piece.table, texts, piece.limit), where.start_row)

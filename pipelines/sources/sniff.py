@@ -132,6 +132,9 @@ def _attempts(path: str, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"tar_grouping": "last_dot"}
     if kind == "img2dataset":
         yield {"caption_column": ""}
+    if kind == "huggingface":
+        yield {"format": "huggingface_urls"}
+    yield {"captions": "first"}
 
 
 def _scan(path: str, options: Mapping[str, Any]) -> ScannedRange:

@@ -8,32 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import verify
+from jobs import init, verify
 from tests.contracts.cases import ServedList
 from tests.contracts.source_cases import captions, ledger, picture, run_job, stored_shades
+from tests.contracts.ways_in import COMMIT, prepare
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # datasets' own
 
-COMMIT, OTHER = "0123456789" * 4, "abcdef" * 6 + "0123"
+OTHER = "abcdef" * 6 + "0123"
 PICTURES = "hub:org/Some-Pictures"
-
-
-def prepare(
-    cache: Path, repo: str, commit: str, configuration: str = "default", **files: Path
-) -> None:
-    """What `load_dataset(repo, configuration, revision=commit)` leaves in the cache."""
-    from datasets.packaged_modules.parquet.parquet import Parquet
-
-    builder = Parquet(
-        cache_dir=str(cache),
-        dataset_name=repo.partition("/")[2],
-        config_id=configuration,
-        hash=commit,
-        data_files={split: [str(path)] for split, path in files.items()},
-    )
-    builder.repo_id = repo  # with it, the library takes files of the hub alone
-    builder._output_dir = builder._cache_dir = builder._build_cache_dir()
-    builder.download_and_prepare()
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +71,11 @@ def test_pictures_of_a_revision_by_commit_or_branch_whole_or_one_split(tmp_path:
     assert captions(tmp_path / "split") == ["c30", "c60", "c90"]
 
 
-def test_a_list_of_urls_is_fetched(tmp_path: Path) -> None:
-    assert run_job(f"hub:org/urls@{COMMIT}/two", tmp_path / "run") == 0
+def test_a_list_of_urls_is_fetched_also_as_init_writes_it(tmp_path: Path) -> None:
+    given = f"hub:org/urls@{COMMIT}/two"
+    assert init.main([given, "--to", str(tmp_path / "my.yaml")]) == 0
+    assert f'path: "{given}"' in (tmp_path / "my.yaml").read_text()
+    assert run_job(given, tmp_path / "run") == 0
     assert [(row["caption"], row["reason"]) for row in ledger(tmp_path / "run")] == [
         *(("a", None), ("b", None), ("c", None)),
     ]

@@ -69,8 +69,10 @@ def of_hugging_face(at: Path) -> Path:
     import datasets
 
     rows = [{"bytes": content, "path": None} for content in CONTENTS]
-    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
-    made = datasets.Dataset.from_dict({"image": rows, "text": TEXTS}, features=features)
+    several = datasets.List(datasets.Value("string"))
+    features = datasets.Features({"image": datasets.Image(), "text": several})
+    texts = [[text, f"{text} again"] for text in TEXTS]
+    made = datasets.Dataset.from_dict({"image": rows, "text": texts}, features=features)
     made.save_to_disk(str(at / "set"))
     return at / "set"
 
