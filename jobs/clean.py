@@ -15,7 +15,7 @@ import re
 import sys
 import time
 
-from jobs.command_line import job_parser, run_job
+from jobs.command_line import add_run, job_parser, open_store, run_job
 from jobs.exit_codes import ExitCode
 from sd_core.say import Say
 
@@ -32,9 +32,8 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.revisions.clean import clean_run
     from pipelines.run.folder import require_run
     from pipelines.run.lease import Lease
-    from pipelines.run.store import RunStore
 
-    store = RunStore(options.run)
+    store = open_store(options)
     require_run(store)
     with Lease(store, say=say):
         done = clean_run(
@@ -55,7 +54,7 @@ def _seconds(text: str) -> float:
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = job_parser(__doc__)
-    parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
+    add_run(parser)
     parser.add_argument(
         "--grace",
         type=_seconds,

@@ -17,7 +17,7 @@ from jobs.command_line import job_parser, run_job, shipped_configs
 from jobs.exit_codes import ExitCode
 
 _FOLDERS = ("run", "--taken-down-in")
-_FILES = ("data", "--config", "--output", "--to", "--trainings")
+_FILES = ("data", "--config", "--output", "--to", "--trainings", "--storage-options")
 _LIST = "LIST"  # the metavar of options that take a file of entries
 
 

@@ -8,12 +8,14 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 
 import argparse
 import sys
+from functools import partial
 
 from jobs.command_line import (
     add_config_options,
     add_limit,
     add_plan,
     asked_of,
+    configured,
     job_parser,
     result_code,
     run_job,
@@ -33,7 +35,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.workflows.curate import curate
     from pipelines.workflows.curate_config import CurateConfig
 
-    config = load_config(CurateConfig, options.config, overrides=options.set)
+    config = configured(options, partial(load_config, CurateConfig))
     asked = asked_of(options)
     if options.plan:
         from pipelines.workflows.preview import preview_job

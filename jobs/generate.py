@@ -9,12 +9,14 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 
 import argparse
 import sys
+from functools import partial
 
 from jobs.command_line import (
     add_config_options,
     add_limit,
     add_plan,
     asked_of,
+    configured,
     job_parser,
     result_code,
     run_job,
@@ -34,7 +36,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.workflows.generate import generate
     from pipelines.workflows.generate_config import GenerateJobConfig
 
-    config = load_config(GenerateJobConfig, options.config, overrides=options.set)
+    config = configured(options, partial(load_config, GenerateJobConfig))
     asked = asked_of(options)
     if options.plan:
         from pipelines.workflows.preview import preview_job

@@ -20,9 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.command_line import PROJECT, check_output_file, job_parser, run_job
+from jobs.command_line import PROJECT, check_output_file, home_path, job_parser, run_job
 from jobs.exit_codes import ExitCode
 from sd_core.errors import InputError
+from sd_core.home import expand_home
 
 if TYPE_CHECKING:
     from pipelines.workflows.first_config import Machine
@@ -107,11 +108,15 @@ def _model_sections() -> Iterator[str]:
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = job_parser(__doc__)
-    parser.add_argument("data", help="a file, a folder or a glob, here or by its URL")
     parser.add_argument(
-        "--to", type=Path, default=Path("curate.yaml"), help="the file to write (curate.yaml)"
+        "data", type=expand_home, help="a file, a folder or a glob, here or by its URL"
     )
-    parser.add_argument("--output", help="the run's folder; by default one beside the file")
+    parser.add_argument(
+        "--to", type=home_path, default=Path("curate.yaml"), help="the file to write (curate.yaml)"
+    )
+    parser.add_argument(
+        "--output", type=expand_home, help="the run's folder; by default one beside the file"
+    )
     parser.add_argument("--url-column", metavar="NAME", help="where it goes by no usual name")
     parser.add_argument("--caption-column", metavar="NAME", help="the same; '' says there is none")
     return parser

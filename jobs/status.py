@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from jobs.command_line import job_parser, run_job
+from jobs.command_line import add_run, job_parser, open_store, run_job
 from jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -31,9 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from pipelines.run.folder import require_run
     from pipelines.run.record import read_run
-    from pipelines.run.store import RunStore
 
-    store = RunStore(options.run)
+    store = open_store(options)
     require_run(store)
     tree, lines = _of_training(store) if read_run(store).get("job") == "train" else _of_run(store)
     print(json.dumps(tree, indent=1) if options.json else "\n".join(lines))
@@ -57,7 +56,7 @@ def _of_training(store: "RunStore") -> tuple[dict[str, Any], Iterable[str]]:
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = job_parser(__doc__)
-    parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
+    add_run(parser)
     parser.add_argument("--json", action="store_true", help="one object instead of lines")
     return parser
 

@@ -11,7 +11,14 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 import argparse
 import sys
 
-from jobs.command_line import add_config_options, add_limit, add_plan, job_parser, run_job
+from jobs.command_line import (
+    add_config_options,
+    add_limit,
+    add_plan,
+    configured,
+    job_parser,
+    run_job,
+)
 from jobs.exit_codes import ExitCode
 from sd_core.say import Say
 
@@ -25,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.training.job import load_train_config, train
 
-    config = load_train_config(options.config, overrides=options.set)
+    config = configured(options, load_train_config)
     if options.plan:
         from pipelines.training.preview import preview_training
 

@@ -4,7 +4,7 @@
     python jobs/verify.py s3://bucket/run --deep
 
 Prints the faults, one a line, as `where: what was found, what was expected`. Credentials of an
-object store come from its own environment variables (AWS_*, FSSPEC_*).
+object store come from its own environment variables (AWS_*, FSSPEC_*), or from `--storage-options`.
 
 Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
@@ -12,7 +12,7 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 import argparse
 import sys
 
-from jobs.command_line import job_parser, run_job
+from jobs.command_line import add_run, job_parser, open_store, run_job
 from jobs.exit_codes import ExitCode
 from sd_core.say import Say
 
@@ -24,11 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
-    from pipelines.run.store import RunStore
     from pipelines.verify import Fault, verify_run
 
     num_faults = 0
-    for finding in verify_run(RunStore(options.run), deep=options.deep):
+    for finding in verify_run(open_store(options), deep=options.deep):
         if isinstance(finding, Fault):
             num_faults += 1
             print(finding, flush=True)
@@ -42,7 +41,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = job_parser(__doc__)
-    parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
+    add_run(parser)
     parser.add_argument("--deep", action="store_true", help="read every file whole")
     return parser
 

@@ -135,17 +135,19 @@ def store_plan(plan: Plan, store: RunStore) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSize:
-    """How large a plan is, of rows or of prompts."""
+    """How large a plan is, of rows or of prompts; `limit` as in `Plan`."""
 
     rows: int
     shards: int
+    limit: int | None = None
 
 
 def read_plan_size(store: RunStore) -> PlanSize | None:
     """What `plan.json` says of itself; None where there is none yet. Raises `PlanError`."""
     try:
         tree = unseal(store.read_bytes(PLAN_PATH))
-        return PlanSize(rows=int(tree["num_rows"]), shards=int(tree["num_shards"]))
+        rows, shards = int(tree["num_rows"]), int(tree["num_shards"])
+        return PlanSize(rows=rows, shards=shards, limit=tree.get("limit"))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as error:

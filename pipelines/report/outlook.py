@@ -78,9 +78,9 @@ def beside(store: RunStore) -> Iterator[RunStore]:
     root, _, name = store.root.rstrip("/").rpartition("/")
     if not root or root.endswith(":/"):
         return
-    for other in RunStore(root, store.storage_options).list_folders("")[:_MOST_SIBLINGS]:
+    for other in store.other(root).list_folders("")[:_MOST_SIBLINGS]:
         if other != name:
-            yield RunStore(f"{root}/{other}", store.storage_options)
+            yield store.other(f"{root}/{other}")
 
 
 def _past(store: RunStore, job: str, origin: str) -> tuple[int, Past] | None:

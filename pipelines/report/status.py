@@ -105,7 +105,7 @@ def status_of(store: RunStore) -> RunStatus:
         steps=steps,
         lease=lease,
         last_activity=last_activity_of(store),
-        next=_next(store, steps, lease),
+        next=_next(store, steps, lease, limit=None if plan is None else plan.limit),
     )
 
 
@@ -177,7 +177,13 @@ def last_activity_of(store: RunStore) -> str | None:
     return max(times).isoformat(timespec="seconds") if times else None
 
 
-def _next(store: RunStore, steps: tuple[StepStatus, ...], lease: LeaseStatus | None) -> str:
+def _next(
+    store: RunStore,
+    steps: tuple[StepStatus, ...],
+    lease: LeaseStatus | None,
+    *,
+    limit: int | None,
+) -> str:
     """What the command that made the run would do now."""
     if lease is not None and lease.is_alive:
         return lease.waits
@@ -187,7 +193,8 @@ def _next(store: RunStore, steps: tuple[StepStatus, ...], lease: LeaseStatus | N
     if owed := [step for step in steps if not step.is_complete]:
         told = (f"{step.step} ({step.shards - step.done:,} of {step.shards:,})" for step in owed)
         return f"{first}goes on; shards owed: {', '.join(told)}"
-    return first + (_made_again(steps) or "finds nothing to do: every step is complete")
+    whole = "" if limit is None else f" (the first {limit:,} rows; without --limit it goes on)"
+    return first + (_made_again(steps) or f"finds nothing to do: every step is complete{whole}")
 
 
 def _made_again(steps: tuple[StepStatus, ...]) -> str | None:

@@ -13,9 +13,11 @@ from typing import IO, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import get_protocol
 
 from sd_core.errors import InputError
 from sd_core.faults import resource_named
+from sd_core.home import expand_home
 from sd_core.redact import CREDENTIALS_TOLD, names_credentials, redact_url
 
 _LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
@@ -56,6 +58,7 @@ class RunStore:
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "root", expand_home(self.root))
         if "\0" in self.root:
             raise StorageError(f"{self.root!r}: a path holds no NUL")
         if names_credentials(self.root):
@@ -73,6 +76,11 @@ class RunStore:
         except (ImportError, TypeError, ValueError) as error:  # no such protocol, or option of it
             raise StorageError(f"{redact_url(self.root)}: cannot be opened: {error}") from error
         return filesystem, path.rstrip("/")
+
+    def other(self, root: str) -> "RunStore":
+        """Another folder, opened by the same options where it lies on the same kind of store."""
+        is_alike = get_protocol(root) == get_protocol(self.root)
+        return RunStore(root, self.storage_options if is_alike else {})
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "storage_options": dict(self.storage_options)}

@@ -14,6 +14,7 @@ import pytest
 from jobs import verify
 from pipelines import open_run
 from pipelines.config import ConfigError
+from pipelines.report.status import status_of
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore
 from tests.contracts import cases, generation_cases, source_cases
@@ -42,6 +43,7 @@ def test_a_run_of_the_first_rows_goes_on_to_the_bytes_of_a_run_without_a_limit(
         row["key"] for row in whole[:25]
     ]
     assert verify.main([str(run), "--deep"]) == 0
+    assert "the first 25 rows; without --limit it goes on" in status_of(RunStore(str(run))).next
     _, said = cases.run(config, limit=25)
     assert said == ["nothing to do: every asked step is complete"]
 
