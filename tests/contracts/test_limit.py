@@ -143,7 +143,7 @@ def test_going_on_survives_a_death_before_any_of_its_writes(
             assert source_cases.run_job(source, run) == 0
         assert _ledger(run) == _ledger(tmp_path / "whole")
         assert verify.main([str(run), "--deep"]) == 0
-        number += 7
+        number += 11
     assert number > 12
 
 
