@@ -66,6 +66,7 @@ class Lease:
         self._token = uuid.uuid4().hex
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._is_leaving = False
         self.lost = False
 
     def __enter__(self) -> Self:
@@ -84,19 +85,20 @@ class Lease:
         if not any(isinstance(each, Exception) and is_environment(each) for each in error):
             self._return(None)
             return
-        # The store that failed the job may not answer now either: who comes next sees us gone.
-        returning = threading.Thread(target=self._try_to_return, name="lease-return", daemon=True)
-        returning.start()
-        returning.join(_LAST_TRY_S)
-
-    def _try_to_return(self) -> None:
-        with suppress(Exception):
-            self._return(_LAST_TRY_S)
+        # The store that failed the job may not answer now either: who comes next sees us gone. And
+        # Python waits for ever for a new thread that there was no memory for: so the heart's own.
+        self._is_leaving = True
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(_LAST_TRY_S)
 
     def _return(self, patience_s: float | None) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(patience_s)
+        self._give_back()
+
+    def _give_back(self) -> None:
         holder = self._read()
         if holder is not None and holder.token == self._token:
             self._store.delete(LEASE_FILE)
@@ -154,6 +156,9 @@ class Lease:
                 # The storage may come back before the lease expires, and not every client of
                 # an object store raises OSError: a heart that stops would lose a living run.
                 self._say(f"the lease's heartbeat could not be written: {type(error).__name__}")
+        if self._is_leaving:
+            with suppress(Exception):
+                self._give_back()
 
     def _content(self) -> bytes:
         pid = os.getpid()

@@ -17,6 +17,7 @@ from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.autoencoder_worker import train_autoencoder_worker
+from pipelines.training.checkpoints import note_result
 from pipelines.training.config import TrainConfig
 from pipelines.training.loop import AnyTrainConfig
 from pipelines.training.model_card import public_config
@@ -84,9 +85,10 @@ def train(config: AnyTrainConfig, *, say: Say, limit: int | None = None) -> Trai
             say("nothing to do: the training is complete")
         else:
             run_workers(identity.fingerprint)
-    done = read_result(store)
-    if done is None:
-        raise TrainError(f"{config.output}: the workers ended without a result")
+        done = read_result(store)
+        if done is None:
+            raise TrainError(f"{config.output}: the workers ended without a result")
+        note_result(store, done["step"])
     return TrainResult(steps=done["step"], model=f"{config.output.rstrip('/')}/{MODEL_FOLDER}")
 
 

@@ -57,6 +57,8 @@ def check_models(score: ScoreConfig | None, encode: EncodeConfig | None = None) 
     """
     if score is not None and score.clip is not None and score.clip.is_folder:
         load_clip_tokenizer(score.clip)
+    if score is not None:
+        score.check_weights("score")
     if encode is not None:
         autoencoder_settings(encode.autoencoder)
         text_encoder_settings(encode.text_encoder)

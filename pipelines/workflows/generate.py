@@ -32,7 +32,12 @@ from pipelines.run.store import RunStore
 from pipelines.run.used_by import UsesOfRuns
 from pipelines.run.versions import describe_program
 from pipelines.sources.columns import SourceColumn
-from pipelines.steps.generate.foresee import ForeseenModel, check_defaults, foresee_model
+from pipelines.steps.generate.foresee import (
+    ForeseenModel,
+    check_defaults,
+    check_init,
+    foresee_model,
+)
 from pipelines.steps.kinds import recut_kinds
 from pipelines.workflows.checks import check_cut, check_models
 from pipelines.workflows.generate_config import GenerateJobConfig
@@ -134,7 +139,8 @@ class Generation:
         amendments = None
         if self._retry and not is_unfinished(store):
             amendments = plan_retry(store, origin="generate").amendments
-        self._check_run(amendments)
+        if self._check_run(amendments):
+            check_init(config.generate, self._model)
 
     def plan_unchecked(self) -> PromptPlan:
         """The plan where models are to be fetched before all can be checked."""
@@ -204,14 +210,14 @@ class Generation:
         more = gets_more(plan, self._limit)
         return allows_more(more, self._limit, retry=self._retry, is_asked="generate" in self.asked)
 
-    def _check_run(self, amendments: Amendments | None) -> None:
-        """Refuse what cannot be done with the run as it is."""
+    def _check_run(self, amendments: Amendments | None) -> bool:
+        """Refuse what cannot be done with the run as it is; whether images are to be made."""
         config, is_planned, grows = self.config, self.store.exists(PLAN_PATH), self._grows()
         if grows or not is_planned:
             off = config.steps_left_out()
             require_named(self.asked, origin="generate", off=off, renews=is_planned)
         if not is_planned:
-            return
+            return True
         plan = load_prompt_plan(self.store)
         job = GenerateSteps(config, self.store, plan, amendments=amendments)
         _check_columns(config, plan.columns)
@@ -225,6 +231,7 @@ class Generation:
         check_recorded(self.store, job.identities.values(), **may_change)
         if not grows and not is_unfinished(self.store):
             require_parents(job, self.asked)
+        return "generate" in self.asked and (grows or not job.has_every_shard("generate"))
 
 
 def _check_columns(config: GenerateJobConfig, columns: Sequence[SourceColumn]) -> None:

@@ -86,6 +86,8 @@ def _without(tree: Any) -> Any:
         step.pop("digests", None)
     if "identity" in tree:  # a cache's spec
         tree.pop("files", None)
+    if "checkpoints" in tree:
+        tree.pop("published_step", None)
     for name in ("shards_sha256", "records"):
         tree.pop(name, None)
     return tree

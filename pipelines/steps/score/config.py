@@ -12,7 +12,7 @@ from pipelines.run.schemas import columns_of
 from pipelines.steps.score.heads import HeadConfig
 from pipelines.steps.score.scorer import Scorer, ScorerConfig
 from pipelines.steps.score.scorers import SCORERS
-from sd_core.model.clip import ClipConfig
+from sd_core.model.clip import ClipConfig, clip_embed_dim
 from sd_core.model.config import ModelConfig
 from sd_core.model.weights import WeightsNeed
 
@@ -86,6 +86,17 @@ class ScoreConfig(ModelConfig):
             for name, section in asked.items()
             if section
         }
+
+    def check_weights(self, where: str) -> None:
+        """Refuse weights that do not go with the CLIP, before one is loaded; `where` is this
+        section's key.
+
+        Raises:
+            WeightsError: naming the key and the file.
+        """
+        embed_dim = None if self.clip is None else clip_embed_dim(self.clip)
+        for name, section in self.scorers().items():
+            SCORERS[name].check(section, embed_dim=embed_dim, where=f"{where}.{name}")
 
     def columns(self) -> list[pa.Field]:
         """What the scorers that are asked for make for the ledger."""

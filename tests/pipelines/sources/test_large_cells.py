@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.plan import PlanError
-from pipelines.sources import SourceConfig
+from pipelines.sources import Source, SourceConfig
+from pipelines.sources.config import SourceError
+from pipelines.sources.parquet_reading import BoundedReading
 from tests.contracts.source_cases import picture, write_tar
 
 LARGE = "word " * 300_000  # 1.5 MB
@@ -148,6 +150,22 @@ def test_a_large_page_is_refused_by_file_and_column(
     monkeypatch.setattr("pipelines.sources.parquet_pages.MAX_PAGE_BYTES", 1 << 20)
     with pytest.raises(PlanError, match=r"a\.parquet: column 'text': a page of 1500\d+ bytes"):
         plan_path(_parquet(tmp_path))
+
+
+def test_a_page_header_with_any_byte_changed_is_read_or_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"url": URLS[:1]}), path, use_dictionary=False, compression="none")
+    content = path.read_bytes()
+    refused = 0
+    for at in range(4, 4 + 24):
+        for flipped in (*range(1, 16), 16, 32, 64, 128):  # the low half is often a field's type
+            path.write_bytes(content[:at] + bytes([content[at] ^ flipped]) + content[at + 1 :])
+            [file] = Source(SourceConfig(path=str(path))).files
+            try:
+                list(BoundedReading(file, only=["url"], max_bytes=None).pieces(10))
+            except SourceError as error:
+                refused += "a.parquet: " in str(error)
+    assert refused > 100
 
 
 def test_the_limit_is_an_option_of_the_plan(tmp_path: Path) -> None:
