@@ -54,6 +54,7 @@ def preview_job(
     gpus = config.engine.gpus
     told = estimate(chains, past, gpus=None if gpus == "auto" else gpus, job=name)
     return [
+        f"rows: {plan.num_rows:,} in {plan.num_shards:,} shards",
         f"steps: {', '.join(job.asked)}",
         *model_lines(models),
         *disk_lines(store, needed=told.num_bytes),
