@@ -39,7 +39,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
         columns=tuple(options.columns.split(",")) if options.columns is not None else None,
         latents=options.latents,
     )
-    made = export_run(open_run(options.run), RunStore(options.to), asked, say=say)
+    made = export_run(open_run(options.run), RunStore(options.to, flat=True), asked, say=say)
     print(f"{options.to}: {made.rows:,} rows in {made.shards:,} shards")
     if not made.rows:
         print("no kept row is left to write; see --where", file=sys.stderr)

@@ -141,7 +141,7 @@ def load_plan(store: RunStore) -> Plan:
     except FileNotFoundError as error:
         raise PlanError(f"{store.root}: no plan yet: {PLAN_PATH} is missing") from error
     except (ValueError, TypeError, KeyError, OSError) as error:
-        raise PlanError(f"{store.root}/{PLAN_PATH}: not a plan: {error}") from error
+        raise PlanError(f"{store.told(PLAN_PATH)}: not a plan: {error}") from error
 
 
 def read_rows(plan: Plan, store: RunStore, source: Source, shard_id: int) -> pa.Table:
@@ -169,7 +169,7 @@ def read_settled(plan: Plan, store: RunStore, shard_id: int) -> pa.Table | None:
     try:
         return read_planned(store, path, plan.shards["settled_sha256"][shard_id].as_py())
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise PlanError(f"{store.root}/{path}: missing or damaged: {error}") from error
+        raise PlanError(f"{store.told(path)}: missing or damaged: {error}") from error
 
 
 def grown_shards_path(shards: pa.Table) -> str:

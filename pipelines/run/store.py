@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import IO, Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -18,6 +18,12 @@ from sd_core.errors import InputError
 from sd_core.faults import resource_named
 from sd_core.redact import CREDENTIALS_TOLD, names_credentials, redact_url
 
+WORK_FOLDER: Final = "_work"
+"""Where a run keeps all that is not for readers; one made before 2027 keeps it at its top."""
+_AT_THE_TOP = frozenset(
+    ("", "run.json", "revision.json", "README.md", "lease.json", "report", "lists", "used_by")
+)
+_OF_A_FLAT_ONE = ("run.json", "plan", "manifests", "checkpoints", "model", "result.json")
 _LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -47,13 +53,19 @@ def _named(
 class RunStore:
     """One folder on local disk or an object store; every path given to it is relative to `root`.
 
+    Of a run, all but its records and what readers open lies in `_work/`, and a path names it
+    without that: `ledger/000000-....parquet` is `_work/ledger/...`. A run of an earlier version
+    has it all at its top; which it is, is seen when it is first asked.
+
     Args:
         root: An absolute path or an fsspec URL (`s3://bucket/run`).
         storage_options: Passed to fsspec; may hold secrets, so it is never printed or stored.
+        flat: True: each path is where it says, as in a training or an export.
     """
 
     root: str
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    flat: bool | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if "\0" in self.root:
@@ -74,8 +86,32 @@ class RunStore:
             raise StorageError(f"{redact_url(self.root)}: cannot be opened: {error}") from error
         return filesystem, path.rstrip("/")
 
+    @cached_property
+    def is_flat(self) -> bool:
+        """Whether there is no `_work/`: a training, or a run of an earlier version."""
+        if self.flat is not None:
+            return self.flat
+        names = {*self.list_folders(""), *self.list_files("")}
+        return WORK_FOLDER not in names and not names.isdisjoint(_OF_A_FLAT_ONE)
+
+    def at_top(self) -> "RunStore":
+        """The same folder, with each path where it says."""
+        return RunStore(self.root, self.storage_options, flat=True)
+
+    def place(self, path: str) -> str:
+        """Where a path lies, relative to `root`."""
+        first = path.partition("/")[0]
+        is_at_top = first in _AT_THE_TOP or first.startswith((".", "probe-")) or self.is_flat
+        return path if is_at_top else f"{WORK_FOLDER}/{path}"
+
+    def told(self, path: str) -> str:
+        """A path as messages name it: with the run, without its secrets."""
+        return f"{redact_url(self.root)}/{self.place(path)}"
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "storage_options": dict(self.storage_options)}
+        known = {"is_flat": self.is_flat} if "is_flat" in self.__dict__ else {}
+        options = dict(self.storage_options)
+        return {"root": self.root, "storage_options": options, "flat": self.flat, **known}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -92,7 +128,7 @@ class RunStore:
 
     def absolute(self, path: str) -> str:
         """The full path of `path` inside the file system (no protocol)."""
-        return f"{self._target[1]}/{path}"
+        return f"{self._target[1]}/{self.place(path)}"
 
     @_named
     def exists(self, path: str) -> bool:
@@ -159,6 +195,40 @@ class RunStore:
         with _temporary_beside(target) as temporary:
             shutil.copyfile(local, temporary)
             _sync(temporary)
+            os.replace(temporary, target)
+
+    @cached_property
+    def has_links(self) -> bool:
+        """Whether a file of the run can be had under two names."""
+        if not self.is_local:
+            return False
+        with (
+            _temporary_beside(self.absolute("lists/x")) as one,
+            _temporary_beside(self.absolute("lists/x")) as other,
+        ):
+            one.touch()
+            try:
+                os.link(one, other)
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                return False
+        return True
+
+    @_named
+    def show(self, path: str, shown: str) -> None:
+        """Have a file also at `shown`, relative to `root`, over what is there: by a link where
+        there are links, else by a copy."""
+        source, target = self.absolute(path), self.at_top().absolute(shown)
+        if not self.is_local:
+            self.filesystem.cp_file(source, target)
+            return
+        with _temporary_beside(target) as temporary:
+            if self.has_links:
+                os.link(source, temporary)
+            else:
+                shutil.copyfile(source, temporary)
+                _sync(temporary)
             os.replace(temporary, target)
 
     @_named

@@ -67,7 +67,7 @@ def train(config: AnyTrainConfig, *, say: Say) -> TrainResult:
         NotARunError, StorageError: the output holds something else.
         What the task's worker raises, and the engine's errors: see their messages.
     """
-    store = RunStore(config.output, config.storage_options)
+    store = RunStore(config.output, config.storage_options, flat=True)
     check_output(store, job=STEP)
     check_trackers(config.tracking)
     worker: TrainWorker

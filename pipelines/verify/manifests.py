@@ -109,6 +109,8 @@ def check_flow(
     yield from _same_rows(select, num_rows, "the plan's rows")
     if download is None or (has_score and score is None):
         return
+    if "publish" in manifests:
+        yield from _same_rows(manifests["publish"], select.kept, "select's kept rows")
     before = dict(download.dropped)
     for reason, count in score.dropped.items() if score is not None else ():
         before[reason] = before.get(reason, 0) + count

@@ -21,6 +21,7 @@ from pipelines.revisions.begin import (
     plan_retry,
     planned_before,
 )
+from pipelines.revisions.readers import is_shown
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
 from pipelines.run.folder import check_output
 from pipelines.run.record import read_revision, read_run
@@ -66,13 +67,13 @@ def curate(
         ConfigError: the configuration or the asked steps make no sense.
         PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
     """
-    asked = asked_steps(steps, origin="download", off=config.steps_left_out())
     for line in config.old_keys():
         say(line)
     if grow and retry:
         raise ConfigError("--grow and --retry: give one, then the other")
     store = RunStore(config.output, config.storage_options)
     check_output(store, job="curate")
+    asked = asked_steps(steps, origin="download", off=config.steps_left_out(store))
     source = Source(config.source)
     renews = grow or retry
     again = _plan_retry(config, store) if retry and not is_unfinished(store) else None
@@ -80,7 +81,8 @@ def curate(
     if store.exists(PLAN_PATH):
         known = _known_job(config, store, source, grow=grow, again=again)
     has_news = renews or is_unfinished(store)
-    if known and not has_news and known.is_complete(read_revision(store), asked):
+    is_done = known is not None and known.is_complete(read_revision(store), asked)
+    if known and is_done and not has_news and is_shown(store):
         _record(known, steps)
         if not store.exists(CARD_FILE):
             write_card(store)
@@ -116,7 +118,7 @@ def _check_before(
     check_weights(config.weight_needs())
     check_models(config.score, config.encode)
     if known is None or renews:
-        require_named(asked, origin="download", off=config.steps_left_out(), renews=renews)
+        require_named(asked, origin="download", off=config.steps_left_out(store), renews=renews)
     if known is not None:
         _check_columns(config, known.plan.columns)
         check_recorded(store, known.identities.values(), **_may_change(known, steps))

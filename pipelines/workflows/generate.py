@@ -14,6 +14,7 @@ from pipelines.prompts.notes import notes_of
 from pipelines.prompts.record import load_prompt_plan
 from pipelines.report.card import CARD_FILE, write_card
 from pipelines.revisions.begin import plan_retry
+from pipelines.revisions.readers import is_shown
 from pipelines.revisions.takedown import finish_takedown, is_unfinished
 from pipelines.rows.ledger import ORIGIN_FACTS
 from pipelines.run.amendments import Amendments
@@ -66,13 +67,13 @@ def generate(
         ConfigError: the configuration or the asked steps make no sense.
         PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
     """
-    asked = asked_steps(steps, origin="generate", off=config.steps_left_out())
     for line in config.select.old_keys():
         say(line)
     if grow and retry:
         raise ConfigError("--grow and --retry: give one, then the other")
     store = RunStore(config.output, config.storage_options)
     check_output(store, job="generate")
+    asked = asked_steps(steps, origin="generate", off=config.steps_left_out(store))
     config.prompts.source().check_listed()
     check_weights(config.weight_needs())
     check_models(config.score)
@@ -92,7 +93,7 @@ def generate(
             say(f"retry: {again.told}")
         job = GenerateSteps(config, store, plan, amendments=amendments)
         _record(job, steps, grow=grow)
-        is_done = job.is_complete(read_revision(store), asked)
+        is_done = job.is_complete(read_revision(store), asked) and is_shown(store)
         if is_done:
             say("nothing to do: every asked step is complete")
         else:
@@ -116,7 +117,7 @@ def _check_run(
     """Refuse what cannot be done with the run as it is, before anything is written."""
     is_planned = store.exists(PLAN_PATH)
     if grow or not is_planned:
-        off = config.steps_left_out()
+        off = config.steps_left_out(store)
         require_named(asked, origin="generate", off=off, renews=is_planned)
     if not is_planned:
         return
