@@ -209,7 +209,7 @@ def read_planned(store: RunStore, path: str, sha256: str | None) -> pa.Table:
     """
     content = store.read_bytes(path)
     if sha256 is not None and sha256_of_bytes(content) != sha256:
-        raise SealError(f"{path}: damaged: its sha256 is not the plan's")
+        raise SealError(f"{store.place(path)}: damaged: its sha256 is not the plan's")
     return read_parquet(io.BytesIO(content))
 
 

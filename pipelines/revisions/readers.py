@@ -12,7 +12,7 @@ the lists, then the record without it; whoever comes next does again what it fin
 
 import io
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -95,13 +95,36 @@ def show_revision(store: RunStore) -> None:
     write_json(store, RECORD_FILE, {"revision": number, "pending": [], "lists": _digests(store)})
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShownState:
+    """How what readers find stands to the run.
+
+    Attributes:
+        is_current: Whether it was brought to the present revision, whole.
+        changed: Its lists that are no longer as they were written.
+    """
+
+    is_current: bool
+    changed: Sequence[str]
+
+
+def shown_state(store: RunStore) -> ShownState:
+    """Of a run that is not flat; raises `DamagedRecordError`."""
+    record, found = _read_record(store), _digests(store)
+    written = record.get("lists", {})
+    paths = sorted(written.keys() | found.keys())
+    return ShownState(
+        is_current=record.get("revision", 0) == read_revision(store).number,
+        changed=[path for path in paths if written.get(path) != found.get(path)],
+    )
+
+
 def is_shown(store: RunStore) -> bool:
-    """Whether readers find the steps that are complete, by their lists."""
+    """Whether readers find the steps that are complete, by the lists as they were written."""
     if store.is_flat:
         return True
-    record = _read_record(store)
-    is_current = record.get("revision", 0) == read_revision(store).number
-    return bool(is_current and record.get("lists", {}) == _digests(store))
+    state = shown_state(store)
+    return state.is_current and not state.changed
 
 
 def read_shown(store: RunStore) -> dict[str, ShownFile]:

@@ -27,7 +27,9 @@ def load_manifest(
     try:
         manifest = Committed(store, step, summary.fingerprint).find(shard_id)
     except ShardError as error:
-        faults.append(Fault(path, str(error).removeprefix(f"{path}: "), "the shard's manifest"))
+        faults.append(
+            Fault(path, str(error).removeprefix(f"{store.place(path)}: "), "the shard's manifest")
+        )
         return None
     if manifest is None:
         faults.append(Fault(path, "missing", "the manifest of a completed step's shard"))

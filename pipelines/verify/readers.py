@@ -4,7 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import astuple
 from pathlib import Path
 
-from pipelines.revisions.readers import RECORD_FILE, SHOWN, ShownFile, is_shown, read_shown
+from pipelines.revisions.readers import (
+    RECORD_FILE,
+    SHOWN,
+    ShownFile,
+    read_shown,
+    shown_state,
+)
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import DamagedRecordError
 from pipelines.steps.kinds import shown_folders
@@ -22,16 +28,15 @@ def check_readers(
     if store.is_flat:
         return
     try:
-        is_current = is_shown(store)
+        state = shown_state(store)
     except DamagedRecordError as error:
         yield Fault(RECORD_FILE, error.found, "the record of what readers are shown")
         return
-    if not is_current:
-        yield Note(
-            "lists",
-            "readers do not find this revision: the job goes on, or was killed; or a list "
-            f"was changed: {_AGAIN}",
-        )
+    if not state.is_current:
+        yield Note("lists/", "readers find an earlier revision: a job goes on, or was killed")
+        return
+    if state.changed:
+        yield from (ShownFault(path, "changed, or missing", _AGAIN) for path in state.changed)
         return
     shown = read_shown(store)
     yield from _check_lists(shown, totals)

@@ -22,7 +22,7 @@ Capsys = pytest.CaptureFixture[str]
 
 def damage_images(run: Path) -> None:
     """Cut the stored images off, as a failing disk would."""
-    for path in (run / "images").glob("*.tar"):
+    for path in (run / "_work/images").glob("*.tar"):
         path.write_bytes(path.read_bytes()[:100])
 
 
@@ -196,7 +196,7 @@ def test_a_full_or_broken_disk_is_75_gives_up_no_row_and_the_same_command_goes_o
     assert outcome.code == 75, outcome
     assert "the disk says no" in outcome.err
     assert outcome.err.endswith("the same command goes on\n")
-    assert not list((tmp_path / "run").glob("manifests/*/*/0*.json"))
+    assert not list((tmp_path / "run").glob("_work/manifests/*/*/0*.json"))
     assert not (tmp_path / "run/lease.json").exists()
     assert cases.call(curate.main, *arguments, capsys=capsys).code == 0
 

@@ -28,7 +28,7 @@ def run(unharmed_run: Path, tmp_path: Path) -> Path:
 
 
 def unmatched(run: Path) -> dict[str, list[str]]:
-    path = run / "takedown/unmatched.json"
+    path = run / "_work/takedown/unmatched.json"
     return unseal(path.read_bytes()) if path.exists() else {}
 
 

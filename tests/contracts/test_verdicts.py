@@ -443,7 +443,7 @@ def test_a_run_made_before_verifies_is_reported_and_taken_down(
         before.setattr(run_steps, "token_identity", lambda counter: {})
         before.setattr(curate_steps, "load_caption_tokenizer", lambda config: None)
         assert curated(served_list.path, output) == 0
-    shutil.rmtree(output / "facts/score/rejects")
+    shutil.rmtree(output / "_work/facts/score/rejects")
     forget_digests(output)
     assert "caption_tokens" not in table(output, "ledger").column_names
     assert verify.main([str(output), "--deep"]) == 0
@@ -467,7 +467,7 @@ def _lines(folder: Path, *lines: str) -> Path:
 
 def test_a_count_that_was_changed_is_found(unharmed_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(unharmed_run, tmp_path / "run"))
-    manifest = next((run / "manifests/select").glob("*/000000.json"))
+    manifest = next((run / "_work/manifests/select").glob("*/000000.json"))
     tree = json.loads(manifest.read_text())
     [entry] = tree["files"]
     ledger = pq.read_table(run / entry["path"])

@@ -18,6 +18,7 @@ from PIL import Image
 
 from pipelines.plan import Plan, PlanConfig, load_plan, make_plan, read_rows
 from pipelines.redact import redact_text_column, redact_url_column
+from pipelines.revisions.readers import show_revision
 from pipelines.rows.caption_facts import CaptionFactsConfig
 from pipelines.rows.ledger import REJECTS, SCORE_FACTS
 from pipelines.run.committed import Committed
@@ -164,6 +165,7 @@ def complete(store: RunStore) -> None:
             folders=FOLDERS[step],
             later=later_steps(step),
         )
+    show_revision(store)
 
 
 def edit_json(store: RunStore, path: str, change: Callable[[dict[str, Any]], None]) -> None:

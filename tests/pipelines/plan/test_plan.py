@@ -162,11 +162,11 @@ def test_missing_or_damaged_plan_is_an_error(plan_path: Any, tmp_path: Path) -> 
         load_plan(RunStore(str(tmp_path / "none")))
     _write(tmp_path / "in" / "0.parquet", [("a", "x"), ("a", "x")])
     planned = plan_path(tmp_path / "in")
-    settled = tmp_path / "run" / "plan" / "settled" / "000000.parquet"
+    settled = tmp_path / "run" / "_work/plan" / "settled" / "000000.parquet"
     settled.write_bytes(settled.read_bytes()[:-20])
     with pytest.raises(PlanError, match=r"settled/000000\.parquet: missing or damaged"):
         planned.shard(0)
-    (tmp_path / "run" / "plan" / "plan.json").write_text("{}")
+    (tmp_path / "run" / "_work/plan" / "plan.json").write_text("{}")
     with pytest.raises(PlanError, match="not a plan"):
         load_plan(planned.store)
 

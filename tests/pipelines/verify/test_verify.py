@@ -111,7 +111,7 @@ def test_command_exits_0_1_and_2(
     assert capsys.readouterr().out == ""
     store.delete("ledger/shards.txt")
     assert main([store.root]) == 1
-    assert capsys.readouterr().out == "ledger/shards.txt: missing, expected 3 path(s)\n"
+    assert capsys.readouterr().out == "_work/ledger/shards.txt: missing, expected 3 path(s)\n"
     assert main([str(tmp_path)]) == 2
     assert "not a run" in capsys.readouterr().err
     assert main(["relative/run"]) == 2
@@ -289,7 +289,7 @@ def test_deleted_file_is_found_once(
 def test_file_of_another_size_is_found(store: RunStore, forger: Forger) -> None:
     path = forger.path("download", 0, "images")
     path.write_bytes(path.read_bytes() + b"\0")
-    assert_only(faults(store, deep=False), f"images/{path.name}: ")
+    assert_only(faults(store, deep=False), f"_work/images/{path.name}: ")
 
 
 def test_foreign_line_in_shards_txt_is_found(store: RunStore) -> None:
@@ -363,7 +363,7 @@ def test_run_on_an_object_store_verifies_and_a_lost_object_is_found(
     name = store.list_files("images")[1]
     store.delete(f"images/{name}")
     assert main([root, "--deep"]) == 1
-    assert capsys.readouterr().out.startswith(f"images/{name}: missing, expected ")
+    assert capsys.readouterr().out.startswith(f"_work/images/{name}: missing, expected ")
 
 
 # Deep: bytes ---------------------------------------------------------------------------------
