@@ -25,6 +25,7 @@ from pipelines.run.record import read_run
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
 from pipelines.steps.kinds import every_folder
+from sd_core.sealed import sha256_of_bytes
 
 CARD_FILE = "README.md"
 _LICENCE = re.compile(r"source_licen[cs]e(_name|_url)?", re.IGNORECASE)
@@ -109,7 +110,9 @@ def _header(ledgers: Ledgers, *, kept: int, is_generated: bool, license: str) ->
     for name in ("images", "latents"):
         if files := _tars(ledgers, name):
             split = {"split": "train", "path": files}
-            configs.append({"config_name": name, "data_files": [split]})
+            # Without it `load_dataset` takes another revision's rows from its own cache.
+            told = {} if ledgers.store.is_flat else {"description": _digest(ledgers, name)}
+            configs.append({"config_name": name, **told, "data_files": [split]})
     if configs:
         tree["configs"] = configs
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip()
@@ -123,6 +126,12 @@ def _tars(ledgers: Ledgers, folder: str) -> list[str]:
     if any(path.startswith(f"{folder}/") for path in paths):
         return [f"{folder}/*.tar"]
     return paths or _earlier_tars(ledgers, folder)
+
+
+def _digest(ledgers: Ledgers, folder: str) -> str:
+    files = read_shown(ledgers.store).values()
+    text = "".join(f"{file.path} {file.sha256}\n" for file in files if file.folder == folder)
+    return f"sha256 {sha256_of_bytes(text.encode())}"
 
 
 def _earlier_tars(ledgers: Ledgers, folder: str) -> list[str]:

@@ -87,12 +87,12 @@ def show_revision(store: RunStore) -> None:
     ]
     gone = sorted(there - now.keys())
     touched = [*gone, *(file.path for file in changed)]
-    write_json(store, RECORD_FILE, {"revision": -1, "pending": sorted(pending.union(touched))})
+    write_json(store, RECORD_FILE, {"pending": sorted(pending.union(touched))})
     _do(partial(_show, store), changed)
     _do(store.at_top().delete, gone)
     _write_lists(store, now.values())
-    number = read_revision(store).number
-    write_json(store, RECORD_FILE, {"revision": number, "pending": [], "lists": _digests(store)})
+    record = {"steps": _complete(store), "pending": [], "lists": _digests(store)}
+    write_json(store, RECORD_FILE, record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ def shown_state(store: RunStore) -> ShownState:
     written = record.get("lists", {})
     paths = sorted(written.keys() | found.keys())
     return ShownState(
-        is_current=record.get("revision", 0) == read_revision(store).number,
+        is_current=record.get("steps", {}) == _complete(store),
         changed=[path for path in paths if written.get(path) != found.get(path)],
     )
 
@@ -134,6 +134,12 @@ def read_shown(store: RunStore) -> dict[str, ShownFile]:
         return {row["path"]: ShownFile(**row) for row in table.to_pylist()}
     except (FileNotFoundError, pa.ArrowException, TypeError):
         return {}
+
+
+def _complete(store: RunStore) -> dict[str, Any]:
+    """The steps that are complete, with what tells one result of them from another."""
+    steps = read_revision(store).steps
+    return {name: [step.fingerprint, step.num_shards] for name, step in steps.items()}
 
 
 def _current(store: RunStore) -> Iterator[ShownFile]:

@@ -216,8 +216,8 @@ class _Folder:
             content: bytes = self._filesystem.cat_file(self.path_of(name))
         except Exception as error:  # each file system has kinds of its own
             raise CacheSpecError(
-                f"{self.name}/{name}: missing or unreadable ({type(error).__name__}); a `latents` "
-                "folder has it once the run's encode step is complete"
+                f"{self.name}/{name}: missing or unreadable ({type(error).__name__}); give a run "
+                "whose encode step is complete"
             ) from error
         if name in self.digests and sha256_of_bytes(content) != self.digests[name]:
             raise CacheSpecError(

@@ -127,7 +127,7 @@ def begun(
     folder = tmp_path_factory.mktemp("begun")
     cases.write_list(folder / "list.parquet", served_list, cases.PICTURES)
     cases.write_prompts(folder / "prompts.parquet", ["a red circle"])
-    (folder / "latents").symlink_to(unharmed_run / "latents")
+    (folder / "latents").symlink_to(unharmed_run / "_work/latents")
     (folder / "urls.txt").write_text("http://example.org/a.jpg\n")
     return folder
 
@@ -281,7 +281,7 @@ def test_faults_are_1_and_a_damaged_run_too(
     path = cases.write_list(tmp_path / "list.parquet", served_list, cases.PICTURES)
     loose = cases.curate(path, tmp_path / "run", score="null", select__rules="[]")
     assert cases.call(curate.main, *loose, capsys=capsys).code == 0
-    (manifest,) = (tmp_path / "run/manifests/download").glob("*/000000.json")
+    (manifest,) = (tmp_path / "run/_work/manifests/download").glob("*/000000.json")
     manifest.write_text("{}")
     assert cases.call(verify.main, tmp_path / "run", capsys=capsys).code == 1
     outcome = cases.call(clean.main, tmp_path / "run", "--grace", "0", capsys=capsys)

@@ -58,7 +58,7 @@ def test_a_step_is_one_package_and_one_row(
 ) -> None:
     refused = job_cases.call(curate.main, *options(tmp_path), capsys=capsys)
     assert refused.code == 2
-    assert "steps: thumbnails: no further step; allowed: none" in refused.err.replace("\n", " ")
+    assert "steps: thumbnails: no further step; allowed: publish" in refused.err.replace("\n", " ")
 
     monkeypatch.setitem(STEP_KINDS, "thumbnails", THUMBNAILS)
     run = tmp_path / "run"

@@ -154,7 +154,8 @@ def test_plan_survives_storage(plan_path: Any, tmp_path: Path) -> None:
     assert loaded.num_settled(0) == 1
     assert loaded.num_settled(1) == 0
     stored = set(_files(tmp_path / "run"))
-    assert stored == {"plan/plan.json", "plan/shards.parquet", "plan/settled/000000.parquet"}
+    names = ("plan.json", "shards.parquet", "settled/000000.parquet")
+    assert stored == {f"_work/plan/{name}" for name in names}
 
 
 def test_missing_or_damaged_plan_is_an_error(plan_path: Any, tmp_path: Path) -> None:

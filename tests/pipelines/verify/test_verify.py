@@ -126,7 +126,10 @@ def test_folder_without_records_is_not_a_run(tmp_path: Path) -> None:
 def test_run_without_a_complete_step_is_noted(store: RunStore) -> None:
     write_json(store, "revision.json", {"revision": 0, "steps": {}})
     assert faults(store, deep=True) == []
-    assert notes(store) == ["revision.json: no step is complete yet"]
+    assert notes(store) == [
+        "revision.json: no step is complete yet",
+        "lists/: readers find an earlier revision: a job goes on, or was killed",
+    ]
 
 
 def test_lost_revision_is_a_fault(store: RunStore) -> None:
@@ -311,7 +314,7 @@ def test_index_that_differs_from_the_manifests_is_found(store: RunStore, forger:
     complete_index = index.read_bytes()
     forger.manifest("select", 1, lambda tree: tree["files"][0].update(sha256="0" * 64))
     found = faults(store, deep=False)
-    assert_only(found, "ledger/index.parquet: (1, ", "a file named")
+    assert_only(found, "ledger/index.parquet: (1, ", "a file named", "lists/files.parquet")
     index.write_bytes(complete_index[:-9])
     assert any("ledger/index.parquet: cannot be read" in line for line in faults(store, deep=False))
 
