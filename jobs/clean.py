@@ -15,7 +15,7 @@ import re
 import sys
 import time
 
-from jobs.command_line import job_parser, run_job
+from jobs.command_line import add_run, job_parser, open_store, run_job
 from jobs.exit_codes import ExitCode
 from sd_core.say import Say
 
@@ -24,7 +24,7 @@ _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 def main(arguments: list[str] | None = None) -> int:
     """Clean a run up; returns the exit code."""
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     return run_job(lambda say: _run(options, say))
 
 
@@ -32,9 +32,8 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.revisions.clean import clean_run
     from pipelines.run.folder import require_run
     from pipelines.run.lease import Lease
-    from pipelines.run.store import RunStore
 
-    store = RunStore(options.run)
+    store = open_store(options)
     require_run(store)
     with Lease(store, say=say):
         done = clean_run(
@@ -52,9 +51,10 @@ def _seconds(text: str) -> float:
     return float(match[1]) * _UNITS_S[match[2]]
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
-    parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
+    add_run(parser)
     parser.add_argument(
         "--grace",
         type=_seconds,
@@ -62,7 +62,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="how long ago a clean-up must have found a file unreferenced: 90m, 24h, 7d (24h)",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would go; change nothing")
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

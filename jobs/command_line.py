@@ -8,20 +8,37 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypedDict, TypeVar
 
 from jobs.exit_codes import ExitCode, exit_code_of, exit_code_table, stopped_by
 from pipelines.engine.stopping import ends_with, stop_message, stoppable
 from sd_core.errors import InputError
 from sd_core.faults import describe_fault
+from sd_core.home import expand_home
 from sd_core.redact import redact_text
 from sd_core.redacted_output import redacted_output
 from sd_core.say import Say
 
-_PROJECT = Path(__file__).resolve().parents[1]
+if TYPE_CHECKING:
+    from pipelines.config import Config
+    from pipelines.run.reader import Run
+    from pipelines.run.store import RunStore
+
+ConfigT = TypeVar("ConfigT", bound="Config")
+
+PROJECT = Path(__file__).resolve().parents[1]
 """A checkout, or where the wheel was installed: `configs` lies beside `jobs` in both."""
+
+
+class AskedOptions(TypedDict):
+    """Of `curate` and `generate`."""
+
+    steps: tuple[str, ...]
+    grow: bool
+    retry: bool
+    limit: int | None
 
 
 class StepsResult(Protocol):
@@ -55,13 +72,18 @@ def job_parser(doc: str | None, *, prog: str | None = None) -> argparse.Argument
     )
 
 
+def shipped_configs(folder: str) -> dict[str, Path]:
+    """The configurations in a folder of ours (`configs/curate/`), by the name of each."""
+    return {path.stem: path for path in sorted((PROJECT / folder).glob("*.yaml"))}
+
+
 def add_config_options(parser: argparse.ArgumentParser, *, folder: str) -> None:
     """`--config` and `--set`; a configuration of `folder` goes by its name alone as well."""
-    shipped = {path.stem: path for path in sorted((_PROJECT / folder).glob("*.yaml"))}
+    shipped = shipped_configs(folder)
     parser.add_argument(
         "--config",
         required=True,
-        type=lambda given: given if Path(given).exists() else str(shipped.get(given, given)),
+        type=lambda given: _found(expand_home(given), shipped),
         help=f"a YAML file, or one of {folder} by its name: {', '.join(shipped)}",
     )
     parser.add_argument(
@@ -71,6 +93,78 @@ def add_config_options(parser: argparse.ArgumentParser, *, folder: str) -> None:
         metavar="section.field=value",
         help="change one value of the configuration; may be repeated",
     )
+    _add_storage_options(parser, of="every store like the output's, if the configuration has none")
+
+
+def home_path(given: str) -> Path:
+    """A local path on a command line, which may begin with `~`."""
+    return Path(expand_home(given))
+
+
+def _found(given: str, shipped: Mapping[str, Path]) -> str:
+    return given if Path(given).exists() else str(shipped.get(given, given))
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The run, and by what its store is opened."""
+    parser.add_argument(
+        "run", type=expand_home, help="the run's folder: an absolute path or an fsspec URL"
+    )
+    _add_storage_options(parser, of="the run's store, as the job had them")
+
+
+def _add_storage_options(parser: argparse.ArgumentParser, *, of: str) -> None:
+    parser.add_argument(
+        "--storage-options",
+        type=expand_home,
+        metavar="FILE",
+        help=f"JSON or YAML with the options of {of}; never shown or stored",
+    )
+
+
+def configured(options: argparse.Namespace, load: Callable[..., ConfigT]) -> ConfigT:
+    """The job's configuration, as `load` reads it, with the options of stores."""
+    from pipelines.run.store_options import load_storage_options, with_storage_options
+
+    config = load(options.config, overrides=options.set)
+    return with_storage_options(config, load_storage_options(options.storage_options))
+
+
+def open_named_run(options: argparse.Namespace) -> "Run":
+    """The run that is named, for reading."""
+    from pipelines.run.reader import open_run
+    from pipelines.run.store_options import load_storage_options
+
+    storage_options = load_storage_options(options.storage_options)
+    return open_run(options.run, storage_options=storage_options)
+
+
+def open_store(options: argparse.Namespace) -> "RunStore":
+    """The run that is named, by the options that are given with it."""
+    from pipelines.run.store import RunStore
+    from pipelines.run.store_options import load_storage_options
+
+    return RunStore(options.run, load_storage_options(options.storage_options))
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """`--plan`."""
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="say what would be done, what is to be fetched and what it would take; write nothing",
+    )
+
+
+def add_limit(parser: argparse.ArgumentParser, *, of: str) -> None:
+    """`--limit N`, a number above 0."""
+    parser.add_argument("--limit", type=_count, metavar="N", help=f"the first N {of}")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0")
+    return int(text)
 
 
 def check_output_file(path: Path, option: str) -> None:
@@ -111,6 +205,16 @@ def run_job(work: Callable[[Say], int]) -> int:
         sys.stdout.flush()
         ends_with(code)
     return code
+
+
+def asked_of(options: argparse.Namespace) -> AskedOptions:
+    """What `curate` and `generate` are asked for beside the configuration."""
+    return {
+        "steps": tuple(options.steps.split(",")) if options.steps is not None else (),
+        "grow": options.grow,
+        "retry": options.retry,
+        "limit": options.limit,
+    }
 
 
 def result_code(result: StepsResult) -> int:

@@ -14,8 +14,9 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 import argparse
 import sys
 
-from jobs.command_line import job_parser, run_job
+from jobs.command_line import add_limit, add_run, job_parser, open_named_run, run_job
 from jobs.exit_codes import ExitCode
+from sd_core.home import expand_home
 from sd_core.say import Say
 
 FORMATS = ("webdataset", "parquet", "huggingface", "folder")
@@ -23,14 +24,12 @@ FORMATS = ("webdataset", "parquet", "huggingface", "folder")
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the set; returns the exit code."""
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     return run_job(lambda say: _run(options, say))
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.revisions.export import ExportOptions, export_run
-    from pipelines.run.reader import open_run
-    from pipelines.run.store import RunStore
 
     asked = ExportOptions(
         format=options.format,
@@ -39,7 +38,8 @@ def _run(options: argparse.Namespace, say: Say) -> int:
         columns=tuple(options.columns.split(",")) if options.columns is not None else None,
         latents=options.latents,
     )
-    made = export_run(open_run(options.run), RunStore(options.to, flat=True), asked, say=say)
+    run = open_named_run(options)
+    made = export_run(run, run.store.other(options.to).at_top(), asked, say=say)
     print(f"{options.to}: {made.rows:,} rows in {made.shards:,} shards")
     if not made.rows:
         print("no kept row is left to write; see --where", file=sys.stderr)
@@ -47,22 +47,19 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     return ExitCode.DONE
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
-    parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
-    parser.add_argument("--to", required=True, help="a new folder: an absolute path or a URL")
+    add_run(parser)
+    parser.add_argument(
+        "--to", required=True, type=expand_home, help="a new folder: an absolute path or a URL"
+    )
     parser.add_argument("--format", required=True, choices=FORMATS, help="how it is written")
     parser.add_argument("--where", metavar="SQL", help="a condition on the ledger's columns")
-    parser.add_argument("--limit", type=_count, help="the first so many rows")
+    add_limit(parser, of="rows")
     parser.add_argument("--columns", help="of the ledger, by commas; all by default")
     parser.add_argument("--latents", action="store_true", help="each row's latents as well (npy)")
-    return parser.parse_args(arguments)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0")
-    return int(text)
+    return parser
 
 
 if __name__ == "__main__":

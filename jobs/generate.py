@@ -9,14 +9,25 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 
 import argparse
 import sys
+from functools import partial
 
-from jobs.command_line import add_config_options, job_parser, result_code, run_job
+from jobs.command_line import (
+    add_config_options,
+    add_limit,
+    add_plan,
+    asked_of,
+    configured,
+    job_parser,
+    result_code,
+    run_job,
+)
+from jobs.exit_codes import ExitCode
 from sd_core.say import Say
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns the exit code."""
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     return run_job(lambda say: _run(options, say))
 
 
@@ -25,17 +36,25 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.workflows.generate import generate
     from pipelines.workflows.generate_config import GenerateJobConfig
 
-    config = load_config(GenerateJobConfig, options.config, overrides=options.set)
-    steps = tuple(options.steps.split(",")) if options.steps is not None else ()
-    result = generate(config, steps=steps, grow=options.grow, retry=options.retry, say=say)
+    config = configured(options, partial(load_config, GenerateJobConfig))
+    asked = asked_of(options)
+    if options.plan:
+        from pipelines.workflows.preview import preview_job
+
+        print("\n".join(preview_job(config, **asked, say=say)))
+        return ExitCode.DONE
+    result = generate(config, **asked, say=say)
     print(result.funnel)
     print(f"run: {config.output}")
     return result_code(result)
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
     add_config_options(parser, folder="configs/generate/")
+    add_limit(parser, of="prompts; without it, the same command goes on with the others")
+    add_plan(parser)
     parser.add_argument(
         "--grow", action="store_true", help="make what is new in a list that has changed"
     )
@@ -46,7 +65,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--steps",
         help="only these steps, by commas; naming select or encode allows a re-cut by new options",
     )
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ _WIDTH = 96
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the keys; returns the exit code."""
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     return run_job(lambda say: _run(options))
 
 
@@ -61,7 +61,8 @@ def _told(name: str, key: Key) -> Iterator[str]:
     yield from textwrap.wrap(key.meaning, _WIDTH, initial_indent="    ", subsequent_indent="    ")
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
     parser.add_argument("prefix", nargs="?", default="", help="a section (`download.`) or a key")
     parser.add_argument(
@@ -71,7 +72,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="JOB",
         help="only the configurations of curate, generate or train",
     )
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def sections(jobs: dict[str, Model]) -> dict[Model, dict[str, list[str]]]:
 
 def keys_of(model: Model) -> list[Key]:
     """The keys of one section, in the order of its fields."""
-    return [_key(name, field) for name, field in model.model_fields.items()]
+    return [_key(field.alias or name, field) for name, field in model.model_fields.items()]
 
 
 def faults(jobs: dict[str, Model]) -> list[str]:

@@ -8,25 +8,30 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 
 import argparse
 import sys
-from pathlib import Path
 
-from jobs.command_line import check_output_file, job_parser, run_job
+from jobs.command_line import (
+    add_run,
+    check_output_file,
+    home_path,
+    job_parser,
+    open_store,
+    run_job,
+)
 from jobs.exit_codes import ExitCode
 from sd_core.say import Say
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the page; returns the exit code."""
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     return run_job(lambda say: _run(options, say))
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.report.page import make_report, write_report
     from pipelines.run.folder import require_run
-    from pipelines.run.store import RunStore
 
-    store = RunStore(options.run)
+    store = open_store(options)
     require_run(store)
     if options.output is None:
         say(f"report: {write_report(store)}")
@@ -37,11 +42,16 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     return ExitCode.DONE
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
-    parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
-    parser.add_argument("--output", type=Path, help="a local file instead of one in the run")
-    return parser.parse_args(arguments)
+    add_run(parser)
+    parser.add_argument(
+        "--output",
+        type=home_path,
+        help="a local file instead of one in the run",
+    )
+    return parser
 
 
 if __name__ == "__main__":

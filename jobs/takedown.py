@@ -23,8 +23,9 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 import argparse
 import sys
 
-from jobs.command_line import job_parser, run_job
+from jobs.command_line import add_run, job_parser, open_store, run_job
 from jobs.exit_codes import ExitCode
+from sd_core.home import expand_home
 from sd_core.say import Say
 
 _KINDS = {
@@ -39,7 +40,10 @@ _KINDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Take rows down; returns the exit code."""
-    options = _parse(arguments)
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if all(getattr(options, kind) is None for kind in (*_KINDS, "taken_down_in")):
+        parser.error("give a list: " + ", ".join(f"--{kind}" for kind in _KINDS))
     return run_job(lambda say: _run(options, say))
 
 
@@ -52,15 +56,14 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.rules.tombstones import tombstones_of
     from pipelines.run.folder import require_run
     from pipelines.run.lease import Lease
-    from pipelines.run.store import RunStore
 
-    store = RunStore(options.run)
+    store = open_store(options)
     require_run(store)
     entries = read_takedown_lists(store, {kind: getattr(options, kind) for kind in _KINDS})
     trainings = list(find_trainings(store, options.trainings))
     with Lease(store, say=say):
         if options.taken_down_in is not None:
-            found = sources_taken_down(store, RunStore(options.taken_down_in))
+            found = sources_taken_down(store, store.other(options.taken_down_in))
             say(f"{len(found):,} source(s) of these images are taken down in their run")
             entries = {**entries, "sources": [*entries.get("sources", ()), *found]}
         done = take_down(store, tombstones_of(**entries), say=say, entries=entries)
@@ -69,7 +72,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     for line in (*done.uses, *trainings):
         print(line)
     if done.num_rows:
-        print(f"now remove the old files: python jobs/clean.py {options.run} --grace 0")
+        print(f"now remove the old files: latent-foundry clean {options.run} --grace 0")
     where = store.place(UNMATCHED_FILE)
     return _tell_unmatched(done.unmatched, where, must_match=options.must_match)
 
@@ -81,29 +84,29 @@ def _tell_unmatched(count: int, where: str, *, must_match: bool) -> ExitCode:
     return ExitCode.FAILED if count and must_match else ExitCode.DONE
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
-    parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
+    add_run(parser)
     for kind, told in _KINDS.items():
-        parser.add_argument(f"--{kind}", metavar="LIST", help=f"a list of {told}")
+        parser.add_argument(f"--{kind}", metavar="LIST", type=expand_home, help=f"a list of {told}")
     parser.add_argument(
         "--taken-down-in",
         metavar="RUN",
+        type=expand_home,
         help="of a generated run: images that started from rows that were taken down in that one",
     )
     parser.add_argument(
         "--trainings",
         metavar="PATH",
+        type=expand_home,
         help="look for trainings on the run in this folder of their outputs, beside those that "
         "left word in its used_by",
     )
     parser.add_argument(
         "--must-match", action="store_true", help="exit with 1 where an entry matches no row"
     )
-    options = parser.parse_args(arguments)
-    if all(getattr(options, kind) is None for kind in (*_KINDS, "taken_down_in")):
-        parser.error("give a list: " + ", ".join(f"--{kind}" for kind in _KINDS))
-    return options
+    return parser
 
 
 if __name__ == "__main__":

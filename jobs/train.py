@@ -11,29 +11,45 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 import argparse
 import sys
 
-from jobs.command_line import add_config_options, job_parser, run_job
+from jobs.command_line import (
+    add_config_options,
+    add_limit,
+    add_plan,
+    configured,
+    job_parser,
+    run_job,
+)
+from jobs.exit_codes import ExitCode
 from sd_core.say import Say
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns the exit code."""
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     return run_job(lambda say: _run(options, say))
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.training.job import load_train_config, train
 
-    config = load_train_config(options.config, overrides=options.set)
-    result = train(config, say=say)
+    config = configured(options, load_train_config)
+    if options.plan:
+        from pipelines.training.preview import preview_training
+
+        print("\n".join(preview_training(config, limit=options.limit, say=say)))
+        return ExitCode.DONE
+    result = train(config, say=say, limit=options.limit)
     print(f"{result.steps:,} steps; the model: {result.model}")
     return 0
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
     add_config_options(parser, folder="configs/train/")
-    return parser.parse_args(arguments)
+    add_limit(parser, of="steps; without it, the same command goes on to the same weights")
+    add_plan(parser)
+    return parser
 
 
 if __name__ == "__main__":

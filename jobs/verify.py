@@ -4,7 +4,7 @@
     python jobs/verify.py s3://bucket/run --deep
 
 Prints the faults, one a line, as `where: what was found, what was expected`. Credentials of an
-object store come from its own environment variables (AWS_*, FSSPEC_*).
+object store come from its own environment variables (AWS_*, FSSPEC_*), or from `--storage-options`.
 
 Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 """
@@ -12,23 +12,22 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 import argparse
 import sys
 
-from jobs.command_line import job_parser, run_job
+from jobs.command_line import add_run, job_parser, open_store, run_job
 from jobs.exit_codes import ExitCode
 from sd_core.say import Say
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Verify a run; returns the exit code."""
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     return run_job(lambda say: _run(options, say))
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
-    from pipelines.run.store import RunStore
     from pipelines.verify import Fault, verify_run
 
     num_faults = 0
-    for finding in verify_run(RunStore(options.run), deep=options.deep):
+    for finding in verify_run(open_store(options), deep=options.deep):
         if isinstance(finding, Fault):
             num_faults += 1
             print(finding, flush=True)
@@ -39,11 +38,12 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     return ExitCode.FAILED if num_faults else ExitCode.DONE
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = job_parser(__doc__)
-    parser.add_argument("run", help="the run's folder: an absolute path or an fsspec URL")
+    add_run(parser)
     parser.add_argument("--deep", action="store_true", help="read every file whole")
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

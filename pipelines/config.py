@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
 from pipelines.redact import redact_config
 from sd_core.errors import EnvironmentFault, InputError, is_environment
+from sd_core.home import expand_home
 from sd_core.plain_yaml import MAX_DEPTH, YamlError, parse_yaml
 from sd_core.redact import CREDENTIALS_TOLD, REDACTED, names_credentials
 
@@ -105,7 +106,10 @@ def load_config(
 
 
 def validate_config(model: type[ConfigT], tree: Mapping[str, Any], *, where: str) -> ConfigT:
-    """Validate a parsed mapping; raises `ConfigError` naming `where` and every problem."""
+    """Validate a parsed mapping, in which `~/` stands for the user's own folder; raises
+    `ConfigError` naming `where` and every problem."""
+    _to_json(tree, where)  # which holds for what follows
+    tree = _at_home(tree)
     text = _to_json(tree, where)
     for name, value in _texts(tree, ""):
         if names_credentials(value):
@@ -126,6 +130,15 @@ def _texts(node: Any, name: str) -> Iterator[tuple[str, str]]:
     parts: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, Mapping) else ()
     for key, part in enumerate(node) if isinstance(node, list) else parts:
         yield from _texts(part, f"{name}.{key}".lstrip("."))
+
+
+def _at_home(node: Any, *, are_texts: bool = False) -> Any:
+    """The tree with `~/` at a text's start expanded, but in lists of prompts."""
+    if isinstance(node, Mapping):
+        return {name: _at_home(part, are_texts=name == "prompts") for name, part in node.items()}
+    if isinstance(node, list):
+        return [part if are_texts and isinstance(part, str) else _at_home(part) for part in node]
+    return expand_home(node) if isinstance(node, str) and node.startswith("~/") else node
 
 
 def _to_json(tree: Mapping[str, Any], where: str) -> str:
@@ -233,7 +246,8 @@ def _fields_at(model: type[BaseModel], location: tuple[str, ...]) -> set[str]:
 
 def _sections_of(model: type[BaseModel]) -> dict[str, list[type[BaseModel]]]:
     """A section's keys with the sections that may stand under each; some stand in a table."""
-    own = {name: _models_in(field.annotation) for name, field in model.model_fields.items()}
+    fields = model.model_fields.items()
+    own = {field.alias or name: _models_in(field.annotation) for name, field in fields}
     further: Mapping[str, type[BaseModel]] = getattr(model, "further_keys", dict)()
     return own | {name: [section] for name, section in further.items()}
 

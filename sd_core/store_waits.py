@@ -1,11 +1,13 @@
 """How long a client of an object store waits for one that does not answer."""
 
+import fsspec
 import fsspec.config
 
-_CONNECT_S = 10
-_ANSWER_S = 15
+_CONNECT_S = 8
+_ANSWER_S = 8
 _ATTEMPTS = 2
-"""Of botocore; s3fs makes five of each. By default they come to 25 minutes for each request."""
+"""Of botocore; `BoundedS3` makes three of each, and nine where a file is read. By default they come
+to 25 minutes for each request, and two hours for a read."""
 
 
 def bound_store_waits() -> None:
@@ -19,3 +21,10 @@ def bound_store_waits() -> None:
         "retries": {"total_max_attempts": _ATTEMPTS},
     }
     fsspec.config.conf.setdefault("s3", {}).setdefault("config_kwargs", bounds)
+    for protocol in ("s3", "s3a"):
+        fsspec.register_implementation(
+            protocol,
+            "sd_core.bounded_s3.BoundedS3",
+            clobber=True,
+            errtxt="Install s3fs to access S3",
+        )

@@ -1,6 +1,7 @@
 """The pages for people are true where a program can tell: files, targets, commands, sizes."""
 
 import importlib
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -8,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.curate import _parse as parse_curate
-from jobs.generate import _parse as parse_generate
-from jobs.train import _parse as parse_train
+from jobs import curate, generate, train
 from pipelines.config import load_config
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.config import TrainConfig
@@ -39,12 +38,15 @@ def named_paths(page: str) -> set[str]:
 
 
 def commands(page: str) -> Iterator[list[str]]:
-    """Each `python ...` of the page as words, without what comes before it."""
+    """Each command of ours on the page as words: a module or a file of `jobs`, then arguments."""
     for block in fenced(page):
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
+            words = list(itertools.takewhile(">".__ne__, shlex.split(line, comments=True)))
             if "python" in words:
                 yield words[words.index("python") + 1 :]
+            elif "latent-foundry" in words:
+                name, *arguments = words[words.index("latent-foundry") + 1 :]
+                yield [f"jobs/{name}.py", *arguments]
 
 
 COMMANDS = [(page, command) for page in PAGES for command in commands(page)]
@@ -94,18 +96,22 @@ def test_every_command_is_one_that_its_job_understands(page: str, command: list[
         main = importlib.import_module(name if "." in name[5:] else f"{name}.__main__")
     else:
         main = importlib.import_module(name.removesuffix(".py").replace("/", "."))
-    assert main._parse(arguments) is not None
+    parse = main.make_parser().parse_args if hasattr(main, "make_parser") else main._parse
+    assert parse(arguments) is not None
 
 
 def test_the_readmes_own_settings_are_of_the_configurations() -> None:
-    """Of each job, the first command: its file and every `--set` are read as the job reads them."""
-    for job, parse, model in (
-        ("curate", parse_curate, CurateConfig),
-        ("train", parse_train, TrainConfig),
-        ("generate", parse_generate, GenerateJobConfig),
+    """Of each job, the first command with a configuration that ships: its file and every `--set`
+    are read as the job reads them."""
+    for job, model in (
+        (curate, CurateConfig),
+        (train, TrainConfig),
+        (generate, GenerateJobConfig),
     ):
-        found = [words[1:] for words in commands("README.md") if words[0] == f"jobs/{job}.py"]
-        options = parse(found[0])
+        name = f"{job.__name__.replace('.', '/')}.py"
+        found = [words[1:] for words in commands("README.md") if words[0] == name]
+        every = (job.make_parser().parse_args(words) for words in found)
+        options = next(options for options in every if (ROOT / options.config).exists())
         config = load_config(model, ROOT / options.config, overrides=options.set)
         assert config.output.startswith("/data/")
 

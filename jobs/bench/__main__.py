@@ -17,10 +17,10 @@ is 1.
 import argparse
 import sys
 
-from jobs.bench.hardware import describe_hardware
 from jobs.bench.options import parse
 from jobs.command_line import check_output_file, run_job
 from jobs.exit_codes import ExitCode, exit_code_table
+from jobs.hardware import describe_hardware
 from sd_core.errors import InputError
 from sd_core.say import Say
 

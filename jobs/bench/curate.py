@@ -171,7 +171,7 @@ def _select(store: RunStore, job: CurateSteps) -> float:
     begin = time.time()
     for step in ("download", "score"):
         _complete(store, job, step)
-    job.select().run(lambda manifest: None)
+    job.select(lambda line: None).run(lambda manifest: None)
     _complete(store, job, "select")
     return time.time() - begin
 

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.bench.image_set import read_real_sizes
-from pipelines.rows.ledger import DOWNLOAD_FACTS, SCORE_FACTS
+from pipelines.rows.ledger import ORIGIN_FACTS, SCORE_FACTS
 from pipelines.run.manifest import SpooledFile, commit_shard
+from pipelines.run.record import StepIdentity
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
 
-DOWNLOAD, SCORE = "d" * 16, "5" * 16
 ROWS_PER_SHARD = 10_000
 
 _FAILED = 0.15
@@ -41,15 +41,20 @@ _WORDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerCase:
-    """Where the facts lie, and how many rows they have."""
+    """Where the facts lie, how many rows they have, and by which steps they were made: that of the
+    images, then score."""
 
     store: RunStore
     num_rows: int
     num_shards: int
+    images: StepIdentity
+    score: StepIdentity
 
 
-def make_facts(root: Path, *, num_rows: int, metadata: Path, seed: int = 0) -> LedgerCase:
-    """Commit the download and score steps of a run without images.
+def make_facts(
+    root: Path, *, num_rows: int, metadata: Path, seed: int = 0, origin: str = "download"
+) -> LedgerCase:
+    """Commit the download (or generate) and score steps of a run without images.
 
     15% of the rows failed; of the others 5% are byte copies and 5% near copies (1 to 4 bits of the
     hash) of an earlier row, 0.5% are plain pictures with one hash, and the rest are of 500 kinds
@@ -66,9 +71,12 @@ def make_facts(root: Path, *, num_rows: int, metadata: Path, seed: int = 0) -> L
     hashes = _hashes(num_rows, random)[pictures]
     domains = (random.pareto(1.0, num_rows) * 20).astype(np.int64) % _NUM_DOMAINS
     num_shards = -(-num_rows // ROWS_PER_SHARD)
+    images = StepIdentity(step=origin, options={})
+    score = StepIdentity(step="score", options={}, parents=(images.fingerprint,))
     for shard_id in range(num_shards):
         rows = slice(shard_id * ROWS_PER_SHARD, min(num_rows, (shard_id + 1) * ROWS_PER_SHARD))
-        facts = _download_facts(
+        facts = _image_facts(
+            ORIGIN_FACTS[origin],
             shard_id,
             pictures=pictures[rows],
             hashes=hashes[rows],
@@ -76,9 +84,11 @@ def make_facts(root: Path, *, num_rows: int, metadata: Path, seed: int = 0) -> L
             sizes=sizes[rows],
             failed=failed[rows],
         )
-        _commit(store, root, "download", DOWNLOAD, shard_id, facts)
-        _commit(store, root, "score", SCORE, shard_id, _score_facts(facts, random))
-    return LedgerCase(store=store, num_rows=num_rows, num_shards=num_shards)
+        _commit(store, root, images, shard_id, facts)
+        _commit(store, root, score, shard_id, _score_facts(facts, random))
+    return LedgerCase(
+        store=store, num_rows=num_rows, num_shards=num_shards, images=images, score=score
+    )
 
 
 def _sizes(metadata: Path, count: int, random: np.random.Generator) -> npt.NDArray[np.int32]:
@@ -105,7 +115,8 @@ def _hashes(count: int, random: np.random.Generator) -> npt.NDArray[np.uint64]:
     return hashes
 
 
-def _download_facts(
+def _image_facts(
+    schema: pa.Schema,
     shard_id: int,
     *,
     pictures: npt.NDArray[np.int64],
@@ -136,13 +147,14 @@ def _download_facts(
         "height": pa.array(np.full(count, 512, np.int32), mask=failed),
         "sha256": pa.array(np.array(digests), mask=failed),
         "final_url": pa.array(np.array(urls), mask=failed),
+        "noise_seed": pa.array(np.arange(first, first + count)),
         "phash": pa.array(np.array([f"{value:016x}" for value in hashes.tolist()]), mask=failed),
     }
     arrays = [
         made[field.name].cast(field.type) if field.name in made else pa.nulls(count, field.type)
-        for field in DOWNLOAD_FACTS
+        for field in schema
     ]
-    return pa.Table.from_arrays(arrays, schema=DOWNLOAD_FACTS)
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _caption(number: int) -> str:
@@ -169,7 +181,7 @@ def _score_facts(facts: pa.Table, random: np.random.Generator) -> pa.Table:
 
 
 def _commit(
-    store: RunStore, root: Path, step: str, fingerprint: str, shard_id: int, table: pa.Table
+    store: RunStore, root: Path, step: StepIdentity, shard_id: int, table: pa.Table
 ) -> None:
     root.mkdir(parents=True, exist_ok=True)
     path = root / "table.parquet"
@@ -177,12 +189,12 @@ def _commit(
     reasons = table["reason"].to_pylist() if "reason" in table.column_names else []
     dropped = Counter(reason for reason in reasons if reason is not None)
     file = SpooledFile(
-        folder=f"facts/{step}", path=path, suffix=".parquet", num_rows=table.num_rows
+        folder=f"facts/{step.step}", path=path, suffix=".parquet", num_rows=table.num_rows
     )
     commit_shard(
         store,
-        step=step,
-        fingerprint=fingerprint,
+        step=step.step,
+        fingerprint=step.fingerprint,
         shard_id=shard_id,
         files=[file],
         rows_in=table.num_rows,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.bench.ledger_case import DOWNLOAD, SCORE, LedgerCase, make_facts
+from jobs.bench.ledger_case import LedgerCase, make_facts
 from pipelines.config import validate_config
 from pipelines.run.committed import Committed
 from pipelines.run.record import StepIdentity, complete_step
@@ -80,16 +80,15 @@ def _in_own_process(cut: str, case: LedgerCase) -> SelectResult:
 def cut_ledger(cut: str, case: LedgerCase) -> SelectResult:
     """Cut a made ledger in one of `CUTS`, in this process."""
     config = validate_config(SelectConfig, CUTS[cut], where=cut)
-    store = RunStore(case.store.root)
-    identity = StepIdentity(step="select", options={"select": config.identity()})
+    store, identity = RunStore(case.store.root), cut_identity(cut, case)
     begin = time.perf_counter()
     Select(
         store=store,
         fingerprint=identity.fingerprint,
         config=config,
         num_shards=case.num_shards,
-        images=Committed(store, "download", DOWNLOAD),
-        score=Committed(store, "score", SCORE),
+        images=Committed(store, case.images.step, case.images.fingerprint),
+        score=Committed(store, "score", case.score.fingerprint),
         read_rows=_no_rows,
     ).run(lambda manifest: None)
     summary = complete_step(
@@ -104,6 +103,16 @@ def cut_ledger(cut: str, case: LedgerCase) -> SelectResult:
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         kept=summary.kept,
         dropped=dict(summary.dropped),
+    )
+
+
+def cut_identity(cut: str, case: LedgerCase) -> StepIdentity:
+    """What such a cut is recorded as."""
+    config = validate_config(SelectConfig, CUTS[cut], where=cut)
+    return StepIdentity(
+        step="select",
+        options={"select": config.identity()},
+        parents=(case.images.fingerprint, case.score.fingerprint),
     )
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from jobs.bench.curate import CurateResult
 from jobs.bench.download import SetResult, SideRun, median_rate
 from jobs.bench.generate import GenerateResult
-from jobs.bench.hardware import Hardware
 from jobs.bench.memory import MemoryResult
 from jobs.bench.select import SelectResult
 from jobs.bench.train import LoaderResult, TrainBenchResult
+from jobs.hardware import Hardware
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

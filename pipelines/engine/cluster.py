@@ -6,7 +6,7 @@ import signal
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pipelines.run.store import RunStore, StorageError
 from pipelines.steps.step import Resources
 from sd_core.errors import EnvironmentFault, has_no_bucket, is_environment
 from sd_core.faults import describe_fault
+from sd_core.made_folders import made_folder
 from sd_core.say import Say
 
 _LOCAL_OBJECT_STORE_BYTES = 200_000_000  # tasks exchange shard ids, never image bytes
@@ -137,17 +138,25 @@ def _sees_probe(store: RunStore, name: str) -> bool:
         return False
 
 
-def check_writable(store: RunStore) -> None:
-    """Write a small file into the output and remove it.
+@contextmanager
+def writable(store: RunStore) -> Iterator[None]:
+    """Make sure that the output can be written, by a small file that is removed again. A job that
+    ends before it has written anything leaves no folder that was not there.
 
     Raises:
         EnvironmentFault: the disk is full, broken or mounted read-only, the store cannot be
             reached or refuses the credentials.
         StorageError: it is another folder or bucket that is needed.
     """
+    with ExitStack() as stack:
+        _probe_output(store, stack)
+        yield
+
+
+def _probe_output(store: RunStore, stack: ExitStack) -> None:
     try:
         if store.is_local:
-            Path(store.root).mkdir(parents=True, exist_ok=True)
+            stack.enter_context(made_folder(Path(store.absolute(""))))
         store.replace(".probe", b"")
         store.delete(".probe")
     except Exception as error:  # the client of each store raises its own

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable
 
 from pipelines.engine.chain import Chain
+from pipelines.steps.step import is_light
 from sd_core.errors import is_no_shards_fault
 from sd_core.faults import describe_fault
 
@@ -28,13 +29,16 @@ def run_local(chain: Chain, *, check: Callable[[], None]) -> None:
             else:
                 raise RuntimeError("a chain with work left offers no shard")
             step = chain.states[index].step
+            is_opening = False
             try:
-                if step not in opened:
+                if step not in opened and not is_light(step, shard_id):
+                    is_opening = True
                     step.open()
                     opened.append(step)
+                    is_opening = False
                 manifest = step.run(shard_id)
             except Exception as error:
-                chain.failed(index, shard_id, _told(error, opened=step in opened), cause=error)
+                chain.failed(index, shard_id, _told(error, opened=not is_opening), cause=error)
             else:
                 chain.finished(index, shard_id, manifest)
     finally:

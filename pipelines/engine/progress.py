@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pipelines.run.manifest import Manifest
 from pipelines.run.record import StepSummary
-from sd_core.say import Say
+from sd_core.say import Say, duration
 
 _LINE_EVERY_S = 5.0
 
@@ -57,14 +57,8 @@ def _line(name: str, step: _StepProgress, now: float) -> str:
     kept = f"{step.kept / step.rows:.1%}" if step.rows else "-"
     return (
         f"{name}: {done}/{step.shards_total} shards, {step.rows:,} rows, "
-        f"{step.rows / elapsed:,.1f} images/s, kept {kept}, {_duration(left)} left"
+        f"{step.rows / elapsed:,.1f} images/s, kept {kept}, {duration(left)} left"
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
 def funnel_table(num_rows: int, steps: Sequence[tuple[str, StepSummary]]) -> str:
@@ -92,7 +86,7 @@ def funnel_table(num_rows: int, steps: Sequence[tuple[str, StepSummary]]) -> str
             + (
                 "every row is accounted for"
                 if kept + sum(total.values()) == num_rows
-                else "THE COUNTS DO NOT ADD UP: run jobs/verify.py"
+                else "THE COUNTS DO NOT ADD UP: run latent-foundry verify"
             )
         )
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from ray.exceptions import (
 
 from pipelines.engine.chain import Chain, EngineError, ResourcesError
 from pipelines.engine.shard_worker import WorkerFacts, worker_class
-from pipelines.steps.step import ShardStep
+from pipelines.steps.step import ShardStep, is_light
 from sd_core.errors import EnvironmentFault, FoundryError, is_no_shards_fault
 from sd_core.say import Say
 
@@ -41,7 +41,7 @@ _NO_WORKER_S = 600.0
 class _Slot:
     actor: Any
     placing: Any  # the ref of `place`, None once it has answered
-    opening: Any  # that of `open`
+    opening: Any  # that of `open`, None once it has answered, or while nothing needs it
     facts: WorkerFacts | None = None
     inflight: deque[tuple[int, Any]] = field(default_factory=deque)
 
@@ -50,12 +50,20 @@ class _Pool:
     def __init__(self, step: ShardStep) -> None:
         self.step = step
         self._actor_class = worker_class(step)
+        self.is_open = False
         self.slots = [self._start() for _ in range(step.resources.num_workers)]
         self.failed_opens = 0
 
     def _start(self) -> _Slot:
         actor = self._actor_class.remote(self.step)
-        return _Slot(actor=actor, placing=actor.place.remote(), opening=actor.open.remote())
+        opening = actor.open.remote() if self.is_open else None
+        return _Slot(actor=actor, placing=actor.place.remote(), opening=opening)
+
+    def open(self) -> None:
+        """Have every worker load what shards need; before the first that needs it."""
+        self.is_open = True
+        for slot in self.slots:
+            slot.opening = slot.actor.open.remote()
 
     def replace(self, slot: _Slot) -> None:
         _kill(slot.actor)
@@ -117,6 +125,10 @@ class RayRunner:
                     continue
                 shard_id = chain.next_shard(index, max_ahead=ahead)
                 if shard_id is None:
+                    return
+                if not pool.is_open and not _is_light(pool.step, shard_id):
+                    chain.returned(index, shard_id)
+                    pool.open()
                     return
                 slot.inflight.append((shard_id, slot.actor.run.remote(shard_id)))
 
@@ -228,6 +240,13 @@ class RayRunner:
         if slot.facts is not None:
             deaths.append(slot.facts.node)
         chain.interrupted(index, shard_id, _first_line(error))
+
+
+def _is_light(step: ShardStep, shard_id: int) -> bool:
+    try:
+        return is_light(step, shard_id)
+    except (FoundryError, OSError):  # the worker meets it as well, and it is counted there
+        return False
 
 
 def _kill(actor: Any) -> None:

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pipelines.engine import cluster
 from pipelines.engine.chain import Chain
 from pipelines.engine.config import EngineConfig
+from pipelines.engine.early_warning import EarlyWarning
 from pipelines.engine.local import run_local
 from pipelines.engine.patience import Patience, ResultT
 from pipelines.engine.progress import Progress
@@ -35,6 +36,7 @@ class Session:
         self._say = say
         self.progress = Progress(say=say)
         self.rates = RateLog()
+        self._warning = EarlyWarning(store, say=say)
         self.download_resources = Resources(num_workers=config.download_workers)
         workers, gpus = cluster.count_model_workers(config) if config.runner == "ray" else (1, 0.0)
         self.model_resources = Resources(num_gpus=gpus, num_workers=workers)
@@ -54,6 +56,8 @@ class Session:
         for step in steps:
             done = len(committed_shards(self._store, step.name, step.fingerprint))
             self.start(step.name, shards_total=num_shards, shards_done=done)
+            if (watched := getattr(step, "watched", None)) is not None:
+                self._warning.watched[step.name] = watched
         chain = Chain(
             self._store,
             steps,
@@ -90,6 +94,7 @@ class Session:
     def _count(self, manifest: Manifest) -> None:
         self.progress.add(manifest)
         self.rates.add(manifest)
+        self._warning.add(manifest)
 
 
 @contextmanager
@@ -107,7 +112,7 @@ def open_session(
     """
     with ExitStack() as stack:
         stack.enter_context(stoppable())
-        cluster.check_writable(store)
+        stack.enter_context(cluster.writable(store))
         lease = stack.enter_context(Lease(store, say=say))
         if config.runner == "ray":
             num_cpus = config.cpu_model_workers + downloads * config.download_workers

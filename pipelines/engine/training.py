@@ -58,7 +58,7 @@ def open_training(
     """
     with ExitStack() as stack:
         stack.enter_context(stoppable())
-        cluster.check_writable(store)
+        stack.enter_context(cluster.writable(store))
         left = _half_written(store)  # before ours is, so that none of these is a living job's
         stack.enter_context(Lease(store, say=say))
         for path in left:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow.compute as pc
 
+from pipelines.plan.draft import PlanDraft
 from pipelines.plan.duplicates import DuplicateFinder
 from pipelines.plan.inputs import (
     check_source_options,
@@ -12,7 +13,7 @@ from pipelines.plan.inputs import (
     file_sha256,
     file_token,
 )
-from pipelines.plan.make import PlanDraft, store_draft
+from pipelines.plan.make import store_draft
 from pipelines.plan.record import Plan, PlanError, PlannedFile
 from pipelines.rows.keys import blake2b_64, hash_rows, hex_keys
 from pipelines.run.spool_folder import spool_folder
@@ -221,7 +222,7 @@ class _Growing:
             yield replace(
                 scanned,
                 start_row=num_before,
-                raw=scanned.raw.from_row(skip),
+                raw=scanned.raw.part(skip),
                 start_byte=self._ends[file.name].end_byte,
                 begins_shard=True,
             )

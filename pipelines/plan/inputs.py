@@ -20,9 +20,8 @@ def check_plan_inputs(plan: Plan, source: Source) -> None:
         raise PlanError(str(error)) from error
     planned = {file.name: file for file in plan.files}
     faults = [f"{file.uri}: planned, and gone now" for file in plan.files if file.name not in found]
-    faults += [
-        f"{file.uri}: not in the plan" for name, file in found.items() if name not in planned
-    ]
+    new = found.keys() - planned.keys() if plan.limit is None else ()  # else it ends before them
+    faults += [f"{found[name].uri}: not in the plan" for name in new]
     for name in planned.keys() & found.keys():
         fault = _difference(planned[name], found[name])
         if fault is not None:
@@ -38,7 +37,8 @@ def check_plan_inputs(plan: Plan, source: Source) -> None:
 
 def check_source_options(plan: Plan, source: Source) -> None:
     """Raise `PlanError` where options that decide what a row is are not those of the plan."""
-    now = {"files_root": None, "image_column": None, **source_options(source)}
+    later = ("files_root", "image_column", "captions")  # plans that do not say have none
+    now = {**dict.fromkeys(later), **source_options(source)}
     changed = [
         f"  - source.{name}: {plan.options.get(name)!r} when planned, {now.get(name)!r} now"
         for name in {**now, **plan.options}
@@ -63,6 +63,7 @@ def source_options(source: Source) -> dict[str, str | int | None]:
         "tar_grouping": config.tar_grouping,
         **({} if config.files_root is None else {"files_root": "given"}),
         **({} if config.image_column is None else {"image_column": config.image_column}),
+        **({} if config.captions is None else {"captions": config.captions}),
         **{f"csv.{name}": value for name, value in config.csv.model_dump().items()},
         **(limit if config.max_cell_bytes != MAX_CELL_BYTES else {}),
     }

@@ -4,36 +4,34 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from pipelines.config import Config
+from pipelines.plan.draft import PlanDraft
 from pipelines.plan.duplicates import SETTLED_REASONS, DuplicateFinder
-from pipelines.plan.inputs import file_num_bytes, file_sha256, file_token, source_options
+from pipelines.plan.inputs import source_options
 from pipelines.plan.record import (
     PLAN_VERSION,
     SHARD_FIELDS,
     SHARDS_PATH,
     Plan,
     PlanError,
-    PlannedFile,
     grown_shards_path,
     put_table,
     settled_path,
     store_plan,
 )
-from pipelines.rows.keys import KeyHash, blake2b_64, hash_rows
+from pipelines.rows.keys import KeyHash, blake2b_64
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
-from pipelines.sources.columns import SourceColumn, TextColumns, name_source_columns, widen
-from pipelines.sources.config import MAX_COLUMNS, SourceError
+from pipelines.sources.columns import SourceColumn
+from pipelines.sources.config import SourceError
 from pipelines.sources.files import SourceFile
-from pipelines.sources.rows import READER, ScannedRange, SourceRange
 from pipelines.sources.source import Source
 
 BeforeStore = Callable[[Sequence[SourceColumn]], None]
@@ -53,6 +51,7 @@ def make_plan(
     config: PlanConfig,
     *,
     store: RunStore,
+    limit: int | None = None,
     scratch: Path | None = None,
     key_hash: KeyHash = blake2b_64,
     on_file: Callable[[SourceFile], None] | None = None,
@@ -61,6 +60,7 @@ def make_plan(
     """Read the source once, cut it into shards, settle duplicates, and store the plan.
 
     Args:
+        limit: After how many rows the plan ends; None: it has all.
         scratch: Where local temporary files go; 32 bytes a row beyond the first million.
         key_hash: For tests of collisions only.
         on_file: Told of each file before it is read.
@@ -73,91 +73,20 @@ def make_plan(
         spool_folder(scratch) as folder,
         DuplicateFinder(folder) as finder,
     ):
-        draft = PlanDraft(rows_per_shard=config.rows_per_shard, finder=finder, key_hash=key_hash)
+        draft = PlanDraft(
+            rows_per_shard=config.rows_per_shard, finder=finder, key_hash=key_hash, limit=limit
+        )
         try:
             for file in source.files:
+                if draft.is_full:
+                    draft.is_cut = True
+                    break
                 if on_file is not None:
                     on_file(file)
                 draft.add_file(source, file)
         except SourceError as error:
             raise PlanError(str(error)) from error
         return store_draft(draft, source, store, before_store=before_store)
-
-
-@dataclass(kw_only=True)
-class PlanDraft:
-    """A plan being made."""
-
-    rows_per_shard: int
-    finder: DuplicateFinder
-    key_hash: KeyHash
-    files: list[PlannedFile] = field(default_factory=list)
-    shards: list[SourceRange] = field(default_factory=list)
-    types: dict[str, str] = field(default_factory=dict)
-    notes: Counter[str] = field(default_factory=Counter)
-
-    def add_file(self, source: Source, file: SourceFile) -> None:
-        token = file_token(file)
-        digest = file_sha256(file)
-        num_rows, has_too_large = 0, False
-        text_columns = TextColumns(url=None, caption=None)
-        for scanned in source.scan(file, rows_per_shard=self.rows_per_shard):
-            num_rows += self.add_range(file, scanned)
-            text_columns = scanned.text_columns
-            has_too_large |= bool(scanned.too_large)
-        if token != file_token(file):
-            raise PlanError(f"{file.uri}: changed while it was being planned; start again")
-        self.files.append(
-            PlannedFile(
-                name=file.name,
-                uri=file.uri,
-                sha256=digest,
-                num_bytes=file_num_bytes(file),
-                token=token,
-                num_rows=num_rows,
-                text_columns=text_columns,
-                reader=READER,
-                max_cell_bytes=source.config.max_cell_bytes if has_too_large else None,
-            )
-        )
-
-    def add_range(self, file: SourceFile, scanned: ScannedRange, *, reader: int = READER) -> int:
-        """Make a shard of a range of a file, or add it to the last one; returns its rows."""
-        shard_id = len(self.shards) - (not scanned.begins_shard)
-        texts = scanned.raw.key_texts(file=file.name, start_row=scanned.start_row)
-        begun = None if scanned.begins_shard else self.shards.pop()
-        self.finder.add(
-            hash_rows(texts, key_hash=self.key_hash),
-            shard_id=shard_id,
-            first_row=begun.num_rows if begun else 0,
-            usable=pc.is_null(scanned.raw.reason).to_numpy(zero_copy_only=False),
-        )
-        for name, kind in scanned.types.items():
-            known = self.types.get(name, "")
-            self.types[name] = widen(known, kind) if known and kind else known or kind
-        if len(self.types) > MAX_COLUMNS:
-            raise PlanError(f"{file.uri}: more than {MAX_COLUMNS:,} columns with those before it")
-        self.shards.append(
-            SourceRange(
-                shard_id=shard_id,
-                file=file.name,
-                start_row=(begun or scanned).start_row,
-                num_rows=len(texts) + (begun.num_rows if begun else 0),
-                start_byte=(begun or scanned).start_byte,
-                end_byte=scanned.end_byte,
-                reader=reader,
-                mark=scanned.mark,
-            )
-        )
-        self.notes.update(scanned.notes)
-        return len(texts)
-
-    def columns(self, content_hash: str | None) -> tuple[SourceColumn, ...]:
-        """The list's other columns, with the types that were met."""
-        types = {name: kind or "string" for name, kind in self.types.items()}
-        if content_hash in types:
-            types[content_hash] = "string"  # a digest may look like a number
-        return name_source_columns(types)
 
 
 def store_draft(
@@ -198,6 +127,8 @@ def store_draft(
         shards=shards,
         shards_path=SHARDS_PATH if grown is None else grown_shards_path(shards),
         notes=_all_notes(draft, grown),
+        limit=draft.limit if draft.is_cut else None,
+        uncut_rows=draft.uncut_rows,
     )
     store_plan(plan, store)
     return plan
@@ -256,7 +187,7 @@ def _fingerprint(
     content_hash: str | None,
     grown: Plan | None,
 ) -> str:
-    ways = ("tar_grouping", "csv.")
+    ways = ("tar_grouping", "csv.", "captions")
     told = {name: v for name, v in source_options(source).items() if v and name.startswith(ways)}
     told |= {f.name: f.max_cell_bytes for f in draft.files if f.max_cell_bytes is not None}
     tree = {
@@ -266,6 +197,7 @@ def _fingerprint(
         "columns": [asdict(column) for column in columns],
         "content_hash": content_hash,
         **({"told": told} if told else {}),
+        **({"limit": draft.limit} if draft.is_cut else {}),
         **({} if grown is None else {"grown_from": grown.fingerprint}),
     }
     text = json.dumps(tree, sort_keys=True, separators=(",", ":"))

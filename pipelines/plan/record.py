@@ -74,6 +74,8 @@ class Plan:
         content_hash: The `source_` column with the image files' hashes, where there is one.
         shards: `SHARD_FIELDS`, one row a shard, in order.
         notes: What the list holds and no row carries, or not as it is; of how many values.
+        limit: After how many rows the plan ends, where the list goes on (`--limit`).
+        uncut_rows: Of the last shard, see `SourceRange`.
     """
 
     fingerprint: str
@@ -88,6 +90,8 @@ class Plan:
     shards_path: str = SHARDS_PATH
     """Where `shards` lies in the run; of a plan that grew, under a name of its own."""
     notes: dict[str, int] = field(default_factory=dict)
+    limit: int | None = None
+    uncut_rows: int | None = None
 
     @property
     def num_shards(self) -> int:
@@ -99,7 +103,17 @@ class Plan:
         row = self.shards.slice(shard_id, 1).to_pylist()[0]
         del row["num_settled"], row["settled_sha256"]
         file = self._file(row["file"])
-        return SourceRange(**row, reader=file.reader, max_cell_bytes=file.max_cell_bytes)
+        is_last = shard_id == self.num_shards - 1
+        return SourceRange(
+            **row,
+            reader=file.reader,
+            max_cell_bytes=file.max_cell_bytes,
+            uncut_rows=self.uncut_rows if is_last else None,
+        )
+
+    def num_rows_of(self, shard_id: int) -> int:
+        """How many rows a shard has."""
+        return int(self.shards["num_rows"][shard_id].as_py())
 
     def num_settled(self, shard_id: int) -> int:
         """How many of a shard's rows the plan settled."""
@@ -117,6 +131,27 @@ def store_plan(plan: Plan, store: RunStore) -> None:
     """Store the shards, then `plan.json`, which makes the plan one."""
     digest = put_table(store, plan.shards_path, plan.shards)
     store.replace(PLAN_PATH, seal(_to_json(plan, shards_sha256=digest)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSize:
+    """How large a plan is, of rows or of prompts; `limit` as in `Plan`."""
+
+    rows: int
+    shards: int
+    limit: int | None = None
+
+
+def read_plan_size(store: RunStore) -> PlanSize | None:
+    """What `plan.json` says of itself; None where there is none yet. Raises `PlanError`."""
+    try:
+        tree = unseal(store.read_bytes(PLAN_PATH))
+        rows, shards = int(tree["num_rows"]), int(tree["num_shards"])
+        return PlanSize(rows=rows, shards=shards, limit=tree.get("limit"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise PlanError(f"{store.root}/{PLAN_PATH}: not a plan: {error}") from error
 
 
 def load_plan(store: RunStore) -> Plan:
@@ -226,6 +261,7 @@ def _to_json(plan: Plan, *, shards_sha256: str) -> str:
         "options": plan.options,
         "content_hash": plan.content_hash,
         "notes": plan.notes,
+        **({} if plan.limit is None else {"limit": plan.limit, "uncut_rows": plan.uncut_rows}),
         "columns": [asdict(column) for column in plan.columns],
         "files": [_file_tree(file) for file in plan.files],
     }

@@ -51,3 +51,10 @@ class PromptsConfig(Config):
                 storage_options=self.storage_options,
             )
         )
+
+
+class PromptPlanConfig(Config):
+    """How the images are cut into shards."""
+
+    images_per_shard: int = Field(default=1000, ge=1, le=100_000)
+    """A prompt's images are never parted, so a shard may hold a few more."""

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
 
-from pipelines.config import Config
-from pipelines.plan import PlanError
+from pipelines.plan import PlanError, is_to_go_on
 from pipelines.plan.make import BeforeStore
+from pipelines.prompts.config import PromptPlanConfig
 from pipelines.prompts.images import PlannedImages
 from pipelines.prompts.notes import NOTES
 from pipelines.prompts.reading import (
@@ -25,6 +24,7 @@ from pipelines.prompts.record import (
     PROMPT_SHARD_FIELDS,
     PromptPlan,
     changed_files,
+    changed_without_growth,
     check_reading,
     load_prompt_plan,
     prompts_file,
@@ -40,13 +40,6 @@ from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceError
 from pipelines.sources.columns import SourceColumn
 from sd_core.say import Say
-
-
-class PromptPlanConfig(Config):
-    """How the images are cut into shards."""
-
-    images_per_shard: int = Field(default=1000, ge=1, le=100_000)
-    """A prompt's images are never parted, so a shard may hold a few more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +64,7 @@ def plan_prompts(
     num_images: int,
     grow: bool,
     say: Say,
+    limit: int | None = None,
     one_shard_a_key: bool = False,
     columns: Mapping[str, str | None] | None = None,
     samplers: Mapping[str, str] | None = None,
@@ -82,6 +76,7 @@ def plan_prompts(
     Args:
         num_images: Of rows that do not say how many.
         grow: Whether a list that changed may add to the plan.
+        limit: After how many rows of the list the plan ends; one that ended before goes on.
         one_shard_a_key: Refuse rows that add images to a key of an earlier shard: where the best
             of a key's images are chosen, that choice has been made.
         columns: `prompts.columns`.
@@ -104,10 +99,10 @@ def plan_prompts(
         check_reading(before, reading, store)
     try:
         changed = [] if before is None else changed_files(before, source)
-        if before is not None and not changed:
+        if before is not None and not changed and not gets_more(before, limit):
             return PromptGrowth(plan=before)
-        if before is not None and not grow:
-            raise _changed_without_growth(changed)
+        if before is not None and changed and not grow:
+            raise changed_without_growth(changed)
         draft = _Draft(
             store,
             source,
@@ -115,6 +110,7 @@ def plan_prompts(
             reading,
             num_images=num_images,
             before=before,
+            limit=limit,
             say=say,
             images=PlannedImages(
                 one_shard_a_key=one_shard_a_key, tombstones=read_tombstones(store)
@@ -128,13 +124,9 @@ def plan_prompts(
         raise PlanError(str(error)) from error
 
 
-def _changed_without_growth(changed: Iterable[str]) -> PlanError:
-    return PlanError(
-        "the list of prompts has changed since the run was planned:\n"
-        + "\n".join(f"  - {line}" for line in changed)
-        + "\nGive --grow to make what is new in it, put the files back as they were, or give "
-        "another `output`."
-    )
+def gets_more(before: PromptPlan, limit: int | None) -> bool:
+    """Whether a run of the list's first rows goes on; raises `ConfigError` where it has more."""
+    return is_to_go_on(before.limit, num_rows=before.num_prompts, limit=limit)
 
 
 @dataclass
@@ -147,6 +139,7 @@ class _Draft:
     reading: Mapping[str, Any]
     num_images: int
     before: PromptPlan | None
+    limit: int | None
     say: Say
     images: PlannedImages
     notes_of: Notes
@@ -163,7 +156,8 @@ class _Draft:
             self.shards = self.before.shards.to_pylist()
             for shard_id in range(self.before.num_shards):
                 prompts = read_prompts(self.before, self.store, shard_id)
-                self.known.update(prompts["digest"].to_pylist())
+                if self.before.limit is None:  # else they are the list's first
+                    self.known.update(prompts["digest"].to_pylist())
                 self.images.remember(prompts)
         num_before = len(self.shards)
         scanned = scan_prompts(self.source, before=self.before, say=self.say)
@@ -183,6 +177,7 @@ class _Draft:
             shards_path=shards_path_of(table),
             reading=self.reading,
             shards=table,
+            limit=self.limit if self.limit is not None and self.limit < scanned.num_rows else None,
         )
         self.before_store(columns.stored)
         self._say_what_was_found()
@@ -214,8 +209,8 @@ class _Draft:
     ) -> Iterator[list[dict[str, Any]]]:
         pending: list[dict[str, Any]] = []
         images = 0
-        for where, text_columns in scanned.ranges:
-            table = self.source.read_rows(where, text_columns=text_columns, columns=columns.read)
+        first = 0 if self.before is None else self.before.limit or 0
+        for table in scanned.tables(self.source, columns.read, first=first, end=self.limit):
             for row, rest in self._new_rows(table, columns):
                 key = self.images.key_of(row)
                 is_same = bool(pending) and pending[-1]["prompt_key"] == key

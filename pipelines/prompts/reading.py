@@ -1,8 +1,10 @@
 """A list of prompts as it is read: its files, their parts, and what each column is for."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import pyarrow as pa
 
 from pipelines.plan import PlanError
 from pipelines.plan.inputs import file_sha256, file_token
@@ -23,6 +25,24 @@ class ScannedPrompts:
     files: tuple[PromptFile, ...]
     ranges: list[tuple[SourceRange, TextColumns]]
     types: Mapping[str, str]
+
+    @property
+    def num_rows(self) -> int:
+        """Of the whole list."""
+        return sum(where.num_rows for where, _ in self.ranges)
+
+    def tables(
+        self, source: Source, columns: Sequence[SourceColumn], *, first: int, end: int | None
+    ) -> Iterator[pa.Table]:
+        """The list's rows from `first` on, up to before `end`, a part at a time."""
+        at = 0
+        for where, text_columns in self.ranges:
+            skip = max(0, first - at)
+            stop = where.num_rows if end is None else min(where.num_rows, end - at)
+            at += where.num_rows
+            if skip < stop:
+                rows = source.read_rows(where, text_columns=text_columns, columns=columns)
+                yield rows.slice(skip, stop - skip)
 
 
 @dataclass(frozen=True, kw_only=True)

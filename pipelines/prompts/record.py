@@ -1,7 +1,7 @@
 """What a plan of prompts is, and how a run keeps it: shards that are only ever added to."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -81,6 +81,7 @@ class PromptPlan:
         shards: `PROMPT_SHARD_FIELDS`, one row a shard, in order.
         reading: Options of `prompts` that say what the columns mean; null in runs of earlier
             versions.
+        limit: After how many rows of the list the plan ends, where it goes on (`--limit`).
     """
 
     num_prompts: int
@@ -90,6 +91,7 @@ class PromptPlan:
     shards_path: str
     shards: pa.Table = field(repr=False, compare=False)
     reading: Mapping[str, Any] | None = None
+    limit: int | None = None
 
     @property
     def num_shards(self) -> int:
@@ -115,6 +117,16 @@ def changed_files(plan: PromptPlan, source: Source) -> list[str]:
     return sorted(lines)
 
 
+def changed_without_growth(changed: Iterable[str]) -> PlanError:
+    """What refuses a list that has changed."""
+    return PlanError(
+        "the list of prompts has changed since the run was planned:\n"
+        + "\n".join(f"  - {line}" for line in changed)
+        + "\nGive --grow to make what is new in it, put the files back as they were, or give "
+        "another `output`."
+    )
+
+
 def is_prompt_plan(store: RunStore) -> bool:
     """Whether the run's plan is one of prompts; False where there is none."""
     try:
@@ -137,6 +149,7 @@ def store_prompt_plan(plan: PromptPlan, store: RunStore) -> None:
         "columns": [asdict(column) for column in plan.columns],
         "files": [asdict(file) for file in plan.files],
         "reading": plan.reading,
+        **({} if plan.limit is None else {"limit": plan.limit}),
     }
     store.replace(PLAN_PATH, seal(json.dumps(tree, indent=1, ensure_ascii=False)))
 

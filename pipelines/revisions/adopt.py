@@ -61,9 +61,17 @@ def adopt_shards(
 
 
 def adopt_download(
-    store: RunStore, *, amendments: Amendments, fingerprint: str, num_shards: int
+    store: RunStore,
+    *,
+    amendments: Amendments,
+    fingerprint: str,
+    num_rows: Callable[[int], int],
+    num_shards: int,
 ) -> int:
     """Take over the shards that were downloaded before: all, or those with nothing to retry.
+
+    Args:
+        num_rows: Of a shard; one that had fewer when its list was cut short is made again.
 
     Returns:
         How many were taken over.
@@ -77,6 +85,8 @@ def adopt_download(
         for shard_id in sorted(todo):
             manifest = read_manifest(store, "download", before, shard_id)
             if manifest is None or shard_id >= num_shards:
+                continue
+            if manifest.rows_in != num_rows(shard_id):
                 continue
             is_again = not reasons_again(amendments).isdisjoint(manifest.dropped)
             if amendments.fetches_again and (is_again or manifest.quarantined is not None):

@@ -10,7 +10,7 @@ from pipelines.rows.ledger import RETRIED_REASONS
 from pipelines.rules.tombstones import masked_key
 from pipelines.run.amendments import Amendments, read_amendments, write_amendments
 from pipelines.run.committed import Committed
-from pipelines.run.record import StepSummary, read_revision, read_run
+from pipelines.run.record import StepSummary, read_revision, read_run, write_run
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS
 
@@ -105,6 +105,18 @@ def begin_growth(store: RunStore) -> None:
     earlier = () if is_complete else amendments.before
     before = tuple(dict.fromkeys((found, *earlier)))
     write_amendments(store, replace(amendments, before=before, fetches_again=False))
+
+
+def begin_more(store: RunStore, *, is_same: bool) -> None:
+    """Have the next download be of more rows of the list, and take over what it may.
+
+    Args:
+        is_same: Whether the shards that are there are those of the plan with more rows.
+    """
+    if is_same:
+        begin_growth(store)
+    elif run := read_run(store):  # its options are another's, and all is made again
+        write_run(store, {**run, "steps": {}})
 
 
 def planned_before(store: RunStore) -> Callable[[int, Sequence[str]], bool]:

@@ -18,7 +18,12 @@ from pipelines.revisions.reach import Reach, find_reach
 from pipelines.revisions.readers import show_revision
 from pipelines.revisions.unmatched import Entries, masked_entries, record_unmatched
 from pipelines.revisions.uses import list_earlier_uses, list_uses
-from pipelines.rules.tombstones import Tombstones, read_tombstones, write_tombstones
+from pipelines.rules.tombstones import (
+    Tombstones,
+    is_unfinished,
+    read_tombstones,
+    write_tombstones,
+)
 from pipelines.run.amendments import Amendments, read_amendments, write_amendments
 from pipelines.run.cache_files import publish_cache, withdraw_cache
 from pipelines.run.committed import Committed
@@ -31,7 +36,6 @@ from pipelines.run.record import (
     withdraw_step,
     write_run,
 )
-from pipelines.run.revision_files import origin_of
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS, later_steps
 from pipelines.steps.rewrite import RunTakedown, ShardTakedown
@@ -109,16 +113,6 @@ def take_down(
     )
 
 
-def is_unfinished(store: RunStore) -> bool:
-    """Whether a takedown was killed before its end."""
-    steps = read_run(store).get("steps", {})
-    origin = origin_of(steps)
-    if origin is None:
-        return False
-    edition = steps[origin].get("options", {}).get("edition", {})
-    return bool(edition.get("tombstones") != read_tombstones(store).digest)
-
-
 def finish_takedown(store: RunStore, *, say: Say) -> None:
     """Finish a takedown that was killed; the caller holds the run's lease."""
     if is_unfinished(store):
@@ -160,11 +154,13 @@ def _take_over_begun(
     """Of a retry or growth that has begun, finish the part that makes nothing new."""
     if "download" not in old:
         return
+    plan = load_plan(store)
     adopt_download(
         store,
         amendments=replace(amendments, fetches_again=False),
         fingerprint=old["download"].fingerprint,
-        num_shards=load_plan(store).num_shards,
+        num_rows=plan.num_rows_of,
+        num_shards=plan.num_shards,
     )
 
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from fsspec.utils import get_protocol
+
 from pipelines.config import ConfigError
 from pipelines.prompts import load_prompt_plan, read_prompts
 from pipelines.revisions.identities import recorded_steps
@@ -57,7 +59,7 @@ def read_takedown_lists(store: RunStore, paths: Mapping[str, str | None]) -> Ent
                 f"--{kind}: rows of this run have none; give "
                 + ", ".join(f"--{name}" for name in forms)
             )
-    entries = {kind: list(_entries(kind, path, forms[kind])) for kind, path in given.items()}
+    entries = {kind: list(_entries(kind, path, forms[kind], store)) for kind, path in given.items()}
     if given and not any(entries.values()):
         named = ", ".join(f"--{kind} {path}" for kind, path in given.items())
         raise ConfigError(f"nothing to take down: the lists are empty ({named})")
@@ -94,8 +96,9 @@ def _masked_keys(made: Committed, shard_id: int) -> list[str]:
     return [key for key, reason in rows if reason in TAKEDOWN_REASONS]
 
 
-def _entries(kind: str, path: str, form: tuple[str, str]) -> Iterator[str]:
-    for text in list_entries(path, f"--{kind}", {}):
+def _entries(kind: str, path: str, form: tuple[str, str], run: RunStore) -> Iterator[str]:
+    options = dict(run.storage_options) if get_protocol(path) == get_protocol(run.root) else {}
+    for text in list_entries(path, f"--{kind}", options):
         entry = _host(text) if kind == "domains" else text
         if not re.fullmatch(form[0], entry):
             raise ConfigError(f"--{kind} {path}: {text[:80]!r} is not {form[1]}; give one a line")

@@ -58,9 +58,9 @@ def find_trainings(store: RunStore, path: str | None) -> Iterator[str]:
     """
     if path is None:
         return
-    folder = RunStore(path)
+    folder = store.other(path)
     outputs = [path, *(f"{path.rstrip('/')}/{name}" for name in folder.list_folders(""))]
-    trees = {output: read_run(RunStore(output)) for output in outputs}
+    trees = {output: read_run(store.other(output)) for output in outputs}
     trainings = {output: tree for output, tree in trees.items() if tree.get("job") == "train"}
     if not trainings:
         raise NotARunError(f"--trainings {redact_url(path)}: no output of a training is there")
@@ -68,7 +68,7 @@ def find_trainings(store: RunStore, path: str | None) -> Iterator[str]:
     for output, tree in trainings.items():
         data = [root_of(str(one.get("path"))) for one in tree.get("config", {}).get("data", ())]
         if redact_url(store.root).rstrip("/") in data and redact_url(output) not in known:
-            steps = _steps_of(RunStore(output))
+            steps = _steps_of(store.other(output))
             yield f"training {redact_url(output)} (steps 0 to {steps}) may have seen such rows"
 
 
@@ -96,7 +96,7 @@ def _line(store: RunStore, word: UsedBy, use: Use, count: int | None) -> str:
     if word.job == "generate":
         return (
             f"generation {word.output} (revision {use.revision}) {rows} started from {which}: "
-            f"python jobs/takedown.py {word.output} --taken-down-in {redact_url(store.root)}"
+            f"latent-foundry takedown {word.output} --taken-down-in {redact_url(store.root)}"
         )
     return (
         f"training {word.output} (revision {use.revision}, steps {use.first_step or 0} to "

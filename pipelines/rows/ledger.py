@@ -3,6 +3,7 @@
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 ROW_FAILED: Final = "row_failed"
 """A library refused this row alone; `error_message` begins with the kind of its error. Given by
@@ -199,6 +200,9 @@ TOKEN_FIELDS: Final = (
     pa.field("caption_is_cut", pa.bool_()),  # it has more than the text encoder reads
 )
 """By the text encoder's tokenizer, counted by select; null where there is none, or no caption."""
+RECAPTION: Final = pa.field("recaption", pa.string())
+"""Caption from elsewhere (`captions.from`), which is trained on in the place of the list's; null
+where it has none. Only in the ledger of a run that has such captions."""
 _SCORE_FIELDS = [pa.field(name, pa.float32()) for name in SCORES]
 
 # One row for EVERY input row; the list's own columns follow as `source_<name>`.
@@ -266,6 +270,14 @@ GENERATE_FACTS: Final = pa.schema([*DOWNLOAD_FACTS, *GENERATION_FIELDS])
 
 ORIGIN_FACTS: Final = {"download": DOWNLOAD_FACTS, "generate": GENERATE_FACTS}
 """What is known of every row, by the step that makes a run's images."""
+
+
+def trained_captions(rows: pa.Table) -> pa.ChunkedArray:
+    """What the text encoder is given for each row of a ledger: the caption from elsewhere where
+    there is one, else the list's."""
+    if RECAPTION.name not in rows.column_names:
+        return rows["caption"]
+    return pc.coalesce(rows[RECAPTION.name], rows["caption"])
 
 
 def source_fields(schema: pa.Schema) -> list[pa.Field]:

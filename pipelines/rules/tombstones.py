@@ -16,6 +16,8 @@ from pipelines.rows.ledger import TAKEDOWN_REASONS
 from pipelines.rows.urls import normalise_url, url_host
 from pipelines.rules.block_lists import entry_domain
 from pipelines.rules.earlier_urls import earlier_url, earlier_url_host
+from pipelines.run.record import read_run
+from pipelines.run.revision_files import origin_of
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import damaged_record, read_json
 from sd_core.redact import redact_url
@@ -125,6 +127,16 @@ def read_tombstones(store: RunStore) -> Tombstones:
         return Tombstones()
     except (TypeError, KeyError) as error:
         raise damaged_record(store, TOMBSTONES_FILE, str(error)) from error
+
+
+def is_unfinished(store: RunStore) -> bool:
+    """Whether a takedown was killed before its end."""
+    steps = read_run(store).get("steps", {})
+    origin = origin_of(steps)
+    if origin is None:
+        return False
+    edition = steps[origin].get("options", {}).get("edition", {})
+    return bool(edition.get("tombstones") != read_tombstones(store).digest)
 
 
 def write_tombstones(store: RunStore, tombstones: Tombstones) -> None:

@@ -31,12 +31,13 @@ def record_cache(made: Committed, *, spec: CacheSpec, empty_caption: EmptyCaptio
 
 
 def publish_cache(encode: Committed) -> None:
-    """Copy them to `latents/`, where readers look; nothing where no shard was encoded.
+    """Copy them to `latents/`, where readers look; none is there where no row was encoded.
 
     The spec is the last, and has the digests of all that readers start from.
     """
     store = encode.store
     if not store.exists(f"{encode.folder}/{SPEC_FILE}"):
+        withdraw_cache(store)
         return
     spec, _ = read_recorded(encode)
     caption = store.read_bytes(f"{encode.folder}/{EMPTY_CAPTION_FILE}")

@@ -16,6 +16,7 @@ from sd_core.errors import EnvironmentFault, is_environment
 from sd_core.say import Say
 
 LEASE_FILE = "lease.json"
+EXPIRY_S = 60.0
 _LAST_TRY_S = 5.0  # for a store that may not answer
 _RETURN_S = 0.5  # for a heartbeat that is under way, where the process is about to end
 
@@ -25,7 +26,9 @@ class LeaseHeldError(EnvironmentFault):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Holder:
+class Holder:
+    """Whose lease it is; `heartbeat` is by its own clock, in seconds since 1970."""
+
     token: str
     host: str
     boot: str
@@ -34,7 +37,7 @@ class _Holder:
     heartbeat: float
 
 
-_UNREADABLE = _Holder(token="", host="?", boot="", pid=0, started="", heartbeat=0.0)
+_UNREADABLE = Holder(token="", host="?", boot="", pid=0, started="", heartbeat=0.0)
 
 
 class Lease:
@@ -54,7 +57,7 @@ class Lease:
         *,
         say: Say,
         beat_s: float = 10.0,
-        expiry_s: float = 60.0,
+        expiry_s: float = EXPIRY_S,
     ) -> None:
         self._store = store
         self._say = say
@@ -63,6 +66,7 @@ class Lease:
         self._token = uuid.uuid4().hex
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._is_leaving = False
         self.lost = False
 
     def __enter__(self) -> Self:
@@ -81,19 +85,20 @@ class Lease:
         if not any(isinstance(each, Exception) and is_environment(each) for each in error):
             self._return(None)
             return
-        # The store that failed the job may not answer now either: who comes next sees us gone.
-        returning = threading.Thread(target=self._try_to_return, name="lease-return", daemon=True)
-        returning.start()
-        returning.join(_LAST_TRY_S)
-
-    def _try_to_return(self) -> None:
-        with suppress(Exception):
-            self._return(_LAST_TRY_S)
+        # The store that failed the job may not answer now either: who comes next sees us gone. And
+        # Python waits for ever for a new thread that there was no memory for: so the heart's own.
+        self._is_leaving = True
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(_LAST_TRY_S)
 
     def _return(self, patience_s: float | None) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(patience_s)
+        self._give_back()
+
+    def _give_back(self) -> None:
         holder = self._read()
         if holder is not None and holder.token == self._token:
             self._store.delete(LEASE_FILE)
@@ -111,7 +116,7 @@ class Lease:
         holder = self._read()
         if holder is None:
             return
-        if _is_dead_here(holder):
+        if is_dead_here(holder):
             self._say(f"the job that held this run (pid {holder.pid}) is gone: taking over")
             self._take_from(holder)
             return
@@ -130,12 +135,12 @@ class Lease:
                     f"{self._store.root}: pid {now.pid} on {now.host} is writing this run; wait "
                     "for it to end, stop it, or give another `output`"
                 )
-            if _is_dead_here(holder):
+            if is_dead_here(holder):
                 break
         self._say("the lease has expired: taking over")
         self._take_from(holder)
 
-    def _take_from(self, holder: _Holder) -> None:
+    def _take_from(self, holder: Holder) -> None:
         if self._read() == holder:
             self._store.delete(LEASE_FILE)
 
@@ -151,10 +156,13 @@ class Lease:
                 # The storage may come back before the lease expires, and not every client of
                 # an object store raises OSError: a heart that stops would lose a living run.
                 self._say(f"the lease's heartbeat could not be written: {type(error).__name__}")
+        if self._is_leaving:
+            with suppress(Exception):
+                self._give_back()
 
     def _content(self) -> bytes:
         pid = os.getpid()
-        holder = _Holder(
+        holder = Holder(
             token=self._token,
             host=socket.gethostname(),
             boot=_boot_id(),
@@ -164,13 +172,18 @@ class Lease:
         )
         return json.dumps(asdict(holder)).encode()
 
-    def _read(self) -> _Holder | None:
-        try:
-            return _Holder(**json.loads(self._store.read_bytes(LEASE_FILE)))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError):
-            return _UNREADABLE
+    def _read(self) -> Holder | None:
+        return read_holder(self._store)
+
+
+def read_holder(store: RunStore) -> Holder | None:
+    """Who holds a run's lease; None where nobody does."""
+    try:
+        return Holder(**json.loads(store.read_bytes(LEASE_FILE)))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        return _UNREADABLE
 
 
 _held: set[Lease] = set()
@@ -182,7 +195,8 @@ def return_all() -> None:
         lease._return(_RETURN_S)
 
 
-def _is_dead_here(holder: _Holder) -> bool:
+def is_dead_here(holder: Holder) -> bool:
+    """Whether it was a process of this machine that is gone; False where that cannot be told."""
     if (holder.host, holder.boot) != (socket.gethostname(), _boot_id()) or not holder.boot:
         return False
     return _process_start(holder.pid) != holder.started

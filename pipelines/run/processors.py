@@ -38,6 +38,12 @@ def describe_processor(device: torch.device) -> str:
     return f"{maker[1] if maker else platform.machine()} {widest}".strip()
 
 
+def is_gpu(name: str) -> bool:
+    """Whether `describe_processor` named a GPU: of a CPU it tells maker and instruction set."""
+    _, _, widest = name.partition(" ")
+    return bool(widest) and widest not in _INSTRUCTION_SETS
+
+
 def note_processor(store: RunStore, folder: str, device: torch.device) -> None:
     """Record in a folder of the run that a processor of this worker's type computed for it."""
     name = describe_processor(device)

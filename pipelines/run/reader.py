@@ -20,6 +20,7 @@ from pipelines.run.store import RunStore
 from sd_core.cache.latent_cache import LatentCache, open_cache
 from sd_core.cache.reading import iterate_samples
 from sd_core.cache.samples import LatentSample
+from sd_core.home import expand_home
 from sd_core.redact import redact_url
 
 if TYPE_CHECKING:
@@ -285,7 +286,7 @@ def open_run(
         NotARunError: there is no run, or one of training.
         StorageError, EnvironmentFault: the folder cannot be reached.
     """
-    root = os.fspath(path)
+    root = expand_home(os.fspath(path))
     store = RunStore(root if "://" in root else os.path.abspath(root), dict(storage_options or {}))
     require_run(store)
     run = Run(store)

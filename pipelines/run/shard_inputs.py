@@ -33,26 +33,27 @@ def encode_inputs(
     *,
     options: str,
     shards: Iterable[int],
-    read: Mapping[int, Sequence[str]] | None = None,
+    read: Mapping[int, Mapping[str, str | None]] | None = None,
 ) -> str | None:
-    """Digest of the options, the images, and the keys that select kept of them; None where one of
-    the shards is not committed.
+    """Digest of the options, the images, the keys that select kept of them and their captions from
+    elsewhere; None where one of the shards is not committed.
 
     Args:
         images: The step that made them.
         verdicts: The select step.
         options: `StepIdentity.options_digest` of the encode step.
         shards: Those of the images, in order.
-        read: The kept keys of shards whose ledger was read already.
+        read: The kept rows of shards whose ledger was read already.
     """
     parts: list[object] = [options]
     for shard in shards:
-        manifest, keys = images.find(shard), (read or {}).get(shard)
-        if keys is None and manifest is not None and verdicts.find(shard) is not None:
-            keys = kept_keys(verdicts, shard)
-        if manifest is None or keys is None:
+        manifest, kept = images.find(shard), (read or {}).get(shard)
+        if kept is None and manifest is not None and verdicts.find(shard) is not None:
+            kept = kept_rows(verdicts, shard)
+        if manifest is None or kept is None:
             return None
-        parts.append([shard, _sha256(manifest, "images") if keys else None, _digest(keys)])
+        rows = [*kept.items()] if any(kept.values()) else [*kept]
+        parts.append([shard, _sha256(manifest, "images") if kept else None, _digest(rows)])
     return _digest(parts)
 
 
@@ -97,11 +98,19 @@ def grouped_shards(shard_id: int, *, group: int, num_shards: int) -> range:
 
 def kept_keys(verdicts: Committed, shard_id: int) -> list[str]:
     """Keys of a shard's kept rows, in order."""
-    table = verdicts.table(shard_id, "ledger", columns=["key", "kept"])
+    return [*kept_rows(verdicts, shard_id)]
+
+
+def kept_rows(verdicts: Committed, shard_id: int) -> dict[str, str | None]:
+    """Keys of a shard's kept rows, in order, and the caption that each has from elsewhere."""
+    table = verdicts.table(shard_id, "ledger", columns=["key", "kept", "recaption"])
     if table is None:
-        return []
-    keys: list[str] = table.filter(table["kept"])["key"].to_pylist()
-    return keys
+        return {}
+    kept = table.filter(table["kept"])
+    keys = kept["key"].to_pylist()
+    if "recaption" not in kept.column_names:
+        return dict.fromkeys(keys)
+    return dict(zip(keys, kept["recaption"].to_pylist(), strict=True))
 
 
 def _sha256(manifest: Manifest, folder: str) -> str | None:

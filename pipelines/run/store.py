@@ -13,9 +13,11 @@ from typing import IO, Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import get_protocol
 
 from sd_core.errors import InputError
 from sd_core.faults import resource_named
+from sd_core.home import expand_home
 from sd_core.redact import CREDENTIALS_TOLD, names_credentials, redact_url
 
 WORK_FOLDER: Final = "_work"
@@ -68,6 +70,7 @@ class RunStore:
     flat: bool | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "root", expand_home(self.root))
         if "\0" in self.root:
             raise StorageError(f"{self.root!r}: a path holds no NUL")
         if names_credentials(self.root):
@@ -107,6 +110,11 @@ class RunStore:
     def told(self, path: str) -> str:
         """A path as messages name it: with the run, without its secrets."""
         return f"{redact_url(self.root)}/{self.place(path)}"
+
+    def other(self, root: str) -> "RunStore":
+        """Another folder, opened by the same options where it lies on the same kind of store."""
+        is_alike = get_protocol(root) == get_protocol(self.root)
+        return RunStore(root, self.storage_options if is_alike else {})
 
     def __getstate__(self) -> dict[str, Any]:
         known = {"is_flat": self.is_flat} if "is_flat" in self.__dict__ else {}

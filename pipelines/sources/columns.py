@@ -23,6 +23,22 @@ _FLOAT = (
 """A number with a point or an exponent: `007` and digits beyond 18 are names and stay text."""
 
 
+class TextColumnError(SourceError):
+    """A column cannot be told among those of a list.
+
+    Attributes:
+        option: Which one, as the configuration calls it: `source.url_column`, ...
+        names: The list's columns.
+        matches: Those of them that could be meant.
+    """
+
+    def __init__(
+        self, message: str, *, option: str, names: Sequence[str], matches: Sequence[str]
+    ) -> None:
+        super().__init__(message)
+        self.option, self.names, self.matches = option, tuple(names), tuple(matches)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceColumn:
     """An input column and the column of the run that carries it.
@@ -86,8 +102,11 @@ def _choose(
     problem = f"several could be meant ({', '.join(matches)})" if matches else "none is known"
     hint = ' (or "" for a list without captions)' if option == "source.caption_column" else ""
     what = option.rpartition(".")[2]
-    raise SourceError(
-        f"{where}: no {what}: {problem} among the columns: {found}; set {option}{hint}"
+    raise TextColumnError(
+        f"{where}: no {what}: {problem} among the columns: {found}; set {option}{hint}",
+        option=option,
+        names=names,
+        matches=matches,
     )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from pipelines.config import Config
 from sd_core.errors import EnvironmentFault, InputError
@@ -55,12 +55,17 @@ class ReadingConfig(Config):
     format: str = "auto"
     """`auto` goes by the file names; `img2dataset` is a folder that img2dataset wrote, `folder` one
     of pictures, `parquet_images` Parquet that holds its pictures, `huggingface` a data set as
-    `datasets` saves it to disk."""
+    `datasets` saves it to disk or keeps it in its cache, `huggingface_urls` one without pictures.
+    """
     url_column: str | None = None
     """Null: recognised among the common names (`URL`, `url`, `image_url`, ...); the empty text says
     that the rows are prompts, without URLs."""
     caption_column: str | None = None
     """Null: recognised (`TEXT`, `caption`, ...); the empty text says the list has no captions."""
+    captions: Literal["first", "longest", "random"] | None = None
+    """Of captions that are lists of texts: which of them a row has, `random` by its key. Keys are
+    made of the first, whichever is chosen; all stand in `source_<column>`. Null: such a column is
+    refused."""
     max_cell_bytes: int = Field(default=MAX_CELL_BYTES, ge=1, le=8 << 20)
     """A URL or caption of more bytes is its row's reason, `cell_too_large`; a larger value of any
     other column is null, and counted."""
@@ -73,3 +78,13 @@ class ReadingConfig(Config):
     """Which members of a tar are one sample: those that share a name up to its first dot, or up to
     its last one. Null: `first_dot`, and a sample with two images is refused; once named, the
     first image whose name has no further dot is taken, else the first, and the rest is said."""
+
+    @field_validator("captions", mode="before")
+    @classmethod
+    def _one_text_a_row(cls, choice: object) -> object:
+        if choice == "all":
+            raise ValueError(
+                "the latent cache holds one text a row, so that no row can be trained on any of "
+                "several; give first, longest or random (the ledger keeps them all)"
+            )
+        return choice

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipelines.sources.config import ReadingConfig
 from pipelines.sources.earlier_tars import earlier_tar_images, read_earlier_tar, scan_earlier_tar
 from pipelines.sources.files import SourceFile, StoredPart
+from pipelines.sources.hub_data import HuggingFaceUrls
 from pipelines.sources.image_folder import ImageFolder
 from pipelines.sources.image_tables import HuggingFaceData, ParquetImages
 from pipelines.sources.img2dataset import (
@@ -124,4 +125,5 @@ FORMATS: dict[str, SourceFormat] = {
     "folder": ImageFolder(),
     "parquet_images": ParquetImages(),
     "huggingface": HuggingFaceData(),
+    "huggingface_urls": HuggingFaceUrls(),
 }

@@ -12,6 +12,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.sources.caption_lists import listed_captions
+from pipelines.sources.cells import lost_cells
 from pipelines.sources.columns import (
     CAPTION_NAMES,
     TextColumns,
@@ -21,7 +23,9 @@ from pipelines.sources.columns import (
     stored_type,
 )
 from pipelines.sources.config import ReadingConfig, SourceError
+from pipelines.sources.csv_records import Record
 from pipelines.sources.files import SourceFile, StoredPart, suffix_of
+from pipelines.sources.list_rows import too_large_messages
 from pipelines.sources.picture_lists import (
     LIST_NAMES,
     NAME_FIELD,
@@ -34,6 +38,7 @@ from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
 from pipelines.sources.source_format import Scan, SourceFormat, Wanted
 from pipelines.sources.tar_samples import CAPTION_EXTENSIONS, MAX_IMAGE_BYTES, MAX_TEXT_BYTES
 
+_NO_FIELD: Final = "the text beside it"
 _OF_OTHERS: Final = frozenset({".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".tar", ".tgz"})
 
 
@@ -55,20 +60,27 @@ class ImageFolder(SourceFormat):
         folder = _Folder(file)
         for start in range(asked.known_rows, len(folder.pictures), asked.rows_per_shard):
             where = folder.range(start, asked.rows_per_shard)
-            raw = folder.rows(where, config)
+            limit = config.max_cell_bytes
+            records = folder.records(where, config, limit)
+            raw = folder.rows(where, config, records)
+            lost = Counter(n for each in records for n in each.too_large if n in raw.extra)
             yield ScannedRange(
                 start_row=start,
                 raw=raw,
                 types={name: folder.type_of(array) for name, array in raw.extra.items()},
                 text_columns=TextColumns(url=None, caption=None),
                 mark=where.mark,
-                notes=(folder.notes() if start == asked.known_rows else Counter()) + _garbled(raw),
+                notes=(folder.notes() if start == asked.known_rows else Counter())
+                + _garbled(raw)
+                + lost_cells(limit, lost),
+                too_large=[row for row, each in enumerate(records) if each.too_large],
             )
 
     def read(
         self, file: SourceFile, where: SourceRange, config: ReadingConfig, wanted: Wanted
     ) -> RawRows:
-        return _Folder(file).rows(where, config)
+        folder = _Folder(file)
+        return folder.rows(where, config, folder.records(where, config, where.max_cell_bytes))
 
     def images(
         self, file: SourceFile, where: SourceRange, config: ReadingConfig
@@ -137,32 +149,41 @@ class _Folder:
             )
         return self.pictures[where.start_row : where.start_row + where.num_rows]
 
-    def rows(self, where: SourceRange, config: ReadingConfig) -> RawRows:
+    def records(
+        self, where: SourceRange, config: ReadingConfig, max_bytes: int | None
+    ) -> list[Record]:
+        """What is told of each picture of a range, without cells that have more bytes."""
         pictures = self.part(where)
-        told = [self.told.get(picture.name, {}) for picture in pictures]
         name = self._caption_field(config)
-        beside = self._texts(pictures)
-        captions = [
-            text if text is not None else _as_text(fields.get(name or ""))
-            for text, fields in zip(beside, told, strict=True)
-        ]
+        found = []
+        for picture, text in zip(pictures, self._texts(pictures), strict=True):
+            fields = self.told.get(picture.name, {})
+            record = Record(fields=fields if text is None else {**fields, name: text}, end_byte=0)
+            found.append(record if max_bytes is None else record.limited([], max_bytes))
+        return found
+
+    def rows(self, where: SourceRange, config: ReadingConfig, records: Sequence[Record]) -> RawRows:
+        """A range as rows, of what is told of its pictures."""
+        pictures = self.part(where)
+        name = self._caption_field(config)
+        told = [record.fields for record in records if isinstance(record.fields, dict)]
+        values = [fields.get(name) for fields in told]
+        lists = listed_captions(values, config.captions)
         others = {other: None for fields in told for other in fields if other != name}
+        extra = {other: array_from_values([one.get(other) for one in told]) for other in others}
+        extra |= {} if lists is None else {name: lists}
         faults = [_fault(picture) for picture in pictures]
         names = [clean_text(picture.name) or "" for picture in pictures]
         folder = "" if self.file.name == "." else self.file.name
         return raw_rows(
             url=pa.nulls(len(pictures), pa.string()),
-            caption=pa.array(captions, pa.string()),
+            caption=pa.array(map(_as_text, values), pa.string()),
+            captions=lists,
             reason=["member_missing" if fault else None for fault in faults],
             error_message=faults,
             names=names,
-            extra={
-                **{
-                    other: array_from_values([fields.get(other) for fields in told])
-                    for other in others
-                },
-                NAME_FIELD: pa.array([f"{folder}{name}" for name in names], pa.string()),
-            },
+            extra=extra | {NAME_FIELD: pa.array([folder + name for name in names], pa.string())},
+            too_large=too_large_messages(list(records), TextColumns(url=None, caption=name)),
         )
 
     @cached_property
@@ -192,7 +213,7 @@ class _Folder:
             if posixpath.dirname(name) == folder
         }
 
-    def _caption_field(self, config: ReadingConfig) -> str | None:
+    def _caption_field(self, config: ReadingConfig) -> str:
         names = {name for fields in self.told.values() for name in fields}
         asked = config.caption_column
         if asked is not None:
@@ -201,14 +222,14 @@ class _Folder:
                     f"{self.file.uri}: source.caption_column is {asked!r}, but the list beside the "
                     f"pictures has: {', '.join(sorted(names))}"
                 )
-            return asked or None
+            return asked or _NO_FIELD
         found = sorted(name for name in names if name.strip().lower() in CAPTION_NAMES)
         if len(found) > 1:
             raise SourceError(
                 f"{self.file.uri}: several fields could be the caption ({', '.join(found)}); set "
                 "source.caption_column"
             )
-        return found[0] if found else None
+        return found[0] if found else _NO_FIELD
 
     def _texts(self, pictures: Sequence[StoredFile]) -> list[str | None]:
         """What each picture's own text file says; None where it has none."""

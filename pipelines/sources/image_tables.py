@@ -4,6 +4,7 @@ A picture is a file's bytes, or `{bytes, path}` as `datasets` writes it; its row
 number, where it has no URL.
 """
 
+import itertools
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,18 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.sources.arrow_text import has_pictures, holds_bytes
-from pipelines.sources.cells import CellLimit
+from pipelines.sources.cells import ShardCut
 from pipelines.sources.columns import (
     CAPTION_NAMES,
     URL_NAMES,
     TextColumns,
-    stored_type,
     unique_names,
 )
 from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
+from pipelines.sources.fitting import advice_without_pictures as advice
 from pipelines.sources.parquet_list import (
     bytes_of,
+    lost_in,
+    other_types,
     picture_columns,
     read_bytes_column,
     read_parquet_rows,
@@ -33,6 +36,7 @@ from pipelines.sources.parquet_list import (
     table_rows,
 )
 from pipelines.sources.parquet_reading import open_parquet
+from pipelines.sources.row_pieces import RowPiece, decoded, first_rows, in_blocks
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
 from pipelines.sources.source_format import Scan, SourceFormat, Wanted
 from pipelines.sources.tar_samples import MAX_IMAGE_BYTES
@@ -91,44 +95,60 @@ class HuggingFaceData(SourceFormat):
         return [
             name
             for name in names
-            if posixpath.basename(name).startswith("data-") and name.endswith(".arrow")
+            if name.endswith(".arrow") and not posixpath.basename(name).startswith("cache-")
         ]
+
+    def texts(self, names: Sequence[str], config: ReadingConfig, file: SourceFile) -> TextColumns:
+        """The URL and caption columns, where there are any."""
+        return _texts(names, config, file)
+
+    def pictures(self, file: SourceFile, config: ReadingConfig) -> list[str]:
+        """The columns that are no texts."""
+        return [_image_of(file, config)]
+
+    def named(self, raw: RawRows, start_row: int) -> RawRows:
+        """The rows, which need no URL."""
+        return _named(raw, start_row)
 
     def scan(self, file: SourceFile, config: ReadingConfig, asked: Scan) -> Iterator[ScannedRange]:
         with _opened(file) as reader:
             names = reader.schema.names
-            texts, image = _texts(names, config, file), _image_of(file, config)
-            kinds = dict(zip(names, reader.schema.types, strict=True))
-        taken = {texts.url, texts.caption, image}
-        types = {n: stored_type(k) for n, k in kinds.items() if n not in taken}
-        if names == [image]:
+            texts, pictures = self.texts(names, config, file), self.pictures(file, config)
+            types = other_types(reader.schema, texts, config, file)
+        types = {name: kind for name, kind in types.items() if name not in pictures}
+        if names == pictures:
             yield from _bare_ranges(_count(file), asked.rows_per_shard)
             return
-        start_row = 0
-        while True:
-            table = _rows(file, start_row, asked.rows_per_shard, [n for n in names if n != image])
-            if not table.num_rows:
-                return
+        cut, start_row = ShardCut(asked.rows_per_shard), 0
+        parts = _parts(
+            file, [n for n in names if n not in pictures], max_bytes=config.max_cell_bytes
+        )
+        for piece in in_blocks(parts, asked.rows_per_shard):
             notes: Counter[str] = Counter()
-            raw = table_rows(table, texts, CellLimit(None), notes)
+            raw = table_rows(piece.table, texts, piece.limit, notes=notes)
             yield ScannedRange(
                 start_row=start_row,
-                raw=_named(raw, start_row),
+                raw=self.named(raw, start_row),
                 types=types,
                 text_columns=texts,
-                notes=notes,
+                notes=notes + lost_in(piece, texts),
+                begins_shard=cut.begins(start_row, piece.num_bytes),
+                too_large=piece.limit.places,
             )
-            start_row += table.num_rows
+            start_row += piece.table.num_rows
 
     def read(
         self, file: SourceFile, where: SourceRange, config: ReadingConfig, wanted: Wanted
     ) -> RawRows:
         texts = wanted.columns
-        if not wanted.others and texts == TextColumns(url=None, caption=None):
+        with _opened(file) as reader:
+            told = {texts.url, texts.caption, *wanted.others}
+            only = [name for name in reader.schema.names if name in told]
+        if not only:
             return _bare_rows(where.start_row, where.num_rows)
-        only = [n for n in (texts.url, texts.caption, *sorted(wanted.others)) if n]
-        table = _rows(file, where.start_row, where.num_rows, only)
-        return _named(table_rows(table, texts, CellLimit(None)), where.start_row)
+        parts = _parts(file, only, start_row=where.start_row, max_bytes=where.max_cell_bytes)
+        piece = first_rows(parts, where.num_rows)
+        return self.named(table_rows(piece.table, texts, piece.limit), where.start_row)
 
     def images(
         self, file: SourceFile, where: SourceRange, config: ReadingConfig
@@ -136,11 +156,11 @@ class HuggingFaceData(SourceFormat):
         name = _image_of(file, config)
 
         def contents() -> Iterator[bytes | None]:
-            for batch in _slices(file, where.start_row, where.num_rows, [name]):
+            for batch in _slices(file, where.start_row, [name]):
                 for at in range(0, batch.num_rows, _ROWS_AT_ONCE):
                     yield from bytes_of(batch.column(0).slice(at, _ROWS_AT_ONCE))
 
-        return _usable(contents())
+        return _usable(itertools.islice(contents(), where.num_rows))
 
 
 def _texts(names: Sequence[str], config: ReadingConfig, file: SourceFile) -> TextColumns:
@@ -173,10 +193,9 @@ def _choose(
     if asked is None and len(pictures) == 1:
         return pictures[0]
     problem = f"it is {asked!r}" if asked is not None else f"{len(pictures)} columns hold pictures"
-    raise SourceError(
-        f"{file.uri}: source.image_column: {problem}; the columns are: {', '.join(names)}"
-        + (f" (with pictures: {', '.join(pictures)})" if pictures else "")
-    )
+    told = f"{problem}; the columns are: {', '.join(names)}"
+    told += f" (with pictures: {', '.join(pictures)})" if pictures else advice(names, file.format)
+    raise SourceError(f"{file.uri}: source.image_column: {told}")
 
 
 def _named(raw: RawRows, start_row: int) -> RawRows:
@@ -229,32 +248,53 @@ def _count(file: SourceFile) -> int:
 
 
 def _image_of(file: SourceFile, config: ReadingConfig) -> str:
+    pictures = arrow_pictures(file)
+    if not pictures:
+        _refuse_paths(file)
     with _opened(file) as reader:
-        names, kinds = reader.schema.names, reader.schema.types
-        doubtful = [name for name, kind in zip(names, kinds, strict=True) if holds_bytes(kind)]
+        return _choose(config, reader.schema.names, pictures, file)
+
+
+def arrow_pictures(file: SourceFile) -> list[str]:
+    """The columns whose first values are pictures."""
+    return [
+        field.name
+        for field, column in _first_values(file)
+        if holds_bytes(field.type) and has_pictures(column)
+    ]
+
+
+def _refuse_paths(file: SourceFile) -> None:
+    """Raise `SourceError` where pictures are `{bytes, path}` of which there is but the path."""
+    for field, column in _first_values(file):
+        if pa.types.is_struct(field.type) and field.type.get_field_index("path") >= 0:
+            path = column.flatten()[field.type.get_field_index("path")][0].as_py()
+            raise SourceError(
+                f"{file.uri}: the pictures of {field.name!r} lie as files ({path}); give the "
+                "folder that holds them"
+            )
+
+
+def _first_values(file: SourceFile) -> list[tuple[pa.Field, pa.Array]]:
+    """Each column with its first values; none of a file without rows."""
+    with _opened(file) as reader:
         first = next((batch for batch in reader if batch.num_rows), None)
-    pictures = [n for n in doubtful if first is not None and has_pictures(first.column(n)[:64])]
-    return _choose(config, names, pictures, file)
+        return [] if first is None else [*zip(reader.schema, first[:64].columns, strict=True)]
 
 
-def _slices(
-    file: SourceFile, start_row: int, num_rows: int, only: Sequence[str]
-) -> Iterator[pa.RecordBatch]:
-    """The rows of one range, batch by batch as they are stored."""
+def _slices(file: SourceFile, start_row: int, only: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows from one on, batch by batch as they are stored."""
     with _opened(file) as reader:
         for batch in reader:
             passed = min(start_row, batch.num_rows)
             start_row -= passed
-            part = batch.slice(passed, num_rows)
-            if part.num_rows:
-                num_rows -= part.num_rows
-                yield part.select(list(only))
-            if not num_rows:
-                return
+            if passed < batch.num_rows:
+                yield batch.slice(passed).select(list(only))
 
 
-def _rows(file: SourceFile, start_row: int, num_rows: int, only: Sequence[str]) -> pa.Table:
-    batches = list(_slices(file, start_row, num_rows, only))
-    if batches:
-        return pa.Table.from_batches(batches).combine_chunks()
-    return pa.table({name: [] for name in only})
+def _parts(
+    file: SourceFile, only: Sequence[str], *, start_row: int = 0, max_bytes: int | None
+) -> Iterator[RowPiece]:
+    """Columns of all rows from one on, without their cells that are too large."""
+    for batch in _slices(file, start_row, only):
+        yield from decoded(batch, max_bytes)

@@ -1,9 +1,12 @@
 """From parsed records of a text list to rows, with a reason where one cannot be read."""
 
+from collections import Counter
 from collections.abc import Collection
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipelines.sources.caption_lists import CaptionChoice, is_listed, listed_captions
 from pipelines.sources.cells import too_large_message
 from pipelines.sources.columns import (
     TextColumns,
@@ -18,6 +21,7 @@ from pipelines.sources.files import SourceFile
 from pipelines.sources.rows import RawRows, raw_rows
 
 _BROKEN = "row_unreadable"
+_UNCHOSEN = "is a list of texts; set source.captions to first, longest or random"
 
 
 def csv_rows(records: list[Record], names: list[str], columns: TextColumns) -> RawRows:
@@ -45,15 +49,21 @@ def csv_rows(records: list[Record], names: list[str], columns: TextColumns) -> R
     )
 
 
-def json_rows(records: list[Record], columns: TextColumns, file: SourceFile) -> RawRows:
+def json_rows(
+    records: list[Record], columns: TextColumns, file: SourceFile, *, choice: CaptionChoice | None
+) -> RawRows:
     """Lines of JSON; whatever is no object is unreadable.
+
+    Args:
+        choice: Which of the captions that are lists of texts; None: they are unreadable.
 
     Raises:
         SourceError: they have too many names among them.
     """
     rows = [record.fields if isinstance(record.fields, dict) else None for record in records]
     broken = [
-        record.fault or _json_fault(row, columns) for record, row in zip(records, rows, strict=True)
+        record.fault or _json_fault(row, columns, takes_lists=choice is not None)
+        for record, row in zip(records, rows, strict=True)
     ]
     good: list[dict[str, object]] = [
         {} if fault or row is None else row for row, fault in zip(rows, broken, strict=True)
@@ -62,19 +72,21 @@ def json_rows(records: list[Record], columns: TextColumns, file: SourceFile) -> 
     refuse_columns(names, file)
     text_names = {columns.url, columns.caption}
     by_name = {
-        name: pa.array(
-            [clean_text(value if value is None else str(value)) for value in values], pa.string()
-        )
+        name: pa.array([_text(value) for value in values], pa.string())
         if name in text_names
         else array_from_values(values)
         for name in names
         for values in [[row.get(name) for row in good]]
     }
     url, caption = _take_texts(by_name, columns, len(rows))
+    lists = listed_captions([row.get(columns.caption or "") for row in good], choice)
+    if lists is not None and columns.caption is not None:
+        by_name[columns.caption] = lists
     extra = {clean_text(name) or "": array for name, array in by_name.items()}
     return raw_rows(
         url=url,
         caption=caption,
+        captions=lists,
         reason=[_BROKEN if fault else None for fault in broken],
         error_message=broken,
         extra=extra,
@@ -98,15 +110,32 @@ def refuse_columns(names: Collection[str], file: SourceFile) -> None:
         )
 
 
-def _json_fault(row: dict[str, object] | None, columns: TextColumns) -> str | None:
+def _json_fault(
+    row: dict[str, object] | None, columns: TextColumns, *, takes_lists: bool
+) -> str | None:
     if row is None:
         return "not a JSON object"
     if len(row) > MAX_COLUMNS:
         return f"more than {MAX_COLUMNS} names"
     for column in (columns.url, columns.caption):
-        if column is not None and isinstance(row.get(column), list | dict):
-            return f"{column} is not text"
+        value = row.get(column or "")
+        if isinstance(value, list | dict):
+            is_captions = column == columns.caption and is_listed(value)
+            if not is_captions:
+                return f"{column} is not text"
+            if not takes_lists:
+                return f"{column} {_UNCHOSEN}"
     return None
+
+
+def _text(value: object) -> str | None:
+    return None if value is None or isinstance(value, list) else clean_text(str(value))
+
+
+def unchosen(raw: RawRows) -> Counter[str]:
+    """How many rows are unreadable because nothing says which of their captions is meant."""
+    is_list = pc.sum(pc.match_substring(raw.error_message, _UNCHOSEN)).as_py() or 0
+    return +Counter({f"the caption of rows {_UNCHOSEN}": is_list})
 
 
 def _take_texts(

@@ -10,18 +10,35 @@ import pyarrow as pa
 from pipelines.run.tables import read_parquet
 from pipelines.sources.config import SourceError, UnreachableSourceError
 from pipelines.sources.files import SourceFile, compression_of, suffix_of
+from pipelines.sources.fitting import refuse_several, refuse_unfit, refuse_unknown
 from pipelines.sources.formats import FORMATS
+from pipelines.sources.hub_data import HUB, find_hub_data
 from pipelines.sources.source_config import SourceConfig
 from sd_core.errors import has_no_bucket, is_environment
 from sd_core.redact import redact_url
 
 
-def list_files(config: SourceConfig) -> list[SourceFile]:
+def list_files(config: SourceConfig, *, option: str | None = None) -> list[SourceFile]:
     """The source's files, sorted by name.
+
+    Args:
+        config: What is listed, and how.
+        option: What a user calls its path; that of the list, or of the prompts, by default.
 
     Raises:
         SourceError: nothing is there, or a file's format cannot be told from its name.
     """
+    section = "prompts" if config.url_column == "" else "source"
+    where = f"{option or f'{section}.path'} {redact_url(config.path)}"
+    if not config.path.startswith(HUB):
+        return _list(config, where)
+    data = find_hub_data(config.path, where=where)
+    kind = data.format if config.format == "auto" else config.format
+    local = {"path": str(data.folder), "format": kind, "storage_options": {}}
+    return data.of_split(_list(config.model_copy(update=local), where), where=where)
+
+
+def _list(config: SourceConfig, where: str) -> list[SourceFile]:
     shown = redact_url(config.path)
     try:
         filesystem, path = fsspec.core.url_to_fs(config.path, **config.storage_options)
@@ -30,14 +47,14 @@ def list_files(config: SourceConfig) -> list[SourceFile]:
     except (OSError, ImportError, ValueError) as error:
         is_lost = is_environment(error) and not has_no_bucket(error)
         kind = UnreachableSourceError if is_lost else SourceError
-        raise kind(f"source.path {shown}: cannot be listed: {error}") from None
+        raise kind(f"{where}: cannot be listed: {error}") from None
     if not names:
-        raise SourceError(f"source.path {shown}: no file found; give a file, a glob or a folder")
-    formats = _choose_formats(names, config.format, shown)
+        raise SourceError(f"{where}: no file found; give a file, a glob or a folder")
+    formats = _choose_formats(names, config.format, where)
     takes_folders = any(FORMATS[kind].takes_folders for kind in formats.values())
     if takes_folders and not filesystem.isdir(path):
         raise SourceError(
-            f"source.path {shown}: pictures are read by the folder; give the folder that holds them"
+            f"{where}: pictures are read by the folder; give the folder that holds them"
         )
     whole = len(names) == 1 and root == ""
     return [
@@ -53,27 +70,23 @@ def list_files(config: SourceConfig) -> list[SourceFile]:
     ]
 
 
-def _choose_formats(names: list[str], asked: str, shown: str) -> dict[str, str]:
+def _choose_formats(names: list[str], asked: str, where: str) -> dict[str, str]:
     """Each file that is part of the source, with its format."""
     if asked == "auto":
-        _refuse_tfrecords(names, shown)
+        _refuse_tfrecords(names, where)
         asked = next((name for name, kind in FORMATS.items() if kind.claims(names)), asked)
     if asked != "auto":
-        return dict.fromkeys(FORMATS[asked].choose(names), asked)
+        chosen = FORMATS[asked].choose(names)
+        refuse_unfit(names, chosen, asked, FORMATS[asked], where=where)
+        return dict.fromkeys(chosen, asked)
     by_suffix = {suffix: name for name, kind in FORMATS.items() for suffix in kind.suffixes}
     told = {name: by_suffix[suffix] for name in names if (suffix := suffix_of(name)) in by_suffix}
     kinds = sorted(set(told.values()))
-    if len(kinds) == 1:
-        return told
-    if kinds:
-        raise SourceError(
-            f"source.path {shown}: holds files of several formats ({', '.join(kinds)}); "
-            "set source.format, or give a glob of those that are meant"
-        )
-    raise SourceError(
-        f"source.path {shown}: the format of {', '.join(names[:3])} cannot be told from its name; "
-        f"allowed are {', '.join(by_suffix)} (.gz, .bz2, .zst after them), or set source.format"
-    )
+    if len(kinds) > 1:
+        refuse_several(names, kinds, where=where)
+    if not kinds:
+        refuse_unknown(names, list(by_suffix), where=where)
+    return told
 
 
 def _find(filesystem: fsspec.AbstractFileSystem, path: str) -> tuple[str, list[str]]:
@@ -127,11 +140,11 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
-def _refuse_tfrecords(names: list[str], shown: str) -> None:
+def _refuse_tfrecords(names: list[str], where: str) -> None:
     records = [name for name in names if name.endswith(".tfrecord")]
     if any(f"{name.removesuffix('.tfrecord')}.parquet" in names for name in records):
         raise SourceError(
-            f"source.path {shown}: img2dataset wrote it in its tfrecord layout, which is not read; "
+            f"{where}: img2dataset wrote it in its tfrecord layout, which is not read; "
             "set source.format to parquet to fetch the URLs again"
         )
 

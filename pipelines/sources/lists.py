@@ -18,7 +18,7 @@ from pipelines.sources.columns import TextColumns, recognise_columns, unique_nam
 from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.csv_records import MOST_LONGER, Dialect, Record, csv_header, csv_records
 from pipelines.sources.files import SourceFile
-from pipelines.sources.list_rows import csv_rows, json_rows, types_of
+from pipelines.sources.list_rows import csv_rows, json_rows, types_of, unchosen
 from pipelines.sources.rows import EARLIER_READER, READER, RawRows, ScannedRange, SourceRange
 from pipelines.sources.text_lines import (
     HEAD_BYTES,
@@ -31,6 +31,7 @@ from pipelines.sources.text_lines import (
 from sd_core.plain_json import parse_json
 
 _TEXT_COLUMNS = TextColumns(url="url", caption=None)
+_OTHER_KINDS = {"{": "jsonl", "http://": "text", "https://": "text", "[": "jsonl"}
 _OTHER_DELIMITERS = ("\t", ";", "|", ",")
 
 
@@ -59,7 +60,7 @@ def scan_list(
                 text_columns=columns,
                 start_byte=start_byte,
                 end_byte=end_byte,
-                notes=_notes(batch, written) + _lost(batch, columns, config),
+                notes=_notes(batch, written) + _lost(batch, columns, config) + unchosen(raw),
                 begins_shard=cut.begins(start_row, end_byte - start_byte),
                 too_large=[row for row, record in enumerate(batch) if record.too_large],
             )
@@ -206,13 +207,18 @@ class _Written:
                 where=self.file.uri,
             )
         except SourceError as error:
-            raise SourceError(f"{error}{self._advice()}") from None
+            error.args = (f"{error}{self._advice()}",)
+            raise
 
     def _advice(self) -> str:
         """What else may be wrong with a header in which a column is not found."""
         if not self.dialect.has_quotes and any(re.fullmatch('".*"', name) for name in self.names):
             option = csv_option(self.config, "quoting")
             return f"; are the quotes no part of the names? Set {option} to minimal"
+        for start, kind in _OTHER_KINDS.items():
+            if self.names[0].startswith(start):
+                section = csv_option(self.config, "").partition(".")[0]
+                return f"; set {section}.format to {kind} where it is that"
         for sign in _OTHER_DELIMITERS:
             if len(self.names) == 1 and sign in self.names[0]:
                 option = csv_option(self.config, "delimiter")
@@ -264,6 +270,13 @@ def _parse_url(text: str) -> list[str]:
 
 def _json_columns(batch: list[Record], config: ReadingConfig, file: SourceFile) -> TextColumns:
     rows = [record.fields for record in batch if isinstance(record.fields, dict)]
+    if not rows:
+        section = "prompts" if config.url_column == "" else "source"
+        raise SourceError(
+            f"{file.uri}: none of its first lines is a JSON object; set "
+            f"{section}.format to csv or text where it is that, and write a JSON array with an "
+            "object a line"
+        )
     names = {name: None for row in rows for name in row}
     return recognise_columns(
         list(names),
@@ -275,5 +288,5 @@ def _json_columns(batch: list[Record], config: ReadingConfig, file: SourceFile) 
 
 def _to_raw(records: list[Record], written: _Written, columns: TextColumns) -> RawRows:
     if written.file.format == "jsonl":
-        return json_rows(records, columns, written.file)
+        return json_rows(records, columns, written.file, choice=written.config.captions)
     return csv_rows(records, written.names, columns)

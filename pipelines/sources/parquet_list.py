@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.sources.arrow_text import LostValues, has_pictures, holds_bytes, plain
+from pipelines.sources.caption_lists import caption_lists, is_list_of_texts
 from pipelines.sources.cells import CellLimit, ShardCut, lost_cells
 from pipelines.sources.columns import (
     TextColumns,
@@ -25,6 +26,7 @@ from pipelines.sources.parquet_reading import (
     open_parquet,
     record_batches,
 )
+from pipelines.sources.row_pieces import RowPiece
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
 
 _FIRST_ROWS = 64
@@ -50,29 +52,35 @@ def scan_parquet(
     with open_parquet(file) as parquet:
         names = unique_names(parquet.schema_arrow.names)
         columns = texts or _text_columns(parquet, names, config, file)
-        types = other_types(parquet, columns, file)
+        types = other_types(parquet.schema_arrow, columns, config, file)
     types = {name: kind for name, kind in types.items() if name not in without}
     pictures = picture_columns(file, types)
     types = {name: kind for name, kind in types.items() if name not in pictures}
     wanted = [name for name in (columns.url, columns.caption) if name]
-    doubtful = [name for name, kind in types.items() if kind == "string"]
+    doubtful = [n for n, kind in types.items() if kind == "string" and n not in wanted]
     cut, start_row = ShardCut(rows_per_shard), 0
     only = [*wanted, *doubtful] or list(types)[:1]  # of something its rows are counted
     pieces = BoundedReading(file, only=only, max_bytes=config.max_cell_bytes)
     for piece in pieces.pieces(rows_per_shard):
         table, limit = piece.table, piece.limit
         notes = Counter({_left_out(name): table.num_rows for name in pictures})
-        lost = Counter({n: int(over.sum()) for n, over in limit.rows.items() if n not in wanted})
         yield ScannedRange(
             start_row=start_row,
-            raw=table_rows(table.select(wanted), columns, limit, notes),
+            raw=table_rows(table.select(wanted), columns, limit, notes=notes),
             types=types,
             text_columns=columns,
-            notes=notes + _losses(table.select(doubtful)) + lost_cells(limit.max_bytes, lost),
+            notes=notes + _losses(table.select(doubtful)) + lost_in(piece, columns),
             begins_shard=cut.begins(start_row, piece.num_bytes),
             too_large=limit.places,
         )
         start_row += table.num_rows
+
+
+def lost_in(piece: RowPiece, columns: TextColumns) -> Counter[str]:
+    """Notes on the cells of other columns that are null for their size."""
+    over = piece.limit.rows.items()
+    lost = {n: int(rows.sum()) for n, rows in over if n not in (columns.url, columns.caption)}
+    return lost_cells(piece.limit.max_bytes, Counter(lost))
 
 
 def _left_out(name: str) -> str:
@@ -175,27 +183,41 @@ def bytes_of(column: pa.Array) -> Iterator[bytes | None]:
     yield from (value.as_py() for value in column)
 
 
-def other_types(parquet: pq.ParquetFile, columns: TextColumns, file: SourceFile) -> dict[str, str]:
-    """Stored type of every column but the URL and the caption, which must be text.
+def other_types(
+    schema: pa.Schema, columns: TextColumns, config: ReadingConfig, file: SourceFile
+) -> dict[str, str]:
+    """Stored type of every column but the URL and the caption, which must be text; of captions
+    that are lists it is said too.
 
     Raises:
         SourceError: the URL or the caption column holds something else.
     """
-    schema = parquet.schema_arrow
     named = dict(zip(unique_names(schema.names), schema.types, strict=True))
+    texts = {columns.url, columns.caption}
     for option, name in (("url_column", columns.url), ("caption_column", columns.caption)):
-        if name is not None and (
-            stored_type(named[name]) != "string" or pa.types.is_nested(named[name])
-        ):
+        if name is None or not _is_no_text(named[name]):
+            continue
+        if name == columns.caption and is_list_of_texts(named[name]) and config.url_column != "":
+            if config.captions is not None:
+                texts.remove(name)
+                continue
             raise SourceError(
-                f"{file.uri}: source.{option} {name!r} is {named[name]}, not text; "
-                f"the columns are: {', '.join(named)}"
+                f"{file.uri}: the captions in {name!r} are lists of texts; set source.captions to "
+                "first, longest or random"
             )
+        raise SourceError(
+            f"{file.uri}: source.{option} {name!r} is {named[name]}, not text; "
+            f"the columns are: {', '.join(named)}"
+        )
     return {
         name: "" if pa.types.is_null(kind) else stored_type(kind)
         for name, kind in named.items()
-        if name not in (columns.url, columns.caption)
+        if name not in texts
     }
+
+
+def _is_no_text(kind: pa.DataType) -> bool:
+    return stored_type(kind) != "string" or pa.types.is_nested(kind)
 
 
 def _tables(
@@ -223,19 +245,26 @@ def _tables(
 
 
 def table_rows(
-    table: pa.Table, columns: TextColumns, limit: CellLimit, notes: Counter[str] | None = None
+    table: pa.Table,
+    columns: TextColumns,
+    limit: CellLimit,
+    *,
+    notes: Counter[str] | None = None,
 ) -> RawRows:
+    losses, lists = LostValues(), None
+    if columns.caption and is_list_of_texts(table.schema.field(columns.caption).type):
+        lists = caption_lists(_one_array(table.column(columns.caption)), losses)
     extra = {
         name: _one_array(table.column(name))
         for name in table.column_names
-        if name not in (columns.url, columns.caption)
+        if name != columns.url and (name != columns.caption or lists is not None)
     }
-    losses = LostValues()
-    url, caption = (_text(table, name, losses) for name in (columns.url, columns.caption))
+    one = columns.caption if lists is None else None
+    url, caption = (_text(table, name, losses) for name in (columns.url, one))
     if losses.values and notes is not None:
         notes["URLs and captions with bytes that are no UTF-8, replaced by U+FFFD"] = losses.values
     too_large = limit.messages(columns.url, columns.caption, num_rows=table.num_rows)
-    return raw_rows(url=url, caption=caption, extra=extra, too_large=too_large)
+    return raw_rows(url=url, caption=caption, extra=extra, captions=lists, too_large=too_large)
 
 
 def _text(table: pa.Table, name: str | None, losses: LostValues) -> pa.Array:

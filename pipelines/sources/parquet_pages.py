@@ -137,8 +137,12 @@ def _pages(stream: IO[bytes], chunk: Any, file: SourceFile) -> Iterator[Page]:
     end = at + chunk.total_compressed_size
     while at < end:
         header, size = _header(stream, at, end, file)
-        yield _page(header, chunk, file)
-        at += size + max(0, header.get(_STORED_SIZE, 0))
+        try:
+            page = _page(header, chunk, file)
+            at += size + max(0, header.get(_STORED_SIZE, 0))
+        except (TypeError, ValueError, AttributeError):  # a field is of another kind
+            raise _no_header(file, at) from None
+        yield page
 
 
 def _page(header: Mapping[int, Any], chunk: Any, file: SourceFile) -> Page:
@@ -176,7 +180,11 @@ def _header(
             size *= 8
         except (ValueError, RecursionError):
             break
-    raise SourceError(
+    raise _no_header(file, at)
+
+
+def _no_header(file: SourceFile, at: int) -> SourceError:
+    return SourceError(
         f"{file.uri}: cannot be read as Parquet: no page's header at byte {at}; the file is "
         "damaged or is none"
     )

@@ -1,13 +1,14 @@
 """From what a reader found in a file to the rows of a shard."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.rows.keys import KeyHash, blake2b_64, hash_keys, hex_keys, key_texts
+from pipelines.sources.caption_lists import CaptionChoice, chosen_captions, first_captions
 from pipelines.sources.cells import TOO_LARGE
 from pipelines.sources.columns import SourceColumn, TextColumns, stored_array
 
@@ -39,6 +40,8 @@ class SourceRange:
         max_cell_bytes: Larger cells are not read; None where the file had none when it was
             planned, or was planned before there was a limit.
         mark: Of the rows' names, where nothing else would tell that they are others now.
+        uncut_rows: How many rows were found in it, where the plan ends after the first `num_rows`
+            of them; None where it has all.
     """
 
     shard_id: int
@@ -50,6 +53,12 @@ class SourceRange:
     reader: int = READER
     max_cell_bytes: int | None = None
     mark: str | None = None
+    uncut_rows: int | None = None
+
+    @property
+    def whole(self) -> "SourceRange":
+        """The range as it was found."""
+        return self if self.uncut_rows is None else replace(self, num_rows=self.uncut_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +67,12 @@ class RawRows:
 
     Attributes:
         url: Strings; null where the row has none.
-        caption: Strings or null.
+        caption: Strings or null; of several the first.
         reason: Null, or why the row can go no further.
         error_message: Null, or more about the reason, in our own words.
         names: The rows' names in their file; their row numbers where None.
         extra: Every other input column, under its name in the list.
+        captions: Lists of texts, null in rows with a single one; None where there are no lists.
     """
 
     url: pa.Array
@@ -71,16 +81,19 @@ class RawRows:
     error_message: pa.Array
     names: Sequence[str] | None = None
     extra: dict[str, pa.Array] = field(default_factory=dict)
+    captions: pa.Array | None = None
 
-    def from_row(self, first: int) -> "RawRows":
-        """The rows from that one on."""
+    def part(self, first: int, end: int | None = None) -> "RawRows":
+        """The rows from `first` on, up to before `end`."""
+        rows = slice(first, end)
         return RawRows(
-            url=self.url[first:],
-            caption=self.caption[first:],
-            reason=self.reason[first:],
-            error_message=self.error_message[first:],
-            names=None if self.names is None else self.names[first:],
-            extra={name: column[first:] for name, column in self.extra.items()},
+            url=self.url[rows],
+            caption=self.caption[rows],
+            reason=self.reason[rows],
+            error_message=self.error_message[rows],
+            names=None if self.names is None else self.names[rows],
+            extra={name: column[rows] for name, column in self.extra.items()},
+            captions=None if self.captions is None else self.captions[rows],
         )
 
     def key_texts(self, *, file: str, start_row: int) -> list[bytes]:
@@ -125,13 +138,17 @@ def raw_rows(
     error_message: Sequence[str | None] | None = None,
     names: Sequence[str] | None = None,
     extra: dict[str, pa.Array] | None = None,
+    captions: pa.Array | None = None,
     too_large: Sequence[str | None] | None = None,
 ) -> RawRows:
     """`RawRows` in which a blank URL is null, and null is `url_missing` unless rows have names.
 
     Args:
+        caption: Of rows without several.
         too_large: What is said of a row whose URL or caption is larger than allowed, and null.
     """
+    if captions is not None:
+        caption = first_captions(captions, caption)
     blank = pc.fill_null(pc.match_substring_regex(url, r"^\s*$"), True)
     url = pc.if_else(blank, pa.scalar(None, pa.string()), url)
     reasons = pa.array(reason, pa.string()) if reason else pa.nulls(len(url), pa.string())
@@ -150,6 +167,7 @@ def raw_rows(
         error_message=messages,
         names=names,
         extra=extra or {},
+        captions=captions,
     )
 
 
@@ -158,6 +176,7 @@ def build_rows(
     *,
     where: SourceRange,
     columns: Sequence[SourceColumn],
+    choice: CaptionChoice | None = None,
     key_hash: KeyHash = blake2b_64,
 ) -> pa.Table:
     """The table of a shard: `ROW_FIELDS`, then every `source_` column of the plan.
@@ -166,12 +185,15 @@ def build_rows(
     both pass `pipelines.redact` before they are stored. `source_` columns are redacted here.
     """
     texts = raw.key_texts(file=where.file, start_row=where.start_row)
-    num_rows = len(texts)
+    num_rows, keys = len(texts), hash_keys(texts, key_hash=key_hash)
+    caption = raw.caption
+    if choice is not None and raw.captions is not None:
+        caption = chosen_captions(raw.captions, caption, choice, keys)
     arrays = [
         pa.array(np.arange(num_rows, dtype=np.int32)),
-        hex_keys(hash_keys(texts, key_hash=key_hash)),
+        hex_keys(keys),
         raw.url,
-        raw.caption,
+        caption,
         raw.reason,
         raw.error_message,
     ]

@@ -85,6 +85,9 @@ class Source:
         """
         asked = Scan(rows_per_shard=rows_per_shard, reader=reader, known_rows=known_rows)
         for scanned in FORMATS[file.format].scan(file, self.config, asked):
+            if self.config.captions is not None and scanned.raw.captions is None:
+                told = {"source.captions chooses nothing: captions are single texts": 1}
+                scanned = replace(scanned, notes={**scanned.notes, **told})
             parts = self._partitions(file, scanned.types, scanned.text_columns)
             if not parts:
                 yield scanned
@@ -118,7 +121,8 @@ class Source:
         """The rows of one shard, without the plan's verdicts; see `build_rows` for the columns."""
         others = {column.input for column in columns}
         raw = self._read(where, text_columns, others)
-        return build_rows(raw, where=where, columns=columns, key_hash=key_hash)
+        choice = self.config.captions
+        return build_rows(raw, where=where, columns=columns, choice=choice, key_hash=key_hash)
 
     def read_raw(self, where: SourceRange, *, text_columns: TextColumns) -> RawRows:
         """The rows of one shard as they stand in the file: URLs, captions and verdicts."""
@@ -130,12 +134,14 @@ class Source:
         A row that has no reason and is not yielded is `member_missing`.
         """
         file = self.file(where.file)
-        return FORMATS[file.format].images(file, where, self.config)
+        found = FORMATS[file.format].images(file, where.whole, self.config)
+        return ((row, image) for row, image in found if row < where.num_rows)
 
     def _read(self, where: SourceRange, columns: TextColumns, others: set[str]) -> RawRows:
         file = self.file(where.file)
         wanted = Wanted(columns=columns, others=others)
-        raw = FORMATS[file.format].read(file, where, self.config, wanted)
+        raw = FORMATS[file.format].read(file, where.whole, self.config, wanted)
+        raw = raw if where.uncut_rows is None else raw.part(0, where.num_rows)
         parts = self._partitions(file, raw.extra, columns)
         constant = {
             name: pa.array([value] * len(raw.url), pa.string())

@@ -12,7 +12,8 @@ class SourceConfig(ReadingConfig):
     """Where the rows come from and which of their columns mean what."""
 
     path: str = Field(min_length=1)
-    """One file, a glob or a folder, on any fsspec URL."""
+    """One file, a glob or a folder, on any fsspec URL; or `hub:org/name@revision`, with
+    `/configuration` and `/split` behind it, a data set in the local cache of `datasets`."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
     """Passed to fsspec; may hold secrets, so it is redacted wherever it is stored."""
     files_root: str | None = None

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from pipelines.rows.image_formats import IMAGE_EXTENSIONS
 from pipelines.sources import tar_samples
+from pipelines.sources.caption_lists import listed_captions
 from pipelines.sources.cells import lost_cells
 from pipelines.sources.columns import TextColumns, array_from_values, clean_text
 from pipelines.sources.config import ReadingConfig
@@ -62,23 +63,28 @@ def rows_of(
     if records:
         rows = [dict(one.fields) if isinstance(one.fields, dict) else {} for one in records]
     urls = [_as_text(row.pop(columns.url or "", None)) for row in rows]
-    told = [_as_text(row.pop(columns.caption or "", None)) for row in rows]
+    told = [row.pop(columns.caption or "", None) for row in rows]
     own = [sample.caption for sample in samples]
     captions = [
-        caption if caption is not None else other for caption, other in zip(own, told, strict=True)
+        caption if caption is not None else _as_text(other)
+        for caption, other in zip(own, told, strict=True)
     ]
+    listed = [None if text is not None else other for text, other in zip(own, told, strict=True)]
+    lists = listed_captions(listed, config.captions)
     faults = [_fault(sample) for sample in samples]
     names = {name: None for row in rows for name in row}
     return raw_rows(
         url=pa.array(urls, pa.string()),
         caption=pa.array(captions, pa.string()),
+        captions=lists,
         reason=["member_missing" if fault else None for fault in faults],
         error_message=faults,
         names=[sample.name for sample in samples],
         extra={
             clean_text(name) or "": array_from_values([row.get(name) for row in rows])
             for name in names
-        },
+        }
+        | ({} if lists is None else {columns.caption or "": lists}),
         too_large=too_large_messages(records, columns) if records else None,
     )
 

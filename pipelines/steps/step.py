@@ -50,6 +50,15 @@ class ShardStep(Protocol):
         """Free what `open` took."""
 
 
+def is_light(step: ShardStep, shard_id: int) -> bool:
+    """Whether a shard can be run without `open`, as one whose rows all dropped before the step.
+
+    A step may say so in a method `is_light` of its own.
+    """
+    asked = getattr(step, "is_light", None)
+    return asked is not None and bool(asked(shard_id))
+
+
 class ShardWork(Protocol[ItemT, ResultT]):
     """One shard on its way through a step with models.
 

@@ -29,7 +29,12 @@ PSNR = "held_out_psnr_db"
 
 
 def train_autoencoder_worker(
-    config: AutoencoderTrainConfig, place: Place, *, fingerprint: str, say: Say
+    config: AutoencoderTrainConfig,
+    place: Place,
+    *,
+    fingerprint: str,
+    say: Say,
+    until: int | None = None,
 ) -> None:
     """Train an autoencoder to the end from the newest checkpoint.
 
@@ -46,7 +51,7 @@ def train_autoencoder_worker(
         if place.rank == 0:
             say(f"{tars:,} tars read and found whole")
     training = AutoencoderTraining(config, image_sets, device=place.device)
-    run_training(training, config, place, fingerprint=fingerprint, say=say)
+    run_training(training, config, place, fingerprint=fingerprint, until=until, say=say)
 
 
 def open_image_sets(config: AutoencoderTrainConfig) -> list[ImageSet]:

@@ -2,7 +2,8 @@
 
     checkpoints/step-00000016/files.json   what belongs to it, with digests
     checkpoints/step-00000016/...          the state, file by file, state.json last
-    checkpoints/current.json               the same of all that are kept
+    checkpoints/current.json               the same of all that are kept, and of which step the
+                                           result was published
 
 So each can be judged by itself, and what is damaged or cut off is passed over for the one before.
 Those of 0.2.0 have no files.json; they stand in current.json alone.
@@ -60,6 +61,15 @@ def publish_checkpoint(store: RunStore, checkpoint: Checkpoint, *, keep: int) ->
         store.filesystem.rm(store.absolute(_folder(old)), recursive=True)
 
 
+def note_result(store: RunStore, step: int) -> None:
+    """Write into the list of checkpoints that a result is published, so that one that is lost is
+    missed; a damaged list is left as it is."""
+    entries = _read(store, _CURRENT, lambda line: None)
+    record = _record(*entries, published_step=step)
+    if entries and record != store.read_bytes(_CURRENT):
+        store.replace(_CURRENT, record)
+
+
 def load_newest(store: RunStore, *, say: Say) -> Checkpoint | None:
     """The newest whole checkpoint; what is passed over for it is said by name.
 
@@ -85,6 +95,11 @@ def load_newest(store: RunStore, *, say: Say) -> Checkpoint | None:
             "the folder to train from the first step"
         )
     return None
+
+
+def newest_step(store: RunStore) -> int:
+    """Of the newest checkpoint, whole or not; 0 where none was ever finished."""
+    return max((entry.step for entry in _entries(store).values()), default=0)
 
 
 def digest_files(local: Path) -> dict[str, str]:
@@ -131,8 +146,8 @@ def _entries(store: RunStore, *, say: Say = lambda line: None) -> dict[str, _Ent
     return dict(sorted(found.items()))
 
 
-def _record(*entries: _Entry) -> bytes:
-    return seal_tree({"checkpoints": [asdict(one) for one in entries]})
+def _record(*entries: _Entry, **noted: int) -> bytes:
+    return seal_tree({"checkpoints": [asdict(one) for one in entries], **noted})
 
 
 def _read(store: RunStore, path: str, say: Say) -> list[_Entry]:

@@ -105,7 +105,7 @@ def open_image_set(path: str, *, storage_options: Mapping[str, Any]) -> ImageSet
     if download is None or select is None or not isinstance(size, int):
         raise ImageFolderError(
             f"{path}: no curated run with complete download and select steps; give the folder "
-            "that jobs/curate.py wrote (the one that holds run.json), and let it finish"
+            "that curate wrote (the one that holds run.json), and let it finish"
         )
     shards = []
     try:

@@ -1,14 +1,15 @@
 """The training job: check everything, then train on one process or many."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict
 
 from pipelines.config import Config, load_config
-from pipelines.engine.training import TrainWorker, open_training
+from pipelines.engine.training import open_training
 from pipelines.run.folder import check_output
 from pipelines.run.record import StepIdentity
 from pipelines.run.recorded_options import check_or_record
@@ -16,6 +17,7 @@ from pipelines.run.store import RunStore
 from pipelines.run.versions import describe_program
 from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.autoencoder_worker import train_autoencoder_worker
+from pipelines.training.checkpoints import note_result
 from pipelines.training.config import TrainConfig
 from pipelines.training.loop import AnyTrainConfig
 from pipelines.training.model_card import public_config
@@ -59,8 +61,11 @@ def load_train_config(path: str | Path, *, overrides: Iterable[str]) -> AnyTrain
     return load_config(TrainConfig, path, overrides=overrides)
 
 
-def train(config: AnyTrainConfig, *, say: Say) -> TrainResult:
+def train(config: AnyTrainConfig, *, say: Say, limit: int | None = None) -> TrainResult:
     """Train, or go on where an earlier call stopped, or say that there is nothing to do.
+
+    Args:
+        limit: Only so many steps, the first; a later call goes on to the same weights.
 
     Raises:
         RunMismatchError: the output holds a training with other options; they are named.
@@ -68,27 +73,35 @@ def train(config: AnyTrainConfig, *, say: Say) -> TrainResult:
         What the task's worker raises, and the engine's errors: see their messages.
     """
     store = RunStore(config.output, config.storage_options, flat=True)
-    check_output(store, job=STEP)
-    check_trackers(config.tracking)
-    worker: TrainWorker
-    options: Mapping[str, Any]
-    if isinstance(config, AutoencoderTrainConfig):
-        worker, options = train_autoencoder_worker, autoencoder_options(config)
-    else:
-        worker, options = train_worker, denoiser_options(config, say=say)
-    identity = StepIdentity(step=STEP, options=options)
-    with open_training(store, config, worker, say=say) as run_workers:
+    identity = check_training(config, store, say=say)
+    is_autoencoder = isinstance(config, AutoencoderTrainConfig)
+    worker: Callable[..., None] = train_autoencoder_worker if is_autoencoder else train_worker
+    last = config.loop.steps if limit is None else min(limit, config.loop.steps)
+    with open_training(store, config, partial(worker, until=last), say=say) as run_workers:
         record = {"job": STEP, "config": public_config(config), **describe_program()}
         check_or_record(store, [identity], job=record)
         result = _whole_result(store, say)
-        if result is not None and result["step"] >= config.loop.steps:
+        if result is not None and result["step"] >= last:
             say("nothing to do: the training is complete")
         else:
             run_workers(identity.fingerprint)
-    done = read_result(store)
-    if done is None:
-        raise TrainError(f"{config.output}: the workers ended without a result")
+        done = read_result(store)
+        if done is None:
+            raise TrainError(f"{config.output}: the workers ended without a result")
+        note_result(store, done["step"])
     return TrainResult(steps=done["step"], model=f"{config.output.rstrip('/')}/{MODEL_FOLDER}")
+
+
+def check_training(config: AnyTrainConfig, store: RunStore, *, say: Say) -> StepIdentity:
+    """What decides the training's weights; raises for all that can be refused, as `train` does."""
+    check_output(store, job=STEP)
+    check_trackers(config.tracking)
+    options: Mapping[str, Any]
+    if isinstance(config, AutoencoderTrainConfig):
+        options = autoencoder_options(config)
+    else:
+        options = denoiser_options(config, say=say)
+    return StepIdentity(step=STEP, options=options)
 
 
 def _whole_result(store: RunStore, say: Say) -> Mapping[str, Any] | None:

@@ -51,9 +51,18 @@ class Training(Protocol):
 
 
 def run_training(
-    training: Training, config: AnyTrainConfig, place: Place, *, fingerprint: str, say: Say
+    training: Training,
+    config: AnyTrainConfig,
+    place: Place,
+    *,
+    fingerprint: str,
+    say: Say,
+    until: int | None = None,
 ) -> None:
     """Train to the end from the newest checkpoint; the first worker stores what comes of it.
+
+    Args:
+        until: An earlier end, after which a later call goes on.
 
     Raises:
         CheckpointError: the stored state is damaged or of another training.
@@ -77,7 +86,7 @@ def run_training(
         events.begin(trainer, resumed=checkpoint is not None)
     batches = prefetch(training.batches(place, start_step=trainer.step))
     try:
-        trainer.run(batches)
+        trainer.run(batches, until=until)
     finally:
         batches.close()
     if place.rank == 0:

@@ -11,7 +11,7 @@ from pipelines.training.samples import check_samples
 from pipelines.training.worker import open_caches
 from sd_core.cache.latent_cache import LatentCache, check_caches
 from sd_core.model.denoiser import denoiser_settings
-from sd_core.model.latent_diffusion_check import check_latent_diffusion
+from sd_core.model.latent_diffusion_check import check_latent_diffusion, foreseen_identity
 from sd_core.model.weights import WeightsError, check_weights
 from sd_core.say import Say
 
@@ -23,7 +23,7 @@ def denoiser_options(config: TrainConfig, *, say: Say) -> Mapping[str, Any]:
     caches: Sequence[LatentCache] = open_caches(config)
     check_caches(caches, model_identity=None)
     check_weights(config.model.weight_needs("model"))
-    _check_model(config, say=say)
+    check_caches(caches, model_identity=_check_model(config, say=say))
     return {
         "data": {
             str(index): {"sha256": cache_sha256(cache), "weight": data.weight}
@@ -35,9 +35,10 @@ def denoiser_options(config: TrainConfig, *, say: Say) -> Mapping[str, Any]:
     }
 
 
-def _check_model(config: TrainConfig, *, say: Say) -> None:
-    """Refuse what a model's files say and training does not honour, before a worker loads it."""
-    sections = check_latent_diffusion(config.model)
+def _check_model(config: TrainConfig, *, say: Say) -> Mapping[str, Any]:
+    """Refuse what a model's files say and training does not honour, before a worker loads it; what
+    they tell of its identity."""
+    sections = check_latent_diffusion(config.model, tasks=["text_to_image"])
     width = denoiser_settings(sections.denoiser).get("time_cond_proj_dim")
     if width is not None:
         raise WeightsError(
@@ -46,6 +47,7 @@ def _check_model(config: TrainConfig, *, say: Say) -> None:
             "distilled of"
         )
     check_samples(config.samples, sections, say=say)
+    return foreseen_identity(sections)
 
 
 def autoencoder_options(config: AutoencoderTrainConfig) -> Mapping[str, Any]:

@@ -27,7 +27,14 @@ from sd_core.training.trainer import Trainer
 _NOISE_THREADS = 4
 
 
-def train_worker(config: TrainConfig, place: Place, *, fingerprint: str, say: Say) -> None:
+def train_worker(
+    config: TrainConfig,
+    place: Place,
+    *,
+    fingerprint: str,
+    say: Say,
+    until: int | None = None,
+) -> None:
     """Train a denoiser to the end from the newest checkpoint.
 
     Raises:
@@ -48,7 +55,7 @@ def train_worker(config: TrainConfig, place: Place, *, fingerprint: str, say: Sa
         if place.rank == 0:
             say(f"{rows:,} cached rows read and found whole")
     training = DenoiserTraining(config, model, caches)
-    run_training(training, config, place, fingerprint=fingerprint, say=say)
+    run_training(training, config, place, fingerprint=fingerprint, until=until, say=say)
 
 
 def open_caches(config: TrainConfig) -> list[LatentCache]:

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from pipelines.rows.caption_facts import LANGUAGES, CaptionFactsConfig, measure_captions
 from pipelines.rows.claims import CLAIMED_SCORES, claimed_or_scored
+from pipelines.rows.ledger import trained_captions
 from pipelines.verify.columns import check_rows, check_same, is_not_in, is_null
 from pipelines.verify.fault import Fault
 
@@ -51,7 +52,9 @@ def check_tokens(ledger: pa.Table, *, max_tokens: int | None, where: str) -> Ite
     """
     tokens, is_cut = ledger["caption_tokens"], ledger["caption_is_cut"]
     wanted = (
-        np.zeros(ledger.num_rows, np.bool_) if max_tokens is None else ~is_null(ledger["caption"])
+        np.zeros(ledger.num_rows, np.bool_)
+        if max_tokens is None
+        else ~is_null(trained_captions(ledger))
     )
     yield from check_rows(
         (~is_null(tokens) != wanted) | (~is_null(is_cut) != wanted),

@@ -28,9 +28,10 @@ def verify_training(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
     Args:
         deep: Also hash weights, checkpoints and pictures; else they must only be there.
     """
+    has_digests = store.exists(RUN_FILE) and is_sealed(store.read_bytes(RUN_FILE))
     if not store.exists(RUN_FILE):
         yield Fault(RUN_FILE, "missing", "the options of a training")
-    elif not is_sealed(store.read_bytes(RUN_FILE)):
+    elif not has_digests:
         yield Note(RUN_FILE, "made before its records had digests: they are not held against any")
     for name in store.list_files("processors"):
         yield from _read(store, f"processors/{name}")[1]
@@ -39,7 +40,12 @@ def verify_training(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
     result, faults = _read(store, _RESULT)
     yield from faults
     if result is None and not faults:
-        yield Note(_RESULT, "the training is not complete")
+        published = (current or {}).get("published_step")
+        yield (
+            Note(_RESULT, "the training is not complete")
+            if published is None
+            else Fault(_RESULT, "missing", f"the result of step {published}")
+        )
     if current is None and result is not None:
         yield Fault(_CURRENT, "missing or damaged", "the checkpoints of a complete training")
     try:
@@ -47,8 +53,7 @@ def verify_training(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
     except (KeyError, TypeError, AttributeError) as error:
         yield Fault(_RESULT, f"{type(error).__name__}: {error}", "the records of a training")
         return
-    for folder in store.list_folders(_CHECKPOINTS):
-        yield from _read(store, f"{_CHECKPOINTS}/{folder}/files.json")[1]
+    yield from _checkpoints(store, current or {}, has_digests=has_digests)
     last_line, faults = _read_metrics(store)
     yield from limit(faults, _METRICS)
     if last_line > last_step:
@@ -58,6 +63,19 @@ def verify_training(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
             yield from check_digest(store, path, sha256)
         elif not store.exists(path):
             yield Fault(path, "missing", f"sha256 {sha256}")
+
+
+def _checkpoints(
+    store: RunStore, current: Mapping[str, Any], *, has_digests: bool
+) -> Iterator[Fault]:
+    """What each says of itself; before there were digests, none had to."""
+    listed = [one["name"] for one in current.get("checkpoints", ())]
+    for folder in sorted({*store.list_folders(_CHECKPOINTS), *listed}):
+        path = f"{_CHECKPOINTS}/{folder}/files.json"
+        entries, faults = _read(store, path)
+        yield from faults
+        if has_digests and folder in listed and not (entries or faults):
+            yield Fault(path, "missing", "what belongs to the checkpoint")
 
 
 def _recorded(

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipelines.config import ConfigError
 from pipelines.rows.claims import CLAIMED_SCORES
-from pipelines.rows.ledger import DOWNLOAD_FACTS
+from pipelines.rows.ledger import DOWNLOAD_FACTS, RECAPTION
 from pipelines.rules.columns import is_numeric
 from pipelines.steps.encode import EncodeConfig
 from pipelines.steps.score import ScoreConfig, all_score_columns
@@ -43,9 +43,10 @@ def made_scores(score: ScoreConfig | None) -> dict[str, pa.DataType]:
     return {} if score is None else {column.name: column.type for column in score.columns()}
 
 
-def further_scores(score: ScoreConfig | None) -> tuple[pa.Field, ...]:
-    """Of these, the columns that runs without such a scorer do not have."""
-    return () if score is None else score.further_columns()
+def further_columns(score: ScoreConfig | None, *, has_captions: bool) -> tuple[pa.Field, ...]:
+    """The ledger's columns that not every run has."""
+    scores = () if score is None else score.further_columns()
+    return (*scores, RECAPTION) if has_captions else scores
 
 
 def check_models(score: ScoreConfig | None, encode: EncodeConfig | None = None) -> None:
@@ -56,6 +57,8 @@ def check_models(score: ScoreConfig | None, encode: EncodeConfig | None = None) 
     """
     if score is not None and score.clip is not None and score.clip.is_folder:
         load_clip_tokenizer(score.clip)
+    if score is not None:
+        score.check_weights("score")
     if encode is not None:
         autoencoder_settings(encode.autoencoder)
         text_encoder_settings(encode.text_encoder)
@@ -83,6 +86,7 @@ def check_cut(
     facts: pa.Schema = DOWNLOAD_FACTS,
     storage_options: Mapping[str, Any],
     has_tokens: bool = True,
+    has_captions: bool = False,
 ) -> None:
     """Raise `ConfigError` where select does not go with what the list and the scorers give.
 
@@ -90,6 +94,7 @@ def check_cut(
         columns: The plan's `source_` columns and their types.
         facts: Schema of the facts of the step that makes the run's images.
         has_tokens: Whether captions are counted.
+        has_captions: Whether there are captions from elsewhere.
     """
     check_claims(select, score, columns)
     check_select(
@@ -97,6 +102,6 @@ def check_cut(
         columns,
         facts=facts,
         storage_options=storage_options,
-        further=further_scores(score),
+        further=further_columns(score, has_captions=has_captions),
         has_tokens=has_tokens,
     )

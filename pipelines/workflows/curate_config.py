@@ -13,6 +13,7 @@ from pipelines.sources import SourceConfig
 from pipelines.steps.download.config import DownloadConfig
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.encode import EncodeConfig
+from pipelines.steps.select.recaptions import CaptionFiles, CaptionsConfig
 from pipelines.workflows.job_config import JobConfig, ModelSection
 
 
@@ -29,6 +30,8 @@ class CurateConfig(JobConfig):
     """An old key; a rule of `download.rules` now."""
     download: DownloadConfig = DownloadConfig()
     image: ImageConfig = ImageConfig()
+    captions: CaptionsConfig | None = None
+    """Null: the list's own are trained on."""
     encode: EncodeConfig | None = None
     """Null: no latent cache."""
 
@@ -51,6 +54,13 @@ class CurateConfig(JobConfig):
             storage_options=self.source.storage_options,
             old=None if new else self.rules,
         )
+
+    @property
+    def caption_files(self) -> CaptionFiles | None:
+        """The captions from elsewhere; None where there are none."""
+        if self.captions is None:
+            return None
+        return CaptionFiles(config=self.captions, storage_options=self.storage_options)
 
     def old_keys(self) -> Iterator[str]:
         """A line for each old key that is used: what to write instead."""

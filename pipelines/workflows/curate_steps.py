@@ -1,6 +1,7 @@
 """From a curate configuration to its steps: what is curate's own."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from pipelines.sources import Source
 from pipelines.steps.download.step import DownloadStep
 from pipelines.steps.encode import EncodeStep
 from pipelines.steps.kinds import STEP_KINDS
+from pipelines.steps.select.recaptions import CaptionFiles
 from pipelines.steps.step import Resources, ShardStep
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.planned_rows import PlannedRows
@@ -55,6 +57,11 @@ class CurateSteps(RunSteps):
         """Encode's tokenizer."""
         return self._tokenizer
 
+    @cached_property
+    def captions(self) -> CaptionFiles | None:
+        """What `captions.from` names."""
+        return self.config.caption_files
+
     @property
     def cache_size(self) -> int | None:
         """The side of every crop, where there is a cache."""
@@ -91,6 +98,7 @@ class CurateSteps(RunSteps):
             self.store,
             amendments=self.amendments,
             fingerprint=self.identities[step].fingerprint,
+            num_rows=self.plan.num_rows_of,
             num_shards=self.plan.num_shards,
         )
 
@@ -107,6 +115,7 @@ class CurateSteps(RunSteps):
         )
 
     def _download(self, resources: Resources) -> DownloadStep:
+        made = self.committed("download")
         return DownloadStep(
             self.store,
             self.rows,
@@ -117,6 +126,7 @@ class CurateSteps(RunSteps):
             before=self.amendments.before[0] if self.amendments.fetches_again else None,
             again=reasons_again(self.amendments),
             content_hash_column=self.plan.content_hash,
+            watched=min(set(range(self.plan.num_shards)) - made.shards(), default=None),
             resources=resources,
         )
 

@@ -81,8 +81,12 @@ class GenerateSteps(RunSteps):
             resources=resources,
         )
 
-    def has_only_grown(self) -> bool:
-        """Whether select is as run.json has it but for the number of shards."""
+    def has_only_grown(self, *, is_asked: bool) -> bool:
+        """Whether select is as run.json has it but for the number of shards.
+
+        Args:
+            is_asked: Else that has to be larger, as where a growth was killed.
+        """
         recorded = read_run(self.store).get("steps", {}).get("select")
         if recorded is None:
             return False
@@ -90,7 +94,8 @@ class GenerateSteps(RunSteps):
         before = dict(recorded["options"])
         if TOKENS_OPTION not in before:  # of a run made before captions were counted
             now.pop(TOKENS_OPTION, None)
-        is_grown = now.pop(NUM_SHARDS, 0) >= before.pop(NUM_SHARDS, 0)
+        more = now.pop(NUM_SHARDS, 0) - before.pop(NUM_SHARDS, 0)
+        is_grown = more > 0 or (is_asked and not more)
         return is_grown and not describe_changes(before, now)
 
     def read_rows(self, shard_id: int) -> pa.Table:

@@ -54,6 +54,17 @@ def asked_steps(steps: Sequence[str], *, origin: str, off: Collection[str]) -> l
     return [step for step in every if step in {*steps, *along} and step not in off]
 
 
+def check_together(*, grow: bool, retry: bool, limit: int | None) -> None:
+    """Raise `ConfigError` where a command asks for two things that are done one by one."""
+    if grow and retry:
+        raise ConfigError("--grow and --retry: give one, then the other")
+    if grow and limit is not None:
+        raise ConfigError(
+            "--grow and --limit: a run of a list's first rows goes on by the same command without "
+            "--limit, or with a larger one; give one of them"
+        )
+
+
 def recut_steps(steps: Sequence[str], *, origin: str) -> frozenset[str]:
     """Of the steps that were asked for by name, those whose options may change."""
     is_all = set(steps) >= {kind.name for kind in kinds_of(origin) if kind.config is None}
@@ -72,7 +83,7 @@ def run_steps(job: RunSteps, session: Session, asked: Sequence[str], say: Say) -
     for chain in job.chains(asked):
         if chain == ["select"]:
             session.start("select", shards_total=job.num_shards("select"), shards_done=0)
-            session.persist("select", lambda: job.select().run(session.on_commit))
+            session.persist("select", lambda: job.select(say).run(session.on_commit))
             session.persist("select", lambda: complete(job, "select", say=say))
             say_cut_captions(job.store, say)
             _say_difference(job, cut_before, say)

@@ -57,7 +57,7 @@ class PlannedRows:
 
     def num_rows(self, shard_id: int) -> int:
         """Rows of a shard."""
-        return self.plan.shard(shard_id).num_rows
+        return self.plan.num_rows_of(shard_id)
 
     def read(self, shard_id: int) -> pa.Table:
         """A shard's rows; `reason` and `rule` say what plan and rules settled, and facts of

@@ -20,10 +20,12 @@ from pipelines.steps.kind import StepContext
 from pipelines.steps.kinds import STEP_KINDS, kinds_of
 from pipelines.steps.score import ScoreStep
 from pipelines.steps.select import Select, input_digests
+from pipelines.steps.select.recaptions import CaptionFiles
 from pipelines.steps.select.tokens import TokenCounter, token_identity
 from pipelines.steps.step import Resources, ShardStep
-from pipelines.workflows.checks import further_scores
+from pipelines.workflows.checks import further_columns
 from pipelines.workflows.job_config import JobConfig
+from sd_core.say import Say
 
 
 class AnyPlan(Protocol):
@@ -183,7 +185,12 @@ class RunSteps(ABC):
         if step == "encode":
             publish_cache(self.committed(step))
 
-    def select(self) -> Select:
+    @property
+    def captions(self) -> CaptionFiles | None:
+        """Captions from elsewhere; None where the list's own are all."""
+        return None
+
+    def select(self, say: Say) -> Select:
         """The select step, which the driver itself runs."""
         return Select(
             store=self.store,
@@ -195,7 +202,9 @@ class RunSteps(ABC):
             read_rows=self.read_rows,
             token_counter=self.token_counter,
             cache_size=self.cache_size,
-            further=further_scores(self._job_config.score),
+            further=further_columns(self._job_config.score, has_captions=self.captions is not None),
+            captions=self.captions,
+            say=say,
         )
 
     def shard_step(self, step: str, resources: Resources) -> ShardStep:
@@ -251,6 +260,7 @@ class RunSteps(ABC):
             "select": config.identity(),
             **({"files": files} if files else {}),
             **token_identity(self.token_counter),
+            **({} if self.captions is None else {"captions": self.captions.identity()}),
         }
 
     def threads(self) -> dict[str, Any]:

@@ -133,12 +133,15 @@ def open_cache(
     )
 
 
-def check_caches(caches: Sequence[LatentCache], *, model_identity: CacheIdentity | None) -> None:
+def check_caches(
+    caches: Sequence[LatentCache], *, model_identity: CacheIdentity | Mapping[str, Any] | None
+) -> None:
     """Check that the caches can be mixed, and that a model can learn from them.
 
     Args:
         caches: At least one.
-        model_identity: The model's, or None to compare the caches with each other alone.
+        model_identity: The model's, or what is known of it (`check_identity`); None to compare the
+            caches with each other alone.
 
     Raises:
         CacheMismatchError: naming every field that differs, with both values.

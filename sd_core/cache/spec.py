@@ -127,18 +127,25 @@ def read_spec(content: bytes, *, where: str) -> CacheSpec:
 
 
 def check_identity(
-    a: CacheIdentity, b: CacheIdentity, *, a_name: str = "this cache", b_name: str = "the other"
+    a: CacheIdentity,
+    b: CacheIdentity | Mapping[str, Any],
+    *,
+    a_name: str = "this cache",
+    b_name: str = "the other",
 ) -> None:
     """Check that two caches, or a cache and a model, may be used together.
+
+    Of a model that is not loaded `b` is what is known of it, by field: `autoencoder.kind`.
 
     Raises:
         CacheMismatchError: naming each field that differs, with both values.
     """
-    ours, theirs = _flatten(a.model_dump()), _flatten(b.model_dump())
+    ours = _flatten(a.model_dump())
+    theirs = _flatten(b.model_dump()) if isinstance(b, CacheIdentity) else b
     lines = [
         f"  - identity.{name}: {ours[name]!r} in {a_name}, {theirs[name]!r} in {b_name}"
         for name in ours
-        if ours[name] != theirs[name]
+        if name in theirs and ours[name] != theirs[name]
     ]
     if lines:
         raise CacheMismatchError(

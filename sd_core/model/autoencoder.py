@@ -4,19 +4,25 @@ Source: Rombach et al. 2022, section 3.1, arXiv:2112.10752.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from sd_core.cache.spec import AutoencoderIdentity
 from sd_core.model.autoencoder_config import AutoencoderConfig, AutoencoderKind
-from sd_core.model.autoencoder_loading import build_random_autoencoder, load_autoencoder_module
+from sd_core.model.autoencoder_loading import (
+    autoencoder_settings,
+    build_autoencoder,
+    build_random_autoencoder,
+    load_autoencoder_module,
+    stored_digest,
+)
 from sd_core.model.memory import aligned, place_module
 from sd_core.model.precision import model_dtype
-from sd_core.model.weights import (
-    loads_weights,
-    weights_sha256,
-)
+from sd_core.model.single_file import is_single_file
+from sd_core.model.weights import loads_weights, weights_sha256
 
 LatentsForm = Literal["moments", "mean"]
 
@@ -38,6 +44,13 @@ class Autoencoder:
     """Of the weights in float32, whatever precision they run in."""
 
     @property
+    def identity(self) -> AutoencoderIdentity:
+        """What caches of its latents share."""
+        return AutoencoderIdentity(
+            **{name: getattr(self, name) for name in AutoencoderIdentity.model_fields}
+        )
+
+    @property
     def has_posterior(self) -> bool:
         """Whether it gives moments (KL), not only one latent (TAESD, VQ)."""
         return self.kind == "kl"
@@ -56,21 +69,48 @@ def load_autoencoder(config: AutoencoderConfig, *, device: str | torch.device) -
         else load_autoencoder_module(config)
     )
     module = module.eval().requires_grad_(False)
-    settings: Any = module.config
+    told = _told(module)
     digest = weights_sha256(module)
     dtype = model_dtype(config.precision, device)
     return Autoencoder(
         module=place_module(module, device=device, dtype=dtype),
-        kind=_kind_of(module),
-        latent_channels=int(settings["latent_channels"]),
-        downsampling=_downsampling(module),
-        scaling_factor=float(settings["scaling_factor"]),
-        shift_factor=float(settings.get("shift_factor") or 0.0),
+        **told,
         device=torch.device(device),
         dtype=dtype,
         slice_size=config.slice_size or (1 if torch.device(device).type == "cpu" else None),
         weights_sha256=digest,
     )
+
+
+def foresee_autoencoder(config: AutoencoderConfig) -> dict[str, Any]:
+    """Fields of the loaded autoencoder's identity that a diffusers folder tells; else none.
+
+    The digest of its weights is among them where they are stored under the names that they have
+    in memory. Cost: the folder's weights are read once, a tensor at a time.
+
+    Raises:
+        WeightsError: as `autoencoder_settings`.
+    """
+    if is_single_file(config.model, where="autoencoder.model"):
+        return {}
+    settings = autoencoder_settings(config)
+    if settings is None:
+        return {}
+    with torch.device("meta"):
+        module = build_autoencoder(settings, config.kind, Path(config.model))
+    digest = stored_digest(config, module) if config.pretrained else None
+    return _told(module) | ({} if digest is None else {"weights_sha256": digest})
+
+
+def _told(module: nn.Module) -> dict[str, Any]:
+    settings: Any = module.config
+    return {
+        "kind": _kind_of(module),
+        "latent_channels": int(settings["latent_channels"]),
+        "downsampling": _downsampling(module),
+        "scaling_factor": float(settings["scaling_factor"]),
+        "shift_factor": float(settings.get("shift_factor") or 0.0),
+    }
 
 
 def default_form(autoencoder: Autoencoder) -> LatentsForm:

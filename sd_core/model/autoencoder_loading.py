@@ -16,7 +16,13 @@ from sd_core.model.autoencoder_settings import check_autoencoder_settings
 from sd_core.model.precision import seeded
 from sd_core.model.single_file import detect_layout, fill_from_single_file, is_single_file
 from sd_core.model.single_file_names import AUTOENCODER_PREFIX, autoencoder_source
-from sd_core.model.weights import WeightsError, resolve_weights
+from sd_core.model.weight_files import (
+    DIFFUSERS_STEM,
+    stored_shapes,
+    stored_tensors,
+    weight_files,
+)
+from sd_core.model.weights import WeightsError, resolve_weights, tensors_sha256
 from sd_core.plain_json import parse_json
 
 _CLASSES: Final = {"kl": "AutoencoderKL", "tiny": "AutoencoderTiny", "vq": "VQModel"}
@@ -95,9 +101,28 @@ def autoencoder_settings(config: AutoencoderConfig) -> dict[str, Any] | None:
         folder, kind = resolve_weights(config.model, where=where), config.kind
         if kind == "taesd" or (kind == "auto" and folder.is_dir() and _is_taesd(folder)):
             return None
+        if config.pretrained and folder.is_dir():
+            weight_files(folder, DIFFUSERS_STEM, where=where)
     settings = _read_config(folder)
     _class_name(settings, kind, folder)
     return settings
+
+
+def stored_digest(config: AutoencoderConfig, module: nn.Module) -> str | None:
+    """`weights_sha256` of the loaded module, from a diffusers folder's files.
+
+    Args:
+        module: The same without values.
+
+    Returns:
+        None where its tensors are stored under other names.
+    """
+    where = "autoencoder.model"
+    folder = resolve_weights(config.model, where=where)
+    files = weight_files(folder, DIFFUSERS_STEM, where=where)
+    if stored_shapes(files, where=where).keys() != module.state_dict().keys():
+        return None
+    return tensors_sha256(stored_tensors(files))
 
 
 def build_random_autoencoder(config: AutoencoderConfig) -> nn.Module:
@@ -106,9 +131,13 @@ def build_random_autoencoder(config: AutoencoderConfig) -> nn.Module:
         settings = AUTOENCODER_ARCHITECTURES[config.model]
     else:
         settings = _read_config(resolve_weights(config.model, where="autoencoder.model"))
-    class_name = _class_name(settings, config.kind, Path(config.model))
     with seeded(config.seed):
-        module: nn.Module = _diffusers_class(class_name).from_config(settings)
+        return build_autoencoder(settings, config.kind, Path(config.model))
+
+
+def build_autoencoder(settings: dict[str, Any], kind: str, folder: Path) -> nn.Module:
+    """The module of these settings, which `folder` holds; raises `WeightsError`."""
+    module: nn.Module = _diffusers_class(_class_name(settings, kind, folder)).from_config(settings)
     return module
 
 

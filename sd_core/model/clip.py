@@ -25,6 +25,7 @@ from sd_core.model.weights import (
     weights_identity,
     weights_sha256,
 )
+from sd_core.plain_json import parse_json
 
 
 class ClipConfig(ModelConfig):
@@ -220,6 +221,22 @@ def load_clip_tokenizer(config: ClipConfig) -> Any:
     with quiet_open_clip():
         name, _ = _locate_model(config) if config.is_folder else (config.name, None)
         return open_clip_tokenizer(name)
+
+
+def clip_embed_dim(config: ClipConfig) -> int | None:
+    """Length of its embeddings as its configuration says; None where it says nothing.
+
+    Raises:
+        WeightsError: the folder cannot be had.
+    """
+    if config.is_folder:
+        path = resolve_weights(config.name, where="clip.name") / "open_clip_config.json"
+        told = parse_json(path.read_text(encoding="utf-8"))["model_cfg"] if path.is_file() else {}
+    else:
+        import open_clip
+
+        told = open_clip.get_model_config(config.name) or {}
+    return told.get("embed_dim")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from sd_core.model.config import ModelConfig
 from sd_core.model.denoiser_loading import (
     DENOISER_ARCHITECTURES,
     build_module,
+    check_denoiser_folder,
     denoiser_class,
     denoiser_settings_of_file,
     load_denoiser_file,
@@ -124,6 +125,16 @@ def denoiser_settings(config: DenoiserConfig) -> dict[str, Any]:
         settings, where = read_settings(folder, where=where), f"{where}: {folder}/config.json"
     denoiser_class(settings, where=where)
     return settings
+
+
+def check_denoiser_weights(config: DenoiserConfig) -> None:
+    """Refuse a folder whose weights are not there or do not fit, by their headers alone.
+
+    Raises:
+        WeightsError: as `load_denoiser`.
+    """
+    if not config.is_random and not is_single_file(str(config.model), where=_WHERE):
+        check_denoiser_folder(resolve_weights(str(config.model), where=_WHERE), where=_WHERE)
 
 
 def _load(config: DenoiserConfig) -> nn.Module:

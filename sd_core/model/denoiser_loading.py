@@ -1,5 +1,6 @@
 """Build diffusers' denoisers: from a diffusers folder, from settings, or a named architecture."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,10 +14,9 @@ from sd_core.model.precision import seeded
 from sd_core.model.single_file import detect_layout, fill_from_single_file, open_single_file
 from sd_core.model.single_file_names import DENOISER_PREFIX, denoiser_source
 from sd_core.model.unet import UNET
+from sd_core.model.weight_files import DIFFUSERS_STEM, stored_shapes, weight_files
 from sd_core.model.weights import WeightsError
 from sd_core.plain_json import parse_json
-
-WEIGHTS_STEM: Final = "diffusion_pytorch_model"
 
 _STABLE_DIFFUSION: Final[dict[str, Any]] = {
     "_class_name": UNET,
@@ -91,25 +91,42 @@ def load_denoiser_module(folder: Path, *, where: str) -> nn.Module:
     settings = read_settings(folder, where=where)
     module = build_empty(settings, where=f"{where}: {folder}/config.json")
     state = read_state(folder, where=where)
-    expected = module.state_dict()
+    _check_shapes(module, {n: tuple(t.shape) for n, t in state.items()}, folder, where=where)
+    module.load_state_dict(
+        {name: tensor.to(torch.float32) for name, tensor in state.items()}, assign=True
+    )
+    return module
+
+
+def check_denoiser_folder(folder: Path, *, where: str) -> None:
+    """Hold the headers of a denoiser's weights against its `config.json`; none is loaded.
+
+    Raises:
+        WeightsError: as `load_denoiser_module`.
+    """
+    settings = read_settings(folder, where=where)
+    shapes = stored_shapes(weight_files(folder, DIFFUSERS_STEM, where=where), where=where)
+    family = DENOISERS.get(str(settings.get("_class_name")))
+    if family is not None and not family.computes_tensors:
+        module = build_empty(settings, where=f"{where}: {folder}/config.json")
+        _check_shapes(module, shapes, folder, where=where)
+
+
+def _check_shapes(
+    module: nn.Module, found: Mapping[str, tuple[int, ...]], folder: Path, *, where: str
+) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     faults = {
-        "missing": expected.keys() - state.keys(),
-        "unknown": state.keys() - expected.keys(),
-        "of another shape": {
-            name for name in expected.keys() & state.keys()
-            if expected[name].shape != state[name].shape
-        },
-    }  # fmt: skip
+        "missing": expected.keys() - found.keys(),
+        "unknown": found.keys() - expected.keys(),
+        "of another shape": {n for n in expected.keys() & found.keys() if expected[n] != found[n]},
+    }
     for fault, names in faults.items():
         if names:
             raise WeightsError(
                 f"{where}: {folder} does not fit its config.json: {len(names)} tensors are "
                 f"{fault}, {min(names)} for one"
             )
-    module.load_state_dict(
-        {name: tensor.to(torch.float32) for name, tensor in state.items()}, assign=True
-    )
-    return module
 
 
 def load_denoiser_file(path: Path, *, layout_folder: Path | None, where: str) -> nn.Module:
@@ -177,18 +194,8 @@ def read_state(folder: Path, *, where: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    whole = folder / f"{WEIGHTS_STEM}.safetensors"
-    paths = (
-        [whole] if whole.is_file() else sorted(folder.glob(f"{WEIGHTS_STEM}-*-of-*.safetensors"))
-    )
-    if not paths:
-        held = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise WeightsError(
-            f"{where}: {folder} holds no {whole.name} (it holds {held}); only safetensors are "
-            "read, never pickles"
-        )
     state: dict[str, Tensor] = {}
-    for path in paths:
+    for path in weight_files(folder, DIFFUSERS_STEM, where=where):
         try:
             state |= load_file(path)
         except (OSError, SafetensorError) as error:

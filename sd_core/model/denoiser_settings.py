@@ -1,6 +1,6 @@
 """Whether a denoiser's `config.json` says only what is honoured; see `settings_check`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sd_core.model.denoisers import DENOISERS
@@ -18,6 +18,27 @@ def check_denoiser_settings(settings: Mapping[str, Any], *, where: str) -> None:
         raise SettingsError(
             f"{where}: sample_size is {size!r}; allowed: one whole number, the side of square "
             "latents"
+        )
+
+
+def check_text_widths(settings: Mapping[str, Any], widths: Sequence[int]) -> None:
+    """Hold what a denoiser attends to against its text encoders' widths.
+
+    Raises:
+        SettingsError: they are of other models.
+    """
+    expected = settings.get("caption_channels") or settings.get("cross_attention_dim")
+    if expected is not None and expected != sum(widths):
+        raise SettingsError(
+            f"denoiser: attends to text of width {expected}, and the text encoder(s) give "
+            f"{sum(widths)}; they are not of one model"
+        )
+    is_xl = settings.get("addition_embed_type") == "text_time"
+    if is_xl != (len(widths) > 1):
+        raise SettingsError(
+            "denoiser: "
+            + ("wants XL's pooled text and time ids" if is_xl else "is not XL's")
+            + f", and there is {'no' if is_xl else 'a'} second text encoder"
         )
 
 

@@ -6,11 +6,14 @@ import socket
 import tempfile
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sd_core.errors import FoundryError
+from sd_core.made_folders import made_folder
 
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 30
@@ -23,10 +26,29 @@ class DownloadError(FoundryError):
     """Something could not be fetched."""
 
 
+class NotFetchedError(DownloadError):
+    """It is not here, and within `nothing_fetched` nothing is."""
+
+
+_kept_from_network: list[str] = []
+
+
+@contextmanager
+def nothing_fetched() -> Iterator[None]:
+    """Within it, in every thread, only what was fetched before is found; nothing is written."""
+    _kept_from_network.append("")
+    try:
+        yield
+    finally:
+        _kept_from_network.pop()
+
+
 def cache_folder() -> Path:
     """Where fetched weights are kept: LATENT_FOUNDRY_CACHE or ~/.cache/latent-foundry."""
     configured = os.environ.get("LATENT_FOUNDRY_CACHE")
-    return Path(configured) if configured else Path.home() / ".cache" / "latent-foundry"
+    return (
+        Path(configured).expanduser() if configured else Path.home() / ".cache" / "latent-foundry"
+    )
 
 
 def download_url(url: str) -> Path:
@@ -35,16 +57,18 @@ def download_url(url: str) -> Path:
     target = cache_folder() / "urls" / hashlib.sha256(url.encode()).hexdigest()[:24] / name
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
-    os.close(handle)
-    try:
-        _fetch(url, temporary)
-        os.replace(temporary, target)
-    except Exception as error:  # every file system raises its own
-        raise DownloadError(f"cannot be fetched ({type(error).__name__})") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    if _kept_from_network:
+        raise NotFetchedError("was not fetched before")
+    with made_folder(target.parent):
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
+        os.close(handle)
+        try:
+            _fetch(url, temporary)
+            os.replace(temporary, target)
+        except Exception as error:  # every file system raises its own
+            raise DownloadError(f"cannot be fetched ({type(error).__name__})") from error
+        finally:
+            Path(temporary).unlink(missing_ok=True)
     return target
 
 
@@ -61,10 +85,12 @@ def snapshot_hub(repo: str, *, revision: str, inside: str | None = None) -> Path
         options["allow_patterns"] = [inside if is_file else f"{inside}/*"]
     if not is_file:
         options["ignore_patterns"] = _HUB_IGNORED
-    options["local_files_only"] = not hub_answers()
+    options["local_files_only"] = bool(_kept_from_network) or not hub_answers()
     try:
         folder = Path(snapshot_download(repo, **options))
     except Exception as error:  # the hub's client raises its own, httpx's and OSError
+        if _kept_from_network:
+            raise NotFetchedError(f"revision {revision} was not fetched before") from error
         if not hub_answers():
             raise DownloadError(
                 f"revision {revision} was not fetched before, and the model hub does not answer"
@@ -74,7 +100,10 @@ def snapshot_hub(repo: str, *, revision: str, inside: str | None = None) -> Path
             f"cannot be fetched from the model hub at revision {revision} "
             f"({type(error).__name__}: {reason[:200]})"
         ) from error
-    return folder / inside if inside else folder
+    path = folder / inside if inside else folder
+    if _kept_from_network and not path.exists():  # another part of it was
+        raise NotFetchedError(f"revision {revision} was not fetched before")
+    return path
 
 
 def is_offline() -> bool:

@@ -13,10 +13,10 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from sd_core.cache.spec import AutoencoderIdentity, CacheIdentity, TextEncoderIdentity
+from sd_core.cache.spec import CacheIdentity, TextEncoderIdentity
 from sd_core.model.autoencoder import Autoencoder, load_autoencoder
 from sd_core.model.denoiser import load_denoiser, unwrap_module
-from sd_core.model.denoiser_settings import check_channels
+from sd_core.model.denoiser_settings import check_channels, check_text_widths
 from sd_core.model.latent_diffusion_config import (
     LatentDiffusionConfig,
     LatentDiffusionSections,
@@ -67,7 +67,8 @@ class LatentDiffusion:
     def task(self) -> Task:
         """What the denoiser is for."""
         channels = self.autoencoder.latent_channels
-        return task_of(self.denoiser, latent_channels=channels) or "text_to_image"
+        settings: Any = unwrap_module(self.denoiser).config
+        return task_of(settings, latent_channels=channels) or "text_to_image"
 
     @property
     def identity(self) -> CacheIdentity:
@@ -75,20 +76,10 @@ class LatentDiffusion:
 
         With two text encoders the second is part of the identity: hashes of both, widths added.
         """
-        text_encoder = _text_identity(self.text_encoder)
+        text_encoder = self.text_encoder.identity
         if self.text_encoder_2 is not None:
-            text_encoder = _both(text_encoder, _text_identity(self.text_encoder_2))
-        return CacheIdentity(
-            autoencoder=AutoencoderIdentity(
-                kind=self.autoencoder.kind,
-                weights_sha256=self.autoencoder.weights_sha256,
-                scaling_factor=self.autoencoder.scaling_factor,
-                shift_factor=self.autoencoder.shift_factor,
-                latent_channels=self.autoencoder.latent_channels,
-                downsampling=self.autoencoder.downsampling,
-            ),
-            text_encoder=text_encoder,
-        )
+            text_encoder = _both(text_encoder, self.text_encoder_2.identity)
+        return CacheIdentity(autoencoder=self.autoencoder.identity, text_encoder=text_encoder)
 
 
 @loads_weights
@@ -123,42 +114,20 @@ def load_latent_diffusion(
         sections=sections,
         sources=source_folders(sections),
     )
-    channels = model.autoencoder.latent_channels
-    check_task(model.denoiser, latent_channels=channels, allowed=tasks)
-    _check_fit(model)
+    _check_fit(model, tasks)
     return model
 
 
-def _check_fit(model: LatentDiffusion) -> None:
+def _check_fit(model: LatentDiffusion, tasks: Collection[Task]) -> None:
     settings: Any = unwrap_module(model.denoiser).config
-    second = model.text_encoder_2
-    check_channels(settings, latent_channels=model.autoencoder.latent_channels)
-    expected = settings.get("caption_channels") or settings["cross_attention_dim"]
-    width = model.text_encoder.embed_dim + (second.embed_dim if second else 0)
-    if expected != width:
-        raise WeightsError(
-            f"denoiser: attends to text of width {expected}, and the text encoder(s) give {width}; "
-            "they are not of one model"
-        )
-    if second and second.tokenizer.get_vocab() != model.text_encoder.tokenizer.get_vocab():
+    first, second = model.text_encoder, model.text_encoder_2
+    channels = model.autoencoder.latent_channels
+    check_task(settings, latent_channels=channels, allowed=tasks)
+    check_channels(settings, latent_channels=channels)
+    widths = [first.embed_dim, *([second.embed_dim] if second else [])]
+    check_text_widths(settings, widths)
+    if second and second.tokenizer.get_vocab() != first.tokenizer.get_vocab():
         raise WeightsError("text_encoder_2: its vocabulary is not text_encoder's; one is needed")
-    is_xl = settings.get("addition_embed_type") == "text_time"
-    if is_xl != (second is not None):
-        raise WeightsError(
-            "denoiser: "
-            + ("wants XL's pooled text and time ids" if is_xl else "is not XL's")
-            + f", and there is {'a' if second else 'no'} second text encoder"
-        )
-
-
-def _text_identity(encoder: TextEncoder) -> TextEncoderIdentity:
-    return TextEncoderIdentity(
-        weights_sha256=encoder.weights_sha256,
-        tokenizer_sha256=encoder.tokenizer_sha256,
-        token_length=encoder.token_length,
-        embed_dim=encoder.embed_dim,
-        pad_token_id=encoder.pad_token_id,
-    )
 
 
 def _both(first: TextEncoderIdentity, second: TextEncoderIdentity) -> TextEncoderIdentity:

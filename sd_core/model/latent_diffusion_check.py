@@ -1,35 +1,48 @@
-"""Everything that a model's files say, held against what is honoured, without its weights.
+"""Everything that a model's files say, held against what is honoured, without loading it.
 
 So that a job ends with one clear error before any worker has loaded a model.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
 import torch
 from torch import nn
 
+from sd_core.model.autoencoder import foresee_autoencoder
 from sd_core.model.autoencoder_loading import autoencoder_settings
-from sd_core.model.denoiser import denoiser_settings
+from sd_core.model.denoiser import check_denoiser_weights, denoiser_settings
 from sd_core.model.denoiser_loading import build_empty
-from sd_core.model.denoiser_settings import check_channels
+from sd_core.model.denoiser_settings import check_channels, check_text_widths
 from sd_core.model.latent_diffusion_config import (
     LatentDiffusionConfig,
     LatentDiffusionSections,
     sections_of,
 )
 from sd_core.model.lora import LoraConfig, match_lora
-from sd_core.model.text_encoder import text_encoder_settings
-from sd_core.model.text_encoder_architectures import build_text_model
+from sd_core.model.single_file import is_single_file
+from sd_core.model.task import Task, check_task
+from sd_core.model.text_encoder import TextEncoderConfig, text_encoder_settings
+from sd_core.model.text_encoder_architectures import TEXT_ENCODER_ARCHITECTURES, build_text_model
+from sd_core.model.text_encoder_loading import read_layout, tokenizer_sha256
+from sd_core.model.text_encoder_settings import token_length_of
+
+_CLIP_WIDTH: Final = 512
+"""Of the text encoder, where its configuration says nothing."""
 
 
 def check_latent_diffusion(
-    config: LatentDiffusionConfig, *, loras: Sequence[LoraConfig] = (), where: str = "loras"
+    config: LatentDiffusionConfig,
+    *,
+    tasks: Collection[Task],
+    loras: Sequence[LoraConfig] = (),
+    where: str = "loras",
 ) -> LatentDiffusionSections:
     """Read every configuration of a model, and its LoRA files, and refuse what is not honoured.
 
     Args:
-        config: Which model; its weights are not read.
+        config: Which model; of its weights only headers are read.
+        tasks: What the caller can do; a denoiser for anything else is refused.
         loras: Files that will be added to it.
         where: Their key in the configuration.
 
@@ -48,12 +61,48 @@ def check_latent_diffusion(
     }
     autoencoder = autoencoder_settings(sections.autoencoder)
     if autoencoder is not None and "latent_channels" in autoencoder:
-        check_channels(denoiser, latent_channels=int(autoencoder["latent_channels"]))
-    if loras and all(settings is not None for settings in texts.values()):
+        channels = int(autoencoder["latent_channels"])
+        check_task(denoiser, latent_channels=channels, allowed=tasks)
+        check_channels(denoiser, latent_channels=channels)
+    known = [settings for settings in texts.values() if settings is not None]
+    if len(known) == len(texts):
+        check_text_widths(
+            denoiser, [int(settings.get("hidden_size", _CLIP_WIDTH)) for settings in known]
+        )
+    check_denoiser_weights(sections.denoiser)
+    if loras and len(known) == len(texts):
         parts = _empty_parts(denoiser, texts)
         for number, lora in enumerate(loras):
             match_lora(lora, parts, where=f"{where}.{number}.model")
     return sections
+
+
+def foreseen_identity(sections: LatentDiffusionSections) -> dict[str, Any]:
+    """What of a model's identity its files tell without loading it, as `check_identity` takes it.
+
+    Raises:
+        WeightsError: as `check_latent_diffusion`.
+    """
+    text = _text_identity(sections.text_encoder)
+    if sections.text_encoder_2 is not None:  # both are hashed together
+        text = {n: value for n, value in text.items() if n in ("token_length", "pad_token_id")}
+    parts = {"autoencoder": foresee_autoencoder(sections.autoencoder), "text_encoder": text}
+    return {f"{part}.{n}": value for part, told in parts.items() for n, value in told.items()}
+
+
+def _text_identity(config: TextEncoderConfig) -> dict[str, Any]:
+    """What a diffusers folder tells of its text encoder's; nothing where it is no folder."""
+    model, where = str(config.model), f"{config.part}.model"
+    is_named = config.clip is not None or model in TEXT_ENCODER_ARCHITECTURES
+    if is_named or is_single_file(model, where=where):
+        return {}
+    settings, tokenizer = read_layout(model, part=config.part, where=where)
+    return {
+        "tokenizer_sha256": tokenizer_sha256(tokenizer),
+        "token_length": token_length_of(tokenizer, settings),
+        "embed_dim": int(settings.get("hidden_size", _CLIP_WIDTH)),
+        "pad_token_id": int(tokenizer.pad_token_id),
+    }
 
 
 def _empty_parts(

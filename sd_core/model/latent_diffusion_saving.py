@@ -14,7 +14,6 @@ from torch import nn
 
 from sd_core.model.autoencoder import load_autoencoder
 from sd_core.model.denoiser import class_name_of, unwrap_module
-from sd_core.model.denoiser_loading import WEIGHTS_STEM
 from sd_core.model.denoisers import DENOISERS
 from sd_core.model.latent_diffusion import LatentDiffusion
 from sd_core.model.latent_diffusion_sources import (
@@ -25,6 +24,7 @@ from sd_core.model.latent_diffusion_sources import (
 from sd_core.model.noise_schedule import low_res_schedule, scheduler_of_noise_schedule
 from sd_core.model.task import Task
 from sd_core.model.text_encoder import TextEncoder, load_text_encoder
+from sd_core.model.weight_files import DIFFUSERS_STEM
 from sd_core.model.weights import WeightsError
 
 _TEXT_ENCODERS: Final = ("text_encoder", "text_encoder_2")
@@ -196,7 +196,7 @@ def _write_diffusers_module(module: nn.Module, folder: Path) -> None:
     typed: Any = module
     typed.save_config(folder)
     state = {name: tensor.cpu().contiguous() for name, tensor in module.state_dict().items()}
-    save_file(state, folder / f"{WEIGHTS_STEM}.safetensors", metadata={"format": "pt"})
+    save_file(state, folder / f"{DIFFUSERS_STEM}.safetensors", metadata={"format": "pt"})
 
 
 def _write_tokenizer(encoder: TextEncoder, folder: Path, *, source: Path | None) -> None:

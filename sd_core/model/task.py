@@ -4,37 +4,34 @@ Source: Rombach et al. 2022, sections 4.3.2 (concatenated conditions), 4.4 and 4
 arXiv:2112.10752.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from torch import nn
-
-from sd_core.model.denoiser import unwrap_module
 from sd_core.model.weights import WeightsError
 
 Task = Literal["text_to_image", "inpainting", "upscaling"]
 _IMAGE_CHANNELS = 3
 
 
-def task_of(denoiser: nn.Module, *, latent_channels: int) -> Task | None:
-    """The task of a denoiser beside an autoencoder of C latent channels; None where none fits.
+def task_of(denoiser: Mapping[str, Any], *, latent_channels: int) -> Task | None:
+    """What a denoiser of these settings is for, beside an autoencoder of C latent channels.
 
     C channels are the noisy latents alone; 2C + 1 also a mask and the masked image's latents
     (inpainting); C + 3 also an RGB image of low resolution (upscaling).
     """
-    settings: Any = unwrap_module(denoiser).config
     tasks: dict[int, Task] = {
         latent_channels: "text_to_image",
         latent_channels + _IMAGE_CHANNELS: "upscaling",
         2 * latent_channels + 1: "inpainting",
     }
-    return tasks.get(int(settings["in_channels"]))
+    return tasks.get(int(denoiser.get("in_channels", 4)))
 
 
-def check_task(denoiser: nn.Module, *, latent_channels: int, allowed: Collection[Task]) -> None:
+def check_task(
+    denoiser: Mapping[str, Any], *, latent_channels: int, allowed: Collection[Task]
+) -> None:
     """Raises `WeightsError` where the denoiser fits no task, or one that is not allowed."""
-    settings: Any = unwrap_module(denoiser).config
-    channels = settings["in_channels"]
+    channels = denoiser.get("in_channels", 4)
     task = task_of(denoiser, latent_channels=latent_channels)
     if task is None:
         raise WeightsError(

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from sd_core.cache.spec import TextEncoderIdentity
 from sd_core.model.clip import ClipConfig
 from sd_core.model.config import ModelConfig
 from sd_core.model.memory import place_module
@@ -27,11 +28,13 @@ from sd_core.model.text_encoder_loading import (
     tokenizer_sha256,
 )
 from sd_core.model.text_encoder_settings import token_length_of
+from sd_core.model.weight_files import TRANSFORMERS_STEM, weight_files
 from sd_core.model.weights import (
     WeightsNeed,
     join_reference,
     loads_weights,
     public_reference,
+    resolve_weights,
     weights_identity,
     weights_sha256,
 )
@@ -137,6 +140,13 @@ class TextEncoder:
     tokenizer_sha256: str
     hidden_states: HiddenStates = "last"
 
+    @property
+    def identity(self) -> TextEncoderIdentity:
+        """What caches of it share."""
+        return TextEncoderIdentity(
+            **{name: getattr(self, name) for name in TextEncoderIdentity.model_fields}
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextEmbeddings:
@@ -197,6 +207,9 @@ def text_encoder_settings(config: TextEncoderConfig) -> dict[str, Any] | None:
         if config.layout is None:
             return text_encoder_settings_of_file(model, part=config.part, where=where)
         model = config.layout
+    elif config.pretrained:
+        folder = resolve_weights(join_reference(model, config.part), where=where)
+        weight_files(folder, TRANSFORMERS_STEM, where=where)
     settings, _ = read_layout(model, part=config.part, where=where)
     return settings
 

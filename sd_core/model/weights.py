@@ -11,7 +11,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from sd_core.errors import FoundryError, InputError, is_environment
 from sd_core.git_lfs import POINTER_TOLD, is_pointer
@@ -171,12 +171,17 @@ def weights_sha256(module: nn.Module) -> str:
 
     Cost: one pass over the weights (about 1 GB/s); each tensor is brought to the CPU.
     """
+    return tensors_sha256(sorted(module.state_dict().items()))
+
+
+def tensors_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """The same of tensors that come in the order of their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in tensors:
         dtype = str(tensor.dtype).removeprefix("torch.")
         digest.update(f"{name}\0{dtype}\0{tuple(tensor.shape)}\0".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -10,15 +10,16 @@ arXiv:2403.03206 (Euler on a flow).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import diffusers
 from pydantic import AfterValidator
 
-from sd_core.model.noise_schedule import NoiseSchedule, scheduler_of_noise_schedule
 from sd_core.model.scheduler_settings import check_scheduler_settings
 from sd_core.model.settings_check import SettingsError, constructor_defaults
 from sd_core.tables import NameIn
+
+if TYPE_CHECKING:
+    from sd_core.model.noise_schedule import NoiseSchedule
 
 _MULTISTEP: Final = "DPMSolverMultistepScheduler"
 _SINGLESTEP: Final = "DPMSolverSinglestepScheduler"
@@ -42,6 +43,13 @@ class SamplerRecipe:
     of_flow: bool = False
     zero_snr: bool = True
     draws_noise: bool = False
+
+    @property
+    def family(self) -> Any:
+        """The class."""
+        import diffusers  # takes seconds and 150 MiB; names are asked for without it
+
+        return getattr(diffusers, self.scheduler)
 
 
 def _multistep(algorithm_type: str, *, karras: bool) -> SamplerRecipe:
@@ -80,7 +88,7 @@ class that are honoured (`scheduler_settings`)."""
 SamplerName = Annotated[str, AfterValidator(NameIn(SAMPLERS))]
 
 
-def build_sampler(name: SamplerName, noise_schedule: NoiseSchedule) -> Any:
+def build_sampler(name: SamplerName, noise_schedule: "NoiseSchedule") -> Any:
     """A fresh scheduler of diffusers, its steps not yet set.
 
     It is what `Scheduler.from_config(pipe.scheduler.config)` gives in the model folder's pipeline:
@@ -105,12 +113,12 @@ def build_sampler(name: SamplerName, noise_schedule: NoiseSchedule) -> Any:
         ) from error
 
 
-def samplers_of(noise_schedule: NoiseSchedule) -> tuple[SamplerName, ...]:
+def samplers_of(noise_schedule: "NoiseSchedule") -> tuple[SamplerName, ...]:
     """The samplers that can follow a noise schedule, as the model folder would set them up."""
     return tuple(name for name in SAMPLERS if _can_follow(name, noise_schedule))
 
 
-def sampler_of_folder(noise_schedule: NoiseSchedule) -> SamplerName:
+def sampler_of_folder(noise_schedule: "NoiseSchedule") -> SamplerName:
     """The sampler of the model folder's own scheduler; ours where no folder names one.
 
     Raises:
@@ -137,7 +145,7 @@ def draws_noise(name: SamplerName) -> bool:
     return SAMPLERS[name].draws_noise
 
 
-def _fault(name: SamplerName, noise_schedule: NoiseSchedule) -> str | None:
+def _fault(name: SamplerName, noise_schedule: "NoiseSchedule") -> str | None:
     """Why a sampler cannot follow a schedule."""
     recipe, config = SAMPLERS[name], noise_schedule.config
     if recipe.of_flow != (config.prediction_type == "flow"):
@@ -147,7 +155,7 @@ def _fault(name: SamplerName, noise_schedule: NoiseSchedule) -> str | None:
     return None
 
 
-def _can_follow(name: SamplerName, noise_schedule: NoiseSchedule) -> bool:
+def _can_follow(name: SamplerName, noise_schedule: "NoiseSchedule") -> bool:
     if _fault(name, noise_schedule) is not None:
         return False
     try:
@@ -157,14 +165,15 @@ def _can_follow(name: SamplerName, noise_schedule: NoiseSchedule) -> bool:
     return True
 
 
-def _build(name: SamplerName, noise_schedule: NoiseSchedule) -> Any:
-    family: Any = getattr(diffusers, SAMPLERS[name].scheduler)
-    return family.from_config(_settings(SAMPLERS[name], noise_schedule))
+def _build(name: SamplerName, noise_schedule: "NoiseSchedule") -> Any:
+    return SAMPLERS[name].family.from_config(_settings(SAMPLERS[name], noise_schedule))
 
 
-def _settings(recipe: SamplerRecipe, noise_schedule: NoiseSchedule) -> dict[str, Any]:
+def _settings(recipe: SamplerRecipe, noise_schedule: "NoiseSchedule") -> dict[str, Any]:
     own = noise_schedule.scheduler
     if own is None:
+        from sd_core.model.noise_schedule import scheduler_of_noise_schedule
+
         base = scheduler_of_noise_schedule(noise_schedule.config)
     else:
         check_scheduler_settings(own, where="scheduler/scheduler_config.json")
@@ -178,6 +187,5 @@ def _settings(recipe: SamplerRecipe, noise_schedule: NoiseSchedule) -> dict[str,
 
 def _says_the_same(recipe: SamplerRecipe, own: Mapping[str, Any]) -> bool:
     """Whether the folder's words are what the sampler's name says anyway."""
-    family: Any = getattr(diffusers, recipe.scheduler)
-    found = {**constructor_defaults(family), **own}
+    found = {**constructor_defaults(recipe.family), **own}
     return all(found[name] == value for name, value in recipe.options.items())

@@ -6,6 +6,8 @@ from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 ItemT = TypeVar("ItemT")
+_LOOK_S = 1.0
+"""How often the reader looks whether there still is a thread."""
 
 
 class _End:
@@ -43,11 +45,20 @@ def prefetch(items: Iterator[ItemT], *, depth: int = 4) -> Generator[ItemT, None
             error = raised
         put(_End(error))
 
+    def take() -> ItemT | _End:
+        while True:
+            is_last = not thread.is_alive()  # what it made is there by then
+            try:
+                return made.get(timeout=_LOOK_S)
+            except queue.Empty:
+                if is_last:  # without the memory to say so
+                    return _End(MemoryError("the thread that makes batches ended without a word"))
+
     thread = threading.Thread(target=make, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
-            item = made.get()
+            item = take()
             if isinstance(item, _End):
                 if item.error is not None:
                     raise item.error

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from jobs.exit_codes import ExitCode
-from jobs.generate import _parse
+from jobs.generate import make_parser
 from pipelines.config import load_config
 from pipelines.workflows.generate_config import GenerateJobConfig
 
@@ -107,7 +107,7 @@ def test_both_ray_jobs_do_the_same_but_for_what_is_deleted_when() -> None:
 def test_every_command_is_one_that_the_job_understands(name: str) -> None:
     script, *arguments = commands()[name]
     assert (ROOT / script).is_file()
-    options = _parse(arguments)
+    options = make_parser().parse_args(arguments)
     assert options.grow
     config = load_config(GenerateJobConfig, ROOT / options.config, overrides=options.set)
     assert config.output == "s3://my-bucket/generated"
@@ -121,7 +121,7 @@ def test_a_pod_without_its_gpu_is_an_error_and_not_a_slow_night() -> None:
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         expected[name] = group["replicas"] * limits["nvidia.com/gpu"]
     for name, gpus in expected.items():
-        options = _parse(commands()[name][1:])
+        options = make_parser().parse_args(commands()[name][1:])
         config = load_config(GenerateJobConfig, ROOT / options.config, overrides=options.set)
         assert config.engine.gpus == gpus
 

@@ -102,6 +102,14 @@ def test_a_torn_or_lost_record_is_a_fault(run: Path, path: str, content: bytes |
     assert verify.main([str(run)]) == 0
 
 
+def test_a_lost_record_of_a_training_is_a_fault(unharmed_training: Path, tmp_path: Path) -> None:
+    training = shutil.copytree(unharmed_training, tmp_path / "training")
+    for pattern in ("result.json", "checkpoints/step-*/files.json", "checkpoints/current.json"):
+        with damaged(next(training.glob(pattern)), None):
+            assert verify.main([str(training)]) == 1, pattern
+    assert verify.main([str(training)]) == 0
+
+
 @pytest.mark.parametrize("digests", [True, False], ids=["now", "made before"])
 @pytest.mark.parametrize("change", ["doubled", "lost"])
 def test_a_doubled_or_lost_line_of_a_list_is_found_before_the_first_batch(

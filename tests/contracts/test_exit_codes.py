@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 
@@ -227,15 +228,13 @@ def test_a_gpu_that_is_not_there_is_75_for_a_training(begun: Path, capsys: Capsy
 @pytest.fixture
 def no_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A run on a store that nothing answers for; fsspec would keep its client for later tests."""
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     yield "s3://no-such-store/run"
-    s3fs.S3FileSystem.clear_instance_cache()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def test_a_store_that_does_not_answer_is_75(

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import clean, curate, generate, report, takedown, train, verify
+from jobs import clean, curate, export, generate, report, takedown, train, verify, why
 from tests.contracts import generation_cases, job_cases
 from tests.contracts.cases import ServedList
 from tests.contracts.training_cases import make_cache, write_config
@@ -176,6 +176,7 @@ def test_a_refused_takedown_cleaning_or_page(
     run = Path(shutil.copytree(runs.folder / "curate", tmp_path / "run"))
     other = Path(shutil.copytree(runs.folder / "train", tmp_path / "train"))
     bad, keys = tmp_path / "bad.txt", tmp_path / "keys.txt"
+    to_set = ["--to", tmp_path / "set", "--format", "parquet"]
     bad.write_text("no key\n")
     keys.write_text("0123456789abcdef\n")
     for main, at, more, named in (
@@ -186,5 +187,9 @@ def test_a_refused_takedown_cleaning_or_page(
         (clean.main, run, ["--grace", "soon"], "give seconds"),
         (report.main, run, ["--output", tmp_path / "no" / "page.html"], "its folder"),
         (report.main, other, [], "select is not complete"),
+        (export.main, run, [*to_set, "--where", "nothing > 1"], "nothing"),
+        (export.main, run, [*to_set, "--columns", "nothing"], "nothing"),
+        (why.main, run, ["no-such-row"], "no-such-row"),
     ):
         check(main, [str(at), *map(str, more)], at, named, capsys)
+    assert not (tmp_path / "set").exists()

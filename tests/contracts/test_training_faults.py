@@ -19,7 +19,7 @@ from tests.contracts.training_cases import losses, run, weights_digests
 
 Capsys = pytest.CaptureFixture[str]
 LAST = "checkpoints/step-00000020"
-WRITES = 38
+WRITES = 39
 """Of the two steps of `SHORT`, from the probe of the output to the lease's end."""
 MODEL = "model/unet/diffusion_pytorch_model.safetensors"
 DAMAGES: dict[str, Callable[[Path], object]] = {

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -48,6 +49,7 @@ class S3Proxy:
     Attributes:
         url: Its own address.
         sickness: What it does to each request; may be replaced at any time.
+        hung_at: When the first request got no answer, by `time.monotonic`.
     """
 
     def __init__(self, server: str) -> None:
@@ -58,6 +60,7 @@ class S3Proxy:
         self._count = 0
         self.url = ""
         self.sickness: Sickness = healthy
+        self.hung_at: float | None = None
 
     def __enter__(self) -> "S3Proxy":
         self._thread.start()
@@ -70,7 +73,7 @@ class S3Proxy:
 
     def begin(self, sickness: Sickness) -> None:
         """From now on, and counting from 1, this is done to the requests."""
-        self._count, self.sickness = 0, sickness
+        self._count, self.sickness, self.hung_at = 0, sickness, None
 
     def _serve(self) -> None:
         asyncio.run(self._listen())  # which cancels what is still answered, and closes the loop
@@ -101,6 +104,7 @@ class S3Proxy:
         self._count += 1
         done = self.sickness(Request(self._count, method, path))
         if done == "hang":
+            self.hung_at = self.hung_at or time.monotonic()
             await asyncio.sleep(3600)
         if done in _ERRORS:
             writer.write(_ERRORS[done])

@@ -11,6 +11,7 @@ import s3fs
 from pipelines.run.store import RunStore
 from tests.conftest import S3Endpoint
 from tests.contracts import cases
+from tests.hostile import children
 from tests.hostile.protocols import check_ending
 from tests.hostile.s3_proxy import S3Proxy, Sickness, always, healthy, sometimes
 from tests.hostile.tally import Tally, only
@@ -18,7 +19,7 @@ from tests.hostile.world import World, faults_of
 
 SECRET = "hostile-secret-key-0123456789"
 HUNG_S = 200.0
-"""By when a job has to end whose store does not answer."""
+"""By when a job has to end whose store does not answer, from the first such request on."""
 
 MODES: dict[str, tuple[Callable[[Tally], Sickness], tuple[int, ...]]] = {
     "503 to a tenth": (lambda tally: sometimes("503", share=0.1, seed=tally.random), (0,)),
@@ -78,9 +79,12 @@ def test_a_sick_store_is_told_and_survived(
     }
     with tallied.case(job):
         proxy.begin(make(tallied))
-        ended = world.command(job, *arguments, environment=environment, deadline_s=HUNG_S)
+        deadline_s = children.DEADLINE_S + HUNG_S
+        ended = world.command(job, *arguments, environment=environment, deadline_s=deadline_s)
+        hung_s = time.monotonic() - proxy.hung_at if proxy.hung_at else 0.0
         proxy.begin(healthy)
         check_ending(ended, *codes)
+        assert hung_s < HUNG_S, f"{hung_s:.0f} s without an answer"
         assert SECRET not in ended.out + ended.err
         if ended.code != 0:
             assert s3_endpoint.bucket in ended.err.splitlines()[-1], ended.err

@@ -1,14 +1,18 @@
 """One name for every command, from any folder, with the configurations that ship."""
 
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from jobs.__main__ import COMMANDS, main
+from jobs.tiny.drawing import FIRST_HELD_OUT_SEED, draw
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,23 +64,49 @@ def test_keys_are_told_with_type_default_and_meaning(
     assert "no such key or section" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_the_wheel_holds_configurations_presets_and_the_command(tmp_path: Path) -> None:
-    source = tmp_path / "source"
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the wheel unpacks to; pip would put its files into `site-packages`."""
+    source, unpacked = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("unpacked")
     for name in ("configs", "jobs", "pipelines", "sd_core"):
         shutil.copytree(ROOT / name, source / name)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     build = "from setuptools.build_meta import build_wheel; build_wheel('wheel')"
     subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
-    (wheel,) = (source / "wheel").glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-        entry = next(name for name in names if name.endswith("entry_points.txt"))
-        assert "latent-foundry = jobs.__main__:main" in archive.read(entry).decode()
-    shipped = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("*/*.yaml")}
-    shipped = {name for name in shipped if "/deploy/" not in name}
-    assert shipped
-    assert shipped <= names
-    presets = ROOT / "sd_core/presets/tiny"
-    assert {str(path.relative_to(ROOT)) for path in presets.rglob("*") if path.is_file()} <= names
+    (made,) = (source / "wheel").glob("*.whl")
+    with zipfile.ZipFile(made) as archive:
+        archive.extractall(unpacked)
+    return unpacked
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_command_and_every_file_that_is_no_code(wheel: Path) -> None:
+    (entry,) = wheel.glob("*.dist-info/entry_points.txt")
+    assert "latent-foundry = jobs.__main__:main" in entry.read_text()
+    shipped = {path for path in (ROOT / "configs").glob("*/*.yaml") if path.parent.name != "deploy"}
+    for folder in ("sd_core/presets/tiny", "pipelines/report/templates"):
+        shipped |= {path for path in (ROOT / folder).rglob("*") if path.is_file()}
+    assert [path for path in shipped if not (wheel / path.relative_to(ROOT)).is_file()] == []
+
+
+@pytest.mark.slow
+def test_a_folder_of_pictures_is_curated_from_another_folder_by_what_the_wheel_holds(
+    wheel: Path, tmp_path: Path
+) -> None:
+    for number in range(3):
+        picture = draw(FIRST_HELD_OUT_SEED + number, width=96, height=80)
+        Image.fromarray(np.asarray(picture.image)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(picture.caption)
+    settings = [f"source.path={tmp_path}", f"output={tmp_path}/run", "engine.runner=local"]
+    curate = ["curate", "--config", "demo", *(w for s in settings for w in ("--set", s))]
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs", *curate],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(wheel)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "encode: complete, 3 of 3 rows kept" in done.stdout

@@ -27,8 +27,8 @@ from sd_core.training.checkpoint import CheckpointError, OtherTrainingError
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = [
-    *("__main__", "clean", "curate", "export", "generate", "keys", "reference", "report"),
-    *("takedown", "train", "verify", "why"),
+    *("__main__", "clean", "completion", "curate", "export", "generate", "init", "keys"),
+    *("reference", "report", "status", "takedown", "train", "verify", "why"),
 ]
 OTHERS = ["bench.__main__", "demo.__main__", "demo.photographs"]
 

@@ -31,7 +31,7 @@ import pyarrow as pa
 
 from pipelines.run.manifest import ShardError
 from pipelines.run.spool import CropSpool
-from pipelines.steps.download.intake import IncomingRow, Intake, RowOutcome, Taken
+from pipelines.steps.download.intake import IncomingRow, Intake, OnOutcome, RowOutcome, Taken
 
 _import_lock = threading.Lock()
 _BARE = "img2dataset_without_its_init"
@@ -45,12 +45,14 @@ def download_rows(
     spool: CropSpool,
     threads: int,
     folder: Path,
+    on_outcome: OnOutcome = lambda row, outcome: None,
 ) -> dict[int, RowOutcome]:
     """Fetch and decode rows; crops go to the spool.
 
     Args:
         threads: Rows that are fetched or decoded at a time.
         folder: Local, for img2dataset's own small files.
+        on_outcome: Told of each row as it comes to its end, on a thread of img2dataset's.
 
     Returns:
         The outcome of every row, by row number.
@@ -60,7 +62,7 @@ def download_rows(
     """
     if not rows:
         return {}
-    session = _Session(rows, intake=intake, spool=spool)
+    session = _Session(rows, intake=intake, spool=spool, on_outcome=on_outcome)
     table = folder / "rows.arrow"
     _write_table(len(rows), table)
     downloader: Any = load_img2dataset()
@@ -144,8 +146,16 @@ class _Crop:
 class _Session:
     """One shard's rows on their way through img2dataset, by their places."""
 
-    def __init__(self, rows: Sequence[IncomingRow], *, intake: Intake, spool: CropSpool) -> None:
+    def __init__(
+        self,
+        rows: Sequence[IncomingRow],
+        *,
+        intake: Intake,
+        spool: CropSpool,
+        on_outcome: OnOutcome,
+    ) -> None:
         self._rows = rows
+        self._on_outcome = on_outcome
         self._intake = intake
         self._spool = spool
         self._taken: dict[int, RowOutcome] = {}
@@ -182,6 +192,7 @@ class _Session:
             if image is not None:
                 self._spool.add(number, image)
             self._written[number] = replace(self._taken[place], status=meta["status"])
+            self._on_outcome(number, self._written[number])
         except Exception as error:  # img2dataset would print its trace, and go on
             self._error = self._error or error
 

@@ -62,6 +62,10 @@ class RowOutcome:
     facts: ImageFacts = NOT_MEASURED
 
 
+OnOutcome = Callable[[int, RowOutcome], None]
+"""Told what became of a row, by its number."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Taken:
     """A row's outcome and, where it succeeded, its crop as a file's bytes."""

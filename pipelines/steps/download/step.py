@@ -20,9 +20,10 @@ from pipelines.steps.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadCo
 from pipelines.steps.download.decoder_process import DecoderProcess
 from pipelines.steps.download.earlier import find_earlier
 from pipelines.steps.download.fetch import Fetcher
+from pipelines.steps.download.first_rows import FirstRows
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.download.img2dataset_seams import download_rows, load_img2dataset
-from pipelines.steps.download.intake import IncomingRow, Intake, RowOutcome, Taken
+from pipelines.steps.download.intake import IncomingRow, Intake, OnOutcome, RowOutcome, Taken
 from pipelines.steps.download.limits import return_large_blocks_to_the_system
 from pipelines.steps.download.local_files import LocalFiles
 from pipelines.steps.download.shard_files import download_facts, write_crops
@@ -63,6 +64,8 @@ class DownloadStep:
         content_hash_column: The `source_` column with the hash that the body must have.
         before: Fingerprint of an earlier download, of whose shards only the rows that failed for
             one of the reasons `again` are fetched.
+        watched: The shard whose first rows are looked at, where it has enough of them: if nearly
+            all drop for one reason, a line says so at once.
         spool_folder: Local, with room for a shard's crops twice; the system's by default.
     """
 
@@ -80,6 +83,7 @@ class DownloadStep:
         before: str | None = None,
         again: Collection[str] = RETRIED_REASONS,
         content_hash_column: str | None = None,
+        watched: int | None = None,
         resources: Resources | None = None,
         spool_folder: str | None = None,
     ) -> None:
@@ -93,6 +97,7 @@ class DownloadStep:
         self._before = before
         self._again = again
         self._content_hash_column = content_hash_column
+        self.watched = watched
         self._spool_folder = spool_folder
         self._intake: Intake | None = None
         self._decoder: DecoderProcess | None = None
@@ -181,18 +186,29 @@ class DownloadStep:
         if self._intake is None:
             raise RuntimeError("open() comes before run()")
         incoming = self._incoming(rows)
+        first = FirstRows(rows if shard_id == self.watched else rows.slice(0, 0))
         images = self._rows.read_images(shard_id)
         if images is None:
-            return download_rows(
+            outcomes = download_rows(
                 incoming,
                 intake=self._intake,
                 spool=spool,
                 threads=self._config.threads,
                 folder=folder,
+                on_outcome=first.add,
             )
-        return take_images(
-            incoming, images, intake=self._intake, spool=spool, threads=self._config.threads
-        )
+        else:
+            outcomes = take_images(
+                incoming,
+                images,
+                intake=self._intake,
+                spool=spool,
+                threads=self._config.threads,
+                on_outcome=first.add,
+            )
+        for row, outcome in outcomes.items():  # also those that had no image to be taken
+            first.add(row, outcome)
+        return outcomes
 
     def _incoming(self, rows: pa.Table) -> list[IncomingRow]:
         column = self._content_hash_column
@@ -231,6 +247,7 @@ def take_images(
     intake: Intake,
     spool: CropSpool,
     threads: int,
+    on_outcome: OnOutcome = lambda row, outcome: None,
 ) -> dict[int, RowOutcome]:
     """Decode images that came with the source; a row without one is `member_missing`."""
     wanted = {row.row: row for row in incoming}
@@ -247,6 +264,7 @@ def take_images(
         if taken.image is not None:
             spool.add(number, taken.image)
         outcomes[number] = taken.outcome
+        on_outcome(number, taken.outcome)
         return size
 
     with ThreadPoolExecutor(threads) as pool:

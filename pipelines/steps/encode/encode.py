@@ -11,10 +11,8 @@ from torch import Tensor
 from sd_core.cache.formats import CacheFormatName
 from sd_core.cache.samples import EmptyCaption
 from sd_core.cache.spec import (
-    AutoencoderIdentity,
     CacheIdentity,
     CacheSpec,
-    TextEncoderIdentity,
 )
 from sd_core.model.autoencoder import (
     Autoencoder,
@@ -185,7 +183,7 @@ def describe_cache(models: EncodeModels, config: EncodeConfig, *, resolution_px:
     Raises:
         WeightsError: the resolution is no multiple of the autoencoder's down-sampling.
     """
-    autoencoder, text_encoder = models.autoencoder, models.text_encoder
+    autoencoder = models.autoencoder
     if resolution_px % autoencoder.downsampling:
         raise WeightsError(
             f"image.size: {resolution_px} is no multiple of {autoencoder.downsampling}, the "
@@ -193,21 +191,7 @@ def describe_cache(models: EncodeModels, config: EncodeConfig, *, resolution_px:
         )
     return CacheSpec(
         identity=CacheIdentity(
-            autoencoder=AutoencoderIdentity(
-                kind=autoencoder.kind,
-                weights_sha256=autoencoder.weights_sha256,
-                scaling_factor=autoencoder.scaling_factor,
-                shift_factor=autoencoder.shift_factor,
-                latent_channels=autoencoder.latent_channels,
-                downsampling=autoencoder.downsampling,
-            ),
-            text_encoder=TextEncoderIdentity(
-                weights_sha256=text_encoder.weights_sha256,
-                tokenizer_sha256=text_encoder.tokenizer_sha256,
-                token_length=text_encoder.token_length,
-                embed_dim=text_encoder.embed_dim,
-                pad_token_id=text_encoder.pad_token_id,
-            ),
+            autoencoder=autoencoder.identity, text_encoder=models.text_encoder.identity
         ),
         form=models.form,
         dtype=config.dtype,

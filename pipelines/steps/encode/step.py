@@ -14,7 +14,7 @@ from pipelines.run.cache_files import record_cache
 from pipelines.run.committed import Committed
 from pipelines.run.images import StoredImage, batches, stack_pixels
 from pipelines.run.manifest import Manifest, ShardError
-from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_keys
+from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_rows
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.steps.encode.commit import NOT_FINITE, commit_latents
@@ -93,6 +93,17 @@ class EncodeStep(ModelStep):
         """Rows that select kept."""
         return sum(self.verdicts.manifest(part).kept for part in self.parts(shard_id))
 
+    def is_light(self, shard_id: int) -> bool:
+        """Whether select kept no row of it."""
+        return not self.rows_in(shard_id)
+
+    def run(self, shard_id: int) -> Manifest:
+        """Take a shard to its commit; one without rows needs no models, and holds no file."""
+        if self._models is None and self.is_light(shard_id):
+            none = {part: dict[str, str | None]() for part in self.parts(shard_id)}
+            return self.commit(shard_id, path=Path("none"), num_written=0, rejects=(), kept=none)
+        return super().run(shard_id)
+
     def begin(self, shard_id: int) -> "_EncodeShard":
         """The kept rows of the shard's parts, on their way into a latent shard."""
         if self._models is None or self._spec is None:
@@ -111,12 +122,12 @@ class EncodeStep(ModelStep):
         path: Path,
         num_written: int,
         rejects: Sequence[dict[str, Any]],
-        keys: Mapping[int, Sequence[str]],
+        kept: Mapping[int, Mapping[str, str | None]],
     ) -> Manifest:
         """Publish a finished local shard and the rows that were refused.
 
         Args:
-            keys: The kept keys of each of its parts.
+            kept: `kept_rows` of each of its parts.
         """
         return commit_latents(
             self._made,
@@ -129,7 +140,7 @@ class EncodeStep(ModelStep):
                 self.verdicts,
                 options=self._options_digest,
                 shards=self.parts(shard_id),
-                read=keys,
+                read=kept,
             ),
         )
 
@@ -145,7 +156,7 @@ class _EncodeShard(ExitStack):
         self._shard_id = shard_id
         self._models = models
         self._rejects = Rejects()
-        self._keys: dict[int, list[str]] = {}
+        self._kept: dict[int, dict[str, str | None]] = {}
         self._isolation = Isolation(
             self._encode, key_of=lambda image: image.facts["key"], failures=self._rejects.failures
         )
@@ -176,26 +187,26 @@ class _EncodeShard(ExitStack):
             path=self._path,
             num_written=self._writer.num_written,
             rejects=self._rejects.rows(),
-            keys=self._keys,
+            kept=self._kept,
         )
 
     def _kept_images(self) -> Iterator[StoredImage]:
         rejects, images = self._rejects, self._step.images
         for part in self._step.parts(self._shard_id):
-            self._keys[part] = kept_keys(self._step.verdicts, part)
-            keys = frozenset(self._keys[part])
-            if not keys:
+            kept = self._kept[part] = kept_rows(self._step.verdicts, part)
+            if not kept:
                 continue
             found = len(rejects.seen)
             refuse = partial(rejects.undecodable, part)
-            for image in images.images(part, keys=keys, on_failure=refuse):
+            for image in images.images(part, keys=frozenset(kept), on_failure=refuse):
                 image.facts["shard_id"] = part
+                image.facts["caption"] = kept[image.facts["key"]] or image.facts["caption"]
                 rejects.seen.append(image.facts)
                 yield image
             found = len(rejects.seen) - found
-            if found != len(keys):
+            if found != len(kept):
                 raise ShardError(
-                    f"{images.step} shard {part}: select kept {len(keys)} rows, {found} have images"
+                    f"{images.step} shard {part}: select kept {len(kept)} rows, {found} have images"
                 )
 
     def _encode(self, images: Sequence[StoredImage]) -> "_Batch":

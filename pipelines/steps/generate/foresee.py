@@ -3,13 +3,17 @@ defaults cannot work, and which settings of rows it has no use for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pipelines.config import ConfigError
 from pipelines.steps.generate.config import GenerateConfig
+from pipelines.steps.generate.init_images import InitImages
+from pipelines.steps.generate.source_pictures import SourcePictures
 from sd_core.model.denoiser import denoiser_settings
-from sd_core.model.latent_diffusion_check import check_latent_diffusion
-from sd_core.model.noise_schedule import NoiseSchedule, build_noise_schedule
+from sd_core.model.latent_diffusion_check import check_latent_diffusion, foreseen_identity
+from sd_core.model.latent_diffusion_config import LatentDiffusionSections
+from sd_core.model.noise_schedule import NoiseSchedule, build_noise_schedule, low_res_schedule
+from sd_core.model.task import Task
 from sd_core.model.weights import WeightsError
 from sd_core.sampling.samplers import SamplerName, build_sampler, sampler_of_folder, samplers_of
 from sd_core.sampling.steps_limit import StepsLimit
@@ -23,11 +27,13 @@ class ForeseenModel:
     """What the files say of the model that will be loaded.
 
     Attributes:
+        sections: Its parts.
         sampler: Of rows that name none.
         enlarges: Whether it is one of upscaling, which starts from noise alone.
         embeds_guidance: Whether its denoiser is told the guidance scale, and guides itself.
     """
 
+    sections: LatentDiffusionSections
     noise_schedule: NoiseSchedule
     sampler: SamplerName
     enlarges: bool
@@ -42,7 +48,9 @@ def foresee_model(config: GenerateConfig, *, say: Say) -> ForeseenModel:
             none of ours.
     """
     try:
-        sections = check_latent_diffusion(config.model, loras=config.loras, where="generate.loras")
+        sections = check_latent_diffusion(
+            config.model, tasks=get_args(Task), loras=config.loras, where="generate.loras"
+        )
         schedule = build_noise_schedule(sections.noise_schedule, scheduler=sections.scheduler)
         sampler = config.defaults.sampler or own_sampler(schedule)
         settings = denoiser_settings(sections.denoiser)
@@ -57,6 +65,7 @@ def foresee_model(config: GenerateConfig, *, say: Say) -> ForeseenModel:
         say(notice)
     channels = [settings.get(name, 0) for name in ("in_channels", "out_channels")]
     return ForeseenModel(
+        sections=sections,
         noise_schedule=schedule,
         sampler=sampler,
         enlarges=channels[0] - channels[1] == _IMAGE_CHANNELS,
@@ -102,3 +111,31 @@ def check_defaults(config: GenerateConfig, model: ForeseenModel) -> None:
             f"generate.guidance_rescale: found {config.guidance_rescale}, allowed is 0: the model "
             "takes the scale of guidance as an input (time_cond_proj_dim), so nothing is rescaled"
         )
+    if model.enlarges:
+        _check_noise_level(config.noise_level, model.sections)
+
+
+def _check_noise_level(level: int, sections: LatentDiffusionSections) -> None:
+    found = sections.low_res_noise_schedule
+    scheduler = sections.low_res_scheduler
+    own = None if found is None else build_noise_schedule(found, scheduler=scheduler)
+    highest = len(low_res_schedule(own).alphas_cumprod) - 1
+    if sections.max_noise_level is not None:
+        highest = min(highest, sections.max_noise_level)
+    if level > highest:
+        raise ConfigError(
+            f"generate.noise_level: {level} is above the model's schedule or its "
+            f"max_noise_level; allowed: 0 to {highest}"
+        )
+
+
+def check_init(config: GenerateConfig, model: ForeseenModel) -> None:
+    """Refuse a run that the images cannot start from.
+
+    Raises:
+        ConfigError: its cache or its images are not there, or the cache is of another model.
+    """
+    if config.init is not None and model.enlarges:
+        SourcePictures(config.init, enlargement=1)
+    elif config.init is not None:
+        InitImages(config.init, foreseen_identity(model.sections))

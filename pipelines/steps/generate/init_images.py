@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -56,13 +57,13 @@ class InitImages:
 
     Args:
         config: Which run.
-        identity: The model's; the cache must share it.
+        identity: The model's, or what is known of it; the cache must share it.
 
     Raises:
         ConfigError: the run's cache is of another model, or cannot be read.
     """
 
-    def __init__(self, config: InitConfig, identity: CacheIdentity) -> None:
+    def __init__(self, config: InitConfig, identity: CacheIdentity | Mapping[str, Any]) -> None:
         self._config = config
         path = f"{config.path.rstrip('/')}/latents"
         try:

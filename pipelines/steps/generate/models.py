@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 import torch
 
-from pipelines.config import ConfigError
 from pipelines.run.versions import describe_program
 from pipelines.steps.generate.config import GenerateConfig
 from pipelines.steps.generate.foresee import embeds_guidance, own_sampler
@@ -17,7 +16,6 @@ from sd_core.cache.spec import CacheSpec
 from sd_core.model.denoiser import unwrap_module
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
 from sd_core.model.lora import fuse_loras
-from sd_core.model.noise_schedule import low_res_schedule
 from sd_core.model.task import Task
 from sd_core.model.text_encoder import encode_captions
 from sd_core.model.weights import loads_weights, weights_sha256
@@ -91,18 +89,8 @@ def load_generate_models(config: GenerateConfig, *, device: str | torch.device) 
 
     Raises:
         WeightsError: it cannot be loaded.
-        ConfigError: its schedule has no such `noise_level`.
     """
     model = load_latent_diffusion(config.model, device=device, tasks=get_args(Task))
-    if model.task == "upscaling":
-        highest = len(low_res_schedule(model.low_res_noise_schedule).alphas_cumprod) - 1
-        said = None if model.sections is None else model.sections.max_noise_level
-        highest = highest if said is None else min(highest, said)
-        if config.noise_level > highest:
-            raise ConfigError(
-                f"generate.noise_level: {config.noise_level} is above the model's schedule or its "
-                f"max_noise_level; allowed: 0 to {highest}"
-            )
     model = fuse_loras(model, config.loras, where="generate.loras")
     model.denoiser.requires_grad_(False)
     denoiser_sha256 = weights_sha256(unwrap_module(model.denoiser))

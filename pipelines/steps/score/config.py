@@ -7,12 +7,12 @@ from typing import Any, Self
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from pipelines.rows.ledger import GENERATION_FIELDS, LEDGER, SCORES
+from pipelines.rows.ledger import GENERATION_FIELDS, LEDGER, RECAPTION, SCORES
 from pipelines.run.schemas import columns_of
 from pipelines.steps.score.heads import HeadConfig
-from pipelines.steps.score.scorer import ScorerConfig
+from pipelines.steps.score.scorer import Scorer, ScorerConfig
 from pipelines.steps.score.scorers import SCORERS
-from sd_core.model.clip import ClipConfig
+from sd_core.model.clip import ClipConfig, clip_embed_dim
 from sd_core.model.config import ModelConfig
 from sd_core.model.weights import WeightsNeed
 
@@ -87,9 +87,25 @@ class ScoreConfig(ModelConfig):
             if section
         }
 
+    def check_weights(self, where: str) -> None:
+        """Refuse weights that do not go with the CLIP, before one is loaded; `where` is this
+        section's key.
+
+        Raises:
+            WeightsError: naming the key and the file.
+        """
+        embed_dim = None if self.clip is None else clip_embed_dim(self.clip)
+        for name, section in self.scorers().items():
+            SCORERS[name].check(section, embed_dim=embed_dim, where=f"{where}.{name}")
+
     def columns(self) -> list[pa.Field]:
         """What the scorers that are asked for make for the ledger."""
         return [column for name in self.scorers() for column in SCORERS[name].columns]
+
+    @property
+    def tells_fields(self) -> bool:
+        """Whether `columns` are all that is written: how long embeddings are their model tells."""
+        return all(SCORERS[name].fields is Scorer.fields for name in self.scorers())
 
     def further_columns(self) -> tuple[pa.Field, ...]:
         """Of these, the columns that only runs with such a scorer have."""
@@ -147,7 +163,7 @@ def _tree(value: Any) -> Any:
 
 def _check_column(column: pa.Field, scorer: str) -> None:
     name = column.name
-    taken = {field.name for field in (*LEDGER, *GENERATION_FIELDS)} - {*SCORES}
+    taken = {field.name for field in (*LEDGER, *GENERATION_FIELDS, RECAPTION)} - {*SCORES}
     if name in taken or name.startswith("source_") or name != name.lower():
         raise ValueError(
             f"{scorer}: its column {name} is taken, or not in lower case; give it another name"

@@ -119,6 +119,11 @@ class HeadScorer(Scorer):
         head = load_head(config, kind=cls.kind, embed_dim=clip.embed_dim, where=where)
         return cls(head.to(device))
 
+    @classmethod
+    def check(cls, config: HeadConfig, *, embed_dim: int | None, where: str) -> None:
+        if embed_dim is not None:
+            load_head(config, kind=cls.kind, embed_dim=embed_dim, where=where)
+
     @property
     def weights_sha256(self) -> str:
         return weights_sha256(self._head)

@@ -1,6 +1,6 @@
 """The scores of a batch of images: every scorer's columns, one CLIP forward for all of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +35,12 @@ class ScoreModels:
 
     def schema(self) -> pa.Schema:
         """Of `facts/score`: the columns of every run, then what these scorers add."""
-        added = [field for scorer in self.scorers.values() for field in scorer.fields]
-        return pa.schema([*SCORE_FACTS, *(f for f in added if f.name not in SCORE_FACTS.names)])
+        return score_schema(field for scorer in self.scorers.values() for field in scorer.fields)
+
+
+def score_schema(added: Iterable[pa.Field]) -> pa.Schema:
+    """Of `facts/score`: the columns of every run, then those that scorers add."""
+    return pa.schema([*SCORE_FACTS, *(f for f in added if f.name not in SCORE_FACTS.names)])
 
 
 @loads_weights

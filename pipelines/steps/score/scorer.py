@@ -89,6 +89,12 @@ class Scorer(Protocol):
     def open(cls, config: Any, *, device: torch.device, clip: Clip | None, where: str) -> Self:
         """Load it on a worker; raises `WeightsError` naming the key at fault under `where`."""
 
+    @classmethod
+    def check(cls, config: Any, *, embed_dim: int | None, where: str) -> None:
+        """Before any worker: refuse weights that do not go with embeddings of this length (None:
+        not known), where reading them costs little; raises as `open`."""
+        return
+
     @property
     def fields(self) -> Sequence[pa.Field]:
         """What it writes to `facts/score`: its columns, unless some are for the facts alone."""

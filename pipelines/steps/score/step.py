@@ -20,7 +20,12 @@ from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
 from pipelines.steps.score.config import ScoreConfig
-from pipelines.steps.score.score import ScoreModels, load_score_models, score_images
+from pipelines.steps.score.score import (
+    ScoreModels,
+    load_score_models,
+    score_images,
+    score_schema,
+)
 from pipelines.steps.score.scorer import Values, as_column
 from pipelines.steps.step import Resources
 from sd_core.model.resample import OriginalSize
@@ -73,6 +78,16 @@ class ScoreStep(ModelStep):
     def rows_in(self, shard_id: int) -> int:
         """Images of a shard."""
         return self.images.manifest(shard_id).kept
+
+    def is_light(self, shard_id: int) -> bool:
+        """Whether the shard has no image, and its columns are known without the models."""
+        return self._config.tells_fields and not self.rows_in(shard_id)
+
+    def run(self, shard_id: int) -> Manifest:
+        """Take a shard to its commit; one without images needs no models."""
+        if self._models is None and self.is_light(shard_id):
+            return self.commit(shard_id, score_schema(self._config.columns()).empty_table(), ())
+        return super().run(shard_id)
 
     def begin(self, shard_id: int) -> "_ScoreShard":
         """The images of a shard, on their way to scores."""

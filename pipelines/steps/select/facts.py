@@ -15,15 +15,18 @@ from pipelines.rows.ledger import (
     DOWNLOAD_FACTS,
     LEDGER,
     QUARANTINED,
+    RECAPTION,
     ROW_FAILED,
     TOKEN_FIELDS,
     source_fields,
+    trained_captions,
 )
 from pipelines.rules.columns import VERDICT_COLUMNS
 from pipelines.run.checked import open_checked
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.tables import read_parquet
+from pipelines.steps.select.recaptions import Recaptions
 from pipelines.steps.select.tokens import TokenColumns
 
 EMBEDDING = "embedding"
@@ -42,7 +45,8 @@ class Facts:
         read_rows: Rows of a shard whose first step was quarantined.
         schema: Of that step's facts, without the list's own columns.
         tokens: Counts the captions' tokens; None: they are null.
-        further: Columns of the scores that only this run's ledger has.
+        further: Columns that only this run's ledger has.
+        recaptions: Captions from elsewhere, the column `RECAPTION`; None where there are none.
     """
 
     images: Committed
@@ -52,6 +56,7 @@ class Facts:
     schema: pa.Schema = field(default=DOWNLOAD_FACTS)
     tokens: TokenColumns | None = None
     further: Sequence[pa.Field] = ()
+    recaptions: Recaptions | None = None
 
     @property
     def ledger(self) -> pa.Schema:
@@ -77,16 +82,24 @@ class Facts:
         """
         wanted = None
         if columns is not None:
-            wanted = _with_sources({name.lower() for name in (*columns, *_ALWAYS)})
+            wanted = self._with_sources({name.lower() for name in (*columns, *_ALWAYS)})
         rows = _with_claims(self._scored(shard_id, wanted))
+        if self.recaptions is not None and RECAPTION.name in rows.column_names:
+            rows = _with_column(rows, RECAPTION.name, self.recaptions.of(rows))
         counted = _TOKENS if wanted is None else _TOKENS & wanted
         if self.tokens is None or not counted:
             return rows
-        found = self.tokens.of(shard_id, rows["caption"])
-        for name in counted:
-            at = rows.schema.get_field_index(name)
-            rows = rows.set_column(at, rows.schema.field(at), found[name])
+        for name, found in self.tokens.of(shard_id, trained_captions(rows)).items():
+            if name in counted:
+                rows = _with_column(rows, name, found)
         return rows
+
+    def _with_sources(self, wanted: set[str]) -> set[str]:
+        """The columns to be read so that the wanted ones can be made."""
+        wanted = wanted | {source for name, source in CLAIMED_SCORES.items() if name in wanted}
+        if wanted & _TOKENS:
+            wanted |= {"caption", RECAPTION.name}
+        return wanted | ({"key", "url"} if RECAPTION.name in wanted else set())
 
     def _scored(self, shard_id: int, wanted: set[str] | None) -> pa.Table:
         manifest = self.images.manifest(shard_id)
@@ -224,10 +237,9 @@ def _with_rejects(facts: pa.Table, rejects: pa.Table) -> pa.Table:
     return facts
 
 
-def _with_sources(wanted: set[str]) -> set[str]:
-    """The columns to be read so that the wanted ones can be made."""
-    sources = {source for name, source in CLAIMED_SCORES.items() if name in wanted}
-    return wanted | sources | ({"caption"} if wanted & _TOKENS else set())
+def _with_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    at = rows.schema.get_field_index(name)
+    return rows.set_column(at, rows.schema.field(at), values)
 
 
 def _with_claims(facts: pa.Table) -> pa.Table:

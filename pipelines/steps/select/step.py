@@ -21,10 +21,12 @@ from pipelines.steps.select.duplicates import Duplicates
 from pipelines.steps.select.facts import Facts
 from pipelines.steps.select.plan import plan_rules
 from pipelines.steps.select.ranking import Contest, Ranked
+from pipelines.steps.select.recaptions import CaptionFiles, Recaptions
 from pipelines.steps.select.references import References
 from pipelines.steps.select.tokens import TokenColumns, TokenCounter
 from pipelines.steps.select.verdicts import BY_FACTS, Verdicts
 from pipelines.steps.select.write import ledger_table
+from sd_core.say import Say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,11 @@ class Select:
     cache_size: int | None = None
     """Pixels of a side of the images that encode takes; None: whatever there is."""
     further: Sequence[pa.Field] = ()
-    """Columns of the scores beside those of every run (`ScoreConfig.further_columns`)."""
+    """Columns of the ledger beside those of every run."""
+    captions: CaptionFiles | None = None
+    """Captions from elsewhere; None where the list's own are all."""
+    say: Say = lambda line: None
+    """Told how many of them are of rows of this run."""
 
     name = "select"
 
@@ -76,6 +82,8 @@ class Select:
             for shard_id in range(self.num_shards):
                 if shard_id not in done:
                     on_commit(self._write(shard_id, facts, verdicts, names, folder))
+            if facts.recaptions is not None:
+                self.say(facts.recaptions.told())
 
     def _facts(self, folder: Path) -> Facts:
         counter = self.token_counter
@@ -86,6 +94,7 @@ class Select:
             read_rows=self.read_rows,
             tokens=None if counter is None else TokenColumns(counter=counter, folder=folder),
             further=self.further,
+            recaptions=None if self.captions is None else Recaptions(self.captions, folder),
         )
 
     def _judge(

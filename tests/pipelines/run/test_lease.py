@@ -88,6 +88,21 @@ def test_lease_is_given_back_when_the_job_fails(store: RunStore) -> None:
     assert not store.exists(LEASE_FILE)
 
 
+def test_lease_is_given_back_without_a_new_thread_where_memory_is_out(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python waits for ever for a thread that there is no memory for."""
+
+    def work() -> None:
+        with quick(store, []):
+            monkeypatch.setattr(threading.Thread, "start", lambda thread: pytest.fail("new"))
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        work()
+    assert not store.exists(LEASE_FILE)
+
+
 def test_heartbeat_renews_the_lease(store: RunStore) -> None:
     with quick(store, []):
         first = holder(store)["heartbeat"]

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.plan import PlanError
-from pipelines.sources import SourceConfig
+from pipelines.sources import Source, SourceConfig
+from pipelines.sources.config import SourceError
+from pipelines.sources.parquet_reading import BoundedReading
 from tests.contracts.source_cases import picture, write_tar
 
 LARGE = "word " * 300_000  # 1.5 MB
@@ -54,13 +56,48 @@ def _tar(folder: Path) -> Path:
     return write_tar(folder / "a.tar", members)
 
 
+def _folder(folder: Path) -> Path:
+    (folder / "pictures").mkdir()
+    for number, caption in enumerate(CAPTIONS):
+        (folder / f"pictures/{number}.jpg").write_bytes(picture(number))
+        if caption:
+            (folder / f"pictures/{number}.txt").write_text(caption)
+    told = ({"file_name": f"{number}.jpg", "other": o} for number, o in enumerate(OTHERS))
+    (folder / "pictures/metadata.jsonl").write_text("\n".join(map(json.dumps, told)))
+    return folder / "pictures"
+
+
+def _listed_folder(folder: Path) -> Path:
+    (folder / "pictures").mkdir()
+    for number in range(4):
+        (folder / f"pictures/{number}.jpg").write_bytes(picture(number))
+    rows = zip(range(4), CAPTIONS, OTHERS, strict=True)
+    lines = ["file_name,text,other", *(f"{n}.jpg,{c or ''},{o}" for n, c, o in rows)]
+    (folder / "pictures/metadata.csv").write_text("\n".join(lines))
+    return folder / "pictures"
+
+
+def _hugging_face(folder: Path) -> Path:
+    table = pa.table({"image": [picture(n) for n in range(4)], "text": CAPTIONS, "other": OTHERS})
+    (folder / "set").mkdir()
+    for name in ("dataset_info.json", "state.json"):
+        (folder / "set" / name).write_text("{}")
+    with pa.ipc.new_stream(folder / "set/data-00000-of-00001.arrow", table.schema) as stream:
+        stream.write_table(table, max_chunksize=2)
+    return folder / "set"
+
+
 LISTS: dict[str, Callable[[Path], Path]] = {
     "Parquet": _parquet,
     "plain Parquet": lambda folder: _parquet(folder, use_dictionary=False, row_group_size=3),
     "CSV": _csv,
     "JSON lines": _jsonl,
     "tar": _tar,
+    "pictures and texts": _folder,
+    "pictures and a list": _listed_folder,
+    "Hugging Face": _hugging_face,
 }
+WITHOUT_URLS = ("pictures and texts", "pictures and a list", "Hugging Face")
 
 
 @pytest.mark.parametrize("kind", LISTS)
@@ -70,7 +107,7 @@ def test_a_large_text_is_its_rows_reason_and_another_cell_is_null_and_counted(
     planned = plan_path(LISTS[kind](tmp_path), rows_per_shard=3)
     rows = planned.rows()
     assert rows["reason"].to_pylist() == [None, "cell_too_large", None, None]
-    assert rows["url"].to_pylist() == URLS
+    assert rows["url"].to_pylist() == ([None] * 4 if kind in WITHOUT_URLS else URLS)
     assert rows["caption"].to_pylist()[:3] == ["a", None, "b"]
     assert [value is None for value in rows["source_other"].to_pylist()] == [True] + [False] * 3
     told = [note for note in planned.plan.notes if "1048576 bytes and are null" in note]
@@ -113,6 +150,22 @@ def test_a_large_page_is_refused_by_file_and_column(
     monkeypatch.setattr("pipelines.sources.parquet_pages.MAX_PAGE_BYTES", 1 << 20)
     with pytest.raises(PlanError, match=r"a\.parquet: column 'text': a page of 1500\d+ bytes"):
         plan_path(_parquet(tmp_path))
+
+
+def test_a_page_header_with_any_byte_changed_is_read_or_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"url": URLS[:1]}), path, use_dictionary=False, compression="none")
+    content = path.read_bytes()
+    refused = 0
+    for at in range(4, 4 + 24):
+        for flipped in (*range(1, 16), 16, 32, 64, 128):  # the low half is often a field's type
+            path.write_bytes(content[:at] + bytes([content[at] ^ flipped]) + content[at + 1 :])
+            [file] = Source(SourceConfig(path=str(path))).files
+            try:
+                list(BoundedReading(file, only=["url"], max_bytes=None).pieces(10))
+            except SourceError as error:
+                refused += "a.parquet: " in str(error)
+    assert refused > 100
 
 
 def test_the_limit_is_an_option_of_the_plan(tmp_path: Path) -> None:

@@ -231,3 +231,15 @@ def test_prefetched_items_keep_their_order_and_their_error():
         found.extend(prefetch(items(), depth=2))
 
     assert found == list(range(10))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_has_no_memory_to_say_so_ends_the_reader_too(monkeypatch):
+    def put(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr("queue.Queue.put", put)
+    monkeypatch.setattr("sd_core.training.prefetch._LOOK_S", 0.01)
+
+    with pytest.raises(MemoryError, match="ended without a word"):
+        next(prefetch(iter([1])))

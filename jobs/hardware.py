@@ -1,4 +1,4 @@
-"""The machine that a figure belongs to."""
+"""The machine that a figure belongs to, or that a configuration is written for."""
 
 import os
 import platform

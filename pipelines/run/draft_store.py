@@ -1,0 +1,73 @@
+"""A run as it would be: what is written stays in memory, until it is published or forgotten."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from pipelines.run.store import RunStore
+
+
+@dataclass(frozen=True)
+class DraftStore(RunStore):
+    """The run that lies at `root`, with files that this process has written over it, in order."""
+
+    written: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def over(cls, store: RunStore) -> "DraftStore":
+        """Over a run; nothing is written yet."""
+        return cls(store.root, store.storage_options, store.flat)
+
+    def publish(self, store: RunStore) -> None:
+        """Write to the run what was written here, in the same order."""
+        for path, content in self.written.items():
+            store.replace(path, content)
+
+    def exists(self, path: str) -> bool:
+        """As of a run."""
+        return path in self.written or super().exists(path)
+
+    def list_files(self, folder: str, *, hidden: bool = False) -> list[str]:
+        """As of a run."""
+        ours = {path.rpartition("/")[2] for path in self.written if _folder(path) == folder}
+        return sorted(ours.union(super().list_files(folder, hidden=hidden)))
+
+    def read_bytes(self, path: str) -> bytes:
+        """As of a run."""
+        return self.written[path] if path in self.written else super().read_bytes(path)
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[IO[bytes]]:
+        """As of a run."""
+        if path in self.written:
+            yield io.BytesIO(self.written[path])
+            return
+        with super().open(path) as stream:
+            yield stream
+
+    def put_file(self, local: Path, path: str) -> None:
+        """In memory."""
+        self.replace(path, local.read_bytes())
+
+    def replace(self, path: str, content: bytes) -> None:
+        """In memory."""
+        self.written.pop(path, None)
+        self.written[path] = content
+
+    def create_exclusive(self, path: str, content: bytes) -> bool:
+        """In memory."""
+        if self.exists(path):
+            return False
+        self.written[path] = content
+        return True
+
+    def delete(self, path: str) -> None:
+        """What lies in the run itself stays."""
+        self.written.pop(path, None)
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
