@@ -35,7 +35,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
         format=options.format,
         where=options.where,
         limit=options.limit,
-        columns=tuple(options.columns.split(",")) if options.columns is not None else None,
+        columns=None if options.columns is None else _names(options.columns),
         latents=options.latents,
     )
     run = open_named_run(options)
@@ -45,6 +45,10 @@ def _run(options: argparse.Namespace, say: Say) -> int:
         print("no kept row is left to write; see --where", file=sys.stderr)
         return ExitCode.NOTHING_KEPT
     return ExitCode.DONE
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -57,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", required=True, choices=FORMATS, help="how it is written")
     parser.add_argument("--where", metavar="SQL", help="a condition on the ledger's columns")
     add_limit(parser, of="rows")
-    parser.add_argument("--columns", help="of the ledger, by commas; all by default")
+    parser.add_argument("--columns", help="of the ledger, by commas; all by default, '' for none")
     parser.add_argument("--latents", action="store_true", help="each row's latents as well (npy)")
     return parser
 

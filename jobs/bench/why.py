@@ -1,5 +1,6 @@
 """How long it takes to tell why one row of a large run is there, and each command's `--help`."""
 
+import resource
 import subprocess
 import sys
 import tempfile
@@ -32,10 +33,15 @@ _WHY_LIMIT_S, _HELP_LIMIT_S = 2.0, 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class WhyResult:
-    """One command in a process of its own, from its start to its end; `code` is its exit code."""
+    """One command in a process of its own, from its start to its end; `code` is its exit code.
+
+    Attributes:
+        cpu_seconds: What it worked, whoever else used the machine meanwhile.
+    """
 
     asked: str
     seconds: float
+    cpu_seconds: float
     code: int
     limit_s: float
 
@@ -113,17 +119,29 @@ def _last_of_each_kind(case: LedgerCase) -> dict[str, str]:
 
 
 def _timed(asked: str, arguments: list[str], *, limit_s: float) -> WhyResult:
-    begin = time.perf_counter()
+    begin, cpu_begin = time.perf_counter(), _cpu_seconds()
     command = [sys.executable, "-m", "jobs", *arguments]
     code = subprocess.run(command, capture_output=True, check=False).returncode
-    return WhyResult(asked=asked, seconds=time.perf_counter() - begin, code=code, limit_s=limit_s)
+    return WhyResult(
+        asked=asked,
+        seconds=time.perf_counter() - begin,
+        cpu_seconds=_cpu_seconds() - cpu_begin,
+        code=code,
+        limit_s=limit_s,
+    )
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def why_table(results: list[WhyResult]) -> str:
     """The results as a table."""
     width = max(len(result.asked) for result in results)
     return "\n".join(
-        f"{result.asked:<{width}}  {result.seconds:6.2f} s  exit code {result.code}"
+        f"{result.asked:<{width}}  {result.seconds:6.2f} s ({result.cpu_seconds:.2f} s of CPU)  "
+        f"exit code {result.code}"
         + ("" if result.is_good_enough else f"  NOT BELOW {result.limit_s:g} s")
         for result in results
     )

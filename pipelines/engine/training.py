@@ -73,8 +73,7 @@ def _half_written(store: RunStore) -> list[Path]:
     """What killed writers left in a local output; an object store shows nothing of it."""
     if not store.is_local:
         return []
-    root = Path(store.absolute(""))
-    return [*root.rglob(".tmp-*"), *root.glob("probe-*")]
+    return [*store.half_written(), *Path(store.absolute("")).glob("probe-*")]
 
 
 def _train_here(config: TrainingJob, worker: TrainWorker, fingerprint: str, say: Say) -> None:

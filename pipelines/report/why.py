@@ -64,7 +64,8 @@ def _find(run: Run, what: str) -> dict[str, Any]:
     numbered = _NUMBER.fullmatch(what)
     if numbered is not None:
         return run.row_at(*map(int, numbered.groups()))
-    for candidate in (what, masked_key(what)):  # the second is what a takedown left of a key
+    masked = () if "://" in what else (masked_key(what),)  # what a takedown left of a key
+    for candidate in (what, *masked):
         try:
             return run.row(candidate)
         except NotInRunError:

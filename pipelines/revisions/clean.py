@@ -5,8 +5,9 @@ starts at the first clean-up that finds it.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from pipelines.prompts import is_prompt_plan, load_prompt_plan
 from pipelines.run.amendments import read_amendments
@@ -58,7 +59,14 @@ def clean_run(
     seen = _read_seen(store)
     done = CleanUp()
     waiting: dict[str, float] = {}
-    for path in [*_dead_manifests(store, live), *_unreferenced(store, referenced)]:
+    paths = [*_dead_manifests(store, live), *_unreferenced(store, referenced)]
+    removals: dict[str, Callable[[], object]] = {
+        path: partial(store.delete, path) for path in paths
+    }
+    for torn in store.half_written():
+        name = torn.relative_to(store.absolute("")).as_posix()
+        removals[name] = partial(torn.unlink, missing_ok=True)
+    for path, remove in removals.items():
         since = seen.get(path, now_s)
         if now_s - since < grace_s:
             waiting[path] = since
@@ -68,7 +76,7 @@ def clean_run(
         done.files += 1
         done.num_bytes += size
         if not dry:
-            store.delete(path)
+            remove()
     done.waiting = len(waiting)
     if not dry:
         _write_seen(store, waiting)
@@ -116,10 +124,9 @@ def _dead_manifests(store: RunStore, live: Mapping[str, set[str]]) -> Iterator[s
 def _unreferenced(store: RunStore, referenced: set[str]) -> Iterator[str]:
     plan = _PLAN_FOLDERS if is_prompt_plan(store) else ()
     for folder in (*every_folder(), *plan):
-        for name in store.list_files(folder, hidden=True):
+        for name in store.list_files(folder):
             path = f"{folder}/{name}"
-            is_torn = name.startswith(".tmp-")
-            if is_torn or (_COMMITTED.fullmatch(name) and path not in referenced):
+            if _COMMITTED.fullmatch(name) and path not in referenced:
                 yield path
 
 

@@ -1,7 +1,8 @@
 """Write a run's kept set in a form that others read: resumable, whole or not at all, counted."""
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ from pipelines.revisions.export_formats import EXPORTS, ExportedRow, ExportForma
 from pipelines.rules.conditions import Condition
 from pipelines.run.checked import open_checked
 from pipelines.run.manifest import ShardError, sha256_of
+from pipelines.run.on_threads import in_order
 from pipelines.run.reader import Run
 from pipelines.run.record import read_run
 from pipelines.run.revision_files import NotInRunError
@@ -26,7 +28,8 @@ from sd_core.say import Say
 
 RECORD_FILE: Final = "export.json"
 """Says that an export is whole, what it is of, and the hash of every file."""
-_PARTS = "_export"
+_PARTS: Final = "_export"
+_BEGUN: Final = f"{_PARTS}/identity.json"
 _OWN = ("shard_id", "row", "key", "caption", "kept", "reason", "rule", "duplicate_of")
 
 
@@ -42,7 +45,7 @@ class ExportOptions:
         format: One of `EXPORTS`.
         where: A condition in SQL on the ledger's columns; None for every kept row.
         limit: The first so many rows; None for all.
-        columns: Of the ledger; None for each that has a value in some row of a shard.
+        columns: Of the ledger; None for all but those that say which row it is and its end.
         latents: Whether each row's latents go along.
     """
 
@@ -83,19 +86,52 @@ class _Export:
     def write(self, say: Say) -> Exported:
         identity = self._identity()
         self._check_target(identity)
+        if (done := self._whole()) is not None:
+            say("nothing to do: the export is whole")
+            return done
         chosen = list(self._chosen())
-        total = sum(len(keys) for _, keys in chosen)
+        total = sum(count for _, count in chosen)
         say(f"export: {total:,} rows in {len(chosen):,} shards, as {self._options.format}")
-        self._to.replace(f"{_PARTS}/identity.json", _json(identity))
+        self._to.replace(_BEGUN, _json(identity))
         parts: list[dict[str, Any]] = []
-        for number, (shard_id, keys) in enumerate(chosen):
-            parts.append(self._part(number, len(chosen), shard_id, keys))
+        for number, (shard_id, count) in enumerate(chosen):
+            parts.append(self._part(number, len(chosen), shard_id, count))
         self._to.replace("README.md", self._card(total).encode())
-        record = {**identity, "rows": total, "files": [f for part in parts for f in part["files"]]}
+        counts = {"rows": total, "shards": len(chosen)}
+        record = {**identity, **counts, "files": [f for part in parts for f in part["files"]]}
         self._to.replace(RECORD_FILE, _json(record))
-        for name in self._to.list_files(_PARTS):
-            self._to.delete(f"{_PARTS}/{name}")
+        self._to.filesystem.rm(self._to.absolute(_PARTS), recursive=True)
         return Exported(rows=total, shards=len(chosen))
+
+    def _whole(self) -> Exported | None:
+        """What an earlier call made, where every file of it is there."""
+        record = self._read(RECORD_FILE)
+        if record is None or "shards" not in record or self._read(_BEGUN) is not None:
+            return None
+        if not self._are_there(record["files"]):
+            return None
+        return Exported(rows=record["rows"], shards=record["shards"])
+
+    def _are_there(self, files: Iterable[Mapping[str, Any]]) -> bool:
+        def is_there(file: Mapping[str, Any]) -> bool:
+            try:
+                return bool(self._to.size(file["path"]) == file["num_bytes"])
+            except FileNotFoundError:
+                return False
+
+        return all(in_order(is_there, files))
+
+    def _read(self, path: str) -> dict[str, Any] | None:
+        """A record of an export; raises `ExportError` where it is another's."""
+        try:
+            found = json.loads(self._to.read_bytes(path))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ExportError(f"--to {self._to.root}: its {path} is no export's; give a new folder")
+        return found
 
     def _identity(self) -> dict[str, Any]:
         select = self._run.step("select").fingerprint
@@ -110,10 +146,11 @@ class _Export:
 
     def _check_target(self, identity: Mapping[str, Any]) -> None:
         """Raise `ExportError` unless the folder is new, or holds this export, begun or whole."""
-        for path in (RECORD_FILE, f"{_PARTS}/identity.json"):
-            try:
-                found = json.loads(self._to.read_bytes(path))
-            except FileNotFoundError:
+        run, to = (os.path.normpath(each.absolute("")) for each in (self._run.store, self._to))
+        if self._to.is_local == self._run.store.is_local and f"{to}/".startswith(f"{run}/"):
+            raise ExportError(f"--to {self._to.root}: lies in the run; give a folder beside it")
+        for path in (RECORD_FILE, _BEGUN):
+            if (found := self._read(path)) is None:
                 continue
             other = [name for name in identity if found.get(name) != identity[name]]
             if other:
@@ -128,21 +165,25 @@ class _Export:
                 f"--to {self._to.root}: not empty: it holds {names[0]}; give a new or empty folder"
             )
 
-    def _chosen(self) -> Iterator[tuple[int, list[str]]]:
-        """Of each shard that has some, the keys of the rows that go out, in order."""
+    def _chosen(self) -> Iterator[tuple[int, int]]:
+        """Each shard with rows that go out, and how many: the first so many that are chosen."""
         left = self._options.limit
         for shard_id in range(self._run.step("select").num_shards):
-            table = self._run.shard(shard_id)
-            self._check_columns(table.schema)
-            table = table.filter(table["kept"])
-            if self._condition is not None and table.num_rows:
-                table = table.filter(pa.array(self._condition.met(table)))
-            keys = table["key"].to_pylist()[:left]
-            left = None if left is None else left - len(keys)
-            if keys:
-                yield shard_id, keys
+            count = len(self._keys(self._run.shard(shard_id))[:left])
+            left = None if left is None else left - count
+            if count:
+                yield shard_id, count
             if left == 0:
                 return
+
+    def _keys(self, table: pa.Table) -> list[str]:
+        """Of the rows of a shard's ledger that are kept and meet the condition, in order."""
+        self._check_columns(table.schema)
+        table = table.filter(table["kept"])
+        if self._condition is not None and table.num_rows:
+            table = table.filter(pa.array(self._condition.met(table)))
+        keys: list[str] = table["key"].to_pylist()
+        return keys
 
     def _check_columns(self, schema: pa.Schema) -> None:
         if self._condition is not None:
@@ -153,16 +194,15 @@ class _Export:
                 f"--columns: no column {', '.join(unknown)}; allowed: {', '.join(schema.names)}"
             )
 
-    def _part(self, number: int, count: int, shard_id: int, keys: list[str]) -> dict[str, Any]:
+    def _part(self, number: int, shards: int, shard_id: int, count: int) -> dict[str, Any]:
         """One shard's files, written unless an earlier call did; each row once, in order."""
         path = f"{_PARTS}/{number:06d}.json"
-        try:
-            done: dict[str, Any] = json.loads(self._to.read_bytes(path))
+        done = self._read(path)
+        if done is not None and self._are_there(done["files"]):
             return done
-        except FileNotFoundError:
-            pass
-        name = self._format.name(number, count)
+        name = self._format.name(number, shards)
         table = self._run.shard(shard_id)
+        keys = self._keys(table)[:count]
         fields = pa.schema(self._fields(table))
         with spool_folder() as folder:
             local = folder / "part"

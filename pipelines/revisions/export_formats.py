@@ -92,7 +92,9 @@ def _write_parquet(path: Path, rows: Iterable[ExportedRow], fields: pa.Schema) -
     schema = pa.schema(
         [
             pa.field("key", pa.string(), nullable=False),
-            pa.field("image", _IMAGE, nullable=False),
+            pa.field(
+                "image", _IMAGE
+            ),  # as `datasets` has it, which else reads it as a plain struct
             pa.field("caption", pa.string()),
             *fields,
         ],

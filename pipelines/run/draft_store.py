@@ -30,10 +30,10 @@ class DraftStore(RunStore):
         """As of a run."""
         return path in self.written or super().exists(path)
 
-    def list_files(self, folder: str, *, hidden: bool = False) -> list[str]:
+    def list_files(self, folder: str) -> list[str]:
         """As of a run."""
         ours = {path.rpartition("/")[2] for path in self.written if _folder(path) == folder}
-        return sorted(ours.union(super().list_files(folder, hidden=hidden)))
+        return sorted(ours.union(super().list_files(folder)))
 
     def read_bytes(self, path: str) -> bytes:
         """As of a run."""

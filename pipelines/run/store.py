@@ -26,6 +26,7 @@ _AT_THE_TOP = frozenset(
     ("", "run.json", "revision.json", "README.md", "lease.json", "report", "lists", "used_by")
 )
 _OF_A_FLAT_ONE = ("run.json", "plan", "manifests", "checkpoints", "model", "result.json")
+_TEMPORARY = ".tmp-"
 _LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -150,19 +151,21 @@ class RunStore:
         return int(self.filesystem.info(self.absolute(path), refresh=True)["size"])
 
     @_named
-    def list_files(self, folder: str, *, hidden: bool = False) -> list[str]:
-        """Names of the files directly in `folder`, sorted; empty when there is no such folder.
-
-        Args:
-            hidden: Also what killed writers left half-written.
-        """
+    def list_files(self, folder: str) -> list[str]:
+        """Names of the files directly in `folder`, sorted; empty when there is no such folder."""
         self.filesystem.invalidate_cache()
         try:
             entries = self.filesystem.ls(self.absolute(folder), detail=True)
         except FileNotFoundError:
             return []
         names = (PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "file")
-        return sorted(name for name in names if hidden or not name.startswith(".tmp-"))
+        return sorted(name for name in names if not name.startswith(_TEMPORARY))
+
+    def half_written(self) -> list[Path]:
+        """What killed writers, or living ones, have in a local run, as full paths; an object store
+        shows nothing of it."""
+        root = Path(self.absolute(""))
+        return sorted(root.rglob(f"{_TEMPORARY}*")) if self.is_local else []
 
     @_named
     def list_folders(self, folder: str) -> list[str]:
@@ -298,7 +301,7 @@ def _link_whole(target: str, content: bytes) -> None:
 def _temporary_beside(target: str) -> Iterator[Path]:
     folder = Path(target).parent
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".tmp-{uuid.uuid4().hex}"
+    temporary = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
     try:
         yield temporary
     finally:

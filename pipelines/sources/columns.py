@@ -33,7 +33,12 @@ class TextColumnError(SourceError):
     """
 
     def __init__(
-        self, message: str, *, option: str, names: Sequence[str], matches: Sequence[str]
+        self,
+        message: str,
+        *,
+        option: str = "",  # so that it can be unpickled
+        names: Sequence[str] = (),
+        matches: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
         self.option, self.names, self.matches = option, tuple(names), tuple(matches)

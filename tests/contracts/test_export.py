@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,7 @@ import webdataset
 from jobs import export
 from pipelines import open_run
 from pipelines.run.store import RunStore
+from tests.conftest import S3Endpoint
 from tests.contracts.cases import Killed
 from tests.contracts.source_cases import ledger, run_job
 
@@ -45,6 +47,7 @@ def read_huggingface(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     found = datasets.load_dataset(
         str(folder), split="train", cache_dir=str(folder.parent / "cache")
     )
+    assert found.features["image"] == datasets.Image()
     for row in found.cast_column("image", datasets.Image(decode=False)):
         yield row["key"], {**row, "image": row["image"]["bytes"], "npy": row.get("latents.npy")}
 
@@ -96,7 +99,14 @@ def test_each_format_holds_every_kept_row_once_with_its_image_fields_and_latents
     assert record["rows"] == len(rows)
     written = {str(p.relative_to(to)) for p in to.rglob("*") if p.is_file()}
     assert written == {file["path"] for file in record["files"]} | {"README.md", "export.json"}
+    made = {path: path.stat().st_mtime_ns for path in to.rglob("*")}
     assert export.main(asked) == 0, "again, with nothing to do"
+    assert {path: path.stat().st_mtime_ns for path in to.rglob("*")} == made
+    lost = to / record["files"][-1]["path"]
+    content = lost.read_bytes()
+    lost.unlink()
+    assert export.main(asked) == 0
+    assert lost.read_bytes() == content
 
 
 def test_a_choice_by_sql_columns_and_number_is_what_goes_out(
@@ -129,12 +139,20 @@ def test_a_folder_of_another_export_or_of_other_things_is_refused_untouched(
     assert export.main([*asked, "--limit", "1"]) == 0
     assert export.main(asked) == 2
     assert "another limit" in capsys.readouterr().err
+    for content in ("[]", "mine"):
+        (to / "export.json").write_text(content)
+        assert export.main(asked) == 2
+        assert "its export.json is no export's" in capsys.readouterr().err
+    within = unharmed_run / "images" / "set"
+    assert export.main([str(unharmed_run), "--to", str(within), "--format", "folder"]) == 2
+    assert not within.exists()
 
 
+@pytest.mark.parametrize(("name", "limit"), [("webdataset", "99"), ("folder", "9")])
 def test_an_export_that_was_killed_anywhere_goes_on_to_the_same_bytes(
-    unharmed_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, limit: str, unharmed_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = [str(unharmed_run), "--format", "webdataset", "--to"]
+    asked = [str(unharmed_run), "--format", name, "--limit", limit, "--to"]
     whole = tmp_path / "whole"
     assert export.main([*asked, str(whole)]) == 0
     bytes_of = {p.relative_to(whole): p.read_bytes() for p in whole.rglob("*") if p.is_file()}
@@ -158,6 +176,21 @@ def test_an_export_that_was_killed_anywhere_goes_on_to_the_same_bytes(
     monkeypatch.undo()
     assert allowed > 3
     assert {p.relative_to(to): p.read_bytes() for p in to.rglob("*") if p.is_file()} == bytes_of
+
+
+def test_a_run_on_s3_is_exported_to_s3_and_gone_on_with_there(
+    unharmed_run: Path, s3_endpoint: S3Endpoint, tmp_path: Path
+) -> None:
+    store = fsspec.filesystem("s3")
+    store.put(f"{unharmed_run}/", f"{s3_endpoint.bucket}/exported/run", recursive=True)
+    run, to = (f"s3://{s3_endpoint.bucket}/exported/{name}" for name in ("run", "set"))
+    asked = [run, "--to", to, "--format", "huggingface", "--columns", "source_licence", "--latents"]
+    assert export.main(asked) == 0
+    store.rm(f"{to}/data/train-00000-of-00005.parquet")
+    assert export.main(asked) == 0
+    store.get(to, str(tmp_path / "set"), recursive=True)
+    found = {key: row["image"] for key, row in read_huggingface(tmp_path / "set")}
+    assert found == images(unharmed_run)
 
 
 def test_a_damaged_tar_or_a_lost_image_ends_an_export_by_name(

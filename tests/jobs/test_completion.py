@@ -11,7 +11,7 @@ import pytest
 
 from jobs.__main__ import COMMANDS, main
 
-pytest.importorskip("shtab", reason="make setup installs it")
+IMPORTORSKIP
 
 
 @pytest.fixture(scope="module")
