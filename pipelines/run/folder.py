@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipelines.run.layout import WORK_FOLDER
 from pipelines.run.record import REVISION_FILE, RUN_FILE, NotARunError, read_run
-from pipelines.run.store import WORK_FOLDER, RunStore, StorageError
+from pipelines.run.store import RunStore, StorageError
 from sd_core.errors import EnvironmentFault, FoundryError, is_environment
 from sd_core.faults import describe_fault
 

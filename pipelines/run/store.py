@@ -9,23 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Concatenate, Final, ParamSpec, TypeVar, cast
+from typing import IO, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
 
+from pipelines.run.layout import WORK_FOLDER, is_at_top, is_flat
 from sd_core.errors import InputError
 from sd_core.faults import resource_named
 from sd_core.home import expand_home
 from sd_core.redact import CREDENTIALS_TOLD, names_credentials, redact_url
 
-WORK_FOLDER: Final = "_work"
-"""Where a run keeps all that is not for readers; one made before 2027 keeps it at its top."""
-_AT_THE_TOP = frozenset(
-    ("", "run.json", "revision.json", "README.md", "lease.json", "report", "lists", "used_by")
-)
-_OF_A_FLAT_ONE = ("run.json", "plan", "manifests", "checkpoints", "model", "result.json")
 _TEMPORARY = ".tmp-"
 _LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -95,8 +90,7 @@ class RunStore:
         """Whether there is no `_work/`: a training, or a run of an earlier version."""
         if self.flat is not None:
             return self.flat
-        names = {*self.list_folders(""), *self.list_files("")}
-        return WORK_FOLDER not in names and not names.isdisjoint(_OF_A_FLAT_ONE)
+        return is_flat([*self.list_folders(""), *self.list_files("")])
 
     def at_top(self) -> "RunStore":
         """The same folder, with each path where it says."""
@@ -104,9 +98,7 @@ class RunStore:
 
     def place(self, path: str) -> str:
         """Where a path lies, relative to `root`."""
-        first = path.partition("/")[0]
-        is_at_top = first in _AT_THE_TOP or first.startswith((".", "probe-")) or self.is_flat
-        return path if is_at_top else f"{WORK_FOLDER}/{path}"
+        return path if is_at_top(path) or self.is_flat else f"{WORK_FOLDER}/{path}"
 
     def told(self, path: str) -> str:
         """A path as messages name it: with the run, without its secrets."""
