@@ -117,13 +117,14 @@ def changed_files(plan: PromptPlan, source: Source) -> list[str]:
     return sorted(lines)
 
 
-def changed_without_growth(changed: Iterable[str]) -> PlanError:
+def changed_without_growth(plan: PromptPlan, changed: Iterable[str]) -> PlanError:
     """What refuses a list that has changed."""
+    growth = "" if plan.limit else "Give --grow to make what is new in it, "
     return PlanError(
         "the list of prompts has changed since the run was planned:\n"
         + "\n".join(f"  - {line}" for line in changed)
-        + "\nGive --grow to make what is new in it, put the files back as they were, or give "
-        "another `output`."
+        + f"\n{growth}{'put' if growth else 'Put'} the files back as they were, or give another "
+        "`output`."
     )
 
 

@@ -110,6 +110,8 @@ def test_a_plan_of_a_generation_writes_nothing(
     assert "plan: 5 prompts, 5 images in 1 shards; 5 are new" in told
     assert "generate.model" in told
     assert generation_cases.command(tmp_path / "none.parquet", tmp_path / "run", "--plan") == 2
+    assert generation_cases.command(listed, "/proc/self/images", "--plan") == 2
+    assert "/proc/self may not be written by this user" in capsys.readouterr().err
     assert everything(tmp_path) == before
 
 
