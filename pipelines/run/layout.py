@@ -6,8 +6,17 @@ from typing import Final
 WORK_FOLDER: Final = "_work"
 """Runs of earlier versions have none: what it holds lies at their top."""
 _AT_THE_TOP: Final = frozenset(
-    (WORK_FOLDER, "", "run.json", "revision.json", "README.md", "lease.json")
-    + ("report", "lists", "used_by")
+    (
+        WORK_FOLDER,
+        "",
+        "run.json",
+        "revision.json",
+        "README.md",
+        "lease.json",
+        "report",
+        "lists",
+        "used_by",
+    )
 )
 _OF_A_FLAT_ONE: Final = ("run.json", "plan", "manifests", "checkpoints", "model", "result.json")
 
