@@ -183,7 +183,7 @@ def load_prompt_plan(store: RunStore) -> PromptPlan:
     except FileNotFoundError as error:
         raise PlanError(f"{store.root}: no plan yet: a file of plan/ is missing") from error
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise PlanError(f"{store.root}/{PLAN_PATH}: not a plan: {error}") from error
+        raise PlanError(f"{store.told(PLAN_PATH)}: not a plan: {error}") from error
 
 
 def read_prompts(plan: PromptPlan, store: RunStore, shard_id: int) -> pa.Table:

@@ -30,7 +30,7 @@ class _Rows(Protocol):
 
 def preview_training(config: AnyTrainConfig, *, limit: int | None, say: Say) -> list[str]:
     """What the job would do, in lines; raises what the job would be refused for."""
-    store = DraftStore.over(RunStore(config.output, config.storage_options))
+    store = DraftStore.over(RunStore(config.output, config.storage_options, flat=True))
     with nothing_fetched():
         models = look_for_weights(_needs(config))
         if all(model.num_bytes is not None for model in models):
