@@ -22,11 +22,16 @@ ROOMS = {
 }  # fmt: skip
 
 
+_TABLE = "pipelines.steps.kinds"  # above the steps that it names
+
+
 def room(module: str, packages: set[str]) -> str:
     """The package of a file, `pipelines.steps.score` for one; a loose module is its own room."""
     parts = module.split(".")
     if parts[0] == "jobs" and len(parts) < 3:
         return "jobs"
+    if module == _TABLE:
+        return module
     is_step = parts[:2] == ["pipelines", "steps"] and ".".join(parts[:3]) in packages
     return ".".join(parts[: 3 if is_step else 2])
 
@@ -95,7 +100,7 @@ def main() -> int:
     )
     faults = [f"files import each other: {', '.join(group)}" for group in file_circles]
     faults += [f"packages import each other: {', '.join(group)}" for group in room_circles]
-    steps = {name for name in rooms if name.startswith("pipelines.steps.")}
+    steps = {name for name in rooms if name.startswith("pipelines.steps.")} - {_TABLE}
     for step in sorted(steps):
         faults += [f"{step} imports {other}: steps never do" for other in rooms[step] & steps]
     faults += [f"pipelines/{name}.py is a loose module" for name in sorted(loose - LOOSE)]

@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
             for name, names in shipped.items()
         ),
     }
-    print(shtab.complete(parser, shell=options.shell, preamble=preamble))
+    print(shtab.complete(parser, shell=options.shell, preamble=preamble[options.shell]))
     return ExitCode.DONE
 
 

@@ -39,7 +39,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
         latents=options.latents,
     )
     run = open_named_run(options)
-    made = export_run(run, run.store.other(options.to), asked, say=say)
+    made = export_run(run, run.store.other(options.to).at_top(), asked, say=say)
     print(f"{options.to}: {made.rows:,} rows in {made.shards:,} shards")
     if not made.rows:
         print("no kept row is left to write; see --where", file=sys.stderr)

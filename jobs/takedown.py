@@ -51,6 +51,7 @@ def _run(options: argparse.Namespace, say: Say) -> int:
     from pipelines.report.card import write_card
     from pipelines.revisions.takedown import take_down
     from pipelines.revisions.takedown_lists import read_takedown_lists, sources_taken_down
+    from pipelines.revisions.unmatched import UNMATCHED_FILE
     from pipelines.revisions.uses import find_trainings
     from pipelines.rules.tombstones import tombstones_of
     from pipelines.run.folder import require_run
@@ -72,12 +73,13 @@ def _run(options: argparse.Namespace, say: Say) -> int:
         print(line)
     if done.num_rows:
         print(f"now remove the old files: latent-foundry clean {options.run} --grace 0")
-    return _tell_unmatched(done.unmatched, must_match=options.must_match)
+    where = store.place(UNMATCHED_FILE)
+    return _tell_unmatched(done.unmatched, where, must_match=options.must_match)
 
 
-def _tell_unmatched(count: int, *, must_match: bool) -> ExitCode:
+def _tell_unmatched(count: int, where: str, *, must_match: bool) -> ExitCode:
     if count:
-        told = f"{count:,} entry(s) match no row; takedown/unmatched.json names them"
+        told = f"{count:,} entry(s) match no row; {where} names them"
         print(f"failed: {told}" if must_match else told, file=sys.stderr if must_match else None)
     return ExitCode.FAILED if count and must_match else ExitCode.DONE
 

@@ -129,8 +129,9 @@ def _facts(shard_id: int, number: int, row: Row) -> dict[str, Any]:
 def recommit(file: Path, content: bytes) -> None:
     """Put other bytes into a committed file of a local run, as if they had been committed."""
     file.write_bytes(content)
-    root, name = file.parents[1], file.relative_to(file.parents[1]).as_posix()
-    for path in root.glob("manifests/*/*/*.json"):
+    work = file.parents[1]
+    root, name = work.parent, file.relative_to(work).as_posix()
+    for path in root.glob("_work/manifests/*/*/*.json"):
         tree = json.loads(path.read_text())
         for entry in tree.get("files", ()):
             if entry["path"] == name:
@@ -149,3 +150,10 @@ def forget_digests(root: Path, *steps: str) -> None:
         for name in steps or tree["steps"]:
             tree["steps"][name]["digests"] = {}
         revision.write_bytes(seal_tree(tree))
+
+
+def committed_files(run: Path, folder: str) -> list[Path]:
+    """The committed files of a folder that are of the current revision, in order."""
+    store = RunStore(str(run))
+    lines = store.read_bytes(f"{folder}/shards.txt").decode().split()
+    return [Path(store.absolute(line)) for line in lines]

@@ -26,12 +26,13 @@ def check_plan_inputs(plan: Plan, source: Source) -> None:
         fault = _difference(planned[name], found[name])
         if fault is not None:
             faults.append(fault)
+    growth = "" if plan.limit else "give --grow to add what is new in them, "
     if faults:
         raise PlanError(
             f"the source has changed since the run was planned ({len(faults)} file(s)):\n"
             + "\n".join(f"  - {fault}" for fault in sorted(faults))
-            + "\nPut the files back as they were, give --grow to add what is new in them, or give "
-            "another `output` to plan a new run."
+            + f"\nPut the files back as they were, {growth}or give another `output` to plan a new "
+            "run."
         )
 
 

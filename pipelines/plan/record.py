@@ -176,7 +176,7 @@ def load_plan(store: RunStore) -> Plan:
     except FileNotFoundError as error:
         raise PlanError(f"{store.root}: no plan yet: {PLAN_PATH} is missing") from error
     except (ValueError, TypeError, KeyError, OSError) as error:
-        raise PlanError(f"{store.root}/{PLAN_PATH}: not a plan: {error}") from error
+        raise PlanError(f"{store.told(PLAN_PATH)}: not a plan: {error}") from error
 
 
 def read_rows(plan: Plan, store: RunStore, source: Source, shard_id: int) -> pa.Table:
@@ -204,7 +204,7 @@ def read_settled(plan: Plan, store: RunStore, shard_id: int) -> pa.Table | None:
     try:
         return read_planned(store, path, plan.shards["settled_sha256"][shard_id].as_py())
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise PlanError(f"{store.root}/{path}: missing or damaged: {error}") from error
+        raise PlanError(f"{store.told(path)}: missing or damaged: {error}") from error
 
 
 def grown_shards_path(shards: pa.Table) -> str:
@@ -244,7 +244,7 @@ def read_planned(store: RunStore, path: str, sha256: str | None) -> pa.Table:
     """
     content = store.read_bytes(path)
     if sha256 is not None and sha256_of_bytes(content) != sha256:
-        raise SealError(f"{path}: damaged: its sha256 is not the plan's")
+        raise SealError(f"{store.place(path)}: damaged: its sha256 is not the plan's")
     return read_parquet(io.BytesIO(content))
 
 

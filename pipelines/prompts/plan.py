@@ -102,7 +102,7 @@ def plan_prompts(
         if before is not None and not changed and not gets_more(before, limit):
             return PromptGrowth(plan=before)
         if before is not None and changed and not grow:
-            raise changed_without_growth(changed)
+            raise changed_without_growth(before, changed)
         draft = _Draft(
             store,
             source,

@@ -117,13 +117,14 @@ def changed_files(plan: PromptPlan, source: Source) -> list[str]:
     return sorted(lines)
 
 
-def changed_without_growth(changed: Iterable[str]) -> PlanError:
+def changed_without_growth(plan: PromptPlan, changed: Iterable[str]) -> PlanError:
     """What refuses a list that has changed."""
+    growth = "" if plan.limit else "Give --grow to make what is new in it, "
     return PlanError(
         "the list of prompts has changed since the run was planned:\n"
         + "\n".join(f"  - {line}" for line in changed)
-        + "\nGive --grow to make what is new in it, put the files back as they were, or give "
-        "another `output`."
+        + f"\n{growth}{'put' if growth else 'Put'} the files back as they were, or give another "
+        "`output`."
     )
 
 
@@ -182,7 +183,7 @@ def load_prompt_plan(store: RunStore) -> PromptPlan:
     except FileNotFoundError as error:
         raise PlanError(f"{store.root}: no plan yet: a file of plan/ is missing") from error
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise PlanError(f"{store.root}/{PLAN_PATH}: not a plan: {error}") from error
+        raise PlanError(f"{store.told(PLAN_PATH)}: not a plan: {error}") from error
 
 
 def read_prompts(plan: PromptPlan, store: RunStore, shard_id: int) -> pa.Table:

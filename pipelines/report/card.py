@@ -20,10 +20,12 @@ from pipelines.report.page import (
     num_refused,
     template_environment,
 )
+from pipelines.revisions.readers import FILES_LIST, read_shown
 from pipelines.run.record import read_run
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
 from pipelines.steps.kinds import every_folder
+from sd_core.sealed import sha256_of_bytes
 
 CARD_FILE = "README.md"
 _LICENCE = re.compile(r"source_licen[cs]e(_name|_url)?", re.IGNORECASE)
@@ -77,7 +79,8 @@ def make_card(ledgers: Ledgers) -> str:
             is_generated=is_generated,
             kept=f"{select.kept:,}",
             rows_in=f"{select.rows_in:,}",
-            has_images=any(index["path"].startswith("images/") for index in indexes),
+            has_images=bool(_tars(ledgers, "images")),
+            is_earlier=ledgers.store.is_flat,
             has_latents="encode" in ledgers.revision.steps,
             refused=f"{refused:,}" if (refused := num_refused(ledgers.revision)) else "",
             captions=captions.text if (captions := count_cut_captions(ledgers)) else "",
@@ -104,18 +107,39 @@ def _header(ledgers: Ledgers, *, kept: int, is_generated: bool, license: str) ->
     }
     configs = []
     # Tars alone: Hugging Face takes one format a repository for its configurations.
-    for name, step in (("images", ledgers.origin), ("latents", "encode")):
-        if step in ledgers.revision.steps and (files := _tars(ledgers.store, name)):
+    for name in ("images", "latents"):
+        if files := _tars(ledgers, name):
             split = {"split": "train", "path": files}
-            configs.append({"config_name": name, "data_files": [split]})
+            # Without it `load_dataset` takes another revision's rows from its own cache.
+            told = {} if ledgers.store.is_flat else {"description": _digest(ledgers, name)}
+            configs.append({"config_name": name, **told, "data_files": [split]})
     if configs:
         tree["configs"] = configs
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip()
 
 
-def _tars(store: RunStore, folder: str) -> list[str]:
-    """The current tars where they are few, else a pattern; none where it is Parquet."""
-    lines = store.read_bytes(f"{folder}/shards.txt").decode().split()
+def _tars(ledgers: Ledgers, folder: str) -> list[str]:
+    """A pattern of the current tars, or each of them where they lie among others; none where it is
+    Parquet."""
+    shown = read_shown(ledgers.store).values()
+    paths = [file.path for file in shown if file.folder == folder and file.path.endswith(".tar")]
+    if any(path.startswith(f"{folder}/") for path in paths):
+        return [f"{folder}/*.tar"]
+    return paths or _earlier_tars(ledgers, folder)
+
+
+def _digest(ledgers: Ledgers, folder: str) -> str:
+    files = read_shown(ledgers.store).values()
+    text = "".join(f"{file.path} {file.sha256}\n" for file in files if file.folder == folder)
+    return f"sha256 {sha256_of_bytes(text.encode())}"
+
+
+def _earlier_tars(ledgers: Ledgers, folder: str) -> list[str]:
+    """Of a run of an earlier version, whose folders hold every picture and superseded files."""
+    step = ledgers.origin if folder == "images" else "encode"
+    if not ledgers.store.is_flat or step not in ledgers.revision.steps:
+        return []
+    lines = ledgers.store.read_bytes(f"{folder}/shards.txt").decode().split()
     tars = [line for line in lines if line.endswith(".tar")]
     return tars if len(tars) <= _LISTED_SHARDS else [f"{folder}/*.tar"]
 
@@ -183,14 +207,13 @@ def _models(tree: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _indexes(ledgers: Ledgers) -> Iterable[dict[str, str]]:
-    for folder in every_folder():
-        path = f"{folder}/index.parquet"
+    for path in (FILES_LIST, *(f"{folder}/index.parquet" for folder in every_folder())):
         if not ledgers.store.exists(path):
             continue
         content = ledgers.store.read_bytes(path)
         table = read_table(ledgers.store, path, columns=["num_rows"])
         yield {
-            "path": path,
+            "path": ledgers.store.place(path),
             "files": f"{table.num_rows:,}",
             "rows": f"{sum(table['num_rows'].to_pylist()):,}",
             "sha256": _code(hashlib.sha256(content).hexdigest()),

@@ -3,6 +3,7 @@
 Nothing is written. What no earlier run tells is said to be unknown.
 """
 
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -14,7 +15,7 @@ from pipelines.run.committed import Committed
 from pipelines.run.processors import is_gpu, noted_processors
 from pipelines.run.rates import read_rates
 from pipelines.run.record import read_revision, read_run
-from pipelines.run.store import RunStore
+from pipelines.run.store import RunStore, StorageError
 from sd_core.model.weights_here import WeightsHere
 from sd_core.redact import redact_url
 from sd_core.say import duration, size
@@ -130,6 +131,17 @@ def model_lines(models: Sequence[WeightsHere]) -> Iterator[str]:
         yield f"  {model.where}: {model.ref}: {state}"
 
 
+def check_may_write(store: RunStore) -> None:
+    """Raise `StorageError` where the job could not write its output: a folder that this user may
+    not write. Whether a store takes what is written to it, only the job finds out."""
+    folder = _nearest(Path(store.absolute(""))) if store.is_local else None
+    if folder is not None and not os.access(folder, os.W_OK):
+        raise StorageError(
+            f"output {store.root}: cannot be written: {folder} may not be written by this user; "
+            "give a folder that it may write"
+        )
+
+
 def disk_lines(store: RunStore, *, needed: float | None) -> Iterator[str]:
     """Free disk where the output lies and where shards are spooled.
 
@@ -146,9 +158,12 @@ def disk_lines(store: RunStore, *, needed: float | None) -> Iterator[str]:
 
 
 def _free_bytes(path: Path) -> int:
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+    return shutil.disk_usage(_nearest(path)).free
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the first folder above it that is there."""
+    return next(each for each in (path, *path.parents) if each.exists())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from pipelines.run.on_threads import in_order
 from pipelines.run.rates import RATES_FILE
 from pipelines.run.record import REVISION_FILE, RUN_FILE, Revision, read_revision, read_run
 from pipelines.run.store import RunStore
+from pipelines.run.stored_json import damaged_record
 from pipelines.steps.kinds import STEP_KINDS
 from sd_core.redact import redact_url
 
@@ -118,6 +119,8 @@ def _steps(
         if recorded is None:
             continue
         group = config.get("download_shards_per_file", 1) if kind.is_grouped else 1
+        if not isinstance(recorded, dict) or "fingerprint" not in recorded:
+            raise damaged_record(store, RUN_FILE, f"{name} has no fingerprint")
         committed = Committed(store, name, recorded["fingerprint"])
         yield _step(committed, revision, -(-shards // group))
 

@@ -113,12 +113,12 @@ def _stored(run: Run, row: Mapping[str, Any], config: Mapping[str, Any]) -> dict
     shard_id, found = row["shard_id"], {}
     image = run.committed(run.origin).file(shard_id, "images")
     if image is not None and row["status"] == "success":
-        found["image"] = image.path
+        found["image"] = run.store.place(image.path)
     if row["kept"] and "encode" in run.revision.steps:
         group = (config.get("encode") or {}).get("download_shards_per_file", 1)
         latents = run.committed("encode").file(shard_id // group, "latents")
         if latents is not None:
-            found["latents"] = latents.path
+            found["latents"] = run.store.place(latents.path)
     return found
 
 

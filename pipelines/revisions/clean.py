@@ -72,7 +72,7 @@ def clean_run(
             waiting[path] = since
             continue
         size = _size(store, path)
-        say(f"{'would remove' if dry else 'removing'} {path} ({size:,} bytes)")
+        say(f"{'would remove' if dry else 'removing'} {store.place(path)} ({size:,} bytes)")
         done.files += 1
         done.num_bytes += size
         if not dry:

@@ -15,6 +15,7 @@ from pipelines.prompts import load_prompt_plan, mask_plan
 from pipelines.revisions.adopt import adopt_download, copy_records
 from pipelines.revisions.identities import recorded_steps, with_amendments
 from pipelines.revisions.reach import Reach, find_reach
+from pipelines.revisions.readers import show_revision
 from pipelines.revisions.unmatched import Entries, masked_entries, record_unmatched
 from pipelines.revisions.uses import list_earlier_uses, list_uses
 from pipelines.rules.tombstones import (
@@ -95,6 +96,7 @@ def take_down(
         _rewrite(done, name)
     _complete_all(done, old, new)
     store.delete(_REPORT_FILE)
+    show_revision(store)
     if done.origin == "generate":
         mask_plan(store, reach.stones)
     steps = {

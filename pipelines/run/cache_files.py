@@ -25,8 +25,8 @@ def record_cache(made: Committed, *, spec: CacheSpec, empty_caption: EmptyCaptio
     content = spec_file(spec, {EMPTY_CAPTION_FILE: sha256_of_bytes(store.read_bytes(caption))})
     if not store.create_exclusive(path, content) and read_recorded(made)[0] != spec:
         raise OtherModelsError(
-            f"{path}: earlier shards of this run belong to another cache; put the same models "
-            "back, or give another output"
+            f"{store.place(path)}: earlier shards of this run belong to another cache; put the "
+            "same models back, or give another output"
         )
 
 
@@ -66,9 +66,12 @@ def read_recorded(made: Committed) -> tuple[CacheSpec, EmptyCaption]:
         empty = made.store.read_bytes(f"{made.folder}/{EMPTY_CAPTION_FILE}")
         digest = read_digests(content, where=path).get(EMPTY_CAPTION_FILE)
     except FileNotFoundError as error:
-        raise ShardError(f"{path}: missing; run the {made.step} step first") from error
+        raise ShardError(
+            f"{made.store.place(path)}: missing; run the {made.step} step first"
+        ) from error
     if digest not in (None, sha256_of_bytes(empty)):
         raise ShardError(
-            f"{made.folder}/{EMPTY_CAPTION_FILE}: damaged, its sha256 is not that in {SPEC_FILE}"
+            f"{made.store.place(made.folder)}/{EMPTY_CAPTION_FILE}: damaged, its sha256 is not "
+            f"that in {SPEC_FILE}"
         )
     return spec, read_empty_caption(empty, spec)

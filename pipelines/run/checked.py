@@ -32,7 +32,7 @@ def open_checked(store: RunStore, entry: FileEntry) -> Iterator[IO[bytes]]:
             stream.seek(0)
         if hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
             raise ShardError(
-                f"{store.root}/{entry.path}: damaged, its sha256 is not its manifest's; copy the "
+                f"{store.told(entry.path)}: damaged, its sha256 is not its manifest's; copy the "
                 "run again, or verify it"
             )
         stream.seek(0)
@@ -46,7 +46,7 @@ def _found(store: RunStore, entry: FileEntry) -> Iterator[IO[bytes]]:
             stream = stack.enter_context(store.open(entry.path))
         except FileNotFoundError as error:
             told = "missing; open the run again, or verify it"
-            raise ShardError(f"{store.root}/{entry.path}: {told}") from error
+            raise ShardError(f"{store.told(entry.path)}: {told}") from error
         yield stream
 
 

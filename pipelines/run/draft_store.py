@@ -19,7 +19,7 @@ class DraftStore(RunStore):
     @classmethod
     def over(cls, store: RunStore) -> "DraftStore":
         """Over a run; nothing is written yet."""
-        return cls(store.root, store.storage_options)
+        return cls(store.root, store.storage_options, store.flat)
 
     def publish(self, store: RunStore) -> None:
         """Write to the run what was written here, in the same order."""

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipelines.run.layout import WORK_FOLDER
 from pipelines.run.record import REVISION_FILE, RUN_FILE, NotARunError, read_run
 from pipelines.run.store import RunStore, StorageError
 from sd_core.errors import EnvironmentFault, FoundryError, is_environment
 from sd_core.faults import describe_fault
 
 PLAN_FILE = "plan/plan.json"
-_BEFORE_THE_PLAN = ("lease.json", "plan", "lost+found")
+_BEFORE_THE_PLAN = ("lease.json", "plan", WORK_FOLDER, "lost+found")
 """What may lie in an output before it has its records: a killed job's, and the disk's own."""
 
 

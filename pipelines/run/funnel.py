@@ -9,8 +9,8 @@ from pipelines.run.record import Revision, StepSummary
 def funnel_of(revision: Revision, origin: str) -> list[tuple[str, StepSummary]]:
     """The complete steps in order.
 
-    The ledger counts every row; here select has only those that it dropped itself. Score is shown
-    where it dropped rows: mostly it drops none.
+    The ledger counts every row; here select has only those that it dropped itself. Score and
+    publish are shown where they dropped rows: mostly they drop none.
 
     Args:
         origin: The step that made the run's images.
@@ -28,4 +28,5 @@ def funnel_of(revision: Revision, origin: str) -> list[tuple[str, StepSummary]]:
         own = Counter(steps["select"].dropped) - before
         shown.append(("select", replace(steps["select"], rows_in=stored, dropped=dict(own))))
     told = {name for name, _ in shown} | {"score"}
+    told |= {"publish"} if "publish" in steps and not steps["publish"].dropped else set()
     return [*shown, *((name, step) for name, step in steps.items() if name not in told)]

@@ -62,11 +62,13 @@ def iterate_images(
     for key, encoded in iterate_encoded(store, images):
         row = next(stored, None)
         if row is None or row["key"] != key:
-            raise ShardError(f"{images.path}: {key} is not the next row of {facts.path}")
+            raise ShardError(
+                f"{store.place(images.path)}: {key} is not the next row of {facts.path}"
+            )
         if keys is not None and key not in keys:
             continue
         try:
-            pixels = decode_crop(encoded, f"{images.path}: {key}")
+            pixels = decode_crop(encoded, f"{store.place(images.path)}: {key}")
         except ShardError as error:
             if on_failure is None:
                 raise
@@ -74,7 +76,7 @@ def iterate_images(
             continue
         yield StoredImage(facts=row, pixels=pixels)
     if next(stored, None) is not None:
-        raise ShardError(f"{images.path}: holds fewer images than {facts.path} has")
+        raise ShardError(f"{store.place(images.path)}: holds fewer images than {facts.path} has")
 
 
 def batches(images: Iterator[StoredImage], *, size: int) -> Iterator[Sequence[StoredImage]]:

@@ -126,7 +126,7 @@ def create_manifest(store: RunStore, manifest: Manifest) -> Manifest:
         return manifest
     winner = read_manifest(store, manifest.step, manifest.fingerprint, manifest.shard_id)
     if winner is None:
-        raise ShardError(f"{path}: was there when it was created and is gone now")
+        raise ShardError(f"{store.place(path)}: was there when it was created and is gone now")
     return winner
 
 
@@ -146,10 +146,10 @@ def read_manifest(store: RunStore, step: str, fingerprint: str, shard_id: int) -
         tree["files"] = tuple(FileEntry(**entry) for entry in tree["files"])
         manifest = Manifest(**tree)
     except (ValueError, TypeError, KeyError) as error:
-        raise ShardError(f"{path}: not a manifest: {error}") from error
+        raise ShardError(f"{store.place(path)}: not a manifest: {error}") from error
     found = (manifest.step, manifest.fingerprint, manifest.shard_id)
     if found != (step, fingerprint, shard_id):
-        raise ShardError(f"{path}: is the manifest of {found}")
+        raise ShardError(f"{store.place(path)}: is the manifest of {found}")
     return manifest
 
 
@@ -172,7 +172,7 @@ def iterate_manifests(
     for shard_id in range(num_shards):
         manifest = read_manifest(store, step, fingerprint, shard_id)
         if manifest is None:
-            raise ShardError(f"{manifest_path(step, fingerprint, shard_id)}: missing")
+            raise ShardError(f"{store.place(manifest_path(step, fingerprint, shard_id))}: missing")
         yield manifest
 
 

@@ -259,15 +259,17 @@ class Run(RevisionFiles):
     def _stored(self, shard_id: int, rows: dict[str, dict[str, Any]]) -> Iterator[RunImage]:
         """The images of these rows of a shard, by key; takes from `rows` what is found."""
         entry = self.committed(self.origin).file(shard_id, "images")
-        path = f"{self.origin} shard {shard_id}" if entry is None else entry.path
+        if entry is None:
+            raise ShardError(f"{self.path}: {self.origin} shard {shard_id} has no images")
+        path = entry.path
         with self.whole(path):
-            for key, content in iterate_encoded(self.store, entry) if entry is not None else ():
+            for key, content in iterate_encoded(self.store, entry):
                 if (facts := rows.pop(key, None)) is not None:
                     yield RunImage(key=key, caption=facts["caption"], content=content, facts=facts)
                 if not rows:
                     return
         if lost := [key for key, facts in rows.items() if facts["kept"]]:
-            raise ShardError(f"{self.path}/{path}: no image of {lost[0]}, which is kept")
+            raise ShardError(f"{self.store.told(path)}: no image of {lost[0]}, which is kept")
 
 
 def open_run(

@@ -122,12 +122,12 @@ class RevisionFiles:
             yield
         except FileNotFoundError as error:
             raise ShardError(
-                f"{self.path}/{path}: missing; open the run again, or verify it"
+                f"{self.store.told(path)}: missing; open the run again, or verify it"
             ) from error
         except (OSError, pa.ArrowException) as error:
             if is_environment(error):
                 raise
-            raise ShardError(f"{self.path}/{path}: damaged: {error}") from error
+            raise ShardError(f"{self.store.told(path)}: damaged: {error}") from error
 
     def join(
         self, tables: Sequence[pa.Table], columns: Collection[str] | None, *, folder: str

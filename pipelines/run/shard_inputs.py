@@ -3,9 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import pyarrow as pa
 
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest
+
+_OF_THE_VERDICT: Final = frozenset({"shard_id", "row", "kept", "reason", "rule", "duplicate_of"})
 
 
 def score_inputs(images: Committed, *, options: str, shard: int) -> str | None:
@@ -50,6 +55,40 @@ def encode_inputs(
         rows = [*kept.items()] if any(kept.values()) else [*kept]
         parts.append([shard, _sha256(manifest, "images") if kept else None, _digest(rows)])
     return _digest(parts)
+
+
+def publish_inputs(images: Committed, verdicts: Committed, *, shard: int) -> str | None:
+    """Digest of the images and of what select says of the kept ones; None where one of the two is
+    not committed.
+
+    Args:
+        images: The step that made them.
+        verdicts: The select step.
+        shard: Which.
+    """
+    manifest = images.find(shard)
+    if manifest is None or verdicts.find(shard) is None:
+        return None
+    rows = kept_facts(verdicts, shard)
+    told = hashlib.sha256()
+    for column in rows.columns:  # as JSON, which two versions of Arrow write alike
+        told.update(json.dumps(column.to_pylist()).encode())
+    images_sha256 = _sha256(manifest, "images") if rows.num_rows else None
+    return _digest([images_sha256, rows.column_names, told.hexdigest()])
+
+
+def kept_facts(verdicts: Committed, shard_id: int) -> pa.Table:
+    """What the ledger says of a shard's kept rows that their pictures are shown with: every column
+    but the verdict and the list's own."""
+    table = verdicts.table(shard_id, "ledger")
+    if table is None:
+        return pa.table({"key": pa.array([], pa.string())})
+    names = [
+        name
+        for name in table.column_names
+        if name not in _OF_THE_VERDICT and not name.startswith("source_")
+    ]
+    return table.filter(table["kept"]).select(names)
 
 
 def grouped_shards(shard_id: int, *, group: int, num_shards: int) -> range:

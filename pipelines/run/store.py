@@ -15,6 +15,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
 
+from pipelines.run.layout import WORK_FOLDER, is_at_top, is_flat
 from sd_core.errors import InputError
 from sd_core.faults import resource_named
 from sd_core.home import expand_home
@@ -50,13 +51,19 @@ def _named(
 class RunStore:
     """One folder on local disk or an object store; every path given to it is relative to `root`.
 
+    Of a run, all but its records and what readers open lies in `_work/`, and a path names it
+    without that: `ledger/000000-....parquet` is `_work/ledger/...`. A run of an earlier version
+    has it all at its top; which it is, is seen when it is first asked.
+
     Args:
         root: An absolute path or an fsspec URL (`s3://bucket/run`).
         storage_options: Passed to fsspec; may hold secrets, so it is never printed or stored.
+        flat: True: each path is where it says, as in a training or an export.
     """
 
     root: str
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    flat: bool | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", expand_home(self.root))
@@ -78,13 +85,34 @@ class RunStore:
             raise StorageError(f"{redact_url(self.root)}: cannot be opened: {error}") from error
         return filesystem, path.rstrip("/")
 
+    @cached_property
+    def is_flat(self) -> bool:
+        """Whether there is no `_work/`: a training, or a run of an earlier version."""
+        if self.flat is not None:
+            return self.flat
+        return is_flat([*self.list_folders(""), *self.list_files("")])
+
+    def at_top(self) -> "RunStore":
+        """The same folder, with each path where it says."""
+        return RunStore(self.root, self.storage_options, flat=True)
+
+    def place(self, path: str) -> str:
+        """Where a path lies, relative to `root`."""
+        return path if is_at_top(path) or self.is_flat else f"{WORK_FOLDER}/{path}"
+
+    def told(self, path: str) -> str:
+        """A path as messages name it: with the run, without its secrets."""
+        return f"{redact_url(self.root)}/{self.place(path)}"
+
     def other(self, root: str) -> "RunStore":
         """Another folder, opened by the same options where it lies on the same kind of store."""
         is_alike = get_protocol(root) == get_protocol(self.root)
         return RunStore(root, self.storage_options if is_alike else {})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "storage_options": dict(self.storage_options)}
+        known = {"is_flat": self.is_flat} if "is_flat" in self.__dict__ else {}
+        options = dict(self.storage_options)
+        return {"root": self.root, "storage_options": options, "flat": self.flat, **known}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -101,7 +129,7 @@ class RunStore:
 
     def absolute(self, path: str) -> str:
         """The full path of `path` inside the file system (no protocol)."""
-        return f"{self._target[1]}/{path}"
+        return f"{self._target[1]}/{self.place(path)}"
 
     @_named
     def exists(self, path: str) -> bool:
@@ -170,6 +198,40 @@ class RunStore:
         with _temporary_beside(target) as temporary:
             shutil.copyfile(local, temporary)
             _sync(temporary)
+            os.replace(temporary, target)
+
+    @cached_property
+    def has_links(self) -> bool:
+        """Whether a file of the run can be had under two names."""
+        if not self.is_local:
+            return False
+        with (
+            _temporary_beside(self.absolute("lists/x")) as one,
+            _temporary_beside(self.absolute("lists/x")) as other,
+        ):
+            one.touch()
+            try:
+                os.link(one, other)
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                return False
+        return True
+
+    @_named
+    def show(self, path: str, shown: str) -> None:
+        """Have a file also at `shown`, relative to `root`, over what is there: by a link where
+        there are links, else by a copy."""
+        source, target = self.absolute(path), self.at_top().absolute(shown)
+        if not self.is_local:
+            self.filesystem.cp_file(source, target)
+            return
+        with _temporary_beside(target) as temporary:
+            if self.has_links:
+                os.link(source, temporary)
+            else:
+                shutil.copyfile(source, temporary)
+                _sync(temporary)
             os.replace(temporary, target)
 
     @_named

@@ -44,7 +44,7 @@ def write_json(store: RunStore, path: str, tree: Mapping[str, Any]) -> None:
 def damaged_record(store: RunStore, path: str, found: str) -> DamagedRecordError:
     """The error of a file that is not what this program writes."""
     error = DamagedRecordError(
-        f"{store.root}/{path}: not a record of a run ({found}); put it back as it was, or give "
+        f"{store.told(path)}: not a record of a run ({found}); put it back as it was, or give "
         "another folder"
     )
     error.found = found

@@ -22,6 +22,8 @@ class Folder:
 
     path: str
     holds: Holds
+    shown: str | None = None
+    """The folder of the run in which readers find its current files; None: in none."""
     schema: pa.Schema | None = None
     """Of tables: the first columns, of runs made before schemas were kept in the run."""
 
@@ -53,7 +55,7 @@ class StepContext:
 class StepKind:
     """One row of the table.
 
-    The workflows build the five steps below themselves; a further one has `config` and `build`,
+    The workflows build five of the steps themselves; a further one has `config` and `build`,
     runs where the configuration has its section under `steps:`, and has the plan's shards.
     """
 
@@ -79,6 +81,11 @@ class StepKind:
     config: type[Config] | None = None
     """Of its section under `steps:`; every option of it decides the result."""
     build: Callable[[StepContext], ShardStep] | None = None
+    inputs: Callable[[StepContext, int], str | None] | None = None
+    """Of a further step: what a shard would be made from; None where that is not known yet."""
+    is_default: bool = False
+    """Of a further step: it is there unless its section is null, and whenever the last of its
+    parents is asked for by name."""
 
     @property
     def paths(self) -> tuple[str, ...]:

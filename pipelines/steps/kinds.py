@@ -6,6 +6,14 @@ from pipelines.rows import ledger
 from pipelines.run.cache_files import LATENTS_FOLDER
 from pipelines.run.revision_files import ORIGINS
 from pipelines.steps.kind import Folder, StepKind
+from pipelines.steps.publish.step import (
+    KEPT_FOLDER,
+    KEPT_METADATA,
+    PublishConfig,
+    PublishStep,
+    inputs_of,
+)
+from pipelines.steps.publish.takedown import rewrite_kept
 from pipelines.steps.rewrite import (
     rewrite_download,
     rewrite_generated,
@@ -66,16 +74,33 @@ STEP_KINDS: Final[dict[str, StepKind]] = {
         ),
         StepKind(
             name="select",
-            folders=(Folder(path="ledger", holds="rows_in", schema=ledger.LEDGER),),
+            folders=(Folder(path="ledger", holds="rows_in", schema=ledger.LEDGER, shown="ledger"),),
             reasons=ledger.REASONS - set(ledger.ENCODE_REASONS) | {ledger.ROW_FAILED},
             parents=(*ORIGINS, "score"),
             is_recut=True,
             rewrite=rewrite_ledger,
         ),
         StepKind(
+            name="publish",
+            folders=(
+                Folder(path=KEPT_FOLDER, holds="kept", shown="images"),
+                Folder(path=KEPT_METADATA, holds="some", shown="metadata"),
+            ),
+            reasons=frozenset(_QUARANTINED),
+            parents=(*ORIGINS, "select"),
+            is_recut=True,
+            taken_over="inputs",
+            loads_models=False,
+            rewrite=rewrite_kept,
+            config=PublishConfig,
+            build=PublishStep,
+            inputs=inputs_of,
+            is_default=True,
+        ),
+        StepKind(
             name="encode",
             folders=(
-                Folder(path="latents", holds="kept"),
+                Folder(path="latents", holds="kept", shown="latents"),
                 Folder(path="latents/rejects", holds="dropped", schema=ledger.REJECTS),
             ),
             reasons=frozenset((*ledger.ENCODE_REASONS, *_QUARANTINED)),
@@ -108,6 +133,14 @@ def later_steps(step: str) -> frozenset[str]:
 def recut_kinds() -> frozenset[str]:
     """The steps that can be asked for by name with other options."""
     return frozenset(kind.name for kind in STEP_KINDS.values() if kind.is_recut)
+
+
+def shown_folders() -> dict[str, dict[str, str]]:
+    """Of each step the folders that readers are shown, with the name of each in the run."""
+    return {
+        name: {folder.path: folder.shown for folder in kind.folders if folder.shown is not None}
+        for name, kind in STEP_KINDS.items()
+    }
 
 
 def every_folder() -> list[str]:

@@ -131,10 +131,10 @@ def _shard(store: RunStore, images: Manifest, verdicts: Manifest) -> ImageShard:
         try:
             found = store.size(entry.path)
         except FileNotFoundError:
-            raise ImageFolderError(f"{store.root}/{entry.path}: is missing") from None
+            raise ImageFolderError(f"{store.told(entry.path)}: is missing") from None
         if found != entry.num_bytes:
             raise ImageFolderError(
-                f"{store.root}/{entry.path}: has {found} bytes, its manifest says "
+                f"{store.told(entry.path)}: has {found} bytes, its manifest says "
                 f"{entry.num_bytes}; copy the run again"
             )
     return ImageShard(tar=tar, ledger=ledger, num_rows=verdicts.kept)
@@ -151,7 +151,7 @@ class ImageReader:
 
     def __init__(self, image_set: ImageSet, shard: ImageShard) -> None:
         store = image_set.store
-        self._name = f"{store.root}/{shard.tar.path}"
+        self._name = f"{store.told(shard.tar.path)}"
         self._size = image_set.resolution_px
         self._keys = _kept_keys(store, shard, resolution_px=self._size)[shard.first_row :]
         self._file = _open(store, shard.tar)
@@ -233,13 +233,13 @@ def _kept_keys(store: RunStore, shard: ImageShard, *, resolution_px: int) -> lis
     for row in kept:
         if (row["width"], row["height"]) != (resolution_px, resolution_px):
             raise ImageSetError(
-                f"{store.root}/{shard.ledger.path}: {row['key']} is {row['width']}x"
+                f"{store.told(shard.ledger.path)}: {row['key']} is {row['width']}x"
                 f"{row['height']} px in a run of {resolution_px} px"
             )
     expected = shard.first_row + shard.num_rows
     if len(kept) != expected:
         raise ImageSetError(
-            f"{store.root}/{shard.ledger.path}: {len(kept)} kept rows, its manifest says {expected}"
+            f"{store.told(shard.ledger.path)}: {len(kept)} kept rows, its manifest says {expected}"
         )
     return [row["key"] for row in kept]
 
@@ -252,7 +252,7 @@ def _open(store: RunStore, entry: FileEntry) -> IO[bytes]:
         store.fetch(entry.path, local)
         if sha256_of(local) != entry.sha256:
             raise ImageSetError(
-                f"{store.root}/{entry.path}: damaged, its sha256 is not its manifest's; copy the "
+                f"{store.told(entry.path)}: damaged, its sha256 is not its manifest's; copy the "
                 "run again"
             )
         return local.open("rb")

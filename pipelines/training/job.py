@@ -72,7 +72,7 @@ def train(config: AnyTrainConfig, *, say: Say, limit: int | None = None) -> Trai
         NotARunError, StorageError: the output holds something else.
         What the task's worker raises, and the engine's errors: see their messages.
     """
-    store = RunStore(config.output, config.storage_options)
+    store = RunStore(config.output, config.storage_options, flat=True)
     identity = check_training(config, store, say=say)
     is_autoencoder = isinstance(config, AutoencoderTrainConfig)
     worker: Callable[..., None] = train_autoencoder_worker if is_autoencoder else train_worker

@@ -68,7 +68,7 @@ def run_training(
         CheckpointError: the stored state is damaged or of another training.
         NonFiniteLossError: with the keys of the rows.
     """
-    store = RunStore(config.output, config.storage_options)
+    store = RunStore(config.output, config.storage_options, flat=True)
     events = _Events(config, store, training, say)
     trainer = Trainer(
         training.task,

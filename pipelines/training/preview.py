@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Protocol
 
-from pipelines.report.outlook import beside, disk_lines, gpu_hours, model_lines
+from pipelines.report.outlook import beside, check_may_write, disk_lines, gpu_hours, model_lines
 from pipelines.run.draft_store import DraftStore
 from pipelines.run.folder import check_output
 from pipelines.run.processors import PROCESSORS_FOLDER, noted_processors
@@ -30,13 +30,14 @@ class _Rows(Protocol):
 
 def preview_training(config: AnyTrainConfig, *, limit: int | None, say: Say) -> list[str]:
     """What the job would do, in lines; raises what the job would be refused for."""
-    store = DraftStore.over(RunStore(config.output, config.storage_options))
+    store = DraftStore.over(RunStore(config.output, config.storage_options, flat=True))
     with nothing_fetched():
         models = look_for_weights(_needs(config))
         if all(model.num_bytes is not None for model in models):
             check_recorded(store, [check_training(config, store, say=say)])
         check_output(store, job=STEP)
         data: list[_Rows] = [*_open(config)]
+    check_may_write(store)
     rows, batch = sum(each.num_rows for each in data), config.loop.batch_size
     last = config.loop.steps if limit is None else min(limit, config.loop.steps)
     done = newest_step(store)

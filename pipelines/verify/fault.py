@@ -27,6 +27,11 @@ class Secret(Fault):
 
 
 @dataclass(frozen=True)
+class ShownFault(Fault):
+    """Of a file that readers find: `where` is as it says, and not below `_work/`."""
+
+
+@dataclass(frozen=True)
 class Note:
     """Something a reader should know that breaks no promise."""
 

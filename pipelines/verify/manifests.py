@@ -27,7 +27,9 @@ def load_manifest(
     try:
         manifest = Committed(store, step, summary.fingerprint).find(shard_id)
     except ShardError as error:
-        faults.append(Fault(path, str(error).removeprefix(f"{path}: "), "the shard's manifest"))
+        faults.append(
+            Fault(path, str(error).removeprefix(f"{store.place(path)}: "), "the shard's manifest")
+        )
         return None
     if manifest is None:
         faults.append(Fault(path, "missing", "the manifest of a completed step's shard"))
@@ -109,6 +111,8 @@ def check_flow(
     yield from _same_rows(select, num_rows, "the plan's rows")
     if download is None or (has_score and score is None):
         return
+    if "publish" in manifests:
+        yield from _same_rows(manifests["publish"], select.kept, "select's kept rows")
     before = dict(download.dropped)
     for reason, count in score.dropped.items() if score is not None else ():
         before[reason] = before.get(reason, 0) + count

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.rows.ledger import QUARANTINED
@@ -17,10 +17,11 @@ from pipelines.run.store import RunStore
 from pipelines.run.stored_json import DamagedRecordError
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.verify.copies import check_copies, check_named_copies, forbids_copies
-from pipelines.verify.fault import Fault, Note, Secret, limit
+from pipelines.verify.fault import Fault, Note, Secret, ShownFault, limit
 from pipelines.verify.index import StepTotals, check_indexes, check_totals
 from pipelines.verify.keys import KeySpill, key_digits
 from pipelines.verify.latents import LatentsCheck, load_cache_files
+from pipelines.verify.readers import check_readers
 from pipelines.verify.records import RunRecords, asked_size, promised_tokens, read_records
 from pipelines.verify.shard import ShardCheck, shard_steps
 from pipelines.verify.training import is_training, verify_training
@@ -54,6 +55,11 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
     Raises:
         NotARunError: there is no run.json, no revision.json and no plan.
     """
+    for found in _verify(store, deep=deep):
+        yield _placed(store, found)
+
+
+def _verify(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
     if not is_training(store, None):  # perhaps one that has lost its run.json
         require_run(store)
     records = read_records(store)
@@ -95,6 +101,14 @@ def verify_run(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
         if "encode" in totals.steps:
             yield from _check_latents(store, records.revision.steps["encode"], totals, deep=deep)
         yield from _check_whole(check, records.run, totals)
+
+
+def _placed(store: RunStore, found: Fault | Note) -> Fault | Note:
+    """The same, of a file where it lies."""
+    first = found.where.partition("/")[0]
+    if isinstance(found, ShownFault) or first == found.where or ":" in first:
+        return found
+    return replace(found, where=store.place(found.where))
 
 
 def _kept_schemas(
@@ -184,6 +198,7 @@ def _check_whole(
             Note(f"{name} shard {shard_id}", "quarantined") for shard_id in found.quarantined
         )
     yield from _check_encode_rows(steps)
+    yield from check_readers(store, totals.steps, deep=check.deep)
     if check.deep:
         yield from limit(_check_stored_keys(totals), "images")
         yield from limit(check_named_copies(totals.named, totals.standing), "ledger")

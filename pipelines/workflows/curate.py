@@ -1,6 +1,7 @@
 """The curate job: four committed steps over one list, pipelined shard by shard."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from pipelines.engine.session import open_session
 from pipelines.plan import (
@@ -25,6 +26,7 @@ from pipelines.revisions.begin import (
     plan_retry,
     planned_before,
 )
+from pipelines.revisions.readers import is_shown
 from pipelines.revisions.takedown import finish_takedown
 from pipelines.rules.tombstones import is_unfinished
 from pipelines.run.folder import check_output
@@ -97,9 +99,6 @@ class Curation:
     Args:
         store: The run, or a draft of it.
         steps, grow, retry, limit: Of `curate`.
-
-    Attributes:
-        asked: The steps, in order.
     """
 
     def __init__(
@@ -113,11 +112,16 @@ class Curation:
         limit: int | None,
         say: Say,
     ) -> None:
-        self.asked = asked_steps(steps, origin="download", off=config.steps_left_out())
         self.config, self.store, self.say = config, store, say
         self.source = Source(config.source)
         self._steps, self._grow, self._retry, self._limit = steps, grow, retry, limit
         check_together(grow=grow, retry=retry, limit=limit)
+
+    @cached_property
+    def asked(self) -> list[str]:
+        """The steps, in order."""
+        off = self.config.steps_left_out(self.store)
+        return asked_steps(self._steps, origin="download", off=off)
 
     def check(self) -> CurateSteps | None:
         """Raise what `curate` does for all that can be refused, before anything is written; the
@@ -133,7 +137,8 @@ class Curation:
             known = self._known(before, again)
         renews = self._grow or self._retry or more
         is_idle = known and not renews and not is_unfinished(self.store)
-        if known and is_idle and known.is_complete(read_revision(self.store), self.asked):
+        is_done = known and known.is_complete(read_revision(self.store), self.asked)
+        if known and is_idle and is_done and is_shown(self.store):
             return known
         self._check_before(known, renews=renews)
         return None
@@ -238,7 +243,7 @@ class Curation:
         check_weights(self.config.weight_needs())
         check_models(self.config.score, self.config.encode)
         if known is None or renews:
-            off = self.config.steps_left_out()
+            off = self.config.steps_left_out(self.store)
             require_named(self.asked, origin="download", off=off, renews=renews)
         if known is not None:
             _check_columns(self.config, known.plan.columns)

@@ -1,6 +1,7 @@
 """The generate job: prompts become images, scores, a ledger and a latent cache."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from pipelines.config import ConfigError
@@ -17,6 +18,7 @@ from pipelines.prompts.notes import notes_of
 from pipelines.prompts.record import load_prompt_plan
 from pipelines.report.card import CARD_FILE, write_card
 from pipelines.revisions.begin import plan_retry
+from pipelines.revisions.readers import is_shown
 from pipelines.revisions.takedown import finish_takedown
 from pipelines.rows.ledger import ORIGIN_FACTS
 from pipelines.rules.tombstones import is_unfinished
@@ -84,7 +86,7 @@ def generate(
     with open_session(store, config.engine, say=say, downloads=False) as session:
         finish_takedown(store, say=say)
         made = job.begin()
-        is_done = made.is_complete(read_revision(store), job.asked)
+        is_done = made.is_complete(read_revision(store), job.asked) and is_shown(store)
         if is_done:
             say("nothing to do: every asked step is complete")
         else:
@@ -102,9 +104,6 @@ class Generation:
     Args:
         store: The run, or a draft of it.
         steps, grow, retry, limit: Of `generate`.
-
-    Attributes:
-        asked: The steps, in order.
     """
 
     def __init__(
@@ -118,11 +117,16 @@ class Generation:
         limit: int | None,
         say: Say,
     ) -> None:
-        self.asked = asked_steps(steps, origin="generate", off=config.steps_left_out())
         self.config, self.store, self.say = config, store, say
         self._steps, self._grow, self._retry, self._limit = steps, grow, retry, limit
         self._model: ForeseenModel | None = None
         check_together(grow=grow, retry=retry, limit=limit)
+
+    @cached_property
+    def asked(self) -> list[str]:
+        """The steps, in order."""
+        off = self.config.steps_left_out(self.store)
+        return asked_steps(self._steps, origin="generate", off=off)
 
     def check(self) -> None:
         """Raise what `generate` does for all that can be refused, before anything is written."""
@@ -214,7 +218,7 @@ class Generation:
         """Refuse what cannot be done with the run as it is; whether images are to be made."""
         config, is_planned, grows = self.config, self.store.exists(PLAN_PATH), self._grows()
         if grows or not is_planned:
-            off = config.steps_left_out()
+            off = config.steps_left_out(self.store)
             require_named(self.asked, origin="generate", off=off, renews=is_planned)
         if not is_planned:
             return True

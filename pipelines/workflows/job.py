@@ -12,6 +12,7 @@ from pipelines.engine.progress import funnel_table
 from pipelines.engine.session import Session
 from pipelines.report.captions import say_cut_captions
 from pipelines.revisions.difference import compare_cuts
+from pipelines.revisions.readers import show_revision
 from pipelines.run.funnel import funnel_of
 from pipelines.run.processors import describe_mixture
 from pipelines.run.record import Revision, StepSummary, complete_step, read_revision
@@ -49,7 +50,8 @@ def asked_steps(steps: Sequence[str], *, origin: str, off: Collection[str]) -> l
         raise ConfigError(
             f"--steps {','.join(named)}: null in the configuration; configure it, or leave it out"
         )
-    return [step for step in every if step in steps and step not in off]
+    along = {k.name for k in kinds_of(origin) if k.is_default and k.parents[-1] in steps}
+    return [step for step in every if step in {*steps, *along} and step not in off]
 
 
 def check_together(*, grow: bool, retry: bool, limit: int | None) -> None:
@@ -87,6 +89,7 @@ def run_steps(job: RunSteps, session: Session, asked: Sequence[str], say: Say) -
             _say_difference(job, cut_before, say)
         else:
             _run_chain(job, session, chain, say)
+    session.persist("lists", lambda: show_revision(job.store))
 
 
 def _run_chain(job: RunSteps, session: Session, chain: Sequence[str], say: Say) -> None:

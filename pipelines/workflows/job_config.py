@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pipelines.config import Config, StorageOptions
 from pipelines.engine.config import EngineConfig
 from pipelines.rows.caption_facts import CaptionFactsConfig
+from pipelines.run.store import RunStore
 from pipelines.steps.kinds import further_kinds
 from pipelines.steps.score import ScoreConfig
 from pipelines.steps.select import SelectConfig
@@ -37,9 +38,10 @@ class JobConfig(Config):
     score: ScoreConfig | None = None
     """Null: nothing is scored."""
     select: SelectConfig = SelectConfig()
-    steps: dict[str, Any] = Field(default_factory=dict)
+    steps: dict[str, Any] = Field(default_factory=dict, validate_default=True)
     """Further steps of the table (`pipelines/steps/kinds.py`), each by its name with its own
-    options; none by default."""
+    options. `publish` is there by default: it stores the kept images once more, as readers find
+    them in `images/`; `publish: null` leaves it out."""
     engine: EngineConfig = EngineConfig()
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
     """Passed to fsspec for `output`; may hold secrets, so it is never stored."""
@@ -49,11 +51,15 @@ class JobConfig(Config):
     def _read_further(cls, told: dict[str, Any]) -> dict[str, Any]:
         known = further_kinds()
         read: dict[str, Any] = {}
-        for name, section in told.items():
+        defaults: dict[str, Any] = {name: {} for name, kind in known.items() if kind.is_default}
+        for name, section in {**defaults, **told}.items():
             config = known[name].config if name in known else None
             if config is None:
-                raise ValueError(f"{name}: no further step; allowed: {', '.join(known) or 'none'}")
-            read[name] = section if isinstance(section, config) else _read(config, section, name)
+                raise ValueError(f"{name}: no further step; allowed: {', '.join(known)}")
+            if section is not None or not known[name].is_default:
+                read[name] = (
+                    section if isinstance(section, config) else _read(config, section, name)
+                )
         return read
 
     @model_validator(mode="after")
@@ -74,9 +80,13 @@ class JobConfig(Config):
         """The section of each step that loads models; None where it is left out."""
         raise NotImplementedError
 
-    def steps_left_out(self) -> set[str]:
-        """The steps that are not configured."""
-        return {name for name, section in self.sections().items() if section is None}
+    def steps_left_out(self, store: RunStore) -> set[str]:
+        """The steps that are not configured, and those that a run of an earlier version, which
+        has no folders for readers alone, does not have."""
+        off = {name for name, section in self.sections().items() if section is None}
+        if store.is_flat:
+            off |= {name for name, kind in further_kinds().items() if kind.is_default}
+        return off
 
     def weight_needs(self) -> list[WeightsNeed]:
         """What `check_weights` must find, of every model."""

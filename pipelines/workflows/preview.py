@@ -5,7 +5,14 @@ from typing import Any
 
 from pipelines.plan import Plan
 from pipelines.prompts import PromptPlan
-from pipelines.report.outlook import Owed, disk_lines, estimate, find_past, model_lines
+from pipelines.report.outlook import (
+    Owed,
+    check_may_write,
+    disk_lines,
+    estimate,
+    find_past,
+    model_lines,
+)
 from pipelines.rules.tombstones import is_unfinished
 from pipelines.run.draft_store import DraftStore
 from pipelines.run.store import RunStore
@@ -42,10 +49,12 @@ def preview_job(
         made = (job.check() or job.begin()) if is_here else None
         plan = job.plan_unchecked() if made is None else made.plan
         chains = _owed(job.asked, made, plan, models=config.model_sections())
+    check_may_write(store)
     past = find_past(store, job=name, origin=config.origin)
     gpus = config.engine.gpus
     told = estimate(chains, past, gpus=None if gpus == "auto" else gpus, job=name)
     return [
+        f"rows: {plan.num_rows:,} in {plan.num_shards:,} shards",
         f"steps: {', '.join(job.asked)}",
         *model_lines(models),
         *disk_lines(store, needed=told.num_bytes),

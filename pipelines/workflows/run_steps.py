@@ -101,7 +101,7 @@ class RunSteps(ABC):
 
     def configured(self) -> list[str]:
         """The steps that the configuration asks for, in order."""
-        off = self._job_config.steps_left_out()
+        off = self._job_config.steps_left_out(self.store)
         return [kind.name for kind in kinds_of(self.origin) if kind.name not in off]
 
     def parents(self, step: str) -> Sequence[str]:
@@ -137,6 +137,9 @@ class RunSteps(ABC):
 
     def inputs(self, step: str, shard_id: int) -> str | None:
         """What a shard of the step would be made from; None where that is not known yet."""
+        kind = STEP_KINDS[step]
+        if kind.inputs is not None:
+            return kind.inputs(self._context(step, Resources()), shard_id)
         if step != "score":
             return None
         options = self.identities["score"].options_digest
@@ -211,7 +214,10 @@ class RunSteps(ABC):
         build = STEP_KINDS[step].build
         if build is None:
             return self.own_step(step, resources)
-        context = StepContext(
+        return build(self._context(step, resources))
+
+    def _context(self, step: str, resources: Resources) -> StepContext:
+        return StepContext(
             store=self.store,
             options=self._job_config.steps[step],
             fingerprint=self.identities[step].fingerprint,
@@ -221,7 +227,6 @@ class RunSteps(ABC):
             torch_threads=self._job_config.engine.torch_threads,
             resources=resources,
         )
-        return build(context)
 
     def _options(self, step: str) -> Mapping[str, Any]:
         if step == "score":
@@ -229,7 +234,8 @@ class RunSteps(ABC):
             return {"score": self._job_config.score.identity(), **self.threads()}
         if step in self._job_config.steps:
             section = self._job_config.steps[step]
-            return {step: section.model_dump(mode="json"), **self.threads()}
+            threads = self.threads() if STEP_KINDS[step].loads_models else {}
+            return {step: section.model_dump(mode="json"), **threads}
         return self.options(step)
 
     def _score_step(self, resources: Resources) -> ScoreStep:

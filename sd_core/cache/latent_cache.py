@@ -112,11 +112,7 @@ def open_cache(
         CacheShardError: a shard is missing or has another size, or there are no rows.
     """
     options = dict(storage_options or {})
-    root = os.fspath(path)
-    folder = _Folder(root, options)
-    if folder.is_run:
-        root = f"{root.rstrip('/')}/latents"
-        folder = _Folder(root, options)
+    root, folder = _find(os.fspath(path), options)
     content = folder.read("spec.json")
     spec = read_spec(content, where=f"{folder.name}/spec.json")
     folder.digests = read_digests(content, where=f"{folder.name}/spec.json")
@@ -172,6 +168,23 @@ def check_caches(
         raise CacheMismatchError("\n".join(faults))
 
 
+def _find(path: str, options: dict[str, Any]) -> "tuple[str, _Folder]":
+    """The folder that holds a cache's own files: the one named, that of the run named, or that of
+    the run whose `latents` was named."""
+    root = path.rstrip("/")
+    own = f"{root.removesuffix('/latents')}/_work/latents"
+    for candidate in (root, own, f"{root}/latents"):
+        try:
+            folder = _Folder(candidate, options)
+        except CacheSpecError as error:
+            if not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                raise
+            continue
+        if folder.has_spec:
+            return candidate, folder
+    return root, _Folder(root, options)
+
+
 class _Folder:
     """The cache's folder: one listing, and its small files."""
 
@@ -194,10 +207,7 @@ class _Folder:
             for entry in listing
             if entry["type"] == "file"
         }
-        folders = (entry["name"] for entry in listing if entry["type"] == "directory")
-        self.is_run = "spec.json" not in self._sizes and any(
-            name.rstrip("/").rpartition("/")[2] == "latents" for name in folders
-        )
+        self.has_spec = "spec.json" in self._sizes
 
     def path_of(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -209,8 +219,8 @@ class _Folder:
             content: bytes = self._filesystem.cat_file(self.path_of(name))
         except Exception as error:  # each file system has kinds of its own
             raise CacheSpecError(
-                f"{self.name}/{name}: missing or unreadable ({type(error).__name__}); a `latents` "
-                "folder has it once the run's encode step is complete"
+                f"{self.name}/{name}: missing or unreadable ({type(error).__name__}); give a run "
+                "whose encode step is complete"
             ) from error
         if name in self.digests and sha256_of_bytes(content) != self.digests[name]:
             raise CacheSpecError(

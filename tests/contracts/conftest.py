@@ -50,7 +50,7 @@ def kill_at_write(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], Cou
 
         monkeypatch.setattr(RunStore, name, guarded)
 
-    for name in ("put_file", "replace", "create_exclusive", "delete"):
+    for name in ("put_file", "replace", "create_exclusive", "delete", "show"):
         guard(name)
 
     def arm(number: int | None) -> Counter[str]:

@@ -83,7 +83,8 @@ def as_of_before(folder: Path) -> None:
 
 def _without(tree: Any) -> Any:
     for step in tree.get("steps", {}).values() if isinstance(tree.get("steps"), dict) else ():
-        step.pop("digests", None)
+        if isinstance(step, dict):
+            step.pop("digests", None)
     if "identity" in tree:  # a cache's spec
         tree.pop("files", None)
     if "checkpoints" in tree:

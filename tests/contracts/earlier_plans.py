@@ -22,7 +22,7 @@ def plan_as_earlier(path: Path, output: Path, *, rows_per_shard: int) -> None:
     store = RunStore(str(output))
     source = EarlierSource(SourceConfig(path=str(path)))
     make_plan(source, PlanConfig(rows_per_shard=rows_per_shard), store=store)
-    stored = output / "plan/plan.json"
+    stored = output / "_work/plan/plan.json"
     tree = json.loads(stored.read_text())
     for name in ("notes", "own_digest", "shards_sha256"):
         tree.pop(name, None)

@@ -20,6 +20,7 @@ from pipelines.workflows.generate import generate
 from pipelines.workflows.generate_config import GenerateJobConfig
 from pipelines.workflows.job import JobResult
 from tests.contracts.cases import ROOT
+from tests.run_cases import committed_files
 
 TINY = ROOT / "configs/generate/tiny.yaml"
 _COLORS = ("red", "blue", "green", "yellow", "purple", "orange", "black", "white")
@@ -88,8 +89,8 @@ def run(config: GenerateJobConfig, **options: Any) -> tuple[JobResult, list[str]
 def image_files(output: Path) -> dict[str, bytes]:
     """Every image file of the run by its key."""
     found: dict[str, bytes] = {}
-    for path in (output / "images/shards.txt").read_text().split():
-        with tarfile.open(output / path) as archive:
+    for path in committed_files(output, "images"):
+        with tarfile.open(path) as archive:
             for member in archive:
                 if member.name.endswith((".png", ".webp", ".jpg")):
                     stream = archive.extractfile(member)
@@ -103,8 +104,8 @@ def image_files(output: Path) -> dict[str, bytes]:
 def members(output: Path) -> dict[str, dict[str, Any]]:
     """The JSON of every image of the run by its key."""
     found: dict[str, dict[str, Any]] = {}
-    for path in (output / "images/shards.txt").read_text().split():
-        with tarfile.open(output / path) as archive:
+    for path in committed_files(output, "images"):
+        with tarfile.open(path) as archive:
             for member in archive:
                 if member.name.endswith(".json"):
                     stream = archive.extractfile(member)
@@ -120,8 +121,8 @@ def pixels(content: bytes) -> npt.NDArray[np.int16]:
 
 def table(output: Path, folder: str) -> pa.Table:
     """All rows of a folder's current files."""
-    paths = (output / folder / "shards.txt").read_text().split()
-    return pa.concat_tables(pq.read_table(output / path) for path in paths)
+    paths = committed_files(output, folder)
+    return pa.concat_tables(pq.read_table(path) for path in paths)
 
 
 def digests(output: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from jobs import curate
 from tests.contracts import cases
+from tests.run_cases import committed_files
 
 
 def run_job(source: Path | str, output: Path, *settings: str, options: tuple[str, ...] = ()) -> int:
@@ -39,8 +40,8 @@ def run_job(source: Path | str, output: Path, *settings: str, options: tuple[str
 
 def ledger(output: Path) -> list[dict[str, Any]]:
     """Every row of the run, in plan order."""
-    paths = (output / "ledger/shards.txt").read_text().split()
-    table = pa.concat_tables(pq.read_table(output / path) for path in paths)
+    paths = committed_files(output, "ledger")
+    table = pa.concat_tables(pq.read_table(path) for path in paths)
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
@@ -63,7 +64,7 @@ def picture(shade: int, name: str = "JPEG") -> bytes:
 def stored_shades(output: Path) -> dict[str, int]:
     """Key of each stored image, and the mean of its red channel."""
     found = {}
-    for path in sorted((output / "images").glob("*.tar")):
+    for path in sorted((output / "_work/images").glob("*.tar")):
         with tarfile.open(path) as tar:
             for member in tar:
                 if member.name.endswith(".jpg"):
@@ -86,5 +87,5 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]], mode: str = "w")
 
 def plan_of(output: Path) -> dict[str, Any]:
     """The run's `plan.json`."""
-    tree: dict[str, Any] = json.loads((output / "plan/plan.json").read_text())
+    tree: dict[str, Any] = json.loads((output / "_work/plan/plan.json").read_text())
     return tree

@@ -210,7 +210,7 @@ def test_bad_images_are_refused_before_the_first_step(
     if damage == "missing":
         (copy / "run.json").unlink()
     elif damage == "truncated":
-        tar = next((copy / "images").glob("*.tar"))
+        tar = next((copy / "_work/images").glob("*.tar"))
         tar.write_bytes(tar.read_bytes()[:-700])
 
     assert start(tmp_path, copy) == 2

@@ -94,7 +94,7 @@ def test_a_killed_worker_changes_no_byte(
     worker = f"ray::{victim.capitalize()}Worker"
 
     def ready() -> bool:
-        manifests = tmp_path / "manifests" / victim
+        manifests = tmp_path / "_work/manifests" / victim
         return manifests.exists() and any(manifests.glob("*/*.json"))
 
     killer = kill_when(ready, lambda: workers(worker))
@@ -121,7 +121,7 @@ def test_a_killed_driver_is_resumed_by_the_same_command_to_the_same_bytes(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        manifests = output / "manifests" / folder
+        manifests = output / "_work/manifests" / folder
         while process.poll() is None and not any(manifests.glob("*/*.json")):
             time.sleep(0.02)
         process.kill()

@@ -14,13 +14,14 @@ from pipelines.run.store import RunStore
 from pipelines.workflows.curate import curate
 from tests.contracts import cases
 from tests.contracts.cases import ServedList
+from tests.run_cases import committed_files
 
 pytestmark = pytest.mark.slow
 
 
 def read_ledger(run: Path) -> pa.Table:
-    paths = (run / "ledger/shards.txt").read_text().split()
-    return pa.concat_tables(pq.read_table(run / path) for path in paths)
+    paths = committed_files(run, "ledger")
+    return pa.concat_tables(pq.read_table(path) for path in paths)
 
 
 def test_every_row_is_in_the_ledger_once_with_one_reason(unharmed_run: Path) -> None:
@@ -110,7 +111,7 @@ def test_select_alone_recuts_as_a_new_revision_that_equals_a_fresh_run(
     changed = cases.configuration(served_list.path, recut, **threshold)
     cases.run(changed, steps=("select",))
     after_select = read_revision(RunStore(str(recut)))
-    assert after_select.number == first.number + 1
+    assert after_select.number == first.number + 2, "select, and publish with it"
     assert "encode" not in after_select.steps
     assert after_select.steps["select"].kept < first.steps["select"].kept
     hits = dict(served_list.server.hits)
@@ -118,9 +119,8 @@ def test_select_alone_recuts_as_a_new_revision_that_equals_a_fresh_run(
     assert dict(served_list.server.hits) == hits
     cases.run(cases.configuration(served_list.path, fresh, **threshold))
     for folder in ("ledger", "latents"):
-        assert (recut / folder / "shards.txt").read_text() == (
-            fresh / folder / "shards.txt"
-        ).read_text()
+        now, whole = (committed_files(run, folder) for run in (recut, fresh))
+        assert [path.name for path in now] == [path.name for path in whole]
 
 
 def test_no_secret_of_the_list_or_the_configuration_is_stored(
@@ -150,7 +150,7 @@ def test_no_secret_of_the_list_or_the_configuration_is_stored(
 
 def test_steps_are_checked_before_anything_runs(served_list: ServedList, tmp_path: Path) -> None:
     config = cases.configuration(served_list.path, tmp_path / "run")
-    with pytest.raises(ConfigError, match="allowed: download, score, select, encode"):
+    with pytest.raises(ConfigError, match="allowed: download, score, select, publish, encode"):
         cases.run(config, steps=("downlod",))
     with pytest.raises(ConfigError, match="download is not complete; run it first"):
         cases.run(config, steps=("select",))

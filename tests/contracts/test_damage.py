@@ -47,7 +47,7 @@ def _train(run: Path, served: cases.ServedList) -> tuple[Any, list[str]]:
 
 def _takedown(run: Path, served: cases.ServedList) -> tuple[Any, list[str]]:
     keys = run.parent / "keys.txt"
-    table = cases.pq.read_table(sorted((run / "ledger").glob("0*.parquet"))[0])
+    table = cases.pq.read_table(sorted((run / "ledger").glob("*.parquet"))[0])
     keys.write_text("\n".join(table.filter(table["kept"])["key"].to_pylist()))
     return takedown.main, [str(run), "--keys", str(keys)]
 
@@ -64,22 +64,22 @@ READERS = {"same": _same, "train": _train, "takedown": _takedown, "report": _rep
     [
         ("same", "run.json"),
         ("same", "revision.json"),
-        ("same", "plan/plan.json"),
-        ("same", "plan/shards.parquet"),
-        ("train", "latents/spec.json"),
-        ("train", "latents/empty_caption.safetensors"),
-        ("train", "latents/index.parquet"),
-        ("train", "latents/shards.txt"),
-        ("train", "latents/0*.tar"),
-        ("takedown", "images/0*.tar"),
-        ("takedown", "latents/0*.tar"),
-        ("takedown", "facts/download/0*.parquet"),
-        ("takedown", "facts/score/0*.parquet"),
-        ("takedown", "manifests/download/*/0*.json"),
-        ("takedown", "manifests/encode/*/models.json"),
-        ("takedown", "manifests/encode/*/empty_caption.safetensors"),
-        ("report", "ledger/0*.parquet"),
-        ("report", "manifests/select/*/0*.json"),
+        ("same", "_work/plan/plan.json"),
+        ("same", "_work/plan/shards.parquet"),
+        ("train", "_work/latents/spec.json"),
+        ("train", "_work/latents/empty_caption.safetensors"),
+        ("train", "_work/latents/index.parquet"),
+        ("train", "_work/latents/shards.txt"),
+        ("train", "_work/latents/0*.tar"),
+        ("takedown", "_work/images/0*.tar"),
+        ("takedown", "_work/latents/0*.tar"),
+        ("takedown", "_work/facts/download/0*.parquet"),
+        ("takedown", "_work/facts/score/0*.parquet"),
+        ("takedown", "_work/manifests/download/*/0*.json"),
+        ("takedown", "_work/manifests/encode/*/models.json"),
+        ("takedown", "_work/manifests/encode/*/empty_caption.safetensors"),
+        ("report", "_work/ledger/0*.parquet"),
+        ("report", "_work/manifests/select/*/0*.json"),
     ],
 )
 def test_the_job_that_reads_a_damaged_file_says_which_in_one_line(
@@ -94,7 +94,7 @@ def test_the_job_that_reads_a_damaged_file_says_which_in_one_line(
     assert str(path.relative_to(run)) in line
 
 
-@pytest.mark.parametrize("path", ["run.json", "revision.json", "latents/shards.txt"])
+@pytest.mark.parametrize("path", ["run.json", "revision.json", "_work/latents/shards.txt"])
 @pytest.mark.parametrize("content", [b"", b'{"a": [', None], ids=["empty", "torn", "gone"])
 def test_a_torn_or_lost_record_is_a_fault(run: Path, path: str, content: bytes | None) -> None:
     with damaged(run / path, content):
@@ -117,16 +117,16 @@ def test_a_doubled_or_lost_line_of_a_list_is_found_before_the_first_batch(
 ) -> None:
     if not digests:
         as_of_before(run)
-    path = run / "latents/shards.txt"
+    path = run / "_work/latents/shards.txt"
     first, *others = path.read_text().splitlines(keepends=True)
     path.write_text("".join([first, first, *others] if change == "doubled" else others))
     main, arguments = _train(run, served_list)
     ended = job_cases.call(main, *arguments, capsys=capsys)
     assert ended.code == 2, ended
     assert "shards.txt" in ended.err
-    shutil.copy(path, run / "images/shards.txt")
+    shutil.copy(path, run / "_work/images/shards.txt")
     with pytest.raises(SourceError, match=r"shards\.txt"):
-        _ = Source(SourceConfig(path=str(run / "images"))).files
+        _ = Source(SourceConfig(path=str(run / "_work/images"))).files
 
 
 def test_what_was_made_before_digests_verifies_resumes_and_trains_and_says_so_once(

@@ -23,7 +23,7 @@ Capsys = pytest.CaptureFixture[str]
 
 def damage_images(run: Path) -> None:
     """Cut the stored images off, as a failing disk would."""
-    for path in (run / "images").glob("*.tar"):
+    for path in (run / "_work/images").glob("*.tar"):
         path.write_bytes(path.read_bytes()[:100])
 
 
@@ -128,7 +128,7 @@ def begun(
     folder = tmp_path_factory.mktemp("begun")
     cases.write_list(folder / "list.parquet", served_list, cases.PICTURES)
     cases.write_prompts(folder / "prompts.parquet", ["a red circle"])
-    (folder / "latents").symlink_to(unharmed_run / "latents")
+    (folder / "latents").symlink_to(unharmed_run / "_work/latents")
     (folder / "urls.txt").write_text("http://example.org/a.jpg\n")
     return folder
 
@@ -197,7 +197,7 @@ def test_a_full_or_broken_disk_is_75_gives_up_no_row_and_the_same_command_goes_o
     assert outcome.code == 75, outcome
     assert "the disk says no" in outcome.err
     assert outcome.err.endswith("the same command goes on\n")
-    assert not list((tmp_path / "run").glob("manifests/*/*/0*.json"))
+    assert not list((tmp_path / "run").glob("_work/manifests/*/*/0*.json"))
     assert not (tmp_path / "run/lease.json").exists()
     assert cases.call(curate.main, *arguments, capsys=capsys).code == 0
 
@@ -280,7 +280,7 @@ def test_faults_are_1_and_a_damaged_run_too(
     path = cases.write_list(tmp_path / "list.parquet", served_list, cases.PICTURES)
     loose = cases.curate(path, tmp_path / "run", score="null", select__rules="[]")
     assert cases.call(curate.main, *loose, capsys=capsys).code == 0
-    (manifest,) = (tmp_path / "run/manifests/download").glob("*/000000.json")
+    (manifest,) = (tmp_path / "run/_work/manifests/download").glob("*/000000.json")
     manifest.write_text("{}")
     assert cases.call(verify.main, tmp_path / "run", capsys=capsys).code == 1
     outcome = cases.call(clean.main, tmp_path / "run", "--grace", "0", capsys=capsys)

@@ -197,7 +197,7 @@ def test_a_damaged_tar_or_a_lost_image_ends_an_export_by_name(
     unharmed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(unharmed_run, tmp_path / "run"))
-    tar = next(iter(sorted((run / "images").glob("*.tar"))))
+    tar = next(iter(sorted((run / "_work/images").glob("*.tar"))))
     content = bytearray(tar.read_bytes())
     content[600] ^= 1
     tar.write_bytes(content)

@@ -26,6 +26,7 @@ from jobs.demo.server import LoopbackServer
 from pipelines.steps.download.content_coding import zstd
 from tests.contracts.test_curate import read_ledger
 from tests.row_keys import row_key
+from tests.run_cases import committed_files
 
 pytestmark = pytest.mark.slow
 
@@ -86,8 +87,8 @@ def fetch_list(
 def stored_colours(run: Path) -> dict[str, tuple[int, ...]]:
     """The middle pixel of every stored image, by key."""
     colours = {}
-    for path in (run / "images/shards.txt").read_text().split():
-        with tarfile.open(run / path) as archive:
+    for path in committed_files(run, "images"):
+        with tarfile.open(path) as archive:
             for member in archive:
                 if member.name.endswith(".jpg"):
                     stream = archive.extractfile(member)

@@ -15,6 +15,7 @@ from jobs import verify
 from tests.conftest import S3Endpoint
 from tests.contracts import cases
 from tests.contracts.cases import ServedList
+from tests.run_cases import committed_files
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,7 +31,7 @@ def read_samples(paths: list[str]) -> list[dict[str, Any]]:
 
 
 def shard_paths(run: Path, folder: str) -> list[str]:
-    return [str(run / line) for line in (run / folder / "shards.txt").read_text().split()]
+    return [str(run / line) for line in committed_files(run, folder)]
 
 
 def test_plain_webdataset_reads_images_and_latents(unharmed_run: Path) -> None:
@@ -38,7 +39,7 @@ def test_plain_webdataset_reads_images_and_latents(unharmed_run: Path) -> None:
     latents = read_samples(shard_paths(unharmed_run, "latents"))
     assert len(images) > len(latents) > 10
     by_key = {sample["__key__"]: sample for sample in images}
-    spec = json.loads((unharmed_run / "latents/spec.json").read_text())
+    spec = json.loads((unharmed_run / "_work/latents/spec.json").read_text())
     for sample in latents:
         assert sample["txt"] == by_key[sample["__key__"]]["txt"]
         raw_latents = np.load(io.BytesIO(sample["latents.npy"]), allow_pickle=False)
@@ -103,7 +104,10 @@ def test_the_same_run_on_s3_has_the_same_files_and_verifies(
     run = f"s3://{s3_endpoint.bucket}/curate-contract"
     cases.run(cases.configuration(served_list.path, run))
     filesystem = s3fs.S3FileSystem(**s3_endpoint.storage_options)
-    for path in cases.data_files(unharmed_run):
+    is_linked = ("images/", "latents/", "lists/")  # a store has no links
+    paths = [path for path in cases.data_files(unharmed_run) if not path.startswith(is_linked)]
+    assert {path.partition("/")[0] for path in paths} == {"_work", "ledger"}
+    for path in paths:
         found = filesystem.cat_file(f"{run}/{path}")
         assert found == (unharmed_run / path).read_bytes(), path
     assert verify.main([run, "--deep"]) == 0

@@ -139,7 +139,8 @@ def test_a_grown_list_makes_only_what_is_new(tmp_path: Path) -> None:
     assert "13" in result.funnel
     assert "every row is accounted for" in result.funnel
     after = cases.digests(output)
-    kept = {name for name in before if not name.endswith("index.parquet")}
+    renewed = ("index.parquet", "files.parquet")
+    kept = {name for name in before if not name.endswith(renewed)}
     assert all(after[name] == before[name] for name in kept)
     assert len(cases.image_files(output)) == 13
     assert verify([str(output), "--deep"]) == 0
@@ -255,7 +256,7 @@ def test_a_list_without_a_prompt_column_and_a_missing_model_end_with_what_to_do(
     with pytest.raises(PlanError, match=r"prompts\.prompt_column"):
         cases.run(cases.configuration(path, tmp_path / "run"))
     assert not (tmp_path / "run/images").exists()
-    with pytest.raises(ConfigError, match="allowed: generate, score, select, encode"):
+    with pytest.raises(ConfigError, match="allowed: generate, score, select, publish, encode"):
         cases.run(cases.configuration(path, tmp_path / "run"), steps=("paint",))
 
 

@@ -31,7 +31,7 @@ def unharmed(prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_workers_and_a_killed_one_change_no_byte(
     ray_cluster: None, prompts: Path, unharmed: Path, tmp_path: Path
 ) -> None:
-    manifests = tmp_path / "manifests/generate"
+    manifests = tmp_path / "_work/manifests/generate"
     killer = kill_when(
         lambda: manifests.exists() and any(manifests.glob("*/0*.json")),
         lambda: workers("ray::GenerateWorker"),
@@ -52,7 +52,7 @@ def test_a_killed_driver_is_resumed_by_the_same_command(
     command = [sys.executable, str(cases.ROOT / "jobs/generate.py"), "--config", str(path)]
     environment = {**os.environ, "PYTHONPATH": str(cases.ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=-3, stderr=-3)
-    manifests = output / "manifests/generate"
+    manifests = output / "_work/manifests/generate"
     while process.poll() is None and not any(manifests.glob("*/0*.json")):
         time.sleep(0.02)
     process.kill()

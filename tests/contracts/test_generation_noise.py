@@ -114,7 +114,7 @@ def test_a_metadata_folder_makes_images_of_every_kind_again(
     run = tmp_path / "run"
     assert cases.command(path, run, **options) == 0
     assert len(list((run / "metadata").glob("*.parquet"))) > 3
-    stray = run / "metadata/000000-0000000000000000.parquet"
+    stray = run / "_work/metadata/000000-0000000000000000.parquet"
     pq.write_table(pa.table({"prompt": ["of a revision before"], "key": ["stray"]}), stray)
     cut = {"select__thresholds": "{caption_words: {min: 4}}"}
     assert cases.command(path, run, "--steps", "select,encode", **options, **cut) == 0
@@ -152,9 +152,9 @@ def test_a_run_of_an_earlier_version_verifies_and_is_left_as_it_is(
         )
         before.setattr("pipelines.workflows.generate._refuse_earlier_noise", lambda store: None)
         assert cases.command(path, tmp_path / "run") == 0
-    plan = json.loads((tmp_path / "run/plan/plan.json").read_text())
+    plan = json.loads((tmp_path / "run/_work/plan/plan.json").read_text())
     del plan["reading"], plan["own_digest"]
-    (tmp_path / "run/plan/plan.json").write_text(json.dumps(plan))
+    (tmp_path / "run/_work/plan/plan.json").write_text(json.dumps(plan))
     files = cases.digests(tmp_path / "run")
     assert "noise_seed" not in cases.table(tmp_path / "run", "ledger").column_names
     assert verify([str(tmp_path / "run"), "--deep"]) == 0

@@ -18,6 +18,7 @@ from pipelines.run.record import RunMismatchError, read_revision
 from pipelines.run.store import RunStore
 from tests.contracts import cases
 from tests.contracts.cases import ServedList
+from tests.run_cases import committed_files
 
 pytestmark = pytest.mark.slow
 FOLDERS = ("images", "facts/download", "facts/score", "ledger", "latents")
@@ -62,13 +63,15 @@ def first_rows(served_url: str, path: Path, num_rows: int) -> Path:
     return path
 
 
-def listed(run: Path) -> dict[str, str]:
-    return {folder: (run / folder / "shards.txt").read_text() for folder in FOLDERS}
+def listed(run: Path) -> dict[str, list[str]]:
+    """The names of the committed files of each folder that there is."""
+    there = (folder for folder in FOLDERS if (run / "_work" / folder / "shards.txt").exists())
+    return {folder: [path.name for path in committed_files(run, folder)] for folder in there}
 
 
 def reasons(run: Path) -> Counter[str | None]:
-    paths = (run / "ledger/shards.txt").read_text().split()
-    tables = [pq.read_table(run / path, columns=["reason"]) for path in paths]
+    paths = committed_files(run, "ledger")
+    tables = [pq.read_table(path, columns=["reason"]) for path in paths]
     return Counter(pa.concat_tables(tables)["reason"].to_pylist())
 
 
@@ -145,7 +148,7 @@ def test_new_rows_make_new_shards_and_the_old_ones_stay(
     write(25)
     config = cases.configuration(path, run, **options)
     cases.run(config)
-    before = {folder: lines.split() for folder, lines in listed_of(run).items()}
+    before = listed(run)
     write(cases.NUM_ROWS)
     with pytest.raises(PlanError, match="give --grow"):
         cases.run(config)
@@ -156,7 +159,7 @@ def test_new_rows_make_new_shards_and_the_old_ones_stay(
     assert not again & {f"/{number:03d}.png" for number in range(25)}
     for folder in ("images", "facts/download", "facts/score"):
         if folder in before:
-            now = (run / folder / "shards.txt").read_text().split()
+            now = [path.name for path in committed_files(run, folder)]
             assert now[: len(before[folder])] == before[folder], folder
     counts = reasons(run)
     assert counts.total() == cases.NUM_ROWS
@@ -166,11 +169,6 @@ def test_new_rows_make_new_shards_and_the_old_ones_stay(
     assert "the list has 0 new rows" in said
     _, said = cases.run(config)
     assert said == ["nothing to do: every asked step is complete"]
-
-
-def listed_of(run: Path) -> dict[str, str]:
-    found = ((folder, run / folder / "shards.txt") for folder in FOLDERS)
-    return {folder: path.read_text() for folder, path in found if path.exists()}
 
 
 def test_a_list_that_changed_otherwise_is_refused(served_list: ServedList, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import verify
+from jobs import takedown, verify
 from pipelines import open_run
 from pipelines.config import ConfigError
 from pipelines.report.status import status_of
@@ -143,8 +143,29 @@ def test_going_on_survives_a_death_before_any_of_its_writes(
             assert source_cases.run_job(source, run) == 0
         assert _ledger(run) == _ledger(tmp_path / "whole")
         assert verify.main([str(run), "--deep"]) == 0
-        number += 7
+        number += 11
     assert number > 12
+
+
+def test_what_was_taken_down_of_the_first_rows_stays_down_when_the_run_goes_on(
+    tmp_path: Path,
+) -> None:
+    source, run, whole = _make("tar", tmp_path), tmp_path / "run", tmp_path / "whole"
+    source_cases.run_job(source, whole)
+    source_cases.run_job(source, run, options=("--limit", "4"))
+    down = [_ledger(run)[row]["key"] for row in (1, 3)]  # of a whole shard, and of the last
+    keys = tmp_path / "keys.txt"
+    keys.write_text("\n".join(down))
+    assert takedown.main([str(run), "--keys", str(keys)]) == 0
+    assert source_cases.run_job(source, run) == 0
+    rows = _ledger(run)
+    assert [row["reason"] for row in rows] == [None, "taken_down", None, "taken_down", *[None] * 4]
+    assert [row["key"] for row in rows if row["kept"]] == [
+        row["key"] for row in _ledger(whole) if row["key"] not in down
+    ]
+    assert not any(key in down for key in _images_of(run))
+    assert verify.main([str(run), "--deep"]) == 0
+    assert source_cases.run_job(source, run, options=("--retry",)) == 0
 
 
 def test_a_column_that_later_rows_make_another_has_all_rows_made_again_and_says_so(

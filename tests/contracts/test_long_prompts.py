@@ -12,6 +12,7 @@ from PIL import Image
 from jobs.generate import main as generate
 from jobs.verify import main as verify
 from tests.contracts import generation_cases as cases
+from tests.run_cases import committed_files
 
 pytestmark = pytest.mark.slow
 
@@ -27,8 +28,8 @@ ROWS: list[dict[str, Any]] = [
 
 def _members(run: Path) -> dict[str, bytes]:
     found = {}
-    for path in (run / "images/shards.txt").read_text().split():
-        with tarfile.open(run / path) as archive:
+    for path in committed_files(run, "images"):
+        with tarfile.open(path) as archive:
             for member in archive:
                 stream = archive.extractfile(member)
                 assert stream is not None

@@ -21,7 +21,7 @@ def made_files(run: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for path, digest in cases.data_files(run).items():
         folder = path.rpartition("/")[0]
-        if folder in ("facts/score", "ledger", "latents"):
+        if folder in ("_work/facts/score", "ledger", "latents"):
             found.setdefault(folder, set()).add(digest)
     return found
 
@@ -47,7 +47,7 @@ def test_a_run_has_the_same_bytes_whatever_the_container_of_its_weights(
     )
     cases.run(config)
     expected = made_files(unharmed_run)
-    assert set(expected) == {"facts/score", "ledger", "latents"}
+    assert set(expected) == {"_work/facts/score", "ledger", "latents"}
     assert made_files(tmp_path / "run") == expected
 
 

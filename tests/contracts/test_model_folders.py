@@ -19,6 +19,7 @@ from jobs import generate
 from sd_core.sampling.noise import row_generators
 from tests import diffusion_cases
 from tests.contracts.cases import ROOT
+from tests.run_cases import committed_files
 
 PROMPTS = ["a red circle", "two green stars"]
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
@@ -52,12 +53,12 @@ def made(tmp_path: Path) -> dict[str, tuple[npt.NDArray[np.int16], dict[str, Any
     found: dict[str, tuple[npt.NDArray[np.int16], dict[str, Any]]] = {}
     rows = [
         row
-        for path in (output / "metadata/shards.txt").read_text().split()
-        for row in pq.read_table(output / path).to_pylist()
+        for path in committed_files(output, "metadata")
+        for row in pq.read_table(path).to_pylist()
     ]
     files: dict[str, bytes] = {}
-    for path in (output / "images/shards.txt").read_text().split():
-        with tarfile.open(output / path) as archive:
+    for path in committed_files(output, "images"):
+        with tarfile.open(path) as archive:
             for member in archive:
                 stream = archive.extractfile(member)
                 if member.name.endswith(".png") and stream is not None:

@@ -65,7 +65,9 @@ def test_a_plan_of_a_curation_tells_what_it_would_take_and_writes_nothing(
 
     done = curate_arguments(served_list, unharmed_run)
     assert curate.main(done) == 0
-    assert "time: nothing is left to do" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "rows: 55 in 6 shards" in told
+    assert "time: nothing is left to do" in told
     recut = ("--steps", "select", "--set", "select.rules=[{column: aesthetic_v1, min: 9}]")
     assert curate.main([*done, *recut]) == 0
     told = capsys.readouterr().out
@@ -110,6 +112,8 @@ def test_a_plan_of_a_generation_writes_nothing(
     assert "plan: 5 prompts, 5 images in 1 shards; 5 are new" in told
     assert "generate.model" in told
     assert generation_cases.command(tmp_path / "none.parquet", tmp_path / "run", "--plan") == 2
+    assert generation_cases.command(listed, "/proc/self/images", "--plan") == 2
+    assert "/proc/self may not be written by this user" in capsys.readouterr().err
     assert everything(tmp_path) == before
 
 

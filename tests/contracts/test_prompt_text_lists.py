@@ -21,7 +21,7 @@ def run_job(path: Path, output: Path, *settings: str, options: tuple[str, ...] =
 
 
 def prompts_of(output: Path) -> list[str]:
-    (path,) = (output / "plan/prompts").glob("*.parquet")
+    (path,) = (output / "_work/plan/prompts").glob("*.parquet")
     found: list[str] = generation_cases.pq.read_table(path)["prompt"].to_pylist()
     return found
 
@@ -70,6 +70,6 @@ def test_a_text_list_of_prompts_grows_as_it_was_written(tmp_path: Path) -> None:
     assert run_job(path, output, told) == 0
     path.write_bytes("straße\r“café”\rniño\r".encode("cp1252"))
     assert run_job(path, output, told, options=("--grow",)) == 0
-    tables = sorted((output / "plan/prompts").glob("*.parquet"))
+    tables = sorted((output / "_work/plan/prompts").glob("*.parquet"))
     read = generation_cases.pq.read_table
     assert [read(one)["prompt"].to_pylist() for one in tables] == [["straße", "“café”"], ["niño"]]

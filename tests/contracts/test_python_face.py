@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import re
 import shutil
@@ -216,7 +215,7 @@ def test_the_examples_of_the_pages_run(unharmed_run: Path, served_list: ServedLi
     }
     for code in examples:
         for said, found in here.items():
-            code = code.replace(json.dumps(said), json.dumps(found))
+            code = code.replace(said, found)
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(compile(code, "example", "exec"), {})
         assert printed.getvalue()

@@ -22,22 +22,23 @@ from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore
 from tests.contracts import cases
 from tests.contracts.cases import ServedList
+from tests.run_cases import committed_files
 
 pytestmark = pytest.mark.slow
 FOLDERS = ("images", "facts/download", "facts/score", "ledger", "latents")
 
 
 def ledger_of(run: Path) -> pa.Table:
-    lines = (run / "ledger/shards.txt").read_text().split()
-    return pa.concat_tables([pq.read_table(run / line) for line in lines])
+    lines = committed_files(run, "ledger")
+    return pa.concat_tables([pq.read_table(line) for line in lines])
 
 
 def current_files(run: Path, *folders: str) -> dict[str, str]:
     """sha256 of the files that readers of these folders see."""
     found = {}
     for folder in folders:
-        for line in (run / folder / "shards.txt").read_text().split():
-            found[line] = hashlib.sha256((run / line).read_bytes()).hexdigest()
+        for line in committed_files(run, folder):
+            found[f"{folder}/{line.name}"] = hashlib.sha256(line.read_bytes()).hexdigest()
     return found
 
 
@@ -207,8 +208,8 @@ def gone_bytes(run: Path, gone: list[dict], *, copied: set[str]) -> set[bytes]:
     needles |= {row["sha256"].encode() for row in alone}
     keys = {row["key"] for row in alone}
     for folder in ("images", "latents"):
-        for line in (run / folder / "shards.txt").read_text().split():
-            with tarfile.open(run / line) as tar:
+        for line in committed_files(run, folder):
+            with tarfile.open(line) as tar:
                 contents = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
             for name, content in contents.items():
                 middle = content[len(content) // 2 :][:40]
@@ -223,8 +224,8 @@ def gone_bytes(run: Path, gone: list[dict], *, copied: set[str]) -> set[bytes]:
 def test_a_clean_up_waits_and_never_takes_what_is_referenced(
     served_list: ServedList, run_copy: Path
 ) -> None:
-    (run_copy / "images/.tmp-abc").write_bytes(b"half")
-    for folder in (".", "manifests/select"):
+    (run_copy / "_work/images/.tmp-abc").write_bytes(b"half")
+    for folder in ("_work", "_work/manifests/select"):
         (run_copy / folder / ".tmp-def").write_bytes(b"half")
     bound, _ = aesthetic_between_kept(run_copy)
     options = {"select__rules": f"[{{column: aesthetic_v1, min: {bound}}}]"}
@@ -233,10 +234,10 @@ def test_a_clean_up_waits_and_never_takes_what_is_referenced(
     files = {path for path in run_copy.rglob("*") if path.is_file()}
     assert clean([str(run_copy)]) == 0
     assert {path for path in run_copy.rglob("*") if path.is_file()} - files == {
-        run_copy / "unreferenced.json"
+        run_copy / "_work/unreferenced.json"
     }
     assert clean([str(run_copy), "--grace", "0", "--dry-run"]) == 0
-    assert (run_copy / "images/.tmp-abc").exists()
+    assert (run_copy / "_work/images/.tmp-abc").exists()
     assert clean([str(run_copy), "--grace", "0"]) == 0
     left = {path for path in run_copy.rglob("*") if path.is_file()}
     assert len(left) < len(files)

@@ -58,10 +58,8 @@ class Curation:
 
     def rows(self, output: str) -> list[dict[str, Any]]:
         """The ledger in the list's order."""
-        folder = self.folder / output / "ledger"
-        files = (folder / "shards.txt").read_text().split()
-        table = pa.concat_tables(pq.read_table(self.folder / output / name) for name in files)
-        return table.to_pylist()
+        files = sorted((self.folder / output / "ledger").iterdir())
+        return pa.concat_tables(pq.read_table(file) for file in files).to_pylist()
 
     def asked(self) -> list[int]:
         """Which rows' pictures the server was asked for since the last call, in order."""

@@ -141,7 +141,7 @@ def test_a_generation_that_is_stopped_goes_on(tmp_path: Path) -> None:
     config = generation_cases.configuration(prompts, output, plan__images_per_shard=1)
     path = tmp_path / "generate.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    manifests = output / "manifests/generate"
+    manifests = output / "_work/manifests/generate"
     arguments = command("generate", path)
     stopped = stop(arguments, signal.SIGTERM, when=lambda: any(manifests.glob("*/0*.json")))
     check(stopped, signal.SIGTERM, output)

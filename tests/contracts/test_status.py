@@ -56,7 +56,8 @@ def test_of_a_run_that_was_killed_it_is_told_what_is_done_and_owed_and_by_whom_i
     done = Committed(store, "download", recorded["download"]["fingerprint"])
     write_revision(store, 0, {})
     for name in ("score", "select", "encode"):
-        shutil.rmtree(run / Committed(store, name, recorded[name]["fingerprint"]).folder)
+        made = Committed(store, name, recorded[name]["fingerprint"])
+        shutil.rmtree(store.absolute(made.folder))
     store.delete(f"{done.folder}/000001.json")
     left = [done.manifest(shard_id) for shard_id in sorted(done.shards())]
 
@@ -94,7 +95,7 @@ def test_a_stopped_takedown_and_what_a_retry_would_make_again_are_told(
     assert told(run, capsys)["next"].endswith(makes_again)
     write_tombstones(store, tombstones_of(urls=["https://example.org/a.jpg"]))
     assert told(run, capsys)["next"].startswith("finishes the takedown that was stopped")
-    assert (run / TOMBSTONES_FILE).is_file()
+    assert store.exists(TOMBSTONES_FILE)
 
 
 def test_a_training_is_told_by_its_newest_checkpoint_and_last_figures(

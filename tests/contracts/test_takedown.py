@@ -21,6 +21,7 @@ from tests.conftest import S3Endpoint
 from tests.contracts import cases
 from tests.contracts.cases import Killed, ServedList
 from tests.contracts.takedown_cases import contents, left_in, write_entries
+from tests.run_cases import committed_files
 
 pytestmark = pytest.mark.slow
 
@@ -32,8 +33,8 @@ def run_folder(unharmed_run: Path, tmp_path: Path) -> Path:
 
 
 def read_ledger(run: Path) -> pa.Table:
-    paths = (run / "ledger/shards.txt").read_text().split()
-    return pa.concat_tables(pq.read_table(run / path) for path in paths)
+    paths = committed_files(run, "ledger")
+    return pa.concat_tables(pq.read_table(path) for path in paths)
 
 
 def traces(run: Path, keys: set[str]) -> dict[str, bytes]:
@@ -126,7 +127,7 @@ def test_clean_removes_nothing_that_the_run_or_a_recent_revision_refers_to(
     before = cases.data_files(run_folder)
     assert clean.main([str(run_folder), "--grace", "0s"]) == 0
     assert cases.data_files(run_folder) == before
-    (run_folder / "images" / "notes.txt").write_text("somebody's own file")
+    (run_folder / "_work/images" / "notes.txt").write_text("somebody's own file")
     keys = write_entries(tmp_path / "keys.txt", ten_keys(run_folder))
     assert takedown.main([str(run_folder), "--keys", keys]) == 0
     between = cases.data_files(run_folder)
@@ -137,7 +138,7 @@ def test_clean_removes_nothing_that_the_run_or_a_recent_revision_refers_to(
     assert cases.data_files(run_folder) == between
     assert clean.main([str(run_folder), "--grace", "0s"]) == 0
     assert len(cases.data_files(run_folder)) < len(between)
-    assert (run_folder / "images" / "notes.txt").exists()
+    assert (run_folder / "_work/images" / "notes.txt").exists()
     assert verify.main([str(run_folder), "--deep"]) == 0
 
 

@@ -28,7 +28,7 @@ def run(unharmed_run: Path, tmp_path: Path) -> Path:
 
 
 def unmatched(run: Path) -> dict[str, list[str]]:
-    path = run / "takedown/unmatched.json"
+    path = run / "_work/takedown/unmatched.json"
     return unseal(path.read_bytes()) if path.exists() else {}
 
 
@@ -149,7 +149,7 @@ def test_a_training_on_a_run_that_cannot_be_written_says_so_and_goes_on(
 def test_a_cache_outside_any_run_is_said_in_one_line(
     run: Path, tmp_path: Path, capsys: Capsys
 ) -> None:
-    shutil.copytree(run / "latents", tmp_path / "alone" / "latents")
+    shutil.copytree(run / "_work/latents", tmp_path / "alone" / "latents")
     assert train.main(training(tmp_path / "alone", tmp_path / "model")) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if "used_by" in line]
     assert len(told) == 1

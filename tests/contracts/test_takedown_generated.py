@@ -184,7 +184,7 @@ def test_what_is_planned_and_not_made_yet_is_never_made(
         cases.run(config)
     kill_at_write(None)
     (output / "lease.json").unlink(missing_ok=True)
-    shards = len(list((output / "manifests").glob("generate/*/0*.json")))
+    shards = len(list((output / "_work/manifests").glob("generate/*/0*.json")))
     assert 0 < shards < 3
     keys = write_entries(tmp_path / "keys.txt", {"Row-0-0", "last-0"})
     assert takedown.main([str(output), "--keys", keys, "--must-match"]) == 0

@@ -18,6 +18,7 @@ from pipelines.rows.ledger import REASONS
 from tests.contracts.cases import ROOT
 from tests.pipelines.steps.download import drawn, odd_jpegs
 from tests.pipelines.steps.download.mutations import drawn_originals, mutations
+from tests.run_cases import committed_files
 
 pytestmark = pytest.mark.slow
 
@@ -117,8 +118,8 @@ def test_stored_pictures_are_the_same_bytes_beside_unusual_and_broken_ones(
     assert {name: beside.get(name) for name in neighbours} == alone
 
     facts = pa.concat_tables(
-        pq.read_table(run / path, columns=["caption", "reason"])
-        for path in (run / "facts/download/shards.txt").read_text().split()
+        pq.read_table(path, columns=["caption", "reason"])
+        for path in committed_files(run, "facts/download")
     )
     reasons = dict(zip(facts["caption"].to_pylist(), facts["reason"].to_pylist(), strict=True))
     assert set(reasons) == {*neighbours, *others}

@@ -113,7 +113,7 @@ def test_a_stored_image_that_cannot_be_read_costs_its_row_alone(
     assert "1 row_failed" in capsys.readouterr().out
     ledger, whole = table(output, "ledger"), table(unharmed_run, "ledger")
     [failed] = ledger.filter(pc.equal(ledger["reason"], "row_failed")).to_pylist()
-    assert failed["error_message"].startswith("ShardError: images/000000-")
+    assert failed["error_message"].startswith("ShardError: _work/images/000000-")
     assert (failed["kept"], failed["aesthetic_v1"], failed["clip_similarity"]) == (
         False,
         None,
@@ -129,7 +129,7 @@ def test_a_stored_image_that_cannot_be_read_costs_its_row_alone(
     assert report.main([str(output)]) == 0
     page = (output / "report/index.html").read_text()
     assert "row_failed" in page
-    assert "ShardError: images/000000-" in page
+    assert "ShardError: _work/images/000000-" in page
 
 
 def test_a_row_that_a_model_refuses_is_found_in_its_batch(
@@ -332,7 +332,7 @@ def test_what_encode_refuses_is_counted_wherever_rows_are(
     assert "a latent or embedding is not finite" in page
     assert page.count(reject["key"]) >= 1
     card = (output / "README.md").read_text()
-    assert "but for 1 that encode refused (`latents/rejects/`)" in card
+    assert "but for 1 that encode refused (`_work/latents/rejects/`)" in card
     assert "| latents_not_finite | encode | 1 |" in card
     assert verify.main([str(output), "--deep"]) == 0
 
@@ -443,7 +443,7 @@ def test_a_run_made_before_verifies_is_reported_and_taken_down(
         before.setattr(run_steps, "token_identity", lambda counter: {})
         before.setattr(curate_steps, "load_caption_tokenizer", lambda config: None)
         assert curated(served_list.path, output) == 0
-    shutil.rmtree(output / "facts/score/rejects")
+    shutil.rmtree(output / "_work/facts/score/rejects")
     forget_digests(output)
     assert "caption_tokens" not in table(output, "ledger").column_names
     assert verify.main([str(output), "--deep"]) == 0
@@ -467,11 +467,12 @@ def _lines(folder: Path, *lines: str) -> Path:
 
 def test_a_count_that_was_changed_is_found(unharmed_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(unharmed_run, tmp_path / "run"))
-    manifest = next((run / "manifests/select").glob("*/000000.json"))
+    manifest = next((run / "_work/manifests/select").glob("*/000000.json"))
     tree = json.loads(manifest.read_text())
     [entry] = tree["files"]
-    ledger = pq.read_table(run / entry["path"])
+    path = run / "_work" / entry["path"]
+    ledger = pq.read_table(path)
     at = ledger.schema.get_field_index("caption_is_cut")
     flipped = pc.invert(ledger["caption_is_cut"])
-    pq.write_table(ledger.set_column(at, "caption_is_cut", flipped), run / entry["path"])
+    pq.write_table(ledger.set_column(at, "caption_is_cut", flipped), path)
     assert verify.main([str(run), "--deep"]) == 1

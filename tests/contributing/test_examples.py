@@ -21,6 +21,7 @@ from pipelines.steps.score.scorers import SCORERS
 from tests.contracts import job_cases, source_cases
 from tests.contributing.example_scorer import Colourfulness
 from tests.contributing.example_source import ArrowList
+from tests.run_cases import committed_files
 
 SHADES = (0, 60, 120, 180, 240)
 
@@ -52,14 +53,14 @@ def options(folder: Path, *, least: float = 10.0, **more: Any) -> list[str]:
 
 
 def tables(run: Path, folder: str) -> pa.Table:
-    paths = (run / folder / "shards.txt").read_text().split()
-    return pa.concat_tables(pq.read_table(run / path) for path in paths)
+    paths = committed_files(run, folder)
+    return pa.concat_tables(pq.read_table(path) for path in paths)
 
 
 def stored(run: Path) -> dict[str, np.ndarray]:
     """Key to the pixels of each stored image."""
     found = {}
-    for path in (run / "images").glob("*.tar"):
+    for path in (run / "_work/images").glob("*.tar"):
         with tarfile.open(path) as tar:
             for member in tar:
                 if member.name.endswith(".jpg"):
@@ -119,7 +120,7 @@ def assert_a_changed_score_is_found(
     run: Path, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(run, copy)
-    path = copy / (copy / "ledger/shards.txt").read_text().split()[0]
+    path = copy / committed_files(copy, "ledger")[0]
     ledger = pq.read_table(path)
     at = ledger.schema.get_field_index("colourfulness")
     pq.write_table(

@@ -12,6 +12,7 @@ from jobs import clean, curate, takedown, verify
 from pipelines.steps.kinds import STEP_KINDS
 from tests.contracts import job_cases, source_cases
 from tests.contributing.example_step import THUMBNAILS
+from tests.run_cases import committed_files
 
 SHADES = (0, 60, 120, 180, 240)
 
@@ -38,8 +39,8 @@ def options(folder: Path, *more: str, **settings: object) -> list[str]:
 def thumbnails(run: Path) -> dict[str, tuple[int, int]]:
     """Key to the size of each thumbnail of the current revision."""
     found = {}
-    for path in (run / "thumbnails/shards.txt").read_text().split():
-        with tarfile.open(run / path) as tar:
+    for path in committed_files(run, "thumbnails"):
+        with tarfile.open(path) as tar:
             for member in tar:
                 content = tar.extractfile(member)
                 assert content is not None
@@ -57,7 +58,7 @@ def test_a_step_is_one_package_and_one_row(
 ) -> None:
     refused = job_cases.call(curate.main, *options(tmp_path), capsys=capsys)
     assert refused.code == 2
-    assert "steps: thumbnails: no further step; allowed: none" in refused.err.replace("\n", " ")
+    assert "steps: thumbnails: no further step; allowed: publish" in refused.err.replace("\n", " ")
 
     monkeypatch.setitem(STEP_KINDS, "thumbnails", THUMBNAILS)
     run = tmp_path / "run"
@@ -103,7 +104,7 @@ def test_a_further_step_is_recut_taken_down_and_cleaned_as_the_others(
         with tarfile.open(path) as tar:
             assert f"{gone}.jpg" not in tar.getnames()
 
-    (run / (run / "thumbnails/shards.txt").read_text().split()[0]).write_bytes(b"torn")
+    (run / committed_files(run, "thumbnails")[0]).write_bytes(b"torn")
     found = job_cases.call(verify.main, run, "--deep", capsys=capsys)
     assert found.code == 1
     assert "thumbnails/" in found.out

@@ -72,7 +72,9 @@ class Beside:
         return self._reasons(case / "run", mixed)
 
     def _reasons(self, run: Path, mixed: Sequence[str]) -> dict[str, str | None]:
-        tables = [pq.read_table(p) for p in sorted((run / "facts/download").glob("0*.parquet"))]
+        tables = [
+            pq.read_table(p) for p in sorted((run / "_work/facts/download").glob("0*.parquet"))
+        ]
         rows = pa.concat_tables(tables).sort_by([("shard_id", "ascending"), ("row", "ascending")])
         assert rows.num_rows == len(mixed), "rows in = rows out"
         found = rows.to_pylist()

@@ -11,8 +11,6 @@ import pytest
 
 from jobs.__main__ import COMMANDS, main
 
-pytest.importorskip("shtab", reason="make setup installs it")
-
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:

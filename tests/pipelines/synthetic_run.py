@@ -18,6 +18,7 @@ from PIL import Image
 
 from pipelines.plan import Plan, PlanConfig, load_plan, make_plan, read_rows
 from pipelines.redact import redact_text_column, redact_url_column
+from pipelines.revisions.readers import RECORD_FILE, show_revision
 from pipelines.rows.caption_facts import CaptionFactsConfig
 from pipelines.rows.ledger import REJECTS, SCORE_FACTS
 from pipelines.run.committed import Committed
@@ -155,6 +156,7 @@ def quarantine(store: RunStore, step: str, shard_id: int, *, rows_in: int) -> No
 def complete(store: RunStore) -> None:
     """Make the steps' manifests current, indexes and counts included, from nothing."""
     store.delete("revision.json")
+    store.delete(RECORD_FILE)
     num_shards = load_plan(store).num_shards
     for step, identity in IDENTITIES.items():
         complete_step(
@@ -164,6 +166,7 @@ def complete(store: RunStore) -> None:
             folders=FOLDERS[step],
             later=later_steps(step),
         )
+    show_revision(store)
 
 
 def edit_json(store: RunStore, path: str, change: Callable[[dict[str, Any]], None]) -> None:

@@ -23,7 +23,7 @@ def store_with(folder: Path, images: dict[str, Image.Image]) -> RunStore:
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
-    return RunStore(str(folder))
+    return RunStore(str(folder), flat=True)
 
 
 def test_images_of_another_size_or_mode_are_named(tmp_path: Path):

@@ -154,7 +154,8 @@ def test_plan_survives_storage(plan_path: Any, tmp_path: Path) -> None:
     assert loaded.num_settled(0) == 1
     assert loaded.num_settled(1) == 0
     stored = set(_files(tmp_path / "run"))
-    assert stored == {"plan/plan.json", "plan/shards.parquet", "plan/settled/000000.parquet"}
+    names = ("plan.json", "shards.parquet", "settled/000000.parquet")
+    assert stored == {f"_work/plan/{name}" for name in names}
 
 
 def test_missing_or_damaged_plan_is_an_error(plan_path: Any, tmp_path: Path) -> None:
@@ -162,11 +163,11 @@ def test_missing_or_damaged_plan_is_an_error(plan_path: Any, tmp_path: Path) -> 
         load_plan(RunStore(str(tmp_path / "none")))
     _write(tmp_path / "in" / "0.parquet", [("a", "x"), ("a", "x")])
     planned = plan_path(tmp_path / "in")
-    settled = tmp_path / "run" / "plan" / "settled" / "000000.parquet"
+    settled = tmp_path / "run" / "_work/plan" / "settled" / "000000.parquet"
     settled.write_bytes(settled.read_bytes()[:-20])
     with pytest.raises(PlanError, match=r"settled/000000\.parquet: missing or damaged"):
         planned.shard(0)
-    (tmp_path / "run" / "plan" / "plan.json").write_text("{}")
+    (tmp_path / "run" / "_work/plan" / "plan.json").write_text("{}")
     with pytest.raises(PlanError, match="not a plan"):
         load_plan(planned.store)
 

@@ -260,7 +260,7 @@ def test_a_store_is_read_with_its_options_and_shows_none(
     assert remote.row(keys(run.kept())[0])["kept"]
     assert "testing" not in repr(remote)
     cache = open_cache(root, storage_options=s3_endpoint.storage_options)
-    assert cache.path == f"{root}/latents"
+    assert cache.path == f"{root}/_work/latents"
     assert cache.num_rows == run.kept().num_rows
 
 

@@ -129,7 +129,7 @@ def test_two_sets_are_mixed_by_weight(run, tmp_path):
 def test_a_bad_run_is_refused_when_opened(run, tmp_path, damage, message):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    tar = sorted((copy / "images").glob("*.tar"))[1]
+    tar = sorted((copy / "_work/images").glob("*.tar"))[1]
     if damage == "no run":
         shutil.rmtree(copy)
     elif damage == "no tar":
@@ -146,7 +146,7 @@ def test_a_bad_run_is_refused_when_opened(run, tmp_path, damage, message):
 def test_a_damaged_crop_is_named_by_its_key(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    tar = sorted((copy / "images").glob("*.tar"))[0]
+    tar = sorted((copy / "_work/images").glob("*.tar"))[0]
     content = bytearray(tar.read_bytes())
     content[512:544] = bytes(32)
     tar.write_bytes(content)
@@ -158,7 +158,7 @@ def test_a_damaged_crop_is_named_by_its_key(run, tmp_path):
 def test_a_kept_row_that_the_tar_lacks_is_named(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    tar = sorted((copy / "images").glob("*.tar"))[0]
+    tar = sorted((copy / "_work/images").glob("*.tar"))[0]
     content = tar.read_bytes()
     renamed = content.replace(f"{key_of(2)}.png".encode(), f"{key_of(2)}.pn_".encode())
     header = renamed.index(f"{key_of(2)}.pn_".encode())

@@ -111,7 +111,7 @@ def test_command_exits_0_1_and_2(
     assert capsys.readouterr().out == ""
     store.delete("ledger/shards.txt")
     assert main([store.root]) == 1
-    assert capsys.readouterr().out == "ledger/shards.txt: missing, expected 3 path(s)\n"
+    assert capsys.readouterr().out == "_work/ledger/shards.txt: missing, expected 3 path(s)\n"
     assert main([str(tmp_path)]) == 2
     assert "not a run" in capsys.readouterr().err
     assert main(["relative/run"]) == 2
@@ -126,7 +126,10 @@ def test_folder_without_records_is_not_a_run(tmp_path: Path) -> None:
 def test_run_without_a_complete_step_is_noted(store: RunStore) -> None:
     write_json(store, "revision.json", {"revision": 0, "steps": {}})
     assert faults(store, deep=True) == []
-    assert notes(store) == ["revision.json: no step is complete yet"]
+    assert notes(store) == [
+        "revision.json: no step is complete yet",
+        "lists/: readers find an earlier revision: a job goes on, or was killed",
+    ]
 
 
 def test_lost_revision_is_a_fault(store: RunStore) -> None:
@@ -289,7 +292,7 @@ def test_deleted_file_is_found_once(
 def test_file_of_another_size_is_found(store: RunStore, forger: Forger) -> None:
     path = forger.path("download", 0, "images")
     path.write_bytes(path.read_bytes() + b"\0")
-    assert_only(faults(store, deep=False), f"images/{path.name}: ")
+    assert_only(faults(store, deep=False), f"_work/images/{path.name}: ")
 
 
 def test_foreign_line_in_shards_txt_is_found(store: RunStore) -> None:
@@ -311,7 +314,7 @@ def test_index_that_differs_from_the_manifests_is_found(store: RunStore, forger:
     complete_index = index.read_bytes()
     forger.manifest("select", 1, lambda tree: tree["files"][0].update(sha256="0" * 64))
     found = faults(store, deep=False)
-    assert_only(found, "ledger/index.parquet: (1, ", "a file named")
+    assert_only(found, "ledger/index.parquet: (1, ", "a file named", "lists/files.parquet")
     index.write_bytes(complete_index[:-9])
     assert any("ledger/index.parquet: cannot be read" in line for line in faults(store, deep=False))
 
@@ -363,7 +366,7 @@ def test_run_on_an_object_store_verifies_and_a_lost_object_is_found(
     name = store.list_files("images")[1]
     store.delete(f"images/{name}")
     assert main([root, "--deep"]) == 1
-    assert capsys.readouterr().out.startswith(f"images/{name}: missing, expected ")
+    assert capsys.readouterr().out.startswith(f"_work/images/{name}: missing, expected ")
 
 
 # Deep: bytes ---------------------------------------------------------------------------------

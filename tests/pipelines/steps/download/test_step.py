@@ -329,7 +329,7 @@ def test_full_disk_fails_the_shard_not_the_row(server, tmp_path, monkeypatch):
     with pytest.raises(ShardError, match="OSError") as caught:
         run_step(tmp_path / "run", Rows([f"{server.url}/bad/good"] * 4))
     assert isinstance(caught.value.__cause__, OSError)
-    assert not (tmp_path / "run" / "manifests").exists()
+    assert not (tmp_path / "run" / "_work/manifests").exists()
 
 
 def test_decoder_that_gave_up_costs_no_later_shard(tmp_path, monkeypatch):

@@ -206,5 +206,5 @@ def test_a_full_disk_leaves_nothing_published(
     with pytest.raises(OSError, match="No space left"):
         step.run(0)
     step.close()
-    assert not list((tmp_path / "run").glob("images/*"))
-    assert not list((tmp_path / "run").glob("manifests/generate/*/0*.json"))
+    assert not list((tmp_path / "run").glob("_work/images/*"))
+    assert not list((tmp_path / "run").glob("_work/manifests/generate/*/0*.json"))

@@ -1,0 +1,107 @@
+"""The publish step: of a shard's stored images the kept ones, as readers are to find them."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.config import Config
+from pipelines.run.checked import open_checked
+from pipelines.run.images import damaged
+from pipelines.run.manifest import Manifest, ShardError, SpooledFile, commit_shard
+from pipelines.run.shard_inputs import kept_facts, publish_inputs
+from pipelines.run.spool_folder import spool_folder
+from pipelines.steps.kind import StepContext
+from pipelines.steps.left_rows import spool, spool_table
+from sd_core.tar_members import SampleTarWriter, iterate_tar_samples
+
+KEPT_FOLDER: Final = "kept"
+KEPT_METADATA: Final = "kept/metadata"
+
+
+class PublishConfig(Config):
+    """The step's section under `steps:`, which is there by default; null leaves it out, and with
+    it the second copy of every kept image."""
+
+
+class PublishStep:
+    """Makes and commits shards of kept images, in the order of the list; a row without an image is
+    a `ShardError`, never left out."""
+
+    name = "publish"
+
+    def __init__(self, context: StepContext) -> None:
+        self.fingerprint = context.fingerprint
+        self.resources = context.resources
+        self._store = context.store
+        self._images = context.images
+        self._verdicts = context.committed["select"]
+
+    def open(self) -> None:
+        """Nothing is loaded."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def rows_in(self, shard_id: int) -> int:
+        """Rows that select kept."""
+        return self._verdicts.manifest(shard_id).kept
+
+    def run(self, shard_id: int) -> Manifest:
+        """The kept images of a shard, and of a generated one how each is made again."""
+        rows = kept_facts(self._verdicts, shard_id).to_pylist()
+        kept = {row["key"]: row for row in rows}
+        with spool_folder() as scratch:
+            files = []
+            if kept:
+                tar = scratch / "kept.tar"
+                self._write(shard_id, kept, tar)
+                files.append(spool(tar, KEPT_FOLDER, len(kept)))
+            metadata = self._images.table(shard_id, "metadata") if kept else None
+            if metadata is not None:
+                rows = pc.is_in(metadata["image_key"], value_set=pa.array(list(kept), pa.string()))
+                files.append(spool_table(metadata.filter(rows), scratch, KEPT_METADATA))
+            return self._commit(shard_id, files, kept=len(kept))
+
+    def _commit(self, shard_id: int, files: list[SpooledFile], *, kept: int) -> Manifest:
+        return commit_shard(
+            self._store,
+            step=self.name,
+            fingerprint=self.fingerprint,
+            shard_id=shard_id,
+            files=files,
+            rows_in=kept,
+            kept=kept,
+            dropped={},
+            inputs=publish_inputs(self._images, self._verdicts, shard=shard_id),
+        )
+
+    def _write(self, shard_id: int, kept: Mapping[str, dict[str, Any]], path: Path) -> None:
+        left = set(kept)
+        is_named_freely = self._images.step == "generate"
+        with SampleTarWriter(path, extended=is_named_freely) as tar:
+            for key, files in self._stored(shard_id):
+                if key in left:
+                    left.discard(key)
+                    facts = json.loads(files["json"]) | kept[key]
+                    shown = {name: value for name, value in facts.items() if value is not None}
+                    tar.write(key, {**files, "json": json.dumps(shown).encode()})
+        if left:
+            raise ShardError(
+                f"{self._images.step} shard {shard_id}: no image of {min(left)}, which is kept"
+            )
+
+    def _stored(self, shard_id: int) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+        entry = self._images.file(shard_id, "images")
+        if entry is not None:
+            with open_checked(self._store, entry) as stream:
+                for sample in iterate_tar_samples(stream, fault=damaged(entry.path)):
+                    yield sample.key, sample.files
+
+
+def inputs_of(context: StepContext, shard_id: int) -> str | None:
+    """What a shard would be made from; None where that is not known yet."""
+    return publish_inputs(context.images, context.committed["select"], shard=shard_id)
