@@ -9,10 +9,13 @@ import pytest
 
 from jobs import clean, curate, export, report, takedown, verify, why
 from pipelines import open_run
+from pipelines.config import ConfigError
 from pipelines.run.crops import CROPS_FILE
 from pipelines.run.store import RunStore
+from pipelines.steps.generate.config import InitConfig
+from pipelines.steps.generate.source_pictures import SourcePictures
 from pipelines.training.image_set import check_tars, open_image_set, read_first
-from tests.contracts import cases, job_cases
+from tests.contracts import cases, generation_cases, job_cases
 from tests.contracts.cases import Killed, ServedList
 from tests.contracts.earlier_layout import as_of_before_work
 from tests.contracts.takedown_cases import left_in
@@ -34,8 +37,8 @@ def run(cleaned_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(cleaned_run, tmp_path / "run"))
 
 
-def images(run: Path, **options: bool) -> dict[str, bytes]:
-    return {image.key: image.content for image in open_run(run).images(**options)}
+def images(run: Path, *, dropped: bool = False) -> dict[str, bytes]:
+    return {image.key: image.content for image in open_run(run).images(dropped=dropped)}
 
 
 def recut(served_list: ServedList, run: Path, threshold: float, **options: Any) -> list[str]:
@@ -48,8 +51,12 @@ def recut(served_list: ServedList, run: Path, threshold: float, **options: Any) 
 def refused(served_list: ServedList, run: Path, *more: str, capsys: Capsys, **options: Any) -> str:
     """What a job is refused with, having written nothing."""
     before = cases.data_files(run), (run / "run.json").read_bytes()
-    config = {"encode": "{}", "plan__rows_per_shard": 10, "download__timeout_s": 3.0}
-    asked = job_cases.curate(served_list.path, run, *more, **(config | options))
+    settings = {
+        **{"source__path": served_list.path, "output": run, "plan__rows_per_shard": 10},
+        **{"download__allow_networks": "[127.0.0.0/8]", "download__timeout_s": 3.0},
+        **{"download__retries": 0, "engine__runner": "local"},
+    }
+    asked = ["--config", "demo", *more, *job_cases.sets(**(settings | options))]
     ended = job_cases.call(curate.main, *asked, capsys=capsys)
     assert ended.code == 2, ended
     assert (cases.data_files(run), (run / "run.json").read_bytes()) == before
@@ -91,12 +98,18 @@ def test_all_that_needs_kept_images_reads_the_same_bytes(
     assert (read_first(sets[0], len(kept)) == read_first(sets[1], len(kept))).all()
     assert check_tars(sets[1:], rank=0, world_size=1)
     key = min(kept)
+    pictures = [
+        SourcePictures(InitConfig(path=str(run)), enlargement=1).read(key)
+        for run in (unharmed_run, cleaned_run)
+    ]
+    assert pictures[0].equal(pictures[1])
     told = job_cases.call(why.main, cleaned_run, key, capsys=capsys).out
     assert "image: _work/kept/" in told
     gone = min(images(unharmed_run, dropped=True).keys() - kept.keys())
-    assert "image: removed: clean --crops" in job_cases.call(
-        why.main, cleaned_run, gone, capsys=capsys
-    ).out
+    assert (
+        "image: removed: clean --crops"
+        in job_cases.call(why.main, cleaned_run, gone, capsys=capsys).out
+    )
     path = tmp_path / "folder"
     assert export.main([str(cleaned_run), "--to", str(path), "--format", "folder"]) == 0
     assert sorted(file.read_bytes() for file in path.rglob("*.jpg")) == sorted(kept.values())
@@ -127,19 +140,20 @@ def test_cuts_within_the_kept_rows_work_and_end_with_the_bytes_of_a_run_that_has
 ) -> None:
     whole = Path(shutil.copytree(unharmed_run, tmp_path / "whole"))
     first = images(run)
-    for threshold in (7.5, 7.0):  # the second keeps rows again, which lie in the first cut's tars
-        for each in (run, whole):
-            recut(served_list, each, threshold)
-            assert job_cases.call(clean.main, each, "--grace", "0", capsys=capsys).code == 0
-        assert images(run) == images(whole)
-        assert 0 < len(images(run)) < len(first)
-        for folder in ("images", "latents", "ledger"):
-            shown = [
-                {file.name: file.read_bytes() for file in (each / folder).iterdir()}
-                for each in (run, whole)
-            ]
-            assert shown[0] == shown[1]
-        assert job_cases.call(verify.main, run, "--deep", capsys=capsys).code == 0
+    recut(served_list, run, 7.5)
+    assert clean.main([str(run), "--grace", "0"]) == 0
+    few = images(run)
+    for each in (run, whole):
+        recut(served_list, each, 7.0)  # which keeps rows again that lie in the first cut's tars
+    assert images(run) == images(whole)
+    assert 0 < len(few) < len(images(run)) < len(first)
+    for folder in ("images", "latents", "ledger"):
+        shown = [
+            {file.name: file.read_bytes() for file in (each / folder).iterdir()}
+            for each in (run, whole)
+        ]
+        assert shown[0] == shown[1]
+    assert job_cases.call(verify.main, run, "--deep", capsys=capsys).code == 0
     assert clean.main([str(run), "--crops", "--grace", "0"]) == 0
     left = {file.name for file in (run / "_work/kept").glob("*.tar")}
     assert len(left) == len(list((run / "images").glob("*.tar")))
@@ -156,8 +170,8 @@ def test_what_would_need_a_removed_picture_is_refused_before_anything_is_written
     told = refused(served_list, run, "--steps", "select,encode", capsys=capsys, **rules)
     assert f"keeps {more} row(s) again" in told
     assert "give another `output`" in told
-    for flag in ("--grow", "--retry"):
-        told = refused(served_list, run, flag, capsys=capsys)
+    for flag, options in (("--grow", {}), ("--retry", {"download__timeout_s": 4.0})):
+        told = refused(served_list, run, flag, capsys=capsys, **options)
         assert "every picture may be needed" in told
         assert "give another `output`" in told
     _, said = cases.run(cases.configuration(served_list.path, run))
@@ -167,7 +181,7 @@ def test_what_would_need_a_removed_picture_is_refused_before_anything_is_written
 def test_a_new_cache_is_made_of_what_is_left(
     served_list: ServedList, run: Path, capsys: Capsys
 ) -> None:
-    config = cases.configuration(served_list.path, run, encode__latent_dtype="float32")
+    config = cases.configuration(served_list.path, run, encode__dtype="float32")
     cases.run(config, steps=("encode",))
     assert {s.key for s in open_run(run).latents()} == images(run).keys()
     assert job_cases.call(verify.main, run, "--deep", capsys=capsys).code == 0
@@ -193,6 +207,32 @@ def test_killed_between_the_record_and_any_file_it_is_finished_by_the_same_comma
     assert clean.main([str(run), "--crops"]) == 0
     assert not list((run / "_work/images").glob("*.tar"))
     assert images(run) == kept
+
+
+def test_a_generated_run_is_cut_and_taken_down_without_them(tmp_path: Path, capsys: Capsys) -> None:
+    run = tmp_path / "run"
+    path = generation_cases.write_prompts(tmp_path / "p.parquet", generation_cases.prompts(6))
+    rule = "[{{sql: \"key != '{}'\"}}]"
+    generation_cases.run(generation_cases.configuration(path, run))
+    first, second, third, *rest = sorted(images(run))
+    steps = ("select", "publish", "encode")
+
+    def cut(key: str) -> None:
+        options = {"select__rules": rule.format(key)}
+        generation_cases.run(generation_cases.configuration(path, run, **options), steps=steps)
+
+    cut(first)
+    before = images(run)
+    assert clean.main([str(run), "--crops", "--grace", "0"]) == 0
+    assert images(run, dropped=True) == before
+    with pytest.raises(ConfigError, match=r"keeps 1 row\(s\) again"):
+        cut(second)
+    (tmp_path / "keys.txt").write_text(third)
+    assert takedown.main([str(run), "--keys", str(tmp_path / "keys.txt")]) == 0
+    assert clean.main([str(run), "--grace", "0"]) == 0
+    assert images(run) == {key: before[key] for key in (second, *rest)}
+    assert left_in(run, {key: before[key] for key in (third,)}) == []
+    assert job_cases.call(verify.main, run, "--deep", capsys=capsys).code == 0
 
 
 @pytest.mark.parametrize("is_cut_since", [False, True])
@@ -229,9 +269,9 @@ def test_a_run_that_is_not_settled_keeps_its_crops(
 
     flat = as_of_before_work(shutil.copytree(unharmed_run, tmp_path / "flat"))
     assert "former layout" in ended(flat)
-    off = tmp_path / "off"
-    config = cases.configuration(served_list.path, off, steps="{publish: null}", encode="null")
-    cases.run(config)
+    off = Path(shutil.copytree(unharmed_run, tmp_path / "off"))
+    options = {"select__rules__0__min": 7.5, "steps": "{publish: null}"}
+    cases.run(cases.configuration(served_list.path, off, **options), steps=("select", "encode"))
     assert "no complete publish step" in ended(off)
     begun = Path(shutil.copytree(unharmed_run, tmp_path / "begun"))
     config = cases.configuration(served_list.path, begun, select__rules__0__min=7.5)
@@ -239,7 +279,7 @@ def test_a_run_that_is_not_settled_keeps_its_crops(
     assert "encode is not complete; run the job again first" in ended(begun)
 
 
-def test_a_store_that_is_damaged_keeps_its_crops(
+def test_a_run_whose_kept_pictures_are_damaged_keeps_its_crops(
     unharmed_run: Path, tmp_path: Path, capsys: Capsys
 ) -> None:
     run = Path(shutil.copytree(unharmed_run, tmp_path / "run"))
