@@ -67,7 +67,9 @@ class MadeRun:
     Attributes:
         folder: A local one, for the list of URLs.
         steps: Those that it has, in order.
-        cut_of: For each shard the number of the cut that last changed it; the first keeps all.
+        cut_of: For each shard the number of the cut that last changed it; the first keeps all
+            rows, the second all but one, the third none.
+        keys: Of each shard's rows.
     """
 
     store: RunStore
@@ -76,6 +78,7 @@ class MadeRun:
     steps: Sequence[str]
     identities: dict[str, StepIdentity] = field(default_factory=dict)
     cut_of: list[int] = field(default_factory=list)
+    keys: dict[int, list[str]] = field(default_factory=dict)
 
     @property
     def urls(self) -> list[str]:
@@ -85,9 +88,14 @@ class MadeRun:
 
     def kept(self, shard_id: int) -> list[bool]:
         """Which of a shard's rows the present cut keeps."""
-        cut = self.cut_of[shard_id]
-        places = (f"{cut} {shard_id} {row}" for row in range(self.rows_per_shard))
-        return [not cut or hashlib.sha256(place.encode()).digest()[0] % 3 > 0 for place in places]
+        cut, last = self.cut_of[shard_id], self.rows_per_shard - 1
+        dropped = {0: (), 1: (0,), 2: range(last + 1)}.get(cut, (last,))
+        return [row not in dropped for row in range(last + 1)]
+
+    def kept_keys(self) -> list[str]:
+        """Of all rows that the present cut keeps, sorted."""
+        pairs = (zip(self.keys[at], self.kept(at), strict=True) for at in range(len(self.cut_of)))
+        return sorted(key for shard in pairs for key, is_kept in shard if is_kept)
 
     def make(self, num_shards: int) -> None:
         """Plan the list and commit every step of every shard."""
@@ -147,6 +155,7 @@ class MadeRun:
         def work(shard_id: int) -> None:
             if shard_id in changed:
                 rows = read_rows(plan, self.store, source, shard_id)
+                self.keys[shard_id] = rows["key"].to_pylist()
                 _commit_shard(made, shard_id, rows, self.kept(shard_id))
                 return
             for name in again:
