@@ -1,5 +1,6 @@
 """Do all readers find exactly the kept rows of a run of many shards, and what does showing cost?"""
 
+import re
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -25,8 +26,10 @@ _STEPS: Final = ("download", "score", "select", "publish", "encode")
 _RE_CUTS: Final = 5
 _SHARE: Final = 100
 """One shard in so many is changed by a re-cut, added by a growth, loses a row to a takedown."""
-_NOT_READ: Final = ("_work/images/0", "_work/facts/", "_work/readers.json")
-"""Committed files that neither readers nor what shows them go by."""
+_NOT_READ: Final = re.compile(
+    r"_work/(images/0|facts/|readers\.json|manifests/.*/(?!000000)\d+\.json)"
+)
+"""Files that neither readers nor what shows them go by; of the manifests the card reads one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +127,11 @@ class _Case:
         root = Path(here.root)
         found = (path for path in [*root.glob("*.json"), *root.glob("_work/**/*")])
         paths = (str(path.relative_to(root)) for path in found if path.is_file())
-        left_out = (*_NOT_READ, *self.left_out)
-        new = [path for path in paths if not path.startswith(left_out) and path not in self.copied]
+        new = [
+            path
+            for path in paths
+            if not (_NOT_READ.match(path) or path.startswith(self.left_out) or path in self.copied)
+        ]
         for _ in in_order(lambda path: there.put_file(Path(here.absolute(path)), path), new):
             pass
         self.copied.update(path for path in new if "-" in Path(path).name)  # named by its hash
