@@ -61,6 +61,7 @@ def _on_a_disk(run: str, cache: str) -> Iterator[tuple[str, Call]]:
 def _on_a_store(store: RunStore, cache: str) -> Iterator[tuple[str, Call]]:
     import datasets
 
+    store.filesystem.invalidate_cache()  # else it goes by what it listed of an earlier revision
     run, options = store.root, dict(store.storage_options)
     ledger = f"{run}/ledger"
 

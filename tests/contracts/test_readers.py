@@ -99,8 +99,14 @@ def test_every_reader_gives_the_kept_rows_after_re_cuts_growth_and_a_takedown(
 
 @pytest.mark.filterwarnings("ignore")  # datasets' own
 def test_every_reader_gives_the_same_from_a_store_and_never_an_earlier_revision(
-    served_list: ServedList, s3_endpoint: S3Endpoint, tmp_path: Path, cache: str, capsys: Capsys
+    served_list: ServedList,
+    s3_endpoint: S3Endpoint,
+    tmp_path: Path,
+    cache: str,
+    capsys: Capsys,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)  # else it reads from no store
     store = RunStore(f"s3://{s3_endpoint.bucket}/readers", s3_endpoint.storage_options)
     revisions = Revisions(store, served_list, tmp_path)
     revisions.make(20)
