@@ -48,7 +48,8 @@ def asked_steps(steps: Sequence[str], *, origin: str, off: Collection[str]) -> l
         raise ConfigError(f"--steps {','.join(unknown)}: allowed: {', '.join(every)}")
     if (named := [step for step in steps if step in off]) and set(steps) != set(every):
         raise ConfigError(
-            f"--steps {','.join(named)}: null in the configuration; configure it, or leave it out"
+            f"--steps {','.join(named)}: null in the configuration, or newer than the run; "
+            "configure it, or leave it out"
         )
     along = {k.name for k in kinds_of(origin) if k.is_default and k.parents[-1] in steps}
     return [step for step in every if step in {*steps, *along} and step not in off]

@@ -1,6 +1,5 @@
 """The report and the card: sums are exact, hostile text stays text, the page stays small."""
 
-import json
 import shutil
 from collections import Counter
 from html.parser import HTMLParser
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs.bench.ledger_case import DOWNLOAD, SCORE, make_facts
+from jobs.bench.ledger_case import make_facts
 from jobs.report import main as report
 from pipelines.report.card import CARD_FILE, write_card
 from pipelines.report.histograms import Bound, Histogram
@@ -32,7 +31,6 @@ from pipelines.run.recorded_options import check_or_record
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS, later_steps
 from pipelines.steps.select import Select, SelectConfig
-from sd_core.sealed import seal_tree
 from tests.contracts import cases
 
 HOSTILE = '<script>alert("x")</script> "quoted" <img src=x onerror=alert(1)> `|` {{ 7 * 7 }}'
@@ -221,25 +219,18 @@ def test_a_run_of_100_000_rows_makes_a_page_under_5_mb(tmp_path: Path) -> None:
     case = make_facts(tmp_path / "run", num_rows=100_000, metadata=tmp_path / "none")
     thresholds = {"aesthetic_v2": {"min": 4.5}, "punsafe": {"max": 0.5}}
     config = SelectConfig.model_validate({"thresholds": thresholds})
-    download = StepIdentity(step="download", options={})
     select = StepIdentity(step="select", options={"select": config.identity()})
     Select(
         store=case.store,
         fingerprint=select.fingerprint,
         config=config,
         num_shards=case.num_shards,
-        images=Committed(case.store, "download", DOWNLOAD),
-        score=Committed(case.store, "score", SCORE),
+        images=Committed(case.store, "download", case.images.fingerprint),
+        score=Committed(case.store, "score", case.score.fingerprint),
         read_rows=lambda shard_id: pa.table({}),
     ).run(lambda manifest: None)
     check_or_record(case.store, [select], job={"job": "curate"})
-    for folder in ("manifests/download",):
-        shutil.copytree(
-            case.store.absolute(f"{folder}/{DOWNLOAD}"),
-            case.store.absolute(f"{folder}/{download.fingerprint}"),
-        )
-    rename_fingerprint(Path(case.store.absolute("manifests/download")), download.fingerprint)
-    for step in (download, select):
+    for step in (case.images, select):
         complete_step(
             case.store,
             step,
@@ -250,10 +241,3 @@ def test_a_run_of_100_000_rows_makes_a_page_under_5_mb(tmp_path: Path) -> None:
     page = make_report(case.store)
     assert 100_000 < len(page.encode()) < 5_000_000
     assert "of 100,000 rows are kept" in Page(page).text
-
-
-def rename_fingerprint(folder: Path, fingerprint: str) -> None:
-    for path in (folder / fingerprint).glob("*.json"):
-        tree = json.loads(path.read_text().replace(DOWNLOAD, fingerprint))
-        tree.pop("own_digest", None)
-        path.write_bytes(seal_tree(tree))
