@@ -75,6 +75,7 @@ class Session:
 
     def persist(self, name: str, work: Callable[[], ResultT]) -> ResultT:
         """Do, in the driver, what may be repeated, for `engine.patience_s` while storage fails."""
+        self._lease.check()
         return Patience(self._config.patience_s).persist(name, work, say=self._say)
 
     def start(self, step: str, *, shards_total: int, shards_done: int = 0) -> None:

@@ -104,12 +104,8 @@ def _live_fingerprints(store: RunStore) -> dict[str, set[str]]:
 
 
 def _referenced_files(store: RunStore, live: Mapping[str, set[str]]) -> set[str]:
-    """With those that readers' lists name where they lie, which an ended job is to replace yet."""
-    files = {
-        file.committed
-        for path, file in read_shown(store).items()
-        if path == store.place(file.committed)
-    }
+    """With those that readers find, which a job that was killed is to replace yet."""
+    files = {file.committed for file in read_shown(store).values()}
     for step, fingerprints in live.items():
         for fingerprint in fingerprints:
             made = Committed(store, step, fingerprint)

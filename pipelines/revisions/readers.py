@@ -73,10 +73,15 @@ def show_revision(store: RunStore) -> None:
     """Bring what readers open to the steps that are complete; the caller holds the lease.
 
     Costs two operations for each file that changed, and a constant. Nothing is done in a run of an
-    earlier version, whose folders hold other files as well.
+    earlier version, whose folders hold other files as well. It is done again where another job
+    changed the run meanwhile, as when this one slept past its lease.
     """
-    if store.is_flat or is_shown(store):
-        return
+    while not is_shown(store):
+        _show_steps(store)
+
+
+def _show_steps(store: RunStore) -> None:
+    steps = _complete(store)
     before, pending = read_shown(store), _pending(store)
     now = {file.path: file for file in _current(store)}
     there = {path for folder in SHOWN for path in _listed(store, folder)}
@@ -92,7 +97,7 @@ def show_revision(store: RunStore) -> None:
     _do(partial(_show, store), changed)
     _do(store.at_top().delete, gone)
     _write_lists(store, now.values())
-    record = {"steps": _complete(store), "pending": [], "lists": _digests(store)}
+    record = {"steps": steps, "pending": [], "lists": _digests(store)}
     write_json(store, RECORD_FILE, record)
 
 

@@ -5,6 +5,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from pipelines.revisions.readers import (
+    FILES_LIST,
     RECORD_FILE,
     SHOWN,
     ShownFile,
@@ -27,10 +28,14 @@ def check_readers(
     """The lists name each committed file of the folders that are shown, and it lies there."""
     if store.is_flat:
         return
+    record = store.place(RECORD_FILE)
     try:
         state = shown_state(store)
     except DamagedRecordError as error:
-        yield Fault(RECORD_FILE, error.found, "the record of what readers are shown")
+        yield Fault(record, error.found, "the record of what readers are shown")
+        return
+    if store.exists(FILES_LIST) and not store.exists(RECORD_FILE):  # which is written first
+        yield Fault(record, "missing", "the record of what readers are shown; run the job")
         return
     if not state.is_current:
         yield Note("lists/", "readers find an earlier revision: a job goes on, or was killed")

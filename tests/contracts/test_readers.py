@@ -15,6 +15,7 @@ from PIL import Image
 from jobs import clean, curate, takedown, train, verify
 from jobs.bench.reader_calls import Found, reader_calls
 from jobs.bench.s3_emulator import S3Endpoint
+from pipelines.revisions import readers
 from pipelines.run.reader import open_run
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore
@@ -192,6 +193,7 @@ def test_a_re_cut_killed_at_any_write_ends_with_what_an_unharmed_one_shows(
         ("latents/000000.tar", b"x", "latents/000000.tar: 1 bytes"),
         ("lists/images.txt", b"images/000000.tar\n", "lists/images.txt: changed, or missing"),
         ("lists/files.parquet", None, "lists/files.parquet: changed, or missing"),
+        ("_work/readers.json", None, "_work/readers.json: missing"),
     ],
 )
 def test_what_readers_would_take_for_the_data_is_verified_and_mended_by_the_job(
@@ -272,6 +274,37 @@ def test_what_lists_name_is_kept_by_a_clean_up_after_a_re_cut_that_was_killed(
     assert not any(
         path.exists() for path in before if path.suffix == ".tar" and path not in listed()
     )
+
+
+def test_a_job_that_slept_while_rows_were_taken_down_does_not_show_them_again(
+    served_list: ServedList,
+    unharmed_run: Path,
+    tmp_path: Path,
+    capsys: Capsys,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = shutil.copytree(unharmed_run, tmp_path / "run")
+    keys = open_run(run).kept(["key"])["key"].to_pylist()
+    (tmp_path / "keys.txt").write_text("\n".join(keys[:3]))
+    change, ended = readers._do, []
+
+    def sleep_and_change(*arguments: Any) -> None:
+        monkeypatch.setattr(readers, "_do", change)
+        (run / "lease.json").unlink()
+        asked = (run, "--keys", tmp_path / "keys.txt")
+        ended.append(job_cases.call(takedown.main, *asked, capsys=capsys))
+        change(*arguments)
+
+    monkeypatch.setattr(readers, "_do", sleep_and_change)
+    shutil.rmtree(run / "lists")
+    cases.run(cases.configuration(served_list.path, run))
+    assert ended[0].code == 0
+    found = set()
+    for path in (run / "images").glob("*.tar"):
+        with tarfile.open(path) as tar:
+            found.update(name.partition(".")[0] for name in tar.getnames())
+    assert found == set(keys[3:])
+    assert job_cases.call(verify.main, run, "--deep", capsys=capsys).code == 0
 
 
 def test_a_run_of_the_former_layout_goes_on_trains_and_is_taken_down_as_it_was(
