@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pyarrow.compute as pc
@@ -20,7 +20,7 @@ from pipelines.report.page import (
     num_refused,
     template_environment,
 )
-from pipelines.revisions.readers import FILES_LIST, read_shown
+from pipelines.revisions.readers import FILES_LIST, ShownFile, read_shown
 from pipelines.run.record import read_run
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
@@ -51,10 +51,25 @@ def write_card(store: RunStore) -> None:
 
 def is_ours(store: RunStore) -> bool:
     """Whether the run's README is a card, or there is none yet."""
+    text = _read(store)
+    return text is None or _MARK in text
+
+
+def is_current(store: RunStore) -> bool:
+    """Whether there is a card of the files that readers find, or a README of somebody's own."""
+    text = _read(store)
+    if text is None or _MARK not in text or store.is_flat:
+        return text is not None
+    shown = read_shown(store).values()
+    folders = {file.folder for file in shown if file.path.endswith(".tar")}
+    return all(_digest(shown, folder) in text for folder in folders)
+
+
+def _read(store: RunStore) -> str | None:
     try:
-        return _MARK in store.read_bytes(CARD_FILE).decode(errors="replace")
+        return store.read_bytes(CARD_FILE).decode(errors="replace")
     except FileNotFoundError:
-        return True
+        return None
 
 
 def make_card(ledgers: Ledgers) -> str:
@@ -111,7 +126,8 @@ def _header(ledgers: Ledgers, *, kept: int, is_generated: bool, license: str) ->
         if files := _tars(ledgers, name):
             split = {"split": "train", "path": files}
             # Without it `load_dataset` takes another revision's rows from its own cache.
-            told = {} if ledgers.store.is_flat else {"description": _digest(ledgers, name)}
+            shown = read_shown(ledgers.store).values()
+            told = {} if ledgers.store.is_flat else {"description": _digest(shown, name)}
             configs.append({"config_name": name, **told, "data_files": [split]})
     if configs:
         tree["configs"] = configs
@@ -128,8 +144,7 @@ def _tars(ledgers: Ledgers, folder: str) -> list[str]:
     return paths or _earlier_tars(ledgers, folder)
 
 
-def _digest(ledgers: Ledgers, folder: str) -> str:
-    files = read_shown(ledgers.store).values()
+def _digest(files: Collection[ShownFile], folder: str) -> str:
     text = "".join(f"{file.path} {file.sha256}\n" for file in files if file.folder == folder)
     return f"sha256 {sha256_of_bytes(text.encode())}"
 
