@@ -14,6 +14,7 @@ from pipelines.report.ledgers import Ledgers
 from pipelines.report.pictures import read_thumbnails
 from pipelines.report.speeds import gather_rates
 from pipelines.rows.ledger import DECODE_REASONS, FETCH_REASONS
+from pipelines.run.crops import read_removed
 from pipelines.run.funnel import funnel_of
 from pipelines.run.rates import read_rates
 from pipelines.run.record import Revision, read_revision, read_run
@@ -73,6 +74,7 @@ def make_report(store: RunStore) -> str:
         shown_a_reason=SHOWN_A_REASON,
         thumbnails=read_thumbnails(ledgers, examples.rows()),
         examples=examples,
+        removed=read_removed(store),
         histograms=[_histogram(histogram) for histogram in histograms],
         left_out=left_out,
         domains=_domains(examples),

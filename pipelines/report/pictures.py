@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from pipelines.report.ledgers import Ledgers
+from pipelines.run.crops import images_file
 from pipelines.run.images import damaged, image_bytes
 from sd_core.tar_members import iterate_members
 
@@ -42,7 +43,8 @@ def thumbnail(content: bytes) -> str:
 
 def _stored(ledgers: Ledgers, shard_id: int, keys: set[str]) -> Iterable[tuple[str, bytes]]:
     manifest = ledgers.committed(ledgers.origin).find(shard_id)
-    entry = manifest.file("images") if manifest is not None else None
+    crops = manifest.file("images") if manifest is not None else None
+    entry = images_file(ledgers.store, crops)
     if entry is None:
         return
     left = set(keys)

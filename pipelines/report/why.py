@@ -10,11 +10,12 @@ from pipelines.plan import PlanError, load_plan
 from pipelines.revisions.readers import read_shown
 from pipelines.rows.ledger import ORIGIN_FACTS, SCORES
 from pipelines.rules.tombstones import masked_key, read_tombstones
+from pipelines.run.crops import KEPT_FOLDER, images_file
+from pipelines.run.images import damaged, image_places
 from pipelines.run.reader import Run
 from pipelines.run.record import read_run
 from pipelines.run.revision_files import NotInRunError
 from pipelines.run.used_by import read_used_by
-from pipelines.steps.publish.step import KEPT_FOLDER
 from sd_core.redact import redact_url
 
 _NUMBER: Final = re.compile(r"(\d{1,9}):(\d{1,9})")
@@ -113,19 +114,32 @@ def _scores(row: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]
 def _stored(run: Run, row: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
     """Where its image and its latents lie: files of the run, in which it goes by its key; of a kept
     row, as readers find them."""
-    shard_id, found = row["shard_id"], {}
+    shard_id = row["shard_id"]
+    found = _stored_image(run, row) if row["status"] == "success" else {}
     shown = {file.committed: file.path for file in read_shown(run.store).values()}
-    image = run.committed(run.origin).file(shard_id, "images")
     if row["kept"] and "publish" in run.revision.steps:
         image = run.committed("publish").file(shard_id, KEPT_FOLDER)
-    if image is not None and row["status"] == "success":
-        found["image"] = shown.get(image.path) or run.store.place(image.path)
+        if image is not None:
+            found["image"] = shown.get(image.path) or run.store.place(image.path)
     if row["kept"] and "encode" in run.revision.steps:
         group = (config.get("encode") or {}).get("download_shards_per_file", 1)
         latents = run.committed("encode").file(shard_id // group, "latents")
         if latents is not None:
             found["latents"] = shown.get(latents.path) or run.store.place(latents.path)
     return found
+
+
+def _stored_image(run: Run, row: Mapping[str, Any]) -> dict[str, str]:
+    crops = run.committed(run.origin).file(row["shard_id"], "images")
+    image = images_file(run.store, crops)
+    if image != crops and not row["kept"]:
+        places: Mapping[str, Any] = {}
+        if image is not None:
+            with run.store.open(image.path) as stream:
+                places = image_places(stream, fault=damaged(image.path))
+        if row["key"] not in places:
+            return {"image": "removed: clean --crops"}
+    return {} if image is None else {"image": run.store.place(image.path)}
 
 
 def _used_by(run: Run) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from functools import partial
 from pipelines.prompts import is_prompt_plan, load_prompt_plan
 from pipelines.run.amendments import read_amendments
 from pipelines.run.committed import Committed
+from pipelines.run.crops import read_removed
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import read_json, write_json
@@ -84,13 +85,16 @@ def clean_run(
 
 
 def _live_fingerprints(store: RunStore) -> dict[str, set[str]]:
-    """Of each step: what is complete, what the last job works on, and what it takes over."""
+    """Of each step: what is complete, what the last job works on, and what it takes over; of
+    publish also what stands for crops that were removed."""
     live: dict[str, set[str]] = {}
     revision, recorded = read_revision(store), read_run(store).get("steps", {})
     for name, step in revision.steps.items():
         live.setdefault(name, set()).add(step.fingerprint)
     for name, step in recorded.items():
         live.setdefault(name, set()).add(step["fingerprint"])
+    if (removed := read_removed(store)) is not None:
+        live.setdefault("publish", set()).add(removed.publish)
     download = revision.steps.get("download")
     present = recorded.get("download", {}).get("fingerprint")
     if download is None or download.fingerprint != present:

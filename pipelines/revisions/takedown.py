@@ -13,6 +13,7 @@ from typing import Any
 from pipelines.plan import load_plan
 from pipelines.prompts import load_prompt_plan, mask_plan
 from pipelines.revisions.adopt import adopt_download, copy_records
+from pipelines.revisions.crops import take_down_left
 from pipelines.revisions.identities import recorded_steps, with_amendments
 from pipelines.revisions.reach import Reach, find_reach
 from pipelines.revisions.readers import show_revision
@@ -94,6 +95,7 @@ def take_down(
     done = _begin(store, old, new, reach.stones, run)
     for name in old:
         _rewrite(done, name)
+    take_down_left(done, store)
     _complete_all(done, old, new)
     store.delete(_REPORT_FILE)
     show_revision(store)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from pipelines.run.checked import open_checked, read_checked
+from pipelines.run.crops import images_file
 from pipelines.run.manifest import FileEntry, Manifest, ShardError
 from pipelines.run.store import RunStore
 from sd_core.tar_members import TarFault, iterate_members
@@ -52,14 +53,22 @@ def iterate_images(
 ) -> Iterator[StoredImage]:
     """What `Committed.images` gives, of a shard of `download` or `generate`."""
     origin, shard_id = manifest.step, manifest.shard_id
-    images, facts = manifest.file("images"), manifest.file(f"facts/{origin}")
+    crops, facts = manifest.file("images"), manifest.file(f"facts/{origin}")
+    images = images_file(store, crops)
     if images is None or facts is None:
-        if manifest.kept:
+        if manifest.kept and not (crops and facts and keys is not None):
             raise ShardError(f"{origin} shard {shard_id}: {manifest.kept} images, but no tar")
         return
     rows = read_checked(store, facts, _FACTS).to_pylist()
     stored = iter([row for row in rows if row.pop("reason") is None])
-    for key, encoded in iterate_encoded(store, images):
+    members = iterate_encoded(store, images)
+    if images != crops:
+        if keys is None:
+            raise ShardError(f"{origin} shard {shard_id}: only the kept images are left")
+        asked = keys
+        stored = (row for row in stored if row["key"] in asked)
+        members = (member for member in members if member[0] in asked)
+    for key, encoded in members:
         row = next(stored, None)
         if row is None or row["key"] != key:
             raise ShardError(

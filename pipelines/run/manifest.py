@@ -93,11 +93,13 @@ def commit_shard(
     kept: int,
     dropped: Mapping[str, int],
     inputs: str | None = None,
+    taken: Sequence[FileEntry] = (),
 ) -> Manifest:
     """Publish a shard's files, then its manifest; returns the manifest that counts.
 
     Where another attempt committed first, its manifest is returned and these files stay
-    unreferenced. The columns of tables are kept beside the manifests.
+    unreferenced. The columns of tables are kept beside the manifests. `taken` are files that an
+    earlier revision committed.
     """
     for file in files:
         if file.suffix == ".parquet":
@@ -105,7 +107,7 @@ def commit_shard(
             record_schema(
                 store, step=step, fingerprint=fingerprint, folder=file.folder, schema=schema
             )
-    entries = tuple(_publish(store, file, shard_id) for file in files)
+    entries = (*taken, *(_publish(store, file, shard_id) for file in files))
     manifest = Manifest(
         step=step,
         fingerprint=fingerprint,

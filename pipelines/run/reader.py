@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.run.crops import images_file
 from pipelines.run.folder import require_run
 from pipelines.run.images import decode_crop, iterate_encoded
 from pipelines.run.manifest import FileEntry, ShardError
@@ -157,7 +158,8 @@ class Run(RevisionFiles):
 
         Args:
             keys: Only of these rows; tars without one of them are not opened.
-            dropped: Also of rows that were dropped after there was an image.
+            dropped: Also of rows that were dropped after there was an image, as far as they are
+                there: `clean --crops` removes them.
             shards: Only of these shards of the ledger.
 
         Raises:
@@ -258,9 +260,12 @@ class Run(RevisionFiles):
 
     def _stored(self, shard_id: int, rows: dict[str, dict[str, Any]]) -> Iterator[RunImage]:
         """The images of these rows of a shard, by key; takes from `rows` what is found."""
-        entry = self.committed(self.origin).file(shard_id, "images")
+        crops = self.committed(self.origin).file(shard_id, "images")
+        entry = images_file(self.store, crops)
         if entry is None:
-            raise ShardError(f"{self.path}: {self.origin} shard {shard_id} has no images")
+            if any(facts["kept"] for facts in rows.values()):
+                raise ShardError(f"{self.path}: {self.origin} shard {shard_id} has no images")
+            return
         path = entry.path
         with self.whole(path):
             for key, content in iterate_encoded(self.store, entry):

@@ -14,7 +14,8 @@ from pipelines.rules.tombstones import Tombstones, mask_rows, masked_key
 from pipelines.run.cache_files import LATENTS_FOLDER, read_recorded
 from pipelines.run.checked import read_checked
 from pipelines.run.committed import Committed
-from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, create_manifest
+from pipelines.run.crops import images_file
+from pipelines.run.manifest import FileEntry, Manifest, SpooledFile, commit_shard, create_manifest
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, score_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
@@ -114,8 +115,9 @@ class ShardTakedown:
         kept: int,
         dropped: Mapping[str, int],
         inputs: str | None = None,
+        taken: Sequence[FileEntry] = (),
     ) -> None:
-        """Commit other files in its place."""
+        """Commit other files in its place; arguments are those of `commit_shard`."""
         commit_shard(
             self.store,
             step=self.manifest.step,
@@ -126,6 +128,7 @@ class ShardTakedown:
             kept=kept,
             dropped=dropped,
             inputs=inputs,
+            taken=taken,
         )
 
 
@@ -147,9 +150,11 @@ def _rewrite_images(shard: ShardTakedown, folder: str) -> None:
     facts = mask_rows(facts, hidden)
     stored = frozenset(facts.filter(facts["reason"].is_null())["key"].to_pylist())
     with spool_folder() as scratch:
-        files = []
+        files, taken = [], []
         images = shard.manifest.file("images")
-        if images is not None and stored:
+        if images is not None and stored and images_file(shard.store, images) != images:
+            taken.append(replace(images, num_rows=len(stored)))  # removed by a clean-up
+        elif images is not None and stored:
             tar = scratch / "images.tar"
             copy_members(shard.store, images, tar, keys=stored)
             files.append(spool(tar, "images", len(stored)))
@@ -161,7 +166,7 @@ def _rewrite_images(shard: ShardTakedown, folder: str) -> None:
         if (entry := shard.manifest.file(LATENTS_FOLDER)) is not None:
             spec, _ = read_recorded(shard.run.old[shard.manifest.step])
             files += copy_latents(shard.store, entry, spec, scratch, without=shard.run.masked)
-        shard.commit(files, kept=len(stored), dropped=_reasons(facts))
+        shard.commit(files, kept=len(stored), dropped=_reasons(facts), taken=taken)
 
 
 def rewrite_scores(shard: ShardTakedown) -> None:

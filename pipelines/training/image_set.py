@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pipelines.run.checked import open_checked, read_checked
 from pipelines.run.committed import Committed
+from pipelines.run.crops import images_file
 from pipelines.run.images import decode_crop, image_places
 from pipelines.run.manifest import FileEntry, Manifest, ShardError, sha256_of
 from pipelines.run.record import read_revision, read_run
@@ -36,7 +37,8 @@ class ImageShard:
     """One download shard that holds kept rows.
 
     Args:
-        tar: Its crops, those of rows that were not kept among them.
+        tar: Its crops, those of rows that were not kept among them; a clean-up may have removed
+            them, and what it left is read.
         ledger: Its rows and whether each was kept.
         num_rows: Kept rows that belong to the set.
         first_row: The first of them, among the shard's kept rows; those before are held out.
@@ -127,7 +129,7 @@ def _shard(store: RunStore, images: Manifest, verdicts: Manifest) -> ImageShard:
     tar, ledger = images.file("images"), verdicts.file("ledger")
     if tar is None or ledger is None:
         raise ImageFolderError(f"{store.root}: shard {images.shard_id} kept rows without an image")
-    for entry in (tar, ledger):
+    for entry in (_file_of(store, tar), ledger):
         try:
             found = store.size(entry.path)
         except FileNotFoundError:
@@ -151,10 +153,11 @@ class ImageReader:
 
     def __init__(self, image_set: ImageSet, shard: ImageShard) -> None:
         store = image_set.store
-        self._name = f"{store.told(shard.tar.path)}"
+        tar = _file_of(store, shard.tar)
+        self._name = f"{store.told(tar.path)}"
         self._size = image_set.resolution_px
         self._keys = _kept_keys(store, shard, resolution_px=self._size)[shard.first_row :]
-        self._file = _open(store, shard.tar)
+        self._file = _open(store, tar)
         try:
             self._places = image_places(
                 self._file, fault=lambda text: ImageSetError(f"{self._name}: damaged tar: {text}")
@@ -217,7 +220,7 @@ def check_tars(image_sets: Sequence[ImageSet], *, rank: int, world_size: int) ->
     shards = [(one.store, shard.tar) for one in image_sets for shard in one.shards]
     for store, entry in shards[rank::world_size]:
         try:
-            with open_checked(store, entry):
+            with open_checked(store, _file_of(store, entry)):
                 pass
         except ShardError as error:
             raise ImageSetError(str(error)) from error
@@ -242,6 +245,14 @@ def _kept_keys(store: RunStore, shard: ImageShard, *, resolution_px: int) -> lis
             f"{store.told(shard.ledger.path)}: {len(kept)} kept rows, its manifest says {expected}"
         )
     return [row["key"] for row in kept]
+
+
+def _file_of(store: RunStore, tar: FileEntry) -> FileEntry:
+    try:
+        found = images_file(store, tar)
+    except ShardError as error:
+        raise ImageSetError(str(error)) from error
+    return tar if found is None else found
 
 
 def _open(store: RunStore, entry: FileEntry) -> IO[bytes]:

@@ -11,7 +11,8 @@ from pipelines.rows.ledger import (
     TAKEDOWN_REASONS,
 )
 from pipelines.run.committed import Committed
-from pipelines.run.manifest import Manifest, ShardError, manifest_path
+from pipelines.run.crops import images_file
+from pipelines.run.manifest import FileEntry, Manifest, ShardError, manifest_path
 from pipelines.run.record import StepSummary
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS
@@ -80,13 +81,26 @@ def check_files(store: RunStore, manifest: Manifest) -> Iterator[Fault]:
         stem = f"{folder}/{manifest.shard_id:06d}-{entry.sha256[:16]}."
         if not entry.path.startswith(stem):
             yield Fault(path, f"a file named {entry.path}", f"{stem}*")
+        yield from _check_size(store, entry, is_images=folder == "images")
+
+
+def _check_size(store: RunStore, entry: FileEntry, *, is_images: bool) -> Iterator[Fault]:
+    """A file has its size; for crops that a clean-up removed, the file that it left."""
+    try:
+        size = store.size(entry.path)
+    except FileNotFoundError:
         try:
-            size = store.size(entry.path)
-        except FileNotFoundError:
+            left = images_file(store, entry) if is_images else entry
+        except ShardError as error:
+            yield Fault(entry.path, str(error), "what a clean-up left of it")
+            return
+        if left == entry:
             yield Fault(entry.path, "missing", f"{entry.num_bytes} bytes")
-            continue
-        if size != entry.num_bytes:
-            yield Fault(entry.path, f"{size} bytes", f"{entry.num_bytes} bytes")
+        elif left is not None:
+            yield from _check_size(store, left, is_images=False)
+        return
+    if size != entry.num_bytes:
+        yield Fault(entry.path, f"{size} bytes", f"{entry.num_bytes} bytes")
 
 
 def check_flow(

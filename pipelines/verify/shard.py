@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,6 +11,8 @@ import pyarrow.compute as pc
 from pipelines.plan import Plan, PlanError, read_settled
 from pipelines.prompts import PromptPlan, expand_rows, read_prompts
 from pipelines.rows.ledger import TAKEDOWN_REASONS
+from pipelines.run.crops import images_file
+from pipelines.run.images import damaged, image_places
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.record import StepSummary
 from pipelines.run.schemas import Columns
@@ -116,7 +119,7 @@ class ShardCheck:
         stored = stored_rows(facts) if facts is not None else None
         if stored is not None:
             report.stored_keys = key_digits(stored["key"])
-            report.add(self._check_images(report, stored), "images")
+            report.add(self._check_images(report, stored, ledger), "images")
         if scores is not None:
             path = report.path("score", "facts/score")
             manifest = report.manifests["score"]
@@ -225,14 +228,21 @@ class ShardCheck:
             recorded=self.schemas.get("ledger", ()),
         )
 
-    def _check_images(self, report: "_Deep", stored: pa.Table) -> Iterator[Fault]:
-        entry = report.manifests[self.origin].file("images")
+    def _check_images(
+        self, report: "_Deep", stored: pa.Table, ledger: pa.Table | None
+    ) -> Iterator[Fault]:
+        crops = report.manifests[self.origin].file("images")
+        entry = None
+        with suppress(ShardError):  # reported with its size
+            entry = images_file(self.store, crops)
+        report.hashed.update(one.path for one in (crops, entry) if one is not None)
         if entry is None:
             return
-        report.hashed.add(entry.path)
         try:
             with local_copy(self.store, entry.path) as local:
                 yield from check_sha256(local, entry)
+                if entry != crops:  # a clean-up removed them
+                    stored = _left_rows(local, stored, ledger)
                 may_have_exif = self.origin == "generate"  # the parameters of WebP and JPEG
                 yield from check_archive(local, stored, where=entry.path, exif=may_have_exif)
         except FileNotFoundError:
@@ -245,6 +255,14 @@ class ShardCheck:
         entry = manifest.file(folder)
         report.hashed.update(() if entry is None else (entry.path,))
         return load_table(self.store, entry, report.faults)
+
+
+def _left_rows(tar: Path, stored: pa.Table, ledger: pa.Table | None) -> pa.Table:
+    """The rows that a tar of kept images is to hold: what is there, and all that is kept now."""
+    kept = [] if ledger is None else ledger.filter(ledger["kept"])["key"].to_pylist()
+    with suppress(ShardError), tar.open("rb") as stream:  # damage is reported by its digest
+        kept += list(image_places(stream, fault=damaged(tar.name)))
+    return stored.filter(pc.is_in(stored["key"], value_set=pa.array(kept, pa.string())))
 
 
 @dataclass(kw_only=True)

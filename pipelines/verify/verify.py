@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.rows.ledger import QUARANTINED
+from pipelines.run.crops import CROPS_FILE, read_removed
 from pipelines.run.folder import require_run
 from pipelines.run.lease import LEASE_FILE
 from pipelines.run.manifest import Manifest
@@ -75,6 +76,13 @@ def _verify(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
     yield from _newer_options(records)
     if records.revision is None or records.plan is None:
         return
+    try:
+        removed = read_removed(store)
+    except DamagedRecordError as error:
+        yield Fault(CROPS_FILE, error.found, "what a clean-up removed")
+        return
+    if removed is not None:
+        yield Note(CROPS_FILE, f"clean --crops removed {removed.told}; the kept ones are checked")
     yield from _made_before(records.revision)
     schemas, faults = _kept_schemas(store, records.revision.steps)
     yield from faults

@@ -37,6 +37,7 @@ from pipelines.run.versions import describe_program
 from pipelines.sources import Source
 from pipelines.sources.columns import SourceColumn
 from pipelines.workflows.checks import check_cut, check_models
+from pipelines.workflows.crops import refuse_more_without_crops, refuse_without_crops
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.curate_steps import CurateSteps
 from pipelines.workflows.job import (
@@ -159,6 +160,7 @@ class Curation:
             self.say(f"retry: {again.told}")
         amendments = None if again is None else again.amendments
         job = CurateSteps(self.config, self.store, self.source, plan, amendments=amendments)
+        refuse_without_crops(job, self.asked)
         _record(job, self._steps)
         return job
 
@@ -195,7 +197,9 @@ class Curation:
         if self._grow:
             refuse_growth(before.limit)
         more = is_to_go_on(before.limit, num_rows=before.num_rows, limit=self._limit)
-        return allows_more(more, self._limit, retry=self._retry, is_asked="download" in self.asked)
+        more = allows_more(more, self._limit, retry=self._retry, is_asked="download" in self.asked)
+        refuse_more_without_crops(self.store, grows=self._grow or more)
+        return more
 
     def _with_more(self, before: Plan) -> Plan:
         def begin(is_same: bool) -> None:

@@ -42,6 +42,7 @@ from pipelines.steps.generate.foresee import (
 )
 from pipelines.steps.kinds import recut_kinds
 from pipelines.workflows.checks import check_cut, check_models
+from pipelines.workflows.crops import refuse_more_without_crops, refuse_without_crops
 from pipelines.workflows.generate_config import GenerateJobConfig
 from pipelines.workflows.generate_steps import GenerateSteps
 from pipelines.workflows.job import (
@@ -162,6 +163,7 @@ class Generation:
             amendments = again.amendments
             self.say(f"retry: {again.told}")
         job = GenerateSteps(self.config, self.store, plan, amendments=amendments)
+        refuse_without_crops(job, self.asked)
         _record(job, self._steps, grow=grows)
         return job
 
@@ -210,9 +212,12 @@ class Generation:
         plan = load_prompt_plan(self.store)
         if self._grow:
             refuse_growth(plan.limit)
-            return True
         more = gets_more(plan, self._limit)
-        return allows_more(more, self._limit, retry=self._retry, is_asked="generate" in self.asked)
+        grows = self._grow or allows_more(
+            more, self._limit, retry=self._retry, is_asked="generate" in self.asked
+        )
+        refuse_more_without_crops(self.store, grows=grows)
+        return grows
 
     def _check_run(self, amendments: Amendments | None) -> bool:
         """Refuse what cannot be done with the run as it is; whether images are to be made."""

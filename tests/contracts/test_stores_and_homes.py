@@ -137,7 +137,7 @@ def test_a_run_on_a_store_is_opened_by_every_command_with_the_options_of_a_file(
         (export.main, [f"{store}/run", "--to", f"{store}/set", "--format", "parquet"]),
         (report.main, [f"{store}/run"]),
         (takedown.main, [f"{store}/run", "--keys", f"{store}/keys.txt", "--trainings", store]),
-        (clean.main, [f"{store}/run", "--grace", "0"]),
+        (clean.main, [f"{store}/run", "--grace", "0", "--crops"]),
         (verify.main, [f"{store}/run", "--deep"]),
     ):
         assert main([*arguments, *with_options]) == 0, (main, capsys.readouterr().err)

@@ -11,6 +11,7 @@ from torch import Tensor
 from pipelines.config import ConfigError
 from pipelines.run.checked import open_checked
 from pipelines.run.committed import Committed
+from pipelines.run.crops import images_file
 from pipelines.run.images import damaged, decode_crop, image_places
 from pipelines.run.manifest import FileEntry, ShardError
 from pipelines.run.record import read_revision
@@ -73,7 +74,7 @@ class SourcePictures:
     def read(self, key: str) -> Tensor:
         """(3, h, w) float32 in [-1, 1]; raises `ShardError` where the stored image is damaged."""
         shard_id = self._places[key][0]
-        entry = self._images.file(shard_id, "images")
+        entry = images_file(self._store, self._images.file(shard_id, "images"))
         if entry is None:
             raise ShardError(f"{_WHERE}: {self._images.step} shard {shard_id} has no images")
         path = entry.path

@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import Config
+from pipelines.rows.ledger import ORIGIN_FACTS
 from pipelines.run.checked import open_checked
+from pipelines.run.crops import KEPT_FOLDER, images_file
 from pipelines.run.images import damaged
 from pipelines.run.manifest import Manifest, ShardError, SpooledFile, commit_shard
 from pipelines.run.shard_inputs import kept_facts, publish_inputs
@@ -18,8 +20,7 @@ from pipelines.steps.kind import StepContext
 from pipelines.steps.left_rows import spool, spool_table
 from sd_core.tar_members import SampleTarWriter, iterate_tar_samples
 
-KEPT_FOLDER: Final = "kept"
-KEPT_METADATA: Final = "kept/metadata"
+KEPT_METADATA: Final = f"{KEPT_FOLDER}/metadata"
 
 
 class PublishConfig(Config):
@@ -82,11 +83,13 @@ class PublishStep:
     def _write(self, shard_id: int, kept: Mapping[str, dict[str, Any]], path: Path) -> None:
         left = set(kept)
         is_named_freely = self._images.step == "generate"
+        known = {field.name for field in ORIGIN_FACTS[self._images.step]} | {"parameters_are_cut"}
         with SampleTarWriter(path, extended=is_named_freely) as tar:
             for key, files in self._stored(shard_id):
                 if key in left:
                     left.discard(key)
-                    facts = json.loads(files["json"]) | kept[key]
+                    told = json.loads(files["json"])  # perhaps as another cut left it
+                    facts = {n: value for n, value in told.items() if n in known} | kept[key]
                     shown = {name: value for name, value in facts.items() if value is not None}
                     tar.write(key, {**files, "json": json.dumps(shown).encode()})
         if left:
@@ -95,7 +98,7 @@ class PublishStep:
             )
 
     def _stored(self, shard_id: int) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-        entry = self._images.file(shard_id, "images")
+        entry = images_file(self._store, self._images.file(shard_id, "images"))
         if entry is not None:
             with open_checked(self._store, entry) as stream:
                 for sample in iterate_tar_samples(stream, fault=damaged(entry.path)):

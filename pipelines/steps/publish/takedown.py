@@ -3,10 +3,11 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.run.crops import KEPT_FOLDER
 from pipelines.run.shard_inputs import publish_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.left_rows import copy_members, spool, spool_table
-from pipelines.steps.publish.step import KEPT_FOLDER, KEPT_METADATA
+from pipelines.steps.publish.step import KEPT_METADATA
 from pipelines.steps.rewrite import ShardTakedown
 
 
