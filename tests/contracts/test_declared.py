@@ -21,7 +21,9 @@ NOT_IMPORTED = {  # used all the same
     "tensorboard",  # by torch.utils.tensorboard
     "webdataset",  # what a run's tars are opened with
 }
-OPTIONAL = {"wandb"}  # only where the configuration names a project of it; the key's text says so
+OPTIONAL = {"wandb", "s3fs"}
+"""Of the extra `s3`, opened only where a URL asks for it; wandb only where a configuration names a
+project of it, and the key's text says so."""
 OF_TYPES = {"_typeshed"}  # for type checkers alone
 
 
