@@ -3,15 +3,14 @@
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from jobs.bench.s3_emulator import S3Endpoint, s3_emulator
 
 # Two test processes on two cores: a pool of threads in each would only wait for the other's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -87,54 +86,11 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
-@dataclass(frozen=True)
-class S3Endpoint:
-    """An S3 server of our own on loopback, with one empty bucket."""
-
-    url: str
-    bucket: str = "bucket"
-
-    @property
-    def storage_options(self) -> dict[str, Any]:
-        """For fsspec; the environment says the same while the fixture lives."""
-        return {"key": "testing", "secret": "testing", "endpoint_url": self.url}
-
-
-_MOTO = """
-import sys, logging
-from moto.server import ThreadedMotoServer
-logging.getLogger("werkzeug").disabled = True
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-"""
-
-
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[S3Endpoint]:
     """A moto server in a process of its own, which other processes reach as well."""
-    import s3fs
-
-    server = subprocess.Popen(
-        [sys.executable, "-c", _MOTO], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with server, pytest.MonkeyPatch.context() as patch:
-        assert server.stdout is not None
-        endpoint = S3Endpoint(f"http://127.0.0.1:{int(server.stdout.readline())}")
-        environment = {
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": endpoint.url,
-        }
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem(**endpoint.storage_options).mkdir(endpoint.bucket)
-        try:
-            yield endpoint
-        finally:
-            server.kill()
+    with s3_emulator() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="session")

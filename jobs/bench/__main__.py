@@ -8,10 +8,11 @@
     python -m jobs.bench select     a ledger of 1,000,000 rows cut anew, duplicates included
     python -m jobs.bench takedown   rows taken out of a run of 10,000 small shards
     python -m jobs.bench planted    what select finds of pictures with planted truth
+    python -m jobs.bench readers    what every reader finds of 3,000 shards; the price of a re-cut
     python -m jobs.bench why        the life of one row of a run of 1,000,000 rows, every --help
 
-Exit codes: `ExitCode` in sd_core/errors.py; a promise about planted pictures that is not kept
-is 1.
+Exit codes: `ExitCode` in sd_core/errors.py; a promise about planted pictures, about what readers
+find or about the time of `why` that is not kept is 1.
 """
 
 import argparse

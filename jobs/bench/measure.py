@@ -14,11 +14,13 @@ from jobs.bench.options import (
     generate_bench,
     memory_bench,
     planted_bench,
+    readers_bench,
     select_bench,
     takedown_bench,
     train_bench,
 )
 from jobs.bench.planted import measure_planted
+from jobs.bench.readers import measure_readers, readers_table
 from jobs.bench.select import measure_select
 from jobs.bench.tables import (
     curate_table,
@@ -61,6 +63,9 @@ def measure(options: argparse.Namespace) -> tuple[list[object], str]:
     if options.command == "planted":
         findings = measure_planted(planted_bench(options), say=_say)
         return [findings], planted_table(findings)
+    if options.command == "readers":
+        read = measure_readers(readers_bench(options), say=_say)
+        return [*read], readers_table(read)
     if options.command == "why":
         told = measure_why(options.rows, options.metadata, say=_say)
         return [*told], why_table(told)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jobs.bench.generate import GenerateBench
     from jobs.bench.memory import MemoryBench
     from jobs.bench.planted import PlantedBench
+    from jobs.bench.readers import ReadersBench
     from jobs.bench.select import SelectBench
     from jobs.bench.takedown import TakedownBench
     from jobs.bench.train import TrainBench
@@ -40,6 +41,9 @@ def parse(arguments: list[str] | None, *, description: str, epilog: str = "") ->
     _add_select(commands.add_parser("select", help="a ledger cut anew, at growing sizes"))
     _add_takedown(commands.add_parser("takedown", help="rows out of a run of small shards"))
     _add_planted(commands.add_parser("planted", help="does select find what was planted?"))
+    _add_readers(
+        commands.add_parser("readers", help="do all readers find the kept rows of many shards?")
+    )
     _add_why(commands.add_parser("why", help="the life of one row of a large run; every --help"))
     for command in commands.choices.values():
         photos = _SHARED / "photos" / "coco_mini"
@@ -153,6 +157,13 @@ def takedown_bench(options: argparse.Namespace) -> "TakedownBench":
     )
 
 
+def readers_bench(options: argparse.Namespace) -> "ReadersBench":
+    """What `readers` reads."""
+    from jobs.bench.readers import ReadersBench
+
+    return ReadersBench(shards=options.shards, priced_shards=options.priced_shards)
+
+
 def planted_bench(options: argparse.Namespace) -> "PlantedBench":
     """What `planted` judges."""
     from jobs.bench.planted import PlantedBench
@@ -228,6 +239,13 @@ def _add_takedown(command: argparse.ArgumentParser) -> None:
     command.add_argument("--shards", type=int, default=10_000)
     command.add_argument("--rows-per-shard", type=int, default=10)
     command.add_argument("--urls", type=int, default=100, help="taken down, each in another shard")
+
+
+def _add_readers(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--shards", type=int, default=3_000, help="that are read; 0: not this")
+    command.add_argument(
+        "--priced-shards", type=int, default=10_000, help="of which 1%% are cut anew; 0: not this"
+    )
 
 
 def _add_planted(command: argparse.ArgumentParser) -> None:

@@ -1,10 +1,11 @@
 """The dataset card: `README.md` of a run, with the header that Hugging Face reads."""
 
 import hashlib
+import io
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -23,7 +24,7 @@ from pipelines.report.page import (
 from pipelines.revisions.readers import FILES_LIST, ShownFile, read_shown
 from pipelines.run.record import read_run
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_table
+from pipelines.run.tables import read_parquet
 from pipelines.steps.kinds import every_folder
 from sd_core.sealed import sha256_of_bytes
 
@@ -78,6 +79,7 @@ def make_card(ledgers: Ledgers) -> str:
     funnel = funnel_steps(ledgers.revision, ledgers.origin)
     licence_column, licences = _licences(ledgers)
     indexes = list(_indexes(ledgers))
+    shown = [*read_shown(ledgers.store).values()]
     is_generated = ledgers.origin == "generate"
     text = (
         template_environment(autoescape=False)
@@ -85,6 +87,7 @@ def make_card(ledgers: Ledgers) -> str:
         .render(
             header=_header(
                 ledgers,
+                shown,
                 kept=select.kept,
                 is_generated=is_generated,
                 license="other" if licences else "unknown",
@@ -94,7 +97,7 @@ def make_card(ledgers: Ledgers) -> str:
             is_generated=is_generated,
             kept=f"{select.kept:,}",
             rows_in=f"{select.rows_in:,}",
-            has_images=bool(_tars(ledgers, "images")),
+            has_images=bool(_tars(ledgers, shown, "images")),
             is_earlier=ledgers.store.is_flat,
             has_latents="encode" in ledgers.revision.steps,
             refused=f"{refused:,}" if (refused := num_refused(ledgers.revision)) else "",
@@ -112,7 +115,14 @@ def make_card(ledgers: Ledgers) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
 
-def _header(ledgers: Ledgers, *, kept: int, is_generated: bool, license: str) -> str:
+def _header(
+    ledgers: Ledgers,
+    shown: Sequence[ShownFile],
+    *,
+    kept: int,
+    is_generated: bool,
+    license: str,
+) -> str:
     size = next((name for most, name in (*_SIZES, *_MORE_SIZES) if kept < most), "n>1B")
     tree: dict[str, Any] = {
         "license": license,
@@ -123,10 +133,9 @@ def _header(ledgers: Ledgers, *, kept: int, is_generated: bool, license: str) ->
     configs = []
     # Tars alone: Hugging Face takes one format a repository for its configurations.
     for name in ("images", "latents"):
-        if files := _tars(ledgers, name):
+        if files := _tars(ledgers, shown, name):
             split = {"split": "train", "path": files}
             # Without it `load_dataset` takes another revision's rows from its own cache.
-            shown = read_shown(ledgers.store).values()
             told = {} if ledgers.store.is_flat else {"description": _digest(shown, name)}
             configs.append({"config_name": name, **told, "data_files": [split]})
     if configs:
@@ -134,18 +143,17 @@ def _header(ledgers: Ledgers, *, kept: int, is_generated: bool, license: str) ->
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip()
 
 
-def _tars(ledgers: Ledgers, folder: str) -> list[str]:
+def _tars(ledgers: Ledgers, shown: Sequence[ShownFile], folder: str) -> list[str]:
     """A pattern of the current tars, or each of them where they lie among others; none where it is
     Parquet."""
-    shown = read_shown(ledgers.store).values()
     paths = [file.path for file in shown if file.folder == folder and file.path.endswith(".tar")]
     if any(path.startswith(f"{folder}/") for path in paths):
         return [f"{folder}/*.tar"]
     return paths or _earlier_tars(ledgers, folder)
 
 
-def _digest(files: Collection[ShownFile], folder: str) -> str:
-    text = "".join(f"{file.path} {file.sha256}\n" for file in files if file.folder == folder)
+def _digest(shown: Collection[ShownFile], folder: str) -> str:
+    text = "".join(f"{file.path} {file.sha256}\n" for file in shown if file.folder == folder)
     return f"sha256 {sha256_of_bytes(text.encode())}"
 
 
@@ -223,10 +231,11 @@ def _models(tree: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 def _indexes(ledgers: Ledgers) -> Iterable[dict[str, str]]:
     for path in (FILES_LIST, *(f"{folder}/index.parquet" for folder in every_folder())):
-        if not ledgers.store.exists(path):
+        try:
+            content = ledgers.store.read_bytes(path)
+        except FileNotFoundError:
             continue
-        content = ledgers.store.read_bytes(path)
-        table = read_table(ledgers.store, path, columns=["num_rows"])
+        table = read_parquet(io.BytesIO(content), columns=["num_rows"])
         yield {
             "path": ledgers.store.place(path),
             "files": f"{table.num_rows:,}",

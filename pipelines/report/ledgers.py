@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipelines.rows.ledger import DUPLICATE_REASONS
 from pipelines.run.checked import open_checked
-from pipelines.run.manifest import FileEntry
+from pipelines.run.on_threads import in_order
 from pipelines.run.revision_files import RevisionFiles
 
 _NAME_ANOTHER_ROW = (*DUPLICATE_REASONS, "in_reference_set")
@@ -23,23 +23,21 @@ class Ledgers(RevisionFiles):
     @cached_property
     def schema(self) -> pa.Schema:
         """The first shard's."""
-        first = self._ledgers[0]
+        made, shards = self.committed("select"), range(self.step("select").num_shards)
+        files = (made.file(shard_id, "ledger") for shard_id in shards)
+        first = next(entry for entry in files if entry is not None)
         with self.whole(first.path), open_checked(self.store, first) as stream:
             return pq.read_schema(stream)
 
     def read(self, columns: Collection[str]) -> Iterator[pa.Table]:
         """These columns of each shard, those that the first has; null where another lacks one."""
         asked = pa.schema([field for field in self.schema if field.name in columns])
-        for entry in self._ledgers:
-            table = self.read_table(entry, asked.names)
+        read = partial(self.read_table, columns=asked.names)
+        for table in in_order(read, self.iterate_files("ledger")):
             for field in asked:  # shards that an older version made of the same run
                 if field.name not in table.column_names:
                     table = table.append_column(field, pa.nulls(table.num_rows, field.type))
             yield table.select(asked.names).cast(asked)
-
-    @cached_property
-    def _ledgers(self) -> list[FileEntry]:
-        return self.files("ledger")
 
 
 def without_names(rules: pa.ChunkedArray, reasons: pa.ChunkedArray) -> pa.Array:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from threading import Lock
 
 from pipelines.rows.ledger import RETRIED_REASONS
 from pipelines.run.amendments import Amendments
@@ -10,6 +12,7 @@ from pipelines.run.manifest import (
     create_manifest,
     read_manifest,
 )
+from pipelines.run.on_threads import in_order
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import read_json
 
@@ -41,23 +44,25 @@ def adopt_shards(
     """
     donors = _donors(store, step, fingerprint)
     done = committed_shards(store, step, fingerprint)
-    adopted = 0
-    for shard_id in shard_ids if donors else ():
-        inputs = None if shard_id in done else inputs_of(shard_id)
-        if inputs is None:
-            continue
-        for donor in donors:
+
+    lock, takes_records = Lock(), cache(partial(copy_records, store, step, now=fingerprint))
+
+    def adopt(shard_id: int) -> bool:
+        inputs = inputs_of(shard_id)
+        for donor in donors if inputs is not None else ():
             if shard_id not in donor.shards:
                 continue
             manifest = read_manifest(store, step, donor.fingerprint, shard_id)
             if manifest is None or manifest.inputs != inputs or manifest.quarantined is not None:
                 continue
-            if not copy_records(store, step, donor.fingerprint, fingerprint):
-                continue
-            create_manifest(store, replace(manifest, fingerprint=fingerprint))
-            adopted += 1
-            break
-    return adopted
+            with lock:  # once for all of its shards
+                is_alike = takes_records(donor.fingerprint)
+            if is_alike:
+                create_manifest(store, replace(manifest, fingerprint=fingerprint))
+                return True
+        return False
+
+    return sum(in_order(adopt, (each for each in shard_ids if donors and each not in done)))
 
 
 def adopt_download(

@@ -1,12 +1,15 @@
 """What a new cut of a run changed, against the one before."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from pipelines.run.checked import read_checked
 from pipelines.run.committed import Committed
+from pipelines.run.on_threads import in_order
 from pipelines.run.store import RunStore
 
 
@@ -43,19 +46,29 @@ def compare_cuts(store: RunStore, *, before: str, now: str, num_shards: int) -> 
         now: Fingerprint of the present one, complete.
     """
     difference = Difference()
-    for shard_id in range(num_shards):
-        tables = []
-        for fingerprint in (before, now):
-            manifest = Committed(store, "select", fingerprint).find(shard_id)
-            entry = manifest.file("ledger") if manifest is not None else None
-            if entry is None or not store.exists(entry.path):
-                break
-            tables.append(read_checked(store, entry, ["kept", "reason"]))
-        if len(tables) < 2 or tables[0].num_rows != tables[1].num_rows:
-            continue
-        was, is_now = (np.asarray(table["kept"], bool) for table in tables)
-        difference.same += int((was == is_now).sum())
-        difference.newly_kept += int((is_now & ~was).sum())
-        lost = np.flatnonzero(was & ~is_now)
-        difference.newly_dropped.update(tables[1]["reason"].take(lost).to_pylist())
+    cuts = [Committed(store, "select", fingerprint) for fingerprint in (before, now)]
+    for found in in_order(partial(_compare_shard, cuts), range(num_shards)):
+        difference.same += found.same
+        difference.newly_kept += found.newly_kept
+        difference.newly_dropped += found.newly_dropped
     return difference
+
+
+def _compare_shard(cuts: Sequence[Committed], shard_id: int) -> Difference:
+    entries = [m.file("ledger") if (m := cut.find(shard_id)) is not None else None for cut in cuts]
+    before, now = entries
+    if before is None or now is None or before.num_rows != now.num_rows:
+        return Difference()
+    if before.sha256 == now.sha256:
+        return Difference(same=now.num_rows)
+    store = cuts[0].store
+    if not store.exists(before.path):  # a clean-up has been there
+        return Difference()
+    tables = [read_checked(store, entry, ["kept", "reason"]) for entry in (before, now)]
+    was, is_now = (np.asarray(table["kept"], bool) for table in tables)
+    lost = np.flatnonzero(was & ~is_now)
+    return Difference(
+        same=int((was == is_now).sum()),
+        newly_kept=int((is_now & ~was).sum()),
+        newly_dropped=Counter(tables[1]["reason"].take(lost).to_pylist()),
+    )

@@ -4,7 +4,8 @@ Each holds the files of the current revision under names that stay (`ledger/0000
 nothing else, so that any reader's pattern over a folder gives these rows and no others. The
 committed files, named by their hash, lie in `_work/`; what is shown of them is a second link to
 the same bytes, which costs nothing. Where a disk or a store has no links, tables are copied and
-the larger tars are not: `lists/` then names them where they lie, as it names all that is shown.
+the larger tars are not. `lists/` names all that is shown, where there are no links by the names
+of the committed files.
 
 The order is that of any crash: first a record of what is about to change, then the files, then
 the lists, then the record without it; whoever comes next does again what it finds there.
@@ -172,7 +173,13 @@ def _do(work: Callable[[ItemT], None], items: Iterable[ItemT]) -> None:
 
 def _write_lists(store: RunStore, files: Collection[ShownFile]) -> None:
     for folder in SHOWN:
-        lines = [f"{file.path}\n" for file in files if file.folder == folder]
+        # A copy's name stays when its rows change, and `datasets` keeps what it fetched by name.
+        places = (
+            f.path if store.has_links else store.place(f.committed)
+            for f in files
+            if f.folder == folder
+        )
+        lines = [f"{place}\n" for place in places]
         path = f"{LISTS_FOLDER}/{folder}.txt"
         if lines:
             store.replace(path, "".join(lines).encode())

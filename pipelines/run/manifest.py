@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from pipelines.run.on_threads import in_order
 from pipelines.run.schemas import record_schema
 from pipelines.run.store import RunStore
 from sd_core.errors import FoundryError, InputError
@@ -171,11 +172,14 @@ def iterate_manifests(
     store: RunStore, step: str, fingerprint: str, num_shards: int
 ) -> Iterator[Manifest]:
     """Every shard's manifest in order; raises `ShardError` at the first that is missing."""
-    for shard_id in range(num_shards):
+
+    def read(shard_id: int) -> Manifest:
         manifest = read_manifest(store, step, fingerprint, shard_id)
         if manifest is None:
             raise ShardError(f"{store.place(manifest_path(step, fingerprint, shard_id))}: missing")
-        yield manifest
+        return manifest
+
+    return in_order(read, range(num_shards))
 
 
 def _publish(store: RunStore, file: SpooledFile, shard_id: int) -> FileEntry:

@@ -91,13 +91,16 @@ class RevisionFiles:
 
     def files(self, folder: str) -> list[FileEntry]:
         """As `paths`, with what the manifests say of each."""
-        name = self._step_of(folder)
-        step = self.step(name)
-        manifests = self.committed(name).manifests(step.num_shards)
-        files = [entry for each in manifests if (entry := each.file(folder)) is not None]
-        if not files and step.kept and not folder.endswith("/rejects"):
+        files, name = list(self.iterate_files(folder)), self._step_of(folder)
+        if not files and self.step(name).kept and not folder.endswith("/rejects"):
             raise NotInRunError(f"{self.path}: {name} wrote nothing into {folder!r}")
         return files
+
+    def iterate_files(self, folder: str) -> Iterator[FileEntry]:
+        """As `files`, one by one."""
+        name = self._step_of(folder)
+        manifests = self.committed(name).manifests(self.step(name).num_shards)
+        return (entry for each in manifests if (entry := each.file(folder)) is not None)
 
     def committed(self, name: str) -> Committed:
         """What a complete step committed; raises `IncompleteRunError`."""

@@ -13,9 +13,9 @@ import pytest
 import webdataset
 
 from jobs import export
+from jobs.bench.s3_emulator import S3Endpoint
 from pipelines import open_run
 from pipelines.run.store import RunStore
-from tests.conftest import S3Endpoint
 from tests.contracts.cases import Killed
 from tests.contracts.source_cases import ledger, run_job
 

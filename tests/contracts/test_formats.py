@@ -12,7 +12,7 @@ import webdataset
 from PIL import Image
 
 from jobs import verify
-from tests.conftest import S3Endpoint
+from jobs.bench.s3_emulator import S3Endpoint
 from tests.contracts import cases
 from tests.contracts.cases import ServedList
 from tests.run_cases import committed_files

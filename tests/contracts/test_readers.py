@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import pandas
-import pyarrow.dataset
+import pyarrow.parquet as pq
 import pytest
-import webdataset
 from PIL import Image
 
 from jobs import clean, curate, takedown, train, verify
+from jobs.bench.reader_calls import Found, reader_calls
+from jobs.bench.s3_emulator import S3Endpoint
 from pipelines.run.reader import open_run
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore
@@ -27,83 +26,97 @@ Capsys = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def datasets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """The library, without a network, with a cache of its own."""
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Where `datasets`, without a network, keeps what it has read of every revision."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    return datasets
+    return str(tmp_path / "hf")
 
 
-def read_by_all(run: Path | str, datasets: Any) -> dict[str, Any]:
-    """Rows of the ledger, and keys of images and latents, as the card says to read them."""
-    lists = {
-        name: [
-            str(Path(run) / line) for line in (Path(run) / f"lists/{name}.txt").read_text().split()
-        ]
-        for name in ("images", "latents")
+def check_readers(store: RunStore, cache: str) -> dict[str, Found]:
+    """Hold what each reader gives, as the card says to read, against the manifests."""
+    opened = open_run(store.root, storage_options=store.storage_options)
+    rows, kept = opened.ledger().num_rows, sorted(opened.kept(["key"])["key"].to_pylist())
+    encoded = sorted(sample.key for sample in opened.latents())
+    expected = {
+        "ledger": Found(rows=rows, keys=kept),
+        "images": Found(rows=len(kept), keys=kept),
+        "latents": Found(rows=len(encoded), keys=encoded),
     }
-    query = f"SELECT count(*), count(*) FILTER (kept) FROM '{run}/ledger/*.parquet'"
-    found: dict[str, Any] = {
-        "pandas": len(pandas.read_parquet(f"{run}/ledger")),
-        "arrow": pyarrow.dataset.dataset(f"{run}/ledger").count_rows(),
-        "duckdb": duckdb.sql(query).fetchall()[0],
-        "datasets": datasets.load_dataset(f"{run}/ledger", split="train").num_rows,
-    }
-    for name, files in lists.items():
-        tars = webdataset.WebDataset(files, shardshuffle=False, empty_check=False)
-        found[f"webdataset {name}"] = sorted(sample["__key__"] for sample in tars)
-        rows = datasets.load_dataset(str(run), name, split="train")
-        found[f"datasets {name}"] = sorted(rows["__key__"])
+    found = {name: call() for name, call in reader_calls(store, cache)}
+    assert found == {name: expected[name.partition(":")[0]] for name in found}
+    assert {"images: datasets", "latents: datasets", "ledger: datasets"} <= found.keys()
     return found
 
 
-def expected(run: Path) -> dict[str, Any]:
-    """The same by `open_run`, which goes by the manifests."""
-    opened = open_run(run)
-    rows, kept = opened.ledger().num_rows, sorted(opened.kept(["key"])["key"].to_pylist())
-    encoded = sorted(sample.key for sample in opened.latents())
-    by_row = {"pandas": rows, "arrow": rows, "datasets": rows, "duckdb": (rows, len(kept))}
-    images = dict.fromkeys(("webdataset images", "datasets images"), kept)
-    return {
-        **by_row,
-        **images,
-        **dict.fromkeys(("webdataset latents", "datasets latents"), encoded),
-    }
+class Revisions:
+    """A run on a disk or a store, as it is cut anew, grown and taken down of."""
+
+    def __init__(self, store: RunStore, served_list: ServedList, folder: Path) -> None:
+        self.store, self._path, self._folder = store, folder / "list.parquet", folder
+        self._table = pq.read_table(served_list.path)
+
+    def make(self, num_rows: int) -> None:
+        pq.write_table(self._table.slice(0, num_rows), self._path)
+        cases.run(cases.configuration(self._path, self.store.root))
+
+    def cut(self, threshold: float, **options: bool) -> None:
+        rules = f"[{{column: aesthetic_v1, min: {threshold}}}]"
+        config = cases.configuration(self._path, self.store.root, select__rules=rules)
+        cases.run(config, steps=() if options else ("select", "encode"), **options)
+
+    def grow(self, threshold: float, num_rows: int) -> None:
+        pq.write_table(self._table.slice(0, num_rows), self._path)
+        self.cut(threshold, grow=True)
+
+    def take_down(self, num_rows: int, capsys: Capsys) -> set[str]:
+        keys = open_run(self.store.root).kept(["key"])["key"].to_pylist()[:num_rows]
+        path = self._folder / "keys.txt"
+        path.write_text("\n".join(keys))
+        ended = job_cases.call(takedown.main, self.store.root, "--keys", path, capsys=capsys)
+        assert ended.code == 0, ended
+        return set(keys)
 
 
 @pytest.mark.filterwarnings("ignore")  # datasets' own
 def test_every_reader_gives_the_kept_rows_after_re_cuts_growth_and_a_takedown(
-    served_list: ServedList, tmp_path: Path, datasets: Any, capsys: Capsys
+    served_list: ServedList, tmp_path: Path, cache: str, capsys: Capsys
 ) -> None:
-    run, path = tmp_path / "run", tmp_path / "list.parquet"
-    table = cases.pq.read_table(served_list.path)
-    cases.pq.write_table(table.slice(0, 30), path)
-
-    def cut(threshold: float, **options: bool) -> None:
-        rules = f"[{{column: aesthetic_v1, min: {threshold}}}]"
-        steps = () if options else ("select", "encode")
-        cases.run(cases.configuration(path, run, select__rules=rules), steps=steps, **options)
-
-    cases.run(cases.configuration(path, run))
+    run = tmp_path / "run"
+    revisions = Revisions(RunStore(str(run)), served_list, tmp_path)
+    revisions.make(30)
     for threshold in (6.0, 7.0, 7.5, 5.0, 6.5):
-        cut(threshold)
-    assert read_by_all(run, datasets) == expected(run)
-    cases.pq.write_table(table, path)
-    cut(6.5, grow=True)
-    keys = open_run(run).kept(["key"])["key"].to_pylist()[:3]
-    (tmp_path / "keys.txt").write_text("\n".join(keys))
-    assert (
-        job_cases.call(takedown.main, run, "--keys", tmp_path / "keys.txt", capsys=capsys).code == 0
-    )
-    found = read_by_all(run, datasets)
-    assert found == expected(run)
-    assert found["pandas"] == cases.NUM_ROWS
-    assert not set(keys) & set(found["webdataset images"])
+        revisions.cut(threshold)
+    check_readers(revisions.store, cache)
+    revisions.grow(6.5, cases.NUM_ROWS)
+    keys = revisions.take_down(3, capsys)
+    found = check_readers(revisions.store, cache)
+    assert found["ledger: pandas"].rows == cases.NUM_ROWS
+    assert not keys & set(found["images: webdataset"].keys)
     assert job_cases.call(clean.main, run, "--grace", "0", capsys=capsys).code == 0
-    assert read_by_all(run, datasets) == expected(run)
+    check_readers(revisions.store, cache)
     assert job_cases.call(verify.main, run, "--deep", capsys=capsys).code == 0
+
+
+@pytest.mark.filterwarnings("ignore")  # datasets' own
+def test_every_reader_gives_the_same_from_a_store_and_never_an_earlier_revision(
+    served_list: ServedList,
+    s3_endpoint: S3Endpoint,
+    tmp_path: Path,
+    cache: str,
+    capsys: Capsys,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)  # else it reads from no store
+    store = RunStore(f"s3://{s3_endpoint.bucket}/readers", s3_endpoint.storage_options)
+    revisions = Revisions(store, served_list, tmp_path)
+    revisions.make(20)
+    before = check_readers(store, cache)
+    revisions.cut(7.0)
+    revisions.grow(7.0, 30)
+    keys = revisions.take_down(1, capsys)
+    found = check_readers(store, cache)
+    assert found["ledger: datasets"].rows == 30
+    assert keys < set(before["images: datasets"].keys) - set(found["images: datasets"].keys)
 
 
 def test_an_image_lies_with_its_facts_and_scores(unharmed_run: Path) -> None:
@@ -212,12 +225,12 @@ def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_links")
 @pytest.mark.filterwarnings("ignore")  # datasets' own
 def test_without_links_tables_are_copied_and_tars_are_named_where_they_lie(
-    served_list: ServedList, tmp_path: Path, datasets: Any
+    served_list: ServedList, tmp_path: Path, cache: str
 ) -> None:
     run = tmp_path / "run"
     cases.run(cases.configuration(served_list.path, run))
     assert {path.name for path in run.iterdir() if path.is_dir()} == {"_work", "ledger", "lists"}
-    assert read_by_all(run, datasets) == expected(run)
+    check_readers(RunStore(str(run)), cache)
     assert verify.main([str(run), "--deep"]) == 0
 
 

@@ -11,12 +11,12 @@ import fsspec
 import pytest
 
 from jobs import status
+from jobs.bench.s3_emulator import S3Endpoint
 from pipelines.rules.tombstones import TOMBSTONES_FILE, tombstones_of, write_tombstones
 from pipelines.run.committed import Committed
 from pipelines.run.lease import LEASE_FILE, Lease
 from pipelines.run.record import read_revision, read_run, write_revision
 from pipelines.run.store import RunStore
-from tests.conftest import S3Endpoint
 from tests.contracts import cases
 
 pytestmark = pytest.mark.slow

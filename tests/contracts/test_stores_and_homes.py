@@ -10,8 +10,8 @@ import s3fs
 
 from jobs import clean, curate, export, report, status, takedown, train, verify, why
 from jobs.__main__ import COMMANDS
+from jobs.bench.s3_emulator import S3Endpoint
 from pipelines import open_run
-from tests.conftest import S3Endpoint
 from tests.contracts import cases, generation_cases, source_cases, training_cases
 
 pytestmark = pytest.mark.slow

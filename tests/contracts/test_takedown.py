@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import clean, takedown, verify
+from jobs.bench.s3_emulator import S3Endpoint
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.steps.download.step import DownloadStep
 from pipelines.steps.score import ScoreStep
-from tests.conftest import S3Endpoint
 from tests.contracts import cases
 from tests.contracts.cases import Killed, ServedList
 from tests.contracts.takedown_cases import contents, left_in, write_entries

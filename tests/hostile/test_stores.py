@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import s3fs
 
+from jobs.bench.s3_emulator import S3Endpoint
 from pipelines.run.store import RunStore
-from tests.conftest import S3Endpoint
 from tests.contracts import cases
 from tests.hostile import children
 from tests.hostile.protocols import check_ending

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.bench.s3_emulator import S3Endpoint
 from pipelines.plan import PlanError
 from pipelines.prompts import (
     PromptPlanConfig,
@@ -15,7 +16,6 @@ from pipelines.prompts import (
     read_prompts,
 )
 from pipelines.run.store import RunStore
-from tests.conftest import S3Endpoint
 
 
 def plan(store: RunStore, path: Path | str, *, grow: bool = False, images_per_shard: int = 1000):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.bench.s3_emulator import S3Endpoint
 from pipelines import Run, open_run
 from pipelines.plan import load_plan
 from pipelines.run.manifest import ShardError, manifest_path
@@ -19,7 +20,6 @@ from pipelines.run.revision_files import IncompleteRunError, NotInRunError
 from pipelines.run.store import RunStore, StorageError
 from pipelines.steps.select import SelectConfig, Threshold
 from sd_core import open_cache
-from tests.conftest import S3Endpoint
 from tests.pipelines import synthetic_run
 from tests.pipelines.synthetic_run import NUM_ROWS, SIZE, build_run, ledger_of, write_list
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.bench.s3_emulator import S3Endpoint
 from pipelines.run.store import RunStore, StorageError
-from tests.conftest import S3Endpoint
 
 
 @pytest.fixture

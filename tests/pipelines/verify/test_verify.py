@@ -13,12 +13,12 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from jobs.bench.s3_emulator import S3Endpoint
 from jobs.verify import main
 from pipelines.run.manifest import manifest_path
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import write_json
 from pipelines.verify import Fault, NotARunError, Note, verify_run
-from tests.conftest import S3Endpoint
 from tests.pipelines.synthetic_run import (
     Forger,
     build_run,
