@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pipelines.prompts import is_prompt_plan, load_prompt_plan
+from pipelines.revisions.readers import read_shown
 from pipelines.run.amendments import read_amendments
 from pipelines.run.committed import Committed
 from pipelines.run.crops import read_removed
@@ -103,7 +104,12 @@ def _live_fingerprints(store: RunStore) -> dict[str, set[str]]:
 
 
 def _referenced_files(store: RunStore, live: Mapping[str, set[str]]) -> set[str]:
-    files: set[str] = set()
+    """With those that readers' lists name where they lie, which an ended job is to replace yet."""
+    files = {
+        file.committed
+        for path, file in read_shown(store).items()
+        if path == store.place(file.committed)
+    }
     for step, fingerprints in live.items():
         for fingerprint in fingerprints:
             made = Committed(store, step, fingerprint)

@@ -4,9 +4,11 @@ import io
 import json
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from jobs import verify
@@ -37,14 +39,16 @@ def files_by_kind(folder: Path) -> dict[str, list[Path]]:
 @contextmanager
 def damaged(path: Path, content: bytes | None) -> Iterator[None]:
     """The file with another content, or without it, put back at the end."""
-    before = path.read_bytes()
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-    try:
-        yield
-    finally:
-        path.write_bytes(before)
+    with TemporaryDirectory() as folder:
+        aside = Path(folder) / path.name
+        shutil.move(path, aside)  # so that the links of one file are links again
+        if content is not None:
+            path.write_bytes(content)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            shutil.move(aside, path)
 
 
 def flip_one(path: Path, chosen: random.Random) -> bytes:

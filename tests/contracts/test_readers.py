@@ -18,6 +18,7 @@ from jobs.bench.s3_emulator import S3Endpoint
 from pipelines.run.reader import open_run
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore
+from pipelines.workflows import job
 from tests.contracts import cases, job_cases, training_cases
 from tests.contracts.cases import Killed, ServedList
 from tests.contracts.earlier_layout import as_of_before_work
@@ -232,6 +233,46 @@ def test_without_links_tables_are_copied_and_tars_are_named_where_they_lie(
     assert {path.name for path in run.iterdir() if path.is_dir()} == {"_work", "ledger", "lists"}
     check_readers(RunStore(str(run)), cache)
     assert verify.main([str(run), "--deep"]) == 0
+
+
+@pytest.mark.usefixtures("no_links")
+def test_what_lists_name_is_kept_by_a_clean_up_after_a_re_cut_that_was_killed(
+    served_list: ServedList,
+    unharmed_run: Path,
+    tmp_path: Path,
+    capsys: Capsys,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def listed() -> list[Path]:
+        names = ("images", "latents", "ledger")
+        lines = (line for n in names for line in (run / f"lists/{n}.txt").read_text().split())
+        return [run / line for line in lines]
+
+    def recut() -> None:
+        config = cases.configuration(served_list.path, run, select__rules__0__min=7.5)
+        cases.run(config, steps=("select", "encode"))
+
+    def die(store: RunStore) -> None:
+        raise Killed
+
+    run = shutil.copytree(unharmed_run, tmp_path / "run")
+    shutil.rmtree(run / "lists")
+    cases.run(cases.configuration(served_list.path, run))
+    before = listed()
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "show_revision", die)
+        with pytest.raises(Killed):
+            recut()
+    (run / "lease.json").unlink(missing_ok=True)
+    for _ in range(2):
+        assert job_cases.call(clean.main, run, "--grace", "0", capsys=capsys).code == 0
+        assert [path for path in listed() if not path.exists()] == []
+        assert job_cases.call(verify.main, run, "--deep", capsys=capsys).code == 0
+        recut()
+    assert job_cases.call(clean.main, run, "--grace", "0", capsys=capsys).code == 0
+    assert not any(
+        path.exists() for path in before if path.suffix == ".tar" and path not in listed()
+    )
 
 
 def test_a_run_of_the_former_layout_goes_on_trains_and_is_taken_down_as_it_was(

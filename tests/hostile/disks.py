@@ -37,18 +37,18 @@ class Disk:
         _own_mounts(libc)
         folder, saved = Path(self.folder), Path(f"{self.folder}.saved")
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(folder, saved)
+        copy_linked(folder, saved)
         options = [f"size={self.pages * PAGE}"] if self.pages is not None else []
         options += [f"nr_inodes={self.files}"] if self.files is not None else []
         _mount(libc, folder, 0, ",".join(options))
-        shutil.copytree(saved, folder, dirs_exist_ok=True)
+        copy_linked(saved, folder)
         if self.read_only:
             _mount(libc, folder, _REMOUNT | _READ_ONLY, "")
         if (job := os.fork()) == 0:
             return
         _, status = os.waitpid(job, 0)
         shutil.rmtree(saved)
-        shutil.copytree(folder, saved)
+        copy_linked(folder, saved)
         if os.WIFSIGNALED(status):
             os.kill(os.getpid(), os.WTERMSIG(status))
         os._exit(os.waitstatus_to_exitcode(status))
@@ -62,8 +62,23 @@ def keep(folder: Path) -> None:
 
 def pages_of(folder: Path) -> int:
     """How many pages the files of a folder take."""
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    return sum(-(-size // PAGE) for size in sizes)
+    files = (path.stat() for path in folder.rglob("*") if path.is_file())
+    sizes = {file.st_ino: file.st_size for file in files}
+    return sum(-(-size // PAGE) for size in sizes.values())
+
+
+def copy_linked(source: Path, target: Path) -> Path:
+    """A copy of a folder; two names of one file are two names of one file in it."""
+    made: dict[int, str] = {}
+
+    def copy(path: str, to: str) -> None:
+        first = made.setdefault(os.stat(path).st_ino, to)
+        if first == to:
+            shutil.copy2(path, to)
+        else:
+            os.link(first, to)
+
+    return Path(shutil.copytree(source, target, copy_function=copy, dirs_exist_ok=True))
 
 
 @cache

@@ -17,8 +17,9 @@ from pipelines.run.lease import Lease
 from pipelines.run.store import RunStore
 from pipelines.steps.encode import encode as encoding
 from pipelines.steps.generate.text_cache import TextCache
+from tests.hostile import children
 
-_DOORS = ("put_file", "replace", "create_exclusive", "delete")
+_DOORS = ("put_file", "replace", "create_exclusive", "show", "delete")
 """The ways of a write to a run's storage."""
 
 
@@ -93,6 +94,23 @@ class BrokenDisk:
             flush(handle)
 
         os.fsync = broken
+
+
+@dataclass(frozen=True)
+class NoLinks:
+    """A disk without hard links, and perhaps another fault."""
+
+    then: children.Fault | None = None
+
+    def install(self) -> None:
+        """Refuse them, as exFAT and mounted object stores do."""
+
+        def refused(*_: object, **__: object) -> None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        os.link = refused
+        if self.then is not None:
+            self.then.install()
 
 
 @dataclass(frozen=True)

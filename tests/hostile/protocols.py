@@ -1,9 +1,8 @@
 """The jobs that write, each with what it begins on, its command, and what must come of it."""
 
 import hashlib
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import pyarrow.parquet as pq
 
 from tests.contracts import cases, training_cases
 from tests.hostile import children
+from tests.hostile.disks import copy_linked
+from tests.hostile.faults import NoLinks
 from tests.hostile.world import RECUT, World, faults_of, shown
 
 _VOLATILE = ("lease.json", "rates.json")
@@ -27,6 +28,7 @@ class Protocol:
         also: Another command that goes on with it, as well as the same one.
         cleaned: Whether a clean-up follows, so that nothing but what is shown is left.
         may_fetch: Which paths it asks the server for, also after a kill.
+        has_links: Whether the disk has hard links; the run before it comes from one that has.
     """
 
     name: str
@@ -37,18 +39,22 @@ class Protocol:
     also: Callable[[World, Path], list[str]] | None = None
     cleaned: bool = False
     may_fetch: Callable[[str], bool] = lambda path: True
+    has_links: bool = True
 
     def begin(self, world: World) -> Path:
         """A folder with the run before the command."""
         case = world.new(self.name)
         if self.base is not None:
-            shutil.copytree(self.base(world), case / "run")
+            copy_linked(self.base(world), case / "run")
         return case
 
-    def run(self, world: World, case: Path, **options: Any) -> children.Ended:
+    def run(
+        self, world: World, case: Path, *, fault: children.Fault | None = None
+    ) -> children.Ended:
         """Give the command on a case's run."""
         arguments = self.arguments(world, case / "run")
-        return children.run(self.job, arguments, folder=case, **options)
+        fault = fault if self.has_links else NoLinks(fault)
+        return children.run(self.job, arguments, folder=case, fault=fault)
 
     def go_on(self, world: World, case: Path, *, also: bool = False) -> None:
         """Give the command again, after the other one where `also` is true and there is one."""
@@ -121,7 +127,7 @@ def _once(name: str, make: Callable[[World, Path], None]) -> Callable[[World], P
 
 
 def _taken_down(world: World, run: Path) -> None:
-    shutil.copytree(world.curated, run)
+    copy_linked(world.curated, run)
     world.must("takedown", str(run), "--keys", str(_keys(world)))
 
 
@@ -208,4 +214,8 @@ PROTOCOLS = {
             may_fetch=lambda path: path == "/flaky.png",
         ),
     )
+}
+PROTOCOLS |= {
+    f"{name}, no links": replace(PROTOCOLS[name], also=None, has_links=False)
+    for name in ("re-cut", "takedown")
 }

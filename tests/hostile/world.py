@@ -17,6 +17,8 @@ from jobs.demo.bad_answers import answer
 from jobs.demo.exchange import Reply, Request
 from jobs.demo.server import LoopbackServer
 from jobs.tiny.drawing import FIRST_HELD_OUT_SEED, draw
+from pipelines.revisions.readers import FILES_LIST, LISTS_FOLDER, SHOWN
+from pipelines.run.layout import WORK_FOLDER
 from pipelines.run.store import RunStore
 from pipelines.verify import Fault, verify_run
 from tests.contracts import generation_cases, job_cases, training_cases
@@ -162,14 +164,19 @@ def faults_of(run: Path | RunStore, *, deep: bool = True) -> list[str]:
 
 
 def shown(run: Path) -> dict[str, str]:
-    """What readers find: each folder's list, and the digest of each file that one names."""
-    found = {}
-    for path in sorted(run.rglob("shards.txt")):
-        folder = path.parent.relative_to(run).as_posix()
-        found[folder] = path.read_text()
-        for name in path.read_text().split():
-            found[name] = hashlib.sha256((run / name).read_bytes()).hexdigest()
-    return found
+    """What lists name, and what lies in the folders: digests, `""` of what is not there."""
+    lists = [*run.rglob("shards.txt"), *(run / LISTS_FOLDER).glob("*.txt")]
+    found = {run / FILES_LIST, *lists}
+    for path in lists:
+        root = run if path.parent.name == LISTS_FOLDER else run / WORK_FOLDER
+        found.update(root / name for name in path.read_text().split())
+    for folder in SHOWN:
+        found.update(path for path in (run / folder).glob("*") if path.name[0] != ".")
+    return {path.relative_to(run).as_posix(): _digest(path) for path in sorted(found)}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 def summary(run: Path) -> Mapping[str, Any]:
