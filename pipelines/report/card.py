@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -52,10 +52,25 @@ def write_card(store: RunStore) -> None:
 
 def is_ours(store: RunStore) -> bool:
     """Whether the run's README is a card, or there is none yet."""
+    text = _read(store)
+    return text is None or _MARK in text
+
+
+def is_current(store: RunStore) -> bool:
+    """Whether there is a card of the files that readers find, or a README of somebody's own."""
+    text = _read(store)
+    if text is None or _MARK not in text or store.is_flat:
+        return text is not None
+    shown = read_shown(store).values()
+    folders = {file.folder for file in shown if file.path.endswith(".tar")}
+    return all(_digest(shown, folder) in text for folder in folders)
+
+
+def _read(store: RunStore) -> str | None:
     try:
-        return _MARK in store.read_bytes(CARD_FILE).decode(errors="replace")
+        return store.read_bytes(CARD_FILE).decode(errors="replace")
     except FileNotFoundError:
-        return True
+        return None
 
 
 def make_card(ledgers: Ledgers) -> str:
@@ -137,7 +152,7 @@ def _tars(ledgers: Ledgers, shown: Sequence[ShownFile], folder: str) -> list[str
     return paths or _earlier_tars(ledgers, folder)
 
 
-def _digest(shown: Sequence[ShownFile], folder: str) -> str:
+def _digest(shown: Collection[ShownFile], folder: str) -> str:
     text = "".join(f"{file.path} {file.sha256}\n" for file in shown if file.folder == folder)
     return f"sha256 {sha256_of_bytes(text.encode())}"
 

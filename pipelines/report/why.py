@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from pipelines.plan import PlanError, load_plan
+from pipelines.revisions.readers import read_shown
 from pipelines.rows.ledger import ORIGIN_FACTS, SCORES
 from pipelines.rules.tombstones import masked_key, read_tombstones
-from pipelines.run.crops import images_file
+from pipelines.run.crops import KEPT_FOLDER, images_file
 from pipelines.run.images import damaged, image_places
 from pipelines.run.reader import Run
 from pipelines.run.record import read_run
@@ -111,14 +112,20 @@ def _scores(row: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]
 
 
 def _stored(run: Run, row: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
-    """Where its image and its latents lie: files of the run, in which it goes by its key."""
+    """Where its image and its latents lie: files of the run, in which it goes by its key; of a kept
+    row, as readers find them."""
     shard_id = row["shard_id"]
     found = _stored_image(run, row) if row["status"] == "success" else {}
+    shown = {file.committed: file.path for file in read_shown(run.store).values()}
+    if row["kept"] and "publish" in run.revision.steps:
+        image = run.committed("publish").file(shard_id, KEPT_FOLDER)
+        if image is not None:
+            found["image"] = shown.get(image.path) or run.store.place(image.path)
     if row["kept"] and "encode" in run.revision.steps:
         group = (config.get("encode") or {}).get("download_shards_per_file", 1)
         latents = run.committed("encode").file(shard_id // group, "latents")
         if latents is not None:
-            found["latents"] = run.store.place(latents.path)
+            found["latents"] = shown.get(latents.path) or run.store.place(latents.path)
     return found
 
 

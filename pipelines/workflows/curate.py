@@ -17,7 +17,7 @@ from pipelines.plan import (
     refuse_growth,
 )
 from pipelines.plan.record import PLAN_PATH
-from pipelines.report.card import CARD_FILE, write_card
+from pipelines.report.card import is_current, write_card
 from pipelines.revisions.begin import (
     FETCH_OPTIONS,
     Retry,
@@ -82,7 +82,7 @@ def curate(
     known = job.check()
     if known is not None:
         _record(known, steps)
-        if not store.exists(CARD_FILE):
+        if not is_current(store):
             write_card(store)
         say("nothing to do: every asked step is complete")
         return result_of(known, job.asked)

@@ -16,7 +16,7 @@ from pipelines.prompts import (
 )
 from pipelines.prompts.notes import notes_of
 from pipelines.prompts.record import load_prompt_plan
-from pipelines.report.card import CARD_FILE, write_card
+from pipelines.report.card import is_current, write_card
 from pipelines.revisions.begin import plan_retry
 from pipelines.revisions.readers import is_shown
 from pipelines.revisions.takedown import finish_takedown
@@ -94,7 +94,7 @@ def generate(
             if (init := config.generate.init) is not None:
                 UsesOfRuns([init], job="generate", output=config.output, say=say)
             run_steps(made, session, job.asked, say)
-        if not store.exists(CARD_FILE) or not is_done:
+        if not is_done or not is_current(store):
             write_card(store)
     return result_of(made, job.asked)
 

@@ -101,10 +101,10 @@ def image_files(output: Path) -> dict[str, bytes]:
     return found
 
 
-def members(output: Path) -> dict[str, dict[str, Any]]:
-    """The JSON of every image of the run by its key."""
+def members(output: Path, folder: str = "images") -> dict[str, dict[str, Any]]:
+    """The JSON of every image of the run, or of those that readers find (`kept`), by its key."""
     found: dict[str, dict[str, Any]] = {}
-    for path in committed_files(output, "images"):
+    for path in committed_files(output, folder):
         with tarfile.open(path) as archive:
             for member in archive:
                 if member.name.endswith(".json"):

@@ -21,7 +21,10 @@ NOT_IMPORTED = {  # used all the same
     "tensorboard",  # by torch.utils.tensorboard
     "webdataset",  # what a run's tars are opened with
 }
-OPTIONAL = {"wandb"}  # only where the configuration names a project of it; the key's text says so
+OPTIONAL = {"wandb", "s3fs", "polars"}
+"""Of the extra `s3`, opened only where a URL asks for it; wandb only where a configuration names a
+project of it, and the key's text says so; polars where a bench finds it."""
+BENCH = ("jobs", "bench")  # no part of the product
 OF_TYPES = {"_typeshed"}  # for type checkers alone
 
 
@@ -56,13 +59,13 @@ def distributions(module: str) -> set[str]:
 
 @pytest.mark.parametrize("folder", ["sd_core", "pipelines", "jobs", "tests"])
 def test_what_is_imported_is_declared(folder: str) -> None:
-    allowed = declared(PROJECT["dependencies"])
-    if folder == "tests":
-        allowed |= declared(PROJECT["optional-dependencies"]["dev"])
+    product = declared(PROJECT["dependencies"])
+    measuring = product | declared(PROJECT["optional-dependencies"]["dev"])
     missing = {
         f"{path}: {module}"
         for module, path in imported(folder)
-        if (sources := distributions(module)) and not sources & allowed
+        if (sources := distributions(module))
+        and not sources & (measuring if path.parts[:2] == BENCH or folder == "tests" else product)
     }
     assert not missing
 

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -188,6 +189,15 @@ def test_the_best_of_a_prompt_stays_one_when_the_list_grows(tmp_path: Path) -> N
     assert counts == {None: 3, "ranked_below_best": 4, "key_collision": 1}
     assert "every row is accounted for" in result.funnel
     assert verify([str(output), "--deep"]) == 0
+    shown = cases.members(output, "kept")
+    rows = {row["key"]: row for row in ledger.filter(ledger["kept"]).to_pylist()}
+    assert shown.keys() == rows.keys(), "images that lost are not shown"
+    for key, told in shown.items():
+        for name in ("noise_seed", "clip_similarity", "width", "height", "sampler", "sha256"):
+            assert told[name] == rows[key][name], "beside the image lie its seed, score and size"
+    paths = sorted((output / "metadata").iterdir())
+    again = pa.concat_tables(pq.read_table(path) for path in paths)
+    assert set(again["image_key"].to_pylist()) == rows.keys()
 
 
 def test_a_rule_over_the_whole_run_judges_old_images_again_when_the_list_grows(

@@ -181,6 +181,7 @@ def test_a_re_cut_killed_at_any_write_ends_with_what_an_unharmed_one_shows(
         (run / "lease.json").unlink(missing_ok=True)
         recut(run)
         assert shown(run) == shown(whole), number
+        assert (run / "README.md").read_bytes() == (whole / "README.md").read_bytes(), number
         assert verify.main([str(run), "--deep"]) == 0
         shutil.rmtree(run)
 

@@ -31,6 +31,7 @@ def test_a_kept_row_is_told_from_the_list_to_its_latents(
     assert life["row"]["url"] == row["url"]
     assert life["source"]["source_licence"] == row["source_licence"]
     assert life["download"]["sha256"] == row["sha256"]
+    assert life["stored"]["image"].startswith("images/")
     assert (unharmed_run / life["stored"]["image"]).is_file()
     assert (unharmed_run / life["stored"]["latents"]).is_file()
     thresholds = json.loads((unharmed_run / "run.json").read_text())["config"]["select"]["rules"]

@@ -98,7 +98,7 @@ def test_growing_keeps_the_shards_and_counts_what_is_known(tmp_path: Path) -> No
 
 def test_a_list_on_an_object_store_is_planned_into_one(s3_endpoint: S3Endpoint) -> None:
     store = RunStore(f"s3://{s3_endpoint.bucket}/generated")
-    listed = RunStore(f"s3://{s3_endpoint.bucket}/lists")
+    listed = RunStore(f"s3://{s3_endpoint.bucket}/lists", flat=True)
     listed.replace("prompts.csv", b"prompt\na star\na ring\n")
     growth, _ = plan(store, f"s3://{s3_endpoint.bucket}/lists/prompts.csv")
     assert growth.plan.num_prompts == 2

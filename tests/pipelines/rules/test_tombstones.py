@@ -30,8 +30,7 @@ STORED_EARLIER = {
 
 def stored(folder: Path) -> Tombstones:
     store = RunStore(str(folder))
-    (folder / TOMBSTONES_FILE).parent.mkdir(parents=True)
-    (folder / TOMBSTONES_FILE).write_text(json.dumps(STORED_EARLIER))
+    store.replace(TOMBSTONES_FILE, json.dumps(STORED_EARLIER).encode())
     return read_tombstones(store)
 
 

@@ -180,7 +180,7 @@ def test_an_image_that_is_not_finite_is_a_row_with_its_reason(
     manifest = step.run(0)
     step.close()
     assert (manifest.kept, dict(manifest.dropped)) == (2, {"image_not_finite": 1})
-    facts = pa.parquet.read_table(tmp_path / "run" / manifest.file("facts/generate").path)
+    facts = pa.parquet.read_table(store.absolute(manifest.file("facts/generate").path))
     assert facts["reason"].to_pylist() == [None, "image_not_finite", None]
 
 

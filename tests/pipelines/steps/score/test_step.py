@@ -143,7 +143,7 @@ def test_a_tar_that_is_not_its_facts_is_refused(
 ) -> None:
     shard = run_cases.rows(3)
     run_cases.commit_download(store, 0, shard, tmp_path)
-    tar = next(Path(store.root, "images").glob("*.tar"))
+    tar = next(Path(store.absolute("images")).glob("*.tar"))
     content = bytearray(tar.read_bytes())
     content[:16] = b"f" * 16  # the first member's name
     run_cases.recommit(tar, bytes(content))
@@ -153,7 +153,7 @@ def test_a_tar_that_is_not_its_facts_is_refused(
 
 def break_images(store: RunStore, *, count: int) -> None:
     """Make the first images of the shard's tar unreadable."""
-    tar = next(Path(store.root, "images").glob("*.tar"))
+    tar = next(Path(store.absolute("images")).glob("*.tar"))
     broken = tar.read_bytes().replace(b"\x89PNG", b"\x00\x00\x00\x00", count)
     run_cases.recommit(tar, broken)
 
@@ -177,7 +177,7 @@ def test_a_stored_image_that_does_not_decode_costs_its_row_alone(
     assert entry is not None
     [reject] = read_table(store, entry.path).to_pylist()
     assert reject["key"] == shard[0].key
-    assert reject["error_message"].startswith("ShardError: images/")
+    assert reject["error_message"].startswith("ShardError: _work/images/")
 
 
 def test_what_fails_with_every_row_is_raised(
