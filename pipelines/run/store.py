@@ -206,14 +206,14 @@ class RunStore:
         if not self.is_local:
             return False
         with (
-            _temporary_beside(self.absolute("lists/x")) as one,
+            _temporary_beside(self.absolute("readers.json")) as one,
             _temporary_beside(self.absolute("lists/x")) as other,
         ):
             one.touch()
             try:
                 os.link(one, other)
             except OSError as error:
-                if error.errno not in _NO_HARD_LINKS:
+                if error.errno not in (*_NO_HARD_LINKS, errno.EXDEV):
                     raise
                 return False
         return True
