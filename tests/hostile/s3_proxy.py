@@ -107,7 +107,8 @@ class S3Proxy:
             self.hung_at = self.hung_at or time.monotonic()
             await asyncio.sleep(3600)
         if done in _ERRORS:
-            writer.write(_ERRORS[done])
+            told, end, content = _ERRORS[done].partition(_END)
+            writer.write(told + end + (b"" if method == "HEAD" else content))
         else:
             sent = [line for line in lines if line.lower().split(":")[0] not in _OURS]
             await self._pass_on(writer, done, [first, *sent, "Connection: close"], body)
