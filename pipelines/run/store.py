@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ from sd_core.home import expand_home
 from sd_core.redact import CREDENTIALS_TOLD, names_credentials, redact_url
 
 _TEMPORARY = ".tmp-"
-_WAITS_S = (0.2, 1.0)
 _LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -137,13 +135,12 @@ class RunStore:
     def exists(self, path: str) -> bool:
         """Whether a file or folder is there now, past any listing cache."""
         self.filesystem.invalidate_cache()
-        return bool(_asked_again(lambda: self.filesystem.exists(self.absolute(path))))
+        return bool(self.filesystem.exists(self.absolute(path)))
 
     @_named
     def size(self, path: str) -> int:
         """The file's size in bytes; raises FileNotFoundError."""
-        target = self.absolute(path)
-        return int(_asked_again(lambda: self.filesystem.info(target, refresh=True))["size"])
+        return int(self.filesystem.info(self.absolute(path), refresh=True)["size"])
 
     @_named
     def list_files(self, folder: str) -> list[str]:
@@ -182,7 +179,7 @@ class RunStore:
         """Open a file for reading, seekable."""
         with (
             resource_named(self.root, writes=False),
-            _asked_again(lambda: self.filesystem.open(self.absolute(path), "rb")) as stream,
+            self.filesystem.open(self.absolute(path), "rb") as stream,
         ):
             yield stream
 
@@ -227,7 +224,7 @@ class RunStore:
         there are links, else by a copy."""
         source, target = self.absolute(path), self.at_top().absolute(shown)
         if not self.is_local:
-            _asked_again(lambda: self.filesystem.cp_file(source, target))
+            self.filesystem.cp_file(source, target)
             return
         with _temporary_beside(target) as temporary:
             if self.has_links:
@@ -277,18 +274,6 @@ class RunStore:
             self.filesystem.rm_file(self.absolute(path))
         except FileNotFoundError:
             return
-
-
-def _asked_again(ask: Callable[[], ResultT]) -> ResultT:
-    """Asks a busy store twice more: s3fs does not, of a HEAD, whose answer has no body."""
-    for wait_s in _WAITS_S:
-        try:
-            return ask()
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-        time.sleep(wait_s)
-    return ask()
 
 
 def _link_whole(target: str, content: bytes) -> None:

@@ -21,8 +21,8 @@ NOT_IMPORTED = {  # used all the same
     "tensorboard",  # by torch.utils.tensorboard
     "webdataset",  # what a run's tars are opened with
 }
-OPTIONAL = {"wandb", "s3fs", "polars"}
-"""Of the extra `s3`, opened only where a URL asks for it; wandb only where a configuration names a
+OPTIONAL = {"wandb", "polars"}
+"""wandb only where a configuration names a
 project of it, and the key's text says so; polars where a bench finds it."""
 BENCH = ("jobs", "bench")  # no part of the product
 OF_TYPES = {"_typeshed"}  # for type checkers alone
@@ -60,6 +60,7 @@ def distributions(module: str) -> set[str]:
 @pytest.mark.parametrize("folder", ["sd_core", "pipelines", "jobs", "tests"])
 def test_what_is_imported_is_declared(folder: str) -> None:
     product = declared(PROJECT["dependencies"])
+    product |= declared(PROJECT["optional-dependencies"]["s3"])  # opened where a URL asks for it
     measuring = product | declared(PROJECT["optional-dependencies"]["dev"])
     missing = {
         f"{path}: {module}"

@@ -22,8 +22,7 @@ HUNG_S = 200.0
 """By when a job has to end whose store does not answer, from the first such request on."""
 
 MODES: dict[str, tuple[Callable[[Tally], Sickness], tuple[int, ...]]] = {
-    # 75: of a HEAD, whose 503 has no body, s3fs tries none again, and a read asks several.
-    "503 to a tenth": (lambda tally: sometimes("503", share=0.1, seed=tally.random), (0, 75)),
+    "503 to a tenth": (lambda tally: sometimes("503", share=0.1, seed=tally.random), (0,)),
     "503 to all": (lambda tally: always("503"), (75,)),
     "503 from the middle on": (lambda tally: always("503", after=_middle(tally)), (75,)),
     "403 from the middle on": (lambda tally: always("403", after=_middle(tally)), (75,)),
