@@ -33,7 +33,9 @@ class Ledgers(RevisionFiles):
         """These columns of each shard, those that the first has; null where another lacks one."""
         asked = pa.schema([field for field in self.schema if field.name in columns])
         read = partial(self.read_table, columns=asked.names)
-        for table in in_order(read, self.iterate_files("ledger")):
+        for table in in_order(
+            read, self.iterate_files("ledger"), num_threads=self.store.num_threads
+        ):
             for field in asked:  # shards that an older version made of the same run
                 if field.name not in table.column_names:
                     table = table.append_column(field, pa.nulls(table.num_rows, field.type))

@@ -142,7 +142,7 @@ def _step(committed: Committed, revision: Revision, shards: int) -> StepStatus:
         )
     done = sorted(committed.shards())
     chosen = done[:: -(-len(done) // _COUNTED_SHARDS) or 1]
-    found = list(in_order(committed.manifest, chosen))
+    found = list(in_order(committed.manifest, chosen, num_threads=committed.store.num_threads))
     return StepStatus(
         step=committed.step,
         shards=shards,

@@ -30,10 +30,11 @@ class DraftStore(RunStore):
         """As of a run."""
         return path in self.written or super().exists(path)
 
-    def list_files(self, folder: str) -> list[str]:
+    def list_sizes(self, folder: str) -> dict[str, int]:
         """As of a run."""
-        ours = {path.rpartition("/")[2] for path in self.written if _folder(path) == folder}
-        return sorted(ours.union(super().list_files(folder)))
+        ours = {path: len(held) for path, held in self.written.items() if _folder(path) == folder}
+        named = {path.rpartition("/")[2]: size for path, size in ours.items()}
+        return {**super().list_sizes(folder), **named}
 
     def read_bytes(self, path: str) -> bytes:
         """As of a run."""

@@ -47,13 +47,15 @@ def encode_inputs(
     """
     parts: list[object] = [options]
     for shard in shards:
-        manifest, kept = images.find(shard), (read or {}).get(shard)
-        if kept is None and manifest is not None and verdicts.find(shard) is not None:
-            kept = kept_rows(verdicts, shard)
-        if manifest is None or kept is None:
+        manifest, judged = images.find(shard), verdicts.find(shard)
+        if manifest is None or judged is None:
             return None
-        rows = [*kept.items()] if any(kept.values()) else [*kept]
-        parts.append([shard, _sha256(manifest, "images") if kept else None, _digest(rows)])
+        if judged.gives is not None:
+            rows = judged.gives["rows"]
+        else:  # of a run made before it was told
+            kept = (read or {}).get(shard)
+            rows = _rows_digest(kept_rows(verdicts, shard) if kept is None else kept)
+        parts.append([shard, _sha256(manifest, "images") if judged.kept else None, rows])
     return _digest(parts)
 
 
@@ -66,23 +68,48 @@ def publish_inputs(images: Committed, verdicts: Committed, *, shard: int) -> str
         verdicts: The select step.
         shard: Which.
     """
-    manifest = images.find(shard)
-    if manifest is None or verdicts.find(shard) is None:
+    manifest, judged = images.find(shard), verdicts.find(shard)
+    if manifest is None or judged is None:
         return None
-    rows = kept_facts(verdicts, shard)
+    if judged.gives is not None:
+        names, told = judged.gives["names"].split(","), judged.gives["facts"]
+    else:  # of a run made before it was told
+        facts = kept_facts(verdicts, shard)
+        names, told = facts.column_names, _facts_digest(facts)
+    return _digest([_sha256(manifest, "images") if judged.kept else None, names, told])
+
+
+def gives_of(ledger: pa.Table) -> dict[str, str]:
+    """What later steps are made from of a shard's ledger, for its manifest: publish and encode then
+    need not read it to know whether they have made their shard of the same before."""
+    facts = facts_of(ledger)
+    return {
+        "rows": _rows_digest(rows_of(ledger)),
+        "names": ",".join(facts.column_names),
+        "facts": _facts_digest(facts),
+    }
+
+
+def _rows_digest(kept: Mapping[str, str | None]) -> str:
+    return _digest([*kept.items()] if any(kept.values()) else [*kept])
+
+
+def _facts_digest(facts: pa.Table) -> str:
     told = hashlib.sha256()
-    for column in rows.columns:  # as JSON, which two versions of Arrow write alike
+    for column in facts.columns:  # as JSON, which two versions of Arrow write alike
         told.update(json.dumps(column.to_pylist()).encode())
-    images_sha256 = _sha256(manifest, "images") if rows.num_rows else None
-    return _digest([images_sha256, rows.column_names, told.hexdigest()])
+    return told.hexdigest()
 
 
 def kept_facts(verdicts: Committed, shard_id: int) -> pa.Table:
     """What the ledger says of a shard's kept rows that their pictures are shown with: every column
     but the verdict and the list's own."""
     table = verdicts.table(shard_id, "ledger")
-    if table is None:
-        return pa.table({"key": pa.array([], pa.string())})
+    return pa.table({"key": pa.array([], pa.string())}) if table is None else facts_of(table)
+
+
+def facts_of(table: pa.Table) -> pa.Table:
+    """The same of a ledger that is in memory."""
     names = [
         name
         for name in table.column_names
@@ -104,8 +131,11 @@ def kept_keys(verdicts: Committed, shard_id: int) -> list[str]:
 def kept_rows(verdicts: Committed, shard_id: int) -> dict[str, str | None]:
     """Keys of a shard's kept rows, in order, and the caption that each has from elsewhere."""
     table = verdicts.table(shard_id, "ledger", columns=["key", "kept", "recaption"])
-    if table is None:
-        return {}
+    return {} if table is None else rows_of(table)
+
+
+def rows_of(table: pa.Table) -> dict[str, str | None]:
+    """The same of a ledger that is in memory."""
     kept = table.filter(table["kept"])
     keys = kept["key"].to_pylist()
     if "recaption" not in kept.column_names:

@@ -3,8 +3,7 @@
 import errno
 import os
 import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
@@ -16,14 +15,14 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
 
 from pipelines.run.layout import WORK_FOLDER, is_at_top, is_flat
+from pipelines.run.whole_files import NO_HARD_LINKS, TEMPORARY, link_whole, sync, temporary_beside
 from sd_core.errors import InputError
 from sd_core.faults import resource_named
 from sd_core.home import expand_home
 from sd_core.redact import CREDENTIALS_TOLD, names_credentials, redact_url
 
-_TEMPORARY = ".tmp-"
+_BULK = 1_000
 _LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
-_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class StorageError(InputError):
@@ -86,6 +85,21 @@ class RunStore:
         return filesystem, path.rstrip("/")
 
     @cached_property
+    def recorded(self) -> set[str]:
+        """Records that are there and need not be written again."""
+        return set()
+
+    @property
+    def _whole(self) -> dict[str, int]:
+        """How a file is read by one request: s3fs asks for its size first, to read it in parts."""
+        return {"max_concurrency": 1} if get_protocol(self.root) in ("s3", "s3a") else {}
+
+    @property
+    def num_threads(self) -> int:
+        """How many operations at once it bears, and is worth."""
+        return 16 if self.is_local else 64
+
+    @cached_property
     def is_flat(self) -> bool:
         """Whether there is no `_work/`: a training, or a run of an earlier version."""
         if self.flat is not None:
@@ -142,37 +156,39 @@ class RunStore:
         """The file's size in bytes; raises FileNotFoundError."""
         return int(self.filesystem.info(self.absolute(path), refresh=True)["size"])
 
-    @_named
     def list_files(self, folder: str) -> list[str]:
         """Names of the files directly in `folder`, sorted; empty when there is no such folder."""
+        return sorted(self.list_sizes(folder))
+
+    @_named
+    def list_sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of each file directly in `folder` by name; empty when there is no such folder."""
+        found = self._entries(folder, kind="file")
+        return {name: size for name, size in found.items() if not name.startswith(TEMPORARY)}
+
+    @_named
+    def list_folders(self, folder: str) -> list[str]:
+        """Names of the folders directly in `folder`, sorted; empty when there is no such folder."""
+        return sorted(self._entries(folder, kind="directory"))
+
+    def _entries(self, folder: str, *, kind: str) -> dict[str, int]:
         self.filesystem.invalidate_cache()
         try:
             entries = self.filesystem.ls(self.absolute(folder), detail=True)
         except FileNotFoundError:
-            return []
-        names = (PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "file")
-        return sorted(name for name in names if not name.startswith(_TEMPORARY))
+            return {}
+        return {PurePosixPath(e["name"]).name: e["size"] for e in entries if e["type"] == kind}
 
     def half_written(self) -> list[Path]:
         """What killed writers, or living ones, have in a local run, as full paths; an object store
         shows nothing of it."""
         root = Path(self.absolute(""))
-        return sorted(root.rglob(f"{_TEMPORARY}*")) if self.is_local else []
-
-    @_named
-    def list_folders(self, folder: str) -> list[str]:
-        """Names of the folders directly in `folder`, sorted; empty when there is no such folder."""
-        self.filesystem.invalidate_cache()
-        try:
-            entries = self.filesystem.ls(self.absolute(folder), detail=True)
-        except FileNotFoundError:
-            return []
-        return sorted(PurePosixPath(e["name"]).name for e in entries if e["type"] == "directory")
+        return sorted(root.rglob(f"{TEMPORARY}*")) if self.is_local else []
 
     @_named
     def read_bytes(self, path: str) -> bytes:
         """The whole file; raises FileNotFoundError."""
-        return cast(bytes, self.filesystem.cat_file(self.absolute(path)))
+        return cast(bytes, self.filesystem.cat_file(self.absolute(path), **self._whole))
 
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
@@ -195,9 +211,9 @@ class RunStore:
         if not self.is_local:
             self.filesystem.put_file(str(local), target)
             return
-        with _temporary_beside(target) as temporary:
+        with temporary_beside(target) as temporary:
             shutil.copyfile(local, temporary)
-            _sync(temporary)
+            sync(temporary)
             os.replace(temporary, target)
 
     @cached_property
@@ -206,14 +222,14 @@ class RunStore:
         if not self.is_local:
             return False
         with (
-            _temporary_beside(self.absolute("readers.json")) as one,
-            _temporary_beside(self.absolute("lists/x")) as other,
+            temporary_beside(self.absolute("readers.json")) as one,
+            temporary_beside(self.absolute("lists/x")) as other,
         ):
             one.touch()
             try:
                 os.link(one, other)
             except OSError as error:
-                if error.errno not in (*_NO_HARD_LINKS, errno.EXDEV):
+                if error.errno not in (*NO_HARD_LINKS, errno.EXDEV):
                     raise
                 return False
         return True
@@ -226,12 +242,12 @@ class RunStore:
         if not self.is_local:
             self.filesystem.cp_file(source, target)
             return
-        with _temporary_beside(target) as temporary:
+        with temporary_beside(target) as temporary:
             if self.has_links:
                 os.link(source, temporary)
             else:
                 shutil.copyfile(source, temporary)
-                _sync(temporary)
+                sync(temporary)
             os.replace(temporary, target)
 
     @_named
@@ -241,9 +257,9 @@ class RunStore:
         if not self.is_local:
             self.filesystem.pipe_file(target, content)
             return
-        with _temporary_beside(target) as temporary:
+        with temporary_beside(target) as temporary:
             temporary.write_bytes(content)
-            _sync(temporary)
+            sync(temporary)
             os.replace(temporary, target)
 
     @_named
@@ -256,7 +272,7 @@ class RunStore:
         target = self.absolute(path)
         try:
             if self.is_local:
-                _link_whole(target, content)
+                link_whole(target, content)
             else:
                 self.filesystem.pipe_file(target, content, mode="create")
         except FileExistsError:
@@ -275,31 +291,13 @@ class RunStore:
         except FileNotFoundError:
             return
 
-
-def _link_whole(target: str, content: bytes) -> None:
-    with _temporary_beside(target) as temporary:
-        temporary.write_bytes(content)
-        _sync(temporary)
-        try:
-            os.link(temporary, target)
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
-            with open(target, "xb") as stream:  # a file system without hard links
-                stream.write(content)
-
-
-@contextmanager
-def _temporary_beside(target: str) -> Iterator[Path]:
-    folder = Path(target).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
+    @_named
+    def delete_all(self, paths: Sequence[str]) -> None:
+        """Remove files, of an object store a thousand by each request; no error where one is not
+        there."""
+        if self.is_local:
+            for path in paths:
+                self.delete(path)
+            return
+        for at in range(0, len(paths), _BULK):
+            self.filesystem.rm([self.absolute(path) for path in paths[at : at + _BULK]])

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from pipelines.config import Config
 from pipelines.run.committed import Committed
+from pipelines.run.manifest import Manifest
 from pipelines.run.store import RunStore
 from pipelines.steps.rewrite import ShardTakedown
 from pipelines.steps.step import Resources, ShardStep
@@ -72,7 +73,7 @@ class StepKind:
     taken_over: Literal["amendments", "inputs"] | None = None
     """How a shard of an earlier revision is taken over: as the run's amendments say, by what the
     shard was made from (`Manifest.inputs`), or never."""
-    rewrite: Callable[[ShardTakedown], None] | None = None
+    rewrite: Callable[[ShardTakedown], Manifest] | None = None
     """Takes rows out of a shard; None where a takedown has nothing to do."""
     is_grouped: bool = False
     """Whether a shard of it holds the rows of several of the plan's."""

@@ -80,6 +80,7 @@ def run_steps(job: RunSteps, session: Session, asked: Sequence[str], say: Say) -
         QuarantineError, EngineError, ShardError: see their messages.
     """
     require_parents(job, asked)
+    session.keep = job.keep
     cut_before = read_revision(job.store).steps.get("select")
     for chain in job.chains(asked):
         if chain == ["select"]:
@@ -165,6 +166,7 @@ def complete(job: RunSteps, step: str, *, say: Say) -> None:
         folders=STEP_KINDS[step].paths,
         later=later_steps(step),
         publish=lambda: job.publish(step),
+        made=job.committed(step),
     )
     check_quarantine(job, step, summary)
     if read_revision(job.store).number != before:

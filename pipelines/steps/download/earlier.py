@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.run.checked import read_checked
+from pipelines.run.checked import open_checked, read_checked
 from pipelines.run.committed import Committed
 from pipelines.run.images import iterate_encoded
 from pipelines.run.manifest import Manifest, ShardError
@@ -42,8 +42,9 @@ class EarlierShard:
             return
         stored = self._facts.filter(self._facts["reason"].is_null())
         rows = dict(zip(stored["key"].to_pylist(), stored["row"].to_pylist(), strict=True))
-        for key, encoded in iterate_encoded(self._store, self._images):
-            spool.add(rows[key], encoded)
+        with open_checked(self._store, self._images) as stream:
+            for key, encoded in iterate_encoded(stream, self._images):
+                spool.add(rows[key], encoded)
 
     def with_new(self, facts: pa.Table) -> pa.Table:
         """The facts of all rows in plan order, those that were fetched again as they are now."""

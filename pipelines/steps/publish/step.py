@@ -10,8 +10,7 @@ import pyarrow.compute as pc
 
 from pipelines.config import Config
 from pipelines.rows.ledger import ORIGIN_FACTS
-from pipelines.run.checked import open_checked
-from pipelines.run.crops import KEPT_FOLDER, images_file
+from pipelines.run.crops import KEPT_FOLDER, open_images
 from pipelines.run.images import damaged
 from pipelines.run.manifest import Manifest, ShardError, SpooledFile, commit_shard
 from pipelines.run.shard_inputs import kept_facts, publish_inputs
@@ -98,9 +97,9 @@ class PublishStep:
             )
 
     def _stored(self, shard_id: int) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-        entry = images_file(self._store, self._images.file(shard_id, "images"))
-        if entry is not None:
-            with open_checked(self._store, entry) as stream:
+        with open_images(self._store, self._images.file(shard_id, "images")) as found:
+            if found is not None:
+                entry, stream = found
                 for sample in iterate_tar_samples(stream, fault=damaged(entry.path)):
                     yield sample.key, sample.files
 
