@@ -23,9 +23,7 @@ class Ledgers(RevisionFiles):
     @cached_property
     def schema(self) -> pa.Schema:
         """The first shard's."""
-        made, shards = self.committed("select"), range(self.step("select").num_shards)
-        files = (made.file(shard_id, "ledger") for shard_id in shards)
-        first = next(entry for entry in files if entry is not None)
+        first = next(self.iterate_files("ledger"))
         with self.whole(first.path), open_checked(self.store, first) as stream:
             return pq.read_schema(stream)
 

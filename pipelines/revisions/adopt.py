@@ -16,7 +16,11 @@ from pipelines.run.stored_json import read_json
 
 
 def adopt_shards(
-    made: Committed, *, shard_ids: Iterable[int], inputs_of: Callable[[int], str | None]
+    made: Committed,
+    *,
+    shard_ids: Iterable[int],
+    inputs_of: Callable[[int], str | None],
+    is_same: Callable[[Manifest, str], bool] = lambda manifest, inputs: manifest.inputs == inputs,
 ) -> int:
     """Commit, without making them again, shards that an earlier revision made from the same.
 
@@ -25,6 +29,7 @@ def adopt_shards(
             the fingerprint of the revision that is being made.
         shard_ids: Its shards.
         inputs_of: What a shard would be made from; None where that is not known yet.
+        is_same: Whether a shard of an earlier revision was made from that.
 
     Returns:
         How many were taken over.
@@ -38,14 +43,18 @@ def adopt_shards(
 
     def adopt(shard_id: int) -> Manifest | None:
         inputs = inputs_of(shard_id)
-        for donor, shards in donors if inputs is not None else ():
+        if inputs is None:
+            return None
+        for donor, shards in donors:
             manifest = donor.find(shard_id) if shard_id in shards else None
-            if manifest is None or manifest.inputs != inputs or manifest.quarantined is not None:
+            if manifest is None or manifest.quarantined is not None:
+                continue
+            if not is_same(manifest, inputs):
                 continue
             with lock:  # once for all of its shards
                 is_alike = takes_records(donor.fingerprint)
             if is_alike:
-                return _taken(made, manifest)
+                return _taken(made, replace(manifest, inputs=inputs))
         return None
 
     done = made.begin()

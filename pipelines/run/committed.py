@@ -1,6 +1,6 @@
 """What a step committed: the one way to read it, a shard at a time."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -151,15 +151,19 @@ class Committed:
         *,
         keys: frozenset[str] | None = None,
         on_failure: OnFailure | None = None,
+        rows: Sequence[dict[str, Any]] | None = None,
     ) -> Iterator[StoredImage]:
         """The shard's images in plan order, streaming; of the step that made the run's images.
 
         Args:
             keys: Only these are decoded; all by default.
+            rows: Facts (`FACTS`) of the rows of these keys, in plan order, where they were read
+                elsewhere; from the step's own facts by default.
             on_failure: Told the facts of an image that does not decode, which is then left out;
                 by default its error is raised.
 
         Raises:
             ShardError: also where the shard's tar and its facts disagree.
         """
-        return iterate_images(self.store, self.manifest(shard_id), keys=keys, on_failure=on_failure)
+        made = self.manifest(shard_id)
+        return iterate_images(self.store, made, keys=keys, on_failure=on_failure, rows=rows)

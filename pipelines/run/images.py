@@ -18,7 +18,7 @@ from sd_core.tar_members import TarFault, iterate_members
 
 _BATCHES_HELD = 4
 _IMAGE_SUFFIXES = ("jpg", "png", "webp")
-_FACTS = (
+FACTS = (
     "row",
     "key",
     "caption",
@@ -50,13 +50,14 @@ def iterate_images(
     *,
     keys: frozenset[str] | None = None,
     on_failure: Callable[[dict[str, Any], ShardError], None] | None = None,
+    rows: Sequence[dict[str, Any]] | None = None,
 ) -> Iterator[StoredImage]:
     """What `Committed.images` gives, of a shard of `download` or `generate`."""
     crops = manifest.file("images")
     with open_images(store, crops) as found:
         if found is not None:
             images, stream = found
-            yield from _decoded(store, manifest, images, stream, keys, on_failure)
+            yield from _decoded(store, manifest, images, stream, keys, on_failure, rows)
         elif manifest.kept and not (crops and keys is not None):
             raise _no_tar(manifest)
 
@@ -68,15 +69,16 @@ def _decoded(
     stream: IO[bytes],
     keys: frozenset[str] | None,
     on_failure: Callable[[dict[str, Any], ShardError], None] | None,
+    known: Sequence[dict[str, Any]] | None,
 ) -> Iterator[StoredImage]:
     origin, shard_id = manifest.step, manifest.shard_id
     facts = manifest.file(f"facts/{origin}")
     if facts is None:
         raise _no_tar(manifest)
-    rows = read_checked(store, facts, _FACTS).to_pylist()
+    rows = read_checked(store, facts, FACTS).to_pylist() if known is None else known
     stored = iter([row for row in rows if row.pop("reason") is None])
     members = iterate_encoded(stream, images)
-    if images != manifest.file("images"):
+    if known is not None or images != manifest.file("images"):
         if keys is None:
             raise ShardError(f"{origin} shard {shard_id}: only the kept images are left")
         asked = keys

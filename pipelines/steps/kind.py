@@ -84,6 +84,9 @@ class StepKind:
     build: Callable[[StepContext], ShardStep] | None = None
     inputs: Callable[[StepContext, int], str | None] | None = None
     """Of a further step: what a shard would be made from; None where that is not known yet."""
+    is_same: Callable[[StepContext, Manifest, str], bool] | None = None
+    """Of a further step: whether a shard was made from these inputs, where an earlier version told
+    them otherwise."""
     is_default: bool = False
     """Of a further step: it is there unless its section is null, and whenever the last of its
     parents is asked for by name."""

@@ -16,7 +16,7 @@ from pipelines.run.checked import read_checked
 from pipelines.run.committed import Committed
 from pipelines.run.crops import images_file
 from pipelines.run.manifest import FileEntry, Manifest, SpooledFile, commit_shard, create_manifest
-from pipelines.run.shard_inputs import encode_inputs, grouped_shards, score_inputs
+from pipelines.run.shard_inputs import encode_inputs, gives_of, grouped_shards, score_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.steps.left_rows import (
@@ -116,6 +116,7 @@ class ShardTakedown:
         kept: int,
         dropped: Mapping[str, int],
         inputs: str | None = None,
+        gives: Mapping[str, str] | None = None,
         taken: Sequence[FileEntry] = (),
     ) -> Manifest:
         """Commit other files in its place; arguments are those of `commit_shard`."""
@@ -129,6 +130,7 @@ class ShardTakedown:
             kept=kept,
             dropped=dropped,
             inputs=inputs,
+            gives=gives,
             taken=taken,
         )
 
@@ -207,7 +209,8 @@ def rewrite_ledger(shard: ShardTakedown) -> Manifest:
     rows = rename_copies(mask_rows(rows, hidden), run.masked)
     with spool_folder() as folder:
         files = [spool_table(rows, folder, "ledger")]
-        return shard.commit(files, kept=int(rows["reason"].null_count), dropped=_reasons(rows))
+        kept = int(rows["reason"].null_count)
+        return shard.commit(files, kept=kept, dropped=_reasons(rows), gives=gives_of(rows))
 
 
 def rewrite_latents(shard: ShardTakedown) -> Manifest:

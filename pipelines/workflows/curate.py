@@ -90,7 +90,7 @@ def curate(
         finish_takedown(store, say=say)
         made = job.begin()
         run_steps(made, session, job.asked, say)
-        write_card(store)
+        write_card(store, made.known)
     return result_of(made, job.asked)
 
 

@@ -87,7 +87,7 @@ def run_steps(job: RunSteps, session: Session, asked: Sequence[str], say: Say) -
             session.start("select", shards_total=job.num_shards("select"), shards_done=0)
             session.persist("select", lambda: job.select(say).run(session.on_commit))
             session.persist("select", lambda: complete(job, "select", say=say))
-            say_cut_captions(job.store, say)
+            say_cut_captions(job.committed("select"), say)
             _say_difference(job, cut_before, say)
         else:
             _run_chain(job, session, chain, say)

@@ -127,6 +127,11 @@ class RunSteps(ABC):
             self._committed[step] = Committed(self.store, step, fingerprint)
         return self._committed[step]
 
+    @property
+    def known(self) -> Collection[Committed]:
+        """The steps that this job has looked at."""
+        return self._committed.values()
+
     def keep(self, manifest: Manifest) -> None:
         """Take a commit of this job into the commit log."""
         self.committed(manifest.step).log.add(manifest)
@@ -160,12 +165,17 @@ class RunSteps(ABC):
             adopt_made(self.committed(step), before=each.fingerprint)
             for each in self._before_lifts(step)
         )
-        if STEP_KINDS[step].taken_over != "inputs":
+        kind = STEP_KINDS[step]
+        if kind.taken_over != "inputs":
             return adopted
+        told: dict[str, Any] = {}
+        if kind.is_same is not None:
+            told["is_same"] = partial(kind.is_same, self._context(step, Resources()))
         return adopted + adopt_shards(
             self.committed(step),
             shard_ids=range(self.num_shards(step)),
             inputs_of=partial(self.inputs, step),
+            **told,
         )
 
     def begin(self) -> None:

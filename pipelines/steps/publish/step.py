@@ -13,7 +13,7 @@ from pipelines.rows.ledger import ORIGIN_FACTS
 from pipelines.run.crops import KEPT_FOLDER, open_images
 from pipelines.run.images import damaged
 from pipelines.run.manifest import Manifest, ShardError, SpooledFile, commit_shard
-from pipelines.run.shard_inputs import kept_facts, publish_inputs
+from pipelines.run.shard_inputs import is_of_the_same, kept_facts, publish_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.kind import StepContext
 from pipelines.steps.left_rows import spool, spool_table
@@ -107,3 +107,8 @@ class PublishStep:
 def inputs_of(context: StepContext, shard_id: int) -> str | None:
     """What a shard would be made from; None where that is not known yet."""
     return publish_inputs(context.images, context.committed["select"], shard=shard_id)
+
+
+def is_of_the_same_inputs(context: StepContext, manifest: Manifest, inputs: str) -> bool:
+    """Whether a shard of an earlier revision was made from these."""
+    return is_of_the_same(manifest, inputs, context.images, context.committed["select"])

@@ -1,7 +1,7 @@
 """Select over a whole run: judge every row, settle what only all of them decide, write."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,9 @@ import pyarrow as pa
 from pipelines.rules.rule import ReadyRule
 from pipelines.rules.sql_rule import SqlCondition
 from pipelines.run.committed import Committed
-from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, committed_shards
+from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.run.on_threads import in_order
+from pipelines.run.shard_inputs import gives_of
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
@@ -21,6 +23,7 @@ from pipelines.steps.select.duplicates import Duplicates
 from pipelines.steps.select.facts import Facts
 from pipelines.steps.select.plan import plan_rules
 from pipelines.steps.select.ranking import Contest, Ranked
+from pipelines.steps.select.read_ahead import ReadAhead
 from pipelines.steps.select.recaptions import CaptionFiles, Recaptions
 from pipelines.steps.select.references import References
 from pipelines.steps.select.tokens import TokenColumns, TokenCounter
@@ -70,7 +73,7 @@ class Select:
             ShardError: a step before this one is not complete.
             ConfigError: a rule does not go with the facts, or a list cannot be read.
         """
-        done = committed_shards(self.store, self.name, self.fingerprint)
+        done = Committed(self.store, self.name, self.fingerprint).begin()
         if len(done) == self.num_shards:
             return
         with spool_folder() as folder:
@@ -79,9 +82,14 @@ class Select:
             references = References(self.config.copies.references, self.store.storage_options)
             self._judge(facts, verdicts, references, folder)
             names = CopyNames(facts, verdicts, references, folder)
-            for shard_id in range(self.num_shards):
-                if shard_id not in done:
-                    on_commit(self._write(shard_id, facts, verdicts, names, folder))
+            owed = [shard_id for shard_id in range(self.num_shards) if shard_id not in done]
+            tables = (
+                self._write(shard_id, facts, verdicts, names, folder)
+                for shard_id in facts.ahead(owed)
+            )
+            threads = self.store.num_threads
+            for manifest in in_order(self._commit, tables, num_threads=threads):
+                on_commit(manifest)
             if facts.recaptions is not None:
                 self.say(facts.recaptions.told())
 
@@ -92,6 +100,7 @@ class Select:
             num_shards=self.num_shards,
             score=self.score,
             read_rows=self.read_rows,
+            files=ReadAhead(self.store, folder),
             tokens=None if counter is None else TokenColumns(counter=counter, folder=folder),
             further=self.further,
             recaptions=None if self.captions is None else Recaptions(self.captions, folder),
@@ -117,7 +126,7 @@ class Select:
             folder=folder,
         )
         columns = {*duplicates.columns, *(name for rule in planned for name in rule.columns)}
-        for shard_id in range(self.num_shards):
+        for shard_id in facts.ahead(range(self.num_shards)):
             if facts.is_lost(shard_id):
                 verdicts.codes[verdicts.shard(shard_id)] = BY_FACTS
                 continue
@@ -132,7 +141,7 @@ class Select:
 
     def _write(
         self, shard_id: int, facts: Facts, verdicts: Verdicts, names: CopyNames, folder: Path
-    ) -> Manifest:
+    ) -> "_Written":
         table = ledger_table(
             facts.read(shard_id),
             verdicts,
@@ -144,20 +153,34 @@ class Select:
         write_table(table, path)
         counts = table["reason"].value_counts().to_pylist()
         dropped = Counter({c["values"]: c["counts"] for c in counts if c["values"] is not None})
+        file = SpooledFile(folder="ledger", path=path, suffix=".parquet", num_rows=table.num_rows)
+        return _Written(shard_id, file, dropped, gives_of(table))
+
+    def _commit(self, written: "_Written") -> Manifest:
+        file, dropped = written.file, written.dropped
         manifest = commit_shard(
             self.store,
             step=self.name,
             fingerprint=self.fingerprint,
-            shard_id=shard_id,
-            files=[
-                SpooledFile(folder="ledger", path=path, suffix=".parquet", num_rows=table.num_rows)
-            ],
-            rows_in=table.num_rows,
-            kept=table.num_rows - sum(dropped.values()),
+            shard_id=written.shard_id,
+            files=[file],
+            rows_in=file.num_rows,
+            kept=file.num_rows - sum(dropped.values()),
             dropped=dropped,
+            gives=written.gives,
         )
-        path.unlink()
+        file.path.unlink()
         return manifest
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A shard of the ledger on local disk."""
+
+    shard_id: int
+    file: SpooledFile
+    dropped: Mapping[str, int]
+    gives: Mapping[str, str]
 
 
 def _judge_shard(
