@@ -62,6 +62,11 @@ class Manifest:
         return sha256_of_bytes(self.content)
 
     @property
+    def path(self) -> str:
+        """Where the manifest lies in a run."""
+        return manifest_path(self.step, self.fingerprint, self.shard_id)
+
+    @property
     def content(self) -> bytes:
         """The manifest as it is written."""
         tree = {**vars(self), "files": [vars(entry) for entry in self.files]}
@@ -140,7 +145,7 @@ def commit_shard(
 
 def create_manifest(store: RunStore, manifest: Manifest) -> Manifest:
     """Create a manifest if its shard has none yet; returns the one that counts."""
-    path = manifest_path(manifest.step, manifest.fingerprint, manifest.shard_id)
+    path = manifest.path
     if store.create_exclusive(path, manifest.content):
         return manifest
     winner = read_manifest(store, manifest.step, manifest.fingerprint, manifest.shard_id)

@@ -83,7 +83,7 @@ def check_files(store: RunStore, manifest: Manifest, sizes: FileSizes) -> Iterat
     """Each folder has its file, with the recorded size, the rows it should and its hash's name."""
     rows = _rows_of_files(manifest)
     found = [entry.path.rpartition("/")[0] for entry in manifest.files]
-    path = manifest_path(manifest.step, manifest.fingerprint, manifest.shard_id)
+    path = manifest.path
     for folder, expected in rows.items():
         if found.count(folder) > 1 or (folder not in found and expected):
             yield Fault(path, f"{found.count(folder)} files in {folder}", "one")
@@ -166,7 +166,7 @@ def _same_rows(manifest: Manifest, expected: int, what: str) -> Iterator[Fault]:
 
 
 def _path(manifest: Manifest) -> str:
-    return manifest_path(manifest.step, manifest.fingerprint, manifest.shard_id)
+    return manifest.path
 
 
 def _rows_of_files(manifest: Manifest) -> dict[str, int | None]:
