@@ -48,7 +48,7 @@ def measure_engine(parts: Sequence[str], *, say: Say) -> list[EngineResult]:
     for part in parts:
         with tempfile.TemporaryDirectory(prefix="bench-engine-") as folder:
             say(f"engine ({part}) ...")
-            results.append(PARTS[part](_Case(Path(folder), say)))
+            results.append(PARTS[part](_Case(Path(folder))))
     return results
 
 
@@ -59,8 +59,8 @@ class _Case:
         folder: Empty, on this machine.
     """
 
-    def __init__(self, folder: Path, say: Say) -> None:
-        self.folder, self.say = folder, say
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def run(
         self,
@@ -74,8 +74,7 @@ class _Case:
         """Run a chain by a session's public door; returns every attempt."""
         notes = self.notes(name)
         store = RunStore(str(self.folder / name / "run"))
-        quiet = config.model_copy(update={"runner": "ray"})
-        with open_session(store, quiet, say=lambda _: None, downloads=downloads) as session:
+        with open_session(store, config, say=lambda _: None, downloads=downloads) as session:
             places = {"download": session.download_resources, "score": session.model_resources}
             chain = [
                 WaitingStep(store=store, notes=notes, resources=places[step["name"]], **step)
@@ -229,11 +228,12 @@ def engine_table(results: Sequence[EngineResult]) -> str:
         ]
         for result in results
     ]
-    notes = [
-        f"({result.part}) {', '.join(f'{name} {value:.1f}' for name, value in result.figures.items())}"
-        for result in results
-    ]
+    notes = [f"({result.part}) {_spell(result.figures)}" for result in results]
     return "\n".join([text_table(["part", "found", "at most", "holds"], rows), *notes])
+
+
+def _spell(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
 
 
 PARTS: Final[Mapping[str, Callable[[_Case], EngineResult]]] = {
