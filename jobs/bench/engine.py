@@ -4,10 +4,9 @@ Ratios hold; seconds are of steps that sleep, and of many processes that start o
 """
 
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -150,11 +149,17 @@ def _join(case: _Case) -> EngineResult:
     with raylets([node] * 4):
         spans = case.run("four", config, shards=shards, steps=[{**step, "gate": 4}])
     four = max(span.end for span in spans) - min(span.begin for span in spans)
-    with raylets([node]) as cluster, _joining(case.notes("join"), shards // 3) as joined:
-        joined.add = lambda: add(cluster, node)
-        spans = case.run("join", config, shards=shards, steps=[step])
+    with raylets([node]) as cluster, ThreadPoolExecutor(1) as pool:
+        run = pool.submit(case.run, "join", config, shards=shards, steps=[step])
+        joined = []
+        while not run.done() and len(list(case.notes("join").glob("*.span"))) < shards // 3:
+            time.sleep(0.1)
+        for _ in range(3):
+            add(cluster, node)
+            joined.append(time.time())
+        spans = run.result()
     begin, end = min(span.begin for span in spans), max(span.end for span in spans)
-    ideal = ideal_seconds(shards * wait_s, [time - begin for time in joined.times])
+    ideal = ideal_seconds(shards * wait_s, [time - begin for time in joined])
     return EngineResult(
         part="d",
         what="one node, and three more at a third of the way, of the ideal of the nodes present",
@@ -168,34 +173,6 @@ def _join(case: _Case) -> EngineResult:
             "their ideal": shards * wait_s / 4,
         },
     )
-
-
-@dataclass
-class _Joining:
-    times: list[float]
-    add: Callable[[], object] = lambda: None
-
-
-@contextmanager
-def _joining(notes: Path, after: int) -> Iterator[_Joining]:
-    """Add three nodes as soon as so many shards are done; when each was there is in `times`."""
-    joining, ended = _Joining(times=[]), threading.Event()
-
-    def watch() -> None:
-        while len(list(notes.glob("*.span"))) < after:
-            if ended.wait(0.1):
-                return
-        for _ in range(3):
-            joining.add()
-            joining.times.append(time.time())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield joining
-    finally:
-        ended.set()
-        thread.join()
 
 
 def ideal_seconds(work_s: float, joined: Sequence[float]) -> float:

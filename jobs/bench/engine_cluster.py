@@ -38,11 +38,11 @@ def raylets(nodes: Sequence[Node]) -> Iterator[Cluster]:
                 os.environ["RAY_ADDRESS"] = cluster.address
                 yield cluster
             finally:
-                cluster.shutdown()
+                cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def add(cluster: Cluster, node: Node) -> Any:
-    """Add a node; returns when the cluster knows it."""
+    """Add a node, in the main thread, whose signals Ray takes; returns when the cluster knows it."""
     return cluster.add_node(
         num_cpus=node.cpus,
         num_gpus=node.gpus,

@@ -15,7 +15,7 @@ ROWS = 10
 _PATIENCE_S = 60.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class WaitingStep:
     """The workload of `jobs.bench engine`; only its work is pretended.
 
