@@ -42,7 +42,7 @@ def raylets(nodes: Sequence[Node]) -> Iterator[Cluster]:
 
 
 def add(cluster: Cluster, node: Node) -> Any:
-    """Add a node, in the main thread, whose signals Ray takes; returns when the cluster knows it."""
+    """Add a node, in the main thread (Ray takes its signals), and wait until it is known."""
     return cluster.add_node(
         num_cpus=node.cpus,
         num_gpus=node.gpus,
