@@ -2,9 +2,8 @@
 
 import errno
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,14 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
 
 from pipelines.run.layout import WORK_FOLDER, is_at_top, is_flat
-from pipelines.run.whole_files import NO_HARD_LINKS, TEMPORARY, link_whole, sync, temporary_beside
+from pipelines.run.whole_files import (
+    NO_HARD_LINKS,
+    TEMPORARY,
+    copy,
+    link_whole,
+    sync,
+    temporary_beside,
+)
 from sd_core.errors import InputError
 from sd_core.faults import resource_named
 from sd_core.home import expand_home
@@ -128,9 +134,6 @@ class RunStore:
         options = dict(self.storage_options)
         return {"root": self.root, "storage_options": options, "flat": self.flat, **known}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:
         """The fsspec file system that holds the run."""
@@ -212,8 +215,7 @@ class RunStore:
             self.filesystem.put_file(str(local), target)
             return
         with temporary_beside(target) as temporary:
-            shutil.copyfile(local, temporary)
-            sync(temporary)
+            copy(local, temporary)
             os.replace(temporary, target)
 
     @cached_property
@@ -246,8 +248,7 @@ class RunStore:
             if self.has_links:
                 os.link(source, temporary)
             else:
-                shutil.copyfile(source, temporary)
-                sync(temporary)
+                copy(source, temporary)
             os.replace(temporary, target)
 
     @_named
@@ -286,18 +287,13 @@ class RunStore:
     @_named
     def delete(self, path: str) -> None:
         """Remove one file; no error where there is none."""
-        try:
+        with suppress(FileNotFoundError):
             self.filesystem.rm_file(self.absolute(path))
-        except FileNotFoundError:
-            return
 
     @_named
     def delete_all(self, paths: Sequence[str]) -> None:
-        """Remove files, of an object store a thousand by each request; no error where one is not
-        there."""
-        if self.is_local:
-            for path in paths:
-                self.delete(path)
-            return
-        for at in range(0, len(paths), _BULK):
+        """As `delete`, of an object store a thousand by each request."""
+        for path in paths if self.is_local else ():
+            self.delete(path)
+        for at in () if self.is_local else range(0, len(paths), _BULK):
             self.filesystem.rm([self.absolute(path) for path in paths[at : at + _BULK]])

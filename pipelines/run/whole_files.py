@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,12 @@ def temporary_beside(target: str) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def copy(source: str | Path, path: Path) -> None:
+    """Copy a file onto the disk."""
+    shutil.copyfile(source, path)
+    sync(path)
 
 
 def sync(path: Path) -> None:

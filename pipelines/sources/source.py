@@ -47,9 +47,6 @@ class Source:
     def __getstate__(self) -> dict[str, SourceConfig]:
         return {"config": self.config}
 
-    def __setstate__(self, state: dict[str, SourceConfig]) -> None:
-        self.__dict__.update(state)
-
     @cached_property
     def _by_name(self) -> dict[str, SourceFile]:
         return {file.name: file for file in self.files}

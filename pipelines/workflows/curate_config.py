@@ -68,7 +68,7 @@ class CurateConfig(JobConfig):
         for key, found in (("rules", rules), ("block", block)):
             if found:
                 yield say_instead(key, "download.rules", found)
-        yield from self.select.old_keys()
+        yield from super().old_keys()
 
     @model_validator(mode="after")
     def _rules_have_one_key(self) -> Self:

@@ -35,6 +35,9 @@ class CurateSteps(RunSteps):
         WeightsError: encode's tokenizer cannot be had.
     """
 
+    config: CurateConfig
+    plan: Plan
+
     def __init__(
         self,
         config: CurateConfig,
@@ -45,8 +48,6 @@ class CurateSteps(RunSteps):
         amendments: Amendments | None = None,
     ) -> None:
         config = config.model_copy(update={"image": config.image.of_run(_recorded_image(store))})
-        self.config = config
-        self.plan = plan
         self.rows = PlannedRows(store, source, config.before_fetch)
         encode = config.encode
         self._tokenizer = None if encode is None else load_caption_tokenizer(encode.text_encoder)

@@ -31,6 +31,9 @@ class GenerateSteps(RunSteps):
     The plan is no part of their identities: it only grows, and what is made stays as it is.
     """
 
+    config: GenerateJobConfig
+    plan: PromptPlan
+
     def __init__(
         self,
         config: GenerateJobConfig,
@@ -39,8 +42,6 @@ class GenerateSteps(RunSteps):
         *,
         amendments: Amendments | None = None,
     ) -> None:
-        self.config = config
-        self.plan = plan
         self._tokenizer = load_caption_tokenizer(first_text_encoder(config.generate.model))
         super().__init__(config, store, plan, amendments=amendments)
 

@@ -34,9 +34,6 @@ class PlannedRows:
         names = ("store", "source", "rules")
         return {name: self.__dict__[name] for name in names}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
     @cached_property
     def tombstones(self) -> Tombstones:
         """What was taken down, read once per process."""
