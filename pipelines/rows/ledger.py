@@ -1,6 +1,6 @@
 """The schema of facts and verdicts, and the closed list of reasons a row can be dropped for."""
 
-from typing import Final
+from typing import Final, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -44,7 +44,7 @@ LIST_REASONS: Final = (
     "url_blocked",
     "domain_blocked",
 )
-FETCH_REASONS: Final = (
+FailedFetch = Literal[
     "url_invalid",
     "url_too_long",  # for any server
     "scheme_refused",
@@ -67,9 +67,8 @@ FETCH_REASONS: Final = (
     "http_malformed",
     "file_missing",  # a path of the list names no file under `source.files_root`
     "opted_out",
-    "content_hash_mismatch",
-    "sha256_blocked",
-)
+]
+FETCH_REASONS: Final = (*get_args(FailedFetch), "content_hash_mismatch", "sha256_blocked")
 RETRIED_REASONS: Final = frozenset(
     {
         "dns_failed",

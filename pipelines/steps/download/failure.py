@@ -2,39 +2,15 @@
 
 from typing import Literal
 
-FetchReason = Literal[
-    "url_invalid",
-    "url_too_long",
-    "scheme_refused",
-    "address_refused",
-    "dns_failed",
-    "connection_failed",
-    "tls_failed",
-    "download_timed_out",
-    "body_too_large",
-    "body_truncated",
-    "empty_body",
-    "too_many_redirects",
-    "redirect_invalid",
-    "http_not_found",
-    "http_gone",
-    "http_forbidden",
-    "http_rate_limited",
-    "http_client_error",
-    "http_server_error",
-    "http_malformed",
-    "file_missing",
-    "opted_out",
-    "url_blocked",
-    "domain_blocked",
-]
+from pipelines.rows.ledger import FailedFetch
+
+FetchReason = Literal[FailedFetch, "url_blocked", "domain_blocked"]  # of a redirect
 
 
 class FetchFailed(Exception):
     """A URL gave no body.
 
     Attributes:
-        reason: One of `FetchReason`.
         message: Our own words, and at most a status number: never a byte of the server's.
         retryable: Whether a later try could end otherwise.
         retry_after_s: The wait the server asked for, or None.

@@ -1,20 +1,20 @@
 """The commit of a latent shard: the samples that were written and the rows that were refused."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.rows.failures import spool_rejects
-from pipelines.run.committed import Committed
-from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.run.manifest import Manifest
+from pipelines.steps.left_rows import spool
+from pipelines.steps.step import CommittedStep
 
 ENCODE_REJECTS = "latents/rejects"
 NOT_FINITE = "a latent or embedding is not finite in the cache's dtype"
 
 
 def commit_latents(
-    encode: Committed,
+    encode: CommittedStep,
     *,
     shard_id: int,
     path: Path,
@@ -30,21 +30,8 @@ def commit_latents(
         rejects: Rows of `REJECTS`, in order.
         inputs: What the shard was made from, where a later revision may reuse it.
     """
-    files = []
-    if num_written:
-        files.append(
-            SpooledFile(folder="latents", path=path, suffix=path.suffix, num_rows=num_written)
-        )
+    files = [spool(path, "latents", num_written)] if num_written else []
     refused = path.with_name("rejects.parquet")
     files += spool_rejects(rejects, path=refused, folder=ENCODE_REJECTS)
-    return commit_shard(
-        encode.store,
-        step=encode.step,
-        fingerprint=encode.fingerprint,
-        shard_id=shard_id,
-        files=files,
-        rows_in=num_written + len(rejects),
-        kept=num_written,
-        dropped=Counter(reject["reason"] for reject in rejects),
-        inputs=inputs,
-    )
+    reasons = [reject["reason"] for reject in rejects]
+    return encode.commit_shard(shard_id, files, kept=num_written, reasons=reasons, inputs=inputs)

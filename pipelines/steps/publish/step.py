@@ -13,11 +13,12 @@ from pipelines.rows.ledger import ORIGIN_FACTS
 from pipelines.run.checked import open_checked
 from pipelines.run.crops import KEPT_FOLDER, images_file
 from pipelines.run.images import damaged
-from pipelines.run.manifest import Manifest, ShardError, SpooledFile, commit_shard
+from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.shard_inputs import kept_facts, publish_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.kind import StepContext
 from pipelines.steps.left_rows import spool, spool_table
+from pipelines.steps.step import CommittedStep
 from sd_core.tar_members import SampleTarWriter, iterate_tar_samples
 
 KEPT_METADATA: Final = f"{KEPT_FOLDER}/metadata"
@@ -28,24 +29,18 @@ class PublishConfig(Config):
     it the second copy of every kept image."""
 
 
-class PublishStep:
+class PublishStep(CommittedStep):
     """Makes and commits shards of kept images, in the order of the list; a row without an image is
     a `ShardError`, never left out."""
 
     name = "publish"
 
     def __init__(self, context: StepContext) -> None:
-        self.fingerprint = context.fingerprint
-        self.resources = context.resources
-        self._store = context.store
+        super().__init__(
+            context.store, fingerprint=context.fingerprint, resources=context.resources
+        )
         self._images = context.images
         self._verdicts = context.committed["select"]
-
-    def open(self) -> None:
-        """Nothing is loaded."""
-
-    def close(self) -> None:
-        """Nothing is held."""
 
     def rows_in(self, shard_id: int) -> int:
         """Rows that select kept."""
@@ -65,20 +60,8 @@ class PublishStep:
             if metadata is not None:
                 rows = pc.is_in(metadata["image_key"], value_set=pa.array(list(kept), pa.string()))
                 files.append(spool_table(metadata.filter(rows), scratch, KEPT_METADATA))
-            return self._commit(shard_id, files, kept=len(kept))
-
-    def _commit(self, shard_id: int, files: list[SpooledFile], *, kept: int) -> Manifest:
-        return commit_shard(
-            self._store,
-            step=self.name,
-            fingerprint=self.fingerprint,
-            shard_id=shard_id,
-            files=files,
-            rows_in=kept,
-            kept=kept,
-            dropped={},
-            inputs=publish_inputs(self._images, self._verdicts, shard=shard_id),
-        )
+            inputs = publish_inputs(self._images, self._verdicts, shard=shard_id)
+            return self.commit_shard(shard_id, files, kept=len(kept), inputs=inputs)
 
     def _write(self, shard_id: int, kept: Mapping[str, dict[str, Any]], path: Path) -> None:
         left = set(kept)
@@ -98,9 +81,9 @@ class PublishStep:
             )
 
     def _stored(self, shard_id: int) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-        entry = images_file(self._store, self._images.file(shard_id, "images"))
+        entry = images_file(self.store, self._images.file(shard_id, "images"))
         if entry is not None:
-            with open_checked(self._store, entry) as stream:
+            with open_checked(self.store, entry) as stream:
                 for sample in iterate_tar_samples(stream, fault=damaged(entry.path)):
                     yield sample.key, sample.files
 
