@@ -26,8 +26,8 @@ from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
 from pipelines.sources import Source, SourceConfig
 from pipelines.steps.kinds import STEP_KINDS, later_steps
+from sd_core.cache.formats import open_shard_writer
 from sd_core.cache.samples import EmptyCaption, LatentSample
-from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import AutoencoderIdentity, CacheIdentity, CacheSpec, TextEncoderIdentity
 from sd_core.tar_members import SampleTarWriter
 

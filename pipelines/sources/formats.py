@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipelines.sources.config import ReadingConfig
-from pipelines.sources.earlier_tars import earlier_tar_images, read_earlier_tar, scan_earlier_tar
 from pipelines.sources.files import SourceFile, StoredPart
 from pipelines.sources.hub_data import HuggingFaceUrls
 from pipelines.sources.image_folder import ImageFolder
@@ -22,6 +21,7 @@ from pipelines.sources.lists import read_list, scan_list
 from pipelines.sources.parquet_list import read_parquet_rows, scan_parquet
 from pipelines.sources.rows import EARLIER_READER, RawRows, ScannedRange, SourceRange
 from pipelines.sources.source_format import Scan, SourceFormat, Wanted
+from pipelines.sources.tar_rows import earlier_tar_images, read_earlier_tar, scan_earlier_tar
 from pipelines.sources.webdataset import read_webdataset, scan_webdataset, webdataset_images
 
 

@@ -11,7 +11,7 @@ from pipelines.run.images import damaged
 from pipelines.run.manifest import FileEntry, SpooledFile
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
-from sd_core.cache.shards import iterate_shard, open_shard_writer
+from sd_core.cache.formats import iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
 from sd_core.tar_members import SampleTarWriter, iterate_members
 

@@ -9,9 +9,9 @@ from pipelines.run.folder import check_output
 from pipelines.run.processors import PROCESSORS_FOLDER, noted_processors
 from pipelines.run.recorded_options import check_recorded
 from pipelines.run.store import RunStore
-from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.autoencoder_worker import open_image_sets
 from pipelines.training.checkpoints import newest_step
+from pipelines.training.config import AutoencoderTrainConfig
 from pipelines.training.job import STEP, check_training
 from pipelines.training.loop import AnyTrainConfig
 from pipelines.training.records import read_metrics

@@ -19,9 +19,8 @@ from sd_core.model.latent_diffusion_saving import save_latent_diffusion
 from sd_core.say import Say
 from sd_core.training.batches import TrainingBatch, collate
 from sd_core.training.denoiser_task import DENOISER, DenoiserTask
-from sd_core.training.example import forward_once
-from sd_core.training.flops import count_flops
-from sd_core.training.place import Place
+from sd_core.training.flops import count_flops, forward_once
+from sd_core.training.task import Place
 from sd_core.training.trainer import Trainer
 
 _NOISE_THREADS = 4

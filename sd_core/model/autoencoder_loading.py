@@ -18,7 +18,7 @@ from sd_core.model.single_file import detect_layout, fill_from_single_file, is_s
 from sd_core.model.single_file_names import AUTOENCODER_PREFIX, autoencoder_source
 from sd_core.model.weight_files import (
     DIFFUSERS_STEM,
-    read_settings,
+    settings_in,
     stored_shapes,
     stored_tensors,
     weight_files,
@@ -149,7 +149,7 @@ def _diffusers_class(name: str) -> Any:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     advice = "diffusers folder (of a whole pipeline, name its vae subfolder)"
-    return read_settings(folder, where="autoencoder.model", advice=advice)
+    return settings_in(folder, where="autoencoder.model", advice=advice)
 
 
 def _class_name(settings: dict[str, Any], kind: str, folder: Path) -> str:

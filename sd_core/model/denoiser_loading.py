@@ -14,8 +14,7 @@ from sd_core.model.precision import seeded
 from sd_core.model.single_file import detect_layout, fill_from_single_file, open_single_file
 from sd_core.model.single_file_names import DENOISER_PREFIX, denoiser_source
 from sd_core.model.unet import UNET
-from sd_core.model.weight_files import DIFFUSERS_STEM, stored_shapes, weight_files
-from sd_core.model.weight_files import read_settings as read_folder_settings
+from sd_core.model.weight_files import DIFFUSERS_STEM, settings_in, stored_shapes, weight_files
 from sd_core.model.weights import WeightsError
 
 _STABLE_DIFFUSION: Final[dict[str, Any]] = {
@@ -215,7 +214,7 @@ def build_empty(settings: dict[str, Any], *, where: str) -> nn.Module:
 def read_settings(folder: Path, *, where: str) -> dict[str, Any]:
     """The `config.json` of a diffusers model folder; raises `WeightsError`."""
     advice = "diffusers model folder (of a whole pipeline, name its unet or transformer subfolder)"
-    return read_folder_settings(folder, where=where, advice=advice)
+    return settings_in(folder, where=where, advice=advice)
 
 
 def denoiser_class(settings: dict[str, Any], *, where: str) -> Any:

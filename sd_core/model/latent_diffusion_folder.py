@@ -8,7 +8,7 @@ from sd_core.model.denoisers import DENOISERS
 from sd_core.model.index_settings import LEFT_ALONE, check_index, mended_by_pipeline
 from sd_core.model.noise_schedule import NoiseScheduleConfig, noise_schedule_of_scheduler
 from sd_core.model.text_encoder_architectures import PLAIN_CLASS, PROJECTED_CLASS
-from sd_core.model.weight_files import read_json
+from sd_core.model.weight_files import read_object
 from sd_core.model.weights import WeightsError, join_reference, public_reference, resolve_weights
 
 _ALLOWED: Final[dict[str, tuple[str, ...]]] = {
@@ -111,4 +111,4 @@ def _check_part(index: dict[str, Any], name: str, model: str, *, where: str) -> 
 
 
 def _read_json(model: str, name: str, *, where: str) -> dict[str, Any]:
-    return read_json(resolve_weights(join_reference(model, name), where=where), where=where)
+    return read_object(resolve_weights(join_reference(model, name), where=where), where=where)

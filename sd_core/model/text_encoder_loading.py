@@ -29,7 +29,7 @@ from sd_core.model.text_encoder_settings import (
     check_tokenizer_folder,
     check_vocabulary,
 )
-from sd_core.model.weight_files import read_settings
+from sd_core.model.weight_files import settings_in
 from sd_core.model.weights import WeightsError, join_reference, resolve_weights
 
 _LEFT_OVER: Final = ("position_ids", "text_projection", "logit_scale")
@@ -155,7 +155,7 @@ def tokenizer_folder(part: str) -> str:
 
 
 def _clip_settings(folder: Path, *, where: str) -> dict[str, Any]:
-    settings = read_settings(folder, where=where, advice="text encoder")
+    settings = settings_in(folder, where=where, advice="text encoder")
     name = class_name_of_settings(settings)
     if name not in (PLAIN_CLASS, PROJECTED_CLASS):
         raise WeightsError(

@@ -14,7 +14,7 @@ DIFFUSERS_STEM: Final = "diffusion_pytorch_model"
 TRANSFORMERS_STEM: Final = "model"
 
 
-def read_json(path: Path, *, where: str) -> dict[str, Any]:
+def read_object(path: Path, *, where: str) -> dict[str, Any]:
     """A JSON object of a model's folder; raises `WeightsError` where it is none."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
@@ -25,13 +25,13 @@ def read_json(path: Path, *, where: str) -> dict[str, Any]:
     return content
 
 
-def read_settings(folder: Path, *, where: str, advice: str) -> dict[str, Any]:
+def settings_in(folder: Path, *, where: str, advice: str) -> dict[str, Any]:
     """The `config.json` of a model's folder; raises `WeightsError`, with advice, where it has
     none."""
     path = folder / "config.json"
     if not path.is_file():
         raise WeightsError(f"{where}: {folder} holds no config.json, so it is no {advice}")
-    return read_json(path, where=where)
+    return read_object(path, where=where)
 
 
 def weight_files(folder: Path, stem: str, *, where: str) -> list[Path]:

@@ -42,8 +42,8 @@ from pipelines.steps.download.intake import RowOutcome
 from pipelines.steps.download.shard_files import download_facts, write_crops
 from pipelines.steps.kinds import later_steps
 from pipelines.steps.select import Select, SelectConfig, Threshold
+from sd_core.cache.formats import open_shard_writer
 from sd_core.cache.samples import EmptyCaption, LatentSample
-from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import (
     AutoencoderIdentity,
     CacheIdentity,

@@ -16,7 +16,6 @@ from pipelines.run.images import StoredImage, batches, stack_pixels
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_rows
 from pipelines.run.spool_folder import spool_folder
-from pipelines.steps.encode.commit import NOT_FINITE, commit_latents
 from pipelines.steps.encode.encode import (
     EncodeConfig,
     EncodedBatch,
@@ -26,10 +25,10 @@ from pipelines.steps.encode.encode import (
     encode_empty_caption,
     load_encode_models,
 )
+from pipelines.steps.encode.stored import NOT_FINITE, commit_latents
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
-from sd_core.cache.formats import ShardWriter, format_of
+from sd_core.cache.formats import ShardWriter, format_of, open_shard_writer
 from sd_core.cache.samples import LatentSample
-from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
 
 _ATTRIBUTES = ("row", "sha256", "original_width", "original_height", "width", "height")

@@ -1,21 +1,48 @@
 """Encode for generated images: the latents are there, and the kept rows' become the cache."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from pipelines.rows.failures import reject
+from pipelines.rows.failures import reject, spool_rejects
 from pipelines.run.cache_files import read_recorded, record_cache
 from pipelines.run.checked import open_checked
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest
 from pipelines.run.spool_folder import spool_folder
-from pipelines.steps.encode.commit import NOT_FINITE, commit_latents
+from pipelines.steps.left_rows import spool
 from pipelines.steps.step import CommittedStep
-from sd_core.cache.formats import format_of
+from sd_core.cache.formats import format_of, iterate_shard, open_shard_writer
 from sd_core.cache.samples import LatentSample
-from sd_core.cache.shards import iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
+
+ENCODE_REJECTS = "latents/rejects"
+NOT_FINITE = "a latent or embedding is not finite in the cache's dtype"
+
+
+def commit_latents(
+    encode: CommittedStep,
+    *,
+    shard_id: int,
+    path: Path,
+    num_written: int,
+    rejects: Sequence[dict[str, Any]],
+    inputs: str | None = None,
+) -> Manifest:
+    """Publish a finished local shard and its rejects, then the manifest of the encode step.
+
+    Args:
+        path: The shard; not published where it holds nothing.
+        num_written: Its samples.
+        rejects: Rows of `REJECTS`, in order.
+        inputs: What the shard was made from, where a later revision may reuse it.
+    """
+    files = [spool(path, "latents", num_written)] if num_written else []
+    refused = path.with_name("rejects.parquet")
+    files += spool_rejects(rejects, path=refused, folder=ENCODE_REJECTS)
+    reasons = [reject["reason"] for reject in rejects]
+    return encode.commit_shard(shard_id, files, kept=num_written, reasons=reasons, inputs=inputs)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -22,9 +22,8 @@ from pipelines.steps.generate.image_files import encode_image, fit_parameters
 from pipelines.steps.generate.painted import PaintedBatch
 from pipelines.steps.generate.rows import ImageRow
 from pipelines.steps.generate.shard_files import MadeImage, write_image_files
-from sd_core.cache.formats import ShardWriter, format_of
+from sd_core.cache.formats import ShardWriter, format_of, open_shard_writer
 from sd_core.cache.samples import LatentSample
-from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
 
 """Latents of every image, of which select's verdict takes its share into the cache."""

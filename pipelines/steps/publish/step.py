@@ -17,7 +17,8 @@ from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.shard_inputs import kept_facts, publish_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.kind import StepContext
-from pipelines.steps.left_rows import spool, spool_table
+from pipelines.steps.left_rows import copy_members, spool, spool_table
+from pipelines.steps.rewrite import ShardTakedown
 from pipelines.steps.step import CommittedStep
 from sd_core.tar_members import SampleTarWriter, iterate_tar_samples
 
@@ -91,3 +92,27 @@ class PublishStep(CommittedStep):
 def inputs_of(context: StepContext, shard_id: int) -> str | None:
     """What a shard would be made from; None where that is not known yet."""
     return publish_inputs(context.images, context.committed["select"], shard=shard_id)
+
+
+def rewrite_kept(shard: ShardTakedown) -> None:
+    """The kept images, and how they are made again, without the hidden rows."""
+    run, shard_id = shard.run, shard.manifest.shard_id
+    if shard_id not in run.hidden:
+        shard.take_over()
+        return
+    if shard.manifest.quarantined is not None:
+        shard.take_over_given_up(num_rows=run.new["select"].manifest(shard_id).kept)
+        return
+    with spool_folder() as scratch:
+        files, kept = [], 0
+        if (entry := shard.manifest.file(KEPT_FOLDER)) is not None:
+            tar = scratch / "kept.tar"
+            kept = copy_members(shard.store, entry, tar, without=run.masked)
+            files += [spool(tar, KEPT_FOLDER, kept)] if kept else []
+        metadata = shard.table(KEPT_METADATA)
+        if metadata is not None and kept:
+            gone = pc.is_in(metadata["image_key"], value_set=pa.array(sorted(run.masked)))
+            left = metadata.filter(pc.invert(gone)).combine_chunks()
+            files.append(spool_table(left, scratch, KEPT_METADATA))
+        inputs = publish_inputs(run.new[run.origin], run.new["select"], shard=shard_id)
+        shard.commit(files, kept=kept, dropped={}, inputs=inputs)

@@ -16,7 +16,6 @@ from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
 from pipelines.steps.select.config import SelectConfig
-from pipelines.steps.select.copy_names import CopyNames
 from pipelines.steps.select.duplicates import Duplicates
 from pipelines.steps.select.facts import Facts
 from pipelines.steps.select.plan import plan_rules
@@ -25,7 +24,7 @@ from pipelines.steps.select.recaptions import CaptionFiles, Recaptions
 from pipelines.steps.select.references import References
 from pipelines.steps.select.tokens import TokenColumns, TokenCounter
 from pipelines.steps.select.verdicts import BY_FACTS, Verdicts
-from pipelines.steps.select.write import ledger_table
+from pipelines.steps.select.write import CopyNames, ledger_table
 from sd_core.say import Say
 
 
