@@ -26,7 +26,6 @@ from pipelines.steps.download.intake import IncomingRow, Intake, OnOutcome, RowO
 from pipelines.steps.download.limits import return_large_blocks_to_the_system
 from pipelines.steps.download.local_files import LocalFiles
 from pipelines.steps.download.shard_files import download_facts, write_crops
-from pipelines.steps.left_rows import spool as spool_file
 from pipelines.steps.left_rows import spool_table
 from pipelines.steps.step import CommittedStep
 
@@ -202,7 +201,7 @@ class DownloadStep(CommittedStep):
         if len(spool):
             tar = folder / "images.tar"
             count = write_crops(facts, spool=spool, path=tar, extension=self.image.format)
-            files.append(spool_file(tar, "images", count))
+            files.append(SpooledFile(folder="images", path=tar, num_rows=count))
         return [*files, spool_table(facts, folder, "facts/download")]
 
 

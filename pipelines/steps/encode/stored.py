@@ -9,9 +9,8 @@ from pipelines.rows.failures import reject, spool_rejects
 from pipelines.run.cache_files import read_recorded, record_cache
 from pipelines.run.checked import open_checked
 from pipelines.run.committed import Committed
-from pipelines.run.manifest import Manifest
+from pipelines.run.manifest import Manifest, SpooledFile
 from pipelines.run.spool_folder import spool_folder
-from pipelines.steps.left_rows import spool
 from pipelines.steps.step import CommittedStep
 from sd_core.cache.formats import format_of, iterate_shard, open_shard_writer
 from sd_core.cache.samples import LatentSample
@@ -38,7 +37,7 @@ def commit_latents(
         rejects: Rows of `REJECTS`, in order.
         inputs: What the shard was made from, where a later revision may reuse it.
     """
-    files = [spool(path, "latents", num_written)] if num_written else []
+    files = [SpooledFile(folder="latents", path=path, num_rows=num_written)] if num_written else []
     refused = path.with_name("rejects.parquet")
     files += spool_rejects(rejects, path=refused, folder=ENCODE_REJECTS)
     reasons = [reject["reason"] for reject in rejects]

@@ -13,11 +13,11 @@ from pipelines.rows.ledger import ORIGIN_FACTS
 from pipelines.run.checked import open_checked
 from pipelines.run.crops import KEPT_FOLDER, images_file
 from pipelines.run.images import damaged
-from pipelines.run.manifest import Manifest, ShardError
+from pipelines.run.manifest import Manifest, ShardError, SpooledFile
 from pipelines.run.shard_inputs import kept_facts, publish_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.kind import StepContext
-from pipelines.steps.left_rows import copy_members, spool, spool_table
+from pipelines.steps.left_rows import copy_members, spool_table
 from pipelines.steps.rewrite import ShardTakedown
 from pipelines.steps.step import CommittedStep
 from sd_core.tar_members import SampleTarWriter, iterate_tar_samples
@@ -56,7 +56,7 @@ class PublishStep(CommittedStep):
             if kept:
                 tar = scratch / "kept.tar"
                 self._write(shard_id, kept, tar)
-                files.append(spool(tar, KEPT_FOLDER, len(kept)))
+                files.append(SpooledFile(folder=KEPT_FOLDER, path=tar, num_rows=len(kept)))
             metadata = self._images.table(shard_id, "metadata") if kept else None
             if metadata is not None:
                 rows = pc.is_in(metadata["image_key"], value_set=pa.array(list(kept), pa.string()))
@@ -108,7 +108,7 @@ def rewrite_kept(shard: ShardTakedown) -> None:
         if (entry := shard.manifest.file(KEPT_FOLDER)) is not None:
             tar = scratch / "kept.tar"
             kept = copy_members(shard.store, entry, tar, without=run.masked)
-            files += [spool(tar, KEPT_FOLDER, kept)] if kept else []
+            files += [SpooledFile(folder=KEPT_FOLDER, path=tar, num_rows=kept)] if kept else []
         metadata = shard.table(KEPT_METADATA)
         if metadata is not None and kept:
             gone = pc.is_in(metadata["image_key"], value_set=pa.array(sorted(run.masked)))

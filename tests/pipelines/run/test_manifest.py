@@ -38,7 +38,7 @@ def commit(
         step="download",
         fingerprint="f0",
         shard_id=shard_id,
-        files=[SpooledFile(folder="facts/download", path=path, suffix=".tar", num_rows=5)],
+        files=[SpooledFile(folder="facts/download", path=path, num_rows=5)],
         rows_in=5,
         kept=3,
         dropped={"http_gone": 2, "http_forbidden": 0},
