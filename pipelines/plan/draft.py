@@ -39,7 +39,6 @@ class PlanDraft:
 
     @property
     def num_rows(self) -> int:
-        """So far."""
         return sum(shard.num_rows for shard in self.shards)
 
     @property

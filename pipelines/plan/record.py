@@ -112,7 +112,6 @@ class Plan:
         )
 
     def num_rows_of(self, shard_id: int) -> int:
-        """How many rows a shard has."""
         return int(self.shards["num_rows"][shard_id].as_py())
 
     def num_settled(self, shard_id: int) -> int:

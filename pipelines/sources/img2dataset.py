@@ -201,7 +201,6 @@ class StoredFolder:
         return self.beside.path.removesuffix(".parquet")
 
     def exists(self) -> bool:
-        """Whether it is there."""
         return bool(self.beside.filesystem.isdir(self.path))
 
     def pictures(self) -> list[StoredFile]:

@@ -93,7 +93,6 @@ class AutoencoderTraining:
         )
 
     def batches(self, place: Place, *, start_step: int) -> Iterator[ImageBatch]:
-        """Batches of images."""
         config = self._config
         dataset = ImageDataset(
             self._image_sets,

@@ -79,7 +79,6 @@ class DenoiserTraining:
         )
 
     def batches(self, place: Place, *, start_step: int) -> Iterator[TrainingBatch]:
-        """Batches of cached samples."""
         config = self._config
         dataset = TrainingDataset(
             self._caches,

@@ -60,7 +60,6 @@ class CurateSteps(RunSteps):
 
     @cached_property
     def captions(self) -> CaptionFiles | None:
-        """What `captions.from` names."""
         return self.config.caption_files
 
     @property
@@ -75,7 +74,6 @@ class CurateSteps(RunSteps):
         return -(-self.plan.num_shards // self.config.encode.download_shards_per_file)
 
     def read_rows(self, shard_id: int) -> pa.Table:
-        """Rows of a shard that was given up, as select records them."""
         return self.rows.read_redacted(shard_id)
 
     def chains(self, asked: Sequence[str]) -> list[list[str]]:
@@ -86,7 +84,6 @@ class CurateSteps(RunSteps):
         return [*([[step] for step in first] if self.amendments.fetches_again else [first]), *rest]
 
     def own_step(self, step: str, resources: Resources) -> ShardStep:
-        """Download, or encode."""
         if step == "download":
             return self._download(resources)
         return self._encode(resources)
@@ -104,7 +101,6 @@ class CurateSteps(RunSteps):
         )
 
     def inputs(self, step: str, shard_id: int) -> str | None:
-        """What a shard of the step would be made from; None where that is not known yet."""
         if step != "encode" or self.config.encode is None:
             return super().inputs(step, shard_id)
         group = self.config.encode.download_shards_per_file
@@ -147,7 +143,6 @@ class CurateSteps(RunSteps):
         )
 
     def options(self, step: str) -> dict[str, Any]:
-        """Everything that can change the step's result, its parents aside."""
         config = self.config
         if step == "download":
             return {

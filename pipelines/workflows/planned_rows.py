@@ -54,7 +54,6 @@ class PlannedRows:
         return self.source.config.files_root
 
     def num_rows(self, shard_id: int) -> int:
-        """Rows of a shard."""
         return self.plan.num_rows_of(shard_id)
 
     def read(self, shard_id: int) -> pa.Table:

@@ -234,7 +234,6 @@ class RunSteps(ABC):
         return self.options(step)
 
     def _score_step(self, resources: Resources) -> ScoreStep:
-        """The score step; it is configured."""
         config = self.config.score
         assert config is not None
         return ScoreStep(
@@ -248,7 +247,6 @@ class RunSteps(ABC):
         )
 
     def select_options(self) -> dict[str, Any]:
-        """The options of the select step."""
         config = self.config.select
         files = input_digests(config, self.config.storage_options)
         return {

@@ -105,13 +105,11 @@ class DownloadStep(CommittedStep):
             self._opened = stack.pop_all()
 
     def close(self) -> None:
-        """Stop the decoder."""
         if self._opened is not None:
             self._opened.close()
         self._opened = self._intake = self._decoder = None
 
     def rows_in(self, shard_id: int) -> int:
-        """Rows of a shard, as planned."""
         return self.rows.num_rows(shard_id)
 
     def run(self, shard_id: int) -> Manifest:

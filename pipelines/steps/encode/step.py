@@ -66,12 +66,10 @@ class EncodeStep(ModelStep):
         self._models, self._spec = models, spec
 
     def close(self) -> None:
-        """Drop the models."""
         self._models = self._spec = None
         free_models()
 
     def rows_in(self, shard_id: int) -> int:
-        """Rows that select kept."""
         return sum(self.verdicts.manifest(part).kept for part in self.parts(shard_id))
 
     def is_light(self, shard_id: int) -> bool:

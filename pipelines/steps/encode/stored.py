@@ -68,7 +68,6 @@ class StoredLatentsStep(CommittedStep):
         self._spec = spec
 
     def rows_in(self, shard_id: int) -> int:
-        """Rows that select kept."""
         return self.verdicts.manifest(shard_id).kept
 
     def run(self, shard_id: int) -> Manifest:

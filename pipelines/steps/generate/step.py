@@ -69,7 +69,6 @@ class GenerateStep(ModelStep):
         self._worker = ImageMaker(models, self.config, spec, sources)
 
     def close(self) -> None:
-        """Drop the model, and close what rows started from."""
         if self._worker is not None:
             self._worker.close()
         self._worker = None
@@ -122,7 +121,6 @@ class _GenerateShard(ExitStack):
         yield from self._painting.prepare(self._worker.group(self._images))
 
     def compute(self, batch: PreparedBatch) -> Sequence[DenoisedBatch]:
-        """The latents of a batch."""
         return self._painting.denoise(batch)
 
     def write(self, denoised: Sequence[DenoisedBatch]) -> None:
@@ -170,7 +168,6 @@ class ImageMaker:
         self._versions = describe_versions()
 
     def close(self) -> None:
-        """Close what rows start from."""
         if self._sources is not None:
             self._sources.close()
 

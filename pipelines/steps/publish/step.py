@@ -44,7 +44,6 @@ class PublishStep(CommittedStep):
         self._verdicts = context.committed["select"]
 
     def rows_in(self, shard_id: int) -> int:
-        """Rows that select kept."""
         return self._verdicts.manifest(shard_id).kept
 
     def run(self, shard_id: int) -> Manifest:

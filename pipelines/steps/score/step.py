@@ -55,12 +55,10 @@ class ScoreStep(ModelStep):
         self._models = models
 
     def close(self) -> None:
-        """Drop the models."""
         self._models = None
         free_models()
 
     def rows_in(self, shard_id: int) -> int:
-        """Images of a shard."""
         return self.images.manifest(shard_id).kept
 
     def is_light(self, shard_id: int) -> bool:

@@ -81,7 +81,6 @@ class Duplicates:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What it reads."""
         ordered = (self.config.keep,) if self._order is not None else ()
         return (*self._spills, *(name for name in ordered if name is not None))
 

@@ -65,7 +65,6 @@ class Facts:
 
     @cached_property
     def shard_sizes(self) -> list[int]:
-        """Rows of each shard."""
         return [self.images.manifest(shard_id).rows_in for shard_id in range(self.num_shards)]
 
     def is_lost(self, shard_id: int) -> bool:
@@ -194,7 +193,6 @@ class RunEmbeddings:
 
     @staticmethod
     def none() -> "RunEmbeddings":
-        """Of no row."""
         return RunEmbeddings(rows=np.empty(0, np.int64), vectors=np.empty((0, 0), np.float32))
 
 
