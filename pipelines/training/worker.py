@@ -11,9 +11,9 @@ from pipelines.training.config import TrainConfig
 from pipelines.training.loop import run_training
 from pipelines.training.result import cache_sha256, publish_result
 from pipelines.training.samples import Shown, draw_samples, with_weights
-from sd_core.cache.checking import check_contents
 from sd_core.cache.dataset import TrainingDataset
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
+from sd_core.cache.reading import check_contents
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
 from sd_core.model.latent_diffusion_saving import save_latent_diffusion
 from sd_core.say import Say

@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +121,32 @@ def _copy(cache: LatentCache, shard: CacheShard, scratch: Path | None) -> tuple[
         return io.FileIO(os.dup(copy.fileno()), "r"), digest.hexdigest()
     finally:
         copy.close()
+
+
+def check_contents(
+    caches: Sequence[LatentCache],
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    scratch: Path | None = None,
+) -> int:
+    """Read every sample of this rank's share of the shards; gives how many there were.
+
+    Cost: the reading of the whole cache once, over all ranks.
+
+    Raises:
+        CacheShardError: a file is not the one that the index names, is damaged, or holds a value
+            that is not finite; names the shard, and the key where there is one.
+    """
+    shards = [(cache, shard) for cache in caches for shard in cache.shards]
+    return sum(_check_shard(*place, scratch) for place in shards[rank::world_size])
+
+
+def _check_shard(cache: LatentCache, shard: CacheShard, scratch: Path | None) -> int:
+    reader = open_shard_reader(cache, shard, scratch=scratch, check=True)
+    try:
+        for row in range(shard.num_rows):
+            check_finite(reader.read(row))
+    finally:
+        reader.close()
+    return shard.num_rows

@@ -17,7 +17,6 @@ from pipelines.run.spool import CropSpool
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadConfig
 from pipelines.steps.download.decoder_process import DecoderProcess
-from pipelines.steps.download.earlier import find_earlier
 from pipelines.steps.download.fetch import Fetcher
 from pipelines.steps.download.first_rows import FirstRows
 from pipelines.steps.download.image_config import ImageConfig
@@ -25,7 +24,7 @@ from pipelines.steps.download.img2dataset_seams import download_rows, load_img2d
 from pipelines.steps.download.intake import IncomingRow, Intake, OnOutcome, RowOutcome, Taken
 from pipelines.steps.download.limits import return_large_blocks_to_the_system
 from pipelines.steps.download.local_files import LocalFiles
-from pipelines.steps.download.shard_files import download_facts, write_crops
+from pipelines.steps.download.shard_files import download_facts, find_earlier, write_crops
 from pipelines.steps.left_rows import spool_table
 from pipelines.steps.step import CommittedStep
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from pipelines.rules.columns import array_of, numbers_of
 from pipelines.rules.rule import RuleOutcome
-from pipelines.steps.select.duplicates_config import DuplicatesConfig, Method, ReferenceMethod
+from pipelines.steps.select.config import DuplicatesConfig, Method, ReferenceMethod
 from pipelines.steps.select.facts import Facts
 from pipelines.steps.select.near_embeddings import RowEmbeddings, near_embeddings
 from pipelines.steps.select.near_hashes import HASHED, Pairs, near_pairs
