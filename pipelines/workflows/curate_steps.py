@@ -13,13 +13,13 @@ from pipelines.run.record import read_run
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
+from pipelines.steps.download.planned_rows import PlannedRows
 from pipelines.steps.download.step import DownloadStep
 from pipelines.steps.encode import EncodeStep
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.steps.select.recaptions import CaptionFiles
 from pipelines.steps.step import Resources, ShardStep
 from pipelines.workflows.curate_config import CurateConfig
-from pipelines.workflows.planned_rows import PlannedRows
 from pipelines.workflows.run_steps import RunSteps
 from sd_core.model.caption_tokenizer import CaptionTokenizer, load_caption_tokenizer
 

@@ -21,10 +21,11 @@ from pipelines.steps.kinds import STEP_KINDS, kinds_of
 from pipelines.steps.score import ScoreStep
 from pipelines.steps.select import Select, input_digests
 from pipelines.steps.select.recaptions import CaptionFiles
-from pipelines.steps.select.tokens import TokenCounter, token_identity
+from pipelines.steps.select.tokens import token_identity
 from pipelines.steps.step import Resources, ShardStep
 from pipelines.workflows.checks import further_columns
 from pipelines.workflows.job_config import JobConfig
+from sd_core.model.caption_tokenizer import CaptionTokenizer
 from sd_core.say import Say
 
 
@@ -86,7 +87,7 @@ class RunSteps(ABC):
 
     @property
     @abstractmethod
-    def token_counter(self) -> TokenCounter | None:
+    def token_counter(self) -> CaptionTokenizer | None:
         """By which select counts captions; None: they are not counted."""
 
     @property

@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 
@@ -24,33 +23,10 @@ from pipelines.steps.download.img2dataset_seams import download_rows, load_img2d
 from pipelines.steps.download.intake import IncomingRow, Intake, OnOutcome, RowOutcome, Taken
 from pipelines.steps.download.limits import return_large_blocks_to_the_system
 from pipelines.steps.download.local_files import LocalFiles
+from pipelines.steps.download.planned_rows import PlannedRows
 from pipelines.steps.download.shard_files import download_facts, find_earlier, write_crops
 from pipelines.steps.left_rows import spool_table
 from pipelines.steps.step import CommittedStep
-
-
-class ShardRows(Protocol):
-    """The planned rows, a shard at a time. Holds no open file, so that it pickles."""
-
-    @property
-    def files_root(self) -> str | None:
-        """Where the list's paths are read; None where it may have none."""
-
-    def url_reason(self, url: str) -> str | None:
-        """Which block list has the URL that a redirect leads to, if any."""
-
-    def num_rows(self, shard_id: int) -> int:
-        """Rows of a shard."""
-
-    def read(self, shard_id: int) -> pa.Table:
-        """Columns row, key, url (secrets and all), caption, reason, error_message, perhaps rule
-        and facts of captions, and `source_*`; a row with a reason was settled by plan or rules."""
-
-    def blocks_content(self, sha256: str) -> bool:
-        """Whether content of this hex sha256 is neither decoded nor kept."""
-
-    def read_images(self, shard_id: int) -> Iterator[tuple[int, bytes]] | None:
-        """`(row, bytes)` where the images come with the source; None where they are fetched."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -69,7 +45,7 @@ class DownloadStep(CommittedStep):
 
     name = "download"
 
-    rows: ShardRows = field(kw_only=False)
+    rows: PlannedRows = field(kw_only=False)
     config: DownloadConfig
     image: ImageConfig
     caption_facts: CaptionFactsConfig = EVERY_CAPTION_FACT

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +21,14 @@ from pipelines.steps.select.plan import plan_rules
 from pipelines.steps.select.ranking import Contest, Ranked
 from pipelines.steps.select.recaptions import CaptionFiles, Recaptions
 from pipelines.steps.select.references import References
-from pipelines.steps.select.tokens import TokenColumns, TokenCounter
+from pipelines.steps.select.tokens import TokenColumns
 from pipelines.steps.select.verdicts import BY_FACTS, Verdicts
 from pipelines.steps.select.write import CopyNames, ledger_table
 from pipelines.steps.step import CommittedStep
 from sd_core.say import Say
+
+if TYPE_CHECKING:
+    from sd_core.model.caption_tokenizer import CaptionTokenizer
 
 
 @dataclass(kw_only=True, eq=False)
@@ -48,7 +52,7 @@ class Select(CommittedStep):
     score: Committed | None
     """The score step; None where nothing is scored."""
     read_rows: Callable[[int], pa.Table]
-    token_counter: TokenCounter | None = None
+    token_counter: "CaptionTokenizer | None" = None
     """Encode's tokenizer; None: the captions' tokens are not counted."""
     cache_size: int | None = None
     """Pixels of a side of the images that encode takes; None: whatever there is."""
