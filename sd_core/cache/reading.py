@@ -56,15 +56,19 @@ def open_shard_reader(
     return reader
 
 
-def iterate_samples(cache: LatentCache, *, scratch: Path | None = None) -> Iterator[LatentSample]:
-    """Every row of a cache in order, as stored; arguments and errors are `open_shard_reader`'s."""
+def iterate_samples(cache: LatentCache) -> Iterator[LatentSample]:
+    """Every row of a cache in order, as stored; errors are `open_shard_reader`'s."""
     for shard in cache.shards:
-        reader = open_shard_reader(cache, shard, scratch=scratch, check=True)
-        try:
-            for row in range(reader.num_rows):
-                yield reader.read(row)
-        finally:
-            reader.close()
+        yield from _samples(cache, shard)
+
+
+def _samples(cache: LatentCache, shard: CacheShard) -> Iterator[LatentSample]:
+    reader = open_shard_reader(cache, shard, check=True)
+    try:
+        for row in range(reader.num_rows):
+            yield reader.read(row)
+    finally:
+        reader.close()
 
 
 def check_finite(sample: LatentSample) -> None:
@@ -123,13 +127,7 @@ def _copy(cache: LatentCache, shard: CacheShard, scratch: Path | None) -> tuple[
         copy.close()
 
 
-def check_contents(
-    caches: Sequence[LatentCache],
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    scratch: Path | None = None,
-) -> int:
+def check_contents(caches: Sequence[LatentCache], *, rank: int = 0, world_size: int = 1) -> int:
     """Read every sample of this rank's share of the shards; gives how many there were.
 
     Cost: the reading of the whole cache once, over all ranks.
@@ -139,14 +137,7 @@ def check_contents(
             that is not finite; names the shard, and the key where there is one.
     """
     shards = [(cache, shard) for cache in caches for shard in cache.shards]
-    return sum(_check_shard(*place, scratch) for place in shards[rank::world_size])
-
-
-def _check_shard(cache: LatentCache, shard: CacheShard, scratch: Path | None) -> int:
-    reader = open_shard_reader(cache, shard, scratch=scratch, check=True)
-    try:
-        for row in range(shard.num_rows):
-            check_finite(reader.read(row))
-    finally:
-        reader.close()
-    return shard.num_rows
+    for cache, shard in shards[rank::world_size]:
+        for sample in _samples(cache, shard):
+            check_finite(sample)
+    return sum(shard.num_rows for _, shard in shards[rank::world_size])

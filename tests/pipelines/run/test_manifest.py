@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> RunStore:
 def commit(
     store: RunStore, tmp_path: Path, *, content: bytes = b"rows", shard_id: int = 3
 ) -> Manifest:
-    path = tmp_path / f"spooled-{hashlib.sha256(content).hexdigest()[:8]}"
+    path = tmp_path / f"spooled-{hashlib.sha256(content).hexdigest()[:8]}.tar"
     path.write_bytes(content)
     return commit_shard(
         store,
