@@ -13,8 +13,8 @@ from pipelines.steps.publish.step import (
     PublishStep,
     inputs_of,
     is_of_the_same_inputs,
+    rewrite_kept,
 )
-from pipelines.steps.publish.takedown import rewrite_kept
 from pipelines.steps.rewrite import (
     rewrite_download,
     rewrite_generated,

@@ -22,10 +22,11 @@ from pipelines.steps.kinds import STEP_KINDS, kinds_of
 from pipelines.steps.score import ScoreStep
 from pipelines.steps.select import Select, input_digests
 from pipelines.steps.select.recaptions import CaptionFiles
-from pipelines.steps.select.tokens import TokenCounter, token_identity
+from pipelines.steps.select.tokens import token_identity
 from pipelines.steps.step import Resources, ShardStep
 from pipelines.workflows.checks import further_columns
 from pipelines.workflows.job_config import JobConfig
+from sd_core.model.caption_tokenizer import CaptionTokenizer
 from sd_core.say import Say
 
 
@@ -88,7 +89,7 @@ class RunSteps(ABC):
 
     @property
     @abstractmethod
-    def token_counter(self) -> TokenCounter | None:
+    def token_counter(self) -> CaptionTokenizer | None:
         """By which select counts captions; None: they are not counted."""
 
     @property
@@ -251,7 +252,6 @@ class RunSteps(ABC):
         return self.options(step)
 
     def _score_step(self, resources: Resources) -> ScoreStep:
-        """The score step; it is configured."""
         config = self.config.score
         assert config is not None
         return ScoreStep(
@@ -265,7 +265,6 @@ class RunSteps(ABC):
         )
 
     def select_options(self) -> dict[str, Any]:
-        """The options of the select step."""
         config = self.config.select
         files = input_digests(config, self.config.storage_options)
         return {
