@@ -97,7 +97,7 @@ def gives_of(ledger: pa.Table) -> dict[str, str]:
     """What later steps are made from of a shard's ledger, for its manifest: so that publish and
     encode need not read it to know what they have made of the same before."""
     return {
-        "rows": _rows_digest(rows_of(ledger)),
+        "rows": _rows_digest(kept_captions(ledger)),
         "facts": _facts_digest(facts_of(ledger)),
         "captions": json.dumps(asdict(count_captions(ledger))),
     }
@@ -191,10 +191,10 @@ def kept_keys(verdicts: Committed, shard_id: int) -> list[str]:
 def kept_rows(verdicts: Committed, shard_id: int) -> dict[str, str | None]:
     """Keys of a shard's kept rows, in order, and the caption that each has from elsewhere."""
     table = verdicts.table(shard_id, "ledger", columns=["key", "kept", "recaption"])
-    return {} if table is None else rows_of(table)
+    return {} if table is None else kept_captions(table)
 
 
-def rows_of(table: pa.Table) -> dict[str, str | None]:
+def kept_captions(table: pa.Table) -> dict[str, str | None]:
     """The same of a ledger that is in memory."""
     kept = table.filter(table["kept"])
     keys = kept["key"].to_pylist()

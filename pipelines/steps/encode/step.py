@@ -14,7 +14,7 @@ from pipelines.run.cache_files import record_cache
 from pipelines.run.committed import Committed
 from pipelines.run.images import FACTS, StoredImage, batches, stack_pixels
 from pipelines.run.manifest import Manifest, ShardError
-from pipelines.run.shard_inputs import encode_inputs, grouped_shards, rows_of
+from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_captions
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.encode.encode import (
     EncodeConfig,
@@ -174,7 +174,7 @@ class _EncodeShard(ExitStack):
         for part in self._step.parts(self._shard_id):
             columns = (*FACTS, "kept", "recaption")
             ledger = self._step.verdicts.table(part, "ledger", columns=columns)
-            kept = self._kept[part] = {} if ledger is None else rows_of(ledger)
+            kept = self._kept[part] = {} if ledger is None else kept_captions(ledger)
             if ledger is None or not kept:
                 continue
             rows = ledger.filter(ledger["kept"]).select(FACTS).to_pylist()
