@@ -4,8 +4,9 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines.run.manifest import Manifest
 from pipelines.steps.step import Resources, ShardStep
@@ -15,9 +16,11 @@ _PATIENCE_S = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A shard's time in a worker, in seconds since the epoch."""
+    """An attempt at a shard in a worker, in seconds since the epoch."""
 
     step: str
+    shard_id: int
+    pid: int
     begin: float
     end: float
 
@@ -26,7 +29,8 @@ class GatedStep:
     """Wraps a step: `open` returns when every worker of the chain is open.
 
     So the time from the first span's begin to the last one's end has no model load and no start-up
-    in it.
+    in it. The engine opens models when the first shard needs them, and that one would wait here:
+    so the step is opened as soon as its worker has it.
 
     Args:
         folder: On this machine; for one chain alone.
@@ -41,10 +45,13 @@ class GatedStep:
         self._folder = folder
         self._num_workers = num_workers
 
-    def open(self) -> None:
-        """Open the step, then wait for the others."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
         self._step.open()
         (self._folder / f"{self.name}-{os.getpid()}.open").touch()
+
+    def open(self) -> None:
+        """Wait for the others."""
         deadline = time.monotonic() + _PATIENCE_S
         while len(list(self._folder.glob("*.open"))) < self._num_workers:
             if time.monotonic() > deadline:
@@ -55,8 +62,7 @@ class GatedStep:
         """Run the shard and note its time."""
         begin = time.time()
         manifest = self._step.run(shard_id)
-        span = {"step": self.name, "begin": begin, "end": time.time()}
-        (self._folder / f"{self.name}-{shard_id:06d}.span").write_text(json.dumps(span))
+        write_span(self._folder, self.name, shard_id, begin=begin)
         return manifest
 
     def rows_in(self, shard_id: int) -> int:
@@ -76,8 +82,14 @@ def gate(steps: Iterable[ShardStep], folder: Path) -> list[GatedStep]:
     return [GatedStep(step, folder=folder, num_workers=workers) for step in chain]
 
 
+def write_span(folder: Path, step: str, shard_id: int, *, begin: float) -> None:
+    """Note an attempt at a shard that ends now, in the worker."""
+    span = Span(step=step, shard_id=shard_id, pid=os.getpid(), begin=begin, end=time.time())
+    (folder / f"{step}-{shard_id:06d}-{span.pid}.span").write_text(json.dumps(asdict(span)))
+
+
 def read_spans(folder: Path) -> list[Span]:
-    """Every shard's span, of every step."""
+    """Every attempt's span, of every step."""
     return [Span(**json.loads(file.read_text())) for file in folder.glob("*.span")]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jobs.bench.curate import measure_curate
 from jobs.bench.download import measure_download
+from jobs.bench.engine import engine_table, measure_engine
 from jobs.bench.generate import measure_generate
 from jobs.bench.memory import measure_memory
 from jobs.bench.options import (
@@ -69,6 +70,9 @@ def measure(options: argparse.Namespace) -> tuple[list[object], str]:
     if options.command == "why":
         told = measure_why(options.rows, options.metadata, say=_say)
         return [*told], why_table(told)
+    if options.command == "engine":
+        fed = measure_engine(options.part, say=_say)
+        return [*fed], engine_table(fed)
     memory = measure_memory(memory_bench(options, script=_CURATE), say=_say)
     return [memory], memory_table(memory)
 

@@ -45,6 +45,7 @@ def parse(arguments: list[str] | None, *, description: str, epilog: str = "") ->
         commands.add_parser("readers", help="do all readers find the kept rows of many shards?")
     )
     _add_why(commands.add_parser("why", help="the life of one row of a large run; every --help"))
+    _add_engine(commands.add_parser("engine", help="how well it feeds workers that come and go"))
     for command in commands.choices.values():
         photos = _SHARED / "photos" / "coco_mini"
         command.add_argument("--photos", type=Path, default=photos, help="a folder of .jpg files")
@@ -256,6 +257,11 @@ def _add_planted(command: argparse.ArgumentParser) -> None:
 def _add_why(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rows", type=int, default=1_000_000)
     command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
+
+
+def _add_engine(command: argparse.ArgumentParser) -> None:
+    parts = ["a", "c", "d"]
+    command.add_argument("--part", nargs="+", choices=parts, default=parts, help="all by default")
 
 
 def _device(options: argparse.Namespace) -> str:

@@ -1,16 +1,23 @@
 """Every command of jobs.bench, on a handful of images; no time is asserted."""
 
+import os
 import time
 from pathlib import Path
 
 import cv2
 
+from jobs.bench.engine import ideal_seconds
+from jobs.bench.engine_step import WaitingStep
+from jobs.bench.gated_step import read_spans
 from jobs.bench.image_set import RealSize, make_image_set, read_real_sizes
 from jobs.bench.ledger_case import make_facts
 from jobs.bench.process_memory import MemorySampler
 from jobs.bench.select import CUTS, cut_ledger
 from jobs.bench.tables import select_table
 from jobs.bench.timed_server import serve
+from pipelines.run.manifest import committed_shards
+from pipelines.run.store import RunStore
+from pipelines.steps.step import Resources
 
 
 def test_pictures_have_the_sizes_that_were_asked_for(shared_data: Path, tmp_path: Path) -> None:
@@ -68,3 +75,23 @@ def test_a_made_ledger_is_cut_in_each_way(tmp_path: Path) -> None:
     assert results[0].dropped["ranked_below_best"] > 50
     assert results[1].dropped["duplicate_phash"] > 5
     assert len(select_table(results).splitlines()) == 2 + 2 * len(CUTS)
+
+
+def test_the_ideal_counts_the_nodes_that_are_there() -> None:
+    assert ideal_seconds(80.0, []) == 80
+    assert ideal_seconds(80.0, [90.0]) == 80
+    assert ideal_seconds(80.0, [20.0]) == 20 + 60 / 2
+    assert ideal_seconds(80.0, [28.0, 26.0, 30.0]) == 30 + (80 - 26 - 2 * 2 - 2 * 3) / 4
+
+
+def test_a_waiting_step_commits_and_notes_each_attempt(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path / "run"))
+    step = WaitingStep(
+        store=store, notes=tmp_path, name="score", resources=Resources(), wait_s=0.01, slow_times=9
+    )
+    step.open()
+    step.run(3)
+    (span,) = read_spans(tmp_path)
+    assert (span.step, span.shard_id, span.pid) == ("score", 3, os.getpid())
+    assert span.end - span.begin >= 0.09
+    assert committed_shards(store, "score", step.fingerprint) == {3}
