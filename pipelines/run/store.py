@@ -15,6 +15,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
 
+from pipelines.run.exclusive import NO_HARD_LINKS, publish_once
 from pipelines.run.layout import WORK_FOLDER, is_at_top, is_flat
 from sd_core.errors import InputError
 from sd_core.faults import resource_named
@@ -23,7 +24,6 @@ from sd_core.redact import CREDENTIALS_TOLD, names_credentials, redact_url
 
 _TEMPORARY = ".tmp-"
 _LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
-_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class StorageError(InputError):
@@ -213,7 +213,7 @@ class RunStore:
             try:
                 os.link(one, other)
             except OSError as error:
-                if error.errno not in (*_NO_HARD_LINKS, errno.EXDEV):
+                if error.errno not in (*NO_HARD_LINKS, errno.EXDEV):
                     raise
                 return False
         return True
@@ -250,7 +250,7 @@ class RunStore:
     def create_exclusive(self, path: str, content: bytes) -> bool:
         """Create a small file if there is none; False, and no change, where there is one.
 
-        Locally a hard link publishes the whole content at once; object stores are asked with
+        Locally `publish_once` publishes the whole content at once; object stores are asked with
         `If-None-Match: *`.
         """
         target = self.absolute(path)
@@ -280,13 +280,7 @@ def _link_whole(target: str, content: bytes) -> None:
     with _temporary_beside(target) as temporary:
         temporary.write_bytes(content)
         _sync(temporary)
-        try:
-            os.link(temporary, target)
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
-            with open(target, "xb") as stream:  # a file system without hard links
-                stream.write(content)
+        publish_once(temporary, target)
 
 
 @contextmanager
