@@ -16,7 +16,7 @@ from pipelines.steps.step import Resources, ShardStep, may_repeat
 
 _PAST_SHARDS = 200  # of which a step's usual time is known
 _FEWEST_PAST = 8
-_OVERDUE = 2.0
+_OVERDUE = 1.5
 """So many times the time of 19 of 20 shards, and a shard is given to an idle worker as well."""
 _SOONEST_S = 1.0
 

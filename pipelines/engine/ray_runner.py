@@ -21,6 +21,7 @@ from sd_core.errors import FoundryError
 from sd_core.say import Say
 
 _SHARDS_IN_FLIGHT = 2  # one at work, one waiting, so that a worker never idles on the driver
+_LONGEST_LOOP_S = 0.25
 _LOOK_EVERY_S = 5.0  # at the cluster's nodes, and for signs of life
 
 
@@ -52,7 +53,7 @@ class RayRunner:
             chain: The steps and what they owe.
             shards_ahead: Shards that may be finished and not yet taken by the step after, for each
                 of its workers.
-            check: Called about once a second; raises to stop the job.
+            check: Called a few times a second; raises to stop the job.
 
         Raises:
             EngineError: workers cannot be started.
@@ -158,7 +159,7 @@ class RayRunner:
         if not owners:
             time.sleep(0.1)  # a shard or a worker waits after a fault of a disk or a store
             return
-        ready, _ = ray.wait(list(owners), num_returns=1, timeout=1.0)
+        ready, _ = ray.wait(list(owners), num_returns=1, timeout=_LONGEST_LOOP_S)
         for ref in ready:
             index, pool, slot = owners[ref]
             if ref is slot.placing or ref is slot.opening:

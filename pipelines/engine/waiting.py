@@ -59,7 +59,8 @@ def _has_enough(pool: Pool, nodes: Sequence[Node]) -> bool:
 def _describe(pool: Pool) -> str:
     need = pool.step.resources
     each = f"{need.num_cpus:g} CPU" + (f" and {need.num_gpus:g} GPU" if need.num_gpus else "")
-    return f"{need.min_workers} worker(s) of {pool.step.name}, {each} each"
+    told = f"{need.min_workers} worker(s) of {pool.step.name}, {each} each"
+    return f"{told} (with engine.gpus 0 on the CPU)" if need.num_gpus else told
 
 
 def _others() -> str:

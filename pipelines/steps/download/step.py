@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipelines.rows.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
 from pipelines.rows.ledger import RETRIED_REASONS
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.run.rows_done import rows_done
 from pipelines.run.spool import CropSpool
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
@@ -70,6 +71,8 @@ class DownloadStep:
     """
 
     name = "download"
+    may_repeat = False
+    """A slow shard waits for other people's servers, and its URLs have their deadlines."""
 
     def __init__(
         self,
@@ -187,6 +190,11 @@ class DownloadStep:
             raise RuntimeError("open() comes before run()")
         incoming = self._incoming(rows)
         first = FirstRows(rows if shard_id == self.watched else rows.slice(0, 0))
+
+        def settled(row: int, outcome: RowOutcome) -> None:
+            rows_done.add(1)
+            first.add(row, outcome)
+
         images = self._rows.read_images(shard_id)
         if images is None:
             outcomes = download_rows(
@@ -195,7 +203,7 @@ class DownloadStep:
                 spool=spool,
                 threads=self._config.threads,
                 folder=folder,
-                on_outcome=first.add,
+                on_outcome=settled,
             )
         else:
             outcomes = take_images(
@@ -204,7 +212,7 @@ class DownloadStep:
                 intake=self._intake,
                 spool=spool,
                 threads=self._config.threads,
-                on_outcome=first.add,
+                on_outcome=settled,
             )
         for row, outcome in outcomes.items():  # also those that had no image to be taken
             first.add(row, outcome)
