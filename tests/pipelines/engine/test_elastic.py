@@ -44,9 +44,9 @@ class Job:
     def start(self) -> "Job":
         """Start it."""
         settings = {"config": self.config, "steps": self.steps, "num_shards": self.num_shards}
+        module, run = "tests.pipelines.engine.toy_job", str(self.folder / "run")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.pipelines.engine.toy_job", str(self.folder / "run")]
-            + [json.dumps(settings)],
+            [sys.executable, "-m", module, run, json.dumps(settings)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
