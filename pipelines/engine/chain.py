@@ -170,10 +170,6 @@ class Chain:
         else:
             self._quarantine(index, shard_id, f"its workers died {budget} times: {error}")
 
-    def forgive(self, index: int, shard_id: int) -> None:
-        """A death that was counted is found to be its node's."""
-        self.states[index].deaths[shard_id] -= 1
-
     def _is_last_attempt(self, index: int, shard_id: int) -> bool:
         """An attempt has ended in vain: whether no other goes on, or has committed the shard."""
         running = self.states[index].running

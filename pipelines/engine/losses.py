@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ray.exceptions import RayTaskError
 
@@ -9,12 +10,27 @@ from pipelines.engine import ray_faults
 from pipelines.engine.chain import Chain, EngineError
 from pipelines.engine.nodes import NodeHealth
 from pipelines.engine.pool import Pool, Slot, Starter
-from pipelines.engine.ray_faults import cause_line, cause_of, first_line, is_of_the_node
+from pipelines.engine.ray_faults import cause_line, cause_of, first_line, is_of_the_node, is_unheard
 from sd_core.errors import EnvironmentFault, FoundryError, is_no_shards_fault
 from sd_core.say import Say
 
 _FAILED_STARTS = 5
 _LONGEST_WAIT_S = 30.0
+_JUDGED_AFTER_S = 5.0
+"""A node may be known to be lost only after its workers."""
+_UNHEARD_S = 40.0
+"""So long Ray may take to notice that a node is gone which does not say so."""
+
+
+@dataclass(frozen=True)
+class _Death:
+    """A worker died with a shard in hand; whose fault it was is still open."""
+
+    index: int
+    shard_id: int
+    slot: Slot
+    told: str
+    until: float
 
 
 class Losses:
@@ -39,7 +55,7 @@ class Losses:
         self._chain, self._pools = chain, pools
         self._starter, self._health = starter, health
         self._say = say
-        self._deaths: dict[tuple[int, int], list[str]] = {}  # by step and shard, on which nodes
+        self._deaths: list[_Death] = []
 
     def lost(self, index: int, pool: Pool, slot: Slot, error: BaseException) -> None:
         """A worker is gone, or silent: others take what it had in hand."""
@@ -50,17 +66,31 @@ class Losses:
         pool.replace(slot)
         if is_of_the_node(error, slot.facts):
             if first is not None:
-                self._chain.returned(index, first)
-                told = f"{pool.step.name} shard {first}"
-                self._say(f"{told}: its node was lost, which costs no try")
+                self._of_the_node(index, first)
             return
         told = first_line(error)
         if first is None:
             self._say(f"{pool.step.name}: a worker is lost and replaced: {told}")
+            self._node_failed(slot, told)
         else:
-            self._count_death(index, first, slot)
-            self._chain.interrupted(index, first, told)
-        self._node_failed(slot, told)
+            until = time.monotonic() + (_UNHEARD_S if is_unheard(error) else _JUDGED_AFTER_S)
+            self._deaths.append(_Death(index, first, slot, told, until))
+
+    def judge(self) -> None:
+        """Charge the deaths of workers whose nodes have outlived them; the others cost nothing."""
+        for death in list(self._deaths):
+            if (slot := death.slot).facts and not ray_faults.is_alive(slot.facts.node):
+                self._deaths.remove(death)
+                self._of_the_node(death.index, death.shard_id)
+            elif time.monotonic() >= death.until:
+                self._deaths.remove(death)
+                self._chain.interrupted(death.index, death.shard_id, death.told)
+                self._node_failed(slot, death.told)
+
+    def _of_the_node(self, index: int, shard_id: int) -> None:
+        self._chain.returned(index, shard_id)
+        name = self._chain.states[index].step.name
+        self._say(f"{name} shard {shard_id}: its node was lost, which costs no try")
 
     def raised(self, index: int, pool: Pool, slot: Slot, error: RayTaskError) -> None:
         """A shard's work raised; where its disk or its store is at fault, the worker waits too."""
@@ -119,15 +149,6 @@ class Losses:
             raise EngineError(told) from error
         self._say(f"{told}; the job goes on without it")
         pool.do_without(slot)
-
-    def _count_death(self, index: int, shard_id: int, slot: Slot) -> None:
-        # A node may be known to be lost only after its workers.
-        deaths = self._deaths.setdefault((index, shard_id), [])
-        for node in [node for node in deaths if not ray_faults.is_alive(node)]:
-            deaths.remove(node)
-            self._chain.forgive(index, shard_id)
-        if slot.facts is not None:
-            deaths.append(slot.facts.node)
 
     def _node_failed(self, slot: Slot, told: str) -> None:
         """Leave a node alone where all fails on it while others work."""

@@ -31,6 +31,12 @@ def is_infrastructure(error: BaseException) -> bool:
     )
 
 
+def is_unheard(error: BaseException) -> bool:
+    """Whether a worker cannot be reached, and its node has not told that it ended."""
+    causes = (error, getattr(error, "cause", None))
+    return any(isinstance(each, ActorUnavailableError) for each in causes)
+
+
 def is_of_the_node(error: BaseException, worker: WorkerFacts | None) -> bool:
     """Whether a worker was lost with its node, or to make room on it."""
     causes = (error, getattr(error, "cause", None))

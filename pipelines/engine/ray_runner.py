@@ -71,6 +71,7 @@ class RayRunner:
             while not chain.is_done:
                 check()
                 balance.tick()
+                losses.judge()
                 if time.monotonic() - looked >= _LOOK_EVERY_S:
                     looked = time.monotonic()
                     self._look(losses)

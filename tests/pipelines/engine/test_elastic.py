@@ -195,7 +195,7 @@ def test_the_head_is_killed_and_the_job_given_again_goes_on(tmp_path: Path) -> N
         cluster.head_node.kill_gcs_server()
         cluster.head_node.kill_raylet()
         job.process.send_signal(signal.SIGKILL)  # Ray ends it a minute later
-        job.process.wait()
+        job.process.communicate()
     with raylets(THREE):
         job.start().end()
     job.check()
@@ -208,7 +208,7 @@ def test_a_stopped_job_ends_in_time_and_the_same_command_goes_on(
     job = Job(tmp_path, config={"cpu_model_workers": 3}, num_shards=12, steps=steps).start()
     job.wait_until(lambda: job.committed() >= 3)
     os.kill(job.process.pid, signal.SIGTERM)
-    job.end(143, timeout_s=3)
+    assert "stopped by SIGTERM: the same command goes on" in job.end(143, timeout_s=4)
     assert not list(tmp_path.glob("run/lease.json"))
     job.start().end()
     job.check()
