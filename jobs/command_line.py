@@ -9,8 +9,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from jobs.exit_codes import ExitCode, exit_code_of, exit_code_table, stopped_by
 from pipelines.engine.stopping import ends_with, stop_message, stoppable
@@ -25,32 +26,16 @@ if TYPE_CHECKING:
     from pipelines.config import Config
     from pipelines.run.reader import Run
     from pipelines.run.store import RunStore
+    from pipelines.workflows.asked_job import Asked
+    from pipelines.workflows.curate_config import CurateConfig
+    from pipelines.workflows.generate_config import GenerateJobConfig
+    from pipelines.workflows.job import JobResult
 
 ConfigT = TypeVar("ConfigT", bound="Config")
+JobT = TypeVar("JobT", "CurateConfig", "GenerateJobConfig")
 
 PROJECT = Path(__file__).resolve().parents[1]
 """A checkout, or where the wheel was installed: `configs` lies beside `jobs` in both."""
-
-
-class AskedOptions(TypedDict):
-    """Of `curate` and `generate`."""
-
-    steps: tuple[str, ...]
-    grow: bool
-    retry: bool
-    limit: int | None
-
-
-class StepsResult(Protocol):
-    """What a curation and a generation end with."""
-
-    @property
-    def quarantined(self) -> int:
-        """Shards that were given up."""
-
-    @property
-    def nothing_kept(self) -> str | None:
-        """Where all steps ran and no row of the list is left: why."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -147,8 +132,24 @@ def open_store(options: argparse.Namespace) -> "RunStore":
     return RunStore(options.run, load_storage_options(options.storage_options))
 
 
+def add_asked(parser: argparse.ArgumentParser, *, rows: str, grow: str, retry: str) -> None:
+    """What a command of curate or generate asks for beside the configuration.
+
+    Args:
+        rows: What a row of its list is.
+        grow, retry: What the options of this name do, for the help.
+    """
+    parser.add_argument(
+        "--steps",
+        help="only these steps, by commas; naming select or encode allows a re-cut by new options",
+    )
+    add_limit(parser, of=f"{rows}; without it, the same command goes on with the others")
+    parser.add_argument("--grow", action="store_true", help=grow)
+    parser.add_argument("--retry", action="store_true", help=retry)
+    add_plan(parser)
+
+
 def add_plan(parser: argparse.ArgumentParser) -> None:
-    """`--plan`."""
     parser.add_argument(
         "--plan",
         action="store_true",
@@ -207,17 +208,38 @@ def run_job(work: Callable[[Say], int]) -> int:
     return code
 
 
-def asked_of(options: argparse.Namespace) -> AskedOptions:
-    """What `curate` and `generate` are asked for beside the configuration."""
-    return {
+def run_steps_job(
+    options: argparse.Namespace,
+    config_type: "type[JobT]",
+    run: "Callable[..., JobResult]",
+    say: Say,
+) -> int:
+    """Do, or with `--plan` tell, what a command of curate or generate asks for.
+
+    Args:
+        run: `curate`, or `generate`.
+    """
+    from pipelines.config import load_config
+
+    config = configured(options, partial(load_config, config_type))
+    asked: Asked = {
         "steps": tuple(options.steps.split(",")) if options.steps is not None else (),
         "grow": options.grow,
         "retry": options.retry,
         "limit": options.limit,
     }
+    if options.plan:
+        from pipelines.workflows.preview import preview_job
+
+        print("\n".join(preview_job(config, **asked, say=say)))
+        return ExitCode.DONE
+    result = run(config, **asked, say=say)
+    print(result.funnel)
+    print(f"run: {config.output}")
+    return _result_code(result)
 
 
-def result_code(result: StepsResult) -> int:
+def _result_code(result: "JobResult") -> int:
     """The exit code of a job of committed steps that came to its end; says why it is not 0."""
     if result.quarantined:
         from pipelines.workflows.job import MAKE_AGAIN

@@ -9,19 +9,8 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 
 import argparse
 import sys
-from functools import partial
 
-from jobs.command_line import (
-    add_config_options,
-    add_limit,
-    add_plan,
-    asked_of,
-    configured,
-    job_parser,
-    result_code,
-    run_job,
-)
-from jobs.exit_codes import ExitCode
+from jobs.command_line import add_asked, add_config_options, job_parser, run_job, run_steps_job
 from sd_core.say import Say
 
 
@@ -32,38 +21,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:
-    from pipelines.config import load_config
     from pipelines.workflows.generate import generate
     from pipelines.workflows.generate_config import GenerateJobConfig
 
-    config = configured(options, partial(load_config, GenerateJobConfig))
-    asked = asked_of(options)
-    if options.plan:
-        from pipelines.workflows.preview import preview_job
-
-        print("\n".join(preview_job(config, **asked, say=say)))
-        return ExitCode.DONE
-    result = generate(config, **asked, say=say)
-    print(result.funnel)
-    print(f"run: {config.output}")
-    return result_code(result)
+    return run_steps_job(options, GenerateJobConfig, generate, say)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = job_parser(__doc__)
     add_config_options(parser, folder="configs/generate/")
-    add_limit(parser, of="prompts; without it, the same command goes on with the others")
-    add_plan(parser)
-    parser.add_argument(
-        "--grow", action="store_true", help="make what is new in a list that has changed"
-    )
-    parser.add_argument(
-        "--retry", action="store_true", help="make again the shards that were given up"
-    )
-    parser.add_argument(
-        "--steps",
-        help="only these steps, by commas; naming select or encode allows a re-cut by new options",
+    add_asked(
+        parser,
+        rows="prompts",
+        grow="make what is new in a list that has changed",
+        retry="make again the shards that were given up",
     )
     return parser
 

@@ -29,6 +29,10 @@ _PROBE_TIMEOUT_S = 20.0
 _NAMED_WAIT_S = 600.0
 _FEWEST_DOWNLOADS = 2
 """Of workers that mostly wait for other people's servers, on a small machine."""
+_NO_TOKEN = (
+    "the cluster asks for no token: whoever reaches its ports can run programs on its nodes and "
+    "read what they may read; start Ray with RAY_AUTH_MODE=token (configs/deploy/README.md)"
+)
 
 
 @contextmanager
@@ -164,7 +168,8 @@ def check_resources(needs: Sequence[tuple[str, Resources]]) -> None:
 
 
 def probe_storage(store: RunStore, *, say: Say) -> None:
-    """Write a probe file into the run and have every node read it.
+    """Write a probe file into the run and have every node read it; warns of a named cluster that
+    runs without a token.
 
     Raises:
         StorageError: a node does not see it.
@@ -175,7 +180,10 @@ def probe_storage(store: RunStore, *, say: Say) -> None:
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         probes = {_probe_on(node["NodeID"], store, name): node for node in nodes}
         ready, late = ray.wait(list(probes), num_returns=len(probes), timeout=_PROBE_TIMEOUT_S)
-        bad = [probes[ref]["NodeManagerHostname"] for ref in ready if not ray.get(ref)]
+        answers = [(probes[ref]["NodeManagerHostname"], *ray.get(ref)) for ref in ready]
+        if os.environ.get("RAY_ADDRESS") and not all(has_token for _, _, has_token in answers):
+            say(_NO_TOKEN)
+        bad = [host for host, sees, _ in answers if not sees]
         if bad:
             raise StorageError(
                 f"{store.root}: not the same storage on node(s) {', '.join(bad)}. "
@@ -195,11 +203,13 @@ def _probe_on(node_id: str, store: RunStore, name: str) -> Any:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _sees_probe(store: RunStore, name: str) -> bool:
+def _sees_probe(store: RunStore, name: str) -> tuple[bool, bool]:
+    """Whether a node sees the file, and whether its Ray asks for a token."""
+    has_token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
     try:
-        return store.read_bytes(name) == name.encode()
+        return store.read_bytes(name) == name.encode(), has_token
     except OSError:
-        return False
+        return False, has_token
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_parquet
+from pipelines.run.tables import read_parquet, with_column
 from pipelines.sources.columns import SourceColumn, TextColumns
 from pipelines.sources.rows import EARLIER_READER, SourceRange
 from pipelines.sources.source import Source
@@ -112,7 +112,6 @@ class Plan:
         )
 
     def num_rows_of(self, shard_id: int) -> int:
-        """How many rows a shard has."""
         return int(self.shards["num_rows"][shard_id].as_py())
 
     def num_settled(self, shard_id: int) -> int:
@@ -193,7 +192,7 @@ def read_rows(plan: Plan, store: RunStore, source: Source, shard_id: int) -> pa.
     reasons = np.full(rows.num_rows, None, dtype=object)
     reasons[settled["row"].to_numpy()] = settled["reason"].to_pylist()
     column = pc.coalesce(rows["reason"], pa.array(reasons, pa.string()))
-    return rows.set_column(rows.schema.get_field_index("reason"), rows.field("reason"), column)
+    return with_column(rows, "reason", column)
 
 
 def read_settled(plan: Plan, store: RunStore, shard_id: int) -> pa.Table | None:

@@ -1,7 +1,7 @@
 """Prompts: a list of them, read, checked and cut into shards that a run keeps."""
 
 from pipelines.prompts.config import PromptPlanConfig, PromptsConfig
-from pipelines.prompts.plan import PromptGrowth, gets_more, plan_prompts
+from pipelines.prompts.plan import PromptGrowth, plan_prompts
 from pipelines.prompts.record import (
     PromptPlan,
     expand_rows,
@@ -18,7 +18,6 @@ __all__ = [
     "PromptPlanConfig",
     "PromptsConfig",
     "expand_rows",
-    "gets_more",
     "is_prompt_plan",
     "keys_in_two_shards",
     "load_prompt_plan",

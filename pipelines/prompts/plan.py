@@ -98,11 +98,13 @@ def plan_prompts(
     if before is not None:
         check_reading(before, reading, store)
     try:
-        changed = [] if before is None else changed_files(before, source)
-        if before is not None and not changed and not gets_more(before, limit):
-            return PromptGrowth(plan=before)
-        if before is not None and changed and not grow:
-            raise changed_without_growth(before, changed)
+        if before is not None:
+            changed = changed_files(before, source)
+            goes_on = is_to_go_on(before.limit, num_rows=before.num_prompts, limit=limit)
+            if not changed and not goes_on:
+                return PromptGrowth(plan=before)
+            if changed and not grow:
+                raise changed_without_growth(before, changed)
         draft = _Draft(
             store,
             source,
@@ -122,11 +124,6 @@ def plan_prompts(
             return draft.make(folder)
     except SourceError as error:
         raise PlanError(str(error)) from error
-
-
-def gets_more(before: PromptPlan, limit: int | None) -> bool:
-    """Whether a run of the list's first rows goes on; raises `ConfigError` where it has more."""
-    return is_to_go_on(before.limit, num_rows=before.num_prompts, limit=limit)
 
 
 @dataclass

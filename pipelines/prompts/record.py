@@ -99,7 +99,6 @@ class PromptPlan:
         return int(self.shards.num_rows)
 
     def num_rows_of(self, shard_id: int) -> int:
-        """Rows of the run that a shard comes to."""
         return int(self.shards["num_rows"][shard_id].as_py())
 
 

@@ -216,7 +216,6 @@ def _made_again(steps: tuple[StepStatus, ...]) -> str | None:
 
 
 def status_lines(status: RunStatus) -> Iterator[str]:
-    """The status as lines of text."""
     plan = status.plan
     planned = "no plan yet" if plan is None else f"{plan.rows:,} rows in {plan.shards:,} shards"
     yield f"{status.run}: {status.job}, revision {status.revision}, {planned}"

@@ -90,9 +90,6 @@ class BeforeFetch:
     def __getstate__(self) -> dict[str, Any]:
         return {one.name: self.__dict__[one.name] for one in fields(self)}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
     def identity(self) -> dict[str, Any]:
         """What decides verdicts, as plain JSON; what the old keys could say, in their form."""
         old = self.old or as_old_rules([rule for _, rule in self.rules])

@@ -74,7 +74,6 @@ class SpooledFile:
 
     folder: str
     path: Path
-    suffix: str
     num_rows: int
 
 
@@ -103,7 +102,7 @@ def commit_shard(
     earlier revision committed.
     """
     for file in files:
-        if file.suffix == ".parquet":
+        if file.path.suffix == ".parquet":
             schema = pq.read_schema(file.path)
             record_schema(
                 store, step=step, fingerprint=fingerprint, folder=file.folder, schema=schema
@@ -184,7 +183,7 @@ def iterate_manifests(
 
 def _publish(store: RunStore, file: SpooledFile, shard_id: int) -> FileEntry:
     digest = sha256_of(file.path)
-    path = f"{file.folder}/{shard_id:06d}-{digest[:16]}{file.suffix}"
+    path = f"{file.folder}/{shard_id:06d}-{digest[:16]}{file.path.suffix}"
     store.put_file(file.path, path)
     return FileEntry(
         path=path, sha256=digest, num_bytes=file.path.stat().st_size, num_rows=file.num_rows

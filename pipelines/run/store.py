@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path, PurePosixPath
@@ -114,9 +114,6 @@ class RunStore:
         options = dict(self.storage_options)
         return {"root": self.root, "storage_options": options, "flat": self.flat, **known}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:
         """The fsspec file system that holds the run."""
@@ -142,32 +139,28 @@ class RunStore:
         """The file's size in bytes; raises FileNotFoundError."""
         return int(self.filesystem.info(self.absolute(path), refresh=True)["size"])
 
-    @_named
     def list_files(self, folder: str) -> list[str]:
         """Names of the files directly in `folder`, sorted; empty when there is no such folder."""
+        return [name for name in self._list(folder, "file") if not name.startswith(_TEMPORARY)]
+
+    def list_folders(self, folder: str) -> list[str]:
+        """Names of the folders directly in `folder`, sorted; empty when there is no such folder."""
+        return self._list(folder, "directory")
+
+    @_named
+    def _list(self, folder: str, kind: str) -> list[str]:
         self.filesystem.invalidate_cache()
         try:
             entries = self.filesystem.ls(self.absolute(folder), detail=True)
         except FileNotFoundError:
             return []
-        names = (PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "file")
-        return sorted(name for name in names if not name.startswith(_TEMPORARY))
+        return sorted(PurePosixPath(each["name"]).name for each in entries if each["type"] == kind)
 
     def half_written(self) -> list[Path]:
         """What killed writers, or living ones, have in a local run, as full paths; an object store
         shows nothing of it."""
         root = Path(self.absolute(""))
         return sorted(root.rglob(f"{_TEMPORARY}*")) if self.is_local else []
-
-    @_named
-    def list_folders(self, folder: str) -> list[str]:
-        """Names of the folders directly in `folder`, sorted; empty when there is no such folder."""
-        self.filesystem.invalidate_cache()
-        try:
-            entries = self.filesystem.ls(self.absolute(folder), detail=True)
-        except FileNotFoundError:
-            return []
-        return sorted(PurePosixPath(e["name"]).name for e in entries if e["type"] == "directory")
 
     @_named
     def read_bytes(self, path: str) -> bytes:
@@ -196,8 +189,7 @@ class RunStore:
             self.filesystem.put_file(str(local), target)
             return
         with _temporary_beside(target) as temporary:
-            shutil.copyfile(local, temporary)
-            _sync(temporary)
+            _copy(local, temporary)
             os.replace(temporary, target)
 
     @cached_property
@@ -230,8 +222,7 @@ class RunStore:
             if self.has_links:
                 os.link(source, temporary)
             else:
-                shutil.copyfile(source, temporary)
-                _sync(temporary)
+                _copy(source, temporary)
             os.replace(temporary, target)
 
     @_named
@@ -270,10 +261,8 @@ class RunStore:
     @_named
     def delete(self, path: str) -> None:
         """Remove one file; no error where there is none."""
-        try:
+        with suppress(FileNotFoundError):
             self.filesystem.rm_file(self.absolute(path))
-        except FileNotFoundError:
-            return
 
 
 def _link_whole(target: str, content: bytes) -> None:
@@ -292,6 +281,11 @@ def _temporary_beside(target: str) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _copy(source: str | Path, path: Path) -> None:
+    shutil.copyfile(source, path)
+    _sync(path)
 
 
 def _sync(path: Path) -> None:

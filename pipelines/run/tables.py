@@ -23,6 +23,12 @@ def write_table(table: pa.Table, path: Path) -> None:
     )
 
 
+def with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The table with other values in a column that it has."""
+    at = table.schema.get_field_index(name)
+    return table.set_column(at, table.schema.field(at), values)
+
+
 def read_table(store: RunStore, path: str, *, columns: Iterable[str] | None = None) -> pa.Table:
     """Read a Parquet file of a run, verifying its page checksums."""
     with store.open(path) as stream:

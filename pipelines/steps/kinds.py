@@ -7,8 +7,13 @@ from pipelines.run.cache_files import LATENTS_FOLDER
 from pipelines.run.crops import KEPT_FOLDER
 from pipelines.run.revision_files import ORIGINS
 from pipelines.steps.kind import Folder, StepKind
-from pipelines.steps.publish.step import KEPT_METADATA, PublishConfig, PublishStep, inputs_of
-from pipelines.steps.publish.takedown import rewrite_kept
+from pipelines.steps.publish.step import (
+    KEPT_METADATA,
+    PublishConfig,
+    PublishStep,
+    inputs_of,
+    rewrite_kept,
+)
 from pipelines.steps.rewrite import (
     rewrite_download,
     rewrite_generated,

@@ -25,7 +25,6 @@ from pipelines.steps.left_rows import (
     left_rejects,
     names_any,
     rename_copies,
-    spool,
     spool_table,
 )
 
@@ -157,7 +156,7 @@ def _rewrite_images(shard: ShardTakedown, folder: str) -> None:
         elif images is not None and stored:
             tar = scratch / "images.tar"
             copy_members(shard.store, images, tar, keys=stored)
-            files.append(spool(tar, "images", len(stored)))
+            files.append(SpooledFile(folder="images", path=tar, num_rows=len(stored)))
         files.append(spool_table(facts, scratch, folder))
         metadata = shard.table("metadata")
         if metadata is not None and stored:
@@ -250,7 +249,7 @@ def rewrite_members(shard: ShardTakedown, folder: str) -> None:
     with spool_folder() as scratch:
         tar = scratch / "members.tar"
         kept = copy_members(shard.store, entry, tar, without=run.masked)
-        files = [spool(tar, folder, kept)] if kept else []
+        files = [SpooledFile(folder=folder, path=tar, num_rows=kept)] if kept else []
         shard.commit(files, kept=kept, dropped=shard.manifest.dropped)
 
 

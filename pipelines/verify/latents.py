@@ -18,9 +18,8 @@ from pipelines.verify.files import (
     raise_unreadable,
 )
 from pipelines.verify.manifests import load_manifest
-from sd_core.cache.formats import format_of
+from sd_core.cache.formats import format_of, iterate_shard
 from sd_core.cache.samples import CacheShardError, LatentSample, read_empty_caption
-from sd_core.cache.shards import iterate_shard
 from sd_core.cache.spec import CacheSpec, CacheSpecError, read_digests, read_spec
 
 SPEC_PATH = "latents/spec.json"

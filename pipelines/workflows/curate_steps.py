@@ -13,13 +13,13 @@ from pipelines.run.record import read_run
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
+from pipelines.steps.download.planned_rows import PlannedRows
 from pipelines.steps.download.step import DownloadStep
 from pipelines.steps.encode import EncodeStep
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.steps.select.recaptions import CaptionFiles
 from pipelines.steps.step import Resources, ShardStep
 from pipelines.workflows.curate_config import CurateConfig
-from pipelines.workflows.planned_rows import PlannedRows
 from pipelines.workflows.run_steps import RunSteps
 from sd_core.model.caption_tokenizer import CaptionTokenizer, load_caption_tokenizer
 
@@ -35,6 +35,9 @@ class CurateSteps(RunSteps):
         WeightsError: encode's tokenizer cannot be had.
     """
 
+    config: CurateConfig
+    plan: Plan
+
     def __init__(
         self,
         config: CurateConfig,
@@ -45,8 +48,6 @@ class CurateSteps(RunSteps):
         amendments: Amendments | None = None,
     ) -> None:
         config = config.model_copy(update={"image": config.image.of_run(_recorded_image(store))})
-        self.config = config
-        self.plan = plan
         self.rows = PlannedRows(store, source, config.before_fetch)
         encode = config.encode
         self._tokenizer = None if encode is None else load_caption_tokenizer(encode.text_encoder)
@@ -59,7 +60,6 @@ class CurateSteps(RunSteps):
 
     @cached_property
     def captions(self) -> CaptionFiles | None:
-        """What `captions.from` names."""
         return self.config.caption_files
 
     @property
@@ -74,7 +74,6 @@ class CurateSteps(RunSteps):
         return -(-self.plan.num_shards // self.config.encode.download_shards_per_file)
 
     def read_rows(self, shard_id: int) -> pa.Table:
-        """Rows of a shard that was given up, as select records them."""
         return self.rows.read_redacted(shard_id)
 
     def chains(self, asked: Sequence[str]) -> list[list[str]]:
@@ -85,7 +84,6 @@ class CurateSteps(RunSteps):
         return [*([[step] for step in first] if self.amendments.fetches_again else [first]), *rest]
 
     def own_step(self, step: str, resources: Resources) -> ShardStep:
-        """Download, or encode."""
         if step == "download":
             return self._download(resources)
         return self._encode(resources)
@@ -103,7 +101,6 @@ class CurateSteps(RunSteps):
         )
 
     def inputs(self, step: str, shard_id: int) -> str | None:
-        """What a shard of the step would be made from; None where that is not known yet."""
         if step != "encode" or self.config.encode is None:
             return super().inputs(step, shard_id)
         group = self.config.encode.download_shards_per_file
@@ -146,7 +143,6 @@ class CurateSteps(RunSteps):
         )
 
     def options(self, step: str) -> dict[str, Any]:
-        """Everything that can change the step's result, its parents aside."""
         config = self.config
         if step == "download":
             return {

@@ -1,38 +1,22 @@
 """The generate job: prompts become images, scores, a ledger and a latent cache."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Unpack
 
 from pipelines.config import ConfigError
-from pipelines.engine.session import open_session
-from pipelines.plan import allows_more, refuse_growth
-from pipelines.plan.record import PLAN_PATH
-from pipelines.prompts import (
-    PromptPlan,
-    gets_more,
-    keys_in_two_shards,
-    plan_prompts,
-)
+from pipelines.plan import is_to_go_on
+from pipelines.prompts import PromptPlan, keys_in_two_shards, plan_prompts
 from pipelines.prompts.notes import notes_of
 from pipelines.prompts.record import load_prompt_plan
-from pipelines.report.card import is_current, write_card
-from pipelines.revisions.begin import plan_retry
-from pipelines.revisions.readers import is_shown
-from pipelines.revisions.takedown import finish_takedown
 from pipelines.rows.ledger import ORIGIN_FACTS
 from pipelines.rules.tombstones import is_unfinished
 from pipelines.run.amendments import Amendments
-from pipelines.run.folder import check_output
-from pipelines.run.record import (
-    RunMismatchError,
-    read_revision,
-    read_run,
-)
-from pipelines.run.recorded_options import MayChange, check_or_record, check_recorded
+from pipelines.run.record import RunMismatchError, read_run
+from pipelines.run.recorded_options import MayChange
 from pipelines.run.store import RunStore
 from pipelines.run.used_by import UsesOfRuns
-from pipelines.run.versions import describe_program
+from pipelines.sources import Source
 from pipelines.sources.columns import SourceColumn
 from pipelines.steps.generate.foresee import (
     ForeseenModel,
@@ -41,150 +25,62 @@ from pipelines.steps.generate.foresee import (
     foresee_model,
 )
 from pipelines.steps.kinds import recut_kinds
+from pipelines.workflows.asked_job import Asked, AskedJob
 from pipelines.workflows.checks import check_cut, check_models
-from pipelines.workflows.crops import refuse_more_without_crops, refuse_without_crops
 from pipelines.workflows.generate_config import GenerateJobConfig
 from pipelines.workflows.generate_steps import GenerateSteps
-from pipelines.workflows.job import (
-    JobResult,
-    asked_steps,
-    check_together,
-    recut_steps,
-    require_named,
-    require_parents,
-    result_of,
-    run_steps,
-)
-from sd_core.model.weights import check_weights
+from pipelines.workflows.job import JobResult, recut_steps
 from sd_core.sampling.noise import NOISE_VERSION
 from sd_core.say import Say
 
 
-def generate(
-    config: GenerateJobConfig,
-    *,
-    say: Say,
-    steps: Sequence[str] = (),
-    grow: bool = False,
-    retry: bool = False,
-    limit: int | None = None,
-) -> JobResult:
+def generate(config: GenerateJobConfig, *, say: Say, **asked: Unpack[Asked]) -> JobResult:
     """Run the asked steps of a generation; those that are complete already are left alone.
-
-    Args:
-        steps: By name; all by default.
-        grow: Add what is new in the list of prompts to a run that has begun.
-        retry: Make again the shards that any step gave up.
-        limit: Only so many rows of the list, its first; a later call goes on with the others.
 
     Raises:
         ConfigError: the configuration or the asked steps make no sense.
         PlanError, RunMismatchError, EngineError, ShardError, WeightsError: see their messages.
     """
     store = RunStore(config.output, config.storage_options)
-    job = Generation(config, store, steps=steps, grow=grow, retry=retry, limit=limit, say=say)
-    job.check()
-    with open_session(store, config.engine, say=say, downloads=False) as session:
-        finish_takedown(store, say=say)
-        made = job.begin()
-        is_done = made.is_complete(read_revision(store), job.asked) and is_shown(store)
-        if is_done:
-            say("nothing to do: every asked step is complete")
-        else:
-            if (init := config.generate.init) is not None:
-                UsesOfRuns([init], job="generate", output=config.output, say=say)
-            run_steps(made, session, job.asked, say)
-        if not is_done or not is_current(store):
-            write_card(store)
-    return result_of(made, job.asked)
+    return Generation(config, store, **asked, say=say).run()
 
 
-class Generation:
-    """A generation up to its first step: all that can be refused, then the plan.
+class Generation(AskedJob[GenerateJobConfig, PromptPlan, GenerateSteps]):
+    """A generation as a command asks for it."""
 
-    Args:
-        store: The run, or a draft of it.
-        steps, grow, retry, limit: Of `generate`.
-    """
-
-    def __init__(
-        self,
-        config: GenerateJobConfig,
-        store: RunStore,
-        *,
-        steps: Sequence[str],
-        grow: bool,
-        retry: bool,
-        limit: int | None,
-        say: Say,
-    ) -> None:
-        self.config, self.store, self.say = config, store, say
-        self._steps, self._grow, self._retry, self._limit = steps, grow, retry, limit
-        self._model: ForeseenModel | None = None
-        check_together(grow=grow, retry=retry, limit=limit)
+    name = "generate"
+    downloads = False
+    _model: ForeseenModel | None = None
 
     @cached_property
-    def asked(self) -> list[str]:
-        """The steps, in order."""
-        off = self.config.steps_left_out(self.store)
-        return asked_steps(self._steps, origin="generate", off=off)
+    def source(self) -> Source:
+        return self.config.prompts.source()
 
-    def check(self) -> None:
-        """Raise what `generate` does for all that can be refused, before anything is written."""
-        config, store = self.config, self.store
-        for line in config.select.old_keys():
-            self.say(line)
-        check_output(store, job="generate")
-        config.prompts.source().check_listed()
-        check_weights(config.weight_needs())
-        check_models(config.score)
-        self._model = foresee_model(config.generate, say=self.say)
-        check_defaults(config.generate, self._model)
-        _refuse_earlier_noise(store)
-        amendments = None
-        if self._retry and not is_unfinished(store):
-            amendments = plan_retry(store, origin="generate").amendments
-        if self._check_run(amendments):
-            check_init(config.generate, self._model)
+    def load(self) -> PromptPlan:
+        return load_prompt_plan(self.store)
 
-    def plan_unchecked(self) -> PromptPlan:
-        """The plan where models are to be fetched before all can be checked."""
-        check_output(self.store, job="generate")
-        self.config.prompts.source().check_listed()
-        return self.plan()
+    def steps_of(self, plan: PromptPlan, amendments: Amendments | None) -> GenerateSteps:
+        return GenerateSteps(self.config, self.store, plan, amendments=amendments)
 
-    def begin(self) -> GenerateSteps:
-        """Plan, or grow the plan, and record what is asked for."""
-        grows = self._grows()
-        plan = self.plan()
-        amendments = None
-        if self._retry:
-            again = plan_retry(self.store, origin="generate")
-            amendments = again.amendments
-            self.say(f"retry: {again.told}")
-        job = GenerateSteps(self.config, self.store, plan, amendments=amendments)
-        refuse_without_crops(job, self.asked)
-        _record(job, self._steps, grow=grows)
-        return job
+    def gets_more(self, before: PromptPlan) -> bool:
+        return is_to_go_on(before.limit, num_rows=before.num_prompts, limit=self.limit)
 
     def plan(self) -> PromptPlan:
-        """The run's plan, made, grown or gone on with as it is asked for."""
         config = self.config
-        before = load_prompt_plan(self.store) if self.store.exists(PLAN_PATH) else None
-        keeps = before is not None and not self._grows()
+        keeps = self.is_planned and not self.grows()
         growth = plan_prompts(
             self.store,
-            config.prompts.source(),
+            self.source,
             config.plan,
             num_images=config.generate.defaults.num_images,
-            grow=self._grow,
-            limit=before.limit if before is not None and keeps else self._limit,
+            grow=self.grow,
+            limit=self.load().limit if keeps else self.limit,
             say=self.say,
             one_shard_a_key=config.select.best_of is not None,
             columns=config.prompts.columns,
             samplers=config.prompts.samplers,
             notes_of=self._notes_of,
-            before_store=lambda columns: _check_columns(config, columns),
+            before_store=partial(_check_columns, config),
         )
         plan = growth.plan
         first = "" if plan.limit is None else "the first "
@@ -205,42 +101,43 @@ class Generation:
             embeds_guidance=model.embeds_guidance,
         )
 
-    def _grows(self) -> bool:
-        """Whether the plan may get further rows; raises `ConfigError` where it may not."""
-        if not self.store.exists(PLAN_PATH):
-            return False
-        plan = load_prompt_plan(self.store)
-        if self._grow:
-            refuse_growth(plan.limit)
-        more = gets_more(plan, self._limit)
-        grows = self._grow or allows_more(
-            more, self._limit, retry=self._retry, is_asked="generate" in self.asked
-        )
-        refuse_more_without_crops(self.store, grows=grows)
-        return grows
+    def leave_word(self) -> None:
+        """Of the run whose images are drawn over."""
+        if (init := self.config.generate.init) is not None:
+            UsesOfRuns([init], job="generate", output=self.config.output, say=self.say)
 
-    def _check_run(self, amendments: Amendments | None) -> bool:
-        """Refuse what cannot be done with the run as it is; whether images are to be made."""
-        config, is_planned, grows = self.config, self.store.exists(PLAN_PATH), self._grows()
-        if grows or not is_planned:
-            off = config.steps_left_out(self.store)
-            require_named(self.asked, origin="generate", off=off, renews=is_planned)
-        if not is_planned:
-            return True
-        plan = load_prompt_plan(self.store)
-        job = GenerateSteps(config, self.store, plan, amendments=amendments)
-        _check_columns(config, plan.columns)
-        if config.select.best_of is not None and (keys := keys_in_two_shards(plan, self.store)):
+    def refuse(self, known: GenerateSteps | None, *, grows: bool) -> None:
+        """Also images to draw over that do not fit the model, where any are to be made."""
+        super().refuse(known, grows=grows)
+        is_owed = known is None or grows or not known.has_every_shard("generate")
+        if is_owed and (known is None or "generate" in self.asked):
+            assert self._model is not None
+            check_init(self.config.generate, self._model)
+
+    def check_models(self) -> None:
+        """Raise what models are refused for, and a run of an earlier version."""
+        config = self.config.generate
+        check_models(self.config.score)
+        self._model = foresee_model(config, say=self.say)
+        check_defaults(config, self._model)
+        _refuse_earlier_noise(self.store)
+
+    def check_planned(self, known: GenerateSteps) -> None:
+        plan = known.plan
+        _check_columns(self.config, plan.columns)
+        is_best_of = self.config.select.best_of is not None
+        if is_best_of and (keys := keys_in_two_shards(plan, self.store)):
             raise ConfigError(
                 f"select.best_of: it chooses within a shard, and the images of {len(keys)} key(s) "
                 f"lie in more than one ({', '.join(keys[:3])}): they were planned without it. "
                 "Leave it out, or give another `output`"
             )
-        may_change = _may_change(job, self._steps, grow=grows)
-        check_recorded(self.store, job.identities.values(), **may_change)
-        if not grows and not is_unfinished(self.store):
-            require_parents(job, self.asked)
-        return "generate" in self.asked and (grows or not job.has_every_shard("generate"))
+
+    def may_change(self, made: GenerateSteps, *, grows: bool) -> MayChange:
+        recut = recut_steps(self.named, origin="generate")
+        if made.has_only_grown(is_asked=grows):
+            recut = recut_kinds()
+        return {"recut": recut, "revised": ("edition.",) if is_unfinished(made.store) else ()}
 
 
 def _check_columns(config: GenerateJobConfig, columns: Sequence[SourceColumn]) -> None:
@@ -251,25 +148,6 @@ def _check_columns(config: GenerateJobConfig, columns: Sequence[SourceColumn]) -
         {column.name: column.type for column in columns},
         facts=ORIGIN_FACTS["generate"],
         storage_options=config.storage_options,
-    )
-
-
-def _may_change(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> MayChange:
-    """What a re-cut, a growth or a takedown may have changed of the recorded options."""
-    recut = recut_steps(steps, origin="generate")
-    if job.has_only_grown(is_asked=grow):
-        recut = recut_kinds()
-    return {"recut": recut, "revised": ("edition.",) if is_unfinished(job.store) else ()}
-
-
-def _record(job: GenerateSteps, steps: Sequence[str], *, grow: bool) -> None:
-    models = job.config.describe_models()
-    check_or_record(
-        job.store,
-        job.identities.values(),
-        job={"job": "generate", "config": job.public_config, "models": models} | describe_program(),
-        begin=job.begin,
-        **_may_change(job, steps, grow=grow),
     )
 
 

@@ -31,6 +31,9 @@ class GenerateSteps(RunSteps):
     The plan is no part of their identities: it only grows, and what is made stays as it is.
     """
 
+    config: GenerateJobConfig
+    plan: PromptPlan
+
     def __init__(
         self,
         config: GenerateJobConfig,
@@ -39,8 +42,6 @@ class GenerateSteps(RunSteps):
         *,
         amendments: Amendments | None = None,
     ) -> None:
-        self.config = config
-        self.plan = plan
         self._tokenizer = load_caption_tokenizer(first_text_encoder(config.generate.model))
         super().__init__(config, store, plan, amendments=amendments)
 
@@ -61,7 +62,6 @@ class GenerateSteps(RunSteps):
         return spec.resolution_px
 
     def own_step(self, step: str, resources: Resources) -> ShardStep:
-        """Generate, or encode from the latents that it stored."""
         if step == "generate":
             return GenerateStep(
                 self.store,
@@ -99,14 +99,12 @@ class GenerateSteps(RunSteps):
         return is_grown and not describe_changes(before, now)
 
     def read_rows(self, shard_id: int) -> pa.Table:
-        """Rows of a shard that was given up, as select records them."""
         rows = read_left_rows(self.plan, self.store, shard_id, read_tombstones(self.store))
         return rows.rename_columns(
             ["caption" if name == "prompt" else name for name in rows.column_names]
         )
 
     def options(self, step: str) -> dict[str, Any]:
-        """Everything that can change the step's result, its parents aside."""
         config = self.config
         if step == "generate":
             facts = config.caption_facts.identity()

@@ -120,7 +120,7 @@ def result_of(job: RunSteps, asked: Sequence[str]) -> JobResult:
     revision = read_revision(job.store)
     is_whole = set(asked) >= job.identities.keys()
     return JobResult(
-        funnel=funnel_table(job.num_rows, funnel_of(revision, job.origin)),
+        funnel=funnel_table(job.plan.num_rows, funnel_of(revision, job.origin)),
         quarantined=sum(len(summary.quarantined) for summary in revision.steps.values()),
         nothing_kept=describe_nothing_kept(revision, origin=job.origin, last=job.configured()[-1])
         if is_whole
@@ -194,10 +194,11 @@ def describe_nothing_kept(revision: Revision, *, origin: str, last: str) -> str 
 
 def check_quarantine(job: RunSteps, step: str, summary: StepSummary) -> None:
     """Raise `QuarantineError` where more shards were given up than the configuration allows."""
-    if len(summary.quarantined) > job.max_quarantined_shards:
+    allowed = job.config.engine.max_quarantined_shards
+    if len(summary.quarantined) > allowed:
         raise QuarantineError(
             f"{step}: {len(summary.quarantined)} shard(s) are quarantined (the first: "
             f"{summary.quarantined[0]}; its manifest has the error) and "
-            f"engine.max_quarantined_shards is {job.max_quarantined_shards}; later steps were not "
+            f"engine.max_quarantined_shards is {allowed}; later steps were not "
             f"run: mend the cause, then {MAKE_AGAIN}"
         )

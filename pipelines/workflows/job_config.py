@@ -1,7 +1,7 @@
 """What curate and generate are both told: where the run lies, and the steps that they share."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Protocol, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -66,6 +66,10 @@ class JobConfig(Config):
     def _scores_are_made(self) -> Self:
         check_scores_are_made(self.select, self.score)
         return self
+
+    def old_keys(self) -> Iterator[str]:
+        """A line for each old key that is used: what to write instead."""
+        yield from self.select.old_keys()
 
     def optional_steps(self) -> Mapping[str, object | None]:
         """The section of each step that may be left out; None where it is."""

@@ -1,7 +1,7 @@
 """`--plan`: what a curation or a generation would do and take; nothing is written anywhere."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Unpack
 
 from pipelines.plan import Plan
 from pipelines.prompts import PromptPlan
@@ -16,6 +16,7 @@ from pipelines.report.outlook import (
 from pipelines.rules.tombstones import is_unfinished
 from pipelines.run.draft_store import DraftStore
 from pipelines.run.store import RunStore
+from pipelines.workflows.asked_job import Asked
 from pipelines.workflows.curate import Curation
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.generate import Generation
@@ -25,24 +26,20 @@ from sd_core.model.download import nothing_fetched
 from sd_core.model.weights_here import look_for_weights
 from sd_core.say import Say
 
-AnyConfig = CurateConfig | GenerateJobConfig
-
 
 def preview_job(
-    config: AnyConfig,
-    *,
-    steps: tuple[str, ...],
-    grow: bool,
-    retry: bool,
-    limit: int | None,
-    say: Say,
+    config: CurateConfig | GenerateJobConfig, *, say: Say, **asked: Unpack[Asked]
 ) -> list[str]:
     """What the job would do, in lines; raises what the job would be refused for."""
     store = RunStore(config.output, config.storage_options)
     draft = DraftStore.over(store)
     with nothing_fetched():
         models = look_for_weights(config.weight_needs())
-        name, job = _job(config, draft, steps=steps, grow=grow, retry=retry, limit=limit, say=say)
+        job: Curation | Generation = (
+            Curation(config, draft, **asked, say=say)
+            if isinstance(config, CurateConfig)
+            else Generation(config, draft, **asked, say=say)
+        )
         if is_unfinished(store):
             say("a takedown was interrupted: the job finishes it first")
         is_here = all(model.num_bytes is not None for model in models)
@@ -50,9 +47,9 @@ def preview_job(
         plan = job.plan_unchecked() if made is None else made.plan
         chains = _owed(job.asked, made, plan, models=config.model_sections())
     check_may_write(store)
-    past = find_past(store, job=name, origin=config.origin)
+    past = find_past(store, job=job.name, origin=config.origin)
     gpus = config.engine.gpus
-    told = estimate(chains, past, gpus=gpus if isinstance(gpus, int) else None, job=name)
+    told = estimate(chains, past, gpus=gpus if isinstance(gpus, int) else None, job=job.name)
     return [
         f"rows: {plan.num_rows:,} in {plan.num_shards:,} shards",
         f"steps: {', '.join(job.asked)}",
@@ -61,12 +58,6 @@ def preview_job(
         *told.lines,
         "nothing was written",
     ]
-
-
-def _job(config: AnyConfig, store: RunStore, **asked: Any) -> tuple[str, Curation | Generation]:
-    if isinstance(config, CurateConfig):
-        return "curate", Curation(config, store, **asked)
-    return "generate", Generation(config, store, **asked)
 
 
 def _owed(

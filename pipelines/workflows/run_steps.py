@@ -21,10 +21,11 @@ from pipelines.steps.kinds import STEP_KINDS, kinds_of
 from pipelines.steps.score import ScoreStep
 from pipelines.steps.select import Select, input_digests
 from pipelines.steps.select.recaptions import CaptionFiles
-from pipelines.steps.select.tokens import TokenCounter, token_identity
+from pipelines.steps.select.tokens import token_identity
 from pipelines.steps.step import Resources, ShardStep
 from pipelines.workflows.checks import further_columns
 from pipelines.workflows.job_config import JobConfig
+from sd_core.model.caption_tokenizer import CaptionTokenizer
 from sd_core.say import Say
 
 
@@ -35,6 +36,8 @@ class AnyPlan(Protocol):
     def num_rows(self) -> int: ...
     @property
     def num_shards(self) -> int: ...
+    @property
+    def limit(self) -> int | None: ...
 
 
 class RunSteps(ABC):
@@ -59,9 +62,7 @@ class RunSteps(ABC):
         self._begins = self.amendments != stored
         self.origin = config.origin
         """The step that makes the run's images."""
-        self.max_quarantined_shards = config.engine.max_quarantined_shards
-        self._job_config = config
-        self._num_rows, self._num_shards = plan.num_rows, plan.num_shards
+        self.config, self.plan = config, plan
         self.identities: dict[str, StepIdentity] = {}
         for step in self.configured():
             parents = [self.identities[name].fingerprint for name in self.parents(step)]
@@ -86,7 +87,7 @@ class RunSteps(ABC):
 
     @property
     @abstractmethod
-    def token_counter(self) -> TokenCounter | None:
+    def token_counter(self) -> CaptionTokenizer | None:
         """By which select counts captions; None: they are not counted."""
 
     @property
@@ -97,11 +98,11 @@ class RunSteps(ABC):
     @property
     def public_config(self) -> dict[str, Any]:
         """The resolved configuration for run.json, without secrets."""
-        return redact_config(self._job_config.model_dump(mode="json"))
+        return redact_config(self.config.model_dump(mode="json"))
 
     def configured(self) -> list[str]:
         """The steps that the configuration asks for, in order."""
-        off = self._job_config.steps_left_out(self.store)
+        off = self.config.steps_left_out(self.store)
         return [kind.name for kind in kinds_of(self.origin) if kind.name not in off]
 
     def parents(self, step: str) -> Sequence[str]:
@@ -111,12 +112,7 @@ class RunSteps(ABC):
 
     def num_shards(self, step: str) -> int:
         """How many shards the step has: the plan's, unless it says otherwise."""
-        return self._num_shards
-
-    @property
-    def num_rows(self) -> int:
-        """Of the plan."""
-        return self._num_rows
+        return self.plan.num_shards
 
     def committed(self, step: str) -> Committed:
         """What the step has committed with its present options."""
@@ -195,14 +191,14 @@ class RunSteps(ABC):
         return Select(
             store=self.store,
             fingerprint=self.identities["select"].fingerprint,
-            config=self._job_config.select,
-            num_shards=self._num_shards,
+            config=self.config.select,
+            num_shards=self.plan.num_shards,
             images=self.committed(self.origin),
             score=self.committed("score") if "score" in self.identities else None,
             read_rows=self.read_rows,
             token_counter=self.token_counter,
             cache_size=self.cache_size,
-            further=further_columns(self._job_config.score, has_captions=self.captions is not None),
+            further=further_columns(self.config.score, has_captions=self.captions is not None),
             captions=self.captions,
             say=say,
         )
@@ -219,28 +215,27 @@ class RunSteps(ABC):
     def _context(self, step: str, resources: Resources) -> StepContext:
         return StepContext(
             store=self.store,
-            options=self._job_config.steps[step],
+            options=self.config.steps[step],
             fingerprint=self.identities[step].fingerprint,
             options_digest=self.identities[step].options_digest,
             images=self.committed(self.origin),
             committed={name: self.committed(name) for name in self.identities if name != step},
-            torch_threads=self._job_config.engine.torch_threads,
+            torch_threads=self.config.engine.torch_threads,
             resources=resources,
         )
 
     def _options(self, step: str) -> Mapping[str, Any]:
         if step == "score":
-            assert self._job_config.score is not None
-            return {"score": self._job_config.score.identity(), **self.threads()}
-        if step in self._job_config.steps:
-            section = self._job_config.steps[step]
+            assert self.config.score is not None
+            return {"score": self.config.score.identity(), **self.threads()}
+        if step in self.config.steps:
+            section = self.config.steps[step]
             threads = self.threads() if STEP_KINDS[step].loads_models else {}
             return {step: section.model_dump(mode="json"), **threads}
         return self.options(step)
 
     def _score_step(self, resources: Resources) -> ScoreStep:
-        """The score step; it is configured."""
-        config = self._job_config.score
+        config = self.config.score
         assert config is not None
         return ScoreStep(
             self.store,
@@ -248,14 +243,13 @@ class RunSteps(ABC):
             images=self.committed(self.origin),
             config=config,
             options_digest=self.identities["score"].options_digest,
-            torch_threads=self._job_config.engine.torch_threads,
+            torch_threads=self.config.engine.torch_threads,
             resources=resources,
         )
 
     def select_options(self) -> dict[str, Any]:
-        """The options of the select step."""
-        config = self._job_config.select
-        files = input_digests(config, self._job_config.storage_options)
+        config = self.config.select
+        files = input_digests(config, self.config.storage_options)
         return {
             "select": config.identity(),
             **({"files": files} if files else {}),
@@ -265,4 +259,4 @@ class RunSteps(ABC):
 
     def threads(self) -> dict[str, Any]:
         """The option by which torch's threads change the last bit."""
-        return {"torch_threads": self._job_config.engine.torch_threads}
+        return {"torch_threads": self.config.engine.torch_threads}

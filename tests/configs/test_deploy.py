@@ -152,7 +152,7 @@ def test_no_manifest_holds_a_secret() -> None:
         sources = [] if name == "submitter" else [{"secretRef": {"name": "s3-credentials"}}]
         assert container.get("envFrom", []) == sources
     for path in DEPLOY.iterdir():
-        assert not re.search(r"(KEY|TOKEN|PASSWORD)\w*=", path.read_text()), path.name
+        assert not re.search(r"(KEY|TOKEN|PASSWORD)\w*=(?!\$\()", path.read_text()), path.name
 
 
 def test_all_tries_of_a_night_end_before_the_next() -> None:

@@ -17,8 +17,6 @@ from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.rows_done import rows_done
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_rows
 from pipelines.run.spool_folder import spool_folder
-from pipelines.run.store import RunStore
-from pipelines.steps.encode.commit import NOT_FINITE, commit_latents
 from pipelines.steps.encode.encode import (
     EncodeConfig,
     EncodedBatch,
@@ -28,16 +26,16 @@ from pipelines.steps.encode.encode import (
     encode_empty_caption,
     load_encode_models,
 )
+from pipelines.steps.encode.stored import NOT_FINITE, commit_latents
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
-from pipelines.steps.step import Resources
-from sd_core.cache.formats import ShardWriter, format_of
+from sd_core.cache.formats import ShardWriter, format_of, open_shard_writer
 from sd_core.cache.samples import LatentSample
-from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
 
 _ATTRIBUTES = ("row", "sha256", "original_width", "original_height", "width", "height")
 
 
+@dataclass(kw_only=True, eq=False)
 class EncodeStep(ModelStep):
     """Encodes and commits latent shards; arguments beside those of `ModelStep`:
 
@@ -51,47 +49,28 @@ class EncodeStep(ModelStep):
 
     name = "encode"
 
-    def __init__(
-        self,
-        store: RunStore,
-        *,
-        fingerprint: str,
-        images: Committed,
-        verdicts: Committed,
-        num_image_shards: int,
-        config: EncodeConfig,
-        image_size: int,
-        torch_threads: int,
-        options_digest: str = "",
-        resources: Resources | None = None,
-    ) -> None:
-        super().__init__(
-            store, fingerprint=fingerprint, torch_threads=torch_threads, resources=resources
-        )
-        self.images = images
-        self.verdicts = verdicts
-        self.config = config
-        self.image_size = image_size
-        self._num_image_shards = num_image_shards
-        self._options_digest = options_digest
-        self._models: EncodeModels | None = None
-        self._spec: CacheSpec | None = None
+    images: Committed
+    verdicts: Committed
+    num_image_shards: int
+    config: EncodeConfig
+    image_size: int
+    options_digest: str = ""
+    _models: EncodeModels | None = field(default=None, init=False)
+    _spec: CacheSpec | None = field(default=None, init=False)
 
     def open(self) -> None:
         """Load the models and record what cache they make."""
         models = load_encode_models(self.config, device=self._device())
         spec = describe_cache(models, self.config, resolution_px=self.image_size)
-        record_models(self._made, models.describe())
-        record_cache(self._made, spec=spec, empty_caption=encode_empty_caption(models))
+        record_models(self.made, models.describe())
+        record_cache(self.made, spec=spec, empty_caption=encode_empty_caption(models))
         self._models, self._spec = models, spec
 
     def close(self) -> None:
-        """Drop the models."""
         self._models = self._spec = None
         free_models()
 
     def rows_in(self, shard_id: int) -> int:
-        """Rows that select kept."""
         return sum(self.verdicts.manifest(part).kept for part in self.parts(shard_id))
 
     def is_light(self, shard_id: int) -> bool:
@@ -114,7 +93,7 @@ class EncodeStep(ModelStep):
     def parts(self, shard_id: int) -> range:
         """The shards of images that a latent shard is made of."""
         group = self.config.download_shards_per_file
-        return grouped_shards(shard_id, group=group, num_shards=self._num_image_shards)
+        return grouped_shards(shard_id, group=group, num_shards=self.num_image_shards)
 
     def commit(
         self,
@@ -131,7 +110,7 @@ class EncodeStep(ModelStep):
             kept: `kept_rows` of each of its parts.
         """
         return commit_latents(
-            self._made,
+            self,
             shard_id=shard_id,
             path=path,
             num_written=num_written,
@@ -139,7 +118,7 @@ class EncodeStep(ModelStep):
             inputs=encode_inputs(
                 self.images,
                 self.verdicts,
-                options=self._options_digest,
+                options=self.options_digest,
                 shards=self.parts(shard_id),
                 read=kept,
             ),

@@ -25,7 +25,7 @@ from pipelines.rules.columns import VERDICT_COLUMNS
 from pipelines.run.checked import open_checked
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, ShardError
-from pipelines.run.tables import read_parquet
+from pipelines.run.tables import read_parquet, with_column
 from pipelines.steps.select.recaptions import Recaptions
 from pipelines.steps.select.tokens import TokenColumns
 
@@ -65,7 +65,6 @@ class Facts:
 
     @cached_property
     def shard_sizes(self) -> list[int]:
-        """Rows of each shard."""
         return [self.images.manifest(shard_id).rows_in for shard_id in range(self.num_shards)]
 
     def is_lost(self, shard_id: int) -> bool:
@@ -85,13 +84,13 @@ class Facts:
             wanted = self._with_sources({name.lower() for name in (*columns, *_ALWAYS)})
         rows = _with_claims(self._scored(shard_id, wanted))
         if self.recaptions is not None and RECAPTION.name in rows.column_names:
-            rows = _with_column(rows, RECAPTION.name, self.recaptions.of(rows))
+            rows = with_column(rows, RECAPTION.name, self.recaptions.of(rows))
         counted = _TOKENS if wanted is None else _TOKENS & wanted
         if self.tokens is None or not counted:
             return rows
         for name, found in self.tokens.of(shard_id, trained_captions(rows)).items():
             if name in counted:
-                rows = _with_column(rows, name, found)
+                rows = with_column(rows, name, found)
         return rows
 
     def _with_sources(self, wanted: set[str]) -> set[str]:
@@ -115,9 +114,7 @@ class Facts:
             if score.file(_SCORE_REJECTS) is not None:
                 facts = _with_rejects(facts, self._read(score, _SCORE_REJECTS, None))
             return self._with_scores(facts, scores, wanted)
-        reason = pc.fill_null(facts["reason"], QUARANTINED)
-        at = facts.schema.get_field_index("reason")
-        facts = facts.set_column(at, facts.schema.field(at), reason)
+        facts = with_column(facts, "reason", pc.fill_null(facts["reason"], QUARANTINED))
         return self._with_scores(facts, None, wanted)
 
     def _with_scores(
@@ -196,7 +193,6 @@ class RunEmbeddings:
 
     @staticmethod
     def none() -> "RunEmbeddings":
-        """Of no row."""
         return RunEmbeddings(rows=np.empty(0, np.int64), vectors=np.empty((0, 0), np.float32))
 
 
@@ -235,11 +231,6 @@ def _with_rejects(facts: pa.Table, rejects: pa.Table) -> pa.Table:
             told = pc.coalesce(facts[name], columns[name])
             facts = facts.set_column(place, facts.schema.field(place), told)
     return facts
-
-
-def _with_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    at = rows.schema.get_field_index(name)
-    return rows.set_column(at, rows.schema.field(at), values)
 
 
 def _with_claims(facts: pa.Table) -> pa.Table:

@@ -31,14 +31,14 @@ def store(tmp_path: Path) -> RunStore:
 def commit(
     store: RunStore, tmp_path: Path, *, content: bytes = b"rows", shard_id: int = 3
 ) -> Manifest:
-    path = tmp_path / f"spooled-{hashlib.sha256(content).hexdigest()[:8]}"
+    path = tmp_path / f"spooled-{hashlib.sha256(content).hexdigest()[:8]}.tar"
     path.write_bytes(content)
     return commit_shard(
         store,
         step="download",
         fingerprint="f0",
         shard_id=shard_id,
-        files=[SpooledFile(folder="facts/download", path=path, suffix=".tar", num_rows=5)],
+        files=[SpooledFile(folder="facts/download", path=path, num_rows=5)],
         rows_in=5,
         kept=3,
         dropped={"http_gone": 2, "http_forbidden": 0},

@@ -133,7 +133,7 @@ def _commit(store: RunStore, step: str, fingerprint: str, shard_id: int, table: 
         step=step,
         fingerprint=fingerprint,
         shard_id=shard_id,
-        files=[SpooledFile(folder=folder, path=path, suffix=".parquet", num_rows=table.num_rows)],
+        files=[SpooledFile(folder=folder, path=path, num_rows=table.num_rows)],
         rows_in=table.num_rows,
         kept=table.num_rows - len(reasons),
         dropped=Counter(reasons),
