@@ -11,6 +11,7 @@ from pipelines.engine.local import run_local
 from pipelines.engine.patience import Patience, ResultT
 from pipelines.engine.progress import Progress
 from pipelines.engine.ray_runner import RayRunner
+from pipelines.engine.sight import Sight, SightWriter
 from pipelines.engine.stopping import check_stopped, stoppable
 from pipelines.run.lease import Lease
 from pipelines.run.manifest import Manifest, committed_shards
@@ -35,6 +36,7 @@ class Session:
         self._lease = lease
         self._say = say
         self.progress = Progress(say=say)
+        self.sight = Sight(self.progress)
         self.rates = RateLog()
         self._warning = EarlyWarning(store, say=say)
         self.download_resources = Resources(num_workers=config.download_workers)
@@ -64,7 +66,7 @@ class Session:
             num_shards,
             config=self._config,
             on_commit=self._count,
-            on_trouble=self._say,
+            on_trouble=self.sight.on_trouble(self._say),
         )
         if self._config.runner == "local":
             run_local(chain, check=self._check)
@@ -119,6 +121,7 @@ def open_session(
             num_cpus = config.cpu_model_workers + downloads * config.download_workers
             stack.enter_context(cluster.connected(num_cpus=num_cpus))
         session = Session(store, config, lease, say)
+        stack.enter_context(SightWriter(store, lease, session.sight.look))
         session.preflight(downloads=downloads)
         is_reached = True
         try:
