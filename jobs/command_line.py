@@ -150,7 +150,6 @@ def add_asked(parser: argparse.ArgumentParser, *, rows: str, grow: str, retry: s
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
-    """`--plan`."""
     parser.add_argument(
         "--plan",
         action="store_true",

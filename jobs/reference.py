@@ -92,8 +92,7 @@ class Key:
 
 def job_models() -> dict[str, Model]:
     """The model of each kind of configuration."""
-    from pipelines.training.autoencoder_config import AutoencoderTrainConfig
-    from pipelines.training.config import TrainConfig
+    from pipelines.training.config import AutoencoderTrainConfig, TrainConfig
     from pipelines.workflows.curate_config import CurateConfig
     from pipelines.workflows.generate_config import GenerateJobConfig
 

@@ -16,7 +16,6 @@ class NameIn:
         self._table, self._also = table, tuple(also)
 
     def names(self) -> list[str]:
-        """What is allowed."""
         return [*self._also, *self._table]
 
     def allowed(self) -> str:

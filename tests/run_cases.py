@@ -69,11 +69,9 @@ def commit_download(store: RunStore, shard_id: int, shard: Sequence[Row], folder
     table = [_facts(shard_id, number, row) for number, row in enumerate(shard)]
     write_table(pa.Table.from_pylist(table, schema=DOWNLOAD_FACTS), facts)
     failed = len(shard) - len(stored)
-    files = [
-        SpooledFile(folder="facts/download", path=facts, suffix=".parquet", num_rows=len(table))
-    ]
+    files = [SpooledFile(folder="facts/download", path=facts, num_rows=len(table))]
     if stored:
-        files.append(SpooledFile(folder="images", path=tar, suffix=".tar", num_rows=len(stored)))
+        files.append(SpooledFile(folder="images", path=tar, num_rows=len(stored)))
     commit_shard(
         store,
         step="download",
@@ -103,7 +101,7 @@ def commit_ledger(store: RunStore, shard_id: int, shard: Sequence[Row], folder: 
         step="select",
         fingerprint="e" * 16,
         shard_id=shard_id,
-        files=[SpooledFile(folder="ledger", path=path, suffix=".parquet", num_rows=len(shard))],
+        files=[SpooledFile(folder="ledger", path=path, num_rows=len(shard))],
         rows_in=len(shard),
         kept=kept,
         dropped=dropped,

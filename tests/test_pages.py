@@ -11,8 +11,7 @@ import pytest
 
 from jobs import curate, generate, train
 from pipelines.config import load_config
-from pipelines.training.autoencoder_config import AutoencoderTrainConfig
-from pipelines.training.config import TrainConfig
+from pipelines.training.config import AutoencoderTrainConfig, TrainConfig
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.generate_config import GenerateJobConfig
 

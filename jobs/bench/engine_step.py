@@ -62,7 +62,7 @@ class WaitingStep:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.txt"
             path.write_text(f"{self.name} {shard_id}\n" * ROWS)
-            file = SpooledFile(folder=f"bench/{self.name}", path=path, suffix=".txt", num_rows=ROWS)
+            file = SpooledFile(folder=f"bench/{self.name}", path=path, num_rows=ROWS)
             manifest = commit_shard(
                 self.store,
                 step=self.name,

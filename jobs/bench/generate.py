@@ -32,8 +32,7 @@ from sd_core.model.precision import model_dtype
 from sd_core.model.text_encoder import TextEncoderConfig
 from sd_core.sampling.samplers import SamplerName, build_sampler
 from sd_core.say import Say
-from sd_core.training.example import forward_once
-from sd_core.training.flops import count_flops, measure_peak
+from sd_core.training.flops import count_flops, forward_once, measure_peak
 
 _PROMPT = "a photograph of a street in the rain with people under umbrellas, number {}"
 _SAMPLER: SamplerName = "dpmpp_2m"

@@ -188,9 +188,7 @@ def _commit(
     write_table(table, path)
     reasons = table["reason"].to_pylist() if "reason" in table.column_names else []
     dropped = Counter(reason for reason in reasons if reason is not None)
-    file = SpooledFile(
-        folder=f"facts/{step.step}", path=path, suffix=".parquet", num_rows=table.num_rows
-    )
+    file = SpooledFile(folder=f"facts/{step.step}", path=path, num_rows=table.num_rows)
     commit_shard(
         store,
         step=step.step,

@@ -19,15 +19,15 @@ from pipelines.rows.ledger import DOWNLOAD_FACTS, LEDGER, SCORE_FACTS
 from pipelines.run.cache_files import publish_cache, record_cache
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import SpooledFile, commit_shard, create_manifest
-from pipelines.run.on_threads import in_order
+from pipelines.run.on_threads import do_all
 from pipelines.run.record import StepIdentity, complete_step
 from pipelines.run.recorded_options import check_or_record
 from pipelines.run.store import RunStore
 from pipelines.run.tables import write_table
 from pipelines.sources import Source, SourceConfig
 from pipelines.steps.kinds import STEP_KINDS, later_steps
+from sd_core.cache.formats import open_shard_writer
 from sd_core.cache.samples import EmptyCaption, LatentSample
-from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import AutoencoderIdentity, CacheIdentity, CacheSpec, TextEncoderIdentity
 from sd_core.tar_members import SampleTarWriter
 
@@ -162,8 +162,7 @@ class MadeRun:
                 manifest = old[name].manifest(shard_id)
                 create_manifest(self.store, replace(manifest, fingerprint=made[name].fingerprint))
 
-        for _ in in_order(work, range(len(self.cut_of))):
-            pass
+        do_all(work, range(len(self.cut_of)), num_threads=self.store.num_threads)
         self._record(made)
 
     def _identity(self, name: str, *, is_first: bool) -> StepIdentity:
@@ -235,7 +234,7 @@ def _images(keys: Sequence[str], scratch: Path, folder: str) -> SpooledFile:
         for key in keys:
             told = f'{{"key": "{key}"}}'.encode()
             writer.write(key, {"jpg": key.encode() * (_IMAGE_BYTES // 16), "json": told})
-    return SpooledFile(folder=folder, path=path, suffix=".tar", num_rows=len(keys))
+    return SpooledFile(folder=folder, path=path, num_rows=len(keys))
 
 
 def _latents(keys: Sequence[str], scratch: Path) -> SpooledFile:
@@ -243,7 +242,7 @@ def _latents(keys: Sequence[str], scratch: Path) -> SpooledFile:
     with open_shard_writer(path, _SPEC) as cache:
         for key in keys:
             cache.write(_sample(key))
-    return SpooledFile(folder="latents", path=path, suffix=".tar", num_rows=len(keys))
+    return SpooledFile(folder="latents", path=path, num_rows=len(keys))
 
 
 def _empty_caption() -> EmptyCaption:
@@ -294,4 +293,4 @@ def _sample(key: str) -> LatentSample:
 def _table(table: pa.Table, scratch: Path, folder: str) -> SpooledFile:
     path = scratch / f"{folder.replace('/', '-')}.parquet"
     write_table(table, path)
-    return SpooledFile(folder=folder, path=path, suffix=".parquet", num_rows=table.num_rows)
+    return SpooledFile(folder=folder, path=path, num_rows=table.num_rows)

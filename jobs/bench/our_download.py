@@ -17,8 +17,8 @@ from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceConfig
 from pipelines.steps.download.config import DownloadConfig
 from pipelines.steps.download.image_config import ImageConfig
+from pipelines.steps.download.planned_rows import PlannedRows
 from pipelines.steps.download.step import DownloadStep
-from pipelines.workflows.planned_rows import PlannedRows
 
 _opened: list[DownloadStep] = []  # the one step of a worker process
 

@@ -31,8 +31,7 @@ from sd_core.say import Say
 from sd_core.training.batches import TrainingBatch, collate
 from sd_core.training.config import LoopConfig, OptimizerConfig
 from sd_core.training.denoiser_task import DenoiserTask
-from sd_core.training.example import forward_once
-from sd_core.training.flops import count_flops, measure_peak
+from sd_core.training.flops import count_flops, forward_once, measure_peak
 from sd_core.training.objectives import ObjectiveConfig
 from sd_core.training.prefetch import prefetch
 from sd_core.training.trainer import Metrics, Trainer

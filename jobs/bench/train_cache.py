@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sd_core.cache.formats import format_of
+from sd_core.cache.formats import format_of, open_shard_writer
 from sd_core.cache.latent_cache import LatentCache, open_cache
 from sd_core.cache.samples import EmptyCaption, LatentSample
-from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
 from sd_core.model.latent_diffusion import LatentDiffusion
 

@@ -11,9 +11,9 @@ from PIL import Image
 from jobs.demo.outcome import list_shards
 from pipelines.run.images import damaged, image_bytes
 from pipelines.run.store import RunStore
+from sd_core.cache.formats import iterate_shard
 from sd_core.cache.latents import posterior_mean
 from sd_core.cache.samples import LatentSample
-from sd_core.cache.shards import iterate_shard
 from sd_core.cache.spec import CacheSpec, read_spec
 from sd_core.model.autoencoder import decode_latents, load_autoencoder
 from sd_core.model.autoencoder_config import AutoencoderConfig

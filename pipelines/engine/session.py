@@ -28,6 +28,7 @@ class Session:
     Attributes:
         model_resources: What a step with models may take: a GPU each where there are any.
         download_resources: What the download step takes.
+        keep: Told of every commit, beside what counts them.
     """
 
     def __init__(self, store: RunStore, config: EngineConfig, lease: Lease, say: Say) -> None:
@@ -38,6 +39,7 @@ class Session:
         self.progress = Progress(say=say)
         self.sight = Sight(self.progress)
         self.rates = RateLog()
+        self.keep: Callable[[Manifest], None] = lambda manifest: None
         self._warning = EarlyWarning(store, say=say)
         self.download_resources = Resources(num_workers=config.download_workers)
         workers, gpus = cluster.count_model_workers(config) if config.runner == "ray" else (1, 0.0)
@@ -95,6 +97,7 @@ class Session:
         self._lease.check()
 
     def _count(self, manifest: Manifest) -> None:
+        self.keep(manifest)
         self.progress.add(manifest)
         self.rates.add(manifest)
         self._warning.add(manifest)

@@ -30,7 +30,7 @@ from sd_core.redact import redact_text
 from sd_core.redacted_output import redacted_output
 from sd_core.say import Say
 from sd_core.store_waits import bound_store_waits
-from sd_core.training.place import Place
+from sd_core.training.task import Place
 
 
 class TrainingJob(Protocol):

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from pipelines.plan.duplicates import DuplicateFinder
 from pipelines.plan.inputs import file_num_bytes, file_sha256, file_token
 from pipelines.plan.record import PlanError, PlannedFile
-from pipelines.rows.keys import KeyHash, hash_rows
+from pipelines.rows.keys import hash_rows
 from pipelines.sources.columns import SourceColumn, TextColumns, name_source_columns, widen
 from pipelines.sources.config import MAX_COLUMNS
 from pipelines.sources.files import SourceFile
@@ -28,7 +28,6 @@ class PlanDraft:
 
     rows_per_shard: int
     finder: DuplicateFinder
-    key_hash: KeyHash
     files: list[PlannedFile] = field(default_factory=list)
     shards: list[SourceRange] = field(default_factory=list)
     types: dict[str, str] = field(default_factory=dict)
@@ -39,7 +38,6 @@ class PlanDraft:
 
     @property
     def num_rows(self) -> int:
-        """So far."""
         return sum(shard.num_rows for shard in self.shards)
 
     @property
@@ -86,14 +84,13 @@ class PlanDraft:
         if uncut_rows is not None:
             self.uncut_rows = uncut_rows + (begun.num_rows if begun else 0)
         self.finder.add(
-            hash_rows(texts, key_hash=self.key_hash),
+            hash_rows(texts),
             shard_id=shard_id,
             first_row=begun.num_rows if begun else 0,
             usable=pc.is_null(raw.reason).to_numpy(zero_copy_only=False),
         )
         for name, kind in scanned.types.items():
-            known = self.types.get(name, "")
-            self.types[name] = widen(known, kind) if known and kind else known or kind
+            self.types[name] = widen(self.types.get(name, ""), kind)
         if len(self.types) > MAX_COLUMNS:
             raise PlanError(f"{file.uri}: more than {MAX_COLUMNS:,} columns with those before it")
         self.shards.append(

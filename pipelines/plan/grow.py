@@ -15,7 +15,7 @@ from pipelines.plan.inputs import (
 )
 from pipelines.plan.make import store_draft
 from pipelines.plan.record import Plan, PlanError, PlannedFile
-from pipelines.rows.keys import blake2b_64, hash_rows, hex_keys
+from pipelines.rows.keys import hash_rows, hex_keys
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.sources.columns import TextColumns, widen
@@ -119,7 +119,6 @@ class _Growing:
         self.draft = PlanDraft(
             rows_per_shard=before.rows_per_shard,
             finder=finder,
-            key_hash=blake2b_64,
             types={column.input: column.type for column in before.columns},
         )
         self.num_new = 0
@@ -136,7 +135,7 @@ class _Growing:
             where = self._before.shard(shard_id)
             raw, where = self._read_known(where, is_changed=where.file in changed)
             texts = raw.key_texts(file=where.file, start_row=where.start_row)
-            hashes = hash_rows(texts, key_hash=self.draft.key_hash)
+            hashes = hash_rows(texts)
             if where.file in changed and not self._same_rows(
                 shard_id, hex_keys(hashes.key).to_pylist()
             ):
@@ -232,7 +231,7 @@ class _Growing:
             known = self.draft.types.get(name)
             if known is None:
                 self.ignored.add(name)
-            elif kind and widen(known, kind) != known:
+            elif widen(known, kind) != known:
                 raise PlanError(
                     f"{file.uri}: the column {name} is {kind} in the new rows, and the run has it "
                     f"as {known}; make it {known}, or give another `output`"

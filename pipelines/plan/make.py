@@ -26,12 +26,10 @@ from pipelines.plan.record import (
     settled_path,
     store_plan,
 )
-from pipelines.rows.keys import KeyHash, blake2b_64
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.sources.columns import SourceColumn
 from pipelines.sources.config import SourceError
-from pipelines.sources.files import SourceFile
 from pipelines.sources.source import Source
 
 BeforeStore = Callable[[Sequence[SourceColumn]], None]
@@ -53,8 +51,6 @@ def make_plan(
     store: RunStore,
     limit: int | None = None,
     scratch: Path | None = None,
-    key_hash: KeyHash = blake2b_64,
-    on_file: Callable[[SourceFile], None] | None = None,
     before_store: BeforeStore = lambda columns: None,
 ) -> Plan:
     """Read the source once, cut it into shards, settle duplicates, and store the plan.
@@ -62,8 +58,6 @@ def make_plan(
     Args:
         limit: After how many rows the plan ends; None: it has all.
         scratch: Where local temporary files go; 32 bytes a row beyond the first million.
-        key_hash: For tests of collisions only.
-        on_file: Told of each file before it is read.
         before_store: Told of the columns before anything is written; raises to refuse them.
 
     Raises:
@@ -73,16 +67,12 @@ def make_plan(
         spool_folder(scratch) as folder,
         DuplicateFinder(folder) as finder,
     ):
-        draft = PlanDraft(
-            rows_per_shard=config.rows_per_shard, finder=finder, key_hash=key_hash, limit=limit
-        )
+        draft = PlanDraft(rows_per_shard=config.rows_per_shard, finder=finder, limit=limit)
         try:
             for file in source.files:
                 if draft.is_full:
                     draft.is_cut = True
                     break
-                if on_file is not None:
-                    on_file(file)
                 draft.add_file(source, file)
         except SourceError as error:
             raise PlanError(str(error)) from error

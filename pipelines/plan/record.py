@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_parquet
+from pipelines.run.tables import read_parquet, table_bytes, with_column
 from pipelines.sources.columns import SourceColumn, TextColumns
 from pipelines.sources.rows import EARLIER_READER, SourceRange
 from pipelines.sources.source import Source
@@ -112,7 +111,6 @@ class Plan:
         )
 
     def num_rows_of(self, shard_id: int) -> int:
-        """How many rows a shard has."""
         return int(self.shards["num_rows"][shard_id].as_py())
 
     def num_settled(self, shard_id: int) -> int:
@@ -193,7 +191,7 @@ def read_rows(plan: Plan, store: RunStore, source: Source, shard_id: int) -> pa.
     reasons = np.full(rows.num_rows, None, dtype=object)
     reasons[settled["row"].to_numpy()] = settled["reason"].to_pylist()
     column = pc.coalesce(rows["reason"], pa.array(reasons, pa.string()))
-    return rows.set_column(rows.schema.get_field_index("reason"), rows.field("reason"), column)
+    return with_column(rows, "reason", column)
 
 
 def read_settled(plan: Plan, store: RunStore, shard_id: int) -> pa.Table | None:
@@ -223,13 +221,6 @@ def put_table(store: RunStore, path: str, table: pa.Table) -> str:
     content = table_bytes(table)
     store.replace(path, content)
     return sha256_of_bytes(content)
-
-
-def table_bytes(table: pa.Table) -> bytes:
-    """A small Parquet file of the plan, with page checksums."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
 
 
 def read_planned(store: RunStore, path: str, sha256: str | None) -> pa.Table:

@@ -90,8 +90,7 @@ def scan_prompts(source: Source, *, before: PromptPlan | None, say: Say) -> Scan
             )
             found.append((where, scanned.text_columns))
             for name, kind in scanned.types.items():
-                known = types.get(name, "")
-                types[name] = widen(known, kind) if known and kind else known or kind
+                types[name] = widen(types.get(name, ""), kind)
         if file_token(file) != token:
             raise PlanError(f"{file.uri}: changed while it was read; start again")
         ranges += [(replace(where, max_cell_bytes=limit), columns) for where, columns in found]

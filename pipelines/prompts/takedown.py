@@ -21,6 +21,7 @@ from pipelines.prompts.record import (
 from pipelines.rules.tombstones import TAKEN_DOWN, Tombstones, mask_rows
 from pipelines.run.on_threads import in_order
 from pipelines.run.store import RunStore
+from pipelines.run.tables import with_column
 
 _LEFT = ("image_indices", "content", "digest")  # that the rows keep their numbers, and stay known
 
@@ -57,7 +58,7 @@ def mask_plan(store: RunStore, tombstones: Tombstones) -> None:
         return {**shard, "path": path, "sha256": digest}
 
     shards = plan.shards.to_pylist()
-    masked = list(in_order(mask, shards))
+    masked = list(in_order(mask, shards, num_threads=store.num_threads))
     if masked != shards:
         table = pa.Table.from_pylist(masked, schema=PROMPT_SHARD_FIELDS)
         store_prompt_plan(replace(plan, shards=table, shards_path=shards_path_of(table)), store)
@@ -71,8 +72,7 @@ def _images_of(prompts: pa.Table, shard_id: int) -> pa.Table:
         None if row["reason"] == TAKEN_DOWN else image_content(row["content"], row["image_index"])
         for row in images.select(names).to_pylist()
     ]
-    at = images.schema.get_field_index("content")
-    return images.set_column(at, images.schema.field(at), pa.array(contents, pa.string()))
+    return with_column(images, "content", pa.array(contents, pa.string()))
 
 
 def _wholly_hidden(prompts: pa.Table, hidden: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

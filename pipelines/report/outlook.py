@@ -118,7 +118,6 @@ def _row_bytes(made: Committed) -> float:
 
 
 def model_lines(models: Sequence[WeightsHere]) -> Iterator[str]:
-    """Each model, and what is to be fetched."""
     if not models:
         yield "models: none"
         return

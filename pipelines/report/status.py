@@ -148,7 +148,7 @@ def _step(committed: Committed, revision: Revision, shards: int) -> StepStatus:
         )
     done = sorted(committed.shards())
     chosen = done[:: -(-len(done) // _COUNTED_SHARDS) or 1]
-    found = list(in_order(committed.manifest, chosen))
+    found = list(in_order(committed.manifest, chosen, num_threads=committed.store.num_threads))
     return StepStatus(
         step=committed.step,
         shards=shards,
@@ -231,7 +231,6 @@ def _made_again(steps: tuple[StepStatus, ...]) -> str | None:
 
 
 def status_lines(status: RunStatus) -> Iterator[str]:
-    """The status as lines of text."""
     plan = status.plan
     planned = "no plan yet" if plan is None else f"{plan.rows:,} rows in {plan.shards:,} shards"
     yield f"{status.run}: {status.job}, revision {status.revision}, {planned}"

@@ -149,7 +149,6 @@ def _used_by(run: Run) -> Iterator[Any]:
 
 
 def life_lines(life: Life) -> Iterator[str]:
-    """The life as lines of text."""
     for stage, told in life.items():
         yield f"{stage}:"
         items = told.items() if isinstance(told, dict) else enumerate(told, start=1)

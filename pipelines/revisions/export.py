@@ -22,7 +22,7 @@ from pipelines.run.record import read_run
 from pipelines.run.revision_files import NotInRunError
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
-from sd_core.cache.shards import iterate_shard
+from sd_core.cache.formats import iterate_shard
 from sd_core.errors import InputError
 from sd_core.say import Say
 
@@ -119,7 +119,7 @@ class _Export:
             except FileNotFoundError:
                 return False
 
-        return all(in_order(is_there, files))
+        return all(in_order(is_there, files, num_threads=self._to.num_threads))
 
     def _read(self, path: str) -> dict[str, Any] | None:
         """A record of an export; raises `ExportError` where it is another's."""

@@ -134,4 +134,4 @@ def spool_rejects(
     if not rejects:
         return []
     write_table(pa.Table.from_pylist([dict(row) for row in rejects], schema=REJECTS), path)
-    return [SpooledFile(folder=folder, path=path, suffix=".parquet", num_rows=len(rejects))]
+    return [SpooledFile(folder=folder, path=path, num_rows=len(rejects))]

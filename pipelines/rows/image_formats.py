@@ -18,3 +18,17 @@ IMAGE_EXTENSIONS: Final[dict[ImageFormat, tuple[str, ...]]] = {
 ALL_IMAGE_EXTENSIONS: Final = frozenset(
     extension for extensions in IMAGE_EXTENSIONS.values() for extension in extensions
 )
+
+ImageReason = Literal[
+    "format_unsupported",
+    "image_unreadable",
+    "image_truncated",
+    "too_many_pixels",
+    "too_many_parts",  # scans, chunks, strips, runs: decoding would take too long
+    "image_too_small",
+    "aspect_above_max",
+    "decode_timed_out",
+    "decode_out_of_memory",
+    "decoder_crashed",
+]
+"""Why an original gives no crop, as the ledger has it."""

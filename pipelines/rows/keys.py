@@ -7,7 +7,7 @@ URL hashes its source's name and its own name in that source instead.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,8 +27,6 @@ a line end."""
 _NULL = b"\x00"
 _TEXT = b"\x01"
 _NAMED = b"\x02"
-
-KeyHash = Callable[[bytes], bytes]
 
 
 def is_key(text: str, form: str) -> bool:
@@ -79,17 +77,17 @@ def key_texts(
     ]
 
 
-def hash_keys(texts: list[bytes], *, key_hash: KeyHash = blake2b_64) -> npt.NDArray[np.bytes_]:
+def hash_keys(texts: list[bytes]) -> npt.NDArray[np.bytes_]:
     """The keys' bytes, `S8`, of `key_texts`."""
-    return np.frombuffer(b"".join(map(key_hash, texts)), dtype=f"S{KEY_BYTES}")
+    return np.frombuffer(b"".join(map(blake2b_64, texts)), dtype=f"S{KEY_BYTES}")
 
 
-def hash_rows(texts: list[bytes], *, key_hash: KeyHash = blake2b_64) -> RowHashes:
+def hash_rows(texts: list[bytes]) -> RowHashes:
     """Keys and check hashes of `key_texts`; about 2 s for a million rows."""
     blake2b = hashlib.blake2b
     checks = b"".join([blake2b(text, digest_size=CHECK_BYTES).digest() for text in texts])
     return RowHashes(
-        key=hash_keys(texts, key_hash=key_hash),
+        key=hash_keys(texts),
         check=np.frombuffer(checks, dtype=f"S{CHECK_BYTES}"),
     )
 

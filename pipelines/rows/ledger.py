@@ -1,9 +1,11 @@
 """The schema of facts and verdicts, and the closed list of reasons a row can be dropped for."""
 
-from typing import Final
+from typing import Final, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from pipelines.rows.image_formats import ImageReason
 
 ROW_FAILED: Final = "row_failed"
 """A library refused this row alone; `error_message` begins with the kind of its error. Given by
@@ -44,7 +46,7 @@ LIST_REASONS: Final = (
     "url_blocked",
     "domain_blocked",
 )
-FETCH_REASONS: Final = (
+FailedFetch = Literal[
     "url_invalid",
     "url_too_long",  # for any server
     "scheme_refused",
@@ -67,9 +69,8 @@ FETCH_REASONS: Final = (
     "http_malformed",
     "file_missing",  # a path of the list names no file under `source.files_root`
     "opted_out",
-    "content_hash_mismatch",
-    "sha256_blocked",
-)
+]
+FETCH_REASONS: Final = (*get_args(FailedFetch), "content_hash_mismatch", "sha256_blocked")
 RETRIED_REASONS: Final = frozenset(
     {
         "dns_failed",
@@ -86,18 +87,7 @@ RETRIED_REASONS: Final = frozenset(
     }
 )
 """Of FETCH_REASONS and DECODE_REASONS, those that can pass: `--retry` fetches such rows again."""
-DECODE_REASONS: Final = (
-    "format_unsupported",
-    "image_unreadable",
-    "image_truncated",
-    "too_many_pixels",
-    "too_many_parts",  # scans, chunks, strips, runs: decoding would take too long
-    "image_too_small",
-    "aspect_above_max",
-    "decode_timed_out",
-    "decode_out_of_memory",
-    "decoder_crashed",
-)
+DECODE_REASONS: Final[tuple[ImageReason, ...]] = get_args(ImageReason)
 SCORE_REASONS: Final = (ROW_FAILED,)
 SCORES: Final = ("clip_similarity", "aesthetic_v1", "aesthetic_v2", "punsafe", "pwatermark")
 # Another row that passed the rules is the same picture; `duplicate_of` has the key of a kept one.

@@ -74,7 +74,6 @@ class PresetRule(Rule):
         return tuple(dict.fromkeys(name for part in self.parts() for name in part.columns))
 
     def parts(self) -> PresetParts:
-        """The rules of the preset, named after it."""
         name = self.name or self.preset
         return tuple(_named(part, name, self.missing) for part in RULE_PRESETS[self.preset])
 

@@ -140,7 +140,6 @@ def is_unfinished(store: RunStore) -> bool:
 
 
 def write_tombstones(store: RunStore, tombstones: Tombstones) -> None:
-    """Store them."""
     store.replace(TOMBSTONES_FILE, seal(tombstones.to_json().decode()))
 
 

@@ -27,21 +27,18 @@ class DraftStore(RunStore):
             store.replace(path, content)
 
     def exists(self, path: str) -> bool:
-        """As of a run."""
         return path in self.written or super().exists(path)
 
-    def list_files(self, folder: str) -> list[str]:
-        """As of a run."""
-        ours = {path.rpartition("/")[2] for path in self.written if _folder(path) == folder}
-        return sorted(ours.union(super().list_files(folder)))
+    def list_sizes(self, folder: str) -> dict[str, int]:
+        ours = {path: len(held) for path, held in self.written.items() if _folder(path) == folder}
+        named = {path.rpartition("/")[2]: size for path, size in ours.items()}
+        return {**super().list_sizes(folder), **named}
 
     def read_bytes(self, path: str) -> bytes:
-        """As of a run."""
         return self.written[path] if path in self.written else super().read_bytes(path)
 
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
-        """As of a run."""
         if path in self.written:
             yield io.BytesIO(self.written[path])
             return
@@ -49,16 +46,13 @@ class DraftStore(RunStore):
             yield stream
 
     def put_file(self, local: Path, path: str) -> None:
-        """In memory."""
         self.replace(path, local.read_bytes())
 
     def replace(self, path: str, content: bytes) -> None:
-        """In memory."""
         self.written.pop(path, None)
         self.written[path] = content
 
     def create_exclusive(self, path: str, content: bytes) -> bool:
-        """In memory."""
         if self.exists(path):
             return False
         self.written[path] = content

@@ -43,5 +43,4 @@ class CropSpool:
         return len(self._index)
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()

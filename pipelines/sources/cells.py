@@ -116,12 +116,12 @@ def _without(array: pa.Array, max_bytes: int) -> pa.Array:
     return array.take(pa.array(np.arange(len(array)), mask=over))
 
 
-def slices(sizes: Sizes, at_most: int = PIECE_BYTES) -> Iterator[tuple[int, int]]:
-    """Consecutive ranges of rows, each of so many bytes at most or of one row."""
+def slices(sizes: Sizes) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of rows, each of `PIECE_BYTES` at most or of one row."""
     ends, start = np.cumsum(sizes), 0
     while start < len(sizes):
         before = ends[start - 1] if start else 0
-        end = int(np.searchsorted(ends, before + at_most, side="right"))
+        end = int(np.searchsorted(ends, before + PIECE_BYTES, side="right"))
         end = max(start + 1, end)
         yield start, end
         start = end

@@ -155,9 +155,9 @@ def stored_type(kind: pa.DataType) -> str:
 
 
 def widen(first: str, second: str) -> str:
-    """The stored type that holds the values of both."""
-    if first == second:
-        return first
+    """The stored type that holds the values of both; "" is that of no value."""
+    if first == second or not (first and second):
+        return first or second
     return "double" if {first, second} == {"int64", "double"} else "string"
 
 
@@ -172,16 +172,11 @@ def infer_text_type(column: pa.Array) -> str:
     return "string"
 
 
-def stored_array(
-    column: pa.ChunkedArray | pa.Array, kind: str, losses: LostValues | None = None
-) -> pa.Array:
-    """A column of the list as an array of one of the stored types; text is redacted.
-
-    Args:
-        losses: Counts the values that cannot be carried, which are null.
-    """
+def stored_array(column: pa.ChunkedArray | pa.Array, kind: str) -> pa.Array:
+    """A column of the list as an array of one of the stored types; text is redacted, and values
+    that cannot be carried are null."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    found = carry(array, kind, losses if losses is not None else LostValues())
+    found = carry(array, kind, LostValues())
     return redact_text_column(found) if kind == "string" else found
 
 

@@ -3,7 +3,7 @@ places: a tar beside it, a folder beside it, or a column of the list itself."""
 
 import hashlib
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -13,11 +13,12 @@ from pipelines.rows.image_formats import ALL_IMAGE_EXTENSIONS
 from pipelines.sources.arrow_text import is_bytes
 from pipelines.sources.columns import TextColumns
 from pipelines.sources.config import ReadingConfig, SourceError
-from pipelines.sources.files import SourceFile
+from pipelines.sources.files import SourceFile, StoredPart
 from pipelines.sources.parquet_list import read_bytes_column, read_parquet_rows, scan_parquet
 from pipelines.sources.parquet_reading import open_parquet
 from pipelines.sources.pictures import StoredFile, is_picture, list_folder, read_files
 from pipelines.sources.rows import RawRows, ScannedRange, SourceRange
+from pipelines.sources.source_format import Scan, SourceFormat, Wanted
 from pipelines.sources.tar_samples import MAX_IMAGE_BYTES, tar_parts
 
 
@@ -29,13 +30,6 @@ def img2dataset_columns(config: ReadingConfig) -> ReadingConfig:
             "caption_column": "caption" if config.caption_column is None else config.caption_column,
         }
     )
-
-
-def is_img2dataset(names: Sequence[str]) -> bool:
-    """A folder of `00000.parquet` beside `00000.tar` or, with the pictures in it, `00000/`."""
-    found, folders = set(names), {posixpath.dirname(name) for name in names}
-    stems = [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
-    return bool(stems) and all(f"{stem}.tar" in found or stem in folders for stem in stems)
 
 
 def image_column(file: SourceFile) -> str | None:
@@ -59,23 +53,70 @@ def refuse_image_column(file: SourceFile) -> None:
         )
 
 
-def scan_img2dataset(
-    file: SourceFile, config: ReadingConfig, rows_per_shard: int
-) -> Iterator[ScannedRange]:
-    """The rows of one of img2dataset's shards, from its Parquet file."""
-    images = image_column(file)
-    for scanned in scan_parquet(
-        file, img2dataset_columns(config), rows_per_shard, without={images} if images else ()
-    ):
-        where = SourceRange(
-            shard_id=0,
-            file=file.name,
-            start_row=scanned.start_row,
-            num_rows=len(scanned.raw.url),
-            max_cell_bytes=config.max_cell_bytes if scanned.too_large else None,
-        )
-        # Read again with its status: whether a row can be used is in it.
-        yield replace(scanned, raw=read_img2dataset(file, where, config, others=set()))
+class Img2dataset(SourceFormat):
+    """A folder of `00000.parquet` beside `00000.tar` or, with the pictures in it, `00000/`; in a
+    third layout the list itself holds them."""
+
+    holds_images = True
+
+    def scan(self, file: SourceFile, config: ReadingConfig, asked: Scan) -> Iterator[ScannedRange]:
+        images = image_column(file)
+        for scanned in scan_parquet(
+            file,
+            img2dataset_columns(config),
+            asked.rows_per_shard,
+            without={images} if images else (),
+        ):
+            where = SourceRange(
+                shard_id=0,
+                file=file.name,
+                start_row=scanned.start_row,
+                num_rows=len(scanned.raw.url),
+                max_cell_bytes=config.max_cell_bytes if scanned.too_large else None,
+            )
+            # Read again with its status: whether a row can be used is in it.
+            yield replace(scanned, raw=read_img2dataset(file, where, config, others=set()))
+
+    def read(
+        self, file: SourceFile, where: SourceRange, config: ReadingConfig, wanted: Wanted
+    ) -> RawRows:
+        return read_img2dataset(file, where, config, others=wanted.others)
+
+    def images(
+        self, file: SourceFile, where: SourceRange, config: ReadingConfig
+    ) -> Iterator[tuple[int, bytes]]:
+        """In the order in which the images are stored."""
+        raw = read_img2dataset(file, where, config, others=set())
+        usable = pc.is_null(raw.reason).to_pylist()
+        keys = raw.extra["key"].cast(pa.string()).to_pylist()
+        rows = {key: row for row, key in enumerate(keys) if usable[row]}
+        name = image_column(file)
+        if name is not None:
+            for row, content in enumerate(read_bytes_column(file, where, name)):
+                if content and usable[row] and len(content) <= MAX_IMAGE_BYTES:
+                    yield row, content
+            return
+        tar, folder = tar_beside(file), StoredFolder(file)
+        if file.filesystem.exists(tar.path):
+            yield from _from_tar(tar, rows)
+        else:
+            yield from _from_folder(folder, rows)
+
+    def choose(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if name.endswith(".parquet")]
+
+    def claims(self, names: Sequence[str]) -> bool:
+        found, folders = set(names), {posixpath.dirname(name) for name in names}
+        stems = [name.removesuffix(".parquet") for name in self.choose(names)]
+        return bool(stems) and all(f"{stem}.tar" in found or stem in folders for stem in stems)
+
+    def parts(self, file: SourceFile) -> Iterator[StoredPart]:
+        yield file
+        tar, folder = tar_beside(file), StoredFolder(file)
+        if file.filesystem.exists(tar.path):
+            yield tar
+        elif folder.exists():
+            yield folder
 
 
 def read_img2dataset(
@@ -107,27 +148,6 @@ def read_img2dataset(
             raw.error_message,
         ),
     )
-
-
-def img2dataset_images(
-    file: SourceFile, where: SourceRange, config: ReadingConfig
-) -> Iterator[tuple[int, bytes]]:
-    """Each row of the range whose image is there, in the order in which the images are stored."""
-    raw = read_img2dataset(file, where, config, others=set())
-    usable = pc.is_null(raw.reason).to_pylist()
-    keys = raw.extra["key"].cast(pa.string()).to_pylist()
-    rows = {key: row for row, key in enumerate(keys) if usable[row]}
-    name = image_column(file)
-    if name is not None:
-        for row, content in enumerate(read_bytes_column(file, where, name)):
-            if content and usable[row] and len(content) <= MAX_IMAGE_BYTES:
-                yield row, content
-        return
-    tar, folder = tar_beside(file), folder_beside(file)
-    if file.filesystem.exists(tar.path):
-        yield from _from_tar(tar, rows)
-    else:
-        yield from _from_folder(folder, rows)
 
 
 def _from_tar(tar: SourceFile, rows: dict[str, int]) -> Iterator[tuple[int, bytes]]:
@@ -181,7 +201,6 @@ class StoredFolder:
         return self.beside.path.removesuffix(".parquet")
 
     def exists(self) -> bool:
-        """Whether it is there."""
         return bool(self.beside.filesystem.isdir(self.path))
 
     def pictures(self) -> list[StoredFile]:
@@ -203,8 +222,3 @@ class StoredFolder:
     def sha256(self) -> str:
         """The same: hashing the bytes of every file would fetch all of them."""
         return self.token()
-
-
-def folder_beside(file: SourceFile) -> StoredFolder:
-    """The folder that belongs to one of img2dataset's Parquet files."""
-    return StoredFolder(file)

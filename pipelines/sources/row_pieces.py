@@ -62,7 +62,6 @@ def in_blocks(parts: Iterator[RowPiece], rows_per_block: int) -> Iterator[RowPie
 
 
 def first_rows(parts: Iterator[RowPiece], num_rows: int) -> RowPiece:
-    """So many rows as one piece."""
     held: list[RowPiece] = []
     for part in parts:
         taken, _ = _split(part, num_rows)

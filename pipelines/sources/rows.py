@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.rows.keys import KeyHash, blake2b_64, hash_keys, hex_keys, key_texts
+from pipelines.rows.keys import hash_keys, hex_keys, key_texts
 from pipelines.sources.caption_lists import CaptionChoice, chosen_captions, first_captions
 from pipelines.sources.cells import TOO_LARGE
 from pipelines.sources.columns import SourceColumn, TextColumns, stored_array
@@ -177,7 +177,6 @@ def build_rows(
     where: SourceRange,
     columns: Sequence[SourceColumn],
     choice: CaptionChoice | None = None,
-    key_hash: KeyHash = blake2b_64,
 ) -> pa.Table:
     """The table of a shard: `ROW_FIELDS`, then every `source_` column of the plan.
 
@@ -185,7 +184,7 @@ def build_rows(
     both pass `pipelines.redact` before they are stored. `source_` columns are redacted here.
     """
     texts = raw.key_texts(file=where.file, start_row=where.start_row)
-    num_rows, keys = len(texts), hash_keys(texts, key_hash=key_hash)
+    num_rows, keys = len(texts), hash_keys(texts)
     caption = raw.caption
     if choice is not None and raw.captions is not None:
         caption = chosen_captions(raw.captions, caption, choice, keys)

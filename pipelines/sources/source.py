@@ -7,7 +7,6 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from pipelines.rows.keys import KeyHash, blake2b_64
 from pipelines.sources.columns import SourceColumn, TextColumns, infer_text_type
 from pipelines.sources.config import SourceError
 from pipelines.sources.files import SourceFile
@@ -113,13 +112,12 @@ class Source:
         *,
         text_columns: TextColumns,
         columns: Sequence[SourceColumn],
-        key_hash: KeyHash = blake2b_64,
     ) -> pa.Table:
         """The rows of one shard, without the plan's verdicts; see `build_rows` for the columns."""
         others = {column.input for column in columns}
         raw = self._read(where, text_columns, others)
         choice = self.config.captions
-        return build_rows(raw, where=where, columns=columns, choice=choice, key_hash=key_hash)
+        return build_rows(raw, where=where, columns=columns, choice=choice)
 
     def read_raw(self, where: SourceRange, *, text_columns: TextColumns) -> RawRows:
         """The rows of one shard as they stand in the file: URLs, captions and verdicts."""

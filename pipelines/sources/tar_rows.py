@@ -1,6 +1,8 @@
 """Samples of a tar as rows."""
 
+import itertools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -10,12 +12,12 @@ from pipelines.sources import tar_samples
 from pipelines.sources.caption_lists import listed_captions
 from pipelines.sources.cells import lost_cells
 from pipelines.sources.columns import TextColumns, array_from_values, clean_text
-from pipelines.sources.config import ReadingConfig
+from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.csv_records import MOST_LONGER, Record
 from pipelines.sources.files import SourceFile
-from pipelines.sources.list_rows import refuse_columns, too_large_messages
-from pipelines.sources.rows import RawRows, raw_rows
-from pipelines.sources.tar_samples import PlannedSample
+from pipelines.sources.list_rows import refuse_columns, too_large_messages, types_of
+from pipelines.sources.rows import RawRows, ScannedRange, SourceRange, raw_rows
+from pipelines.sources.tar_samples import Part, PlannedSample, tar_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,3 +107,71 @@ def sample_columns(config: ReadingConfig) -> TextColumns:
 
 def _as_text(value: object) -> str | None:
     return clean_text(value) if isinstance(value, str) else None
+
+
+_IMAGES = ("jpg", "jpeg", "png", "webp")
+_TEXTS = ("txt", "json")
+
+
+def scan_earlier_tar(
+    file: SourceFile, config: ReadingConfig, rows_per_shard: int
+) -> Iterator[ScannedRange]:
+    """The tar's samples in ranges of `rows_per_shard`."""
+    samples = _samples(file, 0)
+    start_row = 0
+    while batch := list(itertools.islice(samples, rows_per_shard)):
+        raw = rows_of(batch, config)
+        yield ScannedRange(
+            start_row=start_row,
+            raw=raw,
+            types=types_of(raw, file),
+            text_columns=sample_columns(config),
+            start_byte=batch[0].start_byte,
+            end_byte=batch[-1].end_byte,
+        )
+        start_row += len(batch)
+
+
+def read_earlier_tar(file: SourceFile, where: SourceRange, config: ReadingConfig) -> RawRows:
+    """The rows of one range."""
+    batch = list(itertools.islice(_samples(file, where.start_byte or 0), where.num_rows))
+    if len(batch) != where.num_rows:
+        raise SourceError(
+            f"{file.uri}: {len(batch)} samples from byte {where.start_byte} on, where the plan "
+            f"found {where.num_rows}; the file has changed: plan a new run"
+        )
+    return rows_of(batch, config)
+
+
+def earlier_tar_images(file: SourceFile, where: SourceRange) -> Iterator[tuple[int, bytes]]:
+    """Each row of the range that has an image, with the image's bytes as stored."""
+    samples = _samples(file, where.start_byte or 0, images=True)
+    for row, sample in enumerate(itertools.islice(samples, where.num_rows)):
+        image = sample.image
+        if image is not None and image.content:
+            yield row, image.content
+
+
+def _samples(file: SourceFile, start_byte: int, *, images: bool = False) -> Iterator[PlannedSample]:
+    sample: PlannedSample | None = None
+    for name, part in tar_parts(file, None, start_byte=start_byte, texts=not images, images=images):
+        if not name:
+            continue
+        if sample is None or sample.name != name:
+            if sample is not None:
+                yield sample
+            sample = PlannedSample(name=name, start_byte=part.start_byte, end_byte=part.end_byte)
+        sample.end_byte = part.end_byte
+        _add(sample, part)
+    if sample is not None:
+        yield sample
+
+
+def _add(sample: PlannedSample, part: Part) -> None:
+    """A part counts where all after the first dot is a known extension; the first image alone."""
+    if part.middle:
+        return
+    if part.extension in _IMAGES and not sample.images:
+        sample.parts.append(part)
+    if part.extension in _TEXTS:
+        sample.parts = [one for one in sample.parts if one.extension != part.extension] + [part]

@@ -15,51 +15,84 @@ from pipelines.sources.cells import ShardCut, slices
 from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.list_rows import types_of
-from pipelines.sources.rows import RawRows, ScannedRange, SourceRange
-from pipelines.sources.tar_rows import limited_rows, sample_columns
+from pipelines.sources.rows import EARLIER_READER, RawRows, ScannedRange, SourceRange
+from pipelines.sources.source_format import Scan, SourceFormat, Wanted
+from pipelines.sources.tar_rows import (
+    earlier_tar_images,
+    limited_rows,
+    read_earlier_tar,
+    sample_columns,
+    scan_earlier_tar,
+)
 from pipelines.sources.tar_samples import Part, PlannedSample, grouped, kind_of, tar_parts
 
 _SHOWN = 3
 
 
-def scan_webdataset(
-    file: SourceFile, config: ReadingConfig, rows_per_shard: int, *, known_rows: int = 0
-) -> Iterator[ScannedRange]:
-    """The tar's samples in ranges of `rows_per_shard`; images are passed over.
+class WebDataset(SourceFormat):
+    """Tars of samples, their images in them; plans of earlier versions read them their own way."""
 
-    Args:
-        known_rows: How many are planned already, before some were added at the tar's end.
+    suffixes = (".tar", ".tgz")
+    holds_images = True
 
-    Raises:
-        SourceError: two members have one name, or two images are of one sample and it is not
-            told how members are grouped.
-    """
-    notes: Counter[str] = Counter()
-    samples = list(grouped(_counted(tar_parts(file, config.tar_grouping), notes)).values())
-    _refuse_twins(samples, file)
-    _refuse_merged(samples, file, config)
-    _refuse_late_members(samples, known_rows, file)
-    columns, limit = sample_columns(config), config.max_cell_bytes
-    before = max((sample.end_byte for sample in samples[:known_rows]), default=0)
-    for pieces in _shards(samples, known_rows, rows_per_shard):
-        shard = _range(samples, pieces[0].start, pieces[-1].stop, before=before, file=file)
-        for piece in pieces:
-            where = _range(samples, piece.start, piece.stop, before=before, file=file)
-            before = max(before, where.end_byte or 0)
-            batch = _read(file, replace(where, max_cell_bytes=limit), config, texts=True)
-            raw, too_large = limited_rows(batch, config, file, limit)
-            yield ScannedRange(
-                start_row=piece.start,
-                raw=raw,
-                types=types_of(raw, file),
-                text_columns=columns,
-                start_byte=shard.start_byte,
-                end_byte=shard.end_byte,
-                notes=notes + _unused(batch, file) + _garbled(batch) + too_large.notes,
-                begins_shard=piece.start == pieces[0].start,
-                too_large=too_large.rows,
-            )
-            notes = Counter()
+    def scan(self, file: SourceFile, config: ReadingConfig, asked: Scan) -> Iterator[ScannedRange]:
+        """Images are passed over.
+
+        Raises:
+            SourceError: two members have one name, or two images are of one sample and it is not
+                told how members are grouped.
+        """
+        if asked.reader == EARLIER_READER:
+            yield from scan_earlier_tar(file, config, asked.rows_per_shard)
+            return
+        notes: Counter[str] = Counter()
+        samples = list(grouped(_counted(tar_parts(file, config.tar_grouping), notes)).values())
+        _refuse_twins(samples, file)
+        _refuse_merged(samples, file, config)
+        _refuse_late_members(samples, asked.known_rows, file)
+        columns, limit = sample_columns(config), config.max_cell_bytes
+        before = max((sample.end_byte for sample in samples[: asked.known_rows]), default=0)
+        for pieces in _shards(samples, asked.known_rows, asked.rows_per_shard):
+            shard = _range(samples, pieces[0].start, pieces[-1].stop, before=before, file=file)
+            for piece in pieces:
+                where = _range(samples, piece.start, piece.stop, before=before, file=file)
+                before = max(before, where.end_byte or 0)
+                batch = _read(file, replace(where, max_cell_bytes=limit), config, texts=True)
+                raw, too_large = limited_rows(batch, config, file, limit)
+                yield ScannedRange(
+                    start_row=piece.start,
+                    raw=raw,
+                    types=types_of(raw, file),
+                    text_columns=columns,
+                    start_byte=shard.start_byte,
+                    end_byte=shard.end_byte,
+                    notes=notes + _unused(batch, file) + _garbled(batch) + too_large.notes,
+                    begins_shard=piece.start == pieces[0].start,
+                    too_large=too_large.rows,
+                )
+                notes = Counter()
+
+    def read(
+        self, file: SourceFile, where: SourceRange, config: ReadingConfig, wanted: Wanted
+    ) -> RawRows:
+        if where.reader == EARLIER_READER:
+            return read_earlier_tar(file, where, config)
+        samples = _read(file, where, config, texts=True)
+        return limited_rows(samples, config, file, where.max_cell_bytes)[0]
+
+    def images(
+        self, file: SourceFile, where: SourceRange, config: ReadingConfig
+    ) -> Iterator[tuple[int, bytes]]:
+        if where.reader == EARLIER_READER:
+            yield from earlier_tar_images(file, where)
+            return
+        chosen: set[int] | None = None  # a sample has one image, unless the user says how to choose
+        if config.tar_grouping is not None:
+            samples = _read(file, where, config)
+            chosen = {image.start_byte for sample in samples if (image := sample.image) is not None}
+        for row, _, part in _parts_of(file, where, config, images=True):
+            if part.is_image and part.content and (chosen is None or part.start_byte in chosen):
+                yield row, part.content
 
 
 def _shards(
@@ -77,25 +110,6 @@ def _shards(
             shard.append(range(known_rows + block + start, known_rows + block + stop))
     if shard:
         yield shard
-
-
-def read_webdataset(file: SourceFile, where: SourceRange, config: ReadingConfig) -> RawRows:
-    """The rows of one range."""
-    samples = _read(file, where, config, texts=True)
-    return limited_rows(samples, config, file, where.max_cell_bytes)[0]
-
-
-def webdataset_images(
-    file: SourceFile, where: SourceRange, config: ReadingConfig
-) -> Iterator[tuple[int, bytes]]:
-    """Each row of the range that has an image, with the image's bytes as stored."""
-    chosen: set[int] | None = None  # a sample has one image, unless the user says how to choose
-    if config.tar_grouping is not None:
-        samples = _read(file, where, config)
-        chosen = {image.start_byte for sample in samples if (image := sample.image) is not None}
-    for row, _, part in _parts_of(file, where, config, images=True):
-        if part.is_image and part.content and (chosen is None or part.start_byte in chosen):
-            yield row, part.content
 
 
 def _range(

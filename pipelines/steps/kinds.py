@@ -7,8 +7,14 @@ from pipelines.run.cache_files import LATENTS_FOLDER
 from pipelines.run.crops import KEPT_FOLDER
 from pipelines.run.revision_files import ORIGINS
 from pipelines.steps.kind import Folder, StepKind
-from pipelines.steps.publish.step import KEPT_METADATA, PublishConfig, PublishStep, inputs_of
-from pipelines.steps.publish.takedown import rewrite_kept
+from pipelines.steps.publish.step import (
+    KEPT_METADATA,
+    PublishConfig,
+    PublishStep,
+    inputs_of,
+    is_of_the_same_inputs,
+    rewrite_kept,
+)
 from pipelines.steps.rewrite import (
     rewrite_download,
     rewrite_generated,
@@ -90,6 +96,7 @@ STEP_KINDS: Final[dict[str, StepKind]] = {
             config=PublishConfig,
             build=PublishStep,
             inputs=inputs_of,
+            is_same=is_of_the_same_inputs,
             is_default=True,
         ),
         StepKind(

@@ -10,8 +10,8 @@ from pipelines.run.checked import open_checked
 from pipelines.run.images import damaged
 from pipelines.run.manifest import FileEntry, SpooledFile
 from pipelines.run.store import RunStore
-from pipelines.run.tables import write_table
-from sd_core.cache.shards import iterate_shard, open_shard_writer
+from pipelines.run.tables import with_column, write_table
+from sd_core.cache.formats import iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
 from sd_core.tar_members import SampleTarWriter, iterate_members
 
@@ -45,7 +45,9 @@ def copy_latents(
             if sample.key not in without:
                 writer.write(sample)
     folder = entry.path.rpartition("/")[0]
-    return [spool(path, folder, writer.num_written)] if writer.num_written else []
+    if not writer.num_written:
+        return []
+    return [SpooledFile(folder=folder, path=path, num_rows=writer.num_written)]
 
 
 def left_rejects(rejects: pa.Table | None, *, without: Container[str]) -> pa.Table:
@@ -74,8 +76,7 @@ def rename_copies(ledger: pa.Table, masked: Mapping[str, str]) -> pa.Table:
             keys[at] = masked.get(key, key)
             rules[at] = f"{text} {masked.get(named, named)}"
     for name, values in (("duplicate_of", keys), ("rule", rules)):
-        index = ledger.schema.get_field_index(name)
-        ledger = ledger.set_column(index, ledger.schema.field(name), pa.array(values, pa.string()))
+        ledger = with_column(ledger, name, pa.array(values, pa.string()))
     return ledger
 
 
@@ -83,9 +84,4 @@ def spool_table(table: pa.Table, scratch: Path, folder: str) -> SpooledFile:
     """Write a table that goes to a folder of the run."""
     path = scratch / f"{folder.replace('/', '-')}.parquet"
     write_table(table, path)
-    return spool(path, folder, table.num_rows)
-
-
-def spool(path: Path, folder: str, num_rows: int) -> SpooledFile:
-    """A finished local file that goes to a folder of the run."""
-    return SpooledFile(folder=folder, path=path, suffix=path.suffix, num_rows=num_rows)
+    return SpooledFile(folder=folder, path=path, num_rows=table.num_rows)

@@ -3,39 +3,29 @@
 import gc
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, OtherModelsError
 from pipelines.run.processors import note_processor
-from pipelines.run.store import RunStore
 from pipelines.run.stored_json import read_json
 from pipelines.steps.overlap import run_shard
-from pipelines.steps.step import Resources, ShardWork
+from pipelines.steps.step import CommittedStep, Resources, ShardWork
 from sd_core.sealed import seal_tree, unseal
 
 
-class ModelStep(ABC):
-    """A step whose workers load models.
+@dataclass(kw_only=True, eq=False)
+class ModelStep(CommittedStep, ABC):
+    """A step whose workers load models; arguments beside those of `CommittedStep`:
 
     Args:
-        store: The run.
-        fingerprint: Of everything that can change the result.
         torch_threads: Torch's threads in this worker.
-        resources: What a worker occupies.
     """
 
-    name: ClassVar[str]
-
-    def __init__(
-        self, store: RunStore, *, fingerprint: str, torch_threads: int, resources: Resources | None
-    ) -> None:
-        self.fingerprint = fingerprint
-        self.resources = resources or Resources()
-        self._made = Committed(store, self.name, fingerprint)
-        self._torch_threads = torch_threads
+    torch_threads: int
 
     @abstractmethod
     def open(self) -> None:
@@ -58,7 +48,7 @@ class ModelStep(ABC):
         return run_shard(self.begin(shard_id))
 
     def _device(self) -> torch.device:
-        return prepare_torch(self.resources, threads=self._torch_threads)
+        return prepare_torch(self.resources, threads=self.torch_threads)
 
 
 def prepare_torch(resources: Resources, *, threads: int) -> torch.device:

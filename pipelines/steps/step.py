@@ -1,11 +1,14 @@
 """What the engine asks of a step: open once per worker, turn a shard into committed files."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import ClassVar, Protocol, Self, TypeVar
 
-from pipelines.run.manifest import Manifest
+from pipelines.run.committed import Committed
+from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.run.store import RunStore
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -48,6 +51,66 @@ class ShardStep(Protocol):
 
     def close(self) -> None:
         """Free what `open` took."""
+
+
+@dataclass(kw_only=True, eq=False)
+class CommittedStep:
+    """What every step of ours holds.
+
+    Args:
+        store: The run.
+        fingerprint: Of everything that can change the result.
+        resources: What a worker occupies.
+    """
+
+    name: ClassVar[str]
+
+    store: RunStore = field(kw_only=False)
+    fingerprint: str
+    resources: Resources = field(default_factory=Resources)
+
+    @property
+    def made(self) -> Committed:
+        """What the step has committed."""
+        return Committed(self.store, self.name, self.fingerprint)
+
+    def open(self) -> None:
+        """Load what every shard of this worker needs."""
+
+    def close(self) -> None:
+        """Free what `open` took."""
+
+    def commit_shard(
+        self,
+        shard_id: int,
+        files: Sequence[SpooledFile],
+        *,
+        kept: int,
+        reasons: Iterable[str] = (),
+        inputs: str | None = None,
+        gives: Mapping[str, str] | None = None,
+    ) -> Manifest:
+        """Publish finished local files, then the shard's manifest.
+
+        Args:
+            kept: Rows.
+            reasons: Of each dropped row.
+            inputs: What the shard was made from, where a later revision may reuse it.
+            gives: `Manifest.gives`.
+        """
+        dropped = Counter(reasons)
+        return commit_shard(
+            self.store,
+            step=self.name,
+            fingerprint=self.fingerprint,
+            shard_id=shard_id,
+            files=files,
+            rows_in=kept + dropped.total(),
+            kept=kept,
+            dropped=dropped,
+            inputs=inputs,
+            gives=gives,
+        )
 
 
 def is_light(step: ShardStep, shard_id: int) -> bool:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from pipelines.run.store import RunStore
-from pipelines.training.autoencoder_config import AutoencoderTrainConfig
+from pipelines.training.config import AutoencoderTrainConfig
 from pipelines.training.image_dataset import ImageDataset, check_image_sets
 from pipelines.training.image_set import ImageSet, check_tars, open_image_set, read_first
 from pipelines.training.loop import run_training
@@ -17,7 +17,7 @@ from sd_core.say import Say
 from sd_core.training.autoencoder_task import GENERATOR, AutoencoderTask
 from sd_core.training.flops import count_flops
 from sd_core.training.image_batches import ImageBatch, as_input, collate_images
-from sd_core.training.place import Place
+from sd_core.training.task import Place
 from sd_core.training.trained_autoencoder import (
     TrainedAutoencoder,
     load_trained_autoencoder,
@@ -93,7 +93,6 @@ class AutoencoderTraining:
         )
 
     def batches(self, place: Place, *, start_step: int) -> Iterator[ImageBatch]:
-        """Batches of images."""
         config = self._config
         dataset = ImageDataset(
             self._image_sets,

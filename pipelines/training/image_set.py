@@ -193,7 +193,6 @@ class ImageReader:
         return pixels
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 

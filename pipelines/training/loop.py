@@ -9,19 +9,17 @@ import torch.distributed as dist
 from pipelines.run.processors import PROCESSORS_FOLDER, describe_mixture, note_processor
 from pipelines.run.store import RunStore
 from pipelines.run.used_by import UsesOfRuns
-from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.checkpoints import load_newest, publish_checkpoint
-from pipelines.training.config import TrainConfig, TrainingConfig
-from pipelines.training.loss_curve import LOSS_CURVE_FILE, draw_loss_curve
+from pipelines.training.config import AutoencoderTrainConfig, TrainConfig, TrainingConfig
 from pipelines.training.records import TrainingRecords, read_metrics
+from pipelines.training.result import LOSS_CURVE_FILE, draw_loss_curve
 from pipelines.training.samples import SAMPLES_FOLDER, Shown
 from sd_core.model.precision import model_dtype
 from sd_core.say import Say
 from sd_core.training.checkpoint import CheckpointError
 from sd_core.training.flops import measure_peak
-from sd_core.training.place import Place
 from sd_core.training.prefetch import prefetch
-from sd_core.training.task import TaskBatch, TrainingTask
+from sd_core.training.task import Place, TaskBatch, TrainingTask
 from sd_core.training.trainer import Metrics, Trainer
 
 AnyTrainConfig = TrainConfig | AutoencoderTrainConfig

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from pipelines.config import dump_yaml
 from pipelines.run.versions import describe_program
-from pipelines.training.autoencoder_config import AutoencoderTrainConfig
-from pipelines.training.config import TrainConfig, TrainingConfig
+from pipelines.training.config import AutoencoderTrainConfig, TrainConfig, TrainingConfig
 from sd_core.model.weights import digest_file
 
 _HEADERS = {

@@ -1,7 +1,6 @@
 """`--plan` of a training: what it would train on and take; nothing is written anywhere."""
 
 from collections.abc import Iterator
-from typing import Protocol
 
 from pipelines.report.outlook import beside, check_may_write, disk_lines, gpu_hours, model_lines
 from pipelines.run.draft_store import DraftStore
@@ -9,23 +8,19 @@ from pipelines.run.folder import check_output
 from pipelines.run.processors import PROCESSORS_FOLDER, noted_processors
 from pipelines.run.recorded_options import check_recorded
 from pipelines.run.store import RunStore
-from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.autoencoder_worker import open_image_sets
 from pipelines.training.checkpoints import newest_step
+from pipelines.training.config import AutoencoderTrainConfig
 from pipelines.training.job import STEP, check_training
 from pipelines.training.loop import AnyTrainConfig
 from pipelines.training.records import read_metrics
+from pipelines.training.result import TrainedOn
 from pipelines.training.worker import open_caches
 from sd_core.model.download import nothing_fetched
 from sd_core.model.weights import WeightsNeed
 from sd_core.model.weights_here import look_for_weights
 from sd_core.redact import redact_url
 from sd_core.say import Say, duration, size
-
-
-class _Rows(Protocol):
-    @property
-    def num_rows(self) -> int: ...
 
 
 def preview_training(config: AnyTrainConfig, *, limit: int | None, say: Say) -> list[str]:
@@ -36,7 +31,7 @@ def preview_training(config: AnyTrainConfig, *, limit: int | None, say: Say) -> 
         if all(model.num_bytes is not None for model in models):
             check_recorded(store, [check_training(config, store, say=say)])
         check_output(store, job=STEP)
-        data: list[_Rows] = [*_open(config)]
+        data: list[TrainedOn] = [*_open(config)]
     check_may_write(store)
     rows, batch = sum(each.num_rows for each in data), config.loop.batch_size
     last = config.loop.steps if limit is None else min(limit, config.loop.steps)
@@ -57,7 +52,7 @@ def _needs(config: AnyTrainConfig) -> list[WeightsNeed]:
     return config.model.weight_needs("model")
 
 
-def _open(config: AnyTrainConfig) -> Iterator[_Rows]:
+def _open(config: AnyTrainConfig) -> Iterator[TrainedOn]:
     if isinstance(config, AutoencoderTrainConfig):
         yield from open_image_sets(config)
     else:

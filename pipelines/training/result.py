@@ -1,6 +1,7 @@
 """What a finished training leaves: a diffusers folder with its card, and result.json last."""
 
 import hashlib
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,10 +9,8 @@ from typing import Any, Protocol
 from pipelines.run.processors import PROCESSORS_FOLDER
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
-from pipelines.training.autoencoder_config import AutoencoderTrainConfig
 from pipelines.training.checkpoints import digest_files, put_folder
-from pipelines.training.config import DataConfig, TrainConfig
-from pipelines.training.loss_curve import LOSS_CURVE_FILE
+from pipelines.training.config import AutoencoderTrainConfig, DataConfig, TrainConfig
 from pipelines.training.model_card import write_model_card
 from pipelines.training.records import METRICS_FILE, TENSORBOARD_FOLDER
 from pipelines.training.samples import SAMPLES_FOLDER
@@ -20,6 +19,43 @@ from sd_core.errors import FoundryError
 from sd_core.redact import redact_url
 from sd_core.sealed import seal_tree, unseal
 from sd_core.training.checkpoint import disk_told
+
+LOSS_CURVE_FILE = "loss_curve.png"
+_WINDOW_SHARE = 20  # the running mean is over a twentieth of the lines
+
+
+def draw_loss_curve(lines: Sequence[Mapping[str, Any]]) -> bytes:
+    """A PNG of every loss in the lines of metrics.jsonl: the values, and their running mean."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    names = sorted({name for line in lines for name in line if name.split("/")[-1] == "loss"})
+    for name in names:
+        steps = [line["step"] for line in lines if name in line]
+        values = [line[name] for line in lines if name in line]
+        (dots,) = axes.plot(steps, values, ".", markersize=3, alpha=0.4)
+        axes.plot(steps, _running_mean(values), color=dots.get_color(), label=name)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.grid(alpha=0.3)
+    if len(names) > 1:
+        axes.legend()
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    window = max(1, len(values) // _WINDOW_SHARE)
+    means = []
+    for place in range(len(values)):
+        part = values[max(0, place - window + 1) : place + 1]
+        means.append(sum(part) / len(part))
+    return means
+
 
 RESULT_FILE = "result.json"
 MODEL_FOLDER = "model"

@@ -62,7 +62,6 @@ def training_status(store: RunStore) -> TrainingStatus:
 
 
 def training_lines(status: TrainingStatus) -> Iterator[str]:
-    """The status as lines of text."""
     state = ", complete" if status.is_complete else ""
     yield f"{status.run}: train, {status.steps:,} steps{state}"
     yield f"newest checkpoint: step {status.checkpoint:,}"

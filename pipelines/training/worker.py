@@ -11,17 +11,16 @@ from pipelines.training.config import TrainConfig
 from pipelines.training.loop import run_training
 from pipelines.training.result import cache_sha256, publish_result
 from pipelines.training.samples import Shown, draw_samples, with_weights
-from sd_core.cache.checking import check_contents
 from sd_core.cache.dataset import TrainingDataset
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
+from sd_core.cache.reading import check_contents
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
 from sd_core.model.latent_diffusion_saving import save_latent_diffusion
 from sd_core.say import Say
 from sd_core.training.batches import TrainingBatch, collate
 from sd_core.training.denoiser_task import DENOISER, DenoiserTask
-from sd_core.training.example import forward_once
-from sd_core.training.flops import count_flops
-from sd_core.training.place import Place
+from sd_core.training.flops import count_flops, forward_once
+from sd_core.training.task import Place
 from sd_core.training.trainer import Trainer
 
 _NOISE_THREADS = 4
@@ -80,7 +79,6 @@ class DenoiserTraining:
         )
 
     def batches(self, place: Place, *, start_step: int) -> Iterator[TrainingBatch]:
-        """Batches of cached samples."""
         config = self._config
         dataset = TrainingDataset(
             self._caches,

@@ -63,7 +63,6 @@ class CurateConfig(JobConfig):
         return CaptionFiles(config=self.captions, storage_options=self.storage_options)
 
     def old_keys(self) -> Iterator[str]:
-        """A line for each old key that is used: what to write instead."""
         rules, block = old_rules(self.rules, BlockConfig()), old_rules(RulesConfig(), self.block)
         for key, found in (("rules", rules), ("block", block)):
             if found:
@@ -82,9 +81,7 @@ class CurateConfig(JobConfig):
         return self
 
     def optional_steps(self) -> dict[str, object | None]:
-        """The section of each step that may be left out; None where it is."""
         return {"score": self.score, "encode": self.encode}
 
     def model_sections(self) -> dict[str, ModelSection | None]:
-        """The section of each step that loads models; None where it is left out."""
         return {"score": self.score, "encode": self.encode}

@@ -13,13 +13,13 @@ from pipelines.run.record import read_run
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards
 from pipelines.run.store import RunStore
 from pipelines.sources import Source
+from pipelines.steps.download.planned_rows import PlannedRows
 from pipelines.steps.download.step import DownloadStep
 from pipelines.steps.encode import EncodeStep
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.steps.select.recaptions import CaptionFiles
 from pipelines.steps.step import Resources, ShardStep
 from pipelines.workflows.curate_config import CurateConfig
-from pipelines.workflows.planned_rows import PlannedRows
 from pipelines.workflows.run_steps import RunSteps
 from sd_core.model.caption_tokenizer import CaptionTokenizer, load_caption_tokenizer
 
@@ -60,7 +60,6 @@ class CurateSteps(RunSteps):
 
     @cached_property
     def captions(self) -> CaptionFiles | None:
-        """What `captions.from` names."""
         return self.config.caption_files
 
     @property
@@ -75,7 +74,6 @@ class CurateSteps(RunSteps):
         return -(-self.plan.num_shards // self.config.encode.download_shards_per_file)
 
     def read_rows(self, shard_id: int) -> pa.Table:
-        """Rows of a shard that was given up, as select records them."""
         return self.rows.read_redacted(shard_id)
 
     def chains(self, asked: Sequence[str]) -> list[list[str]]:
@@ -86,7 +84,6 @@ class CurateSteps(RunSteps):
         return [*([[step] for step in first] if self.amendments.fetches_again else [first]), *rest]
 
     def own_step(self, step: str, resources: Resources) -> ShardStep:
-        """Download, or encode."""
         if step == "download":
             return self._download(resources)
         return self._encode(resources)
@@ -96,15 +93,13 @@ class CurateSteps(RunSteps):
         if STEP_KINDS[step].taken_over != "amendments":
             return super().adopt(step)
         return adopt_download(
-            self.store,
+            self.committed(step),
             amendments=self.amendments,
-            fingerprint=self.identities[step].fingerprint,
             num_rows=self.plan.num_rows_of,
             num_shards=self.plan.num_shards,
         )
 
     def inputs(self, step: str, shard_id: int) -> str | None:
-        """What a shard of the step would be made from; None where that is not known yet."""
         if step != "encode" or self.config.encode is None:
             return super().inputs(step, shard_id)
         group = self.config.encode.download_shards_per_file
@@ -147,7 +142,6 @@ class CurateSteps(RunSteps):
         )
 
     def options(self, step: str) -> dict[str, Any]:
-        """Everything that can change the step's result, its parents aside."""
         config = self.config
         if step == "download":
             return {

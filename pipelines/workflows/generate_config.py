@@ -18,9 +18,7 @@ class GenerateJobConfig(JobConfig):
     generate: GenerateConfig
 
     def optional_steps(self) -> dict[str, object | None]:
-        """The section of each step that may be left out; None where it is."""
         return {"score": self.score, "encode": self.generate.latents}
 
     def model_sections(self) -> dict[str, ModelSection | None]:
-        """The section of each step that loads models; None where it is left out."""
         return {"generate": self.generate, "score": self.score}

@@ -62,7 +62,6 @@ class GenerateSteps(RunSteps):
         return spec.resolution_px
 
     def own_step(self, step: str, resources: Resources) -> ShardStep:
-        """Generate, or encode from the latents that it stored."""
         if step == "generate":
             return GenerateStep(
                 self.store,
@@ -100,14 +99,12 @@ class GenerateSteps(RunSteps):
         return is_grown and not describe_changes(before, now)
 
     def read_rows(self, shard_id: int) -> pa.Table:
-        """Rows of a shard that was given up, as select records them."""
         rows = read_left_rows(self.plan, self.store, shard_id, read_tombstones(self.store))
         return rows.rename_columns(
             ["caption" if name == "prompt" else name for name in rows.column_names]
         )
 
     def options(self, step: str) -> dict[str, Any]:
-        """Everything that can change the step's result, its parents aside."""
         config = self.config
         if step == "generate":
             facts = config.caption_facts.identity()

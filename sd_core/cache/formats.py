@@ -105,3 +105,22 @@ def format_of(spec: CacheSpec, *, where: str = "spec.json") -> CacheFormat:
     if spec.format not in CACHE_FORMATS:
         raise CacheSpecError(f"{where}: format {spec.format!r}; allowed: {_KNOWN.allowed()}")
     return CACHE_FORMATS[spec.format]
+
+
+def open_shard_writer(path: Path, spec: CacheSpec) -> ShardWriter:
+    """A writer in the spec's format; leaving it as a context manager finishes the file."""
+    return format_of(spec).open_writer(path, spec)
+
+
+def iterate_shard(stream: IO[bytes], spec: CacheSpec, *, name: str) -> Iterator[LatentSample]:
+    """Read a shard's samples in order, in the stored dtype, checked against the spec.
+
+    Args:
+        stream: An open binary file, seekable.
+        spec: The cache's spec.
+        name: The shard's path, for errors.
+
+    Raises:
+        CacheShardError: the shard is damaged, or a sample is not what the spec says.
+    """
+    yield from format_of(spec).iterate(stream, spec, name=name)

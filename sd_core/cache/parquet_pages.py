@@ -53,9 +53,7 @@ class ValuePlaces:
         return spans
 
 
-def find_values(
-    chunk: bytes, *, offset: int, num_values: int, width: int, verify: bool = True
-) -> ValuePlaces | None:
+def find_values(chunk: bytes, *, offset: int, num_values: int, width: int) -> ValuePlaces | None:
     """Walk a column chunk's pages.
 
     Args:
@@ -63,7 +61,6 @@ def find_values(
         offset: Where in the file they begin.
         num_values: All of them, nulls included, as the file's footer says.
         width: Bytes a value, by its physical type.
-        verify: Whether pages with a checksum are held to it.
 
     Returns:
         Their places, or None where the chunk is valid but written another way.
@@ -72,14 +69,12 @@ def find_values(
         PageError: a page is cut off, or its checksum is not that of its bytes.
     """
     try:
-        return _walk(chunk, offset, num_values, width, verify)
+        return _walk(chunk, offset, num_values, width)
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise PageError(f"no page's header where one should be, from byte {offset}") from None
 
 
-def _walk(
-    chunk: bytes, offset: int, num_values: int, width: int, verify: bool
-) -> ValuePlaces | None:
+def _walk(chunk: bytes, offset: int, num_values: int, width: int) -> ValuePlaces | None:
     starts, offsets = [0], []
     position = 0
     while position < len(chunk):
@@ -89,7 +84,7 @@ def _walk(
         if size < 0 or position > len(chunk):
             raise PageError(f"the page at byte {offset + begin} is cut off")
         page = memoryview(chunk)[begin:position]
-        if verify and _CRC in header and zlib.crc32(page) != header[_CRC] & 0xFFFFFFFF:
+        if _CRC in header and zlib.crc32(page) != header[_CRC] & 0xFFFFFFFF:
             raise PageError(f"CRC mismatch in the page at byte {offset + begin}")
         data = header.get(_DATA_HEADER)
         if header.get(_TYPE) != _DATA_PAGE or data is None or data.get(_ENCODING) != _PLAIN:

@@ -69,7 +69,6 @@ class ParquetShardReader:
         return keys
 
     def read(self, row: int) -> LatentSample:
-        """The row, in arrays of its own."""
         key = self._keys[row]
         try:
             arrays = self._values.read(row)
@@ -122,7 +121,6 @@ class _Values:
         }
 
     def read(self, row: int) -> dict[str, npt.NDArray[Any]]:
-        """Each large column's array of one row, all in one piece of memory."""
         group = int(np.searchsorted(self._ends, row, side="right"))
         if group not in self._places:
             self._places[group] = self._find(group)

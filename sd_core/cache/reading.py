@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,15 +56,19 @@ def open_shard_reader(
     return reader
 
 
-def iterate_samples(cache: LatentCache, *, scratch: Path | None = None) -> Iterator[LatentSample]:
-    """Every row of a cache in order, as stored; arguments and errors are `open_shard_reader`'s."""
+def iterate_samples(cache: LatentCache) -> Iterator[LatentSample]:
+    """Every row of a cache in order, as stored; errors are `open_shard_reader`'s."""
     for shard in cache.shards:
-        reader = open_shard_reader(cache, shard, scratch=scratch, check=True)
-        try:
-            for row in range(reader.num_rows):
-                yield reader.read(row)
-        finally:
-            reader.close()
+        yield from _samples(cache, shard)
+
+
+def _samples(cache: LatentCache, shard: CacheShard) -> Iterator[LatentSample]:
+    reader = open_shard_reader(cache, shard, check=True)
+    try:
+        for row in range(reader.num_rows):
+            yield reader.read(row)
+    finally:
+        reader.close()
 
 
 def check_finite(sample: LatentSample) -> None:
@@ -121,3 +125,19 @@ def _copy(cache: LatentCache, shard: CacheShard, scratch: Path | None) -> tuple[
         return io.FileIO(os.dup(copy.fileno()), "r"), digest.hexdigest()
     finally:
         copy.close()
+
+
+def check_contents(caches: Sequence[LatentCache], *, rank: int = 0, world_size: int = 1) -> int:
+    """Read every sample of this rank's share of the shards; gives how many there were.
+
+    Cost: the reading of the whole cache once, over all ranks.
+
+    Raises:
+        CacheShardError: a file is not the one that the index names, is damaged, or holds a value
+            that is not finite; names the shard, and the key where there is one.
+    """
+    shards = [(cache, shard) for cache in caches for shard in cache.shards]
+    for cache, shard in shards[rank::world_size]:
+        for sample in _samples(cache, shard):
+            check_finite(sample)
+    return sum(shard.num_rows for _, shard in shards[rank::world_size])

@@ -51,7 +51,6 @@ class TarShardReader:
         return keys
 
     def read(self, row: int) -> LatentSample:
-        """The row, in arrays of its own."""
         key = str(self._keys[row])
         offsets, sizes = self._offsets[row], self._sizes[row]
         begin, end = int(offsets.min()), int((offsets + sizes).max())
@@ -83,7 +82,6 @@ class TarShardReader:
         return sample
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def _index(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.int64]]:

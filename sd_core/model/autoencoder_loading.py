@@ -18,12 +18,12 @@ from sd_core.model.single_file import detect_layout, fill_from_single_file, is_s
 from sd_core.model.single_file_names import AUTOENCODER_PREFIX, autoencoder_source
 from sd_core.model.weight_files import (
     DIFFUSERS_STEM,
+    settings_in,
     stored_shapes,
     stored_tensors,
     weight_files,
 )
 from sd_core.model.weights import WeightsError, resolve_weights, tensors_sha256
-from sd_core.plain_json import parse_json
 
 _CLASSES: Final = {"kl": "AutoencoderKL", "tiny": "AutoencoderTiny", "vq": "VQModel"}
 
@@ -148,14 +148,8 @@ def _diffusers_class(name: str) -> Any:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise WeightsError(
-            f"autoencoder.model: {folder} holds no config.json, so it is no diffusers folder "
-            "(of a whole pipeline, name its vae subfolder)"
-        )
-    settings: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
-    return settings
+    advice = "diffusers folder (of a whole pipeline, name its vae subfolder)"
+    return settings_in(folder, where="autoencoder.model", advice=advice)
 
 
 def _class_name(settings: dict[str, Any], kind: str, folder: Path) -> str:

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from sd_core.model.clip_tokenizer import open_clip_tokenizer
 from sd_core.model.config import ModelConfig
 from sd_core.model.memory import aligned, place_module
-from sd_core.model.open_clip_tokenizer import open_clip_tokenizer
 from sd_core.model.precision import Precision, model_dtype, seeded
 from sd_core.model.resample import OriginalSize, center_crop, resample_crops, resize
 from sd_core.model.weights import (

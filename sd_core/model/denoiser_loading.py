@@ -14,9 +14,8 @@ from sd_core.model.precision import seeded
 from sd_core.model.single_file import detect_layout, fill_from_single_file, open_single_file
 from sd_core.model.single_file_names import DENOISER_PREFIX, denoiser_source
 from sd_core.model.unet import UNET
-from sd_core.model.weight_files import DIFFUSERS_STEM, stored_shapes, weight_files
+from sd_core.model.weight_files import DIFFUSERS_STEM, settings_in, stored_shapes, weight_files
 from sd_core.model.weights import WeightsError
-from sd_core.plain_json import parse_json
 
 _STABLE_DIFFUSION: Final[dict[str, Any]] = {
     "_class_name": UNET,
@@ -214,14 +213,8 @@ def build_empty(settings: dict[str, Any], *, where: str) -> nn.Module:
 
 def read_settings(folder: Path, *, where: str) -> dict[str, Any]:
     """The `config.json` of a diffusers model folder; raises `WeightsError`."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise WeightsError(
-            f"{where}: {folder} holds no config.json, so it is no diffusers model folder (of a "
-            "whole pipeline, name its unet or transformer subfolder)"
-        )
-    settings: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
-    return settings
+    advice = "diffusers model folder (of a whole pipeline, name its unet or transformer subfolder)"
+    return settings_in(folder, where=where, advice=advice)
 
 
 def denoiser_class(settings: dict[str, Any], *, where: str) -> Any:

@@ -65,7 +65,6 @@ class LatentDiffusion:
 
     @property
     def task(self) -> Task:
-        """What the denoiser is for."""
         channels = self.autoencoder.latent_channels
         settings: Any = unwrap_module(self.denoiser).config
         return task_of(settings, latent_channels=channels) or "text_to_image"

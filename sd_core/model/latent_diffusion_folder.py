@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from sd_core.model.denoisers import DENOISERS
 from sd_core.model.index_settings import LEFT_ALONE, check_index, mended_by_pipeline
 from sd_core.model.noise_schedule import NoiseScheduleConfig, noise_schedule_of_scheduler
 from sd_core.model.text_encoder_architectures import PLAIN_CLASS, PROJECTED_CLASS
+from sd_core.model.weight_files import read_object
 from sd_core.model.weights import WeightsError, join_reference, public_reference, resolve_weights
-from sd_core.plain_json import parse_json
 
 _ALLOWED: Final[dict[str, tuple[str, ...]]] = {
     "vae": ("AutoencoderKL", "AutoencoderTiny", "VQModel"),
@@ -112,9 +111,4 @@ def _check_part(index: dict[str, Any], name: str, model: str, *, where: str) -> 
 
 
 def _read_json(model: str, name: str, *, where: str) -> dict[str, Any]:
-    path: Path = resolve_weights(join_reference(model, name), where=where)
-    try:
-        content: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{where}: {path} is no JSON: {error}") from error
-    return content
+    return read_object(resolve_weights(join_reference(model, name), where=where), where=where)

@@ -1,20 +1,23 @@
 """The folders that a model's parts came from, and whether a part still is what its folder holds."""
 
 import shutil
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sd_core.model.latent_diffusion_config import LatentDiffusionSections
 from sd_core.model.single_file import is_single_file
 from sd_core.model.text_encoder import TextEncoderConfig
 from sd_core.model.text_encoder_loading import tokenizer_folder
-from sd_core.model.weights import join_reference, resolve_weights
-
-_STEMS: Final = ("diffusion_pytorch_model", "model")
+from sd_core.model.weight_files import (
+    DIFFUSERS_STEM,
+    TRANSFORMERS_STEM,
+    stored_tensors,
+    weight_files,
+)
+from sd_core.model.weights import WeightsError, join_reference, resolve_weights
 
 
 def source_folders(sections: LatentDiffusionSections) -> dict[str, Path]:
@@ -44,7 +47,7 @@ def holds_same_weights(module: nn.Module, folder: Path) -> bool:
     """
     expected = {_bare(name): tensor for name, tensor in module.state_dict().items()}
     seen = 0
-    for name, found in _tensors(folder):
+    for name, found in stored_tensors(_weight_files(folder)):
         tensor = expected.get(_bare(name))
         if tensor is None:
             if name.endswith("position_ids"):
@@ -85,22 +88,10 @@ def _text_references(section: TextEncoderConfig | None) -> dict[str, str]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    for stem in _STEMS:
-        whole = folder / f"{stem}.safetensors"
-        if whole.is_file():
-            return [whole]
-        if parts := sorted(folder.glob(f"{stem}-*-of-*.safetensors")):
-            return parts
+    for stem in (DIFFUSERS_STEM, TRANSFORMERS_STEM):
+        with suppress(WeightsError):
+            return weight_files(folder, stem, where="")
     return []
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    from safetensors import safe_open
-
-    for path in _weight_files(folder):
-        with safe_open(path, framework="pt") as stream:
-            for name in stream.keys():  # noqa: SIM118  (no mapping)
-                yield name, stream.get_tensor(name)
 
 
 def _bare(name: str) -> str:

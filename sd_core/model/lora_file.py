@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sd_core.model.lora_settings import AdapterSettings, adapter_settings
 from sd_core.model.settings_check import SettingsError
+from sd_core.model.weight_files import read_object
 from sd_core.model.weights import WeightsError
 from sd_core.plain_json import parse_json
 
@@ -208,11 +209,7 @@ def _settings_beside(path: Path, *, where: str) -> AdapterSettings | None:
             f"{where}: {path} has no {_ADAPTER_CONFIG} beside it, which tells its alpha; copy it "
             "from where the adapter was trained"
         )
-    try:
-        content: dict[str, Any] = parse_json(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{where}: {config} is no JSON: {error}") from error
-    return adapter_settings(content, where=f"{where}: {config}")
+    return adapter_settings(read_object(config, where=where), where=f"{where}: {config}")
 
 
 def _noted(pair: LoraPair, noted: Mapping[str, Any], *, where: str) -> AdapterSettings | None:

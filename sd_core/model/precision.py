@@ -11,7 +11,6 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def model_dtype(precision: Precision, device: str | torch.device) -> torch.dtype:
-    """The dtype a model runs in."""
     if precision == "auto":
         precision = "bf16" if torch.device(device).type == "cuda" else "fp32"
     return torch.bfloat16 if precision == "bf16" else torch.float32

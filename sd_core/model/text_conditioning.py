@@ -68,11 +68,9 @@ def encode_conditioning_of_ids(
     return _condition(model, input_ids, time_ids)
 
 
-def size_time_ids(
-    count: int, *, height_px: int, width_px: int, top_px: int = 0, left_px: int = 0
-) -> Tensor:
-    """(count, 6) float32 time ids of images made at one size and cropped at one place."""
-    row = [height_px, width_px, top_px, left_px, height_px, width_px]
+def size_time_ids(count: int, *, height_px: int, width_px: int) -> Tensor:
+    """(count, 6) float32 time ids of images made at one size and not cropped."""
+    row = [height_px, width_px, 0, 0, height_px, width_px]
     return torch.tensor([row] * count, dtype=torch.float32)
 
 

@@ -29,8 +29,8 @@ from sd_core.model.text_encoder_settings import (
     check_tokenizer_folder,
     check_vocabulary,
 )
+from sd_core.model.weight_files import settings_in
 from sd_core.model.weights import WeightsError, join_reference, resolve_weights
-from sd_core.plain_json import parse_json
 
 _LEFT_OVER: Final = ("position_ids", "text_projection", "logit_scale")
 _LEFT_OVER_ENDS: Final = (*_LEFT_OVER, "text_projection.weight")
@@ -155,17 +155,14 @@ def tokenizer_folder(part: str) -> str:
 
 
 def _clip_settings(folder: Path, *, where: str) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise WeightsError(f"{where}: {folder} holds no config.json, so it is no text encoder")
-    settings: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+    settings = settings_in(folder, where=where, advice="text encoder")
     name = class_name_of_settings(settings)
     if name not in (PLAIN_CLASS, PROJECTED_CLASS):
         raise WeightsError(
             f"{where}: {folder} is a {name}; a text encoder is a {PLAIN_CLASS} or a "
             f"{PROJECTED_CLASS}"
         )
-    check_text_encoder_settings(settings, where=f"{where}: {path}")
+    check_text_encoder_settings(settings, where=f"{where}: {folder}/config.json")
     return settings
 
 

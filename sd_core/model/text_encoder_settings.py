@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sd_core.model.settings_check import Decisions, Limited, SettingsError, check_settings
-from sd_core.plain_json import parse_json
+from sd_core.model.weight_files import read_object
 
 _FROZEN: Final = "the encoder is frozen and never drawn anew"
 _NOTE: Final = "a note of the library that wrote it"
@@ -137,10 +137,7 @@ def check_tokenizer_folder(folder: Path, *, where: str) -> None:
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return
-    try:
-        settings = parse_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SettingsError(f"{where}: {path} is no JSON: {error}") from error
+    settings = read_object(path, where=where)
     check_settings(settings, TOKENIZER_DECISIONS, where=f"{where}: {path}")
     found = settings.get("tokenizer_class")
     if found is not None and found not in _TOKENIZER_CLASSES:

@@ -8,9 +8,30 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sd_core.model.weights import WeightsError
+from sd_core.plain_json import parse_json
 
 DIFFUSERS_STEM: Final = "diffusion_pytorch_model"
 TRANSFORMERS_STEM: Final = "model"
+
+
+def read_object(path: Path, *, where: str) -> dict[str, Any]:
+    """A JSON object of a model's folder; raises `WeightsError` where it is none."""
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{where}: {path} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{where}: {path} holds no JSON object")
+    return content
+
+
+def settings_in(folder: Path, *, where: str, advice: str) -> dict[str, Any]:
+    """The `config.json` of a model's folder; raises `WeightsError`, with advice, where it has
+    none."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise WeightsError(f"{where}: {folder} holds no config.json, so it is no {advice}")
+    return read_object(path, where=where)
 
 
 def weight_files(folder: Path, stem: str, *, where: str) -> list[Path]:
@@ -39,7 +60,11 @@ def stored_shapes(files: Sequence[Path], *, where: str) -> dict[str, tuple[int, 
 
 
 def stored_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor by name, floats in float32, one in memory at a time."""
+    """Every tensor by name, floats in float32, one in memory at a time.
+
+    Raises:
+        OSError, SafetensorError: a file cannot be read.
+    """
     places: dict[str, Path] = {}
     for path in files:
         with _opened(path) as stream:

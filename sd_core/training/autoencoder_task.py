@@ -13,18 +13,16 @@ from torch import Tensor, nn
 
 from sd_core.model.config import ModelConfig
 from sd_core.training.autoencoder_losses import (
+    DiscriminatorConfig,
+    PatchDiscriminator,
     adaptive_weight,
     codebook_loss,
+    generator_loss,
+    hinge_loss,
     kl_divergence,
     pixel_loss,
 )
 from sd_core.training.config import OptimizerConfig
-from sd_core.training.discriminator import (
-    DiscriminatorConfig,
-    PatchDiscriminator,
-    generator_loss,
-    hinge_loss,
-)
 from sd_core.training.image_batches import ImageBatch
 from sd_core.training.perceptual import PerceptualConfig, load_perceptual_loss
 from sd_core.training.task import Losses, TrainedPart

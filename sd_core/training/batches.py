@@ -38,7 +38,6 @@ class TrainingBatch:
     prompt_embeds: Tensor | None
 
     def to(self, device: torch.device) -> "TrainingBatch":
-        """The batch on another device."""
         moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name, value in vars(self).items()
@@ -47,7 +46,6 @@ class TrainingBatch:
         return replace(self, **moved)
 
     def part(self, start: int, end: int) -> "TrainingBatch":
-        """Samples start..end."""
         sliced: dict[str, Any] = {
             name: value[start:end] for name, value in vars(self).items() if value is not None
         }

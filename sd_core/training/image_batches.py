@@ -41,7 +41,6 @@ class ImageBatch:
     noise: Tensor
 
     def to(self, device: torch.device) -> "ImageBatch":
-        """The batch on another device."""
         return replace(
             self,
             images=self.images.to(device, non_blocking=True),
@@ -49,7 +48,6 @@ class ImageBatch:
         )
 
     def part(self, start: int, end: int) -> "ImageBatch":
-        """Samples start..end."""
         return ImageBatch(
             keys=self.keys[start:end], images=self.images[start:end], noise=self.noise[start:end]
         )

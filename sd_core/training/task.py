@@ -60,3 +60,12 @@ class TrainingTask(Protocol):
             batch: What the batches' iterator gave, on the device.
             step: From 0.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Which worker this is, and on what device."""
+
+    rank: int
+    world_size: int
+    device: torch.device

@@ -18,8 +18,8 @@ from sd_core.model.memory import place_module
 from sd_core.model.precision import model_dtype
 from sd_core.training.checkpoint import Checkpoint, OtherTrainingError, check_recipe
 from sd_core.training.config import LoopConfig
-from sd_core.training.ema import Ema
 from sd_core.training.optimizer import (
+    Ema,
     build_optimizer,
     learning_rate_at,
     load_optimizer,

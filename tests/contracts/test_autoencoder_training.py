@@ -20,7 +20,7 @@ from pipelines.training.job import load_train_config
 from sd_core.model.autoencoder import encode_images, load_autoencoder
 from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.training.image_batches import as_input
-from sd_core.training.place import Place
+from sd_core.training.task import Place
 from tests.contracts.training_cases import ROOT, weights_digests
 from tests.pipelines.image_run import is_kept, write_run
 from tests.sd_core.training.test_autoencoder_task import CODEBOOK, SETTINGS

@@ -16,7 +16,7 @@ import pytest
 
 from jobs import train
 from pipelines.training.job import load_train_config
-from sd_core.cache.shards import open_shard_writer
+from sd_core.cache.formats import open_shard_writer
 from tests.contracts.training_cases import (
     ROOT,
     losses,

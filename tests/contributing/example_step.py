@@ -56,7 +56,7 @@ class ThumbnailsStep:
                     member = tarfile.TarInfo(f"{image.facts['key']}.jpg")
                     member.size = len(stream.getvalue())
                     tar.addfile(member, io.BytesIO(stream.getvalue()))
-            made = SpooledFile(folder="thumbnails", path=path, suffix=".tar", num_rows=len(keys))
+            made = SpooledFile(folder="thumbnails", path=path, num_rows=len(keys))
             return commit_shard(
                 context.store,
                 step=self.name,

@@ -99,7 +99,7 @@ def _commit(
         step=step,
         fingerprint=_IDENTITIES[step].fingerprint,
         shard_id=shard_id,
-        files=[SpooledFile(folder=folder, path=path, suffix=path.suffix, num_rows=len(numbers))],
+        files=[SpooledFile(folder=folder, path=path, num_rows=len(numbers))],
         rows_in=len(numbers),
         kept=kept,
         dropped=dropped,

@@ -42,8 +42,8 @@ from pipelines.steps.download.intake import RowOutcome
 from pipelines.steps.download.shard_files import download_facts, write_crops
 from pipelines.steps.kinds import later_steps
 from pipelines.steps.select import Select, SelectConfig, Threshold
+from sd_core.cache.formats import open_shard_writer
 from sd_core.cache.samples import EmptyCaption, LatentSample
-from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import (
     AutoencoderIdentity,
     CacheIdentity,
@@ -249,10 +249,8 @@ def write_download(store: RunStore, source: Source, shard_id: int, *, scratch: P
         fingerprint=fingerprint("download"),
         shard_id=shard_id,
         files=[
-            SpooledFile(folder="images", path=tar, suffix=".tar", num_rows=count),
-            SpooledFile(
-                folder="facts/download", path=table, suffix=".parquet", num_rows=facts.num_rows
-            ),
+            SpooledFile(folder="images", path=tar, num_rows=count),
+            SpooledFile(folder="facts/download", path=table, num_rows=facts.num_rows),
         ],
         rows_in=facts.num_rows,
         kept=count,
@@ -309,7 +307,7 @@ def commit_table(
         step=step,
         fingerprint=fingerprint(step),
         shard_id=shard_id,
-        files=[SpooledFile(folder=folder, path=path, suffix=".parquet", num_rows=table.num_rows)],
+        files=[SpooledFile(folder=folder, path=path, num_rows=table.num_rows)],
         rows_in=table.num_rows,
         kept=table.num_rows,
         dropped={},
@@ -363,8 +361,8 @@ def write_encode(store: RunStore, *, scratch: Path) -> None:
         fingerprint=fingerprint("encode"),
         shard_id=0,
         files=[
-            SpooledFile(folder="latents", path=tar, suffix=".tar", num_rows=len(kept) - 1),
-            SpooledFile(folder="latents/rejects", path=table, suffix=".parquet", num_rows=1),
+            SpooledFile(folder="latents", path=tar, num_rows=len(kept) - 1),
+            SpooledFile(folder="latents/rejects", path=table, num_rows=1),
         ],
         rows_in=len(kept),
         kept=len(kept) - 1,

@@ -50,7 +50,6 @@ class Connection:
         self._deadline = deadline
 
     def send(self, request: bytes) -> None:
-        """Send a request."""
         self._socket.settimeout(self._deadline.remaining_s())
         self._socket.sendall(request)
 

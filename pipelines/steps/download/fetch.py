@@ -13,12 +13,18 @@ from pipelines.steps.download.answer import Answer
 from pipelines.steps.download.body import BodyReader, truncated
 from pipelines.steps.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadConfig
 from pipelines.steps.download.connection import Connection, Connector, Resolver
-from pipelines.steps.download.failure import FetchFailed, FetchReason, MalformedAnswer
+from pipelines.steps.download.failure import (
+    FetchFailed,
+    FetchReason,
+    MalformedAnswer,
+    is_part,
+    is_redirect,
+    status_failure,
+)
 from pipelines.steps.download.limits import ByteBudget, Deadline, HostSlots
 from pipelines.steps.download.local_files import LocalFiles
 from pipelines.steps.download.optout import is_opted_out
 from pipelines.steps.download.resolver import SystemResolver
-from pipelines.steps.download.status import is_part, is_redirect, status_failure
 from pipelines.steps.download.target import Target, parse_target, redirect_target
 
 

@@ -1,19 +1,6 @@
 """The one exception by which the decoder says no."""
 
-from typing import Literal
-
-ImageReason = Literal[
-    "format_unsupported",
-    "image_unreadable",
-    "image_truncated",
-    "too_many_pixels",
-    "too_many_parts",
-    "image_too_small",
-    "aspect_above_max",
-    "decode_timed_out",
-    "decode_out_of_memory",
-    "decoder_crashed",
-]
+from pipelines.rows.image_formats import ImageReason as ImageReason
 
 
 class ImageRejected(Exception):

@@ -2,29 +2,21 @@
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pipelines.rows.image_facts import NOT_MEASURED, ImageFacts
 from pipelines.steps.download.failure import FetchFailed
 from pipelines.steps.download.fetch import Fetcher
 
 if TYPE_CHECKING:
-    from pipelines.steps.download.decoder_process import DecodeResult
+    from pipelines.steps.download.decoder_process import DecoderProcess
 
 DOWNLOAD_FAILED = "failed_to_download"
 RESIZE_FAILED = "failed_to_resize"
 SUCCESS = "success"
 
 _HASHES_BY_DIGITS = {32: "md5", 40: "sha1", 64: "sha256"}
-
-
-class Decoder(Protocol):
-    """What decodes; `DecoderProcess` in a run."""
-
-    def submit(self, data: bytes) -> "Future[DecodeResult]":
-        """Decode, crop and encode one original."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +66,7 @@ class Taken:
     image: bytes | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class Intake:
     """Takes rows in, from any number of threads.
 
@@ -82,23 +75,15 @@ class Intake:
         max_bytes: Larger bodies are refused, wherever they come from.
     """
 
-    def __init__(
-        self,
-        fetcher: Fetcher,
-        decoder: Decoder,
-        *,
-        is_blocked: Callable[[str], bool],
-        max_bytes: int,
-    ) -> None:
-        self._fetcher = fetcher
-        self._decoder = decoder
-        self._is_blocked = is_blocked
-        self._max_bytes = max_bytes
+    fetcher: Fetcher = field(kw_only=False)
+    decoder: "DecoderProcess" = field(kw_only=False)
+    is_blocked: Callable[[str], bool]
+    max_bytes: int
 
     def fetch(self, row: IncomingRow) -> Taken:
         """Fetch a row's URL and take what it gives."""
         try:
-            with self._fetcher.fetch(row.url, key=row.key) as fetched:
+            with self.fetcher.fetch(row.url, key=row.key) as fetched:
                 return self._take(
                     fetched.data, row=row, sha256=fetched.sha256, final_url=fetched.final_url
                 )
@@ -109,19 +94,19 @@ class Intake:
         """Take bytes that came with the source."""
         if not data:
             return _refused("empty_body", "the source's file is empty")
-        if len(data) > self._max_bytes:
-            return _refused("body_too_large", f"more than {self._max_bytes} bytes")
+        if len(data) > self.max_bytes:
+            return _refused("body_too_large", f"more than {self.max_bytes} bytes")
         sha256 = hashlib.sha256(data).hexdigest()
         return self._take(data, row=row, sha256=sha256, final_url=None)
 
     def _take(self, data: bytes, *, row: IncomingRow, sha256: str, final_url: str | None) -> Taken:
         facts = RowOutcome(sha256=sha256, final_url=final_url)
-        if self._is_blocked(sha256):
+        if self.is_blocked(sha256):
             return _refused("sha256_blocked", "the block list has its sha256", facts=facts)
         problem = _hash_problem(data, sha256=sha256, expected=row.content_hash)
         if problem is not None:
             return _refused("content_hash_mismatch", problem, facts=facts)
-        decoded = self._decoder.submit(data).result()
+        decoded = self.decoder.submit(data).result()
         return Taken(
             outcome=RowOutcome(
                 status=SUCCESS if decoded.reason is None else RESIZE_FAILED,

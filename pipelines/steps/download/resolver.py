@@ -9,6 +9,8 @@ from pipelines.steps.download.failure import FetchFailed
 from pipelines.steps.download.limits import Deadline
 
 _PASSING_ERRORS = {socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_MEMORY, socket.EAI_SYSTEM}
+_REMEMBER_S = 30.0
+_MAX_REMEMBERED = 4096
 
 
 class SystemResolver:
@@ -19,9 +21,7 @@ class SystemResolver:
     checked at every connection, as a new answer is.
     """
 
-    def __init__(self, *, remember_s: float = 30.0, max_remembered: int = 4096) -> None:
-        self._remember_s = remember_s
-        self._max_remembered = max_remembered
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, list[str]]] = {}
 
@@ -38,9 +38,9 @@ class SystemResolver:
             return addresses
         addresses = _look_up(host, deadline)
         with self._lock:
-            while len(self._known) >= self._max_remembered:
+            while len(self._known) >= _MAX_REMEMBERED:
                 del self._known[next(iter(self._known))]
-            self._known[host] = now + self._remember_s, addresses
+            self._known[host] = now + _REMEMBER_S, addresses
         return addresses
 
 

@@ -1,24 +1,21 @@
 """The download step: a shard's rows in, a tar of crops and a facts table committed."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 
 from pipelines.rows.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
 from pipelines.rows.ledger import RETRIED_REASONS
-from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.run.manifest import Manifest, SpooledFile
 from pipelines.run.spool import CropSpool
 from pipelines.run.spool_folder import spool_folder
-from pipelines.run.store import RunStore
-from pipelines.run.tables import write_table
 from pipelines.steps.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadConfig
 from pipelines.steps.download.decoder_process import DecoderProcess
-from pipelines.steps.download.earlier import find_earlier
 from pipelines.steps.download.fetch import Fetcher
 from pipelines.steps.download.first_rows import FirstRows
 from pipelines.steps.download.image_config import ImageConfig
@@ -26,44 +23,21 @@ from pipelines.steps.download.img2dataset_seams import download_rows, load_img2d
 from pipelines.steps.download.intake import IncomingRow, Intake, OnOutcome, RowOutcome, Taken
 from pipelines.steps.download.limits import return_large_blocks_to_the_system
 from pipelines.steps.download.local_files import LocalFiles
-from pipelines.steps.download.shard_files import download_facts, write_crops
-from pipelines.steps.step import Resources
+from pipelines.steps.download.planned_rows import PlannedRows
+from pipelines.steps.download.shard_files import download_facts, find_earlier, write_crops
+from pipelines.steps.left_rows import spool_table
+from pipelines.steps.step import CommittedStep
 
 
-class ShardRows(Protocol):
-    """The planned rows, a shard at a time. Holds no open file, so that it pickles."""
-
-    @property
-    def files_root(self) -> str | None:
-        """Where the list's paths are read; None where it may have none."""
-
-    def url_reason(self, url: str) -> str | None:
-        """Which block list has the URL that a redirect leads to, if any."""
-
-    def num_rows(self, shard_id: int) -> int:
-        """Rows of a shard."""
-
-    def read(self, shard_id: int) -> pa.Table:
-        """Columns row, key, url (secrets and all), caption, reason, error_message, perhaps rule
-        and facts of captions, and `source_*`; a row with a reason was settled by plan or rules."""
-
-    def blocks_content(self, sha256: str) -> bool:
-        """Whether content of this hex sha256 is neither decoded nor kept."""
-
-    def read_images(self, shard_id: int) -> Iterator[tuple[int, bytes]] | None:
-        """`(row, bytes)` where the images come with the source; None where they are fetched."""
-
-
-class DownloadStep:
-    """Fetches, decodes and commits shards.
+@dataclass(kw_only=True, eq=False)
+class DownloadStep(CommittedStep):
+    """Fetches, decodes and commits shards; arguments beside those of `CommittedStep`:
 
     Args:
-        store: The run.
         rows: Where a shard's rows come from.
-        fingerprint: Of everything that can change the result.
-        content_hash_column: The `source_` column with the hash that the body must have.
         before: Fingerprint of an earlier download, of whose shards only the rows that failed for
             one of the reasons `again` are fetched.
+        content_hash_column: The `source_` column with the hash that the body must have.
         watched: The shard whose first rows are looked at, where it has enough of them: if nearly
             all drop for one reason, a line says so at once.
         spool_folder: Local, with room for a shard's crops twice; the system's by default.
@@ -71,68 +45,47 @@ class DownloadStep:
 
     name = "download"
 
-    def __init__(
-        self,
-        store: RunStore,
-        rows: ShardRows,
-        *,
-        fingerprint: str,
-        config: DownloadConfig,
-        image: ImageConfig,
-        caption_facts: CaptionFactsConfig = EVERY_CAPTION_FACT,
-        before: str | None = None,
-        again: Collection[str] = RETRIED_REASONS,
-        content_hash_column: str | None = None,
-        watched: int | None = None,
-        resources: Resources | None = None,
-        spool_folder: str | None = None,
-    ) -> None:
-        self.fingerprint = fingerprint
-        self.resources = resources or Resources()
-        self._store = store
-        self._rows = rows
-        self._config = config
-        self._image = image
-        self._caption_facts = caption_facts
-        self._before = before
-        self._again = again
-        self._content_hash_column = content_hash_column
-        self.watched = watched
-        self._spool_folder = spool_folder
-        self._intake: Intake | None = None
-        self._decoder: DecoderProcess | None = None
-        self._opened: ExitStack | None = None
+    rows: PlannedRows = field(kw_only=False)
+    config: DownloadConfig
+    image: ImageConfig
+    caption_facts: CaptionFactsConfig = EVERY_CAPTION_FACT
+    before: str | None = None
+    again: Collection[str] = RETRIED_REASONS
+    content_hash_column: str | None = None
+    watched: int | None = None
+    spool_folder: str | None = None
+    _intake: Intake | None = field(default=None, init=False)
+    _decoder: DecoderProcess | None = field(default=None, init=False)
+    _opened: ExitStack | None = field(default=None, init=False)
 
     def open(self) -> None:
         """Start the decoder and load img2dataset."""
         load_img2dataset()
         return_large_blocks_to_the_system()
         with ExitStack() as stack:
-            decoder = stack.enter_context(DecoderProcess(self._image))
-            root, limit = self._rows.files_root, self._config.max_bytes
+            decoder = stack.enter_context(DecoderProcess(self.image))
+            root, limit = self.rows.files_root, self.config.max_bytes
             fetcher = Fetcher(
-                self._config,
-                url_reason=self._rows.url_reason,
+                self.config,
+                url_reason=self.rows.url_reason,
                 files=None if root is None else LocalFiles(root, max_bytes=limit),
             )
             self._intake = Intake(
                 fetcher,
                 decoder,
-                is_blocked=self._rows.blocks_content,
-                max_bytes=self._config.max_bytes,
+                is_blocked=self.rows.blocks_content,
+                max_bytes=self.config.max_bytes,
             )
             self._decoder = decoder
             self._opened = stack.pop_all()
 
     def close(self) -> None:
-        """Stop the decoder."""
         if self._opened is not None:
             self._opened.close()
         self._opened = self._intake = self._decoder = None
 
     def rows_in(self, shard_id: int) -> int:
-        """Rows of a shard, as planned."""
-        return self._rows.num_rows(shard_id)
+        return self.rows.num_rows(shard_id)
 
     def run(self, shard_id: int) -> Manifest:
         """Download a shard and commit it.
@@ -141,7 +94,7 @@ class DownloadStep:
             ShardError: Something failed that is not a row's own fault.
         """
         self._replace_broken_decoder()
-        with spool_folder(self._spool_folder) as folder:
+        with spool_folder(self.spool_folder) as folder:
             return self._run(shard_id, folder)
 
     def _replace_broken_decoder(self) -> None:
@@ -153,15 +106,15 @@ class DownloadStep:
             self.open()
 
     def _run(self, shard_id: int, folder: Path) -> Manifest:
-        rows = self._rows.read(shard_id)
-        earlier = find_earlier(self._store, self._before, shard_id, again=self._again)
+        rows = self.rows.read(shard_id)
+        earlier = find_earlier(self.store, self.before, shard_id, again=self.again)
         if earlier is not None:
             rows = earlier.failed_rows(rows)
         spool = CropSpool(folder / "crops")
         try:
             outcomes = self._settle(shard_id, rows, spool=spool, folder=folder)
             facts = download_facts(
-                rows, shard_id=shard_id, outcomes=outcomes, caption_facts=self._caption_facts
+                rows, shard_id=shard_id, outcomes=outcomes, caption_facts=self.caption_facts
             )
             if earlier is not None:
                 facts = earlier.with_new(facts)
@@ -169,16 +122,8 @@ class DownloadStep:
             files = self._write_files(facts, spool=spool, folder=folder)
         finally:
             spool.close()
-        return commit_shard(
-            self._store,
-            step=self.name,
-            fingerprint=self.fingerprint,
-            shard_id=shard_id,
-            files=files,
-            rows_in=facts.num_rows,
-            kept=len(spool),
-            dropped=Counter(reason for reason in facts["reason"].to_pylist() if reason),
-        )
+        reasons = facts["reason"].drop_null().to_pylist()
+        return self.commit_shard(shard_id, files, kept=len(spool), reasons=reasons)
 
     def _settle(
         self, shard_id: int, rows: pa.Table, *, spool: CropSpool, folder: Path
@@ -187,13 +132,13 @@ class DownloadStep:
             raise RuntimeError("open() comes before run()")
         incoming = self._incoming(rows)
         first = FirstRows(rows if shard_id == self.watched else rows.slice(0, 0))
-        images = self._rows.read_images(shard_id)
+        images = self.rows.read_images(shard_id)
         if images is None:
             outcomes = download_rows(
                 incoming,
                 intake=self._intake,
                 spool=spool,
-                threads=self._config.threads,
+                threads=self.config.threads,
                 folder=folder,
                 on_outcome=first.add,
             )
@@ -203,7 +148,7 @@ class DownloadStep:
                 images,
                 intake=self._intake,
                 spool=spool,
-                threads=self._config.threads,
+                threads=self.config.threads,
                 on_outcome=first.add,
             )
         for row, outcome in outcomes.items():  # also those that had no image to be taken
@@ -211,7 +156,7 @@ class DownloadStep:
         return outcomes
 
     def _incoming(self, rows: pa.Table) -> list[IncomingRow]:
-        column = self._content_hash_column
+        column = self.content_hash_column
         names = ["row", "key", "url", "reason", *([column] if column else [])]
         return [
             IncomingRow(
@@ -228,16 +173,9 @@ class DownloadStep:
         files = []
         if len(spool):
             tar = folder / "images.tar"
-            count = write_crops(facts, spool=spool, path=tar, extension=self._image.format)
-            files.append(SpooledFile(folder="images", path=tar, suffix=".tar", num_rows=count))
-        table = folder / "facts.parquet"
-        write_table(facts, table)
-        files.append(
-            SpooledFile(
-                folder="facts/download", path=table, suffix=".parquet", num_rows=facts.num_rows
-            )
-        )
-        return files
+            count = write_crops(facts, spool=spool, path=tar, extension=self.image.format)
+            files.append(SpooledFile(folder="images", path=tar, num_rows=count))
+        return [*files, spool_table(facts, folder, "facts/download")]
 
 
 def take_images(

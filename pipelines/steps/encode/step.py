@@ -12,12 +12,10 @@ import torch
 from pipelines.rows.failures import Failures, Isolation, failed_rows, reject
 from pipelines.run.cache_files import record_cache
 from pipelines.run.committed import Committed
-from pipelines.run.images import StoredImage, batches, stack_pixels
+from pipelines.run.images import FACTS, StoredImage, batches, stack_pixels
 from pipelines.run.manifest import Manifest, ShardError
-from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_rows
+from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_captions
 from pipelines.run.spool_folder import spool_folder
-from pipelines.run.store import RunStore
-from pipelines.steps.encode.commit import NOT_FINITE, commit_latents
 from pipelines.steps.encode.encode import (
     EncodeConfig,
     EncodedBatch,
@@ -27,16 +25,16 @@ from pipelines.steps.encode.encode import (
     encode_empty_caption,
     load_encode_models,
 )
+from pipelines.steps.encode.stored import NOT_FINITE, commit_latents
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
-from pipelines.steps.step import Resources
-from sd_core.cache.formats import ShardWriter, format_of
+from sd_core.cache.formats import ShardWriter, format_of, open_shard_writer
 from sd_core.cache.samples import LatentSample
-from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
 
 _ATTRIBUTES = ("row", "sha256", "original_width", "original_height", "width", "height")
 
 
+@dataclass(kw_only=True, eq=False)
 class EncodeStep(ModelStep):
     """Encodes and commits latent shards; arguments beside those of `ModelStep`:
 
@@ -50,47 +48,28 @@ class EncodeStep(ModelStep):
 
     name = "encode"
 
-    def __init__(
-        self,
-        store: RunStore,
-        *,
-        fingerprint: str,
-        images: Committed,
-        verdicts: Committed,
-        num_image_shards: int,
-        config: EncodeConfig,
-        image_size: int,
-        torch_threads: int,
-        options_digest: str = "",
-        resources: Resources | None = None,
-    ) -> None:
-        super().__init__(
-            store, fingerprint=fingerprint, torch_threads=torch_threads, resources=resources
-        )
-        self.images = images
-        self.verdicts = verdicts
-        self.config = config
-        self.image_size = image_size
-        self._num_image_shards = num_image_shards
-        self._options_digest = options_digest
-        self._models: EncodeModels | None = None
-        self._spec: CacheSpec | None = None
+    images: Committed
+    verdicts: Committed
+    num_image_shards: int
+    config: EncodeConfig
+    image_size: int
+    options_digest: str = ""
+    _models: EncodeModels | None = field(default=None, init=False)
+    _spec: CacheSpec | None = field(default=None, init=False)
 
     def open(self) -> None:
         """Load the models and record what cache they make."""
         models = load_encode_models(self.config, device=self._device())
         spec = describe_cache(models, self.config, resolution_px=self.image_size)
-        record_models(self._made, models.describe())
-        record_cache(self._made, spec=spec, empty_caption=encode_empty_caption(models))
+        record_models(self.made, models.describe())
+        record_cache(self.made, spec=spec, empty_caption=encode_empty_caption(models))
         self._models, self._spec = models, spec
 
     def close(self) -> None:
-        """Drop the models."""
         self._models = self._spec = None
         free_models()
 
     def rows_in(self, shard_id: int) -> int:
-        """Rows that select kept."""
         return sum(self.verdicts.manifest(part).kept for part in self.parts(shard_id))
 
     def is_light(self, shard_id: int) -> bool:
@@ -113,7 +92,7 @@ class EncodeStep(ModelStep):
     def parts(self, shard_id: int) -> range:
         """The shards of images that a latent shard is made of."""
         group = self.config.download_shards_per_file
-        return grouped_shards(shard_id, group=group, num_shards=self._num_image_shards)
+        return grouped_shards(shard_id, group=group, num_shards=self.num_image_shards)
 
     def commit(
         self,
@@ -130,7 +109,7 @@ class EncodeStep(ModelStep):
             kept: `kept_rows` of each of its parts.
         """
         return commit_latents(
-            self._made,
+            self,
             shard_id=shard_id,
             path=path,
             num_written=num_written,
@@ -138,7 +117,7 @@ class EncodeStep(ModelStep):
             inputs=encode_inputs(
                 self.images,
                 self.verdicts,
-                options=self._options_digest,
+                options=self.options_digest,
                 shards=self.parts(shard_id),
                 read=kept,
             ),
@@ -193,12 +172,15 @@ class _EncodeShard(ExitStack):
     def _kept_images(self) -> Iterator[StoredImage]:
         rejects, images = self._rejects, self._step.images
         for part in self._step.parts(self._shard_id):
-            kept = self._kept[part] = kept_rows(self._step.verdicts, part)
-            if not kept:
+            columns = (*FACTS, "kept", "recaption")
+            ledger = self._step.verdicts.table(part, "ledger", columns=columns)
+            kept = self._kept[part] = {} if ledger is None else kept_captions(ledger)
+            if ledger is None or not kept:
                 continue
+            rows = ledger.filter(ledger["kept"]).select(FACTS).to_pylist()
             found = len(rejects.seen)
             refuse = partial(rejects.undecodable, part)
-            for image in images.images(part, keys=frozenset(kept), on_failure=refuse):
+            for image in images.images(part, keys=frozenset(kept), on_failure=refuse, rows=rows):
                 image.facts["shard_id"] = part
                 image.facts["caption"] = kept[image.facts["key"]] or image.facts["caption"]
                 rejects.seen.append(image.facts)

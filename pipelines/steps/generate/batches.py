@@ -29,7 +29,6 @@ class RowBatch:
 
 
 def settings_of(row: ImageRow) -> BatchSettings:
-    """The settings that a row's batch has."""
     return BatchSettings(
         width=row.width,
         height=row.height,

@@ -16,18 +16,15 @@ from pipelines.rows.image_facts import measure_image
 from pipelines.run.cache_files import LATENTS_FOLDER
 from pipelines.run.manifest import SpooledFile
 from pipelines.run.spool import CropSpool
-from pipelines.run.tables import write_table
 from pipelines.steps.generate.config import GenerateConfig
 from pipelines.steps.generate.image_files import encode_image, fit_parameters
 from pipelines.steps.generate.painted import PaintedBatch
 from pipelines.steps.generate.rows import ImageRow
 from pipelines.steps.generate.shard_files import MadeImage, write_image_files
-from sd_core.cache.formats import ShardWriter, format_of
+from pipelines.steps.left_rows import spool_table
+from sd_core.cache.formats import ShardWriter, format_of, open_shard_writer
 from sd_core.cache.samples import LatentSample
-from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
-
-"""Latents of every image, of which select's verdict takes its share into the cache."""
 
 
 class ImageSpool:
@@ -114,22 +111,20 @@ class ImageSpool:
 
     def finish(self, facts: pa.Table, metadata: pa.Table) -> list[SpooledFile]:
         """Write the tar and the tables; after the context has ended."""
-        table = self._folder / "facts.parquet"
-        write_table(facts, table)
-        files = [_spooled("facts/generate", table, facts.num_rows)]
+        files = [spool_table(facts, self._folder, "facts/generate")]
         tar = self._folder / "images.tar"
         extension = self._config.image.format
         cut = {row for row, made in self.made.items() if made.parameters_are_cut}
         count = write_image_files(facts, spool=self._images, path=tar, extension=extension, cut=cut)
         self._images.close()
         if count:
-            settings = self._folder / "metadata.parquet"
-            write_table(metadata, settings)
-            files.append(_spooled("images", tar, count))
-            files.append(_spooled("metadata", settings, metadata.num_rows))
+            files.append(SpooledFile(folder="images", path=tar, num_rows=count))
+            files.append(spool_table(metadata, self._folder, "metadata"))
         if self._spec is not None and self._latents is not None and self._latents.num_written:
             latents = self._latents_path(self._spec)
-            files.append(_spooled(LATENTS_FOLDER, latents, self._latents.num_written))
+            files.append(
+                SpooledFile(folder=LATENTS_FOLDER, path=latents, num_rows=self._latents.num_written)
+            )
         return files
 
     def _store(
@@ -176,7 +171,3 @@ def _sample(painted: PaintedBatch, at: int) -> LatentSample:
         caption=row.prompt,
         attributes={"row": row.row, "width": row.width, "height": row.height, "seed": row.seed},
     )
-
-
-def _spooled(folder: str, path: Path, num_rows: int) -> SpooledFile:
-    return SpooledFile(folder=folder, path=path, suffix=path.suffix, num_rows=num_rows)

@@ -35,7 +35,6 @@ class GenerateModels:
 
     @property
     def model_sha256(self) -> str:
-        """Of all its weights."""
         identity = self.model.identity
         parts = [
             self.denoiser_sha256,

@@ -26,7 +26,6 @@ class PreparedBatch:
     """Of a model of upscaling: (3, h, w) float32 in [-1, 1]."""
 
     def part(self, picks: Sequence[int]) -> "PreparedBatch":
-        """Some of its rows."""
         if len(picks) == len(self.rows):
             return self
         return PreparedBatch(
@@ -54,7 +53,6 @@ class DenoisedBatch:
     ready: Any
 
     def part(self, picks: Sequence[int]) -> "DenoisedBatch":
-        """Some of its rows."""
         if len(picks) == len(self.batch_sizes):
             return self
         return DenoisedBatch(

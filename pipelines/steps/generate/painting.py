@@ -57,11 +57,9 @@ class Painting:
             yield from self._preparing.run(batch.rows)
 
     def denoise(self, batch: PreparedBatch) -> Sequence[DenoisedBatch]:
-        """The latents of a batch."""
         return self._denoising.run([_Prepared(batch, at) for at in range(len(batch.rows))])
 
     def decode(self, batches: Sequence[DenoisedBatch]) -> Iterator[PaintedBatch]:
-        """The images of batches."""
         for batch in batches:
             places = [_Denoised(batch, at) for at in range(len(batch.batch.rows))]
             yield from self._decoding.run(places)

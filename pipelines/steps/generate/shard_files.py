@@ -21,6 +21,7 @@ from pipelines.rows.ledger import (
     source_fields,
 )
 from pipelines.run.spool import CropSpool
+from pipelines.run.tables import with_column
 from pipelines.steps.generate.rows import ImageRow, RefusedRow
 from sd_core.tar_members import SampleTarWriter
 
@@ -98,8 +99,7 @@ def generation_facts(
     facts = pa.Table.from_pylist(records, schema=GENERATE_FACTS)
     captions = pa.concat_arrays([*facts["caption"].chunks, pa.array([], pa.string())])
     for name, column in measure_captions(captions, caption_facts).items():
-        at = facts.schema.get_field_index(name)
-        facts = facts.set_column(at, facts.schema.field(at), column)
+        facts = with_column(facts, name, column)
     for field in source_fields(rows.schema):
         facts = facts.append_column(field, rows[field.name])
     return facts

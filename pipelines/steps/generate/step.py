@@ -1,8 +1,8 @@
 """The generate step: a shard of prompts in, images with their facts and latents committed."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -12,9 +12,8 @@ from pipelines.prompts import PromptPlan, read_left_rows
 from pipelines.rows.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
 from pipelines.rules.tombstones import Tombstones, read_tombstones
 from pipelines.run.cache_files import record_cache
-from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.run.manifest import Manifest, SpooledFile
 from pipelines.run.spool_folder import spool_folder
-from pipelines.run.store import RunStore
 from pipelines.run.versions import program_version
 from pipelines.steps.generate.batches import RowBatch, group_rows
 from pipelines.steps.generate.config import GenerateConfig, InitConfig
@@ -35,7 +34,6 @@ from pipelines.steps.generate.rows import ImageRow, RefusedRow, check_sources, r
 from pipelines.steps.generate.shard_files import METADATA, generation_facts, metadata_table
 from pipelines.steps.generate.source_pictures import SourcePictures
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
-from pipelines.steps.step import Resources
 from sd_core.cache.spec import CacheSpec
 from sd_core.model.caption_tokenizer import caption_tokenizer_of
 from sd_core.model.latent_diffusion import LatentDiffusion
@@ -43,6 +41,7 @@ from sd_core.model.latent_diffusion import LatentDiffusion
 _OWN = [name for name in METADATA.names if name in ImageRow.__dataclass_fields__]
 
 
+@dataclass(kw_only=True, eq=False)
 class GenerateStep(ModelStep):
     """Makes and commits shards of images; arguments beside those of `ModelStep`:
 
@@ -53,38 +52,23 @@ class GenerateStep(ModelStep):
 
     name = "generate"
 
-    def __init__(
-        self,
-        store: RunStore,
-        plan: PromptPlan,
-        *,
-        fingerprint: str,
-        config: GenerateConfig,
-        torch_threads: int,
-        caption_facts: CaptionFactsConfig = EVERY_CAPTION_FACT,
-        resources: Resources | None = None,
-    ) -> None:
-        super().__init__(
-            store, fingerprint=fingerprint, torch_threads=torch_threads, resources=resources
-        )
-        self.plan = plan
-        self.caption_facts = caption_facts
-        self._config = config
-        self._worker: ImageMaker | None = None
+    plan: PromptPlan = field(kw_only=False)
+    config: GenerateConfig
+    caption_facts: CaptionFactsConfig = EVERY_CAPTION_FACT
+    _worker: "ImageMaker | None" = field(default=None, init=False)
 
     def open(self) -> None:
         """Load the model and record what it is."""
-        models = load_generate_models(self._config, device=self._device())
-        record_models(self._made, models.describe())
-        spec = describe_generated_cache(models, self._config)
+        models = load_generate_models(self.config, device=self._device())
+        record_models(self.made, models.describe())
+        spec = describe_generated_cache(models, self.config)
         if spec is not None:
-            record_cache(self._made, spec=spec, empty_caption=empty_caption_of(models))
-        init = self._config.init
+            record_cache(self.made, spec=spec, empty_caption=empty_caption_of(models))
+        init = self.config.init
         sources = None if init is None else open_sources(init, models.model)
-        self._worker = ImageMaker(models, self._config, spec, sources)
+        self._worker = ImageMaker(models, self.config, spec, sources)
 
     def close(self) -> None:
-        """Drop the model, and close what rows started from."""
         if self._worker is not None:
             self._worker.close()
         self._worker = None
@@ -103,25 +87,17 @@ class GenerateStep(ModelStep):
     def read_rows(self, shard_id: int) -> pa.Table:
         """A row for each image that the shard's prompts ask for, or asked for before it was taken
         down."""
-        return read_left_rows(self.plan, self._made.store, shard_id, self._tombstones)
+        return read_left_rows(self.plan, self.store, shard_id, self._tombstones)
 
     @cached_property
     def _tombstones(self) -> Tombstones:
-        return read_tombstones(self._made.store)
+        return read_tombstones(self.store)
 
     def commit(self, shard_id: int, files: Sequence[SpooledFile], facts: pa.Table) -> Manifest:
         """Publish finished local files and the shard's facts among them."""
         reasons = facts["reason"].drop_null().to_pylist()
-        return commit_shard(
-            self._made.store,
-            step=self.name,
-            fingerprint=self.fingerprint,
-            shard_id=shard_id,
-            files=files,
-            rows_in=facts.num_rows,
-            kept=facts.num_rows - len(reasons),
-            dropped=Counter(reasons),
-        )
+        kept = facts.num_rows - len(reasons)
+        return self.commit_shard(shard_id, files, kept=kept, reasons=reasons)
 
 
 class _GenerateShard(ExitStack):
@@ -145,7 +121,6 @@ class _GenerateShard(ExitStack):
         yield from self._painting.prepare(self._worker.group(self._images))
 
     def compute(self, batch: PreparedBatch) -> Sequence[DenoisedBatch]:
-        """The latents of a batch."""
         return self._painting.denoise(batch)
 
     def write(self, denoised: Sequence[DenoisedBatch]) -> None:
@@ -193,7 +168,6 @@ class ImageMaker:
         self._versions = describe_versions()
 
     def close(self) -> None:
-        """Close what rows start from."""
         if self._sources is not None:
             self._sources.close()
 

@@ -25,7 +25,6 @@ class EncodedText:
 
     @property
     def num_bytes(self) -> int:
-        """Of the embeddings."""
         return self.prompt_embeds.nbytes
 
 

@@ -10,14 +10,15 @@ import pyarrow.compute as pc
 
 from pipelines.config import Config
 from pipelines.rows.ledger import ORIGIN_FACTS
-from pipelines.run.checked import open_checked
-from pipelines.run.crops import KEPT_FOLDER, images_file
+from pipelines.run.crops import KEPT_FOLDER, open_images
 from pipelines.run.images import damaged
-from pipelines.run.manifest import Manifest, ShardError, SpooledFile, commit_shard
-from pipelines.run.shard_inputs import kept_facts, publish_inputs
+from pipelines.run.manifest import Manifest, ShardError, SpooledFile
+from pipelines.run.shard_inputs import is_of_the_same, kept_facts, publish_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.kind import StepContext
-from pipelines.steps.left_rows import spool, spool_table
+from pipelines.steps.left_rows import copy_members, spool_table
+from pipelines.steps.rewrite import ShardTakedown
+from pipelines.steps.step import CommittedStep
 from sd_core.tar_members import SampleTarWriter, iterate_tar_samples
 
 KEPT_METADATA: Final = f"{KEPT_FOLDER}/metadata"
@@ -28,27 +29,20 @@ class PublishConfig(Config):
     it the second copy of every kept image."""
 
 
-class PublishStep:
+class PublishStep(CommittedStep):
     """Makes and commits shards of kept images, in the order of the list; a row without an image is
     a `ShardError`, never left out."""
 
     name = "publish"
 
     def __init__(self, context: StepContext) -> None:
-        self.fingerprint = context.fingerprint
-        self.resources = context.resources
-        self._store = context.store
+        super().__init__(
+            context.store, fingerprint=context.fingerprint, resources=context.resources
+        )
         self._images = context.images
         self._verdicts = context.committed["select"]
 
-    def open(self) -> None:
-        """Nothing is loaded."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
     def rows_in(self, shard_id: int) -> int:
-        """Rows that select kept."""
         return self._verdicts.manifest(shard_id).kept
 
     def run(self, shard_id: int) -> Manifest:
@@ -60,25 +54,13 @@ class PublishStep:
             if kept:
                 tar = scratch / "kept.tar"
                 self._write(shard_id, kept, tar)
-                files.append(spool(tar, KEPT_FOLDER, len(kept)))
+                files.append(SpooledFile(folder=KEPT_FOLDER, path=tar, num_rows=len(kept)))
             metadata = self._images.table(shard_id, "metadata") if kept else None
             if metadata is not None:
                 rows = pc.is_in(metadata["image_key"], value_set=pa.array(list(kept), pa.string()))
                 files.append(spool_table(metadata.filter(rows), scratch, KEPT_METADATA))
-            return self._commit(shard_id, files, kept=len(kept))
-
-    def _commit(self, shard_id: int, files: list[SpooledFile], *, kept: int) -> Manifest:
-        return commit_shard(
-            self._store,
-            step=self.name,
-            fingerprint=self.fingerprint,
-            shard_id=shard_id,
-            files=files,
-            rows_in=kept,
-            kept=kept,
-            dropped={},
-            inputs=publish_inputs(self._images, self._verdicts, shard=shard_id),
-        )
+            inputs = publish_inputs(self._images, self._verdicts, shard=shard_id)
+            return self.commit_shard(shard_id, files, kept=len(kept), inputs=inputs)
 
     def _write(self, shard_id: int, kept: Mapping[str, dict[str, Any]], path: Path) -> None:
         left = set(kept)
@@ -98,9 +80,9 @@ class PublishStep:
             )
 
     def _stored(self, shard_id: int) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-        entry = images_file(self._store, self._images.file(shard_id, "images"))
-        if entry is not None:
-            with open_checked(self._store, entry) as stream:
+        with open_images(self.store, self._images.file(shard_id, "images")) as found:
+            if found is not None:
+                entry, stream = found
                 for sample in iterate_tar_samples(stream, fault=damaged(entry.path)):
                     yield sample.key, sample.files
 
@@ -108,3 +90,30 @@ class PublishStep:
 def inputs_of(context: StepContext, shard_id: int) -> str | None:
     """What a shard would be made from; None where that is not known yet."""
     return publish_inputs(context.images, context.committed["select"], shard=shard_id)
+
+
+def is_of_the_same_inputs(context: StepContext, manifest: Manifest, inputs: str) -> bool:
+    """Whether a shard of an earlier revision was made from these."""
+    return is_of_the_same(manifest, inputs, context.images, context.committed["select"])
+
+
+def rewrite_kept(shard: ShardTakedown) -> Manifest:
+    """The kept images, and how they are made again, without the hidden rows."""
+    run, shard_id = shard.run, shard.manifest.shard_id
+    if shard_id not in run.hidden:
+        return shard.take_over()
+    if shard.manifest.quarantined is not None:
+        return shard.take_over_given_up(num_rows=run.new["select"].manifest(shard_id).kept)
+    with spool_folder() as scratch:
+        files, kept = [], 0
+        if (entry := shard.manifest.file(KEPT_FOLDER)) is not None:
+            tar = scratch / "kept.tar"
+            kept = copy_members(shard.store, entry, tar, without=run.masked)
+            files += [SpooledFile(folder=KEPT_FOLDER, path=tar, num_rows=kept)] if kept else []
+        metadata = shard.table(KEPT_METADATA)
+        if metadata is not None and kept:
+            gone = pc.is_in(metadata["image_key"], value_set=pa.array(sorted(run.masked)))
+            left = metadata.filter(pc.invert(gone)).combine_chunks()
+            files.append(spool_table(left, scratch, KEPT_METADATA))
+        inputs = publish_inputs(run.new[run.origin], run.new["select"], shard=shard_id)
+        return shard.commit(files, kept=kept, dropped={}, inputs=inputs)

@@ -40,15 +40,12 @@ class HeadConfig(ScorerConfig):
     """Expected digest of that file."""
 
     def weight_needs(self, where: str) -> list[WeightsNeed]:
-        """What `check_weights` must find; `where` is this section's key."""
         return [WeightsNeed(f"{where}.weights", self.weights, self.sha256)]
 
     def identity(self) -> dict[str, Any]:
-        """The options that change a score."""
         return weights_identity(self.weights, self.sha256)
 
     def describe(self) -> str:
-        """One line for people."""
         return public_reference(self.weights)
 
 

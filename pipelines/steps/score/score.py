@@ -44,14 +44,12 @@ def score_schema(added: Iterable[pa.Field]) -> pa.Schema:
 
 
 @loads_weights
-def load_score_models(
-    config: ScoreConfig, *, device: str | torch.device, where: str = "score"
-) -> ScoreModels:
+def load_score_models(config: ScoreConfig, *, device: str | torch.device) -> ScoreModels:
     """Load the CLIP and the scorers; raises `WeightsError` naming the key at fault."""
     place = torch.device(device)
     clip = None if config.clip is None else load_clip(config.clip, device=place)
     scorers = {
-        name: SCORERS[name].open(section, device=place, clip=clip, where=f"{where}.{name}")
+        name: SCORERS[name].open(section, device=place, clip=clip, where=f"score.{name}")
         for name, section in config.scorers().items()
     }
     return ScoreModels(device=place, clip=clip, scorers=scorers)

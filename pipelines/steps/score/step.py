@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,10 @@ from pipelines.rows.failures import Failures, Isolation, failed_rows, spool_reje
 from pipelines.rows.ledger import ROW_FAILED, SCORE_FACTS
 from pipelines.run.committed import Committed
 from pipelines.run.images import StoredImage, batches_of_one_size, stack_pixels
-from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
+from pipelines.run.manifest import Manifest
 from pipelines.run.shard_inputs import score_inputs
 from pipelines.run.spool_folder import spool_folder
-from pipelines.run.store import RunStore
-from pipelines.run.tables import write_table
+from pipelines.steps.left_rows import spool_table
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
 from pipelines.steps.score.config import ScoreConfig
 from pipelines.steps.score.score import (
@@ -27,13 +26,13 @@ from pipelines.steps.score.score import (
     score_schema,
 )
 from pipelines.steps.score.scorer import Values, as_column
-from pipelines.steps.step import Resources
 from sd_core.model.resample import OriginalSize
 
 SCORE_REJECTS = "facts/score/rejects"
 _IDENTITY = pa.schema([SCORE_FACTS.field(name) for name in ("shard_id", "row", "key")])
 
 
+@dataclass(kw_only=True, eq=False)
 class ScoreStep(ModelStep):
     """Scores and commits shards; arguments beside those of `ModelStep`:
 
@@ -44,49 +43,32 @@ class ScoreStep(ModelStep):
 
     name = "score"
 
-    def __init__(
-        self,
-        store: RunStore,
-        *,
-        fingerprint: str,
-        images: Committed,
-        config: ScoreConfig,
-        torch_threads: int,
-        options_digest: str = "",
-        resources: Resources | None = None,
-    ) -> None:
-        super().__init__(
-            store, fingerprint=fingerprint, torch_threads=torch_threads, resources=resources
-        )
-        self.images = images
-        self.batch_size = config.batch_size
-        self._options_digest = options_digest
-        self._config = config
-        self._models: ScoreModels | None = None
+    images: Committed
+    config: ScoreConfig
+    options_digest: str = ""
+    _models: ScoreModels | None = field(default=None, init=False)
 
     def open(self) -> None:
         """Load the CLIP and the scorers."""
-        models = load_score_models(self._config, device=self._device())
-        record_models(self._made, models.describe())
+        models = load_score_models(self.config, device=self._device())
+        record_models(self.made, models.describe())
         self._models = models
 
     def close(self) -> None:
-        """Drop the models."""
         self._models = None
         free_models()
 
     def rows_in(self, shard_id: int) -> int:
-        """Images of a shard."""
         return self.images.manifest(shard_id).kept
 
     def is_light(self, shard_id: int) -> bool:
         """Whether the shard has no image, and its columns are known without the models."""
-        return self._config.tells_fields and not self.rows_in(shard_id)
+        return self.config.tells_fields and not self.rows_in(shard_id)
 
     def run(self, shard_id: int) -> Manifest:
         """Take a shard to its commit; one without images needs no models."""
         if self._models is None and self.is_light(shard_id):
-            return self.commit(shard_id, score_schema(self._config.columns()).empty_table(), ())
+            return self.commit(shard_id, score_schema(self.config.columns()).empty_table(), ())
         return super().run(shard_id)
 
     def begin(self, shard_id: int) -> "_ScoreShard":
@@ -98,22 +80,14 @@ class ScoreStep(ModelStep):
     def commit(self, shard_id: int, table: pa.Table, rejects: Sequence[dict[str, Any]]) -> Manifest:
         """Publish a shard's facts, and the rows that were refused."""
         with spool_folder() as folder:
-            path = folder / "facts.parquet"
-            write_table(table.combine_chunks(), path)
-            facts = SpooledFile(
-                folder="facts/score", path=path, suffix=".parquet", num_rows=table.num_rows
-            )
+            facts = spool_table(table.combine_chunks(), folder, "facts/score")
             refused = folder / "rejects.parquet"
-            return commit_shard(
-                self._made.store,
-                step=self.name,
-                fingerprint=self.fingerprint,
-                shard_id=shard_id,
-                files=[facts, *spool_rejects(rejects, path=refused, folder=SCORE_REJECTS)],
-                rows_in=table.num_rows,
+            return self.commit_shard(
+                shard_id,
+                [facts, *spool_rejects(rejects, path=refused, folder=SCORE_REJECTS)],
                 kept=table.num_rows - len(rejects),
-                dropped={ROW_FAILED: len(rejects)},
-                inputs=score_inputs(self.images, options=self._options_digest, shard=shard_id),
+                reasons=[ROW_FAILED] * len(rejects),
+                inputs=score_inputs(self.images, options=self.options_digest, shard=shard_id),
             )
 
 
@@ -133,6 +107,7 @@ class _ScoreShard(ExitStack):
         super().__init__()
         self._step = step
         self._shard_id = shard_id
+        self._batch_size = step.config.batch_size
         self._models = models
         self._schema = models.schema()
         self._rows: list[dict[str, Any]] = []
@@ -146,7 +121,7 @@ class _ScoreShard(ExitStack):
     def read(self) -> Iterator[_Batch]:
         """Batches of images of one size."""
         images = self._step.images.images(self._shard_id, on_failure=self._refuse)
-        for batch in batches_of_one_size(self._noted(images), size=self._step.batch_size):
+        for batch in batches_of_one_size(self._noted(images), size=self._batch_size):
             yield _Batch(images=batch, pixels=self._stack(batch))
 
     def compute(self, batch: _Batch) -> list[pa.Table]:
@@ -186,7 +161,9 @@ class _ScoreShard(ExitStack):
 
     def _stack(self, images: Sequence[StoredImage]) -> torch.Tensor:
         where = f"{self._step.images.step} shard {self._shard_id}"
-        return torch.from_numpy(stack_pixels(images, batch_size=self._step.batch_size, where=where))
+        return torch.from_numpy(
+            stack_pixels(images, batch_size=self._step.config.batch_size, where=where)
+        )
 
     def _score(self, images: Sequence[StoredImage]) -> pa.Table:
         whole = self._whole

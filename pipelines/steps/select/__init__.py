@@ -2,8 +2,7 @@
 
 from pipelines.rules.column_rule import Threshold
 from pipelines.rules.ranked_rules import BestOf
-from pipelines.steps.select.config import SelectConfig
-from pipelines.steps.select.duplicates_config import DuplicatesConfig, ReferenceConfig
+from pipelines.steps.select.config import DuplicatesConfig, ReferenceConfig, SelectConfig
 from pipelines.steps.select.plan import check_select, input_digests
 from pipelines.steps.select.step import Select
 

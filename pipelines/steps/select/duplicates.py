@@ -11,13 +11,12 @@ import pyarrow.compute as pc
 
 from pipelines.rules.columns import array_of, numbers_of
 from pipelines.rules.rule import RuleOutcome
-from pipelines.steps.select.duplicates_config import DuplicatesConfig, Method, ReferenceMethod
+from pipelines.steps.select.config import DuplicatesConfig, Method, ReferenceMethod
 from pipelines.steps.select.facts import Facts
-from pipelines.steps.select.near_embeddings import near_embeddings
+from pipelines.steps.select.near_embeddings import RowEmbeddings, near_embeddings
 from pipelines.steps.select.near_hashes import HASHED, Pairs, near_pairs
 from pipelines.steps.select.ranking import group_sorted, hash_values, order_of
 from pipelines.steps.select.references import References
-from pipelines.steps.select.row_embeddings import RowEmbeddings
 from pipelines.steps.select.spill import Spill, SpilledRecords
 from pipelines.steps.select.stars import settle_stars
 from pipelines.steps.select.urls import comparable_urls
@@ -82,7 +81,6 @@ class Duplicates:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What it reads."""
         ordered = (self.config.keep,) if self._order is not None else ()
         return (*self._spills, *(name for name in ordered if name is not None))
 

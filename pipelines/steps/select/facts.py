@@ -22,10 +22,10 @@ from pipelines.rows.ledger import (
     trained_captions,
 )
 from pipelines.rules.columns import VERDICT_COLUMNS
-from pipelines.run.checked import open_checked
 from pipelines.run.committed import Committed
-from pipelines.run.manifest import Manifest, ShardError
-from pipelines.run.tables import read_parquet
+from pipelines.run.manifest import FileEntry, Manifest, ShardError
+from pipelines.run.tables import read_parquet, with_column
+from pipelines.steps.select.read_ahead import ReadAhead
 from pipelines.steps.select.recaptions import Recaptions
 from pipelines.steps.select.tokens import TokenColumns
 
@@ -43,6 +43,7 @@ class Facts:
         images: The step that made the images.
         score: The score step; None where nothing is scored.
         read_rows: Rows of a shard whose first step was quarantined.
+        files: What opens the files.
         schema: Of that step's facts, without the list's own columns.
         tokens: Counts the captions' tokens; None: they are null.
         further: Columns that only this run's ledger has.
@@ -53,6 +54,7 @@ class Facts:
     num_shards: int
     score: Committed | None
     read_rows: Callable[[int], pa.Table]
+    files: ReadAhead
     schema: pa.Schema = field(default=DOWNLOAD_FACTS)
     tokens: TokenColumns | None = None
     further: Sequence[pa.Field] = ()
@@ -65,12 +67,22 @@ class Facts:
 
     @cached_property
     def shard_sizes(self) -> list[int]:
-        """Rows of each shard."""
         return [self.images.manifest(shard_id).rows_in for shard_id in range(self.num_shards)]
 
     def is_lost(self, shard_id: int) -> bool:
         """Whether no row of the shard has facts to go by."""
         return self.images.manifest(shard_id).quarantined is not None
+
+    def ahead(self, shard_ids: Sequence[int]) -> Iterator[int]:
+        """The shards one by one, while the files of those after them are fetched."""
+        return self.files.shards(shard_ids, self._files_of)
+
+    def _files_of(self, shard_id: int) -> Iterator[FileEntry]:
+        made = (self.images, f"facts/{self.images.step}"), (self.score, "facts/score")
+        for step, folder in made:
+            entry = None if step is None else step.manifest(shard_id).file(folder)
+            if entry is not None:
+                yield entry
 
     def read(self, shard_id: int, *, columns: Iterable[str] | None = None) -> pa.Table:
         """A shard's rows, in plan order; columns of the ledger that nothing made are null.
@@ -85,13 +97,13 @@ class Facts:
             wanted = self._with_sources({name.lower() for name in (*columns, *_ALWAYS)})
         rows = _with_claims(self._scored(shard_id, wanted))
         if self.recaptions is not None and RECAPTION.name in rows.column_names:
-            rows = _with_column(rows, RECAPTION.name, self.recaptions.of(rows))
+            rows = with_column(rows, RECAPTION.name, self.recaptions.of(rows))
         counted = _TOKENS if wanted is None else _TOKENS & wanted
         if self.tokens is None or not counted:
             return rows
         for name, found in self.tokens.of(shard_id, trained_captions(rows)).items():
             if name in counted:
-                rows = _with_column(rows, name, found)
+                rows = with_column(rows, name, found)
         return rows
 
     def _with_sources(self, wanted: set[str]) -> set[str]:
@@ -115,9 +127,7 @@ class Facts:
             if score.file(_SCORE_REJECTS) is not None:
                 facts = _with_rejects(facts, self._read(score, _SCORE_REJECTS, None))
             return self._with_scores(facts, scores, wanted)
-        reason = pc.fill_null(facts["reason"], QUARANTINED)
-        at = facts.schema.get_field_index("reason")
-        facts = facts.set_column(at, facts.schema.field(at), reason)
+        facts = with_column(facts, "reason", pc.fill_null(facts["reason"], QUARANTINED))
         return self._with_scores(facts, None, wanted)
 
     def _with_scores(
@@ -176,7 +186,7 @@ class Facts:
         entry = manifest.file(folder)
         if entry is None:
             raise ShardError(f"{manifest.step} shard {manifest.shard_id} has no file in {folder}")
-        with open_checked(self.images.store, entry) as stream:
+        with self.files.open(entry) as stream:
             names = pq.read_schema(stream).names
             columns = [name for name in names if wanted is None or name.lower() in wanted]
             return read_parquet(stream, columns=columns)
@@ -196,7 +206,6 @@ class RunEmbeddings:
 
     @staticmethod
     def none() -> "RunEmbeddings":
-        """Of no row."""
         return RunEmbeddings(rows=np.empty(0, np.int64), vectors=np.empty((0, 0), np.float32))
 
 
@@ -235,11 +244,6 @@ def _with_rejects(facts: pa.Table, rejects: pa.Table) -> pa.Table:
             told = pc.coalesce(facts[name], columns[name])
             facts = facts.set_column(place, facts.schema.field(place), told)
     return facts
-
-
-def _with_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    at = rows.schema.get_field_index(name)
-    return rows.set_column(at, rows.schema.field(at), values)
 
 
 def _with_claims(facts: pa.Table) -> pa.Table:

@@ -1,18 +1,56 @@
 """From the configuration to rules that can be run, with their lists read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.config import ConfigError
-from pipelines.rows.ledger import DOWNLOAD_FACTS, TOKEN_FIELDS
-from pipelines.rules.columns import check_known, check_numeric, usable_columns
+from pipelines.rows.ledger import DOWNLOAD_FACTS, SCORES, TOKEN_FIELDS
+from pipelines.rules.columns import array_of, check_known, check_numeric, usable_columns
 from pipelines.rules.ranked_rules import BestOfRule, DomainCapRule
-from pipelines.rules.rule import OpenOptions, ReadyRule, RowRule, Rule, RuleOutcome
+from pipelines.rules.rule import Breaks, OpenOptions, ReadyRule, RowRule, Rule, RuleOutcome
 from pipelines.steps.select.config import SelectConfig
-from pipelines.steps.select.image_rules import CacheSize, FiniteScores
 from pipelines.steps.select.ranking import DOMAIN, Ranked
 from pipelines.steps.select.references import References
+
+
+class FiniteScores:
+    """No score is NaN or infinite, whatever the configuration says."""
+
+    def __init__(self, further: Iterable[pa.Field] = ()) -> None:
+        floating = (f.name for f in further if pa.types.is_floating(f.type))
+        self.columns = (*SCORES, *floating)
+        self.outcomes = tuple(RuleOutcome(reason="score_not_finite", rule=n) for n in self.columns)
+
+    def check(self, types: Mapping[str, pa.DataType]) -> None:
+        """The scores are columns of every run."""
+
+    def broken(self, rows: pa.Table) -> Breaks:
+        breaks = np.zeros(rows.num_rows, np.int16)
+        for number, name in reversed(list(enumerate(self.columns, start=1))):
+            finite = pc.fill_null(pc.is_finite(array_of(rows, name)), True)
+            breaks[~np.asarray(finite)] = number
+        return breaks
+
+
+class CacheSize:
+    """The latent cache holds images of one size, and encode is given no others."""
+
+    columns = ("width", "height")
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        text = f"the latent cache holds {size}x{size} px"
+        self.outcomes = (RuleOutcome(reason="image_of_another_size", rule=text),)
+
+    def check(self, types: Mapping[str, pa.DataType]) -> None:
+        """Every run has the sizes of its images."""
+
+    def broken(self, rows: pa.Table) -> Breaks:
+        fits = [pc.equal(array_of(rows, name), self._size) for name in self.columns]
+        return (~np.asarray(pc.fill_null(pc.and_(*fits), False), bool)).astype(np.int16)
 
 
 def plan_rules(

@@ -54,7 +54,6 @@ class Ranked:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What it reads."""
         group = ("url",) if self.per == DOMAIN else (self.per,)
         return tuple(name for name in ("key", self.by, *group) if name is not None)
 

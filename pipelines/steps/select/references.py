@@ -16,7 +16,7 @@ from pipelines.config import ConfigError, unreadable
 from pipelines.run.committed import Committed
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore, StorageError
-from pipelines.steps.select.duplicates_config import ReferenceConfig, ReferenceMethod
+from pipelines.steps.select.config import ReferenceConfig, ReferenceMethod
 from pipelines.steps.select.facts import EMBEDDING, RunEmbeddings, embeddings_of, positions_in
 from sd_core.redact import redact_url
 

@@ -57,7 +57,6 @@ class Spill:
         return np.fromfile(path, self._dtype) if path.exists() else np.empty(0, self._dtype)
 
     def partitions(self) -> Iterator[SpilledRecords]:
-        """Every partition in turn."""
         for number in range(self.num_partitions):
             yield self.load(number)
 

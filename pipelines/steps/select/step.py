@@ -1,9 +1,11 @@
 """Select over a whole run: judge every row, settle what only all of them decide, write."""
 
+import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -11,26 +13,31 @@ import pyarrow as pa
 from pipelines.rules.rule import ReadyRule
 from pipelines.rules.sql_rule import SqlCondition
 from pipelines.run.committed import Committed
-from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, committed_shards
+from pipelines.run.manifest import Manifest, SpooledFile
+from pipelines.run.on_threads import in_order
+from pipelines.run.shard_inputs import gives_of
 from pipelines.run.spool_folder import spool_folder
-from pipelines.run.store import RunStore
-from pipelines.run.tables import write_table
+from pipelines.steps.left_rows import spool_table
 from pipelines.steps.select.config import SelectConfig
-from pipelines.steps.select.copy_names import CopyNames
 from pipelines.steps.select.duplicates import Duplicates
 from pipelines.steps.select.facts import Facts
 from pipelines.steps.select.plan import plan_rules
 from pipelines.steps.select.ranking import Contest, Ranked
+from pipelines.steps.select.read_ahead import ReadAhead
 from pipelines.steps.select.recaptions import CaptionFiles, Recaptions
 from pipelines.steps.select.references import References
-from pipelines.steps.select.tokens import TokenColumns, TokenCounter
+from pipelines.steps.select.tokens import TokenColumns
 from pipelines.steps.select.verdicts import BY_FACTS, Verdicts
-from pipelines.steps.select.write import ledger_table
+from pipelines.steps.select.write import CopyNames, ledger_table
+from pipelines.steps.step import CommittedStep
 from sd_core.say import Say
 
+if TYPE_CHECKING:
+    from sd_core.model.caption_tokenizer import CaptionTokenizer
 
-@dataclass(frozen=True, kw_only=True)
-class Select:
+
+@dataclass(kw_only=True, eq=False)
+class Select(CommittedStep):
     """Reads facts, writes the ledger: one row for every input row.
 
     Two passes over the facts, of the columns that the rules name and then of all; memory is that
@@ -41,8 +48,8 @@ class Select:
             source columns), read from the list again.
     """
 
-    store: RunStore
-    fingerprint: str
+    name = "select"
+
     config: SelectConfig
     num_shards: int
     images: Committed
@@ -50,7 +57,7 @@ class Select:
     score: Committed | None
     """The score step; None where nothing is scored."""
     read_rows: Callable[[int], pa.Table]
-    token_counter: TokenCounter | None = None
+    token_counter: "CaptionTokenizer | None" = None
     """Encode's tokenizer; None: the captions' tokens are not counted."""
     cache_size: int | None = None
     """Pixels of a side of the images that encode takes; None: whatever there is."""
@@ -61,8 +68,6 @@ class Select:
     say: Say = lambda line: None
     """Told how many of them are of rows of this run."""
 
-    name = "select"
-
     def run(self, on_commit: Callable[[Manifest], None]) -> None:
         """Write every shard of the ledger that is not there yet.
 
@@ -70,7 +75,7 @@ class Select:
             ShardError: a step before this one is not complete.
             ConfigError: a rule does not go with the facts, or a list cannot be read.
         """
-        done = committed_shards(self.store, self.name, self.fingerprint)
+        done = self.made.begin()
         if len(done) == self.num_shards:
             return
         with spool_folder() as folder:
@@ -79,9 +84,14 @@ class Select:
             references = References(self.config.copies.references, self.store.storage_options)
             self._judge(facts, verdicts, references, folder)
             names = CopyNames(facts, verdicts, references, folder)
-            for shard_id in range(self.num_shards):
-                if shard_id not in done:
-                    on_commit(self._write(shard_id, facts, verdicts, names, folder))
+            owed = [shard_id for shard_id in range(self.num_shards) if shard_id not in done]
+            tables = (
+                self._write(shard_id, facts, verdicts, names, folder)
+                for shard_id in facts.ahead(owed)
+            )
+            threads = self.store.num_threads
+            for manifest in in_order(self._commit, tables, num_threads=threads):
+                on_commit(manifest)
             if facts.recaptions is not None:
                 self.say(facts.recaptions.told())
 
@@ -92,6 +102,7 @@ class Select:
             num_shards=self.num_shards,
             score=self.score,
             read_rows=self.read_rows,
+            files=ReadAhead(self.store, folder),
             tokens=None if counter is None else TokenColumns(counter=counter, folder=folder),
             further=self.further,
             recaptions=None if self.captions is None else Recaptions(self.captions, folder),
@@ -117,7 +128,7 @@ class Select:
             folder=folder,
         )
         columns = {*duplicates.columns, *(name for rule in planned for name in rule.columns)}
-        for shard_id in range(self.num_shards):
+        for shard_id in facts.ahead(range(self.num_shards)):
             if facts.is_lost(shard_id):
                 verdicts.codes[verdicts.shard(shard_id)] = BY_FACTS
                 continue
@@ -132,7 +143,7 @@ class Select:
 
     def _write(
         self, shard_id: int, facts: Facts, verdicts: Verdicts, names: CopyNames, folder: Path
-    ) -> Manifest:
+    ) -> "_Written":
         table = ledger_table(
             facts.read(shard_id),
             verdicts,
@@ -140,24 +151,33 @@ class Select:
             places=verdicts.shard(shard_id),
             further=self.further,
         )
-        path = folder / f"ledger-{shard_id}.parquet"
-        write_table(table, path)
-        counts = table["reason"].value_counts().to_pylist()
-        dropped = Counter({c["values"]: c["counts"] for c in counts if c["values"] is not None})
-        manifest = commit_shard(
-            self.store,
-            step=self.name,
-            fingerprint=self.fingerprint,
-            shard_id=shard_id,
-            files=[
-                SpooledFile(folder="ledger", path=path, suffix=".parquet", num_rows=table.num_rows)
-            ],
-            rows_in=table.num_rows,
-            kept=table.num_rows - sum(dropped.values()),
-            dropped=dropped,
+        scratch = folder / f"ledger-{shard_id}"
+        scratch.mkdir()
+        file = spool_table(table, scratch, "ledger")
+        reasons = Counter(table["reason"].drop_null().to_pylist())
+        return _Written(shard_id, file, reasons, gives_of(table))
+
+    def _commit(self, written: "_Written") -> Manifest:
+        file, reasons = written.file, written.reasons
+        manifest = self.commit_shard(
+            written.shard_id,
+            [file],
+            kept=file.num_rows - reasons.total(),
+            reasons=reasons,
+            gives=written.gives,
         )
-        path.unlink()
+        shutil.rmtree(file.path.parent)
         return manifest
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A shard of the ledger on local disk."""
+
+    shard_id: int
+    file: SpooledFile
+    reasons: Counter[str]
+    gives: Mapping[str, str]
 
 
 def _judge_shard(

@@ -1,14 +1,16 @@
 """How many tokens each caption has, by the tokenizer of the text encoder that reads it later."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from sd_core.model.caption_tokenizer import CaptionTokenizer
 
 _NO_CAPTION = -1
 
@@ -17,22 +19,7 @@ TOKENS_OPTION = "caption_tokens"
 """Option of select that says what captions are counted with; without it they are not."""
 
 
-class TokenCounter(Protocol):
-    """A tokenizer as select needs it."""
-
-    @property
-    def sha256(self) -> str:
-        """Of its vocabulary and special ids."""
-
-    @property
-    def max_tokens(self) -> int:
-        """A caption's own tokens that the text encoder reads."""
-
-    def count(self, captions: Sequence[str]) -> npt.NDArray[np.int32]:
-        """Tokens of each caption before any is cut."""
-
-
-def token_identity(counter: TokenCounter | None) -> dict[str, Any]:
+def token_identity(counter: "CaptionTokenizer | None") -> dict[str, Any]:
     """The option of select by which captions are counted; none where they are not."""
     if counter is None:
         return {}
@@ -48,7 +35,7 @@ class TokenColumns:
         folder: A local folder, for the counts: four bytes a row.
     """
 
-    counter: TokenCounter
+    counter: "CaptionTokenizer"
     folder: Path
 
     def of(self, shard_id: int, captions: pa.ChunkedArray) -> dict[str, pa.Array]:

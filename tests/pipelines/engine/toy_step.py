@@ -60,7 +60,7 @@ class ToyStep:
                 step=self.name,
                 fingerprint=self.fingerprint,
                 shard_id=shard_id,
-                files=[SpooledFile(folder=self.name, path=path, suffix=".txt", num_rows=ROWS)],
+                files=[SpooledFile(folder=self.name, path=path, num_rows=ROWS)],
                 rows_in=ROWS,
                 kept=ROWS,
                 dropped={},

@@ -24,6 +24,7 @@ from pipelines.plan import (
     make_plan,
     read_settled,
 )
+from pipelines.rows import keys
 from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceConfig
 
@@ -105,7 +106,8 @@ def test_other_text_with_the_same_key_is_a_collision(
 
     source = Source(SourceConfig(path=str(tmp_path / "in")))
     store = RunStore(str(tmp_path / "run"))
-    plan = make_plan(source, PlanConfig(rows_per_shard=4), store=store, key_hash=short_hash)
+    monkeypatch.setattr(keys, "blake2b_64", short_hash)
+    plan = make_plan(source, PlanConfig(rows_per_shard=4), store=store)
     winner: dict[int, str] = {}
     expected = []
     for url in urls:

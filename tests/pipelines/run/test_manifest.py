@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import (
     Manifest,
     ShardError,
@@ -15,7 +16,6 @@ from pipelines.run.manifest import (
     commit_shard,
     committed_shards,
     create_manifest,
-    iterate_manifests,
     manifest_path,
     read_manifest,
     sha256_of,
@@ -31,14 +31,14 @@ def store(tmp_path: Path) -> RunStore:
 def commit(
     store: RunStore, tmp_path: Path, *, content: bytes = b"rows", shard_id: int = 3
 ) -> Manifest:
-    path = tmp_path / f"spooled-{hashlib.sha256(content).hexdigest()[:8]}"
+    path = tmp_path / f"spooled-{hashlib.sha256(content).hexdigest()[:8]}.tar"
     path.write_bytes(content)
     return commit_shard(
         store,
         step="download",
         fingerprint="f0",
         shard_id=shard_id,
-        files=[SpooledFile(folder="facts/download", path=path, suffix=".tar", num_rows=5)],
+        files=[SpooledFile(folder="facts/download", path=path, num_rows=5)],
         rows_in=5,
         kept=3,
         dropped={"http_gone": 2, "http_forbidden": 0},
@@ -151,7 +151,7 @@ def test_committed_shards_are_those_of_the_fingerprint(store: RunStore, tmp_path
 def test_iteration_stops_at_the_first_missing_shard(store: RunStore, tmp_path: Path) -> None:
     commit(store, tmp_path, shard_id=0)
     commit(store, tmp_path, shard_id=2)
-    found = iterate_manifests(store, "download", "f0", 3)
+    found = Committed(store, "download", "f0").manifests(3)
     assert next(found).shard_id == 0
     with pytest.raises(ShardError, match=r"000001\.json: missing"):
         next(found)

@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sd_core.cache.formats import format_of
+from sd_core.cache.formats import format_of, open_shard_writer
 from sd_core.cache.samples import EmptyCaption, LatentSample
-from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
 from tests.sd_core.cache.cases import make_samples
 

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import webdataset
 
-from sd_core.cache.formats import CACHE_FORMATS
+from sd_core.cache.formats import CACHE_FORMATS, iterate_shard, open_shard_writer
 from sd_core.cache.samples import (
     CacheShardError,
     EmptyCaption,
     LatentSample,
     read_empty_caption,
 )
-from sd_core.cache.shards import iterate_shard, open_shard_writer
 from sd_core.cache.spec import CacheSpec
 from tests.sd_core.cache.cases import make_samples, make_spec
 

@@ -13,9 +13,9 @@ import torch
 
 from jobs.tiny.drawing import draw
 from sd_core.cache.dataset import DrawnSample
+from sd_core.cache.formats import open_shard_writer
 from sd_core.cache.latent_cache import LatentCache
 from sd_core.cache.samples import EmptyCaption, LatentSample
-from sd_core.cache.shards import open_shard_writer
 from sd_core.cache.spec import CacheSpec
 from sd_core.model.autoencoder import encode_images
 from sd_core.model.autoencoder_config import AutoencoderConfig

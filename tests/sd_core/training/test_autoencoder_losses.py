@@ -6,17 +6,15 @@ import pytest
 import torch
 
 from sd_core.training.autoencoder_losses import (
+    DiscriminatorConfig,
+    PatchDiscriminator,
     adaptive_weight,
     codebook_loss,
+    generator_loss,
+    hinge_loss,
     kl_divergence,
     pixel_loss,
     psnr_db,
-)
-from sd_core.training.discriminator import (
-    DiscriminatorConfig,
-    PatchDiscriminator,
-    generator_loss,
-    hinge_loss,
 )
 
 

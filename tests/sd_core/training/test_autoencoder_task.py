@@ -8,14 +8,16 @@ import torch
 from jobs.tiny.drawing import draw
 from sd_core.model.weights import WeightsError
 from sd_core.training.autoencoder_losses import (
+    DiscriminatorConfig,
     adaptive_weight,
+    generator_loss,
+    hinge_loss,
     kl_divergence,
     pixel_loss,
 )
 from sd_core.training.autoencoder_task import AutoencoderLossConfig, AutoencoderTask
 from sd_core.training.checkpoint import read_checkpoint, write_checkpoint
 from sd_core.training.config import LoopConfig, OptimizerConfig
-from sd_core.training.discriminator import DiscriminatorConfig, generator_loss, hinge_loss
 from sd_core.training.image_batches import DrawnImage, collate_images
 from sd_core.training.perceptual import PerceptualConfig
 from sd_core.training.trained_autoencoder import (

@@ -12,9 +12,9 @@ from pipelines.run.manifest import Manifest
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
 from pipelines.steps.encode import EncodeConfig, EncodeStep
+from sd_core.cache.formats import iterate_shard
 from sd_core.cache.latents import posterior_mean, scale_latents
 from sd_core.cache.samples import LatentSample, read_empty_caption
-from sd_core.cache.shards import iterate_shard
 from sd_core.cache.spec import CacheSpec, read_spec
 from sd_core.model.autoencoder import load_autoencoder
 from sd_core.model.autoencoder_config import AutoencoderConfig

@@ -14,6 +14,7 @@ from pipelines.rows.caption_facts import CAPTION_FACTS
 from pipelines.rules.before_fetch import BeforeFetch
 from pipelines.rules.tombstones import Tombstones, mask_rows, read_tombstones
 from pipelines.run.store import RunStore
+from pipelines.run.tables import with_column
 from pipelines.sources import Source
 
 
@@ -53,7 +54,6 @@ class PlannedRows:
         return self.source.config.files_root
 
     def num_rows(self, shard_id: int) -> int:
-        """Rows of a shard."""
         return self.plan.num_rows_of(shard_id)
 
     def read(self, shard_id: int) -> pa.Table:
@@ -66,9 +66,7 @@ class PlannedRows:
         rows = read_rows(self.plan, self.store, self.source, shard_id)
         settled = self.rules.judge(rows)
         for name in ("reason", "error_message"):
-            at = rows.schema.get_field_index(name)
-            column = pc.coalesce(rows[name], getattr(settled, name))
-            rows = rows.set_column(at, rows.schema.field(at), column)
+            rows = with_column(rows, name, pc.coalesce(rows[name], getattr(settled, name)))
         for name, column in {"rule": settled.rule, **settled.facts}.items():
             rows = rows.append_column(name, column)
         return mask_rows(rows, self.tombstones.hides(rows))
@@ -78,8 +76,7 @@ class PlannedRows:
         rows = self.read(shard_id)
         rows = rows.drop_columns([name for name in CAPTION_FACTS if name in rows.column_names])
         for name, redact in (("url", redact_url_column), ("caption", redact_text_column)):
-            at = rows.schema.get_field_index(name)
-            rows = rows.set_column(at, rows.schema.field(at), redact(rows[name]))
+            rows = with_column(rows, name, redact(rows[name]))
         return rows
 
     def read_images(self, shard_id: int) -> Iterator[tuple[int, bytes]] | None:
