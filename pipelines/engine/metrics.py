@@ -8,7 +8,7 @@ from pipelines.run.manifest import Manifest
 _SHARD_SECONDS = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0]
 
 
-class Metrics:
+class RayMetrics:
     """The counters, gauges and histograms of one job; made once Ray is connected.
 
     Args:
