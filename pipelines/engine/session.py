@@ -11,6 +11,7 @@ from pipelines.engine.local import run_local
 from pipelines.engine.patience import Patience, ResultT
 from pipelines.engine.progress import Progress
 from pipelines.engine.ray_runner import RayRunner
+from pipelines.engine.sight import Sight, SightWriter
 from pipelines.engine.stopping import check_stopped, stoppable
 from pipelines.run.lease import Lease
 from pipelines.run.manifest import Manifest, committed_shards
@@ -27,6 +28,7 @@ class Session:
     Attributes:
         model_resources: What a step with models may take: a GPU each where there are any.
         download_resources: What the download step takes.
+        keep: Told of every commit, beside what counts them.
         runner: Of a job on Ray, after `preflight`.
     """
 
@@ -36,7 +38,9 @@ class Session:
         self._lease = lease
         self._say = say
         self.progress = Progress(say=say)
+        self.sight = Sight(self.progress)
         self.rates = RateLog()
+        self.keep: Callable[[Manifest], None] = lambda manifest: None
         self._warning = EarlyWarning(store, say=say)
         workers = config.download_workers
         self.download_resources = Resources(num_workers=None if workers == "auto" else workers)
@@ -81,7 +85,7 @@ class Session:
             num_shards,
             config=self._config,
             on_commit=self._count,
-            on_trouble=self._say,
+            on_trouble=self.sight.on_trouble(self._say),
         )
         if self.runner is None:
             run_local(chain, check=self._check, say=self._say)
@@ -108,6 +112,7 @@ class Session:
         self._lease.check()
 
     def _count(self, manifest: Manifest) -> None:
+        self.keep(manifest)
         self.progress.add(manifest)
         self.rates.add(manifest)
         self._warning.add(manifest)
@@ -133,6 +138,7 @@ def open_session(
         if config.runner == "ray":
             stack.enter_context(cluster.connected(num_cpus=cluster.count_cpus(config, downloads)))
         session = Session(store, config, lease, say)
+        stack.enter_context(SightWriter(store, lease, session.sight.look))
         session.preflight(downloads=downloads)
         if session.runner is not None:
             stack.callback(session.runner.close)
