@@ -9,7 +9,7 @@ from ray.exceptions import RayTaskError
 
 from pipelines.engine.balance import Balance
 from pipelines.engine.chain import Chain
-from pipelines.engine.losses import Losses
+from pipelines.engine.lost_workers import LostWorkers
 from pipelines.engine.nodes import NodeHealth
 from pipelines.engine.pool import Pool, Slot, Starter, close
 from pipelines.engine.ray_faults import INFRASTRUCTURE, is_infrastructure
@@ -64,22 +64,22 @@ class RayRunner:
             for index, state in enumerate(chain.states)
             if state.done < chain.num_shards
         }
-        losses = Losses(chain, self.pools, self._starter, self._health, say=self._say)
+        lost = LostWorkers(chain, self.pools, self._starter, self._health, say=self._say)
         balance = Balance(chain, self.pools, say=self._say)
         looked = 0.0
         try:
             while not chain.is_done:
                 check()
                 balance.tick()
-                losses.judge()
+                lost.judge()
                 if time.monotonic() - looked >= _LOOK_EVERY_S:
                     looked = time.monotonic()
-                    self._look(losses)
+                    self._look(lost)
                 for index, pool in self.pools.items():
                     after = self.pools.get(index + 1)
                     ahead = None if after is None else shards_ahead * max(1, after.num_placed)
                     self._dispatch(chain, index, pool, ahead)
-                self._collect(chain, losses)
+                self._collect(chain, lost)
         finally:
             for pool in self.pools.values():
                 self._spare += pool.leave()
@@ -89,7 +89,7 @@ class RayRunner:
         close(self._spare, timeout_s=10)
         self._spare = []
 
-    def _look(self, losses: Losses) -> None:
+    def _look(self, lost: LostWorkers) -> None:
         """Ask for workers on nodes that came, and replace those that give no sign of life."""
         nodes, avoid = living_nodes(), self._starter.avoid
         if avoid >= {node.id for node in nodes if node.cpus}:
@@ -103,7 +103,7 @@ class RayRunner:
         for index, pool in self.pools.items():
             for slot in list(pool.slots):
                 if (error := slot.silence(self._heartbeat_s)) is not None:
-                    losses.lost(index, pool, slot, error)
+                    lost.lost(index, pool, slot, error)
 
     def _release(self) -> None:
         """Spare workers go: those without a GPU, and the others where their places are wanted."""
@@ -148,7 +148,7 @@ class RayRunner:
             else:
                 return
 
-    def _collect(self, chain: Chain, losses: Losses) -> None:
+    def _collect(self, chain: Chain, lost: LostWorkers) -> None:
         owners: dict[Any, tuple[int, Pool, Slot]] = {}
         for index, pool in self.pools.items():
             for slot in pool.slots:
@@ -164,35 +164,35 @@ class RayRunner:
         for ref in ready:
             index, pool, slot = owners[ref]
             if ref is slot.placing or ref is slot.opening:
-                self._opened(pool, slot, ref, losses)
+                self._opened(pool, slot, ref, lost)
             else:
-                self._ended(chain, index, pool, slot, losses)
+                self._ended(chain, index, pool, slot, lost)
 
-    def _opened(self, pool: Pool, slot: Slot, ref: Any, losses: Losses) -> None:
+    def _opened(self, pool: Pool, slot: Slot, ref: Any, lost: LostWorkers) -> None:
         try:
             found: WorkerFacts | str | None = ray.get(ref)
         except INFRASTRUCTURE as error:
-            losses.died_starting(pool, slot, error)
+            lost.died_starting(pool, slot, error)
             return
         except RayTaskError as error:
-            losses.raised_starting(pool, slot, error)
+            lost.raised_starting(pool, slot, error)
             return
         if isinstance(found, WorkerFacts):
             slot.facts, slot.placing = found, None
             return
         slot.opening = None
         if found is not None:
-            losses.started(pool, slot)
+            lost.started(pool, slot)
             self._say(f"{pool.step.name}: {slot.describe(device=found)}")
 
-    def _ended(self, chain: Chain, index: int, pool: Pool, slot: Slot, losses: Losses) -> None:
+    def _ended(self, chain: Chain, index: int, pool: Pool, slot: Slot, lost: LostWorkers) -> None:
         try:
             manifest = ray.get(slot.inflight[0].ref)
         except Exception as error:
             if is_infrastructure(error):
-                losses.lost(index, pool, slot, error)
+                lost.lost(index, pool, slot, error)
             elif isinstance(error, RayTaskError):
-                losses.raised(index, pool, slot, error)
+                lost.raised(index, pool, slot, error)
             else:
                 raise
             return

@@ -33,7 +33,7 @@ class _Death:
     until: float
 
 
-class Losses:
+class LostWorkers:
     """Charges what happened to whom it is due: a shard, a worker, a node, or nobody.
 
     Args:
