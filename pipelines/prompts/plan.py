@@ -15,12 +15,7 @@ from pipelines.plan.record import PLAN_PATH
 from pipelines.prompts.config import PromptPlanConfig
 from pipelines.prompts.images import PlannedImages
 from pipelines.prompts.notes import NOTES
-from pipelines.prompts.reading import (
-    PromptColumns,
-    ScannedPrompts,
-    choose_columns,
-    scan_prompts,
-)
+from pipelines.prompts.reading import PromptColumns, ScannedPrompts, choose_columns, scan_prompts
 from pipelines.prompts.record import (
     PROMPT_FIELDS,
     PROMPT_SHARD_FIELDS,

@@ -6,11 +6,7 @@ from pydantic import Field, model_validator
 
 from sd_core.model.config import ModelConfig
 from sd_core.model.precision import Precision
-from sd_core.model.weights import (
-    WeightsNeed,
-    public_reference,
-    weights_identity,
-)
+from sd_core.model.weights import WeightsNeed, public_reference, weights_identity
 
 AutoencoderKind = Literal["kl", "tiny", "vq"]
 
