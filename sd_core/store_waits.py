@@ -9,6 +9,9 @@ _ATTEMPTS = 2
 """Of botocore; `BoundedS3` makes three of each, and nine where a file is read. By default they come
 to 25 minutes for each request, and two hours for a read."""
 
+_CONNECTIONS = 64
+"""As many as a driver's threads ask at once; botocore has ten."""
+
 
 def bound_store_waits() -> None:
     """Have every S3 client that this process makes give a silent store up within three minutes.
@@ -19,6 +22,7 @@ def bound_store_waits() -> None:
         "connect_timeout": _CONNECT_S,
         "read_timeout": _ANSWER_S,
         "retries": {"total_max_attempts": _ATTEMPTS},
+        "max_pool_connections": _CONNECTIONS,
     }
     fsspec.config.conf.setdefault("s3", {}).setdefault("config_kwargs", bounds)
     for protocol in ("s3", "s3a"):

@@ -13,8 +13,8 @@ import s3fs
 from pipelines.run.store import RunStore
 
 _OPERATIONS: Final = (
-    *("exists", "size", "list_files", "list_folders", "read_bytes", "open", "fetch"),
-    *("put_file", "show", "replace", "create_exclusive", "delete"),
+    *("exists", "size", "list_sizes", "list_folders", "read_bytes", "open", "fetch"),
+    *("put_file", "show", "replace", "create_exclusive", "delete", "delete_all"),
 )
 
 

@@ -19,7 +19,7 @@ from pipelines.rows.ledger import DOWNLOAD_FACTS, LEDGER, SCORE_FACTS
 from pipelines.run.cache_files import publish_cache, record_cache
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import SpooledFile, commit_shard, create_manifest
-from pipelines.run.on_threads import in_order
+from pipelines.run.on_threads import do_all
 from pipelines.run.record import StepIdentity, complete_step
 from pipelines.run.recorded_options import check_or_record
 from pipelines.run.store import RunStore
@@ -162,8 +162,7 @@ class MadeRun:
                 manifest = old[name].manifest(shard_id)
                 create_manifest(self.store, replace(manifest, fingerprint=made[name].fingerprint))
 
-        for _ in in_order(work, range(len(self.cut_of))):
-            pass
+        do_all(work, range(len(self.cut_of)), num_threads=self.store.num_threads)
         self._record(made)
 
     def _identity(self, name: str, *, is_first: bool) -> StepIdentity:

@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ from pipelines.report.card import write_card
 from pipelines.revisions.readers import show_revision
 from pipelines.revisions.takedown import take_down
 from pipelines.rules.tombstones import tombstones_of
-from pipelines.run.on_threads import in_order
+from pipelines.run.on_threads import do_all
 from pipelines.run.store import RunStore
 from sd_core.say import Say
 
@@ -132,8 +133,8 @@ class _Case:
             for path in paths
             if not (_NOT_READ.match(path) or path.startswith(self.left_out) or path in self.copied)
         ]
-        for _ in in_order(lambda path: there.put_file(Path(here.absolute(path)), path), new):
-            pass
+        copy = partial(_copy_file, here, there)
+        do_all(copy, new, num_threads=there.num_threads)
         self.copied.update(path for path in new if "-" in Path(path).name)  # named by its hash
 
 
@@ -202,6 +203,10 @@ def _line(result: ReaderResult | PriceResult) -> str:
     what = f"{result.where}, {result.what} of {result.changed:,} of {result.shards:,} shards"
     told = ", ".join(f"{name} {count:,}" for name, count in counts)
     return f"{what}: {result.seconds:.2f} s: {told}"
+
+
+def _copy_file(here: RunStore, there: RunStore, path: str) -> None:
+    there.put_file(Path(here.absolute(path)), path)
 
 
 def _where(store: RunStore) -> str:

@@ -11,6 +11,7 @@ from pipelines.engine.local import run_local
 from pipelines.engine.patience import Patience, ResultT
 from pipelines.engine.progress import Progress
 from pipelines.engine.ray_runner import RayRunner
+from pipelines.engine.sight import Sight, SightWriter
 from pipelines.engine.stopping import check_stopped, stoppable
 from pipelines.run.lease import Lease
 from pipelines.run.manifest import Manifest, committed_shards
@@ -27,6 +28,7 @@ class Session:
     Attributes:
         model_resources: What a step with models may take: a GPU each where there are any.
         download_resources: What the download step takes.
+        keep: Told of every commit, beside what counts them.
     """
 
     def __init__(self, store: RunStore, config: EngineConfig, lease: Lease, say: Say) -> None:
@@ -35,7 +37,9 @@ class Session:
         self._lease = lease
         self._say = say
         self.progress = Progress(say=say)
+        self.sight = Sight(self.progress)
         self.rates = RateLog()
+        self.keep: Callable[[Manifest], None] = lambda manifest: None
         self._warning = EarlyWarning(store, say=say)
         self.download_resources = Resources(num_workers=config.download_workers)
         workers, gpus = cluster.count_model_workers(config) if config.runner == "ray" else (1, 0.0)
@@ -64,7 +68,7 @@ class Session:
             num_shards,
             config=self._config,
             on_commit=self._count,
-            on_trouble=self._say,
+            on_trouble=self.sight.on_trouble(self._say),
         )
         if self._config.runner == "local":
             run_local(chain, check=self._check)
@@ -93,6 +97,7 @@ class Session:
         self._lease.check()
 
     def _count(self, manifest: Manifest) -> None:
+        self.keep(manifest)
         self.progress.add(manifest)
         self.rates.add(manifest)
         self._warning.add(manifest)
@@ -119,6 +124,7 @@ def open_session(
             num_cpus = config.cpu_model_workers + downloads * config.download_workers
             stack.enter_context(cluster.connected(num_cpus=num_cpus))
         session = Session(store, config, lease, say)
+        stack.enter_context(SightWriter(store, lease, session.sight.look))
         session.preflight(downloads=downloads)
         is_reached = True
         try:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.run.store import RunStore
-from pipelines.run.tables import read_parquet, with_column
+from pipelines.run.tables import read_parquet, table_bytes, with_column
 from pipelines.sources.columns import SourceColumn, TextColumns
 from pipelines.sources.rows import EARLIER_READER, SourceRange
 from pipelines.sources.source import Source
@@ -222,13 +221,6 @@ def put_table(store: RunStore, path: str, table: pa.Table) -> str:
     content = table_bytes(table)
     store.replace(path, content)
     return sha256_of_bytes(content)
-
-
-def table_bytes(table: pa.Table) -> bytes:
-    """A small Parquet file of the plan, with page checksums."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
 
 
 def read_planned(store: RunStore, path: str, sha256: str | None) -> pa.Table:

@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from pipelines.config import ConfigError
 from pipelines.plan import PlanError
 from pipelines.plan.inputs import file_sha256, file_token
-from pipelines.plan.record import PLAN_PATH, put_table, read_planned, table_bytes
+from pipelines.plan.record import PLAN_PATH, put_table, read_planned
 from pipelines.run.manifest import ShardError
 from pipelines.run.option_changes import describe_changes
 from pipelines.run.store import RunStore
+from pipelines.run.tables import table_bytes
 from pipelines.sources import Source
 from pipelines.sources.columns import SourceColumn
 from pipelines.sources.rows import EARLIER_READER

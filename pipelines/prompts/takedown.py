@@ -58,7 +58,7 @@ def mask_plan(store: RunStore, tombstones: Tombstones) -> None:
         return {**shard, "path": path, "sha256": digest}
 
     shards = plan.shards.to_pylist()
-    masked = list(in_order(mask, shards))
+    masked = list(in_order(mask, shards, num_threads=store.num_threads))
     if masked != shards:
         table = pa.Table.from_pylist(masked, schema=PROMPT_SHARD_FIELDS)
         store_prompt_plan(replace(plan, shards=table, shards_path=shards_path_of(table)), store)

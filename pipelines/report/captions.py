@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import pyarrow.compute as pc
-
 from pipelines.report.ledgers import Ledgers
 from pipelines.rows.ledger import TOKEN_FIELDS
+from pipelines.run.committed import Committed
 from pipelines.run.record import read_run
-from pipelines.run.store import RunStore
+from pipelines.run.shard_inputs import CaptionCounts, count_captions, told_captions
 from pipelines.steps.select.tokens import TOKENS_OPTION
 from sd_core.say import Say
 
@@ -40,26 +39,29 @@ class CutCaptions:
 
 
 def count_cut_captions(ledgers: Ledgers) -> CutCaptions | None:
-    """Read the ledger's counts; None, and nothing is read, where select counted nothing."""
+    """Sum what the ledger's shards have counted; None where select counted nothing."""
     names = {field.name for field in TOKEN_FIELDS}
     options = read_run(ledgers.store).get("steps", {}).get("select", {}).get("options", {})
-    if TOKENS_OPTION not in options or not names <= set(ledgers.schema.names):
+    if TOKENS_OPTION not in options:
         return None
-    kept = cut = longest = counted = 0
-    for table in ledgers.read({*names, "kept"}):
-        counted += table.num_rows - table["caption_tokens"].null_count
-        rows = table.filter(table["kept"])
-        kept += rows.num_rows - rows["caption_tokens"].null_count
-        cut += pc.sum(rows["caption_is_cut"]).as_py() or 0
-        longest = max(longest, pc.max(rows["caption_tokens"]).as_py() or 0)
-    if not counted:
+    counts: list[CaptionCounts] = []
+    for manifest in ledgers.committed("select").manifests(ledgers.step("select").num_shards):
+        if manifest.gives is None:  # of a run made before it was told
+            if not names <= set(ledgers.schema.names):
+                return None
+            counts = [count_captions(table) for table in ledgers.read({*names, "kept"})]
+            break
+        counts.append(told_captions(manifest.gives))
+    if not any(count.counted for count in counts):
         return None
+    kept, cut = (sum(getattr(count, name) for count in counts) for name in ("kept", "cut"))
+    longest = max(count.longest for count in counts)
     most = options[TOKENS_OPTION].get("max_tokens")
     return CutCaptions(kept=kept, cut=cut, longest=longest, max_tokens=most)
 
 
-def say_cut_captions(store: RunStore, say: Say) -> None:
+def say_cut_captions(verdicts: Committed, say: Say) -> None:
     """Say once how many captions are cut; nothing where none is."""
-    found = count_cut_captions(Ledgers(store))
+    found = count_cut_captions(Ledgers(verdicts.store, (verdicts,)))
     if found is not None and found.cut:
         say(f"select: {found.text}")

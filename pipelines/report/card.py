@@ -22,6 +22,7 @@ from pipelines.report.page import (
     template_environment,
 )
 from pipelines.revisions.readers import FILES_LIST, ShownFile, read_shown
+from pipelines.run.committed import Committed
 from pipelines.run.record import read_run
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_parquet
@@ -37,12 +38,15 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6
 _MORE_SIZES = ((10**7, "1M<n<10M"), (10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
 
 
-def write_card(store: RunStore) -> None:
+def write_card(store: RunStore, known: Collection[Committed] = ()) -> None:
     """Write or renew the card; nothing where select is not complete, or the README is another's.
 
     It holds no time and no path, so that equal runs have equal cards.
+
+    Args:
+        known: Steps of which a job holds the manifests in memory.
     """
-    ledgers = Ledgers(store)
+    ledgers = Ledgers(store, tuple(known))
     if "select" not in ledgers.revision.steps or not is_ours(store):
         return
     card = make_card(ledgers).encode()

@@ -23,9 +23,7 @@ class Ledgers(RevisionFiles):
     @cached_property
     def schema(self) -> pa.Schema:
         """The first shard's."""
-        made, shards = self.committed("select"), range(self.step("select").num_shards)
-        files = (made.file(shard_id, "ledger") for shard_id in shards)
-        first = next(entry for entry in files if entry is not None)
+        first = next(self.iterate_files("ledger"))
         with self.whole(first.path), open_checked(self.store, first) as stream:
             return pq.read_schema(stream)
 
@@ -33,7 +31,9 @@ class Ledgers(RevisionFiles):
         """These columns of each shard, those that the first has; null where another lacks one."""
         asked = pa.schema([field for field in self.schema if field.name in columns])
         read = partial(self.read_table, columns=asked.names)
-        for table in in_order(read, self.iterate_files("ledger")):
+        for table in in_order(
+            read, self.iterate_files("ledger"), num_threads=self.store.num_threads
+        ):
             for field in asked:  # shards that an older version made of the same run
                 if field.name not in table.column_names:
                     table = table.append_column(field, pa.nulls(table.num_rows, field.type))

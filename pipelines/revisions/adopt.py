@@ -1,104 +1,95 @@
 """A new revision takes over every shard that was made from the same before."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from threading import Lock
 
 from pipelines.rows.ledger import RETRIED_REASONS
 from pipelines.run.amendments import Amendments
-from pipelines.run.manifest import (
-    committed_shards,
-    create_manifest,
-    read_manifest,
-)
+from pipelines.run.commit_log import segment_of
+from pipelines.run.committed import Committed
+from pipelines.run.manifest import Manifest, create_manifest
 from pipelines.run.on_threads import in_order
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import read_json
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Donor:
-    fingerprint: str
-    shards: frozenset[int]
-
-
 def adopt_shards(
-    store: RunStore,
+    made: Committed,
     *,
-    step: str,
-    fingerprint: str,
     shard_ids: Iterable[int],
     inputs_of: Callable[[int], str | None],
+    is_same: Callable[[Manifest, str], bool] = lambda manifest, inputs: manifest.inputs == inputs,
 ) -> int:
     """Commit, without making them again, shards that an earlier revision made from the same.
 
     Args:
-        step: A step whose manifests say what each shard was made from (`Manifest.inputs`).
-        fingerprint: Of the revision that is being made.
+        made: A step whose manifests say what each shard was made from (`Manifest.inputs`), under
+            the fingerprint of the revision that is being made.
         shard_ids: Its shards.
         inputs_of: What a shard would be made from; None where that is not known yet.
+        is_same: Whether a shard of an earlier revision was made from that.
 
     Returns:
         How many were taken over.
     """
-    donors = _donors(store, step, fingerprint)
-    done = committed_shards(store, step, fingerprint)
+    store, step = made.store, made.step
+    names = [n for n in store.list_folders(f"manifests/{step}") if n != made.fingerprint]
+    donors = [(donor, donor.shards()) for donor in (Committed(store, step, n) for n in names)]
+    if not any(shards for _, shards in donors):
+        return 0
+    lock, takes_records = Lock(), cache(partial(copy_records, store, step, now=made.fingerprint))
 
-    lock, takes_records = Lock(), cache(partial(copy_records, store, step, now=fingerprint))
-
-    def adopt(shard_id: int) -> bool:
+    def adopt(shard_id: int) -> Manifest | None:
         inputs = inputs_of(shard_id)
-        for donor in donors if inputs is not None else ():
-            if shard_id not in donor.shards:
+        if inputs is None:
+            return None
+        for donor, shards in donors:
+            manifest = donor.find(shard_id) if shard_id in shards else None
+            if manifest is None or manifest.quarantined is not None:
                 continue
-            manifest = read_manifest(store, step, donor.fingerprint, shard_id)
-            if manifest is None or manifest.inputs != inputs or manifest.quarantined is not None:
+            if not is_same(manifest, inputs):
                 continue
             with lock:  # once for all of its shards
                 is_alike = takes_records(donor.fingerprint)
             if is_alike:
-                create_manifest(store, replace(manifest, fingerprint=fingerprint))
-                return True
-        return False
+                return _taken(made, replace(manifest, inputs=inputs))
+        return None
 
-    return sum(in_order(adopt, (each for each in shard_ids if donors and each not in done)))
+    done = made.begin()
+    return _keep(made, adopt, [each for each in shard_ids if each not in done])
 
 
 def adopt_download(
-    store: RunStore,
-    *,
-    amendments: Amendments,
-    fingerprint: str,
-    num_rows: Callable[[int], int],
-    num_shards: int,
+    made: Committed, *, amendments: Amendments, num_rows: Callable[[int], int], num_shards: int
 ) -> int:
     """Take over the shards that were downloaded before: all, or those with nothing to retry.
 
     Args:
+        made: The download that is to have them.
         num_rows: Of a shard; one that had fewer when its list was cut short is made again.
 
     Returns:
         How many were taken over.
     """
     adopted = 0
-    done = committed_shards(store, "download", fingerprint) if amendments.before else set()
+    again = reasons_again(amendments)
     for before in amendments.before:
-        if before != fingerprint:
-            copy_records(store, "download", before, fingerprint)
-        todo = committed_shards(store, "download", before) - done if before != fingerprint else ()
-        for shard_id in sorted(todo):
-            manifest = read_manifest(store, "download", before, shard_id)
-            if manifest is None or shard_id >= num_shards:
-                continue
-            if manifest.rows_in != num_rows(shard_id):
-                continue
-            is_again = not reasons_again(amendments).isdisjoint(manifest.dropped)
-            if amendments.fetches_again and (is_again or manifest.quarantined is not None):
-                continue
-            create_manifest(store, replace(manifest, fingerprint=fingerprint))
-            done.add(shard_id)
-            adopted += 1
+        if before == made.fingerprint:
+            continue
+        donor = Committed(made.store, made.step, before)
+        copy_records(made.store, made.step, before, made.fingerprint)
+
+        def adopt(shard_id: int, donor: Committed = donor) -> Manifest | None:
+            manifest = donor.manifest(shard_id)
+            is_again = manifest.quarantined is not None or not again.isdisjoint(manifest.dropped)
+            if manifest.rows_in != num_rows(shard_id) or (amendments.fetches_again and is_again):
+                return None
+            return _taken(made, manifest)
+
+        todo = sorted(donor.shards() - made.begin())
+        adopted += _keep(made, adopt, [each for each in todo if each < num_shards])
     return adopted
 
 
@@ -107,20 +98,36 @@ def reasons_again(amendments: Amendments) -> frozenset[str]:
     return RETRIED_REASONS | set(amendments.also_again)
 
 
-def adopt_made(store: RunStore, *, step: str, before: str, now: str) -> int:
+def adopt_made(made: Committed, *, before: str) -> int:
     """Take over what a step made before it was asked to make again what it had given up.
 
     Returns:
         How many shards were taken over.
     """
-    todo = committed_shards(store, step, before) - committed_shards(store, step, now)
-    if todo and not copy_records(store, step, before, now):
+    donor = Committed(made.store, made.step, before)
+    todo = donor.shards() - made.begin()
+    if not todo or not copy_records(made.store, made.step, before, made.fingerprint):
         return 0
+
+    def adopt(shard_id: int) -> Manifest | None:
+        manifest = donor.manifest(shard_id)
+        return None if manifest.quarantined is not None else _taken(made, manifest)
+
+    return _keep(made, adopt, sorted(todo))
+
+
+def _taken(made: Committed, manifest: Manifest) -> Manifest:
+    return create_manifest(made.store, replace(manifest, fingerprint=made.fingerprint))
+
+
+def _keep(
+    made: Committed, adopt: Callable[[int], Manifest | None], shard_ids: Sequence[int]
+) -> int:
+    """Take shards over, on threads; how many there were."""
     adopted = 0
-    for shard_id in sorted(todo):
-        manifest = read_manifest(store, step, before, shard_id)
-        if manifest is not None and manifest.quarantined is None:
-            create_manifest(store, replace(manifest, fingerprint=now))
+    for manifest in in_order(adopt, shard_ids, num_threads=made.store.num_threads):
+        if manifest is not None:
+            made.log.add(manifest)
             adopted += 1
     return adopted
 
@@ -128,7 +135,7 @@ def adopt_made(store: RunStore, *, step: str, before: str, now: str) -> int:
 def copy_records(store: RunStore, step: str, before: str, now: str) -> bool:
     """Copy what workers recorded of the models; False where another record is there."""
     for name in store.list_files(f"manifests/{step}/{before}"):
-        if name.removesuffix(".json").isdigit():
+        if name.removesuffix(".json").isdigit() or segment_of(name) is not None:
             continue
         earlier, path = (f"manifests/{step}/{each}/{name}" for each in (before, now))
         tree = read_json(store, earlier) if name.endswith(".json") else None
@@ -138,11 +145,3 @@ def copy_records(store: RunStore, step: str, before: str, now: str) -> bool:
         if tree is None or read_json(store, path) != tree:  # perhaps one of them is not sealed
             return False
     return True
-
-
-def _donors(store: RunStore, step: str, fingerprint: str) -> list[_Donor]:
-    names = [n for n in store.list_folders(f"manifests/{step}") if n != fingerprint]
-    return [
-        _Donor(fingerprint=name, shards=frozenset(committed_shards(store, step, name)))
-        for name in names
-    ]

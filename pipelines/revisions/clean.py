@@ -5,15 +5,16 @@ starts at the first clean-up that finds it.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 
 from pipelines.prompts import is_prompt_plan, load_prompt_plan
 from pipelines.revisions.readers import read_shown
 from pipelines.run.amendments import read_amendments
 from pipelines.run.committed import Committed
 from pipelines.run.crops import read_removed
+from pipelines.run.on_threads import in_order
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import read_json, write_json
@@ -61,24 +62,24 @@ def clean_run(
     seen = _read_seen(store)
     done = CleanUp()
     waiting: dict[str, float] = {}
-    paths = [*_dead_manifests(store, live), *_unreferenced(store, referenced)]
-    removals: dict[str, Callable[[], object]] = {
-        path: partial(store.delete, path) for path in paths
-    }
-    for torn in store.half_written():
-        name = torn.relative_to(store.absolute("")).as_posix()
-        removals[name] = partial(torn.unlink, missing_ok=True)
-    for path, remove in removals.items():
+    sizes = {**_dead_manifests(store, live), **_unreferenced(store, referenced)}
+    torn = {path.relative_to(store.absolute("")).as_posix(): path for path in store.half_written()}
+    sizes |= {name: _size(path) for name, path in torn.items()}
+    gone = []
+    for path, size in sizes.items():
         since = seen.get(path, now_s)
         if now_s - since < grace_s:
             waiting[path] = since
             continue
-        size = _size(store, path)
         say(f"{'would remove' if dry else 'removing'} {store.place(path)} ({size:,} bytes)")
-        done.files += 1
+        gone.append(path)
         done.num_bytes += size
-        if not dry:
-            remove()
+    done.files = len(gone)
+    if not dry:
+        store.delete_all([path for path in gone if path not in torn])
+        for path in gone:
+            if path in torn:
+                torn[path].unlink(missing_ok=True)
     done.waiting = len(waiting)
     if not dry:
         _write_seen(store, waiting)
@@ -109,36 +110,41 @@ def _referenced_files(store: RunStore, live: Mapping[str, set[str]]) -> set[str]
     for step, fingerprints in live.items():
         for fingerprint in fingerprints:
             made = Committed(store, step, fingerprint)
-            for shard_id in made.shards():
-                files.update(entry.path for entry in made.manifest(shard_id).files)
+            shards = sorted(made.shards())
+            for manifest in in_order(made.manifest, shards, num_threads=store.num_threads):
+                files.update(entry.path for entry in manifest.files)
     if is_prompt_plan(store):
         plan = load_prompt_plan(store)
         files.update((plan.shards_path, *plan.shards["path"].to_pylist()))
     return files
 
 
-def _dead_manifests(store: RunStore, live: Mapping[str, set[str]]) -> Iterator[str]:
-    """First of all: what no manifest names can be missed by nobody."""
+def _dead_manifests(store: RunStore, live: Mapping[str, set[str]]) -> dict[str, int]:
+    """First of all: what no manifest names can be missed by nobody. With their bytes."""
+    found = {}
     for step in store.list_folders("manifests"):
         for fingerprint in store.list_folders(f"manifests/{step}"):
-            if fingerprint in live.get(step, ()):
-                continue
-            folder = f"manifests/{step}/{fingerprint}"
-            yield from (f"{folder}/{name}" for name in store.list_files(folder))
+            if fingerprint not in live.get(step, ()):
+                folder = f"manifests/{step}/{fingerprint}"
+                sizes = store.list_sizes(folder)
+                found.update({f"{folder}/{name}": sizes[name] for name in sorted(sizes)})
+    return found
 
 
-def _unreferenced(store: RunStore, referenced: set[str]) -> Iterator[str]:
+def _unreferenced(store: RunStore, referenced: set[str]) -> dict[str, int]:
     plan = _PLAN_FOLDERS if is_prompt_plan(store) else ()
+    found = {}
     for folder in (*every_folder(), *plan):
-        for name in store.list_files(folder):
+        for name, size in sorted(store.list_sizes(folder).items()):
             path = f"{folder}/{name}"
             if _COMMITTED.fullmatch(name) and path not in referenced:
-                yield path
+                found[path] = size
+    return found
 
 
-def _size(store: RunStore, path: str) -> int:
+def _size(path: Path) -> int:
     try:
-        return store.size(path)
+        return path.stat().st_size
     except FileNotFoundError:
         return 0
 

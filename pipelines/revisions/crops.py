@@ -13,7 +13,7 @@ from pipelines.run.checked import open_checked
 from pipelines.run.committed import Committed
 from pipelines.run.crops import KEPT_FOLDER, RemovedCrops, read_removed, write_removed
 from pipelines.run.manifest import FileEntry
-from pipelines.run.on_threads import in_order
+from pipelines.run.on_threads import do_all, in_order
 from pipelines.run.record import StepIdentity, read_revision, read_run
 from pipelines.run.revision_files import origin_of
 from pipelines.run.store import RunStore
@@ -52,7 +52,8 @@ def clean_crops(store: RunStore, *, dry: bool = False) -> tuple[list[FileEntry],
     manifests = [(made.manifest(n), publish.manifest(n)) for n in range(len(made.shards()))]
     pairs = [(m.file("images"), p.file(KEPT_FOLDER)) for m, p in manifests]
     look = partial(_look, store, checks=not dry)
-    found = list(in_order(look, [(crops, left) for crops, left in pairs if crops is not None]))
+    there = [(crops, left) for crops, left in pairs if crops is not None]
+    found = list(in_order(look, there, num_threads=store.num_threads))
     removed = RemovedCrops(
         publish=publish.fingerprint,
         pictures=sum(s.crops.num_rows - (s.left.num_rows if s.left else 0) for s in found),
@@ -60,12 +61,11 @@ def clean_crops(store: RunStore, *, dry: bool = False) -> tuple[list[FileEntry],
             max(0, s.crops.num_bytes - (s.left.num_bytes if s.left else 0)) for s in found
         ),
     )
-    there = [replace(s.crops, num_bytes=s.num_bytes) for s in found if s.num_bytes is not None]
+    gone = [replace(s.crops, num_bytes=s.num_bytes) for s in found if s.num_bytes is not None]
     if not dry:
         write_removed(store, removed)  # first: readers of a crop that goes must find what is left
-        for _ in in_order(store.delete, [entry.path for entry in there]):
-            pass
-    return there, removed
+        store.delete_all([entry.path for entry in gone])
+    return gone, removed
 
 
 def _look(store: RunStore, pair: tuple[FileEntry, FileEntry | None], *, checks: bool) -> _Shard:
@@ -119,6 +119,9 @@ def take_down_left(run: RunTakedown, store: RunStore) -> None:
     old, new = (Committed(store, "publish", f) for f in (removed.publish, told.fingerprint))
     copy_records(store, "publish", old.fingerprint, new.fingerprint)
     left = replace(run, old={"publish": old}, new={"publish": new})
-    for shard_id in sorted(old.shards()):
+
+    def rewrite(shard_id: int) -> None:
         rewrite_members(ShardTakedown(run=left, manifest=old.manifest(shard_id)), KEPT_FOLDER)
+
+    do_all(rewrite, sorted(old.shards()), num_threads=store.num_threads)
     write_removed(store, replace(removed, publish=new.fingerprint))

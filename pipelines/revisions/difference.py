@@ -47,7 +47,9 @@ def compare_cuts(store: RunStore, *, before: str, now: str, num_shards: int) -> 
     """
     difference = Difference()
     cuts = [Committed(store, "select", fingerprint) for fingerprint in (before, now)]
-    for found in in_order(partial(_compare_shard, cuts), range(num_shards)):
+    for found in in_order(
+        partial(_compare_shard, cuts), range(num_shards), num_threads=store.num_threads
+    ):
         difference.same += found.same
         difference.newly_kept += found.newly_kept
         difference.newly_dropped += found.newly_dropped

@@ -119,7 +119,7 @@ class _Export:
             except FileNotFoundError:
                 return False
 
-        return all(in_order(is_there, files))
+        return all(in_order(is_there, files, num_threads=self._to.num_threads))
 
     def _read(self, path: str) -> dict[str, Any] | None:
         """A record of an export; raises `ExportError` where it is another's."""

@@ -35,9 +35,11 @@ def find_reach(
         others: Looked for besides, and hide nothing: what rows that are taken down are called.
     """
     reads = _row_reads(made, verdicts)
-    found = list(in_order(lambda read: _contents(read(), stones, others), reads))
+    threads = made.store.num_threads
+    look = partial(_contents, stones=stones, others=others)
+    found = list(in_order(lambda read: look(read()), reads, num_threads=threads))
     more = stones | Tombstones.union(contents for contents, _ in found)
-    names = in_order(lambda read: _names(read(), more), reads)
+    names = in_order(lambda read: _names(read(), more), reads, num_threads=threads)
     return Reach(
         stones=more | Tombstones.union(names), hits=Tombstones.union(hits for _, hits in found)
     )

@@ -13,7 +13,7 @@ the lists, then the record without it; whoever comes next does again what it fin
 
 import io
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -22,7 +22,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.run.on_threads import ItemT, in_order
+from pipelines.run.on_threads import do_all
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import read_json, write_json
@@ -94,8 +94,8 @@ def _show_steps(store: RunStore) -> None:
     gone = sorted(there - now.keys())
     touched = [*gone, *(file.path for file in changed)]
     write_json(store, RECORD_FILE, {"pending": sorted(pending.union(touched))})
-    _do(partial(_show, store), changed)
-    _do(store.at_top().delete, gone)
+    do_all(partial(_show, store), changed, num_threads=store.num_threads)
+    store.at_top().delete_all(gone)
     _write_lists(store, now.values())
     record = {"steps": steps, "pending": [], "lists": _digests(store)}
     write_json(store, RECORD_FILE, record)
@@ -169,11 +169,6 @@ def _listed(store: RunStore, folder: str) -> Iterator[str]:
 
 def _show(store: RunStore, file: ShownFile) -> None:
     store.show(file.committed, file.path)
-
-
-def _do(work: Callable[[ItemT], None], items: Iterable[ItemT]) -> None:
-    for _ in in_order(work, items):
-        pass
 
 
 def _write_lists(store: RunStore, files: Collection[ShownFile]) -> None:

@@ -28,6 +28,7 @@ from pipelines.rules.tombstones import (
 from pipelines.run.amendments import Amendments, read_amendments, write_amendments
 from pipelines.run.cache_files import publish_cache, withdraw_cache
 from pipelines.run.committed import Committed
+from pipelines.run.manifest import Manifest
 from pipelines.run.on_threads import in_order
 from pipelines.run.record import (
     StepIdentity,
@@ -37,6 +38,7 @@ from pipelines.run.record import (
     withdraw_step,
     write_run,
 )
+from pipelines.run.sight import SIGHT_FILE
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS, later_steps
 from pipelines.steps.rewrite import RunTakedown, ShardTakedown
@@ -75,6 +77,7 @@ def take_down(
         ConfigError: it is no curated or generated run.
         ShardError: a shard is damaged.
     """
+    store.delete(SIGHT_FILE)  # the last words of a job that was killed may name a row
     run, amendments = read_run(store), read_amendments(store)
     old = recorded_steps(store, run)
     _take_over_begun(store, amendments, old)
@@ -158,9 +161,8 @@ def _take_over_begun(
         return
     plan = load_plan(store)
     adopt_download(
-        store,
+        Committed(store, "download", old["download"].fingerprint),
         amendments=replace(amendments, fetches_again=False),
-        fingerprint=old["download"].fingerprint,
         num_rows=plan.num_rows_of,
         num_shards=plan.num_shards,
     )
@@ -172,11 +174,12 @@ def _rewrite(takedown: RunTakedown, step: str) -> None:
     copy_records(old.store, step, old.fingerprint, new.fingerprint)
     rewrite = STEP_KINDS[step].rewrite or ShardTakedown.take_over
 
-    def work(shard_id: int) -> None:
-        rewrite(ShardTakedown(run=takedown, manifest=old.manifest(shard_id)))
+    def work(shard_id: int) -> Manifest:
+        return rewrite(ShardTakedown(run=takedown, manifest=old.manifest(shard_id)))
 
-    for _ in in_order(work, sorted(old.shards())):
-        pass
+    new.begin()
+    for manifest in in_order(work, sorted(old.shards()), num_threads=old.store.num_threads):
+        new.log.add(manifest)
 
 
 def _complete_all(
@@ -190,15 +193,16 @@ def _complete_all(
         before = complete_before.get(name)
         is_current = before is not None and before.fingerprint == old[name].fingerprint
         every = -(-planned // takedown.group) if STEP_KINDS[name].is_grouped else planned
-        _complete(store, step, num_shards=before.num_shards if before and is_current else every)
+        num_shards = before.num_shards if before and is_current else every
+        _complete(takedown.new[name], step, num_shards=num_shards)
 
 
-def _complete(store: RunStore, step: StepIdentity, *, num_shards: int) -> None:
+def _complete(made: Committed, step: StepIdentity, *, num_shards: int) -> None:
     """Make a step current if every shard of it is there; else withdraw what readers see of it.
 
     The job completes it when it is run again.
     """
-    kind, made = STEP_KINDS[step.step], Committed(store, step.step, step.fingerprint)
+    kind, store = STEP_KINDS[step.step], made.store
     if len(made.shards()) < num_shards:
         if step.step == "encode":
             withdraw_cache(store)
@@ -211,4 +215,5 @@ def _complete(store: RunStore, step: StepIdentity, *, num_shards: int) -> None:
         folders=kind.paths,
         later=later_steps(step.step),
         publish=lambda: publish_cache(made) if step.step == "encode" else None,
+        made=made,
     )

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Final
 
 from fsspec.utils import get_protocol
@@ -76,16 +77,16 @@ def sources_taken_down(store: RunStore, sources: RunStore) -> list[str]:
         raise ConfigError(f"--taken-down-in: {store.root} is no generated run")
     origin = next(iter(recorded_steps(sources, read_run(sources)).values()))
     made = Committed(sources, origin.step, origin.fingerprint)
-    masked = {
-        key for keys in in_order(lambda n: _masked_keys(made, n), made.shards()) for key in keys
-    }
+    read = partial(_masked_keys, made)
+    found = in_order(read, made.shards(), num_threads=sources.num_threads)
+    masked = {key for keys in found for key in keys}
     plan = load_prompt_plan(store)
 
     def starts(shard_id: int) -> set[str]:
         return set(read_prompts(plan, store, shard_id)["init_key"].drop_null().to_pylist())
 
-    found = set().union(*in_order(starts, range(plan.num_shards)))
-    return sorted(key for key in found if masked_key(key) in masked)
+    named = set().union(*in_order(starts, range(plan.num_shards), num_threads=store.num_threads))
+    return sorted(key for key in named if masked_key(key) in masked)
 
 
 def _masked_keys(made: Committed, shard_id: int) -> list[str]:

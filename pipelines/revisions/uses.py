@@ -77,7 +77,7 @@ def _count_kept(store: RunStore, select: str | None, takedown: RunTakedown) -> i
     if select is None or not committed_shards(store, "select", select):
         return None
     count = partial(_kept_of_shard, Committed(store, "select", select), takedown)
-    return sum(in_order(count, sorted(takedown.hidden)))
+    return sum(in_order(count, sorted(takedown.hidden), num_threads=store.num_threads))
 
 
 def _kept_of_shard(verdicts: Committed, takedown: RunTakedown, shard_id: int) -> int:

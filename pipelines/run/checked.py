@@ -1,18 +1,24 @@
 """Committed files as their manifest describes them: held against their digest before any use."""
 
 import hashlib
-import shutil
-import tempfile
+import io
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import IO, Any
+from typing import IO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.run.manifest import FileEntry, ShardError
+from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_parquet
+
+_MOST_IN_MEMORY: Final = 8 << 20
+
+
+class MissingFileError(ShardError):
+    """A committed file is not there."""
 
 
 @contextmanager
@@ -22,15 +28,8 @@ def open_checked(store: RunStore, entry: FileEntry) -> Iterator[IO[bytes]]:
     Raises:
         ShardError: it is missing or damaged; says which.
     """
-    with ExitStack() as stack:
-        if store.is_local:
-            stream: Any = stack.enter_context(_found(store, entry))
-        else:
-            stream = stack.enter_context(tempfile.TemporaryFile())
-            with _found(store, entry) as remote:
-                shutil.copyfileobj(remote, stream, 4 << 20)
-            stream.seek(0)
-        if hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
+    with _found(store, entry) as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:  # type: ignore[arg-type]
             raise ShardError(
                 f"{store.told(entry.path)}: damaged, its sha256 is not its manifest's; copy the "
                 "run again, or verify it"
@@ -43,11 +42,26 @@ def open_checked(store: RunStore, entry: FileEntry) -> Iterator[IO[bytes]]:
 def _found(store: RunStore, entry: FileEntry) -> Iterator[IO[bytes]]:
     with ExitStack() as stack:
         try:
-            stream = stack.enter_context(store.open(entry.path))
+            stream = stack.enter_context(_opened(store, entry))
         except FileNotFoundError as error:
             told = "missing; open the run again, or verify it"
-            raise ShardError(f"{store.told(entry.path)}: {told}") from error
+            raise MissingFileError(f"{store.told(entry.path)}: {told}") from error
         yield stream
+
+
+@contextmanager
+def _opened(store: RunStore, entry: FileEntry) -> Iterator[IO[bytes]]:
+    """The file itself where it is local, else a copy, had by one request."""
+    if store.is_local:
+        with store.open(entry.path) as stream:
+            yield stream
+    elif entry.num_bytes <= _MOST_IN_MEMORY:
+        yield io.BytesIO(store.read_bytes(entry.path))
+    else:
+        with spool_folder() as folder:
+            store.fetch(entry.path, folder / "copy")
+            with (folder / "copy").open("rb") as copy:
+                yield copy
 
 
 def read_checked(

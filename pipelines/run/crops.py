@@ -5,10 +5,13 @@ more. `clean --crops` removes the first; its record names what publish had commi
 tars stand for the crops from then on, whatever the run is cut to later.
 """
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import Final
+from typing import IO, Final
 
+from pipelines.run.checked import MissingFileError, open_checked
 from pipelines.run.manifest import FileEntry, ShardError, read_manifest
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import damaged_record, read_json, write_json
@@ -71,6 +74,27 @@ def images_file(store: RunStore, crops: FileEntry | None) -> FileEntry | None:
         removed = read_removed(store)
         return crops if removed is None else _left(store, crops, removed)
     return crops
+
+
+@contextmanager
+def open_images(
+    store: RunStore, crops: FileEntry | None
+) -> Iterator[tuple[FileEntry, IO[bytes]] | None]:
+    """What `images_file` gives, opened and held against its digest: one request where the crops
+    are there.
+
+    Raises:
+        ShardError: it is missing or damaged.
+    """
+    with ExitStack() as stack:
+        entry = crops
+        try:
+            stream = None if crops is None else stack.enter_context(open_checked(store, crops))
+        except MissingFileError:
+            if (entry := images_file(store, crops)) == crops:
+                raise
+            stream = None if entry is None else stack.enter_context(open_checked(store, entry))
+        yield None if entry is None or stream is None else (entry, stream)
 
 
 def _left(store: RunStore, crops: FileEntry, removed: RemovedCrops) -> FileEntry | None:

@@ -29,9 +29,10 @@ class DraftStore(RunStore):
     def exists(self, path: str) -> bool:
         return path in self.written or super().exists(path)
 
-    def list_files(self, folder: str) -> list[str]:
-        ours = {path.rpartition("/")[2] for path in self.written if _folder(path) == folder}
-        return sorted(ours.union(super().list_files(folder)))
+    def list_sizes(self, folder: str) -> dict[str, int]:
+        ours = {path: len(held) for path, held in self.written.items() if _folder(path) == folder}
+        named = {path.rpartition("/")[2]: size for path, size in ours.items()}
+        return {**super().list_sizes(folder), **named}
 
     def read_bytes(self, path: str) -> bytes:
         return self.written[path] if path in self.written else super().read_bytes(path)

@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from pipelines.run.checked import open_checked, read_checked
-from pipelines.run.crops import images_file
+from pipelines.run.checked import read_checked
+from pipelines.run.crops import open_images
 from pipelines.run.manifest import FileEntry, Manifest, ShardError
 from pipelines.run.store import RunStore
 from sd_core.tar_members import TarFault, iterate_members
 
 _BATCHES_HELD = 4
 _IMAGE_SUFFIXES = ("jpg", "png", "webp")
-_FACTS = (
+FACTS = (
     "row",
     "key",
     "caption",
@@ -50,19 +50,35 @@ def iterate_images(
     *,
     keys: frozenset[str] | None = None,
     on_failure: Callable[[dict[str, Any], ShardError], None] | None = None,
+    rows: Sequence[dict[str, Any]] | None = None,
 ) -> Iterator[StoredImage]:
     """What `Committed.images` gives, of a shard of `download` or `generate`."""
+    crops = manifest.file("images")
+    with open_images(store, crops) as found:
+        if found is not None:
+            images, stream = found
+            yield from _decoded(store, manifest, images, stream, keys, on_failure, rows)
+        elif manifest.kept and not (crops and keys is not None):
+            raise _no_tar(manifest)
+
+
+def _decoded(
+    store: RunStore,
+    manifest: Manifest,
+    images: FileEntry,
+    stream: IO[bytes],
+    keys: frozenset[str] | None,
+    on_failure: Callable[[dict[str, Any], ShardError], None] | None,
+    known: Sequence[dict[str, Any]] | None,
+) -> Iterator[StoredImage]:
     origin, shard_id = manifest.step, manifest.shard_id
-    crops, facts = manifest.file("images"), manifest.file(f"facts/{origin}")
-    images = images_file(store, crops)
-    if images is None or facts is None:
-        if manifest.kept and not (crops and facts and keys is not None):
-            raise ShardError(f"{origin} shard {shard_id}: {manifest.kept} images, but no tar")
-        return
-    rows = read_checked(store, facts, _FACTS).to_pylist()
+    facts = manifest.file(f"facts/{origin}")
+    if facts is None:
+        raise _no_tar(manifest)
+    rows = read_checked(store, facts, FACTS).to_pylist() if known is None else known
     stored = iter([row for row in rows if row.pop("reason") is None])
-    members = iterate_encoded(store, images)
-    if images != crops:
+    members = iterate_encoded(stream, images)
+    if known is not None or images != manifest.file("images"):
         if keys is None:
             raise ShardError(f"{origin} shard {shard_id}: only the kept images are left")
         asked = keys
@@ -86,6 +102,11 @@ def iterate_images(
         yield StoredImage(facts=row, pixels=pixels)
     if next(stored, None) is not None:
         raise ShardError(f"{store.place(images.path)}: holds fewer images than {facts.path} has")
+
+
+def _no_tar(manifest: Manifest) -> ShardError:
+    told = f"{manifest.step} shard {manifest.shard_id}"
+    return ShardError(f"{told}: {manifest.kept} images, but no tar")
 
 
 def batches(images: Iterator[StoredImage], *, size: int) -> Iterator[Sequence[StoredImage]]:
@@ -140,13 +161,11 @@ def stack_pixels(
     return stacked.transpose(0, 3, 1, 2)
 
 
-def iterate_encoded(store: RunStore, entry: FileEntry) -> Iterator[tuple[str, bytes]]:
-    """`(key, file)` of each image of a shard's tar, which is held against its digest first."""
-    with open_checked(store, entry) as stream:
-        fault = damaged(entry.path)
-        for member in iterate_members(stream, fault=fault, max_bytes=image_bytes):
-            if member.content is not None:
-                yield member.key, member.content
+def iterate_encoded(stream: IO[bytes], entry: FileEntry) -> Iterator[tuple[str, bytes]]:
+    """`(key, file)` of each image of a shard's tar, which is open."""
+    for member in iterate_members(stream, fault=damaged(entry.path), max_bytes=image_bytes):
+        if member.content is not None:
+            yield member.key, member.content
 
 
 def image_places(stream: IO[bytes], *, fault: TarFault) -> dict[str, tuple[int, int]]:

@@ -1,13 +1,12 @@
 """The commit: data files named by their own hash, then the manifest, last and exclusively."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipelines.run.on_threads import in_order
 from pipelines.run.schemas import record_schema
 from pipelines.run.store import RunStore
 from sd_core.errors import FoundryError, InputError
@@ -47,6 +46,8 @@ class Manifest:
     """Digest of what the shard was made from, where a later revision may reuse it."""
     quarantined: str | None = None
     """The error that made the engine give the shard up."""
+    gives: Mapping[str, str] | None = None
+    """What later steps are made from of its files, by name; None where they are to be read."""
 
     def __post_init__(self) -> None:
         if self.rows_in != self.kept + sum(self.dropped.values()):
@@ -58,7 +59,20 @@ class Manifest:
     @property
     def digest(self) -> str:
         """Hex sha256 of the manifest as it is written."""
-        return sha256_of_bytes(seal_tree(asdict(self)))
+        return sha256_of_bytes(self.content)
+
+    @property
+    def path(self) -> str:
+        """Where the manifest lies in a run."""
+        return manifest_path(self.step, self.fingerprint, self.shard_id)
+
+    @property
+    def content(self) -> bytes:
+        """The manifest as it is written."""
+        tree = {**vars(self), "files": [vars(entry) for entry in self.files]}
+        if self.gives is None:  # as it was before there was such a thing
+            del tree["gives"]
+        return seal_tree(tree)
 
     def file(self, folder: str) -> FileEntry | None:
         """The file this shard has in `folder` (`images`, `facts/download`, ...), if any."""
@@ -77,9 +91,14 @@ class SpooledFile:
     num_rows: int
 
 
+def manifests_folder(step: str, fingerprint: str) -> str:
+    """Where a step's manifests lie in a run."""
+    return f"manifests/{step}/{fingerprint}"
+
+
 def manifest_path(step: str, fingerprint: str, shard_id: int) -> str:
     """Where a shard's manifest lies in a run."""
-    return f"manifests/{step}/{fingerprint}/{shard_id:06d}.json"
+    return f"{manifests_folder(step, fingerprint)}/{shard_id:06d}.json"
 
 
 def commit_shard(
@@ -93,6 +112,7 @@ def commit_shard(
     kept: int,
     dropped: Mapping[str, int],
     inputs: str | None = None,
+    gives: Mapping[str, str] | None = None,
     taken: Sequence[FileEntry] = (),
 ) -> Manifest:
     """Publish a shard's files, then its manifest; returns the manifest that counts.
@@ -117,14 +137,15 @@ def commit_shard(
         kept=kept,
         dropped={reason: count for reason, count in sorted(dropped.items()) if count},
         inputs=inputs,
+        gives=gives,
     )
     return create_manifest(store, manifest)
 
 
 def create_manifest(store: RunStore, manifest: Manifest) -> Manifest:
     """Create a manifest if its shard has none yet; returns the one that counts."""
-    path = manifest_path(manifest.step, manifest.fingerprint, manifest.shard_id)
-    if store.create_exclusive(path, seal_tree(asdict(manifest))):
+    path = manifest.path
+    if store.create_exclusive(path, manifest.content):
         return manifest
     winner = read_manifest(store, manifest.step, manifest.fingerprint, manifest.shard_id)
     if winner is None:
@@ -143,21 +164,30 @@ def read_manifest(store: RunStore, step: str, fingerprint: str, shard_id: int) -
         content = store.read_bytes(path)
     except FileNotFoundError:
         return None
+    return manifest_of(content, (step, fingerprint, shard_id), where=store.place(path))
+
+
+def manifest_of(content: bytes, asked: tuple[str, str, int], *, where: str) -> Manifest:
+    """The manifest of step, fingerprint and shard that stands in a file; raises `ShardError`."""
     try:
         tree = unseal(content)
         tree["files"] = tuple(FileEntry(**entry) for entry in tree["files"])
         manifest = Manifest(**tree)
     except (ValueError, TypeError, KeyError) as error:
-        raise ShardError(f"{store.place(path)}: not a manifest: {error}") from error
+        raise ShardError(f"{where}: not a manifest: {error}") from error
     found = (manifest.step, manifest.fingerprint, manifest.shard_id)
-    if found != (step, fingerprint, shard_id):
-        raise ShardError(f"{store.place(path)}: is the manifest of {found}")
+    if found != asked:
+        raise ShardError(f"{where}: is the manifest of {found}")
     return manifest
 
 
 def committed_shards(store: RunStore, step: str, fingerprint: str) -> set[int]:
     """Ids of the shards that have a manifest."""
-    names = store.list_files(f"manifests/{step}/{fingerprint}")
+    return shards_of(store.list_files(manifests_folder(step, fingerprint)))
+
+
+def shards_of(names: Iterable[str]) -> set[int]:
+    """Ids of the shards whose manifests have these names; others are left out."""
     return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()}
 
 
@@ -165,20 +195,6 @@ def sha256_of(path: Path) -> str:
     """Hex sha256 of a local file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def iterate_manifests(
-    store: RunStore, step: str, fingerprint: str, num_shards: int
-) -> Iterator[Manifest]:
-    """Every shard's manifest in order; raises `ShardError` at the first that is missing."""
-
-    def read(shard_id: int) -> Manifest:
-        manifest = read_manifest(store, step, fingerprint, shard_id)
-        if manifest is None:
-            raise ShardError(f"{store.place(manifest_path(step, fingerprint, shard_id))}: missing")
-        return manifest
-
-    return in_order(read, range(num_shards))
 
 
 def _publish(store: RunStore, file: SpooledFile, shard_id: int) -> FileEntry:

@@ -5,17 +5,18 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-NUM_THREADS = 16
-"""Of work that mostly waits for storage."""
-
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
 def in_order(
-    work: Callable[[ItemT], ResultT], items: Iterable[ItemT], *, num_threads: int = NUM_THREADS
+    work: Callable[[ItemT], ResultT], items: Iterable[ItemT], *, num_threads: int
 ) -> Iterator[ResultT]:
-    """`work` of each item, on threads; memory holds the results of twice as many as there are."""
+    """`work` of each item, on threads; memory holds the results of twice as many as there are.
+
+    Args:
+        num_threads: `RunStore.num_threads` for work that mostly waits for storage.
+    """
     with ThreadPoolExecutor(num_threads) as pool:
         waiting: deque[Future[ResultT]] = deque()
         try:
@@ -27,3 +28,9 @@ def in_order(
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # what a signal left unasked
+
+
+def do_all(work: Callable[[ItemT], object], items: Iterable[ItemT], *, num_threads: int) -> None:
+    """As `in_order`, of work that gives nothing."""
+    for _ in in_order(work, items, num_threads=num_threads):
+        pass

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.run.crops import images_file
+from pipelines.run.crops import open_images
 from pipelines.run.folder import require_run
 from pipelines.run.images import decode_crop, iterate_encoded
 from pipelines.run.manifest import FileEntry, ShardError
@@ -261,14 +261,15 @@ class Run(RevisionFiles):
     def _stored(self, shard_id: int, rows: dict[str, dict[str, Any]]) -> Iterator[RunImage]:
         """The images of these rows of a shard, by key; takes from `rows` what is found."""
         crops = self.committed(self.origin).file(shard_id, "images")
-        entry = images_file(self.store, crops)
-        if entry is None:
-            if any(facts["kept"] for facts in rows.values()):
-                raise ShardError(f"{self.path}: {self.origin} shard {shard_id} has no images")
-            return
-        path = entry.path
-        with self.whole(path):
-            for key, content in iterate_encoded(self.store, entry):
+        path = crops.path if crops else ""
+        with self.whole(path), open_images(self.store, crops) as found:
+            if found is None:
+                if any(facts["kept"] for facts in rows.values()):
+                    raise ShardError(f"{self.path}: {self.origin} shard {shard_id} has no images")
+                return
+            entry, stream = found
+            path = entry.path
+            for key, content in iterate_encoded(stream, entry):
                 if (facts := rows.pop(key, None)) is not None:
                     yield RunImage(key=key, caption=facts["caption"], content=content, facts=facts)
                 if not rows:

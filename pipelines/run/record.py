@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.run.amendments import OPTION
+from pipelines.run.committed import Committed
 from pipelines.run.index import Index, index_files, recorded_digests, write_index
-from pipelines.run.manifest import iterate_manifests
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import damaged_record, read_json, write_json
 from sd_core.errors import InputError
@@ -105,6 +105,7 @@ def complete_step(
     folders: Iterable[str],
     later: Collection[str],
     publish: Callable[[], None] | None = None,
+    made: Committed | None = None,
 ) -> StepSummary:
     """Write the step's `shards.txt` and `index.parquet`, then make it current.
 
@@ -119,6 +120,7 @@ def complete_step(
         folders: Those that it writes.
         later: Steps that are made from it.
         publish: Writes what else readers find in them.
+        made: The step's shards, where some of the manifests are in memory.
 
     Raises:
         ShardError: a shard has no manifest; nothing is changed then.
@@ -129,7 +131,8 @@ def complete_step(
     if old is not None and (old.fingerprint, old.num_shards) == same:
         return old
     index: Index = {folder: [] for folder in folders}
-    summary = _summarise(store, identity, num_shards=num_shards, index=index)
+    made = made or Committed(store, identity.step, identity.fingerprint)
+    summary = _summarise(made, num_shards=num_shards, index=index)
     kept = {
         name: step
         for name, step in revision.steps.items()
@@ -177,16 +180,14 @@ def _summary_tree(step: StepSummary) -> dict[str, Any]:
     }
 
 
-def _summarise(
-    store: RunStore, identity: StepIdentity, *, num_shards: int, index: Index
-) -> StepSummary:
-    """The step's counts and its records' digests; its files are added to `index`."""
+def _summarise(made: Committed, *, num_shards: int, index: Index) -> StepSummary:
+    """The step's counts and its records' digests; its files are added to `index`, and what the log
+    lacks is written."""
     manifests = hashlib.sha256()
-    folder = f"manifests/{identity.step}/{identity.fingerprint}"
     dropped: dict[str, int] = {}
     rows_in = kept = 0
     quarantined = []
-    for manifest in iterate_manifests(store, identity.step, identity.fingerprint, num_shards):
+    for manifest in made.manifests(num_shards, mends=True):
         manifests.update(manifest.digest.encode())
         rows_in += manifest.rows_in
         kept += manifest.kept
@@ -196,13 +197,13 @@ def _summarise(
             quarantined.append(manifest.shard_id)
         index_files(index, manifest)
     return StepSummary(
-        fingerprint=identity.fingerprint,
+        fingerprint=made.fingerprint,
         num_shards=num_shards,
         rows_in=rows_in,
         kept=kept,
         dropped=dropped,
         quarantined=tuple(quarantined),
-        digests={**recorded_digests(store, folder), folder: manifests.hexdigest()},
+        digests={**recorded_digests(made.store, made.folder), made.folder: manifests.hexdigest()},
     )
 
 

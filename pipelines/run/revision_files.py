@@ -1,8 +1,9 @@
 """The files of a run's current revision: which there are, and their tables."""
 
+import io
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -13,8 +14,10 @@ from pipelines.run.committed import Committed
 from pipelines.run.manifest import FileEntry, ShardError
 from pipelines.run.record import Revision, StepSummary, read_revision
 from pipelines.run.store import RunStore
+from pipelines.run.tables import read_parquet
 from sd_core.errors import InputError, is_environment
 from sd_core.redact import redact_url
+from sd_core.sealed import sha256_of_bytes
 
 ORIGINS: Final = ("download", "generate")
 """The steps that make a run's images; a run has one of them."""
@@ -41,6 +44,8 @@ class RevisionFiles:
     """
 
     store: RunStore
+    known: tuple[Committed, ...] = field(default=(), repr=False)
+    """Of which a job holds the manifests in memory."""
 
     @property
     def path(self) -> str:
@@ -99,12 +104,33 @@ class RevisionFiles:
     def iterate_files(self, folder: str) -> Iterator[FileEntry]:
         """As `files`, one by one."""
         name = self._step_of(folder)
+        if (listed := self._listed(folder, self.step(name))) is not None:
+            return iter(listed)
         manifests = self.committed(name).manifests(self.step(name).num_shards)
         return (entry for each in manifests if (entry := each.file(folder)) is not None)
 
+    def _listed(self, folder: str, step: StepSummary) -> list[FileEntry] | None:
+        """By the folder's index; None where that is not the one of this revision."""
+        path = f"{folder}/index.parquet"
+        if path not in step.digests:
+            return None
+        try:
+            content = self.store.read_bytes(path)
+        except FileNotFoundError:
+            return None
+        if sha256_of_bytes(content) != step.digests[path]:
+            return None
+        rows = read_parquet(io.BytesIO(content)).drop_columns("shard_id").to_pylist()
+        return [FileEntry(**row) for row in rows]
+
     def committed(self, name: str) -> Committed:
         """What a complete step committed; raises `IncompleteRunError`."""
-        return Committed(self.store, name, self.step(name).fingerprint)
+        asked = Committed(self.store, name, self.step(name).fingerprint)
+        return self._made.setdefault(name, next((k for k in self.known if k == asked), asked))
+
+    @cached_property
+    def _made(self) -> dict[str, Committed]:
+        return {}
 
     def _step_of(self, folder: str) -> str:
         """Which step writes a folder: by `facts/<step>`, or one of the others' by name."""

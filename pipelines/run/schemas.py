@@ -30,8 +30,9 @@ def record_schema(
     columns = columns_of(schema)
     digest = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:8]
     path = f"{_prefix(step, fingerprint, folder)}{digest}.json"
-    content = {"folder": folder, "columns": columns}
-    store.create_exclusive(path, seal_tree(content))
+    if path not in store.recorded:
+        store.create_exclusive(path, seal_tree({"folder": folder, "columns": columns}))
+        store.recorded.add(path)
 
 
 def read_schemas(store: RunStore, *, step: str, fingerprint: str, folder: str) -> list[Columns]:

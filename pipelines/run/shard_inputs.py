@@ -3,13 +3,18 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest
 
+_NOT_AS_JSON: Final = "facts-"
+"""How the inputs of publish begin; those of earlier versions were digests of JSON."""
 _OF_THE_VERDICT: Final = frozenset({"shard_id", "row", "kept", "reason", "rule", "duplicate_of"})
 
 
@@ -47,13 +52,15 @@ def encode_inputs(
     """
     parts: list[object] = [options]
     for shard in shards:
-        manifest, kept = images.find(shard), (read or {}).get(shard)
-        if kept is None and manifest is not None and verdicts.find(shard) is not None:
-            kept = kept_rows(verdicts, shard)
-        if manifest is None or kept is None:
+        manifest, judged = images.find(shard), verdicts.find(shard)
+        if manifest is None or judged is None:
             return None
-        rows = [*kept.items()] if any(kept.values()) else [*kept]
-        parts.append([shard, _sha256(manifest, "images") if kept else None, _digest(rows)])
+        if judged.gives is not None:
+            rows = judged.gives["rows"]
+        else:  # of a run made before it was told
+            kept = (read or {}).get(shard)
+            rows = _rows_digest(kept_rows(verdicts, shard) if kept is None else kept)
+        parts.append([shard, _sha256(manifest, "images") if judged.kept else None, rows])
     return _digest(parts)
 
 
@@ -66,23 +73,103 @@ def publish_inputs(images: Committed, verdicts: Committed, *, shard: int) -> str
         verdicts: The select step.
         shard: Which.
     """
-    manifest = images.find(shard)
-    if manifest is None or verdicts.find(shard) is None:
+    manifest, judged = images.find(shard), verdicts.find(shard)
+    if manifest is None or judged is None:
         return None
-    rows = kept_facts(verdicts, shard)
+    told = judged.gives or {"facts": _facts_digest(kept_facts(verdicts, shard))}
+    images_sha256 = _sha256(manifest, "images") if judged.kept else None
+    return _NOT_AS_JSON + _digest([images_sha256, told["facts"]])
+
+
+def is_of_the_same(manifest: Manifest, inputs: str, images: Committed, verdicts: Committed) -> bool:
+    """Whether a shard of publish was made from `inputs`, also by what earlier versions told."""
+    if manifest.inputs is None or manifest.inputs.startswith(_NOT_AS_JSON):
+        return manifest.inputs == inputs
+    rows = kept_facts(verdicts, manifest.shard_id)
     told = hashlib.sha256()
-    for column in rows.columns:  # as JSON, which two versions of Arrow write alike
+    for column in rows.columns:
         told.update(json.dumps(column.to_pylist()).encode())
-    images_sha256 = _sha256(manifest, "images") if rows.num_rows else None
-    return _digest([images_sha256, rows.column_names, told.hexdigest()])
+    shown = _sha256(images.manifest(manifest.shard_id), "images") if rows.num_rows else None
+    return manifest.inputs == _digest([shown, rows.column_names, told.hexdigest()])
+
+
+def gives_of(ledger: pa.Table) -> dict[str, str]:
+    """What later steps are made from of a shard's ledger, for its manifest: so that publish and
+    encode need not read it to know what they have made of the same before."""
+    return {
+        "rows": _rows_digest(kept_captions(ledger)),
+        "facts": _facts_digest(facts_of(ledger)),
+        "captions": json.dumps(asdict(count_captions(ledger))),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionCounts:
+    """Of a shard of the ledger.
+
+    Attributes:
+        counted: Rows with a counted caption.
+        kept: Of these the kept ones.
+        cut: Of the kept ones those whose caption is longer than the text encoder reads.
+        longest: Tokens of the longest kept one.
+    """
+
+    counted: int
+    kept: int
+    cut: int
+    longest: int
+
+
+def count_captions(ledger: pa.Table) -> CaptionCounts:
+    """By the ledger's columns of tokens."""
+    rows = ledger.filter(ledger["kept"])
+    return CaptionCounts(
+        counted=ledger.num_rows - ledger["caption_tokens"].null_count,
+        kept=rows.num_rows - rows["caption_tokens"].null_count,
+        cut=pc.sum(rows["caption_is_cut"]).as_py() or 0,
+        longest=pc.max(rows["caption_tokens"]).as_py() or 0,
+    )
+
+
+def told_captions(gives: Mapping[str, str]) -> CaptionCounts:
+    """What `gives_of` told."""
+    return CaptionCounts(**json.loads(gives["captions"]))
+
+
+def _rows_digest(kept: Mapping[str, str | None]) -> str:
+    return _digest([*kept.items()] if any(kept.values()) else [*kept])
+
+
+def _facts_digest(facts: pa.Table) -> str:
+    """Over names and values, whatever version of Arrow holds them."""
+    told = hashlib.sha256()
+    for name in facts.column_names:
+        column = pa.concat_arrays(facts[name].chunks) if facts.num_rows else pa.array([], pa.null())
+        told.update(json.dumps([name, str(facts.schema.field(name).type), len(column)]).encode())
+        told.update(np.asarray(column.is_valid()).tobytes())
+        told.update(_values(column.drop_null()))
+    return told.hexdigest()[:16]
+
+
+def _values(column: pa.Array) -> bytes:
+    kind = column.type
+    if pa.types.is_string(kind):
+        lengths = np.asarray(pc.binary_length(column))
+        return lengths.tobytes() + "".join(column.to_pylist()).encode()
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return np.asarray(column).tobytes()
+    return json.dumps(column.to_pylist(), default=str).encode()
 
 
 def kept_facts(verdicts: Committed, shard_id: int) -> pa.Table:
     """What the ledger says of a shard's kept rows that their pictures are shown with: every column
     but the verdict and the list's own."""
     table = verdicts.table(shard_id, "ledger")
-    if table is None:
-        return pa.table({"key": pa.array([], pa.string())})
+    return pa.table({"key": pa.array([], pa.string())}) if table is None else facts_of(table)
+
+
+def facts_of(table: pa.Table) -> pa.Table:
+    """The same of a ledger that is in memory."""
     names = [
         name
         for name in table.column_names
@@ -104,8 +191,11 @@ def kept_keys(verdicts: Committed, shard_id: int) -> list[str]:
 def kept_rows(verdicts: Committed, shard_id: int) -> dict[str, str | None]:
     """Keys of a shard's kept rows, in order, and the caption that each has from elsewhere."""
     table = verdicts.table(shard_id, "ledger", columns=["key", "kept", "recaption"])
-    if table is None:
-        return {}
+    return {} if table is None else kept_captions(table)
+
+
+def kept_captions(table: pa.Table) -> dict[str, str | None]:
+    """The same of a ledger that is in memory."""
     kept = table.filter(table["kept"])
     keys = kept["key"].to_pylist()
     if "recaption" not in kept.column_names:

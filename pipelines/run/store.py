@@ -2,9 +2,7 @@
 
 import errno
 import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
@@ -16,14 +14,21 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
 
 from pipelines.run.layout import WORK_FOLDER, is_at_top, is_flat
+from pipelines.run.whole_files import (
+    NO_HARD_LINKS,
+    TEMPORARY,
+    copy,
+    link_whole,
+    sync,
+    temporary_beside,
+)
 from sd_core.errors import InputError
 from sd_core.faults import resource_named
 from sd_core.home import expand_home
 from sd_core.redact import CREDENTIALS_TOLD, names_credentials, redact_url
 
-_TEMPORARY = ".tmp-"
+_BULK = 1_000
 _LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
-_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class StorageError(InputError):
@@ -86,6 +91,21 @@ class RunStore:
         return filesystem, path.rstrip("/")
 
     @cached_property
+    def recorded(self) -> set[str]:
+        """Records that are there and need not be written again."""
+        return set()
+
+    @property
+    def _whole(self) -> dict[str, int]:
+        """How a file is read by one request: s3fs asks for its size first, to read it in parts."""
+        return {"max_concurrency": 1} if get_protocol(self.root) in ("s3", "s3a") else {}
+
+    @property
+    def num_threads(self) -> int:
+        """How many operations at once it bears, and is worth."""
+        return 16 if self.is_local else 64
+
+    @cached_property
     def is_flat(self) -> bool:
         """Whether there is no `_work/`: a training, or a run of an earlier version."""
         if self.flat is not None:
@@ -141,31 +161,37 @@ class RunStore:
 
     def list_files(self, folder: str) -> list[str]:
         """Names of the files directly in `folder`, sorted; empty when there is no such folder."""
-        return [name for name in self._list(folder, "file") if not name.startswith(_TEMPORARY)]
-
-    def list_folders(self, folder: str) -> list[str]:
-        """Names of the folders directly in `folder`, sorted; empty when there is no such folder."""
-        return self._list(folder, "directory")
+        return sorted(self.list_sizes(folder))
 
     @_named
-    def _list(self, folder: str, kind: str) -> list[str]:
+    def list_sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of each file directly in `folder` by name; empty when there is no such folder."""
+        found = self._entries(folder, kind="file")
+        return {name: size for name, size in found.items() if not name.startswith(TEMPORARY)}
+
+    @_named
+    def list_folders(self, folder: str) -> list[str]:
+        """Names of the folders directly in `folder`, sorted; empty when there is no such folder."""
+        return sorted(self._entries(folder, kind="directory"))
+
+    def _entries(self, folder: str, *, kind: str) -> dict[str, int]:
         self.filesystem.invalidate_cache()
         try:
             entries = self.filesystem.ls(self.absolute(folder), detail=True)
         except FileNotFoundError:
-            return []
-        return sorted(PurePosixPath(each["name"]).name for each in entries if each["type"] == kind)
+            return {}
+        return {PurePosixPath(e["name"]).name: e["size"] for e in entries if e["type"] == kind}
 
     def half_written(self) -> list[Path]:
         """What killed writers, or living ones, have in a local run, as full paths; an object store
         shows nothing of it."""
         root = Path(self.absolute(""))
-        return sorted(root.rglob(f"{_TEMPORARY}*")) if self.is_local else []
+        return sorted(root.rglob(f"{TEMPORARY}*")) if self.is_local else []
 
     @_named
     def read_bytes(self, path: str) -> bytes:
         """The whole file; raises FileNotFoundError."""
-        return cast(bytes, self.filesystem.cat_file(self.absolute(path)))
+        return cast(bytes, self.filesystem.cat_file(self.absolute(path), **self._whole))
 
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
@@ -188,8 +214,8 @@ class RunStore:
         if not self.is_local:
             self.filesystem.put_file(str(local), target)
             return
-        with _temporary_beside(target) as temporary:
-            _copy(local, temporary)
+        with temporary_beside(target) as temporary:
+            copy(local, temporary)
             os.replace(temporary, target)
 
     @cached_property
@@ -198,14 +224,14 @@ class RunStore:
         if not self.is_local:
             return False
         with (
-            _temporary_beside(self.absolute("readers.json")) as one,
-            _temporary_beside(self.absolute("lists/x")) as other,
+            temporary_beside(self.absolute("readers.json")) as one,
+            temporary_beside(self.absolute("lists/x")) as other,
         ):
             one.touch()
             try:
                 os.link(one, other)
             except OSError as error:
-                if error.errno not in (*_NO_HARD_LINKS, errno.EXDEV):
+                if error.errno not in (*NO_HARD_LINKS, errno.EXDEV):
                     raise
                 return False
         return True
@@ -218,11 +244,11 @@ class RunStore:
         if not self.is_local:
             self.filesystem.cp_file(source, target)
             return
-        with _temporary_beside(target) as temporary:
+        with temporary_beside(target) as temporary:
             if self.has_links:
                 os.link(source, temporary)
             else:
-                _copy(source, temporary)
+                copy(source, temporary)
             os.replace(temporary, target)
 
     @_named
@@ -232,9 +258,9 @@ class RunStore:
         if not self.is_local:
             self.filesystem.pipe_file(target, content)
             return
-        with _temporary_beside(target) as temporary:
+        with temporary_beside(target) as temporary:
             temporary.write_bytes(content)
-            _sync(temporary)
+            sync(temporary)
             os.replace(temporary, target)
 
     @_named
@@ -247,7 +273,7 @@ class RunStore:
         target = self.absolute(path)
         try:
             if self.is_local:
-                _link_whole(target, content)
+                link_whole(target, content)
             else:
                 self.filesystem.pipe_file(target, content, mode="create")
         except FileExistsError:
@@ -264,36 +290,10 @@ class RunStore:
         with suppress(FileNotFoundError):
             self.filesystem.rm_file(self.absolute(path))
 
-
-def _link_whole(target: str, content: bytes) -> None:
-    with _temporary_beside(target) as temporary:
-        temporary.write_bytes(content)
-        _sync(temporary)
-        try:
-            os.link(temporary, target)
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
-            with open(target, "xb") as stream:  # a file system without hard links
-                stream.write(content)
-
-
-@contextmanager
-def _temporary_beside(target: str) -> Iterator[Path]:
-    folder = Path(target).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _copy(source: str | Path, path: Path) -> None:
-    shutil.copyfile(source, path)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
+    @_named
+    def delete_all(self, paths: Sequence[str]) -> None:
+        """As `delete`, of an object store a thousand by each request."""
+        for path in paths if self.is_local else ():
+            self.delete(path)
+        for at in () if self.is_local else range(0, len(paths), _BULK):
+            self.filesystem.rm([self.absolute(path) for path in paths[at : at + _BULK]])

@@ -1,5 +1,6 @@
 """Parquet as runs store it: page checksums, fixed settings, the same bytes for the same rows."""
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
@@ -23,6 +24,13 @@ def write_table(table: pa.Table, path: Path) -> None:
     )
 
 
+def table_bytes(table: pa.Table) -> bytes:
+    """A small table as a Parquet file, with page checksums."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
 def with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
     """The table with other values in a column that it has."""
     at = table.schema.get_field_index(name)
@@ -31,6 +39,8 @@ def with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) 
 
 def read_table(store: RunStore, path: str, *, columns: Iterable[str] | None = None) -> pa.Table:
     """Read a Parquet file of a run, verifying its page checksums."""
+    if not store.is_local:
+        return read_parquet(io.BytesIO(store.read_bytes(path)), columns=columns)
     with store.open(path) as stream:
         return read_parquet(stream, columns=columns)
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from pipelines.config import Config
 from pipelines.run.committed import Committed
+from pipelines.run.manifest import Manifest
 from pipelines.run.store import RunStore
 from pipelines.steps.rewrite import ShardTakedown
 from pipelines.steps.step import Resources, ShardStep
@@ -72,7 +73,7 @@ class StepKind:
     taken_over: Literal["amendments", "inputs"] | None = None
     """How a shard of an earlier revision is taken over: as the run's amendments say, by what the
     shard was made from (`Manifest.inputs`), or never."""
-    rewrite: Callable[[ShardTakedown], None] | None = None
+    rewrite: Callable[[ShardTakedown], Manifest] | None = None
     """Takes rows out of a shard; None where a takedown has nothing to do."""
     is_grouped: bool = False
     """Whether a shard of it holds the rows of several of the plan's."""
@@ -83,6 +84,9 @@ class StepKind:
     build: Callable[[StepContext], ShardStep] | None = None
     inputs: Callable[[StepContext, int], str | None] | None = None
     """Of a further step: what a shard would be made from; None where that is not known yet."""
+    is_same: Callable[[StepContext, Manifest, str], bool] | None = None
+    """Of a further step: whether a shard was made from these inputs, where an earlier version told
+    them otherwise."""
     is_default: bool = False
     """Of a further step: it is there unless its section is null, and whenever the last of its
     parents is asked for by name."""

@@ -12,6 +12,7 @@ from pipelines.steps.publish.step import (
     PublishConfig,
     PublishStep,
     inputs_of,
+    is_of_the_same_inputs,
     rewrite_kept,
 )
 from pipelines.steps.rewrite import (
@@ -95,6 +96,7 @@ STEP_KINDS: Final[dict[str, StepKind]] = {
             config=PublishConfig,
             build=PublishStep,
             inputs=inputs_of,
+            is_same=is_of_the_same_inputs,
             is_default=True,
         ),
         StepKind(

@@ -16,7 +16,7 @@ from pipelines.run.checked import read_checked
 from pipelines.run.committed import Committed
 from pipelines.run.crops import images_file
 from pipelines.run.manifest import FileEntry, Manifest, SpooledFile, commit_shard, create_manifest
-from pipelines.run.shard_inputs import encode_inputs, grouped_shards, score_inputs
+from pipelines.run.shard_inputs import encode_inputs, gives_of, grouped_shards, score_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from pipelines.steps.left_rows import (
@@ -93,19 +93,20 @@ class ShardTakedown:
         entry = self.manifest.file(folder)
         return None if entry is None else read_checked(self.store, entry, columns)
 
-    def take_over(self) -> None:
+    def take_over(self) -> Manifest:
         """Commit the shard as it is."""
-        self._create(self.manifest)
+        return self._create(self.manifest)
 
-    def take_over_given_up(self, *, num_rows: int) -> None:
+    def take_over_given_up(self, *, num_rows: int) -> Manifest:
         """Commit a shard that was given up, which comes to so many rows now."""
         dropped = {QUARANTINED: num_rows} if num_rows else {}
-        self._create(replace(self.manifest, rows_in=num_rows, dropped=dropped))
+        return self._create(replace(self.manifest, rows_in=num_rows, dropped=dropped))
 
-    def _create(self, manifest: Manifest) -> None:
+    def _create(self, manifest: Manifest) -> Manifest:
         fingerprint = self.run.new[manifest.step].fingerprint
         error = None if manifest.quarantined is None else _ERROR_REMOVED
-        create_manifest(self.store, replace(manifest, fingerprint=fingerprint, quarantined=error))
+        manifest = replace(manifest, fingerprint=fingerprint, quarantined=error)
+        return create_manifest(self.store, manifest)
 
     def commit(
         self,
@@ -114,10 +115,11 @@ class ShardTakedown:
         kept: int,
         dropped: Mapping[str, int],
         inputs: str | None = None,
+        gives: Mapping[str, str] | None = None,
         taken: Sequence[FileEntry] = (),
-    ) -> None:
+    ) -> Manifest:
         """Commit other files in its place; arguments are those of `commit_shard`."""
-        commit_shard(
+        return commit_shard(
             self.store,
             step=self.manifest.step,
             fingerprint=self.run.new[self.manifest.step].fingerprint,
@@ -127,25 +129,25 @@ class ShardTakedown:
             kept=kept,
             dropped=dropped,
             inputs=inputs,
+            gives=gives,
             taken=taken,
         )
 
 
-def rewrite_download(shard: ShardTakedown) -> None:
+def rewrite_download(shard: ShardTakedown) -> Manifest:
     """Images and facts without the hidden rows, which keep their numbers and a reason."""
-    _rewrite_images(shard, "facts/download")
+    return _rewrite_images(shard, "facts/download")
 
 
-def rewrite_generated(shard: ShardTakedown) -> None:
+def rewrite_generated(shard: ShardTakedown) -> Manifest:
     """The same of generated images, with how they were made and their latents."""
-    _rewrite_images(shard, "facts/generate")
+    return _rewrite_images(shard, "facts/generate")
 
 
-def _rewrite_images(shard: ShardTakedown, folder: str) -> None:
+def _rewrite_images(shard: ShardTakedown, folder: str) -> Manifest:
     facts = shard.table(folder)
     if facts is None or not (hidden := shard.run.hide(shard.manifest.shard_id, facts)).any():
-        shard.take_over()
-        return
+        return shard.take_over()
     facts = mask_rows(facts, hidden)
     stored = frozenset(facts.filter(facts["reason"].is_null())["key"].to_pylist())
     with spool_folder() as scratch:
@@ -165,19 +167,17 @@ def _rewrite_images(shard: ShardTakedown, folder: str) -> None:
         if (entry := shard.manifest.file(LATENTS_FOLDER)) is not None:
             spec, _ = read_recorded(shard.run.old[shard.manifest.step])
             files += copy_latents(shard.store, entry, spec, scratch, without=shard.run.masked)
-        shard.commit(files, kept=len(stored), dropped=_reasons(facts), taken=taken)
+        return shard.commit(files, kept=len(stored), dropped=_reasons(facts), taken=taken)
 
 
-def rewrite_scores(shard: ShardTakedown) -> None:
+def rewrite_scores(shard: ShardTakedown) -> Manifest:
     """The scores and their rejects without the hidden rows."""
     run, shard_id = shard.run, shard.manifest.shard_id
     if shard.manifest.quarantined is not None and shard_id in run.hidden:
-        shard.take_over_given_up(num_rows=run.new[run.origin].manifest(shard_id).kept)
-        return
+        return shard.take_over_given_up(num_rows=run.new[run.origin].manifest(shard_id).kept)
     scores = shard.table("facts/score") if shard_id in run.hidden else None
     if scores is None:
-        shard.take_over()
-        return
+        return shard.take_over()
     rows = pa.array(np.flatnonzero(run.hidden[shard_id]), scores["row"].type)
     scores = scores.filter(pc.invert(pc.is_in(scores["row"], value_set=rows))).combine_chunks()
     rejects = left_rejects(shard.table("facts/score/rejects"), without=run.masked)
@@ -185,7 +185,7 @@ def rewrite_scores(shard: ShardTakedown) -> None:
         files = [spool_table(scores, folder, "facts/score")]
         if rejects.num_rows:
             files.append(spool_table(rejects, folder, "facts/score/rejects"))
-        shard.commit(
+        return shard.commit(
             files,
             kept=scores.num_rows - rejects.num_rows,
             dropped=_reasons(rejects),
@@ -193,37 +193,34 @@ def rewrite_scores(shard: ShardTakedown) -> None:
         )
 
 
-def rewrite_ledger(shard: ShardTakedown) -> None:
+def rewrite_ledger(shard: ShardTakedown) -> Manifest:
     """The ledger with the hidden rows masked, also where a copy names one of them."""
     run, shard_id = shard.run, shard.manifest.shard_id
     given_up = run.old[run.origin].manifest(shard_id).quarantined is not None
     if not given_up and shard_id not in run.hidden:
         copies = shard.table("ledger", columns=["duplicate_of", "rule"])
         if copies is None or not names_any(copies, run.masked):
-            shard.take_over()
-            return
+            return shard.take_over()
     rows = shard.table("ledger")
     hidden = np.zeros(0, np.bool_) if rows is None else run.hide(shard_id, rows)
     if rows is None or not (hidden.any() or names_any(rows, run.masked)):
-        shard.take_over()
-        return
+        return shard.take_over()
     rows = rename_copies(mask_rows(rows, hidden), run.masked)
     with spool_folder() as folder:
         files = [spool_table(rows, folder, "ledger")]
-        shard.commit(files, kept=int(rows["reason"].null_count), dropped=_reasons(rows))
+        kept = int(rows["reason"].null_count)
+        return shard.commit(files, kept=kept, dropped=_reasons(rows), gives=gives_of(rows))
 
 
-def rewrite_latents(shard: ShardTakedown) -> None:
+def rewrite_latents(shard: ShardTakedown) -> Manifest:
     """A latent shard and its rejects without the keys that are gone."""
     run, manifest = shard.run, shard.manifest
     parts = grouped_shards(manifest.shard_id, group=run.group, num_shards=run.num_shards)
     if run.hidden.keys().isdisjoint(parts):
-        shard.take_over()
-        return
+        return shard.take_over()
     if manifest.quarantined is not None:
         kept = sum(run.new["select"].manifest(part).kept for part in parts)
-        shard.take_over_given_up(num_rows=kept)
-        return
+        return shard.take_over_given_up(num_rows=kept)
     inputs = None
     if manifest.inputs is not None:
         new = run.new[run.origin], run.new["select"]
@@ -237,20 +234,19 @@ def rewrite_latents(shard: ShardTakedown) -> None:
         kept = sum(file.num_rows for file in files)
         if rejects.num_rows:
             files.append(spool_table(rejects, folder, "latents/rejects"))
-        shard.commit(files, kept=kept, dropped=_reasons(rejects), inputs=inputs)
+        return shard.commit(files, kept=kept, dropped=_reasons(rejects), inputs=inputs)
 
 
-def rewrite_members(shard: ShardTakedown, folder: str) -> None:
+def rewrite_members(shard: ShardTakedown, folder: str) -> Manifest:
     """A tar of `folder`, whose members are named by the rows' keys, without the hidden rows."""
     run, entry = shard.run, shard.manifest.file(folder)
     if entry is None or shard.manifest.shard_id not in run.hidden:
-        shard.take_over()
-        return
+        return shard.take_over()
     with spool_folder() as scratch:
         tar = scratch / "members.tar"
         kept = copy_members(shard.store, entry, tar, without=run.masked)
         files = [SpooledFile(folder=folder, path=tar, num_rows=kept)] if kept else []
-        shard.commit(files, kept=kept, dropped=shard.manifest.dropped)
+        return shard.commit(files, kept=kept, dropped=shard.manifest.dropped)
 
 
 def _reasons(rows: pa.Table) -> Counter[str]:

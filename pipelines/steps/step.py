@@ -1,7 +1,7 @@
 """What the engine asks of a step: open once per worker, turn a shard into committed files."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import ClassVar, Protocol, Self, TypeVar
@@ -88,6 +88,7 @@ class CommittedStep:
         kept: int,
         reasons: Iterable[str] = (),
         inputs: str | None = None,
+        gives: Mapping[str, str] | None = None,
     ) -> Manifest:
         """Publish finished local files, then the shard's manifest.
 
@@ -95,6 +96,7 @@ class CommittedStep:
             kept: Rows.
             reasons: Of each dropped row.
             inputs: What the shard was made from, where a later revision may reuse it.
+            gives: `Manifest.gives`.
         """
         dropped = Counter(reasons)
         return commit_shard(
@@ -107,6 +109,7 @@ class CommittedStep:
             kept=kept,
             dropped=dropped,
             inputs=inputs,
+            gives=gives,
         )
 
 

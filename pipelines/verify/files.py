@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 import pyarrow as pa
 
@@ -18,6 +19,23 @@ def raise_unreadable(error: BaseException) -> None:
     """Raise an error that says nothing of the run: a disk, a store or a right was in the way."""
     if is_environment(error) or any(isinstance(e, PermissionError) for e in causes_of(error)):
         raise error
+
+
+class FileSizes:
+    """Bytes of a run's files, from one listing of each folder; safe for several threads."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self._folders: dict[str, dict[str, int]] = {}
+        self._lock = Lock()
+
+    def of(self, path: str) -> int | None:
+        """A file's; None where it is not there."""
+        folder, _, name = path.rpartition("/")
+        with self._lock:
+            if folder not in self._folders:
+                self._folders[folder] = self._store.list_sizes(folder)
+        return self._folders[folder].get(name)
 
 
 @contextmanager

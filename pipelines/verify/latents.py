@@ -17,7 +17,7 @@ from pipelines.verify.files import (
     local_copy,
     raise_unreadable,
 )
-from pipelines.verify.manifests import load_manifest
+from pipelines.verify.manifests import Held
 from sd_core.cache.formats import format_of, iterate_shard
 from sd_core.cache.samples import CacheShardError, LatentSample, read_empty_caption
 from sd_core.cache.spec import CacheSpec, CacheSpecError, read_digests, read_spec
@@ -84,17 +84,15 @@ def load_cache_files(
 class LatentsCheck:
     """Checks shards of the cache one at a time; safe to call from several threads."""
 
-    store: RunStore
-    summary: StepSummary
+    held: Held
     spec: CacheSpec | None
-    deep: bool
 
     def __call__(self, shard_id: int) -> LatentReport:
         """Check one shard of the encode step."""
         faults: list[Fault] = []
-        manifest = load_manifest(self.store, "encode", self.summary, shard_id, faults)
+        manifest = self.held.load(shard_id, faults)
         keys: list[str] = []
-        if manifest is not None and self.deep:
+        if manifest is not None and self.held.deep:
             self._look_inside(manifest, faults, keys)
         return LatentReport(
             shard_id=shard_id, manifest=manifest, faults=tuple(faults), keys=tuple(keys)
@@ -105,7 +103,7 @@ class LatentsCheck:
         if entry is not None:
             faults += limit(self._check_latents(entry, keys), entry.path)
         entry = manifest.file("latents/rejects")
-        rejects = load_table(self.store, entry, faults)
+        rejects = load_table(self.held.made.store, entry, faults)
         if entry is not None and rejects is not None:
             faults += limit(check_rejects(rejects, manifest, where=entry.path), entry.path)
             if "key" in rejects.column_names:
@@ -114,7 +112,7 @@ class LatentsCheck:
     def _check_latents(self, entry: FileEntry, keys: list[str]) -> Iterator[Fault]:
         before = len(keys)
         try:
-            with local_copy(self.store, entry.path) as local:
+            with local_copy(self.held.made.store, entry.path) as local:
                 yield from check_sha256(local, entry)
                 if self.spec is None:
                     return  # without it nothing can be said about what is inside

@@ -1,7 +1,7 @@
 """One shard's manifests: counts, files and what one step says against the next."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from pipelines.rows.ledger import (
     QUARANTINED,
@@ -13,32 +13,46 @@ from pipelines.rows.ledger import (
 from pipelines.run.committed import Committed
 from pipelines.run.crops import images_file
 from pipelines.run.manifest import FileEntry, Manifest, ShardError, manifest_path
-from pipelines.run.record import StepSummary
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.verify.fault import Fault, shown
+from pipelines.verify.files import FileSizes
 from pipelines.verify.secrets import check_tree_secrets
 
 
-def load_manifest(
-    store: RunStore, step: str, summary: StepSummary, shard_id: int, faults: list[Fault]
-) -> Manifest | None:
-    """The shard's manifest; None, and a fault, where it is missing or torn."""
-    path = manifest_path(step, summary.fingerprint, shard_id)
-    try:
-        manifest = Committed(store, step, summary.fingerprint).find(shard_id)
-    except ShardError as error:
-        faults.append(
-            Fault(path, str(error).removeprefix(f"{store.place(path)}: "), "the shard's manifest")
-        )
-        return None
-    if manifest is None:
-        faults.append(Fault(path, "missing", "the manifest of a completed step's shard"))
-        return None
-    faults += check_manifest(manifest, where=path)
-    if manifest.quarantined is None:
-        faults += check_files(store, manifest)
-    return manifest
+@dataclass(frozen=True)
+class Held:
+    """What a run has of one step's manifests and files.
+
+    Attributes:
+        deep: Read each manifest, and hold the commit log against it; else the log is gone by.
+    """
+
+    made: Committed
+    sizes: FileSizes
+    deep: bool
+
+    def load(self, shard_id: int, faults: list[Fault]) -> Manifest | None:
+        """The shard's manifest; None, and a fault, where it is missing or torn."""
+        made = self.made
+        path = manifest_path(made.step, made.fingerprint, shard_id)
+        try:
+            manifest = made.read(shard_id) if self.deep else made.find(shard_id)
+            logged = made.log.find(shard_id) if self.deep else manifest
+        except ShardError as error:
+            where, _, found = str(error).partition(": ")
+            where = path if where == made.store.place(path) else made.log.path_of(shard_id)
+            faults.append(Fault(where, found, "the shard's manifest"))
+            return None
+        if manifest is None or self.sizes.of(path) is None:
+            faults.append(Fault(path, "missing", "the manifest of a completed step's shard"))
+            return None
+        if logged not in (manifest, None):
+            faults.append(Fault(made.log.path_of(shard_id), f"another {path}", "as that is"))
+        faults += check_manifest(manifest, where=path)
+        if manifest.quarantined is None:
+            faults += check_files(made.store, manifest, self.sizes)
+        return manifest
 
 
 def check_manifest(manifest: Manifest, *, where: str) -> Iterator[Fault]:
@@ -65,11 +79,11 @@ def check_manifest(manifest: Manifest, *, where: str) -> Iterator[Fault]:
     yield from check_tree_secrets(asdict(manifest), where=where)
 
 
-def check_files(store: RunStore, manifest: Manifest) -> Iterator[Fault]:
+def check_files(store: RunStore, manifest: Manifest, sizes: FileSizes) -> Iterator[Fault]:
     """Each folder has its file, with the recorded size, the rows it should and its hash's name."""
     rows = _rows_of_files(manifest)
     found = [entry.path.rpartition("/")[0] for entry in manifest.files]
-    path = manifest_path(manifest.step, manifest.fingerprint, manifest.shard_id)
+    path = manifest.path
     for folder, expected in rows.items():
         if found.count(folder) > 1 or (folder not in found and expected):
             yield Fault(path, f"{found.count(folder)} files in {folder}", "one")
@@ -81,14 +95,15 @@ def check_files(store: RunStore, manifest: Manifest) -> Iterator[Fault]:
         stem = f"{folder}/{manifest.shard_id:06d}-{entry.sha256[:16]}."
         if not entry.path.startswith(stem):
             yield Fault(path, f"a file named {entry.path}", f"{stem}*")
-        yield from _check_size(store, entry, is_images=folder == "images")
+        yield from _check_size(store, entry, sizes, is_images=folder == "images")
 
 
-def _check_size(store: RunStore, entry: FileEntry, *, is_images: bool) -> Iterator[Fault]:
+def _check_size(
+    store: RunStore, entry: FileEntry, sizes: FileSizes, *, is_images: bool
+) -> Iterator[Fault]:
     """A file has its size; for crops that a clean-up removed, the file that it left."""
-    try:
-        size = store.size(entry.path)
-    except FileNotFoundError:
+    size = sizes.of(entry.path)
+    if size is None:
         try:
             left = images_file(store, entry) if is_images else entry
         except ShardError as error:
@@ -97,7 +112,7 @@ def _check_size(store: RunStore, entry: FileEntry, *, is_images: bool) -> Iterat
         if left == entry:
             yield Fault(entry.path, "missing", f"{entry.num_bytes} bytes")
         elif left is not None:
-            yield from _check_size(store, left, is_images=False)
+            yield from _check_size(store, left, sizes, is_images=False)
         return
     if size != entry.num_bytes:
         yield Fault(entry.path, f"{size} bytes", f"{entry.num_bytes} bytes")
@@ -151,7 +166,7 @@ def _same_rows(manifest: Manifest, expected: int, what: str) -> Iterator[Fault]:
 
 
 def _path(manifest: Manifest) -> str:
-    return manifest_path(manifest.step, manifest.fingerprint, manifest.shard_id)
+    return manifest.path
 
 
 def _rows_of_files(manifest: Manifest) -> dict[str, int | None]:

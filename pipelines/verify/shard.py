@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from pipelines.plan import Plan, PlanError, read_settled
 from pipelines.prompts import PromptPlan, expand_rows, read_prompts
 from pipelines.rows.ledger import TAKEDOWN_REASONS
+from pipelines.run.committed import Committed
 from pipelines.run.crops import images_file
 from pipelines.run.images import damaged, image_places
 from pipelines.run.manifest import Manifest, ShardError
@@ -28,10 +30,10 @@ from pipelines.verify.facts import (
     stored_rows,
 )
 from pipelines.verify.fault import Fault, limit
-from pipelines.verify.files import check_sha256, load_table, local_copy, raise_unreadable
+from pipelines.verify.files import FileSizes, check_sha256, load_table, local_copy, raise_unreadable
 from pipelines.verify.keys import key_digits
 from pipelines.verify.ledger import check_ledger
-from pipelines.verify.manifests import check_flow, load_manifest
+from pipelines.verify.manifests import Held, check_flow
 from pipelines.verify.records import TokenPromise
 
 
@@ -75,6 +77,13 @@ class ShardCheck:
     tokens: TokenPromise = field(default=TokenPromise(is_known=False))
     schemas: Mapping[str, Sequence[Columns]] = field(default_factory=dict)
 
+    @cached_property
+    def held(self) -> dict[str, Held]:
+        """What there is of each step."""
+        sizes = FileSizes(self.store)
+        made = {name: Committed(self.store, name, s.fingerprint) for name, s in self.steps.items()}
+        return {name: Held(made[name], sizes, self.deep) for name in made}
+
     @property
     def origin(self) -> str:
         """The step that made the run's images."""
@@ -86,7 +95,7 @@ class ShardCheck:
         manifests = {}
         for step in shard_steps():
             if step in self.steps and shard_id < self.steps[step].num_shards:
-                manifest = load_manifest(self.store, step, self.steps[step], shard_id, faults)
+                manifest = self.held[step].load(shard_id, faults)
                 if manifest is not None:
                     manifests[step] = manifest
         num_rows = int(self.plan.shards["num_rows"][shard_id].as_py())

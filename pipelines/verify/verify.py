@@ -10,7 +10,7 @@ from pipelines.run.crops import CROPS_FILE, read_removed
 from pipelines.run.folder import require_run
 from pipelines.run.lease import LEASE_FILE
 from pipelines.run.manifest import Manifest
-from pipelines.run.on_threads import NUM_THREADS, in_order
+from pipelines.run.on_threads import in_order
 from pipelines.run.record import RUN_FILE, Revision, StepSummary
 from pipelines.run.schemas import Columns, read_schemas
 from pipelines.run.spool_folder import spool_folder
@@ -107,7 +107,7 @@ def _verify(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
         )
         yield from _check_shards(check, totals)
         if "encode" in totals.steps:
-            yield from _check_latents(store, records.revision.steps["encode"], totals, deep=deep)
+            yield from _check_latents(check, totals)
         yield from _check_whole(check, records.run, totals)
 
 
@@ -163,7 +163,7 @@ def _check_shards(check: ShardCheck, totals: _Totals) -> Iterator[Fault | Note]:
         elif found < num_shards:  # its sums and lists are held against as many manifests
             yield Note(where, f"{found} of the plan's {num_shards} shards: a growth has begun")
     knew = all(step.digests for step in check.steps.values())
-    for report in in_order(check, range(num_shards), num_threads=_num_threads(deep=check.deep)):
+    for report in in_order(check, range(num_shards), num_threads=_num_threads(check)):
         yield from (fault if knew else _as_known_then(fault) for fault in report.faults)
         for name in names:
             if report.shard_id < check.steps[name].num_shards:
@@ -182,14 +182,13 @@ def _as_known_then(fault: Fault) -> Fault | Note:
     return Note(fault.where, f"{fault.found}, which was not known as one when it was written")
 
 
-def _check_latents(
-    store: RunStore, summary: StepSummary, totals: _Totals, *, deep: bool
-) -> Iterator[Fault]:
+def _check_latents(shards: ShardCheck, totals: _Totals) -> Iterator[Fault]:
     faults: list[Fault] = []
-    spec = load_cache_files(store, summary, faults)
+    summary = shards.steps["encode"]
+    spec = load_cache_files(shards.store, summary, faults)
     yield from faults
-    check = LatentsCheck(store=store, summary=summary, spec=spec, deep=deep)
-    for report in in_order(check, range(summary.num_shards), num_threads=_num_threads(deep=deep)):
+    check = LatentsCheck(held=shards.held["encode"], spec=spec)
+    for report in in_order(check, range(summary.num_shards), num_threads=_num_threads(shards)):
         yield from report.faults
         _count(totals.steps["encode"], report.manifest)
         totals.encoded.add(report.shard_id, key_digits(report.keys))
@@ -257,5 +256,6 @@ def _count(totals: StepTotals, manifest: Manifest | None) -> None:
         totals.is_whole = False
 
 
-def _num_threads(*, deep: bool) -> int:
-    return min(NUM_THREADS, os.cpu_count() or 1) if deep else NUM_THREADS
+def _num_threads(check: ShardCheck) -> int:
+    """By what it takes: processors, where files are looked into, or waiting for storage."""
+    return min(16, os.cpu_count() or 1) if check.deep else check.store.num_threads

@@ -271,5 +271,5 @@ class AskedJob(ABC, Generic[ConfigT, PlanT, StepsT]):
         if is_done:
             self.say("nothing to do: every asked step is complete")
         if not is_done or not is_current(self.store):
-            write_card(self.store)
+            write_card(self.store, made.known)
         return result_of(made, self.asked)

@@ -64,7 +64,8 @@ def _rows_kept_again(job: RunSteps) -> int:
         nonlocal lost
         entry = manifest.file("ledger")
         table = None if entry is None else read_checked(draft, entry, ["key", "kept"])
-        draft.written.clear()  # a shard's ledger is held, not the run's
+        for path in (*(file.path for file in manifest.files), manifest.path):
+            draft.written.pop(path, None)  # of a few shards the ledger is held, not the run's
         if table is not None:
             kept = set(table.filter(table["kept"])["key"].to_pylist())
             lost += len(kept - _there(job, manifest.shard_id, kept))

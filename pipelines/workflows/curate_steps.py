@@ -93,9 +93,8 @@ class CurateSteps(RunSteps):
         if STEP_KINDS[step].taken_over != "amendments":
             return super().adopt(step)
         return adopt_download(
-            self.store,
+            self.committed(step),
             amendments=self.amendments,
-            fingerprint=self.identities[step].fingerprint,
             num_rows=self.plan.num_rows_of,
             num_shards=self.plan.num_shards,
         )

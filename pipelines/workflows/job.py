@@ -80,13 +80,14 @@ def run_steps(job: RunSteps, session: Session, asked: Sequence[str], say: Say) -
         QuarantineError, EngineError, ShardError: see their messages.
     """
     require_parents(job, asked)
+    session.keep = job.keep
     cut_before = read_revision(job.store).steps.get("select")
     for chain in job.chains(asked):
         if chain == ["select"]:
             session.start("select", shards_total=job.num_shards("select"), shards_done=0)
             session.persist("select", lambda: job.select(say).run(session.on_commit))
             session.persist("select", lambda: complete(job, "select", say=say))
-            say_cut_captions(job.store, say)
+            say_cut_captions(job.committed("select"), say)
             _say_difference(job, cut_before, say)
         else:
             _run_chain(job, session, chain, say)
@@ -165,6 +166,7 @@ def complete(job: RunSteps, step: str, *, say: Say) -> None:
         folders=STEP_KINDS[step].paths,
         later=later_steps(step),
         publish=lambda: job.publish(step),
+        made=job.committed(step),
     )
     check_quarantine(job, step, summary)
     if read_revision(job.store).number != before:

@@ -13,6 +13,7 @@ from pipelines.revisions.adopt import adopt_made, adopt_shards
 from pipelines.run.amendments import OPTION, Amendments, read_amendments, write_amendments
 from pipelines.run.cache_files import publish_cache
 from pipelines.run.committed import Committed
+from pipelines.run.manifest import Manifest
 from pipelines.run.record import Revision, StepIdentity
 from pipelines.run.shard_inputs import score_inputs
 from pipelines.run.store import RunStore
@@ -64,6 +65,7 @@ class RunSteps(ABC):
         """The step that makes the run's images."""
         self.config, self.plan = config, plan
         self.identities: dict[str, StepIdentity] = {}
+        self._committed: dict[str, Committed] = {}
         for step in self.configured():
             parents = [self.identities[name].fingerprint for name in self.parents(step)]
             amended = self.amendments.identity(step, is_first=step == self.origin)
@@ -116,11 +118,23 @@ class RunSteps(ABC):
 
     def committed(self, step: str) -> Committed:
         """What the step has committed with its present options."""
-        return Committed(self.store, step, self.identities[step].fingerprint)
+        if step not in self._committed:
+            fingerprint = self.identities[step].fingerprint
+            self._committed[step] = Committed(self.store, step, fingerprint)
+        return self._committed[step]
+
+    @property
+    def known(self) -> Collection[Committed]:
+        """The steps that this job has looked at."""
+        return self._committed.values()
+
+    def keep(self, manifest: Manifest) -> None:
+        """Take a commit of this job into the commit log."""
+        self.committed(manifest.step).log.add(manifest)
 
     def has_every_shard(self, step: str) -> bool:
         """Whether nothing is left to do for a step."""
-        return len(self.committed(step).shards()) >= self.num_shards(step)
+        return len(self.committed(step).begin()) >= self.num_shards(step)
 
     def is_complete(self, revision: Revision, asked: Collection[str]) -> bool:
         """Whether every asked step is complete with the present options, over all of its shards."""
@@ -144,17 +158,20 @@ class RunSteps(ABC):
     def adopt(self, step: str) -> int:
         """Take over what an earlier revision made from the same; returns how many shards."""
         adopted = sum(
-            adopt_made(self.store, step=step, before=each.fingerprint, now=identity.fingerprint)
-            for identity, each in self._before_lifts(step)
+            adopt_made(self.committed(step), before=each.fingerprint)
+            for each in self._before_lifts(step)
         )
-        if STEP_KINDS[step].taken_over != "inputs":
+        kind = STEP_KINDS[step]
+        if kind.taken_over != "inputs":
             return adopted
+        told: dict[str, Any] = {}
+        if kind.is_same is not None:
+            told["is_same"] = partial(kind.is_same, self._context(step, Resources()))
         return adopted + adopt_shards(
-            self.store,
-            step=step,
-            fingerprint=self.identities[step].fingerprint,
+            self.committed(step),
             shard_ids=range(self.num_shards(step)),
             inputs_of=partial(self.inputs, step),
+            **told,
         )
 
     def begin(self) -> None:
@@ -162,14 +179,14 @@ class RunSteps(ABC):
         if self._begins:
             write_amendments(self.store, self.amendments)
 
-    def _before_lifts(self, step: str) -> Iterator[tuple[StepIdentity, StepIdentity]]:
-        """The step's identity, with each that it had before it made again what it gave up."""
+    def _before_lifts(self, step: str) -> Iterator[StepIdentity]:
+        """Each identity that the step had before it made again what it gave up."""
         identity = self.identities[step]
         for times in reversed(range(self.amendments.lifted.get(step, 0))):
             options = {name: value for name, value in identity.options.items() if name != OPTION}
             is_first = step == self.origin
             options |= self.amendments.identity(step, is_first=is_first, times=times)
-            yield identity, replace(identity, options=options)
+            yield replace(identity, options=options)
 
     def chains(self, asked: Sequence[str]) -> list[list[str]]:
         """The asked steps with workers that run shard by shard beside each other; one by one where

@@ -14,7 +14,7 @@ from pipelines.redact import redact_text_column, redact_url_column
 from pipelines.rows.caption_facts import CAPTION_FACTS, CaptionFactsConfig, measure_captions
 from pipelines.rows.image_facts import IMAGE_FACTS
 from pipelines.rows.ledger import DOWNLOAD_FACTS, source_fields
-from pipelines.run.checked import read_checked
+from pipelines.run.checked import open_checked, read_checked
 from pipelines.run.committed import Committed
 from pipelines.run.images import iterate_encoded
 from pipelines.run.manifest import Manifest, ShardError
@@ -163,8 +163,9 @@ class EarlierShard:
             return
         stored = self._facts.filter(self._facts["reason"].is_null())
         rows = dict(zip(stored["key"].to_pylist(), stored["row"].to_pylist(), strict=True))
-        for key, encoded in iterate_encoded(self._store, self._images):
-            spool.add(rows[key], encoded)
+        with open_checked(self._store, self._images) as stream:
+            for key, encoded in iterate_encoded(stream, self._images):
+                spool.add(rows[key], encoded)
 
     def with_new(self, facts: pa.Table) -> pa.Table:
         """The facts of all rows in plan order, those that were fetched again as they are now."""

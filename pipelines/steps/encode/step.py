@@ -12,9 +12,9 @@ import torch
 from pipelines.rows.failures import Failures, Isolation, failed_rows, reject
 from pipelines.run.cache_files import record_cache
 from pipelines.run.committed import Committed
-from pipelines.run.images import StoredImage, batches, stack_pixels
+from pipelines.run.images import FACTS, StoredImage, batches, stack_pixels
 from pipelines.run.manifest import Manifest, ShardError
-from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_rows
+from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_captions
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.encode.encode import (
     EncodeConfig,
@@ -172,12 +172,15 @@ class _EncodeShard(ExitStack):
     def _kept_images(self) -> Iterator[StoredImage]:
         rejects, images = self._rejects, self._step.images
         for part in self._step.parts(self._shard_id):
-            kept = self._kept[part] = kept_rows(self._step.verdicts, part)
-            if not kept:
+            columns = (*FACTS, "kept", "recaption")
+            ledger = self._step.verdicts.table(part, "ledger", columns=columns)
+            kept = self._kept[part] = {} if ledger is None else kept_captions(ledger)
+            if ledger is None or not kept:
                 continue
+            rows = ledger.filter(ledger["kept"]).select(FACTS).to_pylist()
             found = len(rejects.seen)
             refuse = partial(rejects.undecodable, part)
-            for image in images.images(part, keys=frozenset(kept), on_failure=refuse):
+            for image in images.images(part, keys=frozenset(kept), on_failure=refuse, rows=rows):
                 image.facts["shard_id"] = part
                 image.facts["caption"] = kept[image.facts["key"]] or image.facts["caption"]
                 rejects.seen.append(image.facts)

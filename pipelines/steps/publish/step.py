@@ -10,11 +10,10 @@ import pyarrow.compute as pc
 
 from pipelines.config import Config
 from pipelines.rows.ledger import ORIGIN_FACTS
-from pipelines.run.checked import open_checked
-from pipelines.run.crops import KEPT_FOLDER, images_file
+from pipelines.run.crops import KEPT_FOLDER, open_images
 from pipelines.run.images import damaged
 from pipelines.run.manifest import Manifest, ShardError, SpooledFile
-from pipelines.run.shard_inputs import kept_facts, publish_inputs
+from pipelines.run.shard_inputs import is_of_the_same, kept_facts, publish_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.kind import StepContext
 from pipelines.steps.left_rows import copy_members, spool_table
@@ -81,9 +80,9 @@ class PublishStep(CommittedStep):
             )
 
     def _stored(self, shard_id: int) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-        entry = images_file(self.store, self._images.file(shard_id, "images"))
-        if entry is not None:
-            with open_checked(self.store, entry) as stream:
+        with open_images(self.store, self._images.file(shard_id, "images")) as found:
+            if found is not None:
+                entry, stream = found
                 for sample in iterate_tar_samples(stream, fault=damaged(entry.path)):
                     yield sample.key, sample.files
 
@@ -93,15 +92,18 @@ def inputs_of(context: StepContext, shard_id: int) -> str | None:
     return publish_inputs(context.images, context.committed["select"], shard=shard_id)
 
 
-def rewrite_kept(shard: ShardTakedown) -> None:
+def is_of_the_same_inputs(context: StepContext, manifest: Manifest, inputs: str) -> bool:
+    """Whether a shard of an earlier revision was made from these."""
+    return is_of_the_same(manifest, inputs, context.images, context.committed["select"])
+
+
+def rewrite_kept(shard: ShardTakedown) -> Manifest:
     """The kept images, and how they are made again, without the hidden rows."""
     run, shard_id = shard.run, shard.manifest.shard_id
     if shard_id not in run.hidden:
-        shard.take_over()
-        return
+        return shard.take_over()
     if shard.manifest.quarantined is not None:
-        shard.take_over_given_up(num_rows=run.new["select"].manifest(shard_id).kept)
-        return
+        return shard.take_over_given_up(num_rows=run.new["select"].manifest(shard_id).kept)
     with spool_folder() as scratch:
         files, kept = [], 0
         if (entry := shard.manifest.file(KEPT_FOLDER)) is not None:
@@ -114,4 +116,4 @@ def rewrite_kept(shard: ShardTakedown) -> None:
             left = metadata.filter(pc.invert(gone)).combine_chunks()
             files.append(spool_table(left, scratch, KEPT_METADATA))
         inputs = publish_inputs(run.new[run.origin], run.new["select"], shard=shard_id)
-        shard.commit(files, kept=kept, dropped={}, inputs=inputs)
+        return shard.commit(files, kept=kept, dropped={}, inputs=inputs)

@@ -22,10 +22,10 @@ from pipelines.rows.ledger import (
     trained_captions,
 )
 from pipelines.rules.columns import VERDICT_COLUMNS
-from pipelines.run.checked import open_checked
 from pipelines.run.committed import Committed
-from pipelines.run.manifest import Manifest, ShardError
+from pipelines.run.manifest import FileEntry, Manifest, ShardError
 from pipelines.run.tables import read_parquet, with_column
+from pipelines.steps.select.read_ahead import ReadAhead
 from pipelines.steps.select.recaptions import Recaptions
 from pipelines.steps.select.tokens import TokenColumns
 
@@ -43,6 +43,7 @@ class Facts:
         images: The step that made the images.
         score: The score step; None where nothing is scored.
         read_rows: Rows of a shard whose first step was quarantined.
+        files: What opens the files.
         schema: Of that step's facts, without the list's own columns.
         tokens: Counts the captions' tokens; None: they are null.
         further: Columns that only this run's ledger has.
@@ -53,6 +54,7 @@ class Facts:
     num_shards: int
     score: Committed | None
     read_rows: Callable[[int], pa.Table]
+    files: ReadAhead
     schema: pa.Schema = field(default=DOWNLOAD_FACTS)
     tokens: TokenColumns | None = None
     further: Sequence[pa.Field] = ()
@@ -70,6 +72,17 @@ class Facts:
     def is_lost(self, shard_id: int) -> bool:
         """Whether no row of the shard has facts to go by."""
         return self.images.manifest(shard_id).quarantined is not None
+
+    def ahead(self, shard_ids: Sequence[int]) -> Iterator[int]:
+        """The shards one by one, while the files of those after them are fetched."""
+        return self.files.shards(shard_ids, self._files_of)
+
+    def _files_of(self, shard_id: int) -> Iterator[FileEntry]:
+        made = (self.images, f"facts/{self.images.step}"), (self.score, "facts/score")
+        for step, folder in made:
+            entry = None if step is None else step.manifest(shard_id).file(folder)
+            if entry is not None:
+                yield entry
 
     def read(self, shard_id: int, *, columns: Iterable[str] | None = None) -> pa.Table:
         """A shard's rows, in plan order; columns of the ledger that nothing made are null.
@@ -173,7 +186,7 @@ class Facts:
         entry = manifest.file(folder)
         if entry is None:
             raise ShardError(f"{manifest.step} shard {manifest.shard_id} has no file in {folder}")
-        with open_checked(self.images.store, entry) as stream:
+        with self.files.open(entry) as stream:
             names = pq.read_schema(stream).names
             columns = [name for name in names if wanted is None or name.lower() in wanted]
             return read_parquet(stream, columns=columns)

@@ -1,6 +1,8 @@
 """Select over a whole run: judge every row, settle what only all of them decide, write."""
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +13,9 @@ import pyarrow as pa
 from pipelines.rules.rule import ReadyRule
 from pipelines.rules.sql_rule import SqlCondition
 from pipelines.run.committed import Committed
-from pipelines.run.manifest import Manifest
+from pipelines.run.manifest import Manifest, SpooledFile
+from pipelines.run.on_threads import in_order
+from pipelines.run.shard_inputs import gives_of
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.left_rows import spool_table
 from pipelines.steps.select.config import SelectConfig
@@ -19,6 +23,7 @@ from pipelines.steps.select.duplicates import Duplicates
 from pipelines.steps.select.facts import Facts
 from pipelines.steps.select.plan import plan_rules
 from pipelines.steps.select.ranking import Contest, Ranked
+from pipelines.steps.select.read_ahead import ReadAhead
 from pipelines.steps.select.recaptions import CaptionFiles, Recaptions
 from pipelines.steps.select.references import References
 from pipelines.steps.select.tokens import TokenColumns
@@ -70,7 +75,7 @@ class Select(CommittedStep):
             ShardError: a step before this one is not complete.
             ConfigError: a rule does not go with the facts, or a list cannot be read.
         """
-        done = self.made.shards()
+        done = self.made.begin()
         if len(done) == self.num_shards:
             return
         with spool_folder() as folder:
@@ -79,9 +84,14 @@ class Select(CommittedStep):
             references = References(self.config.copies.references, self.store.storage_options)
             self._judge(facts, verdicts, references, folder)
             names = CopyNames(facts, verdicts, references, folder)
-            for shard_id in range(self.num_shards):
-                if shard_id not in done:
-                    on_commit(self._write(shard_id, facts, verdicts, names, folder))
+            owed = [shard_id for shard_id in range(self.num_shards) if shard_id not in done]
+            tables = (
+                self._write(shard_id, facts, verdicts, names, folder)
+                for shard_id in facts.ahead(owed)
+            )
+            threads = self.store.num_threads
+            for manifest in in_order(self._commit, tables, num_threads=threads):
+                on_commit(manifest)
             if facts.recaptions is not None:
                 self.say(facts.recaptions.told())
 
@@ -92,6 +102,7 @@ class Select(CommittedStep):
             num_shards=self.num_shards,
             score=self.score,
             read_rows=self.read_rows,
+            files=ReadAhead(self.store, folder),
             tokens=None if counter is None else TokenColumns(counter=counter, folder=folder),
             further=self.further,
             recaptions=None if self.captions is None else Recaptions(self.captions, folder),
@@ -117,7 +128,7 @@ class Select(CommittedStep):
             folder=folder,
         )
         columns = {*duplicates.columns, *(name for rule in planned for name in rule.columns)}
-        for shard_id in range(self.num_shards):
+        for shard_id in facts.ahead(range(self.num_shards)):
             if facts.is_lost(shard_id):
                 verdicts.codes[verdicts.shard(shard_id)] = BY_FACTS
                 continue
@@ -132,7 +143,7 @@ class Select(CommittedStep):
 
     def _write(
         self, shard_id: int, facts: Facts, verdicts: Verdicts, names: CopyNames, folder: Path
-    ) -> Manifest:
+    ) -> "_Written":
         table = ledger_table(
             facts.read(shard_id),
             verdicts,
@@ -140,12 +151,33 @@ class Select(CommittedStep):
             places=verdicts.shard(shard_id),
             further=self.further,
         )
-        file = spool_table(table, folder, "ledger")
-        reasons = table["reason"].drop_null().to_pylist()
-        kept = table.num_rows - len(reasons)
-        manifest = self.commit_shard(shard_id, [file], kept=kept, reasons=reasons)
-        file.path.unlink()
+        scratch = folder / f"ledger-{shard_id}"
+        scratch.mkdir()
+        file = spool_table(table, scratch, "ledger")
+        reasons = Counter(table["reason"].drop_null().to_pylist())
+        return _Written(shard_id, file, reasons, gives_of(table))
+
+    def _commit(self, written: "_Written") -> Manifest:
+        file, reasons = written.file, written.reasons
+        manifest = self.commit_shard(
+            written.shard_id,
+            [file],
+            kept=file.num_rows - reasons.total(),
+            reasons=reasons,
+            gives=written.gives,
+        )
+        shutil.rmtree(file.path.parent)
         return manifest
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A shard of the ledger on local disk."""
+
+    shard_id: int
+    file: SpooledFile
+    reasons: Counter[str]
+    gives: Mapping[str, str]
 
 
 def _judge_shard(

@@ -12,6 +12,7 @@ from pipelines.plan import load_plan
 from pipelines.report.card import write_card
 from pipelines.revisions.adopt import adopt_shards
 from pipelines.revisions.readers import show_revision
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, create_manifest
 from pipelines.run.store import RunStore
 
@@ -66,12 +67,10 @@ def test_a_shard_that_is_taken_over_costs_its_manifest_alone(tmp_path: Path, sha
         create_manifest(store, manifest)
     with counted_operations() as counts:
         adopted = adopt_shards(
-            store,
-            step="publish",
-            fingerprint="now",
+            Committed(store, "publish", "now"),
             shard_ids=range(shards),
             inputs_of=lambda shard_id: "same",
         )
     assert adopted == shards
     assert counts["read_bytes"] == counts["create_exclusive"] == shards
-    assert counts["list_files"] == 3
+    assert counts["list_sizes"] == 3

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import (
     Manifest,
     ShardError,
@@ -15,7 +16,6 @@ from pipelines.run.manifest import (
     commit_shard,
     committed_shards,
     create_manifest,
-    iterate_manifests,
     manifest_path,
     read_manifest,
     sha256_of,
@@ -151,7 +151,7 @@ def test_committed_shards_are_those_of_the_fingerprint(store: RunStore, tmp_path
 def test_iteration_stops_at_the_first_missing_shard(store: RunStore, tmp_path: Path) -> None:
     commit(store, tmp_path, shard_id=0)
     commit(store, tmp_path, shard_id=2)
-    found = iterate_manifests(store, "download", "f0", 3)
+    found = Committed(store, "download", "f0").manifests(3)
     assert next(found).shard_id == 0
     with pytest.raises(ShardError, match=r"000001\.json: missing"):
         next(found)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.config import validate_config
 from pipelines.rows.ledger import DOWNLOAD_FACTS, LEDGER, SCORE_FACTS
 from pipelines.run.committed import Committed
-from pipelines.run.manifest import SpooledFile, commit_shard, iterate_manifests
+from pipelines.run.manifest import SpooledFile, commit_shard
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table, write_table
 from pipelines.steps.select import Select, SelectConfig
@@ -72,7 +72,7 @@ def cut(
         read_rows=lambda shard_id: pa.table({}),
     ).run(lambda manifest: None)
     tables = []
-    for manifest in iterate_manifests(store, "select", fingerprint, num_shards):
+    for manifest in Committed(store, "select", fingerprint).manifests(num_shards):
         table = read_table(store, manifest.files[0].path)
         assert manifest.dropped == Counter(table["reason"].drop_null().to_pylist())
         assert manifest.kept == sum(table["kept"].to_pylist())
