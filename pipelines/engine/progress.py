@@ -1,26 +1,82 @@
 """One progress line a step, and the funnel at the end."""
 
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pipelines.run.manifest import Manifest
 from pipelines.run.record import StepSummary
+from pipelines.run.sight import StepSight
 from sd_core.say import Say, duration
 
 _LINE_EVERY_S = 5.0
+_WINDOW_S = 300.0
+_FEWEST_COMMITS = 20
+"""The pace is that of the last minutes, or of so many commits, whichever is longer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Moment:
+    """What a job had committed of a step at a time."""
+
+    time: float
+    shards: int = 0
+    rows: int = 0
+    num_bytes: int = 0
 
 
 @dataclass
 class _StepProgress:
     shards_total: int
     shards_before: int
+    past: deque[_Moment]
     shards: int = 0
     rows: int = 0
     kept: int = 0
-    started: float = field(default_factory=time.monotonic)
+    num_bytes: int = 0
+    is_ready: bool = False
     printed: float = 0.0
+
+    @property
+    def done(self) -> int:
+        return self.shards_before + self.shards
+
+    def begin_at(self, now: float) -> None:
+        """A worker is ready: the pace is counted from here."""
+        if not self.is_ready and not self.shards:
+            self.past = deque([_Moment(time=now)])
+            self.is_ready = True
+
+    def add(self, manifest: Manifest, now: float) -> None:
+        self.shards += 1
+        self.rows += manifest.rows_in
+        self.kept += manifest.kept
+        self.num_bytes += sum(file.num_bytes for file in manifest.files)
+        self.past.append(
+            _Moment(time=now, shards=self.shards, rows=self.rows, num_bytes=self.num_bytes)
+        )
+        if not self.is_ready and self.shards == 2:
+            self.past.popleft()  # from the first commit on, since none knows when it was ready
+        while len(self.past) > _FEWEST_COMMITS + 1 and self.past[1].time < now - _WINDOW_S:
+            self.past.popleft()
+
+    def sight(self, name: str, now: float) -> StepSight:
+        first, last = self.past[0], self.past[-1]
+        passed = max(now - first.time, 1e-6)
+        paced = last.shards > first.shards
+        left = self.shards_total - self.done
+        return StepSight(
+            step=name,
+            shards=self.shards_total,
+            done=self.done,
+            rows=self.rows,
+            kept=self.kept,
+            rows_per_s=round((last.rows - first.rows) / passed, 2) if paced else None,
+            bytes_per_s=round((last.num_bytes - first.num_bytes) / passed) if paced else None,
+            left_s=round(left * passed / (last.shards - first.shards), 1) if paced else None,
+        )
 
 
 class Progress:
@@ -30,34 +86,45 @@ class Progress:
         self._say = say
         self._every_s = every_s
         self._steps: dict[str, _StepProgress] = {}
+        self._lock = threading.Lock()  # another thread may look
 
     def start(self, step: str, *, shards_total: int, shards_done: int) -> None:
         """Begin a step; shards committed by an earlier run are not counted in its rate."""
-        self._steps[step] = _StepProgress(shards_total, shards_done)
+        with self._lock:
+            past = deque([_Moment(time=time.monotonic())])
+            self._steps[step] = _StepProgress(shards_total, shards_done, past)
         if shards_done and shards_done < shards_total:
             self._say(f"{step}: resumes, {shards_done} of {shards_total} shards are committed")
 
+    def ready(self, step: str) -> None:
+        """A worker of the step can begin: what it took to start is no part of the pace."""
+        with self._lock:
+            self._steps[step].begin_at(time.monotonic())
+
     def add(self, manifest: Manifest) -> None:
         """Count a commit; prints the step's line when one is due or the step has ended."""
-        step = self._steps[manifest.step]
-        step.shards += 1
-        step.rows += manifest.rows_in
-        step.kept += manifest.kept
         now = time.monotonic()
-        ended = step.shards_before + step.shards == step.shards_total
-        if ended or now - step.printed >= self._every_s:
+        step = self._steps[manifest.step]
+        with self._lock:
+            step.add(manifest, now)
+        if step.done == step.shards_total or now - step.printed >= self._every_s:
             step.printed = now
-            self._say(_line(manifest.step, step, now))
+            self._say(progress_line(step.sight(manifest.step, now)))
+
+    def steps(self) -> list[StepSight]:
+        """How far each step is that has begun; from any thread."""
+        with self._lock:
+            now = time.monotonic()
+            return [step.sight(name, now) for name, step in self._steps.items()]
 
 
-def _line(name: str, step: _StepProgress, now: float) -> str:
-    elapsed = max(now - step.started, 1e-6)
-    done = step.shards_before + step.shards
-    left = (step.shards_total - done) * elapsed / step.shards
+def progress_line(step: StepSight) -> str:
+    """How far a step is, in a line."""
     kept = f"{step.kept / step.rows:.1%}" if step.rows else "-"
+    left = "-" if step.left_s is None else duration(step.left_s)
     return (
-        f"{name}: {done}/{step.shards_total} shards, {step.rows:,} rows, "
-        f"{step.rows / elapsed:,.1f} images/s, kept {kept}, {duration(left)} left"
+        f"{step.step}: {step.done}/{step.shards} shards, {step.rows:,} rows, "
+        f"{step.rows_per_s or 0:,.1f} images/s, kept {kept}, {left} left"
     )
 
 

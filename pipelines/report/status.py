@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from pipelines.plan.record import PlanSize, read_plan_size
+from pipelines.report.sight import sight_lines
 from pipelines.rows.ledger import RETRIED_REASONS
 from pipelines.rules.tombstones import is_unfinished
 from pipelines.run.committed import Committed
@@ -16,6 +17,7 @@ from pipelines.run.lease import EXPIRY_S, is_dead_here, read_holder
 from pipelines.run.on_threads import in_order
 from pipelines.run.rates import RATES_FILE
 from pipelines.run.record import REVISION_FILE, RUN_FILE, Revision, read_revision, read_run
+from pipelines.run.sight import JobSight, read_sight
 from pipelines.run.store import RunStore
 from pipelines.run.stored_json import damaged_record
 from pipelines.steps.kinds import STEP_KINDS
@@ -75,6 +77,8 @@ class RunStatus:
         plan: None before there is one.
         last_activity: When a job last wrote one of the run's records, in ISO 8601, UTC; null where
             the store does not tell.
+        now: What the job that holds the run said last; null where none does, or it has said
+            nothing yet.
         next: What the command that made the run would do now.
     """
 
@@ -85,6 +89,7 @@ class RunStatus:
     steps: tuple[StepStatus, ...]
     lease: LeaseStatus | None
     last_activity: str | None
+    now: JobSight | None
     next: str
 
 
@@ -106,6 +111,7 @@ def status_of(store: RunStore) -> RunStatus:
         steps=steps,
         lease=lease,
         last_activity=last_activity_of(store),
+        now=_now(store, lease),
         next=_next(store, steps, lease, limit=None if plan is None else plan.limit),
     )
 
@@ -165,6 +171,15 @@ def lease_of(store: RunStore) -> LeaseStatus | None:
     is_alive = ago < EXPIRY_S and not is_dead_here(holder)
     return LeaseStatus(
         host=holder.host, pid=holder.pid, beat_s_ago=round(ago, 1), is_alive=is_alive
+    )
+
+
+def _now(store: RunStore, lease: LeaseStatus | None) -> JobSight | None:
+    if lease is None or not lease.is_alive:
+        return None  # what is there was left by a job that was killed
+    sight = read_sight(store)
+    return (
+        sight if sight is not None and (sight.host, sight.pid) == (lease.host, lease.pid) else None
     )
 
 
@@ -230,6 +245,8 @@ def status_lines(status: RunStatus) -> Iterator[str]:
         if len(own) > _SHOWN_REASONS:
             yield f"{'':12}{'...':>10} {len(own) - _SHOWN_REASONS} more reasons; --json has all"
     yield f"held by: {status.lease or 'nobody'}"
+    if status.now is not None:
+        yield from sight_lines(status.now)
     yield f"last activity: {status.last_activity or 'not told by the store'}"
     yield f"next: the same command {status.next}"
 

@@ -38,6 +38,7 @@ from pipelines.run.record import (
     withdraw_step,
     write_run,
 )
+from pipelines.run.sight import SIGHT_FILE
 from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS, later_steps
 from pipelines.steps.rewrite import RunTakedown, ShardTakedown
@@ -76,6 +77,7 @@ def take_down(
         ConfigError: it is no curated or generated run.
         ShardError: a shard is damaged.
     """
+    store.delete(SIGHT_FILE)  # the last words of a job that was killed may name a row
     run, amendments = read_run(store), read_amendments(store)
     old = recorded_steps(store, run)
     _take_over_begun(store, amendments, old)

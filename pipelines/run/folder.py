@@ -12,7 +12,7 @@ from sd_core.errors import EnvironmentFault, FoundryError, is_environment
 from sd_core.faults import describe_fault
 
 PLAN_FILE = "plan/plan.json"
-_BEFORE_THE_PLAN = ("lease.json", "plan", WORK_FOLDER, "lost+found")
+_BEFORE_THE_PLAN = ("lease.json", "status.json", "plan", WORK_FOLDER, "lost+found")
 """What may lie in an output before it has its records: a killed job's, and the disk's own."""
 
 

@@ -13,6 +13,7 @@ _AT_THE_TOP: Final = frozenset(
         "revision.json",
         "README.md",
         "lease.json",
+        "status.json",
         "report",
         "lists",
         "used_by",

@@ -12,15 +12,19 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from jobs import curate, generate, train
 from jobs.exit_codes import ExitCode
-from jobs.generate import make_parser
 from pipelines.config import load_config
+from pipelines.engine import config as engine_config
+from pipelines.training.job import load_train_config
+from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.generate_config import GenerateJobConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "configs/deploy"
 KUBERNETES = "1.37"
-RAY_JOBS = ("rayjob.yaml", "raycronjob.yaml")
+NIGHTLY = ("rayjob.yaml", "raycronjob.yaml")
+RAY_JOBS = (*NIGHTLY, "rayjob-curate.yaml", "rayjob-train.yaml")
 NIGHT_S = 24 * 3600
 
 
@@ -42,7 +46,7 @@ def pods() -> Iterator[tuple[str, dict[str, Any]]]:
         groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
         templates += [group["template"] for group in groups]
         templates.append(ray_job(name)["submitterPodTemplate"])
-    assert len(templates) == 1 + 2 * 3
+    assert len(templates) == 1 + 3 * 3 + 4
     for template in templates:
         yield template["spec"]["containers"][0]["name"], template
 
@@ -82,7 +86,8 @@ def test_every_pod_is_one_by_kubernetes_own_schema() -> None:
 
 
 def test_ray_jobs_are_of_kuberays_kinds() -> None:
-    for name, kind in zip(RAY_JOBS, ("RayJob", "RayCronJob"), strict=True):
+    for name in RAY_JOBS:
+        kind = "RayCronJob" if name == "raycronjob.yaml" else "RayJob"
         assert (manifest(name)["apiVersion"], manifest(name)["kind"]) == ("ray.io/v1", kind)
     # KubeRay adds the minute to the name, and the parts of a cluster to that.
     assert len(manifest("raycronjob.yaml")["metadata"]["name"]) <= 36
@@ -96,18 +101,18 @@ def test_ray_is_the_version_of_the_lock_file() -> None:
 
 
 def test_both_ray_jobs_do_the_same_but_for_what_is_deleted_when() -> None:
-    once, nightly = (ray_job(name) for name in RAY_JOBS)
+    once, nightly = (ray_job(name) for name in NIGHTLY)
     cleanup = {"shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "deletionStrategy"}
     assert {key for key in once.keys() | nightly.keys() if once.get(key) != nightly.get(key)} == (
         cleanup
     )
 
 
-@pytest.mark.parametrize("name", sorted(commands()))
-def test_every_command_is_one_that_the_job_understands(name: str) -> None:
+@pytest.mark.parametrize("name", sorted({"crontab", "cronjob.yaml", *NIGHTLY}))
+def test_every_nightly_command_is_one_that_the_job_understands(name: str) -> None:
     script, *arguments = commands()[name]
     assert (ROOT / script).is_file()
-    options = make_parser().parse_args(arguments)
+    options = generate.make_parser().parse_args(arguments)
     assert options.grow
     config = load_config(GenerateJobConfig, ROOT / options.config, overrides=options.set)
     assert config.output == "s3://my-bucket/generated"
@@ -115,15 +120,63 @@ def test_every_command_is_one_that_the_job_understands(name: str) -> None:
 
 def test_a_pod_without_its_gpu_is_an_error_and_not_a_slow_night() -> None:
     expected = {"cronjob.yaml": 1}
-    for name in RAY_JOBS:
-        (group,) = ray_job(name)["rayClusterSpec"]["workerGroupSpecs"]
-        assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
-        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-        expected[name] = group["replicas"] * limits["nvidia.com/gpu"]
+    for name in NIGHTLY:
+        expected[name] = gpus_of(name)
     for name, gpus in expected.items():
-        options = make_parser().parse_args(commands()[name][1:])
+        options = generate.make_parser().parse_args(commands()[name][1:])
         config = load_config(GenerateJobConfig, ROOT / options.config, overrides=options.set)
         assert config.engine.gpus == gpus
+
+
+def gpus_of(name: str) -> int:
+    """Of a cluster whose one group of workers is of a fixed size."""
+    (group,) = ray_job(name)["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    return int(group["replicas"] * limits["nvidia.com/gpu"])
+
+
+@pytest.mark.skipif(not hasattr(engine_config, "GpuRange"), reason="comes with elastic pools")
+def test_curate_asks_for_what_its_groups_may_become() -> None:
+    script, *arguments = commands()["rayjob-curate.yaml"]
+    assert (ROOT / script).is_file()
+    options = curate.make_parser().parse_args(arguments)
+    config = load_config(CurateConfig, ROOT / options.config, overrides=options.set)
+    cluster = ray_job("rayjob-curate.yaml")["rayClusterSpec"]
+    download, gpu = cluster["workerGroupSpecs"]
+    cpus, gpus = (
+        group["maxReplicas"]
+        * int(group["template"]["spec"]["containers"][0]["resources"]["limits"][resource])
+        for group, resource in ((download, "cpu"), (gpu, "nvidia.com/gpu"))
+    )
+    assert cluster["enableInTreeAutoscaling"]
+    assert (download["minReplicas"], gpu["minReplicas"]) == (1, 0)
+    assert config.engine.download_workers == cpus
+    assert config.engine.model_dump()["gpus"] == {"min": 1, "max": gpus}
+
+
+def test_the_autoscaler_alone_has_a_token_of_kubernetes() -> None:
+    cluster = ray_job("rayjob-curate.yaml")["rayClusterSpec"]
+    mounts = cluster["autoscalerOptions"]["volumeMounts"]
+    volumes = cluster["headGroupSpec"]["template"]["spec"]["volumes"]
+    (token,) = (volume["name"] for volume in volumes if "projected" in volume)
+    assert [mount["mountPath"] for mount in mounts if mount["name"] == token] == [
+        "/var/run/secrets/kubernetes.io/serviceaccount"
+    ]
+    assert {mount["name"] for mount in mounts} <= {volume["name"] for volume in volumes}
+    for _, template in pods():
+        (container,) = template["spec"]["containers"]
+        assert token not in {mount["name"] for mount in container["volumeMounts"]}
+
+
+def test_a_training_has_as_many_workers_as_there_are_gpus() -> None:
+    script, *arguments = commands()["rayjob-train.yaml"]
+    assert (ROOT / script).is_file()
+    options = train.make_parser().parse_args(arguments)
+    config = load_train_config(ROOT / options.config, overrides=options.set)
+    assert config.engine.use_gpu is True
+    assert config.engine.num_workers == gpus_of("rayjob-train.yaml")
+    assert config.loop.batch_size % config.engine.num_workers == 0
 
 
 def test_every_pod_is_bounded_and_has_no_privilege() -> None:
@@ -140,7 +193,8 @@ def test_every_pod_is_bounded_and_has_no_privilege() -> None:
             "capabilities": {"drop": ["ALL"]},
         }
         assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
-        assert all("sizeLimit" in volume["emptyDir"] for volume in spec["volumes"])
+        local = [volume["emptyDir"] for volume in spec["volumes"] if "projected" not in volume]
+        assert all("sizeLimit" in volume for volume in local)
         mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
         assert mounted == ({"/tmp"} if name == "submitter" else {"/tmp", "/dev/shm"})
 
@@ -159,7 +213,7 @@ def test_all_tries_of_a_night_end_before_the_next() -> None:
     cron = manifest("cronjob.yaml")["spec"]
     assert cron["concurrencyPolicy"] == "Forbid"
     assert cron["jobTemplate"]["spec"]["activeDeadlineSeconds"] < NIGHT_S
-    for name in RAY_JOBS:  # KubeRay counts the deadline anew for each try
+    for name in NIGHTLY:  # KubeRay counts the deadline anew for each try
         job = ray_job(name)
         assert (1 + job["backoffLimit"]) * job["activeDeadlineSeconds"] < NIGHT_S
 

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -16,6 +18,7 @@ from pipelines.rules.tombstones import TOMBSTONES_FILE, tombstones_of, write_tom
 from pipelines.run.committed import Committed
 from pipelines.run.lease import LEASE_FILE, Lease
 from pipelines.run.record import read_revision, read_run, write_revision
+from pipelines.run.sight import JobSight, write_sight
 from pipelines.run.store import RunStore
 from tests.contracts import cases
 
@@ -67,15 +70,48 @@ def test_of_a_run_that_was_killed_it_is_told_what_is_done_and_owed_and_by_whom_i
     assert (download["done"], download["shards"], download["counted"]) == (len(left), shards, 5)
     assert download["kept"] == sum(manifest.kept for manifest in left)
     assert found["next"].startswith(f"goes on; shards owed: download (1 of {shards}), score")
+    sight = JobSight(
+        host=socket.gethostname(), pid=os.getpid(), written=1.0, running_s=7.0, errors=("gone",)
+    )
     with Lease(store, say=print):
+        write_sight(store, replace(sight, pid=1))  # another job's that was killed
+        assert told(run, capsys)["now"] is None
+        write_sight(store, sight)
         held = told(run, capsys)
         holder = json.loads(store.read_bytes(LEASE_FILE))
     assert (held["lease"]["pid"], held["lease"]["is_alive"]) == (os.getpid(), True)
+    assert (held["now"]["running_s"], held["now"]["errors"]) == (7.0, ["gone"])
     assert "ends with 75" in held["next"]
     store.replace(LEASE_FILE, json.dumps({**holder, "heartbeat": 1.0}).encode())
     gone = told(run, capsys)
     assert not gone["lease"]["is_alive"]
+    assert gone["now"] is None
     assert gone["next"] == found["next"]
+
+
+def test_watching_shows_a_run_again_until_no_job_is_at_it(
+    unharmed_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Path(shutil.copytree(unharmed_run, tmp_path / "run"))
+    lease = Lease(RunStore(str(run)), say=print)
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            lease.__exit__()
+
+    with lease:
+        monkeypatch.setattr(status, "time", SimpleNamespace(sleep=sleep))
+        assert status.main([str(run), "--watch"]) == 0
+    said = capsys.readouterr().out
+    assert waits == [10.0, 10.0]
+    assert (said.count("at work; heartbeat"), said.count("held by: nobody")) == (2, 1)
+    assert status.main([str(run), "--watch", "--json"]) == 0
+    assert len(waits) == 2
 
 
 def test_a_stopped_takedown_and_what_a_retry_would_make_again_are_told(

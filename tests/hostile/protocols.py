@@ -15,7 +15,7 @@ from tests.hostile.disks import copy_linked
 from tests.hostile.faults import NoLinks
 from tests.hostile.world import RECUT, World, faults_of, shown
 
-_VOLATILE = ("lease.json", "rates.json")
+_VOLATILE = ("lease.json", "rates.json", "status.json")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from pipelines.rows.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
 from pipelines.rules.tombstones import Tombstones, read_tombstones
 from pipelines.run.cache_files import record_cache
 from pipelines.run.manifest import Manifest, SpooledFile
+from pipelines.run.rows_done import rows_done
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.versions import program_version
 from pipelines.steps.generate.batches import RowBatch, group_rows
@@ -31,7 +32,7 @@ from pipelines.steps.generate.paint import Painter
 from pipelines.steps.generate.painted import DenoisedBatch, PreparedBatch
 from pipelines.steps.generate.painting import Painting
 from pipelines.steps.generate.rows import ImageRow, RefusedRow, check_sources, resolve_rows
-from pipelines.steps.generate.shard_files import METADATA, generation_facts, metadata_table
+from pipelines.steps.generate.shard_files import METADATA, generation_facts
 from pipelines.steps.generate.source_pictures import SourcePictures
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
 from sd_core.cache.spec import CacheSpec
@@ -127,6 +128,7 @@ class _GenerateShard(ExitStack):
         """Their images, as local files."""
         for painted in self._painting.decode(denoised):
             self._spool.add(painted, self._worker.parameters)
+            rows_done.add(1)
 
     def commit(self) -> Manifest:
         """Publish the shard."""
@@ -202,7 +204,7 @@ class ImageMaker:
         made = [row for row in images if row.row in spool.made]
         tokenizer = caption_tokenizer_of(self._models.model.text_encoder)
         counts = tokenizer.count([row.prompt for row in made]).tolist()
-        return metadata_table(
+        return pa.Table.from_pylist(
             [
                 {
                     **{name: getattr(row, name) for name in _OWN},
@@ -220,5 +222,6 @@ class ImageMaker:
                     "caption_is_cut": tokens > tokenizer.max_tokens,
                 }
                 for row, tokens in zip(made, counts, strict=True)
-            ]
+            ],
+            schema=METADATA,
         )

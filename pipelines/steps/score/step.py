@@ -14,17 +14,13 @@ from pipelines.rows.ledger import ROW_FAILED, SCORE_FACTS
 from pipelines.run.committed import Committed
 from pipelines.run.images import StoredImage, batches_of_one_size, stack_pixels
 from pipelines.run.manifest import Manifest
+from pipelines.run.rows_done import rows_done
 from pipelines.run.shard_inputs import score_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.left_rows import spool_table
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
 from pipelines.steps.score.config import ScoreConfig
-from pipelines.steps.score.score import (
-    ScoreModels,
-    load_score_models,
-    score_images,
-    score_schema,
-)
+from pipelines.steps.score.score import ScoreModels, load_score_models, score_images, score_schema
 from pipelines.steps.score.scorer import Values, as_column
 from sd_core.model.resample import OriginalSize
 
@@ -132,6 +128,7 @@ class _ScoreShard(ExitStack):
     def write(self, tables: Sequence[pa.Table]) -> None:
         """Hold them, until all rows are there."""
         self._tables += tables
+        rows_done.add(sum(table.num_rows for table in tables))
 
     def commit(self) -> Manifest:
         """Publish the shard: all rows in order, those that were refused with null scores."""

@@ -1,0 +1,104 @@
+"""What is seen of a job while it works: kept here, and written into its run by a thread."""
+
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Self
+
+from pipelines.engine.progress import Progress
+from pipelines.run.lease import Lease
+from pipelines.run.sight import SIGHT_FILE, JobSight, WorkersSight, write_sight
+from pipelines.run.store import RunStore
+from sd_core.redact import redact_text
+from sd_core.say import Say
+
+_WRITE_EVERY_S = 10.0
+_LAST_TRY_S = 5.0  # for a store that may not answer
+_LAST_ERRORS = 10
+_ERROR_CHARS = 500
+
+
+class Sight:
+    """Gathers what a job does; `write` gives it to the run.
+
+    A store that cannot be written costs the sight and nothing else: whoever looks sees its age.
+
+    Attributes:
+        workers: By step, as the runner saw them last; replaced as a whole.
+        waits_for: As `JobSight` has it.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.workers: Mapping[str, WorkersSight] = {}
+        self.waits_for: str | None = None
+        self._progress = progress
+        self._errors: deque[str] = deque(maxlen=_LAST_ERRORS)
+        self._began = time.monotonic()
+
+    def on_trouble(self, say: Say) -> Say:
+        """`say`, of whose lines the last ones are kept as errors."""
+
+        def told(line: str) -> None:
+            self._errors.append(redact_text(line)[:_ERROR_CHARS])
+            say(line)
+
+        return told
+
+    def look(self) -> JobSight:
+        """As it is now; from any thread."""
+        workers = self.workers
+        return JobSight(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            written=time.time(),
+            running_s=round(time.monotonic() - self._began, 1),
+            steps=tuple(
+                replace(step, workers=workers.get(step.step)) for step in self._progress.steps()
+            ),
+            waits_for=self.waits_for,
+            errors=tuple(self._errors.copy()),
+        )
+
+
+class SightWriter:
+    """Writes what `look` sees into the run until the `with` block ends, then removes it.
+
+    Args:
+        lease: Without it nothing is written, and nothing removed.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        lease: Lease,
+        look: Callable[[], JobSight],
+        *,
+        every_s: float | None = None,
+    ) -> None:
+        self._store, self._lease, self._look = store, lease, look
+        self._every_s = _WRITE_EVERY_S if every_s is None else every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sight", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join(_LAST_TRY_S)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            if not self._lease.lost:
+                with suppress(Exception):
+                    write_sight(self._store, self._look())
+        if not self._lease.lost:
+            with suppress(Exception):  # also what a job that was killed left
+                if self._store.exists(SIGHT_FILE):
+                    self._store.delete(SIGHT_FILE)
