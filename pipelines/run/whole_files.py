@@ -1,6 +1,5 @@
 """Whole files on a local disk: a reader sees all of one, or nothing."""
 
-import errno
 import os
 import shutil
 import uuid
@@ -9,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from pipelines.run.exclusive import publish_once
+
 TEMPORARY: Final = ".tmp-"
 """How the name of a file that is being written begins."""
-NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def link_whole(target: str, content: bytes) -> None:
@@ -19,13 +19,7 @@ def link_whole(target: str, content: bytes) -> None:
     with temporary_beside(target) as temporary:
         temporary.write_bytes(content)
         sync(temporary)
-        try:
-            os.link(temporary, target)
-        except OSError as error:
-            if error.errno not in NO_HARD_LINKS:
-                raise
-            with open(target, "xb") as stream:  # a file system without hard links
-                stream.write(content)
+        publish_once(temporary, target)
 
 
 @contextmanager
