@@ -103,7 +103,7 @@ class RayRunner:
         for index, pool in self.pools.items():
             for slot in list(pool.slots):
                 if (error := slot.silence(self._heartbeat_s)) is not None:
-                    lost.lost(index, pool, slot, error)
+                    lost.gone(index, pool, slot, error)
 
     def _release(self) -> None:
         """Spare workers go: those without a GPU, and the others where their places are wanted."""
@@ -190,7 +190,7 @@ class RayRunner:
             manifest = ray.get(slot.inflight[0].ref)
         except Exception as error:
             if is_infrastructure(error):
-                lost.lost(index, pool, slot, error)
+                lost.gone(index, pool, slot, error)
             elif isinstance(error, RayTaskError):
                 lost.raised(index, pool, slot, error)
             else:
