@@ -46,7 +46,7 @@ def test_model_workers_that_starve(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_downloads_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = told(monkeypatch, download=(30, 90), score=(60, 0))
-    assert line.startswith("download: its workers waited 75% of the last minute for score, which")
+    assert line.startswith("download: its workers waited 75% of the last minute for score; more")
     assert "engine.gpus" in line
 
 
