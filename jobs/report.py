@@ -9,14 +9,7 @@ Exit codes: `ExitCode` in sd_core/errors.py; `--help` lists them.
 import argparse
 import sys
 
-from jobs.command_line import (
-    add_run,
-    check_output_file,
-    home_path,
-    job_parser,
-    open_store,
-    run_job,
-)
+from jobs.command_line import add_run, check_output_file, home_path, job_parser, open_store, run_job
 from jobs.exit_codes import ExitCode
 from sd_core.say import Say
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
 from pipelines.redact import redact_config
 from sd_core.errors import EnvironmentFault, InputError, is_environment
 from sd_core.home import expand_home
+from sd_core.model.config import ModelConfig
 from sd_core.plain_yaml import MAX_DEPTH, YamlError, parse_yaml
 from sd_core.redact import CREDENTIALS_TOLD, REDACTED, names_credentials
 
@@ -21,12 +22,8 @@ StorageOptions = dict[str, str | int | float | bool | dict[str, str] | None]
 """Of an fsspec file system, as YAML has them."""
 
 
-class Config(BaseModel):
-    """Base of every configuration section: frozen, strict, and closed to unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
-    )
+class Config(ModelConfig):
+    """Base of every configuration section of a job."""
 
 
 class Forms:

@@ -19,12 +19,8 @@ if TYPE_CHECKING:
     from sd_core.model.autoencoder_config import AutoencoderConfig as AutoencoderConfig
     from sd_core.model.latent_diffusion import LatentDiffusion as LatentDiffusion
     from sd_core.model.latent_diffusion import load_latent_diffusion as load_latent_diffusion
-    from sd_core.model.latent_diffusion_config import (
-        LatentDiffusionConfig as LatentDiffusionConfig,
-    )
-    from sd_core.model.latent_diffusion_saving import (
-        save_latent_diffusion as save_latent_diffusion,
-    )
+    from sd_core.model.latent_diffusion_config import LatentDiffusionConfig as LatentDiffusionConfig
+    from sd_core.model.latent_diffusion_saving import save_latent_diffusion as save_latent_diffusion
     from sd_core.sampling.picture_grid import Cell as Cell
     from sd_core.sampling.picture_grid import picture_grid as picture_grid
     from sd_core.sampling.text_to_image import as_levels as as_levels

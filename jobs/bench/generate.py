@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from diffusers import StableDiffusionPipeline
 
-from pipelines.prompts import PromptPlanConfig, PromptsConfig, plan_prompts
+from pipelines.prompts import PromptPlanConfig, PromptPlanner, PromptsConfig
 from pipelines.run.store import RunStore
 from pipelines.steps.generate import GenerateConfig, GenerateStep
 from pipelines.steps.generate.config import GenerationDefaults
@@ -167,14 +167,13 @@ def _our_step(
     path = folder / "prompts.parquet"
     pq.write_table(pa.table({"prompt": list(prompts)}), path)
     store = RunStore(str(folder / "run"))
-    growth = plan_prompts(
+    growth = PromptPlanner(
         store,
         PromptsConfig(path=str(path)).source(),
         PromptPlanConfig(images_per_shard=bench.images // bench.workers),
         num_images=1,
-        grow=False,
         say=lambda line: None,
-    )
+    ).plan(grow=False)
     config = GenerateConfig(
         model=_model_config(bench.models),
         defaults=GenerationDefaults(

@@ -9,7 +9,7 @@ from ray.exceptions import RayTaskError
 
 from pipelines.engine.balance import Balance
 from pipelines.engine.chain import Chain
-from pipelines.engine.losses import Losses
+from pipelines.engine.lost_workers import LostWorkers
 from pipelines.engine.nodes import NodeHealth
 from pipelines.engine.pool import Pool, Slot, Starter, close
 from pipelines.engine.ray_faults import INFRASTRUCTURE, is_infrastructure
@@ -70,7 +70,7 @@ class RayRunner:
             if state.done < chain.num_shards
         }
         on_trouble = self._sight.on_trouble(self._say)
-        losses = Losses(chain, self.pools, self._starter, self._health, say=on_trouble)
+        lost = LostWorkers(chain, self.pools, self._starter, self._health, say=on_trouble)
         balance = Balance(chain, self.pools, say=self._say)
         looked = 0.0
         try:
@@ -78,15 +78,15 @@ class RayRunner:
                 check()
                 balance.tick()
                 self._sight.look(chain, self.pools, waits_for=self._waiting.told)
-                losses.judge()
+                lost.judge()
                 if time.monotonic() - looked >= _LOOK_EVERY_S:
                     looked = time.monotonic()
-                    self._look(losses)
+                    self._look(lost)
                 for index, pool in self.pools.items():
                     after = self.pools.get(index + 1)
                     ahead = None if after is None else shards_ahead * max(1, after.num_placed)
                     self._dispatch(chain, index, pool, ahead)
-                self._collect(chain, losses)
+                self._collect(chain, lost)
         finally:
             self._sight.ended()
             for pool in self.pools.values():
@@ -97,7 +97,7 @@ class RayRunner:
         close(self._spare, timeout_s=10)
         self._spare = []
 
-    def _look(self, losses: Losses) -> None:
+    def _look(self, lost: LostWorkers) -> None:
         """Ask for workers on nodes that came, and replace those that give no sign of life."""
         nodes, avoid = living_nodes(), self._starter.avoid
         if avoid >= {node.id for node in nodes if node.cpus}:
@@ -111,7 +111,7 @@ class RayRunner:
         for index, pool in self.pools.items():
             for slot in list(pool.slots):
                 if (error := slot.silence(self._heartbeat_s)) is not None:
-                    losses.lost(index, pool, slot, error)
+                    lost.gone(index, pool, slot, error)
 
     def _release(self) -> None:
         """Spare workers go: those without a GPU, and the others where their places are wanted."""
@@ -156,7 +156,7 @@ class RayRunner:
             else:
                 return
 
-    def _collect(self, chain: Chain, losses: Losses) -> None:
+    def _collect(self, chain: Chain, lost: LostWorkers) -> None:
         owners: dict[Any, tuple[int, Pool, Slot]] = {}
         for index, pool in self.pools.items():
             for slot in pool.slots:
@@ -172,36 +172,36 @@ class RayRunner:
         for ref in ready:
             index, pool, slot = owners[ref]
             if ref is slot.placing or ref is slot.opening:
-                self._opened(pool, slot, ref, losses)
+                self._opened(pool, slot, ref, lost)
             else:
-                self._ended(chain, index, pool, slot, losses)
+                self._ended(chain, index, pool, slot, lost)
 
-    def _opened(self, pool: Pool, slot: Slot, ref: Any, losses: Losses) -> None:
+    def _opened(self, pool: Pool, slot: Slot, ref: Any, lost: LostWorkers) -> None:
         try:
             found: WorkerFacts | str | None = ray.get(ref)
         except INFRASTRUCTURE as error:
-            losses.died_starting(pool, slot, error)
+            lost.died_starting(pool, slot, error)
             return
         except RayTaskError as error:
-            losses.raised_starting(pool, slot, error)
+            lost.raised_starting(pool, slot, error)
             return
         if isinstance(found, WorkerFacts):
             slot.facts, slot.placing = found, None
             return
         slot.opening = None
         if found is not None:
-            losses.started(pool, slot)
+            lost.started(pool, slot)
             self._sight.began(pool.step.name)
             self._say(f"{pool.step.name}: {slot.describe(device=found)}")
 
-    def _ended(self, chain: Chain, index: int, pool: Pool, slot: Slot, losses: Losses) -> None:
+    def _ended(self, chain: Chain, index: int, pool: Pool, slot: Slot, lost: LostWorkers) -> None:
         try:
             manifest = ray.get(slot.inflight[0].ref)
         except Exception as error:
             if is_infrastructure(error):
-                losses.lost(index, pool, slot, error)
+                lost.gone(index, pool, slot, error)
             elif isinstance(error, RayTaskError):
-                losses.raised(index, pool, slot, error)
+                lost.raised(index, pool, slot, error)
             else:
                 raise
             return

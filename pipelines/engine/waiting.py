@@ -11,7 +11,7 @@ from pipelines.engine.supply import Node, describe_supply, other_jobs
 from sd_core.say import Say, duration
 
 _SAY_EVERY_S = 30.0
-_FIRST_SAID_S = 15.0
+_FIRST_SAID_S = 20.0  # workers take their time to start
 _NO_WORKER_S = 600.0
 """So long may a cluster take to start any worker at all, as one whose nodes were preempted."""
 

@@ -7,12 +7,7 @@ import pyarrow.compute as pc
 
 from pipelines.plan.draft import PlanDraft
 from pipelines.plan.duplicates import DuplicateFinder
-from pipelines.plan.inputs import (
-    check_source_options,
-    file_num_bytes,
-    file_sha256,
-    file_token,
-)
+from pipelines.plan.inputs import check_source_options, file_num_bytes, file_sha256, file_token
 from pipelines.plan.make import store_draft
 from pipelines.plan.record import Plan, PlanError, PlannedFile
 from pipelines.rows.keys import hash_rows, hex_keys

@@ -1,7 +1,7 @@
 """Prompts: a list of them, read, checked and cut into shards that a run keeps."""
 
 from pipelines.prompts.config import PromptPlanConfig, PromptsConfig
-from pipelines.prompts.plan import PromptGrowth, plan_prompts
+from pipelines.prompts.plan import PromptGrowth, PromptPlanner
 from pipelines.prompts.record import (
     PromptPlan,
     expand_rows,
@@ -16,13 +16,13 @@ __all__ = [
     "PromptGrowth",
     "PromptPlan",
     "PromptPlanConfig",
+    "PromptPlanner",
     "PromptsConfig",
     "expand_rows",
     "is_prompt_plan",
     "keys_in_two_shards",
     "load_prompt_plan",
     "mask_plan",
-    "plan_prompts",
     "read_images",
     "read_left_rows",
     "read_prompts",

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,11 @@ import pyarrow as pa
 
 from pipelines.plan import PlanError, is_to_go_on
 from pipelines.plan.make import BeforeStore
+from pipelines.plan.record import PLAN_PATH
 from pipelines.prompts.config import PromptPlanConfig
 from pipelines.prompts.images import PlannedImages
 from pipelines.prompts.notes import NOTES
-from pipelines.prompts.reading import (
-    PromptColumns,
-    ScannedPrompts,
-    choose_columns,
-    scan_prompts,
-)
+from pipelines.prompts.reading import PromptColumns, ScannedPrompts, choose_columns, scan_prompts
 from pipelines.prompts.record import (
     PROMPT_FIELDS,
     PROMPT_SHARD_FIELDS,
@@ -56,26 +53,12 @@ Notes = Callable[[Mapping[str, Any]], Iterable[str]]
 """Of a planned row, the names of `NOTES` that follow from the job's configuration."""
 
 
-def plan_prompts(
-    store: RunStore,
-    source: Source,
-    config: PromptPlanConfig,
-    *,
-    num_images: int,
-    grow: bool,
-    say: Say,
-    limit: int | None = None,
-    one_shard_a_key: bool = False,
-    columns: Mapping[str, str | None] | None = None,
-    samplers: Mapping[str, str] | None = None,
-    notes_of: Notes = lambda row: (),
-    before_store: BeforeStore = lambda columns: None,
-) -> PromptGrowth:
-    """The run's plan, made where there is none, or grown by the rows of the list that are new.
+@dataclass(kw_only=True)
+class PromptPlanner:
+    """Makes the run's plan where there is none, or adds the rows of the list that are new.
 
     Args:
         num_images: Of rows that do not say how many.
-        grow: Whether a list that changed may add to the plan.
         limit: After how many rows of the list the plan ends; one that ended before goes on.
         one_shard_a_key: Refuse rows that add images to a key of an earlier shard: where the best
             of a key's images are chosen, that choice has been made.
@@ -83,71 +66,70 @@ def plan_prompts(
         samplers: `prompts.samplers`.
         notes_of: What of a row's settings does nothing.
         before_store: Told of the columns before anything is written; raises to refuse them.
-
-    Raises:
-        PlanError: the list cannot be read, has no rows, or changed and `grow` is not asked for.
-        ConfigError: the list is to be read in another way than the run did, or a column is absent.
     """
-    before = load_prompt_plan(store) if store.exists("plan/plan.json") else None
-    asked = {
-        "prompt_column": source.config.caption_column,
-        "columns": dict(columns or {}),
-        "samplers": dict(samplers or {}),
-    }
-    reading = {name: value for name, value in asked.items() if value}
-    if before is not None:
-        check_reading(before, reading, store)
-    try:
-        if before is not None:
-            changed = changed_files(before, source)
-            goes_on = is_to_go_on(before.limit, num_rows=before.num_prompts, limit=limit)
-            if not changed and not goes_on:
-                return PromptGrowth(plan=before)
-            if changed and not grow:
-                raise changed_without_growth(before, changed)
-        draft = _Draft(
-            store,
-            source,
-            config,
-            reading,
-            num_images=num_images,
-            before=before,
-            limit=limit,
-            say=say,
-            images=PlannedImages(
-                one_shard_a_key=one_shard_a_key, tombstones=read_tombstones(store)
-            ),
-            notes_of=notes_of,
-            before_store=before_store,
-        )
-        with spool_folder() as folder:
-            return draft.make(folder)
-    except SourceError as error:
-        raise PlanError(str(error)) from error
 
-
-@dataclass
-class _Draft:
-    """A plan being made, or grown."""
-
-    store: RunStore
-    source: Source
-    config: PromptPlanConfig
-    reading: Mapping[str, Any]
+    store: RunStore = field(kw_only=False)
+    source: Source = field(kw_only=False)
+    config: PromptPlanConfig = field(kw_only=False)
     num_images: int
-    before: PromptPlan | None
-    limit: int | None
     say: Say
-    images: PlannedImages
-    notes_of: Notes
-    before_store: BeforeStore
-    shards: list[dict[str, Any]] = field(default_factory=list)
-    known: set[str] = field(default_factory=set)
+    limit: int | None = None
+    one_shard_a_key: bool = False
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    samplers: Mapping[str, str] = field(default_factory=dict)
+    notes_of: Notes = lambda row: ()
+    before_store: BeforeStore = lambda columns: None
+    before: PromptPlan | None = field(init=False, default=None)
+    images: PlannedImages = field(init=False)
+    shards: list[dict[str, Any]] = field(init=False, default_factory=list)
+    known: set[str] = field(init=False, default_factory=set)
     """Digests of the rows that the run had already."""
-    num_known: int = 0
-    notes: Counter[str] = field(default_factory=Counter)
+    num_known: int = field(init=False, default=0)
+    notes: Counter[str] = field(init=False, default_factory=Counter)
 
-    def make(self, folder: Path) -> PromptGrowth:
+    @cached_property
+    def reading(self) -> Mapping[str, Any]:
+        """The options that say what the list's columns mean."""
+        asked = {
+            "prompt_column": self.source.config.caption_column,
+            "columns": dict(self.columns),
+            "samplers": dict(self.samplers),
+        }
+        return {name: value for name, value in asked.items() if value}
+
+    def plan(self, *, grow: bool) -> PromptGrowth:
+        """The plan.
+
+        Args:
+            grow: Whether a list that changed may add to it.
+
+        Raises:
+            PlanError: the list cannot be read, has no rows, or changed and `grow` is not asked for.
+            ConfigError: the list is to be read in another way than the run did, or a column is
+                absent.
+        """
+        before = load_prompt_plan(self.store) if self.store.exists(PLAN_PATH) else None
+        if before is not None:
+            check_reading(before, self.reading, self.store)
+        try:
+            if before is not None:
+                changed = changed_files(before, self.source)
+                count = before.num_prompts
+                goes_on = is_to_go_on(before.limit, num_rows=count, limit=self.limit)
+                if not changed and not goes_on:
+                    return PromptGrowth(plan=before)
+                if changed and not grow:
+                    raise changed_without_growth(before, changed)
+            self.before = before
+            self.images = PlannedImages(
+                one_shard_a_key=self.one_shard_a_key, tombstones=read_tombstones(self.store)
+            )
+            with spool_folder() as folder:
+                return self._make(folder)
+        except SourceError as error:
+            raise PlanError(str(error)) from error
+
+    def _make(self, folder: Path) -> PromptGrowth:
         """Read the list; its new shards wait in a local folder until all of it is known."""
         if self.before is not None:
             self.shards = self.before.shards.to_pylist()

@@ -38,7 +38,8 @@ def known_before_fetch(rule: Rule) -> Rule:
             needed = part.needed
         except ConfigError as error:  # SQL that is none
             raise ValueError(str(error).lstrip(".")) from None
-        unknown = [n for n in needed if n.lower() not in KNOWN and not _is_source(n)]
+        names = [(name, name.lower()) for name in needed]
+        unknown = [n for n, low in names if low not in KNOWN and not low.startswith("source_")]
         if unknown:
             later = {name.lower() for name in unknown} <= {*LEDGER.names} - {*VERDICT_COLUMNS}
             raise ValueError(
@@ -192,7 +193,3 @@ def _with_facts(rows: pa.Table, facts: Mapping[str, pa.Array], wanted: set[str])
     for name, column in facts.items():
         table = table.append_column(name, column)
     return table
-
-
-def _is_source(name: str) -> bool:
-    return name.lower().startswith("source_")

@@ -80,11 +80,6 @@ def read_words(path: str, *, option: str, storage_options: Mapping[str, Any]) ->
     )
 
 
-def read_keys(path: str, *, option: str, storage_options: Mapping[str, Any]) -> frozenset[str]:
-    """Read a list of keys; raises `ConfigError` where it cannot be read."""
-    return frozenset(list_entries(path, option, dict(storage_options)))
-
-
 def list_digest(path: str, *, option: str, storage_options: Mapping[str, Any]) -> str:
     """Changes with a list's entries, not with their order."""
     entries = sorted(set(list_entries(path, option, dict(storage_options))))
@@ -180,7 +175,7 @@ class BlockKeysRule(RowRule):
         return list_digest(self.block_keys, option=where, storage_options=storage_options)
 
     def ready(self, *, where: str, storage_options: OpenOptions) -> "BlockedKeys":
-        keys = read_keys(self.block_keys, option=where, storage_options=storage_options)
+        keys = frozenset(list_entries(self.block_keys, where, dict(storage_options)))
         return BlockedKeys(keys, name=self.name or "list of keys")
 
 

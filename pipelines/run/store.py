@@ -13,9 +13,9 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
 
-from pipelines.run.exclusive import NO_HARD_LINKS
 from pipelines.run.layout import WORK_FOLDER, is_at_top, is_flat
 from pipelines.run.whole_files import (
+    NO_HARD_LINKS,
     TEMPORARY,
     copy,
     link_whole,
@@ -267,7 +267,7 @@ class RunStore:
     def create_exclusive(self, path: str, content: bytes) -> bool:
         """Create a small file if there is none; False, and no change, where there is one.
 
-        Locally `publish_once` publishes the whole content at once; object stores are asked with
+        Locally a hard link publishes the whole content at once; object stores are asked with
         `If-None-Match: *`.
         """
         target = self.absolute(path)

@@ -204,7 +204,7 @@ def _json_of(array: pa.Array, losses: LostValues) -> pa.Array:
     if pa.types.is_struct(kind):
         texts = _struct_json(array, losses)
     elif pa.types.is_map(kind):
-        texts = _list_json(array.cast(_as_pairs(kind)), losses, as_pairs=True)
+        texts = _list_json(array.cast(as_pairs(kind)), losses, as_pairs=True)
     elif pa.types.is_nested(kind):
         texts = _list_json(array, losses)
     elif pa.types.is_null(kind):
@@ -241,7 +241,8 @@ def _list_json(array: pa.Array, losses: LostValues, *, as_pairs: bool = False) -
     return pc.binary_join_element_wise("[", pc.binary_join(lists, ", "), "]", "")
 
 
-def _as_pairs(kind: pa.DataType) -> pa.DataType:
+def as_pairs(kind: pa.DataType) -> pa.DataType:
+    """A map's type as that of lists of its pairs."""
     return pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)]))
 
 

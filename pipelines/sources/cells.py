@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.sources.arrow_text import is_bytes, is_text, plain
+from pipelines.sources.arrow_text import as_pairs, is_bytes, is_text, plain
 
 TOO_LARGE: Final = "cell_too_large"
 PIECE_BYTES: Final = 16 << 20
@@ -93,8 +93,7 @@ def cell_bytes(array: pa.Array) -> Sizes:
     if is_text(kind) or is_bytes(kind):
         return _integers(pc.binary_length(array))
     if pa.types.is_map(kind):
-        pairs = pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)]))
-        return cell_bytes(array.cast(pairs))
+        return cell_bytes(array.cast(as_pairs(kind)))
     if pa.types.is_struct(kind):
         return sum((cell_bytes(part) for part in array.flatten()), np.zeros(len(array), np.int64))
     if pa.types.is_nested(kind):

@@ -12,9 +12,7 @@ from urllib.parse import unquote
 import fsspec
 import pyarrow as pa
 
-from pipelines.sources.config import (
-    SourceError,
-)
+from pipelines.sources.config import SourceError
 from sd_core.git_lfs import POINTER_TOLD, is_pointer
 
 Compression = Literal["gzip", "bz2", "zstd"]

@@ -16,12 +16,7 @@ import pyarrow.compute as pc
 
 from pipelines.sources.arrow_text import has_pictures, holds_bytes
 from pipelines.sources.cells import ShardCut
-from pipelines.sources.columns import (
-    CAPTION_NAMES,
-    URL_NAMES,
-    TextColumns,
-    unique_names,
-)
+from pipelines.sources.columns import CAPTION_NAMES, URL_NAMES, TextColumns, unique_names
 from pipelines.sources.config import ReadingConfig, SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.fitting import advice_without_pictures as advice

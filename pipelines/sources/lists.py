@@ -185,12 +185,12 @@ class _Written:
                 url_at=None if url is None else self.names.index(url),
             )
             return
-        parse = _parse_json if self.file.format == "jsonl" else _parse_url
         for line in lines:
             text = line.replace(LONE_CR, "\r").strip() if lines.has_lone_cr else line.strip()
             _, fault = lines.take()
             if text or fault:
-                yield Record(fields=None if fault else parse(text), end_byte=lines.at, fault=fault)
+                fields = _parse_json(text) if self.file.format == "jsonl" else [text]
+                yield Record(fields=None if fault else fields, end_byte=lines.at, fault=fault)
 
     def columns(self) -> TextColumns | None:
         """The URL and caption columns where the header tells; None for JSON lines."""
@@ -262,10 +262,6 @@ def _parse_json(text: str) -> dict[str, object] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _parse_url(text: str) -> list[str]:
-    return [text]
 
 
 def _json_columns(batch: list[Record], config: ReadingConfig, file: SourceFile) -> TextColumns:

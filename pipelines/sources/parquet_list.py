@@ -63,7 +63,8 @@ def scan_parquet(
     pieces = BoundedReading(file, only=only, max_bytes=config.max_cell_bytes)
     for piece in pieces.pieces(rows_per_shard):
         table, limit = piece.table, piece.limit
-        notes = Counter({_left_out(name): table.num_rows for name in pictures})
+        left_out = "holds bytes that are no text (pictures?) and is left out"
+        notes = Counter({f"the column {name!r} {left_out}": table.num_rows for name in pictures})
         yield ScannedRange(
             start_row=start_row,
             raw=table_rows(table.select(wanted), columns, limit, notes=notes),
@@ -81,10 +82,6 @@ def lost_in(piece: RowPiece, columns: TextColumns) -> Counter[str]:
     over = piece.limit.rows.items()
     lost = {n: int(rows.sum()) for n, rows in over if n not in (columns.url, columns.caption)}
     return lost_cells(piece.limit.max_bytes, Counter(lost))
-
-
-def _left_out(name: str) -> str:
-    return f"the column {name!r} holds bytes that are no text (pictures?) and is left out"
 
 
 def _losses(table: pa.Table) -> Counter[str]:

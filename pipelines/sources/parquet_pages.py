@@ -43,13 +43,11 @@ class Bounds:
 
     Attributes:
         rows: How many at a time, by row group.
-        page_bytes: The largest page of each column.
         dictionaries: Columns, by their paths, that are read as dictionaries.
         is_apart: Whether row groups are read one by one: Arrow cannot join nested dictionaries.
     """
 
     rows: Mapping[int, int]
-    page_bytes: Mapping[str, int]
     dictionaries: Collection[str]
     is_apart: bool
 
@@ -66,7 +64,6 @@ def reading_bounds(
         SourceError: a page is too large; names the file and the column.
     """
     rows: dict[int, int] = {}
-    pages: dict[str, int] = {}
     dictionaries: set[str] = set()
     mixed: set[str] = set()
     nested: set[str] = set()
@@ -80,8 +77,6 @@ def reading_bounds(
                 if name not in names:
                     continue
                 found = list(_pages(stream, chunk, file))
-                largest = max((page.num_bytes for page in found), default=0)
-                pages[name] = max(pages.get(name, 0), largest)
                 if column.physical_type == "BYTE_ARRAY" and any(map(_has_dictionary, found)):
                     dictionaries.add(column.path)
                 if column.path != name:
@@ -92,7 +87,6 @@ def reading_bounds(
     dictionaries -= mixed
     return Bounds(
         rows=rows,
-        page_bytes=pages,
         dictionaries=dictionaries,
         is_apart=not nested.isdisjoint(dictionaries),
     )

@@ -12,13 +12,7 @@ from pipelines.sources.config import SourceError
 from pipelines.sources.files import SourceFile
 from pipelines.sources.formats import FORMATS
 from pipelines.sources.listing import list_files
-from pipelines.sources.rows import (
-    READER,
-    RawRows,
-    ScannedRange,
-    SourceRange,
-    build_rows,
-)
+from pipelines.sources.rows import READER, RawRows, ScannedRange, SourceRange, build_rows
 from pipelines.sources.source_config import SourceConfig
 from pipelines.sources.source_format import Scan, Wanted
 

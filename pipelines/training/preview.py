@@ -65,7 +65,7 @@ def _estimate(store: RunStore, config: AnyTrainConfig, *, samples: int) -> Itera
         yield "time: nothing is left to do"
         return
     for past in (store, *beside(store)):
-        speeds = [line["images_per_second"] for line in read_metrics(past) if _speed(line)]
+        speeds = [s for line in read_metrics(past) if (s := line.get("images_per_second"))]
         if not speeds:
             continue
         seconds = samples / speeds[-1]
@@ -79,7 +79,3 @@ def _estimate(store: RunStore, config: AnyTrainConfig, *, samples: int) -> Itera
     yield "time: unknown: no earlier training lies here or beside the output; try --limit first"
     yield "bytes: unknown"
     yield "GPU-hours: unknown"
-
-
-def _speed(line: dict[str, float]) -> bool:
-    return bool(line.get("images_per_second"))

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 from pipelines.config import ConfigError
 from pipelines.plan import is_to_go_on
-from pipelines.prompts import PromptPlan, keys_in_two_shards, plan_prompts
+from pipelines.prompts import PromptPlan, PromptPlanner, keys_in_two_shards
 from pipelines.prompts.notes import notes_of
 from pipelines.prompts.record import load_prompt_plan
 from pipelines.rows.ledger import ORIGIN_FACTS
@@ -68,20 +68,19 @@ class Generation(AskedJob[GenerateJobConfig, PromptPlan, GenerateSteps]):
     def plan(self) -> PromptPlan:
         config = self.config
         keeps = self.is_planned and not self.grows()
-        growth = plan_prompts(
+        growth = PromptPlanner(
             self.store,
             self.source,
             config.plan,
             num_images=config.generate.defaults.num_images,
-            grow=self.grow,
-            limit=self.load().limit if keeps else self.limit,
             say=self.say,
+            limit=self.load().limit if keeps else self.limit,
             one_shard_a_key=config.select.best_of is not None,
             columns=config.prompts.columns,
             samplers=config.prompts.samplers,
             notes_of=self._notes_of,
             before_store=partial(_check_columns, config),
-        )
+        ).plan(grow=self.grow)
         plan = growth.plan
         first = "" if plan.limit is None else "the first "
         self.say(

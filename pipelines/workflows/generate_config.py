@@ -1,9 +1,6 @@
 """Everything `jobs/generate.py` can be told; one section for each part of the job."""
 
-from pipelines.prompts import (
-    PromptPlanConfig,
-    PromptsConfig,
-)
+from pipelines.prompts import PromptPlanConfig, PromptsConfig
 from pipelines.steps.generate import GenerateConfig
 from pipelines.workflows.job_config import JobConfig, ModelSection
 

@@ -6,11 +6,7 @@ from pydantic import Field, model_validator
 
 from sd_core.model.config import ModelConfig
 from sd_core.model.precision import Precision
-from sd_core.model.weights import (
-    WeightsNeed,
-    public_reference,
-    weights_identity,
-)
+from sd_core.model.weights import WeightsNeed, public_reference, refuse_bare, weights_identity
 
 AutoencoderKind = Literal["kl", "tiny", "vq"]
 
@@ -65,11 +61,7 @@ class AutoencoderConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _check(self) -> "AutoencoderConfig":
-        if self.pretrained and self.model in AUTOENCODER_ARCHITECTURES:
-            raise ValueError(
-                f"model {self.model!r} is an architecture without weights; name a folder, or set "
-                "pretrained to false for random weights"
-            )
+        refuse_bare(self.model, AUTOENCODER_ARCHITECTURES, pretrained=self.pretrained)
         return self
 
     def weight_needs(self, where: str) -> list[WeightsNeed]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,17 +61,10 @@ class Conditioning:
         return self._each(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
-        def changed(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else change(tensor)
-
-        return Conditioning(
-            prompt_embeds=change(self.prompt_embeds),
-            pooled_prompt_embeds=changed(self.pooled_prompt_embeds),
-            time_ids=changed(self.time_ids),
-            image_channels=changed(self.image_channels),
-            class_labels=changed(self.class_labels),
-            guidance_embedding=changed(self.guidance_embedding),
-        )
+        changed: dict[str, Any] = {
+            name: change(tensor) for name, tensor in vars(self).items() if tensor is not None
+        }
+        return replace(self, **changed)
 
 
 def concatenate_conditionings(parts: Sequence[Conditioning]) -> Conditioning:
@@ -81,18 +75,10 @@ def concatenate_conditionings(parts: Sequence[Conditioning]) -> Conditioning:
     """
     if not parts:
         raise ValueError("no conditionings to concatenate; at least one is needed")
-    return Conditioning(
-        prompt_embeds=torch.cat([part.prompt_embeds for part in parts]),
-        pooled_prompt_embeds=_concatenate(
-            [part.pooled_prompt_embeds for part in parts], "pooled_prompt_embeds"
-        ),
-        time_ids=_concatenate([part.time_ids for part in parts], "time_ids"),
-        image_channels=_concatenate([part.image_channels for part in parts], "image_channels"),
-        class_labels=_concatenate([part.class_labels for part in parts], "class_labels"),
-        guidance_embedding=_concatenate(
-            [part.guidance_embedding for part in parts], "guidance_embedding"
-        ),
-    )
+    joined: dict[str, Any] = {
+        name: _concatenate([getattr(part, name) for part in parts], name) for name in vars(parts[0])
+    }
+    return Conditioning(**joined)
 
 
 def _concatenate(tensors: list[Tensor | None], name: str) -> Tensor | None:

@@ -26,6 +26,7 @@ from sd_core.model.weights import (
     WeightsNeed,
     loads_weights,
     public_reference,
+    refuse_bare,
     resolve_weights,
     weights_identity,
 )
@@ -59,11 +60,7 @@ class DenoiserConfig(ModelConfig):
     def _check(self) -> "DenoiserConfig":
         if (self.model is None) == (self.settings is None):
             raise ValueError("set one of model (a folder or architecture) and settings")
-        if self.pretrained and self.model in DENOISER_ARCHITECTURES:
-            raise ValueError(
-                f"model {self.model!r} is an architecture without weights; name a folder, or set "
-                "pretrained to false for random weights"
-            )
+        refuse_bare(self.model, DENOISER_ARCHITECTURES, pretrained=self.pretrained)
         return self
 
     @property

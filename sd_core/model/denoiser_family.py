@@ -12,10 +12,6 @@ from sd_core.model.settings_check import Decisions
 Settings = Mapping[str, Any]
 
 
-def _as_they_are(settings: Settings) -> Settings:
-    return settings
-
-
 @dataclass(frozen=True, kw_only=True)
 class DenoiserFamily:
     """One of diffusers' classes; an entry of `DENOISERS`.
@@ -40,4 +36,4 @@ class DenoiserFamily:
     predicts_variance: bool = False
     computes_tensors: bool = False
     pipeline: str | None = None
-    completed: Callable[[Settings], Settings] = _as_they_are
+    completed: Callable[[Settings], Settings] = lambda settings: settings

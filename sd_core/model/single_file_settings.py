@@ -7,11 +7,7 @@ from typing import Any, Final
 
 import torch
 
-from sd_core.model.noise_schedule import (
-    NoiseScheduleConfig,
-    PredictionType,
-    build_noise_schedule,
-)
+from sd_core.model.noise_schedule import NoiseScheduleConfig, PredictionType, build_noise_schedule
 from sd_core.model.settings_check import SettingsError
 from sd_core.model.single_file import open_single_file
 

@@ -34,6 +34,7 @@ from sd_core.model.weights import (
     join_reference,
     loads_weights,
     public_reference,
+    refuse_bare,
     resolve_weights,
     weights_identity,
     weights_sha256,
@@ -72,11 +73,7 @@ class TextEncoderConfig(ModelConfig):
     def _check(self) -> "TextEncoderConfig":
         if (self.model is None) == (self.clip is None):
             raise ValueError("set one of model (a diffusers folder) and clip (an open_clip model)")
-        if self.pretrained and self.model in TEXT_ENCODER_ARCHITECTURES:
-            raise ValueError(
-                f"model {self.model!r} is an architecture without weights; name a folder, or set "
-                "pretrained to false for random weights"
-            )
+        refuse_bare(self.model, TEXT_ENCODER_ARCHITECTURES, pretrained=self.pretrained)
         if self.clip is not None and (not self.pretrained or self.part != "text_encoder"):
             raise ValueError("pretrained and part are model's; for clip, set clip.pretrained")
         return self

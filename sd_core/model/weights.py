@@ -3,7 +3,7 @@
 import hashlib
 import re
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from pathlib import Path
@@ -42,6 +42,15 @@ class WeightsNeed(NamedTuple):
     where: str
     ref: str
     sha256: str | None = None
+
+
+def refuse_bare(model: str | None, architectures: Container[str], *, pretrained: bool) -> None:
+    """Raise `ValueError` where weights are asked for of an architecture that has none."""
+    if pretrained and model in architectures:
+        raise ValueError(
+            f"model {model!r} is an architecture without weights; name a folder, or set "
+            "pretrained to false for random weights"
+        )
 
 
 def loads_weights(load: Callable[Params, Loaded]) -> Callable[Params, Loaded]:

@@ -7,12 +7,7 @@ from sd_core.model.denoiser import denoiser_settings
 from sd_core.model.latent_diffusion_config import LatentDiffusionConfig, sections_of
 from sd_core.model.noise_schedule import NoiseSchedule, build_noise_schedule
 from sd_core.model.settings_check import SettingsError
-from sd_core.sampling.samplers import (
-    SamplerName,
-    build_sampler,
-    sampler_of_folder,
-    samplers_of,
-)
+from sd_core.sampling.samplers import SamplerName, build_sampler, sampler_of_folder, samplers_of
 
 _BEFORE: Final[tuple[SamplerName, ...]] = (
     "ddim",

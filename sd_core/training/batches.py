@@ -3,8 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +14,14 @@ from sd_core.cache.dataset import DrawnSample
 from sd_core.cache.latent_cache import LatentCache
 from sd_core.cache.latents import sample_posterior, scale_latents
 from sd_core.training.objectives import ObjectiveConfig
+from sd_core.training.task import TaskBatch
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingBatch:
+class TrainingBatch(TaskBatch):
     """What one step of a rank needs.
 
     Args:
-        keys: The rows, for error messages.
         latents: (B, C, h, w) float32, scaled.
         noise: (B, C, h, w) float32, offset noise included.
         uniforms: (B,) float32 in [0, 1), from which timesteps are drawn.
@@ -30,26 +29,11 @@ class TrainingBatch:
         prompt_embeds: (B, L, D) float32, likewise; None where a cache holds token ids alone.
     """
 
-    keys: tuple[str, ...]
     latents: Tensor
     noise: Tensor
     uniforms: Tensor
     input_ids: Tensor
     prompt_embeds: Tensor | None
-
-    def to(self, device: torch.device) -> "TrainingBatch":
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return replace(self, **moved)
-
-    def part(self, start: int, end: int) -> "TrainingBatch":
-        sliced: dict[str, Any] = {
-            name: value[start:end] for name, value in vars(self).items() if value is not None
-        }
-        return replace(self, **sliced)
 
 
 def row_generator(key: str, *, seed: int, epoch: int, purpose: str = "") -> np.random.Generator:

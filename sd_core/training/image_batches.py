@@ -1,7 +1,7 @@
 """From drawn images to a batch of an autoencoder's training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sd_core.training.batches import row_generator
+from sd_core.training.task import TaskBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,30 +28,16 @@ class DrawnImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageBatch:
+class ImageBatch(TaskBatch):
     """What one step of a rank needs.
 
     Args:
-        keys: The rows, for error messages.
         images: (B, 3, H, W) float32 in [-1, 1].
         noise: (B, C, h, w) float32 standard normal, from which latents are drawn.
     """
 
-    keys: tuple[str, ...]
     images: Tensor
     noise: Tensor
-
-    def to(self, device: torch.device) -> "ImageBatch":
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=True),
-            noise=self.noise.to(device, non_blocking=True),
-        )
-
-    def part(self, start: int, end: int) -> "ImageBatch":
-        return ImageBatch(
-            keys=self.keys[start:end], images=self.images[start:end], noise=self.noise[start:end]
-        )
 
 
 def as_input(pixels: npt.NDArray[np.uint8]) -> Tensor:

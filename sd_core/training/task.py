@@ -1,7 +1,7 @@
 """What the trainer trains: parts with their own optimizers, and the losses of a batch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -10,18 +10,28 @@ from torch import Tensor, nn
 from sd_core.training.config import OptimizerConfig
 
 
-class TaskBatch(Protocol):
-    """A step's samples."""
+@dataclass(frozen=True, kw_only=True)
+class TaskBatch:
+    """What one step of a rank needs: tensors of B rows, or None, and the rows' keys."""
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The rows, for error messages."""
+    keys: tuple[str, ...]
+    """For error messages."""
 
     def to(self, device: torch.device) -> Self:
         """The batch on another device."""
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
     def part(self, start: int, end: int) -> Self:
         """Samples start..end."""
+        sliced: dict[str, Any] = {
+            name: value[start:end] for name, value in vars(self).items() if value is not None
+        }
+        return replace(self, **sliced)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,7 @@ import io
 from dataclasses import dataclass
 
 from pipelines.steps.download.answer import Answer
-from pipelines.steps.download.content_coding import (
-    CodedBroken,
-    CodedCutOff,
-    CodedTooLarge,
-    decode,
-)
+from pipelines.steps.download.content_coding import CodedBroken, CodedCutOff, CodedTooLarge, decode
 from pipelines.steps.download.failure import FetchFailed, MalformedAnswer
 from pipelines.steps.download.header import read_header
 from pipelines.steps.download.image_rejected import ImageRejected

@@ -6,30 +6,15 @@ step moving forward, so a hostile header costs microseconds.
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from pipelines.rows.image_formats import ImageFormat as ImageFormat
 from pipelines.steps.download.image_config import ImageConfig
+from pipelines.steps.download.image_header import ImageHeader as ImageHeader
 from pipelines.steps.download.image_rejected import ImageRejected
-from pipelines.steps.download.jpeg_header import MAX_STEPS, exif_orientation, read_jpeg_frame
+from pipelines.steps.download.jpeg_header import MAX_STEPS, exif_orientation, read_jpeg_header
 from pipelines.steps.download.tiff_header import read_tiff_directory
 
 _MAX_GIF_BLOCKS = 200_000  # each up to 255 bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageHeader:
-    """What the header claims; width and height in pixels as stored, before any rotation."""
-
-    format: ImageFormat
-    width: int
-    height: int
-    bit_depth: int = 8  # bits per channel
-    channels: int = 3  # JPEG: components; elsewhere not relied upon
-    orientation: int = 1  # EXIF's, 1 to 8; read here for JPEG only
-    frame: int = 0  # JPEG: n of its marker SOFn
-    first_frame: int = 0  # GIF: where it begins
-    coefficient_bytes: float = 0.0  # JPEG of several scans: a pixel's, held until the last one
 
 
 def shown_size(width: int, height: int, orientation: int) -> tuple[int, int]:
@@ -103,20 +88,6 @@ def _format(data: bytes) -> ImageFormat:
     raise ImageRejected(
         "format_unsupported",
         f"the {len(data)} bytes are none of JPEG, PNG, GIF, WebP, BMP, TIFF, AVIF",
-    )
-
-
-def _jpeg(data: bytes) -> ImageHeader:
-    frame = read_jpeg_frame(data)
-    return ImageHeader(
-        format="jpeg",
-        width=frame.width,
-        height=frame.height,
-        bit_depth=frame.bit_depth,
-        channels=frame.channels,
-        orientation=frame.orientation,
-        frame=frame.number,
-        coefficient_bytes=frame.coefficient_bytes,
     )
 
 
@@ -245,7 +216,7 @@ def _boxes(data: bytes, name: bytes) -> Iterator[tuple[int, int]]:
 
 
 _READERS: dict[ImageFormat, Callable[[bytes], ImageHeader]] = {
-    "jpeg": _jpeg,
+    "jpeg": read_jpeg_header,
     "png": _png,
     "gif": _gif,
     "webp": _webp,

@@ -3,8 +3,8 @@
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from pipelines.steps.download.image_header import ImageHeader
 from pipelines.steps.download.image_rejected import ImageRejected
 
 MAX_STEPS = 10_000  # segments, chunks or boxes; real files have tens
@@ -21,21 +21,7 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _OTHER_CODINGS = {0xDE: "hierarchical JPEG", 0xDF: "hierarchical JPEG", 0xF7: "JPEG-LS"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class JpegFrame:
-    """The frame header; `number` is n of its marker SOFn, sizes are in pixels as stored."""
-
-    number: int
-    bit_depth: int
-    width: int
-    height: int
-    channels: int
-    orientation: int  # EXIF's, 1 to 8
-    coefficient_bytes: float
-    """A pixel's share of what is held until the last scan; 0 where there is one scan alone."""
-
-
-def read_jpeg_frame(data: bytes) -> JpegFrame:
+def read_jpeg_header(data: bytes) -> ImageHeader:
     """The one frame header before the first scan, as every decoder of ours finds it.
 
     What lies within a segment, a thumbnail's frame say, is not looked at.
@@ -72,16 +58,17 @@ def read_jpeg_frame(data: bytes) -> JpegFrame:
         raise ImageRejected("image_unreadable", "JPEG without a frame header")
     marker, start = found
     bit_depth, height, width, channels = struct.unpack_from(">BHHB", data, start)
-    return JpegFrame(
-        number=marker - _START_OF_FRAME,
-        bit_depth=bit_depth,
+    number = marker - _START_OF_FRAME
+    is_held = number in _PROGRESSIVE or scanned != channels
+    return ImageHeader(
+        format="jpeg",
         width=width,
         height=height,
+        bit_depth=bit_depth,
         channels=channels,
         orientation=exif_orientation(b"".join(exif)),  # one block may span several segments
-        coefficient_bytes=_coefficient_bytes(data, start + 6)
-        if marker - _START_OF_FRAME in _PROGRESSIVE or scanned != channels
-        else 0.0,
+        frame=number,
+        coefficient_bytes=_coefficient_bytes(data, start + 6) if is_held else 0.0,
     )
 
 

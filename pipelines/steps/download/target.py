@@ -48,16 +48,6 @@ class Target:
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
-def parse_target(url: str) -> Target:
-    """Take a URL apart.
-
-    Raises:
-        FetchFailed: `url_invalid`, `url_too_long`, or `scheme_refused` for anything but http and
-            https.
-    """
-    return _target(url)
-
-
 def redirect_target(target: Target, location: str | None) -> Target:
     """The target that a Location header names, seen from `target`.
 
@@ -74,12 +64,12 @@ def redirect_target(target: Target, location: str | None) -> Target:
     # Bytes that are not quoted go back as they came, whether they are Latin-1 or UTF-8.
     quoted = _NOT_ASCII.sub(lambda match: f"%{ord(match.group()):02X}", location)
     try:
-        following = _target(quoted, base=target.url)
+        following = parse_target(quoted, base=target.url)
     except FetchFailed as failure:
         if failure.reason == "scheme_refused":
             raise
         try:
-            following = _target(location, base=target.url)  # the host may be in Latin-1
+            following = parse_target(location, base=target.url)  # the host may be in Latin-1
         except FetchFailed:
             message = f"in the Location, {failure.message}"
             raise FetchFailed("redirect_invalid", message) from None
@@ -88,7 +78,13 @@ def redirect_target(target: Target, location: str | None) -> Target:
     return following
 
 
-def _target(url: str, *, base: str | None = None) -> Target:
+def parse_target(url: str, *, base: str | None = None) -> Target:
+    """Take a URL apart, relative to `base` where it is given.
+
+    Raises:
+        FetchFailed: `url_invalid`, `url_too_long`, or `scheme_refused` for anything but http and
+            https.
+    """
     if len(url.encode("utf-8", "surrogatepass")) > MAX_URL_BYTES:
         raise FetchFailed("url_too_long", f"more than {MAX_URL_BYTES} bytes")
     try:

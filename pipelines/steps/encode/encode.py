@@ -10,10 +10,7 @@ from torch import Tensor
 
 from sd_core.cache.formats import CacheFormatName
 from sd_core.cache.samples import EmptyCaption
-from sd_core.cache.spec import (
-    CacheIdentity,
-    CacheSpec,
-)
+from sd_core.cache.spec import CacheIdentity, CacheSpec
 from sd_core.model.autoencoder import (
     Autoencoder,
     LatentsForm,

@@ -26,12 +26,7 @@ from sd_core.cache.latents import unscale_latents
 from sd_core.model.text_conditioning import size_time_ids, without_text
 from sd_core.sampling.noise import initial_noise, row_generators
 from sd_core.sampling.source import SourceLatents, compose_inpainted
-from sd_core.sampling.text_to_image import (
-    as_levels,
-    decode_images,
-    decode_scaled,
-    generate_latents,
-)
+from sd_core.sampling.text_to_image import as_levels, decode_images, decode_scaled, generate_latents
 
 Arguments = ParamSpec("Arguments")
 ResultT = TypeVar("ResultT")

@@ -190,8 +190,3 @@ def write_image_files(
                 tar.write(fact["key"], dict(sorted(files.items())))
                 count += 1
     return count
-
-
-def metadata_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """`METADATA` of a shard's images, in order."""
-    return pa.Table.from_pylist(list(rows), schema=METADATA)

@@ -32,7 +32,7 @@ from pipelines.steps.generate.paint import Painter
 from pipelines.steps.generate.painted import DenoisedBatch, PreparedBatch
 from pipelines.steps.generate.painting import Painting
 from pipelines.steps.generate.rows import ImageRow, RefusedRow, check_sources, resolve_rows
-from pipelines.steps.generate.shard_files import METADATA, generation_facts, metadata_table
+from pipelines.steps.generate.shard_files import METADATA, generation_facts
 from pipelines.steps.generate.source_pictures import SourcePictures
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
 from sd_core.cache.spec import CacheSpec
@@ -204,7 +204,7 @@ class ImageMaker:
         made = [row for row in images if row.row in spool.made]
         tokenizer = caption_tokenizer_of(self._models.model.text_encoder)
         counts = tokenizer.count([row.prompt for row in made]).tolist()
-        return metadata_table(
+        return pa.Table.from_pylist(
             [
                 {
                     **{name: getattr(row, name) for name in _OWN},
@@ -222,5 +222,6 @@ class ImageMaker:
                     "caption_is_cut": tokens > tokenizer.max_tokens,
                 }
                 for row, tokens in zip(made, counts, strict=True)
-            ]
+            ],
+            schema=METADATA,
         )

@@ -20,12 +20,7 @@ from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.left_rows import spool_table
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
 from pipelines.steps.score.config import ScoreConfig
-from pipelines.steps.score.score import (
-    ScoreModels,
-    load_score_models,
-    score_images,
-    score_schema,
-)
+from pipelines.steps.score.score import ScoreModels, load_score_models, score_images, score_schema
 from pipelines.steps.score.scorer import Values, as_column
 from sd_core.model.resample import OriginalSize
 

@@ -12,13 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.rules.columns import (
-    Numbers,
-    array_of,
-    check_known,
-    check_numeric,
-    numbers_of,
-)
+from pipelines.rules.columns import Numbers, array_of, check_known, check_numeric, numbers_of
 from pipelines.rules.ranked_rules import Prefer
 from pipelines.rules.rule import RuleOutcome
 from pipelines.steps.select.spill import Spill, SpilledRecords

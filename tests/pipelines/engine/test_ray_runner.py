@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.exit_codes import exit_code_of
-from pipelines.engine import losses, ray_faults
+from pipelines.engine import lost_workers, ray_faults
 from pipelines.engine.chain import EngineError, ResourcesError
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.session import open_session
@@ -63,7 +63,7 @@ def test_a_death_on_a_living_node_counts_and_one_with_its_node_never(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: bool
 ) -> None:
     monkeypatch.setattr(ray_faults, "is_alive", lambda node: lives)
-    monkeypatch.setattr(losses, "_JUDGED_AFTER_S", 0.1)
+    monkeypatch.setattr(lost_workers, "_JUDGED_AFTER_S", 0.1)
     store = RunStore(str(tmp_path))
     config = EngineConfig(runner="ray", gpus=0, infrastructure_tries=1)
     said = run(store, [ToyStep(store, die_once=(1,))], num_shards=3, config=config)

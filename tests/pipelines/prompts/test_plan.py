@@ -9,10 +9,10 @@ from jobs.bench.s3_emulator import S3Endpoint
 from pipelines.plan import PlanError
 from pipelines.prompts import (
     PromptPlanConfig,
+    PromptPlanner,
     PromptsConfig,
     expand_rows,
     load_prompt_plan,
-    plan_prompts,
     read_prompts,
 )
 from pipelines.run.store import RunStore
@@ -20,14 +20,13 @@ from pipelines.run.store import RunStore
 
 def plan(store: RunStore, path: Path | str, *, grow: bool = False, images_per_shard: int = 1000):
     said: list[str] = []
-    growth = plan_prompts(
+    growth = PromptPlanner(
         store,
         PromptsConfig(path=str(path)).source(),
         PromptPlanConfig(images_per_shard=images_per_shard),
         num_images=1,
-        grow=grow,
         say=said.append,
-    )
+    ).plan(grow=grow)
     return growth, said
 
 

@@ -345,7 +345,7 @@ def test_decoder_that_gave_up_costs_no_later_shard(tmp_path, monkeypatch):
     try:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "executable", "/nowhere/python")  # no process to be had for a while
-            decoder = step._intake._decoder
+            decoder = step._intake.decoder
             os.kill(decoder.pid, signal.SIGKILL)
             while decoder.is_usable:
                 time.sleep(0.01)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.prompts import PromptPlanConfig, PromptsConfig, plan_prompts
+from pipelines.prompts import PromptPlanConfig, PromptPlanner, PromptsConfig
 from pipelines.run.store import RunStore
 from pipelines.steps.generate import GenerateConfig, GenerateStep, paint
 from pipelines.steps.generate.batches import RowBatch, group_rows, settings_of
@@ -160,14 +160,13 @@ def test_an_image_that_is_not_finite_is_a_row_with_its_reason(
     monkeypatch.setattr(paint, "generate_latents", one_bad)
     path = write_prompts(tmp_path / "p.parquet", [{"prompt": f"a star {n}"} for n in range(3)])
     store = RunStore(str(tmp_path / "run"))
-    growth = plan_prompts(
+    growth = PromptPlanner(
         store,
         PromptsConfig(path=str(path)).source(),
         PromptPlanConfig(),
         num_images=1,
-        grow=False,
         say=lambda line: None,
-    )
+    ).plan(grow=False)
     one_step = config.defaults.model_copy(update={"num_inference_steps": 1})
     step = GenerateStep(
         store,
@@ -192,14 +191,13 @@ def test_a_full_disk_leaves_nothing_published(
 
     path = write_prompts(tmp_path / "p.parquet", [{"prompt": "a star"}])
     store = RunStore(str(tmp_path / "run"))
-    growth = plan_prompts(
+    growth = PromptPlanner(
         store,
         PromptsConfig(path=str(path)).source(),
         PromptPlanConfig(),
         num_images=1,
-        grow=False,
         say=lambda line: None,
-    )
+    ).plan(grow=False)
     step = GenerateStep(store, growth.plan, fingerprint="f" * 16, config=config, torch_threads=1)
     step.open()
     monkeypatch.setattr("pipelines.run.spool.CropSpool.add", full)

@@ -33,7 +33,7 @@ class _Death:
     until: float
 
 
-class Losses:
+class LostWorkers:
     """Charges what happened to whom it is due: a shard, a worker, a node, or nobody.
 
     Args:
@@ -57,7 +57,7 @@ class Losses:
         self._say = say
         self._deaths: list[_Death] = []
 
-    def lost(self, index: int, pool: Pool, slot: Slot, error: BaseException) -> None:
+    def gone(self, index: int, pool: Pool, slot: Slot, error: BaseException) -> None:
         """A worker is gone, or silent: others take what it had in hand."""
         shards = [each.shard_id for each in slot.inflight]
         first = shards[0] if shards else None
