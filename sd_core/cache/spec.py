@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from sd_core.errors import InputError
+from sd_core.model.config import ModelConfig
 from sd_core.sealed import SealError, seal_tree, unseal
 
 SCHEMA_VERSION = 1
@@ -21,13 +22,7 @@ class CacheSpecError(InputError):
     """A `spec.json` cannot be read; says what is wrong with it."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
-    )
-
-
-class AutoencoderIdentity(_Record):
+class AutoencoderIdentity(ModelConfig):
     """The autoencoder whose latents these are."""
 
     kind: Literal["kl", "tiny", "vq"]
@@ -39,7 +34,7 @@ class AutoencoderIdentity(_Record):
     downsampling: int = Field(ge=1)
 
 
-class TextEncoderIdentity(_Record):
+class TextEncoderIdentity(ModelConfig):
     """The text encoder and tokenizer that made the ids and embeddings."""
 
     weights_sha256: str
@@ -49,14 +44,14 @@ class TextEncoderIdentity(_Record):
     pad_token_id: int
 
 
-class CacheIdentity(_Record):
+class CacheIdentity(ModelConfig):
     """What caches that are used together must share."""
 
     autoencoder: AutoencoderIdentity
     text_encoder: TextEncoderIdentity
 
 
-class CacheSpec(_Record):
+class CacheSpec(ModelConfig):
     """The contract of one cache; everything but `identity` may differ between caches."""
 
     schema_version: Literal[1] = 1
