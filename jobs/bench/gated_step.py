@@ -77,7 +77,7 @@ class GatedStep:
 def gate(steps: Iterable[ShardStep], folder: Path) -> list[GatedStep]:
     """Wrap the steps of one chain."""
     chain = list(steps)
-    workers = sum(step.resources.num_workers for step in chain)
+    workers = sum(step.resources.num_workers or 1 for step in chain)
     folder.mkdir(parents=True)
     return [GatedStep(step, folder=folder, num_workers=workers) for step in chain]
 

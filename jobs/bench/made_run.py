@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipelines.revisions.begin import begin_growth, planned_before
 from pipelines.rows.ledger import DOWNLOAD_FACTS, LEDGER, SCORE_FACTS
 from pipelines.run.cache_files import publish_cache, record_cache
 from pipelines.run.committed import Committed
-from pipelines.run.manifest import SpooledFile, commit_shard, create_manifest
+from pipelines.run.manifest import Manifest, SpooledFile, commit_shard, create_manifest
 from pipelines.run.on_threads import do_all
 from pipelines.run.record import StepIdentity, complete_step
 from pipelines.run.recorded_options import check_or_record
@@ -150,13 +150,13 @@ class MadeRun:
             if name in old:
                 copy_records(self.store, name, old[name].fingerprint, made[name].fingerprint)
             elif name == "encode":
-                record_cache(made[name], spec=_SPEC, empty_caption=_empty_caption())
+                record_made_cache(made[name])
 
         def work(shard_id: int) -> None:
             if shard_id in changed:
                 rows = read_rows(plan, self.store, source, shard_id)
                 self.keys[shard_id] = rows["key"].to_pylist()
-                _commit_shard(made, shard_id, rows, self.kept(shard_id))
+                commit_made(made, shard_id, rows, self.kept(shard_id))
                 return
             for name in again:
                 manifest = old[name].manifest(shard_id)
@@ -192,9 +192,20 @@ class MadeRun:
             )
 
 
-def _commit_shard(
-    made: Mapping[str, Committed], shard_id: int, rows: pa.Table, kept: Sequence[bool]
-) -> None:
+def commit_made(
+    made: Mapping[str, Committed],
+    shard_id: int,
+    rows: pa.Table,
+    kept: Sequence[bool],
+    *,
+    inputs: Callable[[str, int], str | None] | None = None,
+) -> list[Manifest]:
+    """Commit a shard of these steps, of rows with drawn facts.
+
+    Args:
+        kept: Which of the rows.
+        inputs: What a step's shard is made from.
+    """
     facts = _facts(rows, shard_id)
     keys: list[str] = rows["key"].to_pylist()
     left = [key for key, is_kept in zip(keys, kept, strict=True) if is_kept]
@@ -213,10 +224,11 @@ def _commit_shard(
             "publish": lambda: [_images(left, scratch, "kept")] if left else [],
             "encode": lambda: [_latents(left, scratch)] if left else [],
         }
+        manifests = []
         for step, committed in made.items():
             rows_in = len(left) if step in ("publish", "encode") else len(keys)
             dropped = len(keys) - len(left) if step == "select" else 0
-            commit_shard(
+            manifest = commit_shard(
                 committed.store,
                 step=step,
                 fingerprint=committed.fingerprint,
@@ -225,7 +237,15 @@ def _commit_shard(
                 rows_in=rows_in,
                 kept=rows_in - dropped,
                 dropped={_DROPPED_FOR: dropped},
+                inputs=None if inputs is None else inputs(step, shard_id),
             )
+            manifests.append(manifest)
+        return manifests
+
+
+def record_made_cache(made: Committed) -> None:
+    """What the first worker of encode records."""
+    record_cache(made, spec=_SPEC, empty_caption=_empty_caption())
 
 
 def _images(keys: Sequence[str], scratch: Path, folder: str) -> SpooledFile:

@@ -35,7 +35,8 @@ class StepState:
 
     step: ShardStep
     ready: deque[int] = field(default_factory=deque)
-    running: set[int] = field(default_factory=set)
+    running: Counter[int] = field(default_factory=Counter)
+    """How many attempts at each are under way; the first that ends counts."""
     done: int = 0
     tries: Counter[int] = field(default_factory=Counter)
     deaths: Counter[int] = field(default_factory=Counter)
@@ -82,22 +83,35 @@ class Chain:
         return all(state.done == self.num_shards for state in self.states)
 
     def next_shard(self, index: int, *, max_ahead: int | None = None) -> int | None:
-        """Take the next shard of step `index`, or None where there is nothing to start now."""
+        """Take the next shard of step `index`, or None where there is nothing to start now.
+
+        Args:
+            max_ahead: How many shards may be finished and not yet taken by the step after.
+        """
         state = self.states[index]
-        if not state.ready or self.patience.wait_s:
+        if max_ahead is not None and self.is_held(index, max_ahead):
             return None
-        if max_ahead is not None and index + 1 < len(self.states):
-            after = self.states[index + 1]
-            if len(after.ready) + len(after.running) + len(state.running) >= max_ahead:
-                return None
-        shard_id = state.ready.popleft()
-        state.running.add(shard_id)
-        return shard_id
+        for shard_id in state.ready:
+            if not self.patience.wait_for((index, shard_id)):
+                state.ready.remove(shard_id)
+                state.running[shard_id] += 1
+                return shard_id
+        return None
+
+    def is_held(self, index: int, max_ahead: int) -> bool:
+        """Whether the step after has as many shards before it as step `index` may make ahead."""
+        return index + 1 < len(self.states) and len(self.states[index + 1].ready) >= max_ahead
+
+    def again(self, index: int, shard_id: int) -> None:
+        """A second attempt at a shard is begun while the first is still under way."""
+        self.states[index].running[shard_id] += 1
 
     def finished(self, index: int, shard_id: int, manifest: Manifest) -> None:
-        """A shard of step `index` is committed: the next step may have it."""
+        """A shard of step `index` is committed: the next step may have it. What comes of further
+        attempts at it is let go."""
         state = self.states[index]
-        state.running.discard(shard_id)
+        if not state.running.pop(shard_id, 0):
+            return
         state.done += 1
         self.patience.forget((index, shard_id))
         if manifest.quarantined is None:
@@ -111,9 +125,8 @@ class Chain:
 
     def returned(self, index: int, shard_id: int) -> None:
         """A shard was queued at a worker that went away: it is owed again, at no charge."""
-        state = self.states[index]
-        state.running.discard(shard_id)
-        state.ready.appendleft(shard_id)
+        if self._is_last_attempt(index, shard_id):
+            self.states[index].ready.appendleft(shard_id)
 
     def failed(
         self, index: int, shard_id: int, error: str, *, cause: BaseException | None = None
@@ -125,37 +138,45 @@ class Chain:
         Raises:
             EnvironmentFault: it has been so for `engine.patience_s`.
         """
+        if not self._is_last_attempt(index, shard_id):
+            return
         error = redact_text(error)
         state = self.states[index]
         if cause is not None and is_no_shards_fault(cause):
             told = f"{state.step.name} shard {shard_id}: {error.strip()}"
             wait_s = self.patience.bear((index, shard_id), told=told, cause=cause)
             self._report(state, shard_id, f"tried again in {wait_s:.0f} s", error)
-            self.returned(index, shard_id)
+            state.ready.appendleft(shard_id)
             return
         state.tries[shard_id] += 1
         budget = self._config.shard_tries
         self._report(state, shard_id, f"try {state.tries[shard_id]} of {budget}", error)
         if state.tries[shard_id] < budget:
-            self.returned(index, shard_id)
+            state.ready.appendleft(shard_id)
         else:
             self._quarantine(index, shard_id, error)
 
     def interrupted(self, index: int, shard_id: int, error: str) -> None:
         """The worker died with this shard in hand: another, larger budget."""
+        if not self._is_last_attempt(index, shard_id):
+            return
         error = redact_text(error)
         state = self.states[index]
         state.deaths[shard_id] += 1
         budget = self._config.infrastructure_tries
         self._report(state, shard_id, f"worker lost, {state.deaths[shard_id]} of {budget}", error)
         if state.deaths[shard_id] < budget:
-            self.returned(index, shard_id)
+            state.ready.appendleft(shard_id)
         else:
             self._quarantine(index, shard_id, f"its workers died {budget} times: {error}")
 
-    def forgive(self, index: int, shard_id: int) -> None:
-        """A death that was counted is found to be its node's."""
-        self.states[index].deaths[shard_id] -= 1
+    def _is_last_attempt(self, index: int, shard_id: int) -> bool:
+        """An attempt has ended in vain: whether no other goes on, or has committed the shard."""
+        running = self.states[index].running
+        if running[shard_id] <= 1:
+            return running.pop(shard_id, 0) == 1
+        running[shard_id] -= 1
+        return False
 
     def _advance(self, index: int, shard_id: int) -> None:
         while index < len(self.states) and shard_id in self._committed[index]:
@@ -190,6 +211,7 @@ class Chain:
             ),
         )
         self._on_trouble(f"{step.name} shard {shard_id}: quarantined")
+        self.states[index].running[shard_id] += 1
         self.finished(index, shard_id, manifest)
 
     def _report(self, state: StepState, shard_id: int, what: str, error: str) -> None:

@@ -4,8 +4,9 @@ import logging
 import os
 import signal
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,20 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.engine.chain import ResourcesError
-from pipelines.engine.config import EngineConfig
+from pipelines.engine.config import EngineConfig, GpuRange
 from pipelines.engine.stopping import Stopped, handle_signals
 from pipelines.run.store import RunStore, StorageError
 from pipelines.steps.step import Resources
 from sd_core.errors import EnvironmentFault, has_no_bucket, is_environment
 from sd_core.faults import describe_fault
 from sd_core.made_folders import made_folder
-from sd_core.say import Say
+from sd_core.say import Say, duration
 
 _LOCAL_OBJECT_STORE_BYTES = 200_000_000  # tasks exchange shard ids, never image bytes
 _PROBE_TIMEOUT_S = 20.0
+_NAMED_WAIT_S = 600.0
+_FEWEST_DOWNLOADS = 2
+"""Of workers that mostly wait for other people's servers, on a small machine."""
 _NO_TOKEN = (
     "the cluster asks for no token: whoever reaches its ports can run programs on its nodes and "
     "read what they may read; start Ray with RAY_AUTH_MODE=token (configs/deploy/README.md)"
@@ -68,32 +72,92 @@ def _connect(num_cpus: int) -> None:
         )
 
 
-def count_model_workers(config: EngineConfig) -> tuple[int, float]:
-    """How many model workers the cluster gets, and the GPUs of each (0.0: on the CPU).
+def is_named() -> bool:
+    """Whether the cluster is one that a submitted job or RAY_ADDRESS names, not the job's own."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def waits_for_resources_s(config: EngineConfig) -> float:
+    """How long the job waits for nodes and places; 0 where it is refused at once."""
+    if config.wait_for_resources_s is not None:
+        return config.wait_for_resources_s
+    return _NAMED_WAIT_S if is_named() else 0.0
+
+
+def count_cpus(config: EngineConfig, downloads: bool) -> int:
+    """Logical CPUs that a Ray of the job's own needs."""
+    models, workers = config.cpu_model_workers, config.download_workers
+    left = max(_FEWEST_DOWNLOADS, (os.cpu_count() or 1) - models)
+    return models + downloads * (left if workers == "auto" else workers)
+
+
+def model_resources(config: EngineConfig, *, check: Callable[[], None], say: Say) -> Resources:
+    """What a worker with models takes, and how many of them there are to be.
 
     Raises:
-        ResourcesError: more GPUs are asked for than there are.
+        ResourcesError: more GPUs are asked for than there are, and the job does not wait.
     """
-    found = int(ray.cluster_resources().get("GPU", 0))
-    if config.gpus == "auto":
-        return (found, 1.0) if found else (config.cpu_model_workers, 0.0)
-    if config.gpus > found:
+    on_cpu = Resources(num_workers=config.cpu_model_workers)
+    if config.gpus == 0:
+        return on_cpu
+    may_use_cpu = not is_named() if config.cpu_fallback is None else config.cpu_fallback
+    wait_s = waits_for_resources_s(config)
+    least, most = _gpu_range(config)
+    if config.gpus == "auto" and may_use_cpu:
+        if not _has_gpu(wait_s, check=check, say=say):
+            say("models run on the CPU: the cluster has no GPU")
+            return on_cpu
+    elif not wait_s and least > (found := int(ray.cluster_resources().get("GPU", 0))):
+        asked = f"asks for {least} GPU(s)" if config.gpus != "auto" else "is auto"
         raise ResourcesError(
-            f"engine.gpus asks for {config.gpus} GPU(s), and the cluster has {found}. "
-            "Start Ray on machines with GPUs, or set engine.gpus to what there is, 0 or auto."
+            f"engine.gpus {asked}, and the cluster has {found}. Start Ray on machines with GPUs, "
+            "or set engine.gpus to what there is, 0 or auto, or engine.wait_for_resources_s, "
+            "where more will come."
         )
-    return (config.gpus, 1.0) if config.gpus else (config.cpu_model_workers, 0.0)
+    return Resources(num_gpus=1.0, num_workers=most, min_workers=least, may_use_cpu=may_use_cpu)
+
+
+def _gpu_range(config: EngineConfig) -> tuple[int, int | None]:
+    if isinstance(config.gpus, GpuRange):
+        return config.gpus.min, config.gpus.max
+    return (1, None) if config.gpus == "auto" else (config.gpus, config.gpus)
+
+
+def _has_gpu(wait_s: float, *, check: Callable[[], None], say: Say) -> bool:
+    """Whether the cluster has a GPU, within a time in which it is asked for one."""
+    ends = time.monotonic() + wait_s
+    asking = None
+    try:
+        while not ray.cluster_resources().get("GPU"):
+            left_s = ends - time.monotonic()
+            if left_s <= 0:
+                return False
+            if asking is None:  # an autoscaler sees it
+                asking = _ask_for_gpu.remote()
+                say(f"waits {duration(left_s)} for a GPU, before models run on the CPU")
+            check()
+            time.sleep(min(1.0, left_s))
+        return True
+    finally:
+        if asking is not None:
+            ray.cancel(asking)
+
+
+@ray.remote(num_cpus=0, num_gpus=1, max_retries=0)
+def _ask_for_gpu() -> None:
+    pass
 
 
 def check_resources(needs: Sequence[tuple[str, Resources]]) -> None:
     """Raise `ResourcesError` unless the cluster can hold all these pools at once."""
     has = ray.cluster_resources()
-    cpus = sum(need.num_cpus * need.num_workers for _, need in needs)
-    gpus = sum(need.num_gpus * need.num_workers for _, need in needs)
+    counted = [(name, need, need.num_workers or need.min_workers) for name, need in needs]
+    cpus = sum(need.num_cpus * workers for _, need, workers in counted)
+    gpus = sum(need.num_gpus * workers for _, need, workers in counted)
     if cpus > has.get("CPU", 0) or gpus > has.get("GPU", 0):
         pools = ", ".join(
-            f"{name} {need.num_workers} x ({need.num_cpus:g} CPU, {need.num_gpus:g} GPU)"
-            for name, need in needs
+            f"{name} {workers} x ({need.num_cpus:g} CPU, {need.num_gpus:g} GPU)"
+            for name, need, workers in counted
         )
         raise ResourcesError(
             f"the cluster has {has.get('CPU', 0):g} CPU and {has.get('GPU', 0):g} GPU, and the job "

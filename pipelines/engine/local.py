@@ -8,11 +8,12 @@ from pipelines.engine.chain import Chain
 from pipelines.steps.step import is_light
 from sd_core.errors import is_no_shards_fault
 from sd_core.faults import describe_fault
+from sd_core.say import Say
 
 _LOOK_EVERY_S = 1.0
 
 
-def run_local(chain: Chain, *, check: Callable[[], None]) -> None:
+def run_local(chain: Chain, *, check: Callable[[], None], say: Say) -> None:
     """Run a chain to its end; `check` is called between shards and may raise to stop it."""
     opened = []
     try:
@@ -36,6 +37,8 @@ def run_local(chain: Chain, *, check: Callable[[], None]) -> None:
                     step.open()
                     opened.append(step)
                     is_opening = False
+                    if step.resources.num_gpus and getattr(step, "device", "cpu") == "cpu":
+                        say(f"{step.name}: works on the CPU: torch sees no GPU")
                 manifest = step.run(shard_id)
             except Exception as error:
                 chain.failed(index, shard_id, _told(error, opened=not is_opening), cause=error)

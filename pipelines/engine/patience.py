@@ -24,12 +24,16 @@ class Patience:
         self._total_s = total_s
         self._ends: dict[Hashable, float] = {}
         self._times: Counter[Hashable] = Counter()
-        self._until = 0.0
+        self._due: dict[Hashable, float] = {}
 
     @property
     def wait_s(self) -> float:
-        """How long nothing is to be begun; 0 where work may go on."""
-        return max(0.0, self._until - time.monotonic())
+        """How long the last piece of work that failed is to wait; 0 where all may go on."""
+        return max(map(self.wait_for, self._due), default=0.0)
+
+    def wait_for(self, work: Hashable) -> float:
+        """How long a piece of work is not to be begun; 0 where it may."""
+        return max(0.0, self._due[work] - time.monotonic()) if work in self._due else 0.0
 
     def bear(self, work: Hashable, *, told: str, cause: BaseException | None) -> float:
         """Begin to wait for an environment that failed a piece of work; returns the seconds.
@@ -43,12 +47,13 @@ class Patience:
             raise EnvironmentFault(told) from cause
         wait_s = min(_FIRST_WAIT_S * 2.0 ** self._times[work], left_s)
         self._times[work] += 1
-        self._until = max(self._until, now + wait_s)
+        self._due[work] = now + wait_s
         return wait_s
 
     def forget(self, work: Hashable) -> None:
         """It went through after all."""
         self._ends.pop(work, None)
+        self._due.pop(work, None)
         self._times.pop(work, None)
 
     def persist(self, name: str, work: Callable[[], ResultT], *, say: Say) -> ResultT:

@@ -29,6 +29,7 @@ class Session:
         model_resources: What a step with models may take: a GPU each where there are any.
         download_resources: What the download step takes.
         keep: Told of every commit, beside what counts them.
+        runner: Of a job on Ray, after `preflight`.
     """
 
     def __init__(self, store: RunStore, config: EngineConfig, lease: Lease, say: Say) -> None:
@@ -41,19 +42,35 @@ class Session:
         self.rates = RateLog()
         self.keep: Callable[[Manifest], None] = lambda manifest: None
         self._warning = EarlyWarning(store, say=say)
-        self.download_resources = Resources(num_workers=config.download_workers)
-        workers, gpus = cluster.count_model_workers(config) if config.runner == "ray" else (1, 0.0)
-        self.model_resources = Resources(num_gpus=gpus, num_workers=workers)
+        workers = config.download_workers
+        self.download_resources = Resources(num_workers=None if workers == "auto" else workers)
+        self.model_resources = (
+            Resources(
+                num_gpus=float(config.gpus != 0), may_use_cpu=config.cpu_fallback is not False
+            )
+            if config.runner == "local"
+            else cluster.model_resources(config, check=self._check, say=say)
+        )
+        self.runner: RayRunner | None = None
 
     def preflight(self, *, downloads: bool) -> None:
-        """Raise `EngineError`, within seconds, unless every worker of the job fits at once."""
+        """Raise `EngineError`, within seconds, unless every worker of the job fits at once, or
+        may come later."""
         if self._config.runner == "local":
             return
         pools = [("models", self.model_resources)]
         if downloads:
             pools.insert(0, ("download", self.download_resources))
-        cluster.check_resources(pools)
+        wait_s = cluster.waits_for_resources_s(self._config)
+        if not wait_s:
+            cluster.check_resources(pools)
         cluster.probe_storage(self._store, say=self._say)
+        self.runner = RayRunner(
+            name=self._store.root.rstrip("/").rpartition("/")[2] or self._store.root,
+            wait_s=wait_s,
+            heartbeat_s=self._config.heartbeat_timeout_s,
+            say=self._say,
+        )
 
     def run(self, steps: Sequence[ShardStep], *, num_shards: int) -> None:
         """Run a chain of steps to its end; every shard is then committed or quarantined."""
@@ -70,12 +87,10 @@ class Session:
             on_commit=self._count,
             on_trouble=self.sight.on_trouble(self._say),
         )
-        if self._config.runner == "local":
-            run_local(chain, check=self._check)
+        if self.runner is None:
+            run_local(chain, check=self._check, say=self._say)
         else:
-            RayRunner(say=self._say).run(
-                chain, shards_ahead=self._config.shards_ahead, check=self._check
-            )
+            self.runner.run(chain, shards_ahead=self._config.shards_ahead, check=self._check)
 
     def persist(self, name: str, work: Callable[[], ResultT]) -> ResultT:
         """Do, in the driver, what may be repeated, for `engine.patience_s` while storage fails."""
@@ -121,11 +136,12 @@ def open_session(
         stack.enter_context(cluster.writable(store))
         lease = stack.enter_context(Lease(store, say=say))
         if config.runner == "ray":
-            num_cpus = config.cpu_model_workers + downloads * config.download_workers
-            stack.enter_context(cluster.connected(num_cpus=num_cpus))
+            stack.enter_context(cluster.connected(num_cpus=cluster.count_cpus(config, downloads)))
         session = Session(store, config, lease, say)
         stack.enter_context(SightWriter(store, lease, session.sight.look))
         session.preflight(downloads=downloads)
+        if session.runner is not None:
+            stack.callback(session.runner.close)
         is_reached = True
         try:
             yield session

@@ -1,8 +1,10 @@
 """Whole files on a local disk: a reader sees all of one, or nothing."""
 
+import ctypes
 import errno
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,9 @@ from typing import Final
 TEMPORARY: Final = ".tmp-"
 """How the name of a file that is being written begins."""
 NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_NOT_KNOWN = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def link_whole(target: str, content: bytes) -> None:
@@ -19,13 +24,35 @@ def link_whole(target: str, content: bytes) -> None:
     with temporary_beside(target) as temporary:
         temporary.write_bytes(content)
         sync(temporary)
-        try:
-            os.link(temporary, target)
-        except OSError as error:
-            if error.errno not in NO_HARD_LINKS:
-                raise
-            with open(target, "xb") as stream:  # a file system without hard links
-                stream.write(content)
+        publish_once(temporary, target)
+
+
+def publish_once(temporary: Path, target: str) -> None:
+    """Give a finished file its name; raises `FileExistsError` where there is such a file.
+
+    By a hard link, and where the file system has none by a rename that replaces nothing. Where it
+    has neither, another process may come between the look and the rename, and then the last wins;
+    what is there is whole all the same.
+    """
+    try:
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        _rename_once(temporary, target)
+
+
+def _rename_once(temporary: Path, target: str) -> None:
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        names = (os.fsencode(temporary), os.fsencode(target))
+        if not libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE):
+            return
+        if (number := ctypes.get_errno()) not in _NOT_KNOWN:
+            raise OSError(number, os.strerror(number), target)
+    if os.path.exists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+    os.rename(temporary, target)
 
 
 @contextmanager

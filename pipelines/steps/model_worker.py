@@ -1,9 +1,11 @@
 """The base of steps with models: device, threads, a record of the models, a shard's way."""
 
 import gc
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,12 @@ from pipelines.run.processors import note_processor
 from pipelines.run.stored_json import read_json
 from pipelines.steps.overlap import run_shard
 from pipelines.steps.step import CommittedStep, Resources, ShardWork
+from sd_core.errors import EnvironmentFault
 from sd_core.sealed import seal_tree, unseal
+
+
+class DeviceError(EnvironmentFault):
+    """A worker was given a GPU that its torch cannot use."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -26,6 +33,8 @@ class ModelStep(CommittedStep, ABC):
     """
 
     torch_threads: int
+    device: str = field(default="cpu", init=False)
+    """On which its models run, `cpu` or `cuda`; after `open`."""
 
     @abstractmethod
     def open(self) -> None:
@@ -48,18 +57,40 @@ class ModelStep(CommittedStep, ABC):
         return run_shard(self.begin(shard_id))
 
     def _device(self) -> torch.device:
-        return prepare_torch(self.resources, threads=self.torch_threads)
+        device = prepare_torch(self.resources, threads=self.torch_threads)
+        self.device = device.type
+        return device
 
 
 def prepare_torch(resources: Resources, *, threads: int) -> torch.device:
     """Pick this worker's device and pin torch's threads, which change the last bit on a CPU.
 
-    A worker with a GPU share runs on the one GPU that its process sees; where torch finds none
-    (a cluster with logical GPUs alone) it runs on the CPU.
+    A worker with a GPU share runs on the one GPU that its process sees.
+
+    Raises:
+        DeviceError: torch sees none, and the configuration does not let it run on the CPU.
     """
     torch.set_num_threads(threads)
-    on_gpu = resources.num_gpus > 0 and torch.cuda.is_available()
-    return torch.device("cuda" if on_gpu else "cpu")
+    if not resources.num_gpus:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if not resources.may_use_cpu:
+        raise DeviceError(
+            f"{os.uname().nodename}: this worker was given GPU "
+            f"{os.environ.get('CUDA_VISIBLE_DEVICES') or '?'}, and torch {torch.__version__} sees "
+            f"none (built for CUDA {torch.version.cuda}; the driver: {_driver()}). Install a torch "
+            "that fits the driver, take the node out, or set engine.cpu_fallback to true"
+        )
+    return torch.device("cpu")
+
+
+def _driver() -> str:
+    try:
+        told = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return "none is loaded"
+    return told.removeprefix("NVRM version:").strip()
 
 
 def record_models(made: Committed, models: Mapping[str, Any]) -> None:

@@ -17,11 +17,16 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one worker of a step occupies."""
+    """What one worker of a step occupies, and how many of them there are to be."""
 
     num_cpus: float = 1.0
     num_gpus: float = 0.0
-    num_workers: int = 1
+    num_workers: int | None = 1
+    """None: as many as the machines hold, also of those that come later."""
+    min_workers: int = 1
+    """So many must be possible within `engine.wait_for_resources_s`."""
+    may_use_cpu: bool = True
+    """Whether a worker that is given a GPU may compute on the CPU where torch sees none."""
 
 
 class ShardStep(Protocol):
@@ -121,6 +126,14 @@ def is_light(step: ShardStep, shard_id: int) -> bool:
     """
     asked = getattr(step, "is_light", None)
     return asked is not None and bool(asked(shard_id))
+
+
+def may_repeat(step: ShardStep) -> bool:
+    """Whether a slow shard may be given to a second worker, as it costs nobody else anything.
+
+    A step says that it may not in an attribute `may_repeat` of its own.
+    """
+    return bool(getattr(step, "may_repeat", True))
 
 
 class ShardWork(ExitStack, ABC, Generic[ItemT, ResultT]):

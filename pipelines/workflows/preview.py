@@ -49,7 +49,7 @@ def preview_job(
     check_may_write(store)
     past = find_past(store, job=job.name, origin=config.origin)
     gpus = config.engine.gpus
-    told = estimate(chains, past, gpus=None if gpus == "auto" else gpus, job=job.name)
+    told = estimate(chains, past, gpus=gpus if isinstance(gpus, int) else None, job=job.name)
     return [
         f"rows: {plan.num_rows:,} in {plan.num_shards:,} shards",
         f"steps: {', '.join(job.asked)}",

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipelines.rows.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
 from pipelines.rows.ledger import RETRIED_REASONS
 from pipelines.run.manifest import Manifest, SpooledFile
+from pipelines.run.rows_done import rows_done
 from pipelines.run.spool import CropSpool
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.download.config import MAX_BODY_BYTES_IN_FLIGHT, DownloadConfig
@@ -44,6 +45,8 @@ class DownloadStep(CommittedStep):
     """
 
     name = "download"
+    may_repeat = False
+    """A slow shard waits for other people's servers, and its URLs have their deadlines."""
 
     rows: PlannedRows = field(kw_only=False)
     config: DownloadConfig
@@ -132,6 +135,11 @@ class DownloadStep(CommittedStep):
             raise RuntimeError("open() comes before run()")
         incoming = self._incoming(rows)
         first = FirstRows(rows if shard_id == self.watched else rows.slice(0, 0))
+
+        def settled(row: int, outcome: RowOutcome) -> None:
+            rows_done.add(1)
+            first.add(row, outcome)
+
         images = self.rows.read_images(shard_id)
         if images is None:
             outcomes = download_rows(
@@ -140,7 +148,7 @@ class DownloadStep(CommittedStep):
                 spool=spool,
                 threads=self.config.threads,
                 folder=folder,
-                on_outcome=first.add,
+                on_outcome=settled,
             )
         else:
             outcomes = take_images(
@@ -149,7 +157,7 @@ class DownloadStep(CommittedStep):
                 intake=self._intake,
                 spool=spool,
                 threads=self.config.threads,
-                on_outcome=first.add,
+                on_outcome=settled,
             )
         for row, outcome in outcomes.items():  # also those that had no image to be taken
             first.add(row, outcome)

@@ -14,6 +14,7 @@ from pipelines.run.cache_files import record_cache
 from pipelines.run.committed import Committed
 from pipelines.run.images import FACTS, StoredImage, batches, stack_pixels
 from pipelines.run.manifest import Manifest, ShardError
+from pipelines.run.rows_done import rows_done
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_captions
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.encode.encode import (
@@ -157,6 +158,7 @@ class _EncodeShard(ShardWork[Sequence[StoredImage], "list[_Batch]"]):
         """Put them into the local shard."""
         for batch in parts:
             _write_batch(batch, self._writer, self._rejects)
+            rows_done.add(len(batch.images))
 
     def commit(self) -> Manifest:
         """Publish the shard."""

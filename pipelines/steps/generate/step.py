@@ -13,6 +13,7 @@ from pipelines.rows.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
 from pipelines.rules.tombstones import Tombstones, read_tombstones
 from pipelines.run.cache_files import record_cache
 from pipelines.run.manifest import Manifest, SpooledFile
+from pipelines.run.rows_done import rows_done
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.versions import program_version
 from pipelines.steps.generate.batches import RowBatch, group_rows
@@ -128,6 +129,7 @@ class _GenerateShard(ShardWork[PreparedBatch, Sequence[DenoisedBatch]]):
         """Their images, as local files."""
         for painted in self._painting.decode(denoised):
             self._spool.add(painted, self._worker.parameters)
+            rows_done.add(1)
 
     def commit(self) -> Manifest:
         """Publish the shard."""

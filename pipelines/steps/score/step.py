@@ -13,6 +13,7 @@ from pipelines.rows.ledger import ROW_FAILED, SCORE_FACTS
 from pipelines.run.committed import Committed
 from pipelines.run.images import StoredImage, batches_of_one_size, stack_pixels
 from pipelines.run.manifest import Manifest
+from pipelines.run.rows_done import rows_done
 from pipelines.run.shard_inputs import score_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.left_rows import spool_table
@@ -126,6 +127,7 @@ class _ScoreShard(ShardWork[_Batch, list[pa.Table]]):
     def write(self, tables: Sequence[pa.Table]) -> None:
         """Hold them, until all rows are there."""
         self._tables += tables
+        rows_done.add(sum(table.num_rows for table in tables))
 
     def commit(self) -> Manifest:
         """Publish the shard: all rows in order, those that were refused with null scores."""

@@ -86,17 +86,39 @@ def test_shards_are_given_in_order_and_flow_to_the_next_step_when_finished(
     assert log.commits == [("a", 1), ("b", 1), ("a", 0), ("a", 2), ("b", 0), ("b", 2)]
 
 
-def test_first_step_runs_at_most_max_ahead_of_the_next(store: RunStore, log: Log) -> None:
-    chain = make_chain(store, log, num_shards=5)
-    assert chain.next_shard(0, max_ahead=2) == 0
-    assert chain.next_shard(0, max_ahead=2) == 1
-    assert chain.next_shard(0, max_ahead=2) is None  # both are running
+def test_what_is_finished_and_not_yet_taken_is_what_holds_a_step_back(
+    store: RunStore, log: Log
+) -> None:
+    chain = make_chain(store, log, num_shards=6)
+    assert [chain.next_shard(0, max_ahead=2) for _ in range(3)] == [0, 1, 2]  # as many as there are
     finish(chain, store, 0, 0)
-    assert chain.next_shard(0, max_ahead=2) is None  # one runs, one waits for the next step
+    assert chain.next_shard(0, max_ahead=2) == 3  # one waits for the next step
+    finish(chain, store, 0, 1)
+    assert chain.is_held(0, 2)
+    assert chain.next_shard(0, max_ahead=2) is None  # two do
     assert chain.next_shard(1) == 0
-    assert chain.next_shard(0, max_ahead=2) is None  # ... which has it in hand
-    finish(chain, store, 1, 0)
-    assert chain.next_shard(0, max_ahead=2) == 2
+    assert chain.next_shard(0, max_ahead=2) == 4  # ... and one of them is taken
+
+
+def test_of_two_attempts_the_first_to_end_counts_and_the_other_charges_nothing(
+    store: RunStore, log: Log
+) -> None:
+    chain = make_chain(store, log, names=("a",), num_shards=3)
+    for shard_id in range(3):
+        assert chain.next_shard(0) == shard_id
+        chain.again(0, shard_id)
+    finish(chain, store, 0, 0)
+    chain.failed(0, 0, "of the second attempt")
+    finish(chain, store, 0, 0)
+    chain.interrupted(0, 1, "the first one's worker died")
+    finish(chain, store, 0, 1)
+    chain.failed(0, 2, "the first one")
+    assert log.trouble == []
+    assert chain.next_shard(0) is None
+    chain.failed(0, 2, "the other one too")
+    assert [line for line in log.trouble if "try 1 of 3" in line]
+    assert chain.next_shard(0) == 2
+    assert log.commits == [("a", 0), ("a", 1)]
 
 
 def test_last_step_is_not_held_back(store: RunStore, log: Log) -> None:

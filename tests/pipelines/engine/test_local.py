@@ -58,7 +58,7 @@ def recorders(store: RunStore, **options: object) -> tuple[list[Recorder], list[
 
 def test_shards_flow_through_before_the_next_is_begun(store: RunStore) -> None:
     steps, events = recorders(store)
-    run_local(make_chain(store, steps), check=lambda: None)
+    run_local(make_chain(store, steps), check=lambda: None, say=print)
     assert events == [
         *("open a", "a 0", "open b", "b 0", "a 1", "b 1", "a 2", "b 2"),
         *("close a", "close b"),
@@ -68,9 +68,9 @@ def test_shards_flow_through_before_the_next_is_begun(store: RunStore) -> None:
 
 def test_step_with_nothing_to_do_is_not_opened(store: RunStore) -> None:
     steps, events = recorders(store)
-    run_local(make_chain(store, steps[:1]), check=lambda: None)
+    run_local(make_chain(store, steps[:1]), check=lambda: None, say=print)
     events.clear()
-    run_local(make_chain(store, steps), check=lambda: None)
+    run_local(make_chain(store, steps), check=lambda: None, say=print)
     assert events == ["open b", "b 0", "b 1", "b 2", "close b"]
 
 
@@ -78,7 +78,7 @@ def test_poisoned_shard_is_quarantined_and_the_others_go_on(store: RunStore) -> 
     steps, events = recorders(store)
     steps[0].fail = (1,)
     chain = make_chain(store, steps)
-    run_local(chain, check=lambda: None)
+    run_local(chain, check=lambda: None, say=print)
     assert chain.is_done
     assert chain.quarantined == 1
     assert events.count("a 1") == 2
@@ -91,7 +91,7 @@ def test_poisoned_shard_is_quarantined_and_the_others_go_on(store: RunStore) -> 
 def test_step_that_cannot_be_opened_ends_the_job(store: RunStore) -> None:
     steps, events = recorders(store, fail_to_open="no weights")
     with pytest.raises(ValueError, match="no weights"):
-        run_local(make_chain(store, steps), check=lambda: None)
+        run_local(make_chain(store, steps), check=lambda: None, say=print)
     assert events == []
 
 
@@ -103,7 +103,7 @@ def test_check_may_stop_the_run_and_opened_steps_are_closed(store: RunStore) -> 
             raise RuntimeError("the lease is lost")
 
     with pytest.raises(RuntimeError, match="the lease is lost"):
-        run_local(make_chain(store, steps), check=check)
+        run_local(make_chain(store, steps), check=check, say=print)
     assert events[-3:] == ["b 0", "close a", "close b"]
 
 
@@ -153,7 +153,7 @@ def test_storage_that_fails_for_a_while_costs_no_try_and_for_longer_ends_the_job
             on_commit=lambda manifest: None,
             on_trouble=said.append,
         )
-        run_local(chain, check=lambda: None)
+        run_local(chain, check=lambda: None, say=print)
 
     with pytest.raises(EnvironmentFault, match=r"^toy shard 0: .* the disk or store"):
         run(0)

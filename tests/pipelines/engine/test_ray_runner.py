@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.exit_codes import exit_code_of
-from pipelines.engine import ray_runner
+from pipelines.engine import lost_workers, ray_faults
 from pipelines.engine.chain import EngineError, ResourcesError
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.session import open_session
@@ -62,7 +62,8 @@ def test_a_killed_worker_loses_nothing_and_charges_no_try(
 def test_a_death_on_a_living_node_counts_and_one_with_its_node_never(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: bool
 ) -> None:
-    monkeypatch.setattr(ray_runner, "_is_alive", lambda node: lives)
+    monkeypatch.setattr(ray_faults, "is_alive", lambda node: lives)
+    monkeypatch.setattr(lost_workers, "_JUDGED_AFTER_S", 0.1)
     store = RunStore(str(tmp_path))
     config = EngineConfig(runner="ray", gpus=0, infrastructure_tries=1)
     said = run(store, [ToyStep(store, die_once=(1,))], num_shards=3, config=config)
@@ -72,14 +73,12 @@ def test_a_death_on_a_living_node_counts_and_one_with_its_node_never(
     assert lives or [line for line in said if "shard 1: its node was lost" in line]
 
 
-def test_a_cluster_that_starts_no_worker_ends_the_job(
-    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray_runner, "_NO_WORKER_S", 1.0)
+def test_a_cluster_that_starts_no_worker_ends_the_job(ray_cluster: None, tmp_path: Path) -> None:
     store = RunStore(str(tmp_path))
     step = ToyStep(store, resources=Resources(num_cpus=64))
-    with pytest.raises(ResourcesError, match="has started no worker for 1 s; it has 4 CPU"):
-        run(store, [step], num_shards=1)
+    config = EngineConfig(gpus=0, wait_for_resources_s=1)
+    with pytest.raises(ResourcesError, match=r"waited 0:00:01 in vain for .*\(4 free\)"):
+        run(store, [step], num_shards=1, config=config)
 
 
 def test_a_poison_shard_is_quarantined_after_its_tries_and_the_rest_go_on(
@@ -151,7 +150,7 @@ def test_two_model_workers_on_two_gpus_see_different_ones(
     store = RunStore(str(tmp_path))
     config = EngineConfig(runner="ray", gpus=2)
     with open_session(store, config, say=lambda line: None) as session:
-        assert session.model_resources == Resources(num_gpus=1.0, num_workers=2)
+        assert session.model_resources == Resources(num_gpus=1.0, num_workers=2, min_workers=2)
         step = ToyStep(store, resources=session.model_resources, pause_s=0.2)
         session.run([step], num_shards=6)
     seen = {content.split()[1] for content in data_files(store, "opened").values()}

@@ -31,14 +31,22 @@ class ToyStep:
     fail_to_open: str | None = None
     disk_full_to_open: bool = False
     pause_s: float = 0.0
-    min_shards_before: int = 0
-    """Shards of the step before that must be committed when this step first runs."""
+    freeze_once: tuple[int, ...] = ()
+    """Shards whose worker stops for good, but does not die."""
+    slow_once: tuple[int, ...] = ()
+    """Shards whose first worker takes a minute longer."""
+    die_opening: int = 0
+    """So many workers are killed while they open."""
 
     def open(self) -> None:
         if self.fail_to_open:
             raise ValueError(self.fail_to_open)
         if self.disk_full_to_open:
             raise ShardError("weights are cut off") from FULL
+        for number in range(self.die_opening):
+            if self.store.create_exclusive(f"died/{self.name}-open-{number}", b""):
+                time.sleep(0.5)
+                os.kill(os.getpid(), signal.SIGKILL)
         mark = f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}"
         self.store.replace(f"opened/{self.name}-{os.getpid()}", mark.encode())
 
@@ -47,6 +55,10 @@ class ToyStep:
         first = self.store.create_exclusive(f"died/{self.name}-{shard_id}", b"")
         if shard_id in self.die_once and first:
             os.kill(os.getpid(), signal.SIGKILL)
+        if shard_id in self.freeze_once and first:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if shard_id in self.slow_once and first:
+            time.sleep(60)
         if shard_id in self.fail:
             raise ValueError(f"poison in shard {shard_id}")
         if shard_id in self.disk_full:
