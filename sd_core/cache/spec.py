@@ -4,10 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sd_core.errors import InputError
-from sd_core.model.config import ModelConfig
 from sd_core.sealed import SealError, seal_tree, unseal
 
 SCHEMA_VERSION = 1
@@ -22,7 +21,13 @@ class CacheSpecError(InputError):
     """A `spec.json` cannot be read; says what is wrong with it."""
 
 
-class AutoencoderIdentity(ModelConfig):
+class _Record(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
+
+
+class AutoencoderIdentity(_Record):
     """The autoencoder whose latents these are."""
 
     kind: Literal["kl", "tiny", "vq"]
@@ -34,7 +39,7 @@ class AutoencoderIdentity(ModelConfig):
     downsampling: int = Field(ge=1)
 
 
-class TextEncoderIdentity(ModelConfig):
+class TextEncoderIdentity(_Record):
     """The text encoder and tokenizer that made the ids and embeddings."""
 
     weights_sha256: str
@@ -44,14 +49,14 @@ class TextEncoderIdentity(ModelConfig):
     pad_token_id: int
 
 
-class CacheIdentity(ModelConfig):
+class CacheIdentity(_Record):
     """What caches that are used together must share."""
 
     autoencoder: AutoencoderIdentity
     text_encoder: TextEncoderIdentity
 
 
-class CacheSpec(ModelConfig):
+class CacheSpec(_Record):
     """The contract of one cache; everything but `identity` may differ between caches."""
 
     schema_version: Literal[1] = 1
