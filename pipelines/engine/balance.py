@@ -8,6 +8,7 @@ from pipelines.engine.pool import Pool
 from sd_core.say import Say
 
 _WINDOW_S = 60.0
+_WHOLE = 0.95  # of it, that a worker was ready
 _MUCH = 0.5
 
 
@@ -36,15 +37,16 @@ class Balance:
             self._tell()
 
     def _tell(self) -> None:
-        idle = {}
+        idle: dict[int, float] = {}
         for index, pool in self._pools.items():
             before = self._seen.get(index, (0.0, 0.0))
             now = self._seen[index] = (pool.sight.busy_s, pool.sight.idle_s)
             busy_s, idle_s = (after - ago for after, ago in zip(now, before, strict=True))
-            idle[index] = idle_s / (busy_s + idle_s) if busy_s + idle_s else 0.0
+            if busy_s + idle_s >= _WINDOW_S * _WHOLE:
+                idle[index] = idle_s / (busy_s + idle_s)
         for index in self._pools:
             after = self._pools.get(index + 1)
-            if after is None or index in self._told or max(idle[index], idle[index + 1]) < _MUCH:
+            if after is None or index in self._told or not {index, index + 1} <= idle.keys():
                 continue
             first, then = self._pools[index].step.name, after.step.name
             if idle[index + 1] >= _MUCH > idle[index] and self._chain.states[index].ready:
@@ -56,9 +58,8 @@ class Balance:
             elif idle[index] >= _MUCH > idle[index + 1]:
                 self._told.add(index)
                 self._say(
-                    f"{first}: its workers waited {idle[index]:.0%} of the last minute for {then}, "
-                    f"which takes shards more slowly than they come; {_more(then)} would end the "
-                    "job sooner, and fewer for the step before would not delay it"
+                    f"{first}: its workers waited {idle[index]:.0%} of the last minute for {then}; "
+                    f"{_more(then)} would end the job sooner"
                 )
 
 

@@ -57,7 +57,7 @@ class LostWorkers:
         self._say = say
         self._deaths: list[_Death] = []
 
-    def lost(self, index: int, pool: Pool, slot: Slot, error: BaseException) -> None:
+    def gone(self, index: int, pool: Pool, slot: Slot, error: BaseException) -> None:
         """A worker is gone, or silent: others take what it had in hand."""
         shards = [each.shard_id for each in slot.inflight]
         first = shards[0] if shards else None

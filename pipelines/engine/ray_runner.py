@@ -14,6 +14,7 @@ from pipelines.engine.nodes import NodeHealth
 from pipelines.engine.pool import Pool, Slot, Starter, close
 from pipelines.engine.ray_faults import INFRASTRUCTURE, is_infrastructure
 from pipelines.engine.shard_worker import WorkerFacts
+from pipelines.engine.sight import RunnerSight
 from pipelines.engine.supply import living_nodes, places_for
 from pipelines.engine.waiting import Waiting
 from pipelines.steps.step import ShardStep, is_light
@@ -32,15 +33,19 @@ class RayRunner:
         name: Of the job, as it is shown to other jobs on the cluster.
         wait_s: How long the job waits for workers, see `Waiting`.
         heartbeat_s: After so long without a sign of life a worker is replaced.
+        sight: Shown how the job is.
 
     Attributes:
         pools: Those of the chain that runs, by the number of their step.
     """
 
-    def __init__(self, *, name: str, wait_s: float, heartbeat_s: float, say: Say) -> None:
+    def __init__(
+        self, *, name: str, wait_s: float, heartbeat_s: float, sight: RunnerSight, say: Say
+    ) -> None:
         self.pools: dict[int, Pool] = {}
         self._say = say
         self._heartbeat_s = heartbeat_s
+        self._sight = sight
         self._starter = Starter(name)
         self._health = NodeHealth()
         self._waiting = Waiting(wait_s, say=say)
@@ -64,13 +69,15 @@ class RayRunner:
             for index, state in enumerate(chain.states)
             if state.done < chain.num_shards
         }
-        lost = LostWorkers(chain, self.pools, self._starter, self._health, say=self._say)
+        on_trouble = self._sight.on_trouble(self._say)
+        lost = LostWorkers(chain, self.pools, self._starter, self._health, say=on_trouble)
         balance = Balance(chain, self.pools, say=self._say)
         looked = 0.0
         try:
             while not chain.is_done:
                 check()
                 balance.tick()
+                self._sight.look(chain, self.pools, waits_for=self._waiting.told)
                 lost.judge()
                 if time.monotonic() - looked >= _LOOK_EVERY_S:
                     looked = time.monotonic()
@@ -81,6 +88,7 @@ class RayRunner:
                     self._dispatch(chain, index, pool, ahead)
                 self._collect(chain, lost)
         finally:
+            self._sight.ended()
             for pool in self.pools.values():
                 self._spare += pool.leave()
 
@@ -103,7 +111,7 @@ class RayRunner:
         for index, pool in self.pools.items():
             for slot in list(pool.slots):
                 if (error := slot.silence(self._heartbeat_s)) is not None:
-                    lost.lost(index, pool, slot, error)
+                    lost.gone(index, pool, slot, error)
 
     def _release(self) -> None:
         """Spare workers go: those without a GPU, and the others where their places are wanted."""
@@ -183,6 +191,7 @@ class RayRunner:
         slot.opening = None
         if found is not None:
             lost.started(pool, slot)
+            self._sight.began(pool.step.name)
             self._say(f"{pool.step.name}: {slot.describe(device=found)}")
 
     def _ended(self, chain: Chain, index: int, pool: Pool, slot: Slot, lost: LostWorkers) -> None:
@@ -190,7 +199,7 @@ class RayRunner:
             manifest = ray.get(slot.inflight[0].ref)
         except Exception as error:
             if is_infrastructure(error):
-                lost.lost(index, pool, slot, error)
+                lost.gone(index, pool, slot, error)
             elif isinstance(error, RayTaskError):
                 lost.raised(index, pool, slot, error)
             else:
@@ -198,6 +207,7 @@ class RayRunner:
             return
         assert slot.facts is not None
         self._health.succeeded(slot.facts.node)
+        self._sight.metrics.shard_took(pool.step.name, time.monotonic() - slot.began)
         chain.finished(index, pool.ended(slot, is_done=True).shard_id, manifest)
 
 

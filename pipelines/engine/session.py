@@ -8,10 +8,11 @@ from pipelines.engine.chain import Chain
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.early_warning import EarlyWarning
 from pipelines.engine.local import run_local
+from pipelines.engine.metrics import RayMetrics
 from pipelines.engine.patience import Patience, ResultT
 from pipelines.engine.progress import Progress
 from pipelines.engine.ray_runner import RayRunner
-from pipelines.engine.sight import Sight, SightWriter
+from pipelines.engine.sight import RunnerSight, Sight, SightWriter
 from pipelines.engine.stopping import check_stopped, stoppable
 from pipelines.run.lease import Lease
 from pipelines.run.manifest import Manifest, committed_shards
@@ -42,6 +43,7 @@ class Session:
         self.rates = RateLog()
         self.keep: Callable[[Manifest], None] = lambda manifest: None
         self._warning = EarlyWarning(store, say=say)
+        self._metrics: RayMetrics | None = None
         workers = config.download_workers
         self.download_resources = Resources(num_workers=None if workers == "auto" else workers)
         self.model_resources = (
@@ -65,10 +67,13 @@ class Session:
         if not wait_s:
             cluster.check_resources(pools)
         cluster.probe_storage(self._store, say=self._say)
+        name = self._store.root.rstrip("/").rpartition("/")[2] or self._store.root
+        self._metrics = RayMetrics(name)
         self.runner = RayRunner(
-            name=self._store.root.rstrip("/").rpartition("/")[2] or self._store.root,
+            name=name,
             wait_s=wait_s,
             heartbeat_s=self._config.heartbeat_timeout_s,
+            sight=RunnerSight(self.sight, self._metrics),
             say=self._say,
         )
 
@@ -116,6 +121,8 @@ class Session:
         self.progress.add(manifest)
         self.rates.add(manifest)
         self._warning.add(manifest)
+        if self._metrics is not None:
+            self._metrics.commit(manifest)
 
 
 @contextmanager

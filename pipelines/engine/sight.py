@@ -10,6 +10,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Self
 
+from pipelines.engine.chain import Chain
+from pipelines.engine.metrics import RayMetrics
+from pipelines.engine.pool import Pool
 from pipelines.engine.progress import Progress
 from pipelines.run.lease import Lease
 from pipelines.run.sight import SIGHT_FILE, JobSight, WorkersSight, write_sight
@@ -18,6 +21,8 @@ from sd_core.redact import redact_text
 from sd_core.say import Say
 
 _WRITE_EVERY_S = 10.0
+_LOOK_EVERY_S = 1.0
+_SHARES_OF_S = 120.0
 _LAST_TRY_S = 5.0  # for a store that may not answer
 _LAST_ERRORS = 10
 _ERROR_CHARS = 500
@@ -49,6 +54,10 @@ class Sight:
 
         return told
 
+    def began(self, step: str) -> None:
+        """A worker of a step can begin."""
+        self._progress.ready(step)
+
     def look(self) -> JobSight:
         """As it is now; from any thread."""
         workers = self.workers
@@ -63,6 +72,78 @@ class Sight:
             waits_for=self.waits_for,
             errors=tuple(self._errors.copy()),
         )
+
+
+class RunnerSight:
+    """Puts what the runner on Ray knows into a job's sight, and into Ray's metrics.
+
+    Args:
+        sight: Of the job.
+        metrics: Of the job.
+    """
+
+    def __init__(self, sight: Sight, metrics: RayMetrics) -> None:
+        self.metrics = metrics
+        self._sight = sight
+        self._looked = time.monotonic()
+        self._past: dict[str, deque[tuple[float, float, float]]] = {}
+
+    def look(self, chain: Chain, pools: Mapping[int, Pool], *, waits_for: str | None) -> None:
+        """Take in how the pools of a chain are, at most every second."""
+        now = time.monotonic()
+        if (passed_s := now - self._looked) < _LOOK_EVERY_S:
+            return
+        self._looked = now
+        workers = {}
+        for index, pool in pools.items():
+            state, step = chain.states[index], pool.step.name
+            self.metrics.queue(step, ready=len(state.ready), running=len(state.running))
+            self._count(pool, passed_s)
+            busy, starved = self._shares(pool, now)
+            workers[step] = WorkersSight(
+                by_node=dict(pool.sight.hosts),
+                pending=pool.sight.pending,
+                busy=busy,
+                starved=starved,
+                rows_in_hand=pool.sight.rows_in_hand,
+                queued=len(state.ready),
+            )
+        self._sight.workers, self._sight.waits_for = workers, waits_for
+
+    def on_trouble(self, say: Say) -> Say:
+        """As `Sight.on_trouble`."""
+        return self._sight.on_trouble(say)
+
+    def began(self, step: str) -> None:
+        """A worker is ready."""
+        self._sight.began(step)
+
+    def ended(self) -> None:
+        """The chain has ended, and nothing is awaited."""
+        self._sight.workers, self._sight.waits_for = {}, None
+
+    def _count(self, pool: Pool, passed_s: float) -> None:
+        for slot in pool.slots:
+            if slot.is_ready and slot.facts is not None:
+                gpu = slot.facts.cuda_visible_devices if slot.need.num_gpus else None
+                busy_s = passed_s if slot.inflight else 0.0
+                self.metrics.worked(
+                    pool.step.name,
+                    slot.facts.host,
+                    gpu or "",
+                    busy_s=busy_s,
+                    wait_s=passed_s - busy_s,
+                )
+
+    def _shares(self, pool: Pool, now: float) -> tuple[float | None, float | None]:
+        past = self._past.setdefault(pool.step.name, deque([(now, 0.0, 0.0)]))
+        past.append((now, pool.sight.busy_s, pool.sight.idle_s))
+        while len(past) > 2 and past[1][0] < now - _SHARES_OF_S:
+            past.popleft()
+        busy_s, idle_s = (past[-1][at] - past[0][at] for at in (1, 2))
+        if not (both := busy_s + idle_s):
+            return None, None
+        return round(busy_s / both, 3), round(idle_s / both, 3)
 
 
 class SightWriter:

@@ -11,7 +11,7 @@ from pipelines.engine.supply import Node, describe_supply, other_jobs
 from sd_core.say import Say, duration
 
 _SAY_EVERY_S = 30.0
-_FIRST_SAID_S = 15.0
+_FIRST_SAID_S = 20.0  # workers take their time to start
 _NO_WORKER_S = 600.0
 """So long may a cluster take to start any worker at all, as one whose nodes were preempted."""
 
@@ -21,11 +21,15 @@ class Waiting:
 
     Args:
         wait_s: So long a step may be without any worker, before the job ends.
+
+    Attributes:
+        told: What is awaited now; None: nothing.
     """
 
     def __init__(self, wait_s: float, *, say: Say) -> None:
         self._wait_s = wait_s or _NO_WORKER_S
         self._say = say
+        self.told: str | None = None
         self._since: dict[str, float] = {}
         self._said = 0.0
 
@@ -35,10 +39,12 @@ class Waiting:
         without = {pool.step.name: pool for pool in pools if not _has_enough(pool, nodes)}
         self._since = {name: self._since.get(name, now) for name in without}
         if not without:
+            self.told = None
             return
         waited = now - min(self._since.values())
         told = "; ".join(_describe(pool) for pool in without.values())
         told = f"{told}: {describe_supply(nodes)}{_others()}"
+        self.told = told
         if waited > self._wait_s:
             raise ResourcesError(
                 f"waited {duration(self._wait_s)} in vain for {told}. The same command goes on; "

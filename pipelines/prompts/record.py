@@ -13,6 +13,7 @@ from pipelines.config import ConfigError
 from pipelines.plan import PlanError
 from pipelines.plan.inputs import file_sha256, file_token
 from pipelines.plan.record import PLAN_PATH, put_table, read_planned
+from pipelines.rows.ledger import SETTING_FIELDS
 from pipelines.run.manifest import ShardError
 from pipelines.run.option_changes import describe_changes
 from pipelines.run.store import RunStore
@@ -40,16 +41,7 @@ PROMPT_FIELDS = pa.schema(
         pa.field("prompt_key", pa.string(), nullable=False),
         pa.field("prompt", pa.string()),
         pa.field("image_indices", pa.list_(pa.int32()), nullable=False),
-        pa.field("negative_prompt", pa.string()),
-        pa.field("seed", pa.int64()),
-        pa.field("num_inference_steps", pa.int32()),
-        pa.field("guidance_scale", pa.float64()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("sampler", pa.string()),
-        pa.field("init_key", pa.string()),
-        pa.field("strength", pa.float64()),
-        pa.field("mask", pa.string()),
+        *SETTING_FIELDS,
         pa.field("reason", pa.string()),
         pa.field("error_message", pa.string()),
         pa.field("content", pa.string(), nullable=False),

@@ -10,7 +10,8 @@ from typing import Final
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+
+from sd_core.model.config import ModelConfig
 
 _HASH_SIDE = 8
 _MOST_IN_INT32 = (2**31 - 1) // 255  # pixels
@@ -19,12 +20,8 @@ _LEVELS = np.arange(256, dtype=np.float64)
 Grey = npt.NDArray[np.uint8]
 
 
-class ImageFactsConfig(BaseModel):
+class ImageFactsConfig(ModelConfig):
     """Which facts of a stored image are measured; one that is off is null in every row."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
-    )
 
     phash: bool = True
     """Perceptual hash, by which near-duplicates are found."""

@@ -146,23 +146,6 @@ REASONS: Final = frozenset(
 # img2dataset's words, and one more.
 STATUSES: Final = ("success", "failed_to_download", "failed_to_resize", "failed_to_generate")
 
-PROMPT_SETTINGS: Final = (
-    "negative_prompt",
-    "seed",
-    "noise_seed",
-    "num_images",
-    "image_index",
-    "num_inference_steps",
-    "guidance_scale",
-    "width",
-    "height",
-    "sampler",
-    "init_key",
-    "strength",
-    "mask",
-)
-"""Columns of a list of prompts that set how its images are made; all others pass through."""
-
 _IDENTITY = [
     pa.field("shard_id", pa.int32(), nullable=False),
     pa.field("row", pa.int32(), nullable=False),
@@ -238,18 +221,24 @@ REJECTS: Final = pa.schema(
 )
 
 
-# What a generated image was made with: in `facts/generate`, and in the ledger of such a run.
-GENERATION_FIELDS: Final = (
-    pa.field("prompt_key", pa.string()),
-    pa.field("image_index", pa.int32()),
+# What a row of prompts may set.
+SETTING_FIELDS: Final = (
     pa.field("negative_prompt", pa.string()),
     pa.field("seed", pa.int64()),
     pa.field("num_inference_steps", pa.int32()),
     pa.field("guidance_scale", pa.float64()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
     pa.field("sampler", pa.string()),
     pa.field("init_key", pa.string()),
     pa.field("strength", pa.float64()),
     pa.field("mask", pa.string()),
+)
+# What a generated image was made with: in `facts/generate`, and in the ledger of such a run.
+GENERATION_FIELDS: Final = (
+    pa.field("prompt_key", pa.string()),
+    pa.field("image_index", pa.int32()),
+    *(field for field in SETTING_FIELDS if field.name not in ("width", "height")),
     pa.field("noise_seed", pa.int64()),  # what the image's noise is drawn from
     pa.field("notes", pa.string()),  # settings that did nothing, by commas
 )

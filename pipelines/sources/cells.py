@@ -48,6 +48,11 @@ class CellLimit:
         self.rows[name] = over
         return _without(array, self.max_bytes)
 
+    def part(self, start: int, end: int) -> "CellLimit":
+        """Of the rows from `start` on and before `end`."""
+        rows = {name: over[start:end] for name, over in self.rows.items()}
+        return CellLimit(self.max_bytes, {name: over for name, over in rows.items() if over.any()})
+
     @property
     def places(self) -> list[int]:
         """Which rows have one in any column."""

@@ -18,6 +18,14 @@ class RowPiece:
     limit: CellLimit
     num_bytes: int
 
+    def part(self, start: int, end: int) -> "RowPiece":
+        """The rows from `start` on and before `end`."""
+        return RowPiece(
+            table=self.table.slice(start, end - start),
+            limit=self.limit.part(start, end),
+            num_bytes=self.num_bytes * (end - start) // max(1, self.table.num_rows),
+        )
+
 
 def decoded(batch: pa.RecordBatch, max_bytes: int | None) -> Iterator[RowPiece]:
     """A batch without dictionaries, in slices that are small without them.
@@ -33,10 +41,9 @@ def decoded(batch: pa.RecordBatch, max_bytes: int | None) -> Iterator[RowPiece]:
         sizes += cell_bytes(array)
     for start, end in slices(sizes):
         part = [plain(array.slice(start, end - start)) for array in arrays]
-        rows = {name: over[start:end] for name, over in limit.rows.items()}
         yield RowPiece(
             table=pa.table(part, names=names),
-            limit=CellLimit(max_bytes, {n: o for n, o in rows.items() if o.any()}),
+            limit=limit.part(start, end),
             num_bytes=int(sizes[start:end].sum()),
         )
 
@@ -74,19 +81,8 @@ def first_rows(parts: Iterator[RowPiece], num_rows: int) -> RowPiece:
 
 def _split(piece: RowPiece, num_rows: int) -> tuple[RowPiece, RowPiece]:
     """Its first rows, and the others."""
-    if num_rows >= piece.table.num_rows:
-        return piece, RowPiece(table=piece.table.slice(0, 0), limit=CellLimit(None), num_bytes=0)
-    parts = []
-    for start, end in ((0, num_rows), (num_rows, piece.table.num_rows)):
-        rows = {name: over[start:end] for name, over in piece.limit.rows.items()}
-        parts.append(
-            RowPiece(
-                table=piece.table.slice(start, end - start),
-                limit=CellLimit(piece.limit.max_bytes, {n: o for n, o in rows.items() if o.any()}),
-                num_bytes=piece.num_bytes * (end - start) // piece.table.num_rows,
-            )
-        )
-    return parts[0], parts[1]
+    num_rows = min(num_rows, piece.table.num_rows)
+    return piece.part(0, num_rows), piece.part(num_rows, piece.table.num_rows)
 
 
 def _joined(pieces: list[RowPiece]) -> RowPiece:

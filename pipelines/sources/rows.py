@@ -85,16 +85,10 @@ class RawRows:
 
     def part(self, first: int, end: int | None = None) -> "RawRows":
         """The rows from `first` on, up to before `end`."""
-        rows = slice(first, end)
-        return RawRows(
-            url=self.url[rows],
-            caption=self.caption[rows],
-            reason=self.reason[rows],
-            error_message=self.error_message[rows],
-            names=None if self.names is None else self.names[rows],
-            extra={name: column[rows] for name, column in self.extra.items()},
-            captions=None if self.captions is None else self.captions[rows],
-        )
+        rows, own = slice(first, end), {n: v for n, v in vars(self).items() if n != "extra"}
+        parts = {name: values[rows] for name, values in own.items() if values is not None}
+        extra = {name: column[rows] for name, column in self.extra.items()}
+        return replace(self, **parts, extra=extra)
 
     def key_texts(self, *, file: str, start_row: int) -> list[bytes]:
         """What the rows' keys are hashes of."""

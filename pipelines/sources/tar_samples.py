@@ -66,30 +66,21 @@ class PlannedSample:
     @property
     def caption_part(self) -> Part | None:
         """The text that belongs to the image: `0.seg.txt` to `0.seg.png`, else `0.txt`."""
-        beside = self._middle
-        found = [
-            part
-            for part in self.parts
-            if part.extension in CAPTION_EXTENSIONS
-            and part.middle.lower() in ("", beside, *CAPTION_NAMES)
-        ]
+        beside, known = self._middle, ("", self._middle, *CAPTION_NAMES)
 
         def rank(part: Part) -> tuple[bool, bool, int]:
             order = CAPTION_EXTENSIONS.index(part.extension)
             return part.middle.lower() != beside, part.middle != "", order
 
-        return min(found, key=rank, default=None)
+        texts = [part for part in self.parts if part.extension in CAPTION_EXTENSIONS]
+        return min((p for p in texts if p.middle.lower() in known), key=rank, default=None)
 
     @property
     def json_part(self) -> Part | None:
         """The fields that belong to the image."""
-        beside = self._middle
-        found = [
-            part
-            for part in self.parts
-            if part.extension == "json" and part.middle.lower() in ("", beside)
-        ]
-        return min(found, key=lambda part: part.middle.lower() != beside, default=None)
+        trees = [part for part in self.parts if part.extension == "json"]
+        named = {part.middle.lower(): part for part in reversed(trees)}
+        return named.get(self._middle, named.get(""))
 
     @property
     def text_bytes(self) -> int:

@@ -1,10 +1,11 @@
 """What the engine asks of a step: open once per worker, turn a shard into committed files."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import ClassVar, Protocol, Self, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, SpooledFile, commit_shard
@@ -135,7 +136,7 @@ def may_repeat(step: ShardStep) -> bool:
     return bool(getattr(step, "may_repeat", True))
 
 
-class ShardWork(Protocol[ItemT, ResultT]):
+class ShardWork(ExitStack, ABC, Generic[ItemT, ResultT]):
     """One shard on its way through a step with models.
 
     `read`, `compute` and `write` may each run on a thread of its own, so that the next batch is
@@ -144,23 +145,18 @@ class ShardWork(Protocol[ItemT, ResultT]):
     As a context manager it holds the shard's local files, and frees them however it ends.
     """
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool | None: ...
-
+    @abstractmethod
     def read(self) -> Iterator[ItemT]:
         """The shard's batches, from storage to what the model takes."""
 
+    @abstractmethod
     def compute(self, item: ItemT) -> ResultT:
         """The model's part."""
 
+    @abstractmethod
     def write(self, result: ResultT) -> None:
         """Take a result, in order, to local files or memory."""
 
+    @abstractmethod
     def commit(self) -> Manifest:
         """Publish the shard; after the last `write`."""

@@ -1,6 +1,7 @@
 """What the workers of every training share: resume, train, record, publish."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -93,20 +94,18 @@ def run_training(
         dist.barrier()
 
 
+@dataclass
 class _Events:
     """Stores and says what the first worker is told."""
 
-    def __init__(
-        self, config: AnyTrainConfig, store: RunStore, training: Training, say: Say
-    ) -> None:
-        self._config = config
-        self._store = store
-        self._training = training
-        self._say = say
-        self._records: TrainingRecords | None = None
-        self._uses: UsesOfRuns | None = None
-        self._sample_limit: float | None = None
-        self._has_failed = False
+    _config: AnyTrainConfig
+    _store: RunStore
+    _training: Training
+    _say: Say
+    _records: TrainingRecords | None = None
+    _uses: UsesOfRuns | None = None
+    _sample_limit: float | None = None
+    _has_failed: bool = False
 
     def begin(self, trainer: Trainer, *, resumed: bool) -> None:
         """Say what is about to be trained, and find the limit of images a second."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,14 +59,10 @@ class EmptyCaption:
         """The content of `empty_caption.safetensors`; kept in float32, as it is stored once."""
         from safetensors.numpy import save
 
+        arrays = vars(self).items()
+        dtypes = {"input_ids": np.int32}
         return save(
-            {
-                "input_ids": np.ascontiguousarray(self.input_ids, dtype=np.int32),
-                "prompt_embeds": np.ascontiguousarray(self.prompt_embeds, dtype=np.float32),
-                "pooled_prompt_embeds": np.ascontiguousarray(
-                    self.pooled_prompt_embeds, dtype=np.float32
-                ),
-            }
+            {n: np.ascontiguousarray(a, dtype=dtypes.get(n, np.float32)) for n, a in arrays}
         )
 
 
@@ -95,13 +91,11 @@ def as_stored(sample: LatentSample, spec: CacheSpec) -> LatentSample | None:
     """
     raw_latents = _cast(sample.raw_latents, spec)
     prompt_embeds = None if sample.prompt_embeds is None else _cast(sample.prompt_embeds, spec)
-    stored = LatentSample(
-        key=sample.key,
+    stored = replace(
+        sample,
         raw_latents=raw_latents,
         input_ids=np.ascontiguousarray(sample.input_ids, dtype=np.int32),
         prompt_embeds=prompt_embeds if spec.prompt_embeds else None,
-        caption=sample.caption,
-        attributes=sample.attributes,
     )
     check_shapes(stored, spec)
     finite = np.isfinite(raw_latents).all() and (

@@ -15,7 +15,6 @@ import yaml
 from jobs import curate, generate, train
 from jobs.exit_codes import ExitCode
 from pipelines.config import load_config
-from pipelines.engine import config as engine_config
 from pipelines.training.job import load_train_config
 from pipelines.workflows.curate_config import CurateConfig
 from pipelines.workflows.generate_config import GenerateJobConfig
@@ -136,7 +135,6 @@ def gpus_of(name: str) -> int:
     return int(group["replicas"] * limits["nvidia.com/gpu"])
 
 
-@pytest.mark.skipif(not hasattr(engine_config, "GpuRange"), reason="comes with elastic pools")
 def test_curate_asks_for_what_its_groups_may_become() -> None:
     script, *arguments = commands()["rayjob-curate.yaml"]
     assert (ROOT / script).is_file()

@@ -64,9 +64,9 @@ def write_list(path: Path, url: str) -> None:
 NUM_ROWS = NUM_PICTURES + len(BAD) + 1
 
 
-def configuration(list_path: Path, output: str | Path, **options: Any) -> CurateConfig:
-    """The demo's configuration with small shards; `section__field=value` changes it further."""
-    settings = {
+def small_settings(list_path: str | Path, output: str | Path) -> dict[str, Any]:
+    """By key, what makes the demo's configuration one of small shards and of this machine."""
+    return {
         "source.path": list_path,
         "output": output,
         "plan.rows_per_shard": 10,
@@ -75,6 +75,11 @@ def configuration(list_path: Path, output: str | Path, **options: Any) -> Curate
         "download.retries": 0,
         "engine.runner": "local",
     }
+
+
+def configuration(list_path: Path, output: str | Path, **options: Any) -> CurateConfig:
+    """The demo's configuration with small shards; `section__field=value` changes it further."""
+    settings = small_settings(list_path, output)
     settings |= {name.replace("__", "."): value for name, value in options.items()}
     return load_config(
         CurateConfig,

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-import yaml
 from PIL import Image
 
 from jobs import train
@@ -21,7 +20,7 @@ from sd_core.model.autoencoder import encode_images, load_autoencoder
 from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.training.image_batches import as_input
 from sd_core.training.task import Place
-from tests.contracts.training_cases import ROOT, weights_digests
+from tests.contracts.training_cases import ROOT, weights_digests, write_changed
 from tests.pipelines.image_run import is_kept, write_run
 from tests.sd_core.training.test_autoencoder_task import CODEBOOK, SETTINGS
 
@@ -55,14 +54,7 @@ def write_config(path: Path, run: Path, output: Path, **changes: Any) -> Path:
         "engine": {"runner": "local", "torch_threads": 1},
         "peak_tflops": 0.1,
     }
-    for name, value in changes.items():
-        *sections, field = name.split("__")
-        node = tree
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[field] = value
-    path.write_text(yaml.safe_dump(tree))
-    return path
+    return write_changed(path, tree, changes)
 
 
 def start(folder: Path, run: Path, **changes: Any) -> int:

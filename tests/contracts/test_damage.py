@@ -14,7 +14,7 @@ from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceConfig
 from pipelines.sources.config import SourceError
 from tests.contracts import cases, job_cases, training_cases
-from tests.contracts.damage_cases import as_of_before, damaged, flip_one, undetected
+from tests.contracts.damage_cases import as_of_before, damaged, flip_one, is_found, undetected
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -31,6 +31,16 @@ def test_a_flipped_bit_in_any_kind_of_file_is_found(
 ) -> None:
     folder = shutil.copytree(request.getfixturevalue(output), tmp_path / "copy")
     assert undetected(folder, random.Random(output), flips=1) == []
+
+
+@pytest.mark.parametrize("folder", ["facts/download", "facts/score", "ledger"])
+def test_a_flipped_bit_in_the_name_of_a_column_is_found(run: Path, folder: str) -> None:
+    """Such a table is as whole as any, and has all but one of the columns that are asked for."""
+    path = next((run / "_work" / folder).glob("0*.parquet"))
+    for name in (name.encode() for name in cases.pq.read_schema(path).names[::3]):
+        content = path.read_bytes().replace(name, bytes([name[0] ^ 1]) + name[1:])
+        with damaged(path, content):
+            assert is_found(run), name
 
 
 def _same(run: Path, served: cases.ServedList) -> tuple[Any, list[str]]:

@@ -21,17 +21,8 @@ def everything(folder: Path) -> dict[str, str | None]:
 
 
 def curate_arguments(served_list: ServedList, output: Path, *options: str) -> list[str]:
-    settings = {
-        "source.path": served_list.path,
-        "output": output,
-        "plan.rows_per_shard": 10,
-        "download.allow_networks": "[127.0.0.0/8]",
-        "download.timeout_s": 3.0,
-        "download.retries": 0,
-        "engine.runner": "local",
-    }
     arguments = ["--config", str(cases.ROOT / "configs/curate/demo.yaml"), "--plan", *options]
-    for name, value in settings.items():
+    for name, value in cases.small_settings(served_list.path, output).items():
         arguments += ["--set", f"{name}={value}"]
     return arguments
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -139,16 +138,8 @@ def test_a_cut_anew_is_the_current_revision_when_it_is_complete(
     before = open_run(output)
     kept = keys(before)
     command = ["--config", str(ROOT / "configs/curate/demo.yaml"), "--steps"]
-    settings: dict[str, Any] = {
-        "source.path": served_list.path,
-        "output": output,
-        "plan.rows_per_shard": 10,
-        "download.allow_networks": "[127.0.0.0/8]",
-        "download.timeout_s": 3.0,
-        "download.retries": 0,
-        "engine.runner": "local",
-        "select.rules": "[{best_of: {by: aesthetic_v1, num_images: 6}}]",
-    }
+    settings = cases.small_settings(served_list.path, output)
+    settings["select.rules"] = "[{best_of: {by: aesthetic_v1, num_images: 6}}]"
     overrides = [f"--set={name}={value}" for name, value in settings.items()]
     assert curate.main([*command, "select", *overrides]) == 0
     half = open_run(output)

@@ -43,6 +43,11 @@ def write_config(path: Path, latents: Path, output: Path, **changes: Any) -> Pat
         "engine": {"runner": "local", "torch_threads": 1},
         "peak_tflops": 0.1,
     }
+    return write_changed(path, tree, changes)
+
+
+def write_changed(path: Path, tree: dict[str, Any], changes: dict[str, Any]) -> Path:
+    """A configuration as a file, changed by `section__field=value`."""
     for name, value in changes.items():
         *sections, field = name.split("__")
         node = tree

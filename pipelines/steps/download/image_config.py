@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipelines.rows.image_facts import ImageFactsConfig
+from sd_core.model.config import ModelConfig
 
 Enlarge = Literal["lanczos", "linear"]
 _KEPT_FREE_BYTES = 64 << 20
@@ -13,12 +14,8 @@ _STORED_PIXEL_BYTES = 32
 _BEFORE: Final = {"max_memory_bytes": 448 << 20, "decode_timeout_s": 5.0}  # of bounds 1
 
 
-class ImageConfig(BaseModel):
+class ImageConfig(ModelConfig):
     """The stored crop, and the bounds within which an original is decoded."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
-    )
 
     size: int = Field(512, ge=16, le=4096)
     """Side of the stored square."""

@@ -28,6 +28,7 @@ from pipelines.steps.encode.encode import (
 )
 from pipelines.steps.encode.stored import NOT_FINITE, commit_latents
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
+from pipelines.steps.step import ShardWork
 from sd_core.cache.formats import ShardWriter, format_of, open_shard_writer
 from sd_core.cache.samples import LatentSample
 from sd_core.cache.spec import CacheSpec
@@ -125,8 +126,8 @@ class EncodeStep(ModelStep):
         )
 
 
-class _EncodeShard(ExitStack):
-    """One latent shard on its way: `ShardWork` of stored images and what they are encoded to."""
+class _EncodeShard(ShardWork[Sequence[StoredImage], "list[_Batch]"]):
+    """One latent shard on its way."""
 
     def __init__(
         self, step: EncodeStep, shard_id: int, *, models: EncodeModels, spec: CacheSpec

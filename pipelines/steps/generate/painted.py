@@ -1,7 +1,7 @@
 """Batches on their way from rows to pixels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -28,14 +28,11 @@ class PreparedBatch:
     def part(self, picks: Sequence[int]) -> "PreparedBatch":
         if len(picks) == len(self.rows):
             return self
-        return PreparedBatch(
-            settings=self.settings,
-            rows=[self.rows[at] for at in picks],
-            prompts=[self.prompts[at] for at in picks],
-            negatives=[self.negatives[at] for at in picks],
-            sources=None if self.sources is None else [self.sources[at] for at in picks],
-            pictures=None if self.pictures is None else [self.pictures[at] for at in picks],
-        )
+        own = {name: values for name, values in vars(self).items() if name != "settings"}
+        taken: dict[str, Any] = {
+            name: [values[at] for at in picks] for name, values in own.items() if values is not None
+        }
+        return replace(self, **taken)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +52,9 @@ class DenoisedBatch:
     def part(self, picks: Sequence[int]) -> "DenoisedBatch":
         if len(picks) == len(self.batch_sizes):
             return self
-        return DenoisedBatch(
-            batch=self.batch.part(picks),
-            latents=self.latents[list(picks)],
-            batch_sizes=[self.batch_sizes[at] for at in picks],
-            ready=self.ready,
-        )
+        sizes = [self.batch_sizes[at] for at in picks]
+        latents = self.latents[list(picks)]
+        return replace(self, batch=self.batch.part(picks), latents=latents, batch_sizes=sizes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from pipelines.rows.ledger import (
     GENERATE_FACTS,
     GENERATION_FIELDS,
     ROW_FAILED,
+    SETTING_FIELDS,
     TAKEDOWN_REASONS,
     TOKEN_FIELDS,
     source_fields,
@@ -25,22 +26,14 @@ from pipelines.run.tables import with_column
 from pipelines.steps.generate.rows import ImageRow, RefusedRow
 from sd_core.tar_members import SampleTarWriter
 
+_OF_A_SOURCE = ("init_key", "strength", "mask")
 METADATA = pa.schema(
     [
         pa.field("image_key", pa.string(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
         pa.field("image_index", pa.int32(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
-        pa.field("negative_prompt", pa.string(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("num_inference_steps", pa.int32(), nullable=False),
-        pa.field("guidance_scale", pa.float64(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("sampler", pa.string(), nullable=False),
-        pa.field("init_key", pa.string()),
-        pa.field("strength", pa.float64()),
-        pa.field("mask", pa.string()),
+        *(field.with_nullable(field.name in _OF_A_SOURCE) for field in SETTING_FIELDS),
         pa.field("noise_seed", pa.int64(), nullable=False),
         pa.field("notes", pa.string()),
         pa.field("guidance_rescale", pa.float64(), nullable=False),

@@ -35,6 +35,7 @@ from pipelines.steps.generate.rows import ImageRow, RefusedRow, check_sources, r
 from pipelines.steps.generate.shard_files import METADATA, generation_facts
 from pipelines.steps.generate.source_pictures import SourcePictures
 from pipelines.steps.model_worker import ModelStep, free_models, record_models
+from pipelines.steps.step import ShardWork
 from sd_core.cache.spec import CacheSpec
 from sd_core.model.caption_tokenizer import caption_tokenizer_of
 from sd_core.model.latent_diffusion import LatentDiffusion
@@ -101,8 +102,8 @@ class GenerateStep(ModelStep):
         return self.commit_shard(shard_id, files, kept=kept, reasons=reasons)
 
 
-class _GenerateShard(ExitStack):
-    """One shard on its way: `ShardWork` of prepared batches and their denoised latents."""
+class _GenerateShard(ShardWork[PreparedBatch, Sequence[DenoisedBatch]]):
+    """One shard on its way."""
 
     def __init__(self, step: GenerateStep, worker: "ImageMaker", shard_id: int) -> None:
         super().__init__()

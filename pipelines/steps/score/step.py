@@ -1,7 +1,6 @@
 """The score step: a shard's stored images in, one row of scores for each committed."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +21,7 @@ from pipelines.steps.model_worker import ModelStep, free_models, record_models
 from pipelines.steps.score.config import ScoreConfig
 from pipelines.steps.score.score import ScoreModels, load_score_models, score_images, score_schema
 from pipelines.steps.score.scorer import Values, as_column
+from pipelines.steps.step import ShardWork
 from sd_core.model.resample import OriginalSize
 
 SCORE_REJECTS = "facts/score/rejects"
@@ -95,9 +95,8 @@ class _Batch:
     pixels: torch.Tensor
 
 
-class _ScoreShard(ExitStack):
-    """One shard on its way: `ShardWork` of stacked images and tables of their scores; a row that a
-    library refuses has no scores."""
+class _ScoreShard(ShardWork[_Batch, list[pa.Table]]):
+    """One shard on its way; a row that a library refuses has no scores."""
 
     def __init__(self, step: ScoreStep, shard_id: int, *, models: ScoreModels) -> None:
         super().__init__()

@@ -99,7 +99,7 @@ class Duplicates:
                 places = -1 - np.arange(number, number + len(values))
                 _add(self._spills[method], method, values, places)
         if self.references.uses("sha256"):
-            self._settle_same_as_reference()
+            self._settle_same("sha256", as_reference=True)
         for name in ("phash", "embedding"):
             if self.references.uses(name):
                 self._drop_near_references(name)
@@ -113,29 +113,21 @@ class Duplicates:
             else:
                 self._drop_stars("embedding")
 
-    def _settle_same(self, method: Method) -> None:
+    def _settle_same(self, method: Method, *, as_reference: bool = False) -> None:
+        """Drop all but the best of the rows that share a value, or those that a reference has."""
         for records in self._spills[method].partitions():
-            grouped = _as_groups(self._alive(records[records["place"] >= 0]), self._order)
+            records = self._alive(records if as_reference else records[records["place"] >= 0])
+            grouped = _as_groups(records, None if as_reference else self._order)
+            if as_reference:
+                grouped["order"] = grouped["place"] >= 0
             found = group_sorted(grouped, ("place", "order", "low", "high"))
-            firsts = np.repeat(found.records["place"][found.starts], found.sizes)
-            copies = found.rank > 0
+            places = found.records["place"]
+            firsts = np.repeat(places[found.starts], found.sizes)
+            copies = (firsts < 0) & (places >= 0) if as_reference else found.rank > 0
             self.verdicts.drop(
-                found.records["place"][copies],
-                code=self._codes["run", method],
-                originals=firsts[copies] + 1,
-            )
-
-    def _settle_same_as_reference(self) -> None:
-        for records in self._spills["sha256"].partitions():
-            grouped = _as_groups(self._alive(records), None)
-            grouped["order"] = grouped["place"] >= 0
-            found = group_sorted(grouped, ("place", "order", "low", "high"))
-            firsts = np.repeat(found.records["place"][found.starts], found.sizes)
-            copies = (firsts < 0) & (found.records["place"] >= 0)
-            self.verdicts.drop(
-                found.records["place"][copies],
-                code=self._codes["reference", "sha256"],
-                originals=firsts[copies],
+                places[copies],
+                code=self._codes["reference" if as_reference else "run", method],
+                originals=firsts[copies] + (not as_reference),
             )
 
     def _drop_near_references(self, method: ReferenceMethod) -> None:

@@ -159,7 +159,7 @@ def test_of_two_jobs_on_a_full_cluster_both_end_and_the_waiting_one_says_for_wha
     cluster: Cluster, tmp_path: Path
 ) -> None:
     config = {"cpu_model_workers": 3}
-    first = Job(tmp_path / "a", config=config, num_shards=21, steps=[{"pause_s": 4.0}]).start()
+    first = Job(tmp_path / "a", config=config, num_shards=21, steps=[{"pause_s": 6.0}]).start()
     first.wait_until(lambda: first.committed() > 0)
     second = Job(tmp_path / "b", config=config).start()
     first.end()

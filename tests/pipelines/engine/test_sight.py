@@ -1,5 +1,6 @@
 """What a job says of itself while it works, and that it costs the job nothing."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 
 from pipelines.engine import sight as engine_sight
 from pipelines.engine.config import EngineConfig
+from pipelines.engine.metrics import RayMetrics
 from pipelines.engine.progress import Progress
 from pipelines.engine.session import open_session
 from pipelines.engine.sight import Sight, SightWriter
@@ -99,6 +101,40 @@ def test_a_job_at_work_is_seen_and_leaves_nothing(
     assert (step.step, step.shards, step.done, step.rows, step.kept) == ("toy", 4, 2, 20, 10)
     assert "poison in shard 0" in sight.errors[0]
     assert not store.exists(SIGHT_FILE)
+
+
+@pytest.mark.ray
+def test_on_ray_workers_are_seen_by_node_with_how_busy_they_are(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[tuple[str, float, float]] = []
+
+    def worked(self: RayMetrics, step: str, node: str, gpu: str, **seconds: float) -> None:
+        counted.append((f"{step} {node} {gpu}", seconds["busy_s"], seconds["wait_s"]))
+
+    monkeypatch.setattr(engine_sight, "_WRITE_EVERY_S", 0.2)
+    monkeypatch.setattr(engine_sight, "_LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(RayMetrics, "worked", worked)
+    store, seen = RunStore(str(tmp_path)), []
+
+    def say(line: str) -> None:
+        if line.startswith("toy:") and (found := read_sight(store)) is not None:
+            seen.append(found)
+
+    config = EngineConfig(gpus=1, shard_tries=1)
+    with open_session(store, config, say=say) as session:
+        session.progress = session.sight._progress = Progress(say=say, every_s=0.0)
+        step = ToyStep(store, resources=session.model_resources, pause_s=0.4, fail=(1,))
+        session.run([step], num_shards=6)
+    host = socket.gethostname()
+    workers = seen[-1].steps[0].workers
+    assert workers is not None
+    assert workers.by_node == {host: 1}
+    assert workers.busy is not None
+    assert workers.busy > 0.5
+    assert "poison in shard 1" in seen[-1].errors[0]
+    assert {name for name, *_ in counted} <= {f"toy {host} 0", f"toy {host} 1"}
+    assert 0.5 < sum(busy for _, busy, _ in counted) < 20
 
 
 class SickStore(RunStore):
