@@ -9,8 +9,9 @@ from ray.exceptions import RayTaskError
 from pipelines.engine import ray_faults
 from pipelines.engine.chain import Chain, EngineError
 from pipelines.engine.nodes import NodeHealth
-from pipelines.engine.pool import Pool, Slot, Starter
+from pipelines.engine.pool import Pool, Starter
 from pipelines.engine.ray_faults import cause_line, cause_of, first_line, is_of_the_node, is_unheard
+from pipelines.engine.slot import Slot
 from sd_core.errors import EnvironmentFault, FoundryError, is_no_shards_fault
 from sd_core.say import Say
 

@@ -2,99 +2,24 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.engine.ray_faults import INFRASTRUCTURE
-from pipelines.engine.shard_worker import WORKER_CLASS, WorkerFacts, task_name
+from pipelines.engine.ray_faults import is_alive
+from pipelines.engine.shard_worker import WORKER_CLASS, task_name
+from pipelines.engine.slot import Attempt, Slot, kill
 from pipelines.engine.supply import Places
-from pipelines.steps.step import Resources, ShardStep, may_repeat
+from pipelines.steps.step import ShardStep, may_repeat
 
 _PAST_SHARDS = 200  # of which a step's usual time is known
 _FEWEST_PAST = 8
 _OVERDUE = 1.5
 """So many times the time of 19 of 20 shards, and a shard is given to an idle worker as well."""
 _SOONEST_S = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Attempt:
-    """A shard that a worker has in hand."""
-
-    shard_id: int
-    ref: Any
-    is_second: bool = False
-
-
-@dataclass(eq=False)
-class Slot:
-    """A worker, or the place that is asked for it."""
-
-    actor: Any
-    need: Resources
-    where: str | None
-    """The node that it is asked for; None: any."""
-    placing: Any  # the ref of `place`, None once it has answered
-    opening: Any = None  # that of `open`, None once it has answered, or while nothing needs it
-    facts: WorkerFacts | None = None
-    inflight: deque[Attempt] = field(default_factory=deque)
-    began: float = 0.0
-    """When the first of these was begun."""
-    not_before: float = 0.0
-    """It waits after a fault of its disk or its store."""
-    failed_starts: int = 0
-    """Of this worker and those that it replaces, in a row."""
-    beat: Any = None
-    beaten: float = 0.0
-    """When it last gave a sign of life."""
-    rows_done: int = 0
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it can be given shards."""
-        return self.placing is None and self.opening is None
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it has nothing to do."""
-        return self.is_ready and not self.inflight
-
-    def is_on(self, node: str) -> bool:
-        """Whether it has its place on a node."""
-        return self.facts is not None and self.facts.node == node
-
-    def describe(self, *, device: str) -> str:
-        """That it is ready, where, and on what it computes."""
-        assert self.facts is not None
-        gpu = self.facts.cuda_visible_devices
-        where = "CPU"
-        if self.need.num_gpus and gpu:
-            where = f"GPU {gpu}" if device == "cuda" else f"CPU: torch sees nothing of GPU {gpu}"
-        return f"worker {self.facts.pid} on {self.facts.host} is ready ({where})"
-
-    def silence(self, timeout_s: float) -> BaseException | None:
-        """Ask for a sign of life; returns why the worker counts as lost, if it does and if no
-        shard in its hand will tell."""
-        if self.placing is not None:
-            return None
-        now = time.monotonic()
-        if self.beat is not None and ray.wait([self.beat], timeout=0)[0]:
-            try:
-                self.rows_done, self.beaten = ray.get(self.beat), now
-            except INFRASTRUCTURE as error:
-                return error if self.is_idle else None
-            finally:
-                self.beat = None
-        if self.beat is None:
-            self.beat = self.actor.beat.remote()
-            self.beaten = self.beaten or now
-        if now - self.beaten <= timeout_s:
-            return None
-        return TimeoutError(f"it gave no sign of life for {timeout_s:.0f} s")
 
 
 @dataclass
@@ -187,11 +112,12 @@ class Pool:
             self._open(slot)
 
     def replace(self, slot: Slot, *, failed_starts: int = 0, wait_s: float = 0.0) -> None:
-        """Ask for another worker in the place of one that is lost."""
+        """Ask for another worker in the place of one that is lost, to open after a while."""
         self.remove(slot)
-        new = self._start(slot.where)
-        new.failed_starts, new.not_before = failed_starts, time.monotonic() + wait_s
-        self.slots.append(new)
+        if slot.where is None or is_alive(slot.where):
+            new = self._start(slot.where, wait_s)
+            new.failed_starts = failed_starts
+            self.slots.append(new)
 
     def do_without(self, slot: Slot) -> None:
         """Let go of a worker, and ask for no other in its place."""
@@ -262,10 +188,10 @@ class Pool:
                 kill(slot)
         self.slots = []
 
-    def _start(self, where: str | None) -> Slot:
+    def _start(self, where: str | None, wait_s: float = 0.0) -> Slot:
         slot = self._starter.start(self.step, where)
         if self.is_open:
-            self._open(slot)
+            self._open(slot, wait_s)
         return slot
 
     def _take_over(self, where: str | None, spare: list[Slot]) -> Slot | None:
@@ -276,26 +202,12 @@ class Pool:
             assert slot.facts is not None
             if where is None or slot.facts.node == where:
                 spare.remove(slot)
-                slot.where, slot.need = where, need
+                slot.where, slot.need, slot.beaten = where, need, time.monotonic()
                 slot.opening = slot.actor.become.remote(self.step)
                 if self.is_open:
                     self._open(slot)
                 return slot
         return None
 
-    def _open(self, slot: Slot) -> None:
-        slot.opening = slot.actor.open.options(name=task_name(self.step, "open")).remote()
-
-
-def kill(slot: Slot) -> None:
-    """End a worker, or take back what was asked for it."""
-    ray.kill(slot.actor, no_restart=True)
-
-
-def close(slots: Sequence[Slot], *, timeout_s: float) -> None:
-    """End idle workers, which are freeing what they held."""
-    closing = [slot.opening for slot in slots if slot.opening is not None]
-    if closing:
-        ray.wait(closing, num_returns=len(closing), timeout=timeout_s)
-    for slot in slots:
-        kill(slot)
+    def _open(self, slot: Slot, wait_s: float = 0.0) -> None:
+        slot.opening = slot.actor.open.options(name=task_name(self.step, "open")).remote(wait_s)

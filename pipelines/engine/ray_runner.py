@@ -11,10 +11,11 @@ from pipelines.engine.balance import Balance
 from pipelines.engine.chain import Chain
 from pipelines.engine.lost_workers import LostWorkers
 from pipelines.engine.nodes import NodeHealth
-from pipelines.engine.pool import Pool, Slot, Starter, close
+from pipelines.engine.pool import Pool, Starter
 from pipelines.engine.ray_faults import INFRASTRUCTURE, is_infrastructure
 from pipelines.engine.shard_worker import WorkerFacts
 from pipelines.engine.sight import RunnerSight
+from pipelines.engine.slot import Slot, close
 from pipelines.engine.supply import living_nodes, places_for
 from pipelines.engine.waiting import Waiting
 from pipelines.steps.step import ShardStep, is_light
