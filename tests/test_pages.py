@@ -143,7 +143,7 @@ def test_the_architecture_answers_the_three_questions_with_a_file_each() -> None
     for name, path in (
         ("_judge_shard", rows[0][1]),
         ("commit_shard", rows[1][1]),
-        ("count_model_workers", rows[2][1]),
+        ("model_resources", rows[2][1]),
     ):
         assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
 

@@ -181,7 +181,7 @@ def probe_storage(store: RunStore, *, say: Say) -> None:
         probes = {_probe_on(node["NodeID"], store, name): node for node in nodes}
         ready, late = ray.wait(list(probes), num_returns=len(probes), timeout=_PROBE_TIMEOUT_S)
         answers = [(probes[ref]["NodeManagerHostname"], *ray.get(ref)) for ref in ready]
-        if os.environ.get("RAY_ADDRESS") and not all(has_token for _, _, has_token in answers):
+        if is_named() and not all(has_token for _, _, has_token in answers):
             say(_NO_TOKEN)
         bad = [host for host, sees, _ in answers if not sees]
         if bad:
@@ -198,7 +198,7 @@ def probe_storage(store: RunStore, *, say: Say) -> None:
 
 def _probe_on(node_id: str, store: RunStore, name: str) -> Any:
     where = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    task = _sees_probe.options(scheduling_strategy=where)
+    task = _sees_probe.options(scheduling_strategy=where, name="probe storage")
     return task.remote(store, name)
 
 

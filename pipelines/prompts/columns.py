@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipelines.config import ConfigError
-from pipelines.rows.ledger import PROMPT_SETTINGS
+from pipelines.prompts.row import PROMPT_SETTINGS
 
 SETTINGS: Final = ("key", *PROMPT_SETTINGS)
 _KNOWN: Final[Mapping[str, str]] = {

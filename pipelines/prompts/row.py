@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from pipelines.prompts.samplers import sampler_name
 from pipelines.rows.keys import MAX_PROMPT_KEY_CHARS, PROMPT_KEY, is_key
-from pipelines.rows.ledger import PROMPT_SETTINGS
 from sd_core.sampling.noise import first_seed
 
 MAX_IMAGES_A_ROW: Final = 10_000
@@ -216,4 +215,5 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[Any], Any], str]]] = {
     "strength": (_real(0, 1), "strength_invalid"),
     "mask": (_text, "mask_invalid"),
 }
-assert tuple(_PARSERS) == PROMPT_SETTINGS
+PROMPT_SETTINGS: Final = tuple(_PARSERS)
+"""Columns of a list of prompts that set how its images are made; all others pass through."""

@@ -146,23 +146,6 @@ REASONS: Final = frozenset(
 # img2dataset's words, and one more.
 STATUSES: Final = ("success", "failed_to_download", "failed_to_resize", "failed_to_generate")
 
-PROMPT_SETTINGS: Final = (
-    "negative_prompt",
-    "seed",
-    "noise_seed",
-    "num_images",
-    "image_index",
-    "num_inference_steps",
-    "guidance_scale",
-    "width",
-    "height",
-    "sampler",
-    "init_key",
-    "strength",
-    "mask",
-)
-"""Columns of a list of prompts that set how its images are made; all others pass through."""
-
 _IDENTITY = [
     pa.field("shard_id", pa.int32(), nullable=False),
     pa.field("row", pa.int32(), nullable=False),

@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sd_core.cache.spec import AutoencoderIdentity
-from sd_core.model.autoencoder_config import AutoencoderConfig, AutoencoderKind
+from sd_core.model.autoencoder_config import (
+    AUTOENCODER_CLASSES,
+    AutoencoderConfig,
+    AutoencoderKind,
+)
 from sd_core.model.autoencoder_loading import (
     autoencoder_settings,
     build_autoencoder,
@@ -105,7 +109,7 @@ def foresee_autoencoder(config: AutoencoderConfig) -> dict[str, Any]:
 def _told(module: nn.Module) -> dict[str, Any]:
     settings: Any = module.config
     return {
-        "kind": _kind_of(module),
+        "kind": AUTOENCODER_CLASSES[type(module).__name__],
         "latent_channels": int(settings["latent_channels"]),
         "downsampling": _downsampling(module),
         "scaling_factor": float(settings["scaling_factor"]),
@@ -167,15 +171,6 @@ def _decode_slice(autoencoder: Autoencoder, raw_latents: Tensor) -> Tensor:
     latents = raw_latents.to(device=autoencoder.device, dtype=autoencoder.dtype)
     decoded = module.decode(aligned(latents))
     return decoded.sample.float().clamp_(-1, 1)  # type: ignore[no-any-return]
-
-
-def _kind_of(module: nn.Module) -> AutoencoderKind:
-    kinds: dict[str, AutoencoderKind] = {
-        "AutoencoderKL": "kl",
-        "AutoencoderTiny": "tiny",
-        "VQModel": "vq",
-    }
-    return kinds[type(module).__name__]
 
 
 def _downsampling(module: nn.Module) -> int:

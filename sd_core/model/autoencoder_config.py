@@ -9,6 +9,12 @@ from sd_core.model.precision import Precision
 from sd_core.model.weights import WeightsNeed, public_reference, refuse_bare, weights_identity
 
 AutoencoderKind = Literal["kl", "tiny", "vq"]
+AUTOENCODER_CLASSES: Final[dict[str, AutoencoderKind]] = {
+    "AutoencoderKL": "kl",
+    "AutoencoderTiny": "tiny",
+    "VQModel": "vq",
+}
+"""Of diffusers."""
 
 
 STABLE_DIFFUSION: Final[dict[str, Any]] = {

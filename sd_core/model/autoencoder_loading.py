@@ -2,13 +2,14 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sd_core.model.autoencoder_config import (
     AUTOENCODER_ARCHITECTURES,
+    AUTOENCODER_CLASSES,
     STABLE_DIFFUSION,
     AutoencoderConfig,
 )
@@ -24,8 +25,6 @@ from sd_core.model.weight_files import (
     weight_files,
 )
 from sd_core.model.weights import WeightsError, resolve_weights, tensors_sha256
-
-_CLASSES: Final = {"kl": "AutoencoderKL", "tiny": "AutoencoderTiny", "vq": "VQModel"}
 
 
 def load_autoencoder_module(config: AutoencoderConfig) -> nn.Module:
@@ -153,8 +152,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _class_name(settings: dict[str, Any], kind: str, folder: Path) -> str:
-    found = str(settings.get("_class_name", _CLASSES.get(kind, "")))
-    allowed = [_CLASSES[kind]] if kind in _CLASSES else list(_CLASSES.values())
+    named = [name for name, its in AUTOENCODER_CLASSES.items() if its == kind]
+    allowed = named or list(AUTOENCODER_CLASSES)
+    found = str(settings.get("_class_name", named[0] if named else ""))
     if found not in allowed:
         raise WeightsError(
             f"autoencoder.model: {folder} is a {found or 'model without _class_name'}; "

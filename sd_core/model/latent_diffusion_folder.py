@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sd_core.model.autoencoder_config import AUTOENCODER_CLASSES
 from sd_core.model.denoisers import DENOISERS
 from sd_core.model.index_settings import LEFT_ALONE, check_index, mended_by_pipeline
 from sd_core.model.noise_schedule import NoiseScheduleConfig, noise_schedule_of_scheduler
@@ -12,7 +13,7 @@ from sd_core.model.weight_files import read_object
 from sd_core.model.weights import WeightsError, join_reference, public_reference, resolve_weights
 
 _ALLOWED: Final[dict[str, tuple[str, ...]]] = {
-    "vae": ("AutoencoderKL", "AutoencoderTiny", "VQModel"),
+    "vae": tuple(AUTOENCODER_CLASSES),
     "text_encoder": (PLAIN_CLASS,),
     "text_encoder_2": (PROJECTED_CLASS,),
     **{

@@ -12,21 +12,6 @@ from sd_core.model.settings_check import Decisions, Limited, SettingsError, chec
 FLOW_PREDICTION: Final = "flow_prediction"
 _SHIFTING: Final = "only of use_dynamic_shifting, which is refused"
 
-SCHEDULER_CLASSES: Final = (
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "PNDMScheduler",
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "UniPCMultistepScheduler",
-    "LCMScheduler",
-    "FlowMatchEulerDiscreteScheduler",
-)
-"""Whose constructors' keys have all been decided about."""
-
 SCHEDULER_DECISIONS: Final = Decisions(
     honoured=frozenset(
         {

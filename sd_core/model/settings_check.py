@@ -5,7 +5,7 @@ refused unless it is null, so that what another version of a library adds is nev
 """
 
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -44,10 +44,6 @@ class Decisions:
     def keys(self) -> frozenset[str]:
         """All keys that were decided about."""
         return self.honoured | self.harmless.keys() | self.limited.keys()
-
-    def undecided(self, names: Iterable[str]) -> list[str]:
-        """Keys of a constructor that are in no list."""
-        return sorted(set(names) - self.keys)
 
 
 def check_settings(settings: Mapping[str, Any], decisions: Decisions, *, where: str) -> None:

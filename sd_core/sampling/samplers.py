@@ -33,11 +33,13 @@ class SamplerRecipe:
     """How a sampler is made of a scheduler class of diffusers.
 
     Attributes:
+        label: Its name in A1111's and ComfyUI's files; its own where there is none.
         options: What the name itself says, whatever the folder says.
         unless_said: Where the folder is of another class and does not say.
     """
 
     scheduler: str
+    label: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     unless_said: Mapping[str, Any] = field(default_factory=dict)
     of_flow: bool = False
@@ -53,23 +55,31 @@ class SamplerRecipe:
 
 
 def _multistep(algorithm_type: str, *, karras: bool) -> SamplerRecipe:
+    is_sde = algorithm_type.startswith("sde")
     return SamplerRecipe(
+        label=f"DPM++ 2M{' SDE' * is_sde}{' Karras' * karras}",
         scheduler=_MULTISTEP,
         options={"algorithm_type": algorithm_type, "use_karras_sigmas": karras},
-        draws_noise=algorithm_type.startswith("sde"),
+        draws_noise=is_sde,
     )
 
 
 SAMPLERS: dict[str, SamplerRecipe] = {
-    "ddim": SamplerRecipe(scheduler="DDIMScheduler"),
-    "ddpm": SamplerRecipe(scheduler="DDPMScheduler", draws_noise=True),
+    "ddim": SamplerRecipe(label="DDIM", scheduler="DDIMScheduler"),
+    "ddpm": SamplerRecipe(label="DDPM", scheduler="DDPMScheduler", draws_noise=True),
     "pndm": SamplerRecipe(
-        scheduler="PNDMScheduler", unless_said={"skip_prk_steps": True}, zero_snr=False
+        label="PLMS",
+        scheduler="PNDMScheduler",
+        unless_said={"skip_prk_steps": True},
+        zero_snr=False,
     ),
-    "euler": SamplerRecipe(scheduler="EulerDiscreteScheduler"),
-    "euler_a": SamplerRecipe(scheduler="EulerAncestralDiscreteScheduler", draws_noise=True),
-    "heun": SamplerRecipe(scheduler="HeunDiscreteScheduler", zero_snr=False),
+    "euler": SamplerRecipe(label="Euler", scheduler="EulerDiscreteScheduler"),
+    "euler_a": SamplerRecipe(
+        label="Euler a", scheduler="EulerAncestralDiscreteScheduler", draws_noise=True
+    ),
+    "heun": SamplerRecipe(label="Heun", scheduler="HeunDiscreteScheduler", zero_snr=False),
     "dpmpp_2s": SamplerRecipe(
+        label="DPM++ 2S",
         scheduler=_SINGLESTEP,
         options={"algorithm_type": "dpmsolver++"},
         unless_said={"lower_order_final": True},
@@ -79,9 +89,11 @@ SAMPLERS: dict[str, SamplerRecipe] = {
     "dpmpp_2m_karras": _multistep("dpmsolver++", karras=True),
     "dpmpp_2m_sde": _multistep("sde-dpmsolver++", karras=False),
     "dpmpp_2m_sde_karras": _multistep("sde-dpmsolver++", karras=True),
-    "unipc": SamplerRecipe(scheduler="UniPCMultistepScheduler"),
-    "lcm": SamplerRecipe(scheduler="LCMScheduler", draws_noise=True),
-    "flow_euler": SamplerRecipe(scheduler="FlowMatchEulerDiscreteScheduler", of_flow=True),
+    "unipc": SamplerRecipe(label="UniPC", scheduler="UniPCMultistepScheduler"),
+    "lcm": SamplerRecipe(label="LCM", scheduler="LCMScheduler", draws_noise=True),
+    "flow_euler": SamplerRecipe(
+        label="Euler", scheduler="FlowMatchEulerDiscreteScheduler", of_flow=True
+    ),
 }
 """The samplers by name; one of another scheduler class is a line more, and the settings of its
 class that are honoured (`scheduler_settings`)."""

@@ -9,7 +9,7 @@ from PIL import Image, PngImagePlugin
 
 from pipelines.steps.generate.config import ImageFileConfig
 from pipelines.steps.generate.rows import ImageRow
-from sd_core.sampling.samplers import SamplerName
+from sd_core.sampling.samplers import SAMPLERS
 
 _EXIF_IFD = 0x8769
 _USER_COMMENT = 0x9286
@@ -17,22 +17,6 @@ _CUT = "..."
 # In 16-bit units. A segment of JPEG holds 65,533 bytes, EXIF's own structure among them; readers of
 # PNG and WebP refuse text of more than a few million bytes.
 _ROOM = {"jpg": 32_700, "png": 1 << 20, "webp": 1 << 20}
-_NAMES: dict[SamplerName, str] = {
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "pndm": "PLMS",
-    "euler": "Euler",
-    "euler_a": "Euler a",
-    "heun": "Heun",
-    "dpmpp_2s": "DPM++ 2S",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_karras": "DPM++ 2M Karras",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_2m_sde_karras": "DPM++ 2M SDE Karras",
-    "unipc": "UniPC",
-    "lcm": "LCM",
-    "flow_euler": "Euler",
-}
 
 
 def encode_image(
@@ -89,7 +73,7 @@ def describe_parameters(row: ImageRow, *, model: str, model_sha256: str, version
     """
     fields: Sequence[tuple[str, object]] = (
         ("Steps", row.num_inference_steps),
-        ("Sampler", _NAMES[row.sampler]),
+        ("Sampler", SAMPLERS[row.sampler].label or row.sampler),
         ("CFG scale", f"{row.guidance_scale:g}"),
         ("Seed", row.noise_seed),
         ("Size", f"{row.width}x{row.height}"),
