@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,17 +93,23 @@ class Pool:
         """Workers that have their place."""
         return sum(slot.placing is None for slot in self.slots)
 
-    def resize(self, places: Places, spare: list[Slot]) -> None:
+    def resize(self, places: Places, spare: list[Slot], *, living: Collection[str]) -> None:
         """Have as many workers as there are places: take over spare ones of the same needs, ask
-        for others, and let go of those that are too many and have nothing in hand."""
+        for others, and let go of those that are too many and have nothing in hand, first of those
+        whose nodes are not `living`."""
         for where in {slot.where for slot in self.slots} | places.keys():
             here = [slot for slot in self.slots if slot.where == where]
             wanted = max(0, places.get(where, 0) - self._without[where])
             for _ in range(wanted - len(here)):
                 self.slots.append(self._take_over(where, spare) or self._start(where))
-            idle = sorted((s for s in here if not s.inflight), key=lambda slot: slot.is_ready)
+            idle = sorted(
+                (slot for slot in here if not slot.inflight),
+                key=lambda s: s.is_ready and s.facts is not None and s.facts.node in living,
+            )
             for slot in idle[: max(0, len(here) - wanted)]:
                 self.remove(slot)
+        if not self.slots:
+            self._without.clear()
 
     def open(self) -> None:
         """Have every worker load what shards need; before the first that needs it."""
@@ -116,7 +122,7 @@ class Pool:
         self.remove(slot)
         if slot.where is None or is_alive(slot.where):
             new = self._start(slot.where, wait_s)
-            new.failed_starts = failed_starts
+            new.failed_starts, new.lineage = failed_starts, slot.lineage
             self.slots.append(new)
 
     def do_without(self, slot: Slot) -> None:
@@ -129,18 +135,18 @@ class Pool:
         kill(slot)
         self.slots.remove(slot)
 
-    def give(self, slot: Slot, shard_id: int, *, is_second: bool = False) -> None:
+    def give(self, slot: Slot, shard_id: int) -> None:
         """Give a ready worker a shard."""
         if not slot.inflight:
             slot.began = time.monotonic()
         name = task_name(self.step, f"run shard {shard_id}")
         ref = slot.actor.run.options(name=name).remote(shard_id)
-        slot.inflight.append(Attempt(shard_id, ref, is_second))
+        slot.inflight.append(Attempt(shard_id, ref))
 
     def ended(self, slot: Slot, *, is_done: bool) -> Attempt:
         """Take back the first shard that a worker had in hand."""
         now = time.monotonic()
-        if is_done:
+        if is_done and self.is_open:
             self._past.append(now - slot.began)
         slot.began = now
         return slot.inflight.popleft()
@@ -148,23 +154,25 @@ class Pool:
     def take_queued(self) -> int | None:
         """Take back a shard that waits behind a busy worker and is not begun, for an idle one."""
         for slot in self.slots:
-            if len(slot.inflight) > 1:
+            if len(slot.inflight) > 1 and not ray.wait([slot.inflight[0].ref], timeout=0)[0]:
                 attempt = slot.inflight.pop()
                 ray.cancel(attempt.ref)
                 return attempt.shard_id
         return None
 
-    def overdue(self) -> int | None:
-        """A shard that has long been at work and is nobody else's, where the step allows a second
-        attempt."""
+    def overdue(self, running: Mapping[int, int]) -> int | None:
+        """A shard that has long been at work, where the step allows a second attempt.
+
+        Args:
+            running: How many attempts at each shard are under way.
+        """
         if not may_repeat(self.step) or len(self._past) < _FEWEST_PAST:
             return None
         usual_s = sorted(self._past)[int(len(self._past) * 0.95)]
         began = time.monotonic() - max(_SOONEST_S, _OVERDUE * usual_s)
-        twice = {each.shard_id for slot in self.slots for each in slot.inflight if each.is_second}
         for slot in sorted((s for s in self.slots if s.inflight), key=lambda slot: slot.began):
             shard_id = slot.inflight[0].shard_id
-            if slot.began < began and shard_id not in twice:
+            if slot.began < began and running.get(shard_id) == 1:
                 return shard_id
         return None
 
@@ -200,6 +208,8 @@ class Pool:
             if (slot.need.num_cpus, slot.need.num_gpus) != (need.num_cpus, need.num_gpus):
                 continue
             assert slot.facts is not None
+            if slot.facts.node in self._starter.avoid:
+                continue
             if where is None or slot.facts.node == where:
                 spare.remove(slot)
                 slot.where, slot.need, slot.beaten = where, need, time.monotonic()

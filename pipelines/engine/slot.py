@@ -19,7 +19,6 @@ class Attempt:
 
     shard_id: int
     ref: Any
-    is_second: bool = False
 
 
 @dataclass(eq=False)
@@ -40,6 +39,8 @@ class Slot:
     """It waits after a fault of its disk or its store."""
     failed_starts: int = 0
     """Of this worker and those that it replaces, in a row."""
+    lineage: object = field(default_factory=object)
+    """The same for all of these."""
     beat: Any = None
     beaten: float = 0.0
     """When it last gave a sign of life."""
