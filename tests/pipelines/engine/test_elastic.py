@@ -106,7 +106,7 @@ def test_a_gpu_node_that_comes_late_is_waited_for_and_used(
 ) -> None:
     config = {"gpus": "auto", "cpu_fallback": False}
     job = Job(tmp_path, config=config).start()
-    time.sleep(20)
+    time.sleep(30)
     assert not job.committed()
     add(cluster, Node(cpus=1, gpus=1))
     said = job.end()
