@@ -3,9 +3,10 @@
 Ratios hold; seconds are of steps that sleep, and of many processes that start on one machine.
 """
 
+import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,22 @@ from typing import Any, Final
 
 from jobs.bench.engine_cluster import Node, add, raylets
 from jobs.bench.engine_step import WaitingStep
+from jobs.bench.engine_store import (
+    MANY,
+    WANTED_MB,
+    WANTED_S,
+    PhaseCost,
+    at_many,
+    measure_store,
+)
 from jobs.bench.gated_step import Span, read_spans
 from jobs.bench.tables import text_table
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.session import open_session
 from pipelines.run.store import RunStore
 from sd_core.say import Say
+
+_LINEAR: Final = 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +52,52 @@ class EngineResult:
         return self.found <= self.wanted
 
 
-def measure_engine(parts: Sequence[str], *, say: Say) -> list[EngineResult]:
-    """Measure the parts that are named, of `PARTS`."""
-    results = []
+def measure_engine(parts: Sequence[str], *, shards: Sequence[int], say: Say) -> list[EngineResult]:
+    """Measure the parts that are named, of `PARTS` and (b).
+
+    Args:
+        shards: At least two sizes of runs, of (b).
+    """
+    results: list[EngineResult] = []
     for part in parts:
         with tempfile.TemporaryDirectory(prefix="bench-engine-") as folder:
             say(f"engine ({part}) ...")
-            results.append(PARTS[part](_Case(Path(folder))))
+            if part == "b":
+                results += _store(Path(folder), sorted(shards), say)
+            else:
+                results.append(PARTS[part](_Case(Path(folder))))
     return results
+
+
+def _store(folder: Path, sizes: Sequence[int], say: Say) -> Iterator[EngineResult]:
+    """What the driver does for each shard, on a store of 30 ms an operation."""
+    found: dict[str, list[PhaseCost]] = {}
+    for cost in measure_store(folder, sizes):
+        say(f"{cost}")
+        found.setdefault(cost.phase, []).append(cost)
+    for phase, costs in found.items():
+        yield EngineResult(
+            part="b",
+            what=f"{phase}: seconds at {MANY:,} shards",
+            found=at_many(costs, lambda cost: cost.seconds),
+            wanted=WANTED_S.get(phase, math.inf),
+            figures={f"operations a shard of {c.shards:,}": c.per_shard for c in costs}
+            | {"MB": at_many(costs, lambda cost: cost.peak_mb)},
+        )
+        yield EngineResult(
+            part="b",
+            what=f"{phase}: operations of a further shard, against one of the first",
+            found=at_many(costs, lambda cost: cost.num_operations) / MANY / costs[0].per_shard,
+            wanted=_LINEAR,
+            figures={},
+        )
+    yield EngineResult(
+        part="b",
+        what=f"peak MB at {MANY:,} shards",
+        found=max(at_many(costs, lambda cost: cost.peak_mb) for costs in found.values()),
+        wanted=WANTED_MB,
+        figures={},
+    )
 
 
 class _Case:

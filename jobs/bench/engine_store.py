@@ -54,6 +54,7 @@ class PhaseCost:
     phase: str
     shards: int
     seconds: float
+    cpu_s: float
     peak_mb: float
     operations: Mapping[str, int]
 
@@ -61,6 +62,18 @@ class PhaseCost:
     def num_operations(self) -> int:
         """Of any kind."""
         return sum(self.operations.values())
+
+    @property
+    def per_shard(self) -> float:
+        """Operations."""
+        return self.num_operations / self.shards
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{name} {count:,}" for name, count in self.operations.items())
+        return (
+            f"{self.phase} of {self.shards:,} shards: {self.seconds:.1f} s, {self.cpu_s:.1f} s of "
+            f"CPU, {self.peak_mb:,.0f} MB, {self.per_shard:.2f} operations a shard ({told})"
+        )
 
 
 @dataclass(frozen=True)
@@ -216,11 +229,12 @@ def measure_store(folder: Path, sizes: Sequence[int]) -> Iterator[PhaseCost]:
 
 def _made(case: StoreCase) -> PhaseCost:
     case.make()
-    return PhaseCost(phase="make", shards=case.shards, seconds=0, peak_mb=0, operations={})
+    told = {"seconds": 0.0, "cpu_s": 0.0, "peak_mb": 0.0}
+    return PhaseCost(phase="make", shards=case.shards, operations={}, **told)
 
 
 def _cost(phase: str, case: StoreCase) -> PhaseCost:
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     PHASES[phase](case)
     seconds = time.perf_counter() - begin
     store = case.store.filesystem
@@ -229,6 +243,7 @@ def _cost(phase: str, case: StoreCase) -> PhaseCost:
         phase=phase,
         shards=case.shards,
         seconds=seconds,
+        cpu_s=time.process_time() - cpu,
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         operations=dict(Counter(store.counts)),
     )
@@ -239,7 +254,8 @@ def _apart(work: Callable[[], PhaseCost]) -> PhaseCost:
         return pool.apply(work)
 
 
-def at_many(few: float, many: float, sizes: Sequence[int]) -> float:
-    """What a figure of the two largest sizes comes to at `MANY` shards, by the line through it."""
-    low, high = sorted(sizes)[-2:]
-    return many + (many - few) / (high - low) * (MANY - high)
+def at_many(costs: Sequence[PhaseCost], figure: Callable[[PhaseCost], float]) -> float:
+    """What a figure of a phase comes to at `MANY` shards, by the line through the two largest."""
+    few, many = costs[-2:]
+    slope = (figure(many) - figure(few)) / (many.shards - few.shards)
+    return figure(many) + slope * (MANY - many.shards)

@@ -71,7 +71,7 @@ def measure(options: argparse.Namespace) -> tuple[list[object], str]:
         told = measure_why(options.rows, options.metadata, say=_say)
         return [*told], why_table(told)
     if options.command == "engine":
-        fed = measure_engine(options.part, say=_say)
+        fed = measure_engine(options.part, shards=options.shards, say=_say)
         return [*fed], engine_table(fed)
     memory = measure_memory(memory_bench(options, script=_CURATE), say=_say)
     return [memory], memory_table(memory)

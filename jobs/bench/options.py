@@ -260,8 +260,10 @@ def _add_why(command: argparse.ArgumentParser) -> None:
 
 
 def _add_engine(command: argparse.ArgumentParser) -> None:
-    parts = ["a", "c", "d"]
+    parts = ["a", "b", "c", "d"]
     command.add_argument("--part", nargs="+", choices=parts, default=parts, help="all by default")
+    sizes = [2_000, 4_000, 8_000]
+    command.add_argument("--shards", nargs="+", type=int, default=sizes, help="of the runs of (b)")
 
 
 def _device(options: argparse.Namespace) -> str:

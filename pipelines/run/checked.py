@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from typing import IO, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.run.manifest import FileEntry, ShardError
 from pipelines.run.spool_folder import spool_folder
@@ -73,8 +72,5 @@ def read_checked(
         columns: Of these those that are there, in the file's order; all by default.
     """
     with open_checked(store, entry) as stream:
-        names = None
-        if columns is not None:
-            asked = set(columns)
-            names = [name for name in pq.read_schema(stream).names if name in asked]
-        return read_parquet(stream, columns=names)
+        asked = None if columns is None else frozenset(columns).__contains__
+        return read_parquet(stream, columns=asked)

@@ -1,7 +1,7 @@
 """Parquet as runs store it: page checksums, fixed settings, the same bytes for the same rows."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
@@ -45,7 +45,9 @@ def read_table(store: RunStore, path: str, *, columns: Iterable[str] | None = No
         return read_parquet(stream, columns=columns)
 
 
-def read_parquet(stream: IO[bytes], *, columns: Iterable[str] | None = None) -> pa.Table:
+def read_parquet(
+    stream: IO[bytes], *, columns: Iterable[str] | Callable[[str], bool] | None = None
+) -> pa.Table:
     """Read an open Parquet file, verifying its page checksums.
 
     Without Arrow's threads: they may outlive the call, and then abort a process that ends right
@@ -53,7 +55,8 @@ def read_parquet(stream: IO[bytes], *, columns: Iterable[str] | None = None) -> 
     through Arrow's data sets, which read on such threads whatever it is told.
 
     Args:
-        columns: Only these, in this order; all by default.
+        columns: Only these, in this order; or those of the file's, in its order, of which this is
+            true; all by default.
 
     Raises:
         pa.ArrowInvalid: a column is not there, or the file is damaged.
@@ -61,7 +64,8 @@ def read_parquet(stream: IO[bytes], *, columns: Iterable[str] | None = None) -> 
     with pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=False) as parquet:
         if columns is None:
             return parquet.read(use_threads=False)
-        names = list(columns)
-        if missing := set(names) - set(parquet.schema_arrow.names):
+        there = parquet.schema_arrow.names
+        names = [*filter(columns, there)] if callable(columns) else list(columns)
+        if missing := set(names) - set(there):
             raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")
         return parquet.read(columns=names, use_threads=False).select(names)

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.rows.claims import CLAIMED_SCORES, claimed_or_scored
 from pipelines.rows.ledger import (
@@ -187,9 +186,8 @@ class Facts:
         if entry is None:
             raise ShardError(f"{manifest.step} shard {manifest.shard_id} has no file in {folder}")
         with self.files.open(entry) as stream:
-            names = pq.read_schema(stream).names
-            columns = [name for name in names if wanted is None or name.lower() in wanted]
-            return read_parquet(stream, columns=columns)
+            asked = None if wanted is None else lambda name: name.lower() in wanted
+            return read_parquet(stream, columns=asked)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ class ReadAhead:
         self._store = store
         self._path = folder / "facts"
         self._left = shutil.disk_usage(folder).free // _SHARE_OF_DISK
+        self._end = 0
         self._places: dict[str, tuple[int, int]] = {}
         self._held: dict[str, bytes] = {}
 
@@ -41,7 +42,7 @@ class ReadAhead:
             return
         first = sum(entry.num_bytes for entry in files(shard_ids[0]))
         threads = max(1, min(self._store.num_threads, _MOST_AHEAD_BYTES // max(1, 2 * first)))
-        with self._path.open("a+b") as local:
+        with self._path.open("a+b", buffering=0) as local:
 
             def fetch(shard_id: int) -> tuple[int, dict[str, bytes]]:
                 found = {entry.path: self._read(entry, local) for entry in files(shard_id)}
@@ -71,6 +72,6 @@ class ReadAhead:
         for path, content in self._held.items():
             if path not in self._places and self._left >= len(content):
                 self._left -= len(content)
-                self._places[path] = (local.tell(), len(content))
+                self._places[path] = (self._end, len(content))
                 local.write(content)
-        local.flush()
+                self._end += len(content)
