@@ -55,7 +55,7 @@ class Balance:
                     f"{then}: its workers waited {idle[index + 1]:.0%} of the last minute for "
                     f"{first}; {_more(first)} would feed them"
                 )
-            elif idle[index] >= _MUCH > idle[index + 1]:
+            elif idle[index] >= _MUCH > idle[index + 1] and self._chain.states[index].ready:
                 self._told.add(index)
                 self._say(
                     f"{first}: its workers waited {idle[index]:.0%} of the last minute for {then}; "

@@ -104,6 +104,7 @@ class Chain:
 
     def again(self, index: int, shard_id: int) -> None:
         """A second attempt at a shard is begun while the first is still under way."""
+        assert self.states[index].running[shard_id], "it has ended"
         self.states[index].running[shard_id] += 1
 
     def finished(self, index: int, shard_id: int, manifest: Manifest) -> None:

@@ -1,7 +1,7 @@
 """What is done about workers that die, fall silent, cannot start or raise."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from ray.exceptions import RayTaskError
@@ -9,8 +9,16 @@ from ray.exceptions import RayTaskError
 from pipelines.engine import ray_faults
 from pipelines.engine.chain import Chain, EngineError
 from pipelines.engine.nodes import NodeHealth
-from pipelines.engine.pool import Pool, Slot, Starter
-from pipelines.engine.ray_faults import cause_line, cause_of, first_line, is_of_the_node, is_unheard
+from pipelines.engine.pool import Pool, Starter
+from pipelines.engine.ray_faults import (
+    cause_line,
+    cause_of,
+    first_line,
+    is_of_the_node,
+    is_unheard,
+    is_unplaced,
+)
+from pipelines.engine.slot import Slot
 from sd_core.errors import EnvironmentFault, FoundryError, is_no_shards_fault
 from sd_core.say import Say
 
@@ -59,6 +67,8 @@ class LostWorkers:
 
     def gone(self, index: int, pool: Pool, slot: Slot, error: BaseException) -> None:
         """A worker is gone, or silent: others take what it had in hand."""
+        if slot not in pool.slots:
+            return
         shards = [each.shard_id for each in slot.inflight]
         first = shards[0] if shards else None
         for waiting in reversed(shards[1:]):
@@ -71,21 +81,23 @@ class LostWorkers:
         told = first_line(error)
         if first is None:
             self._say(f"{pool.step.name}: a worker is lost and replaced: {told}")
-            self._node_failed(slot, told)
+            self._node_failed(pool, slot, told, what=slot.lineage)
         else:
             until = time.monotonic() + (_UNHEARD_S if is_unheard(error) else _JUDGED_AFTER_S)
             self._deaths.append(_Death(index, first, slot, told, until))
 
     def judge(self) -> None:
         """Charge the deaths of workers whose nodes have outlived them; the others cost nothing."""
+        living = ray_faults.living_ids() if self._deaths else ()
         for death in list(self._deaths):
-            if (slot := death.slot).facts and not ray_faults.is_alive(slot.facts.node):
+            if (slot := death.slot).facts and slot.facts.node not in living:
                 self._deaths.remove(death)
                 self._of_the_node(death.index, death.shard_id)
             elif time.monotonic() >= death.until:
                 self._deaths.remove(death)
                 self._chain.interrupted(death.index, death.shard_id, death.told)
-                self._node_failed(slot, death.told)
+                pool = self._pools[death.index]
+                self._node_failed(pool, slot, death.told, what=death.shard_id)
 
     def _of_the_node(self, index: int, shard_id: int) -> None:
         self._chain.returned(index, shard_id)
@@ -99,21 +111,24 @@ class LostWorkers:
         self._chain.failed(index, shard_id, cause_line(error), cause=cause)
         if is_no_shards_fault(cause):
             slot.not_before = time.monotonic() + self._chain.patience.wait_for((index, shard_id))
-            self._node_failed(slot, cause_line(error))
+            self._node_failed(pool, slot, cause_line(error), what=shard_id)
 
     def started(self, pool: Pool, slot: Slot) -> None:
         """A worker is ready."""
         slot.failed_starts = 0
-        self._chain.patience.forget(pool.step.name)
+        self._chain.patience.forget((pool.step.name, slot.lineage))
 
     def died_starting(self, pool: Pool, slot: Slot, error: BaseException) -> None:
         """A worker was gone before it was ready: with its node at no charge."""
-        if is_of_the_node(error, slot.facts):
-            pool.replace(slot)
+        if is_of_the_node(error, slot.facts) or is_unplaced(error):
+            if slot.where is None:
+                pool.replace(slot)
+            else:
+                pool.remove(slot)  # the next look asks for it elsewhere
             return
         failed = slot.failed_starts + 1
         told = f"{pool.step.name}: a worker died while it started: {first_line(error)}"
-        self._node_failed(slot, told)
+        self._node_failed(pool, slot, told, what=slot.lineage)
         if slot not in pool.slots:
             return
         if failed < _FAILED_STARTS:
@@ -130,11 +145,12 @@ class LostWorkers:
         told = f"{pool.step.name}: a worker could not start: {cause_line(error)}"
         if not is_no_shards_fault(cause):
             raise EngineError(told) from error
-        self._node_failed(slot, told)
+        self._node_failed(pool, slot, told, what=slot.lineage)
         if slot not in pool.slots:
             return
         try:
-            wait_s = self._chain.patience.bear(pool.step.name, told=told, cause=error)
+            work = (pool.step.name, slot.lineage)
+            wait_s = self._chain.patience.bear(work, told=told, cause=error)
         except EnvironmentFault as fault:
             self._give_up(pool, slot, told, fault)
             return
@@ -143,18 +159,19 @@ class LostWorkers:
 
     def _give_up(self, pool: Pool, slot: Slot, told: str, error: BaseException) -> None:
         """Do without one worker; raises where there is no other."""
-        if pool.slots == [slot]:
+        if all(other is slot or other.placing is not None for other in pool.slots):
             if isinstance(error, EnvironmentFault):
                 raise error
             raise EngineError(told) from error
         self._say(f"{told}; the job goes on without it")
         pool.do_without(slot)
 
-    def _node_failed(self, slot: Slot, told: str) -> None:
+    def _node_failed(self, pool: Pool, slot: Slot, told: str, *, what: Hashable) -> None:
         """Leave a node alone where all fails on it while others work."""
         if slot.facts is None or slot.facts.node in self._starter.avoid:
             return
-        if not (failures := self._health.failed(slot.facts.node)):
+        failures = self._health.failed(pool.step.name, slot.facts.node, what)
+        if not failures:
             return
         self._starter.avoid.add(slot.facts.node)
         self._say(

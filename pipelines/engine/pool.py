@@ -2,99 +2,24 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.engine.ray_faults import INFRASTRUCTURE
-from pipelines.engine.shard_worker import WORKER_CLASS, WorkerFacts, task_name
+from pipelines.engine.ray_faults import is_alive
+from pipelines.engine.shard_worker import WORKER_CLASS, task_name
+from pipelines.engine.slot import Attempt, Slot, kill
 from pipelines.engine.supply import Places
-from pipelines.steps.step import Resources, ShardStep, may_repeat
+from pipelines.steps.step import ShardStep, may_repeat
 
 _PAST_SHARDS = 200  # of which a step's usual time is known
 _FEWEST_PAST = 8
 _OVERDUE = 1.5
 """So many times the time of 19 of 20 shards, and a shard is given to an idle worker as well."""
 _SOONEST_S = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Attempt:
-    """A shard that a worker has in hand."""
-
-    shard_id: int
-    ref: Any
-    is_second: bool = False
-
-
-@dataclass(eq=False)
-class Slot:
-    """A worker, or the place that is asked for it."""
-
-    actor: Any
-    need: Resources
-    where: str | None
-    """The node that it is asked for; None: any."""
-    placing: Any  # the ref of `place`, None once it has answered
-    opening: Any = None  # that of `open`, None once it has answered, or while nothing needs it
-    facts: WorkerFacts | None = None
-    inflight: deque[Attempt] = field(default_factory=deque)
-    began: float = 0.0
-    """When the first of these was begun."""
-    not_before: float = 0.0
-    """It waits after a fault of its disk or its store."""
-    failed_starts: int = 0
-    """Of this worker and those that it replaces, in a row."""
-    beat: Any = None
-    beaten: float = 0.0
-    """When it last gave a sign of life."""
-    rows_done: int = 0
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it can be given shards."""
-        return self.placing is None and self.opening is None
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it has nothing to do."""
-        return self.is_ready and not self.inflight
-
-    def is_on(self, node: str) -> bool:
-        """Whether it has its place on a node."""
-        return self.facts is not None and self.facts.node == node
-
-    def describe(self, *, device: str) -> str:
-        """That it is ready, where, and on what it computes."""
-        assert self.facts is not None
-        gpu = self.facts.cuda_visible_devices
-        where = "CPU"
-        if self.need.num_gpus and gpu:
-            where = f"GPU {gpu}" if device == "cuda" else f"CPU: torch sees nothing of GPU {gpu}"
-        return f"worker {self.facts.pid} on {self.facts.host} is ready ({where})"
-
-    def silence(self, timeout_s: float) -> BaseException | None:
-        """Ask for a sign of life; returns why the worker counts as lost, if it does and if no
-        shard in its hand will tell."""
-        if self.placing is not None:
-            return None
-        now = time.monotonic()
-        if self.beat is not None and ray.wait([self.beat], timeout=0)[0]:
-            try:
-                self.rows_done, self.beaten = ray.get(self.beat), now
-            except INFRASTRUCTURE as error:
-                return error if self.is_idle else None
-            finally:
-                self.beat = None
-        if self.beat is None:
-            self.beat = self.actor.beat.remote()
-            self.beaten = self.beaten or now
-        if now - self.beaten <= timeout_s:
-            return None
-        return TimeoutError(f"it gave no sign of life for {timeout_s:.0f} s")
 
 
 @dataclass
@@ -168,17 +93,23 @@ class Pool:
         """Workers that have their place."""
         return sum(slot.placing is None for slot in self.slots)
 
-    def resize(self, places: Places, spare: list[Slot]) -> None:
+    def resize(self, places: Places, spare: list[Slot], *, living: Collection[str]) -> None:
         """Have as many workers as there are places: take over spare ones of the same needs, ask
-        for others, and let go of those that are too many and have nothing in hand."""
+        for others, and let go of those that are too many and have nothing in hand, first of those
+        whose nodes are not `living`."""
         for where in {slot.where for slot in self.slots} | places.keys():
             here = [slot for slot in self.slots if slot.where == where]
             wanted = max(0, places.get(where, 0) - self._without[where])
             for _ in range(wanted - len(here)):
                 self.slots.append(self._take_over(where, spare) or self._start(where))
-            idle = sorted((s for s in here if not s.inflight), key=lambda slot: slot.is_ready)
+            idle = sorted(
+                (slot for slot in here if not slot.inflight),
+                key=lambda s: s.is_ready and s.facts is not None and s.facts.node in living,
+            )
             for slot in idle[: max(0, len(here) - wanted)]:
                 self.remove(slot)
+        if not self.slots:
+            self._without.clear()
 
     def open(self) -> None:
         """Have every worker load what shards need; before the first that needs it."""
@@ -187,11 +118,12 @@ class Pool:
             self._open(slot)
 
     def replace(self, slot: Slot, *, failed_starts: int = 0, wait_s: float = 0.0) -> None:
-        """Ask for another worker in the place of one that is lost."""
+        """Ask for another worker in the place of one that is lost, to open after a while."""
         self.remove(slot)
-        new = self._start(slot.where)
-        new.failed_starts, new.not_before = failed_starts, time.monotonic() + wait_s
-        self.slots.append(new)
+        if slot.where is None or is_alive(slot.where):
+            new = self._start(slot.where, wait_s)
+            new.failed_starts, new.lineage = failed_starts, slot.lineage
+            self.slots.append(new)
 
     def do_without(self, slot: Slot) -> None:
         """Let go of a worker, and ask for no other in its place."""
@@ -203,18 +135,18 @@ class Pool:
         kill(slot)
         self.slots.remove(slot)
 
-    def give(self, slot: Slot, shard_id: int, *, is_second: bool = False) -> None:
+    def give(self, slot: Slot, shard_id: int) -> None:
         """Give a ready worker a shard."""
         if not slot.inflight:
             slot.began = time.monotonic()
         name = task_name(self.step, f"run shard {shard_id}")
         ref = slot.actor.run.options(name=name).remote(shard_id)
-        slot.inflight.append(Attempt(shard_id, ref, is_second))
+        slot.inflight.append(Attempt(shard_id, ref))
 
     def ended(self, slot: Slot, *, is_done: bool) -> Attempt:
         """Take back the first shard that a worker had in hand."""
         now = time.monotonic()
-        if is_done:
+        if is_done and self.is_open:
             self._past.append(now - slot.began)
         slot.began = now
         return slot.inflight.popleft()
@@ -222,23 +154,25 @@ class Pool:
     def take_queued(self) -> int | None:
         """Take back a shard that waits behind a busy worker and is not begun, for an idle one."""
         for slot in self.slots:
-            if len(slot.inflight) > 1:
+            if len(slot.inflight) > 1 and not ray.wait([slot.inflight[0].ref], timeout=0)[0]:
                 attempt = slot.inflight.pop()
                 ray.cancel(attempt.ref)
                 return attempt.shard_id
         return None
 
-    def overdue(self) -> int | None:
-        """A shard that has long been at work and is nobody else's, where the step allows a second
-        attempt."""
+    def overdue(self, running: Mapping[int, int]) -> int | None:
+        """A shard that has long been at work, where the step allows a second attempt.
+
+        Args:
+            running: How many attempts at each shard are under way.
+        """
         if not may_repeat(self.step) or len(self._past) < _FEWEST_PAST:
             return None
         usual_s = sorted(self._past)[int(len(self._past) * 0.95)]
         began = time.monotonic() - max(_SOONEST_S, _OVERDUE * usual_s)
-        twice = {each.shard_id for slot in self.slots for each in slot.inflight if each.is_second}
         for slot in sorted((s for s in self.slots if s.inflight), key=lambda slot: slot.began):
             shard_id = slot.inflight[0].shard_id
-            if slot.began < began and shard_id not in twice:
+            if slot.began < began and running.get(shard_id) == 1:
                 return shard_id
         return None
 
@@ -262,10 +196,10 @@ class Pool:
                 kill(slot)
         self.slots = []
 
-    def _start(self, where: str | None) -> Slot:
+    def _start(self, where: str | None, wait_s: float = 0.0) -> Slot:
         slot = self._starter.start(self.step, where)
         if self.is_open:
-            self._open(slot)
+            self._open(slot, wait_s)
         return slot
 
     def _take_over(self, where: str | None, spare: list[Slot]) -> Slot | None:
@@ -274,28 +208,16 @@ class Pool:
             if (slot.need.num_cpus, slot.need.num_gpus) != (need.num_cpus, need.num_gpus):
                 continue
             assert slot.facts is not None
+            if slot.facts.node in self._starter.avoid:
+                continue
             if where is None or slot.facts.node == where:
                 spare.remove(slot)
-                slot.where, slot.need = where, need
+                slot.where, slot.need, slot.beaten = where, need, time.monotonic()
                 slot.opening = slot.actor.become.remote(self.step)
                 if self.is_open:
                     self._open(slot)
                 return slot
         return None
 
-    def _open(self, slot: Slot) -> None:
-        slot.opening = slot.actor.open.options(name=task_name(self.step, "open")).remote()
-
-
-def kill(slot: Slot) -> None:
-    """End a worker, or take back what was asked for it."""
-    ray.kill(slot.actor, no_restart=True)
-
-
-def close(slots: Sequence[Slot], *, timeout_s: float) -> None:
-    """End idle workers, which are freeing what they held."""
-    closing = [slot.opening for slot in slots if slot.opening is not None]
-    if closing:
-        ray.wait(closing, num_returns=len(closing), timeout=timeout_s)
-    for slot in slots:
-        kill(slot)
+    def _open(self, slot: Slot, wait_s: float = 0.0) -> None:
+        slot.opening = slot.actor.open.options(name=task_name(self.step, "open")).remote(wait_s)

@@ -3,6 +3,7 @@
 import ray
 from ray.exceptions import (
     ActorUnavailableError,
+    ActorUnschedulableError,
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
@@ -16,6 +17,7 @@ from sd_core.errors import EnvironmentFault
 
 INFRASTRUCTURE = (
     RayActorError,
+    ActorUnschedulableError,
     ActorUnavailableError,
     WorkerCrashedError,
     OutOfMemoryError,
@@ -45,9 +47,19 @@ def is_of_the_node(error: BaseException, worker: WorkerFacts | None) -> bool:
     return worker is not None and not is_alive(worker.node)
 
 
+def is_unplaced(error: BaseException) -> bool:
+    """Whether a worker had no place because the node that it was asked for is gone."""
+    return isinstance(error, ActorUnschedulableError)
+
+
 def is_alive(node: str) -> bool:
     """Whether the cluster still has a node."""
-    return any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
+    return node in living_ids()
+
+
+def living_ids() -> set[str]:
+    """Ids of the nodes that the cluster has."""
+    return {each["NodeID"] for each in ray.nodes() if each["Alive"]}
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """The Ray runner: a pool of workers for each step, shards in flight, a loop over `ray.wait`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -11,17 +11,18 @@ from pipelines.engine.balance import Balance
 from pipelines.engine.chain import Chain
 from pipelines.engine.lost_workers import LostWorkers
 from pipelines.engine.nodes import NodeHealth
-from pipelines.engine.pool import Pool, Slot, Starter, close
+from pipelines.engine.pool import Pool, Starter
 from pipelines.engine.ray_faults import INFRASTRUCTURE, is_infrastructure
 from pipelines.engine.shard_worker import WorkerFacts
 from pipelines.engine.sight import RunnerSight
-from pipelines.engine.supply import living_nodes, places_for
+from pipelines.engine.slot import Slot, close
+from pipelines.engine.supply import able_nodes, living_nodes, places_for
 from pipelines.engine.waiting import Waiting
 from pipelines.steps.step import ShardStep, is_light
-from sd_core.errors import FoundryError
 from sd_core.say import Say
 
 _SHARDS_IN_FLIGHT = 2  # one at work, one waiting, so that a worker never idles on the driver
+_PATIENT_LOOKS = 3
 _LONGEST_LOOP_S = 0.25
 _LOOK_EVERY_S = 5.0  # at the cluster's nodes, and for signs of life
 
@@ -50,6 +51,7 @@ class RayRunner:
         self._health = NodeHealth()
         self._waiting = Waiting(wait_s, say=say)
         self._spare: list[Slot] = []
+        self._looks_without = 0
 
     def run(self, chain: Chain, *, shards_ahead: int, check: Callable[[], None]) -> None:
         """Run a chain to its end.
@@ -81,7 +83,7 @@ class RayRunner:
                 lost.judge()
                 if time.monotonic() - looked >= _LOOK_EVERY_S:
                     looked = time.monotonic()
-                    self._look(lost)
+                    self._look(chain, lost)
                 for index, pool in self.pools.items():
                     after = self.pools.get(index + 1)
                     ahead = None if after is None else shards_ahead * max(1, after.num_placed)
@@ -97,25 +99,39 @@ class RayRunner:
         close(self._spare, timeout_s=10)
         self._spare = []
 
-    def _look(self, lost: LostWorkers) -> None:
+    def _look(self, chain: Chain, lost: LostWorkers) -> None:
         """Ask for workers on nodes that came, and replace those that give no sign of life."""
         nodes, avoid = living_nodes(), self._starter.avoid
-        if avoid >= {node.id for node in nodes if node.cpus}:
-            avoid.clear()  # there are no others
-        needs = [pool.step.resources for pool in self.pools.values()]
-        for number, pool in enumerate(self.pools.values()):
-            beside = needs[:number] + needs[number + 1 :]
-            pool.resize(places_for(needs[number], beside, nodes, avoid=avoid), self._spare)
-        self._release()
-        self._waiting.look(list(self.pools.values()), nodes)
+        living = {node.id for node in nodes}
+        owing = {
+            index: pool
+            for index, pool in self.pools.items()
+            if chain.states[index].done < chain.num_shards
+        }
+        for index, pool in self.pools.items():
+            if index not in owing:
+                pool.resize({}, self._spare, living=living)
+        # Who has a GPU has the CPU beside it, before downloads take it.
+        for index, pool in sorted(owing.items(), key=lambda at: -at[1].step.resources.num_gpus):
+            need = pool.step.resources
+            able = able_nodes(need, nodes)
+            if able <= avoid:
+                avoid -= able  # there are no others
+            beside = [other.step.resources for at, other in owing.items() if at != index]
+            places = places_for(need, beside, nodes, avoid=avoid)
+            pool.resize(places, self._spare, living=living)
+        self._release(list(owing.values()))
+        self._waiting.look(list(owing.values()), nodes)
         for index, pool in self.pools.items():
             for slot in list(pool.slots):
                 if (error := slot.silence(self._heartbeat_s)) is not None:
                     lost.gone(index, pool, slot, error)
 
-    def _release(self) -> None:
-        """Spare workers go: those without a GPU, and the others where their places are wanted."""
-        is_wanted = any(pool.slots and not pool.num_placed for pool in self.pools.values())
+    def _release(self, owing: Sequence[Pool]) -> None:
+        """Spare workers go: those without a GPU, and the others where places are long wanted."""
+        is_without = any(pool.slots and not pool.num_placed for pool in owing)
+        self._looks_without = self._looks_without + 1 if is_without else 0
+        is_wanted = self._looks_without > _PATIENT_LOOKS
         going = [slot for slot in self._spare if is_wanted or not slot.need.num_gpus]
         self._spare = [slot for slot in self._spare if slot not in going]
         close(going, timeout_s=0)
@@ -148,11 +164,11 @@ class RayRunner:
                 continue
             if (queued := pool.take_queued()) is not None:
                 pool.give(slot, queued)
-            elif (overdue := pool.overdue()) is not None:
+            elif (overdue := pool.overdue(chain.states[index].running)) is not None:
                 told = f"{pool.step.name} shard {overdue}"
                 self._say(f"{told}: takes far longer than others; a second worker tries it as well")
                 chain.again(index, overdue)
-                pool.give(slot, overdue, is_second=True)
+                pool.give(slot, overdue)
             else:
                 return
 
@@ -160,17 +176,22 @@ class RayRunner:
         owners: dict[Any, tuple[int, Pool, Slot]] = {}
         for index, pool in self.pools.items():
             for slot in pool.slots:
-                # A worker takes its shards in order: only the first can have ended.
+                # A worker takes all in order, a light shard before it opens, so only the first of
+                # its shards can have ended.
                 first = slot.inflight[0].ref if slot.inflight else None
-                ref = slot.placing or slot.opening or first
+                ref = slot.placing or first or slot.opening
                 if ref is not None:
                     owners[ref] = (index, pool, slot)
         if not owners:
             time.sleep(0.1)  # a shard or a worker waits after a fault of a disk or a store
             return
-        ready, _ = ray.wait(list(owners), num_returns=1, timeout=_LONGEST_LOOP_S)
+        ready, others = ray.wait(list(owners), num_returns=1, timeout=_LONGEST_LOOP_S)
+        if ready and others:
+            ready += ray.wait(others, num_returns=len(others), timeout=0)[0]
         for ref in ready:
             index, pool, slot = owners[ref]
+            if slot not in pool.slots:  # it went with its node, by one before it
+                continue
             if ref is slot.placing or ref is slot.opening:
                 self._opened(pool, slot, ref, lost)
             else:
@@ -206,7 +227,7 @@ class RayRunner:
                 raise
             return
         assert slot.facts is not None
-        self._health.succeeded(slot.facts.node)
+        self._health.succeeded(pool.step.name, slot.facts.node)
         self._sight.metrics.shard_took(pool.step.name, time.monotonic() - slot.began)
         chain.finished(index, pool.ended(slot, is_done=True).shard_id, manifest)
 
@@ -214,5 +235,5 @@ class RayRunner:
 def _is_light(step: ShardStep, shard_id: int) -> bool:
     try:
         return is_light(step, shard_id)
-    except (FoundryError, OSError):  # the worker meets it as well, and it is counted there
+    except Exception:  # the worker meets it as well, and it is counted there
         return False

@@ -100,7 +100,8 @@ class Session:
     def persist(self, name: str, work: Callable[[], ResultT]) -> ResultT:
         """Do, in the driver, what may be repeated, for `engine.patience_s` while storage fails."""
         self._lease.check()
-        return Patience(self._config.patience_s).persist(name, work, say=self._say)
+        say = self.sight.on_trouble(self._say)
+        return Patience(self._config.patience_s).persist(name, work, say=say)
 
     def start(self, step: str, *, shards_total: int, shards_done: int = 0) -> None:
         """A step begins, whoever runs it."""

@@ -1,6 +1,7 @@
 """The actor that owns one opened step."""
 
 import os
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +49,10 @@ class ShardWorker:
         """Take another step; the one before is closed."""
         self._step = step
 
-    def open(self) -> str:
-        """Load the step's weights; returns the device that they are on, `cpu` or `cuda`."""
+    def open(self, wait_s: float = 0.0) -> str:
+        """Load the step's weights, after a while where a disk or a store has just failed; returns
+        the device that they are on, `cpu` or `cuda`."""
+        time.sleep(wait_s)
         with redacted_output(), environment_told():
             self._step.open()
         return str(getattr(self._step, "device", "cpu"))

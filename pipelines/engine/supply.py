@@ -1,7 +1,7 @@
 """What a cluster has, and how many workers of a step it is to hold."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,11 @@ def living_nodes() -> list[Node]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def able_nodes(need: Resources, nodes: Iterable[Node]) -> set[str]:
+    """Ids of those that can hold a worker."""
+    return {node.id for node in nodes if node.cpus >= need.num_cpus and node.gpus >= need.num_gpus}
 
 
 def places_for(

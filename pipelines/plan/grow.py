@@ -72,10 +72,7 @@ def grow_plan(
         changed = [file for file in found.values() if _has_changed(before, file, tokens)]
         if not changed:
             return Growth(plan=before)
-        with (
-            spool_folder() as folder,
-            DuplicateFinder(folder) as finder,
-        ):
+        with spool_folder() as folder, DuplicateFinder(folder) as finder:
             growing = _Growing(before, source, finder, same_rows)
             growing.add_known_shards({file.name for file in changed})
             growing.add_new_rows(changed, tokens)

@@ -121,7 +121,9 @@ class CaptionCounts:
 
 
 def count_captions(ledger: pa.Table) -> CaptionCounts:
-    """By the ledger's columns of tokens."""
+    """By the ledger's columns of tokens; a ledger of before they were counted has none."""
+    if "caption_tokens" not in ledger.column_names:
+        return CaptionCounts(counted=0, kept=0, cut=0, longest=0)
     rows = ledger.filter(ledger["kept"])
     return CaptionCounts(
         counted=ledger.num_rows - ledger["caption_tokens"].null_count,

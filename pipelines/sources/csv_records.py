@@ -81,7 +81,7 @@ class Dialect:
 
     def reader(self, lines: Iterator[str]) -> Any:
         """The csv module's reader of these lines."""
-        _allow_long_fields()
+        allow_long_fields()
         return csv.reader(
             lines,
             delimiter=self.delimiter,
@@ -177,7 +177,7 @@ def _quote_advice(config: ReadingConfig) -> str:
     )
 
 
-def _allow_long_fields() -> None:
+def allow_long_fields() -> None:
     """The csv module's own limit of 128 KiB a field is less than a caption may be."""
     if csv.field_size_limit() < MAX_RECORD_BYTES:
         csv.field_size_limit(MAX_RECORD_BYTES)

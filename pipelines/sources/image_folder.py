@@ -5,7 +5,7 @@ import hashlib
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
@@ -112,10 +112,10 @@ class _Folder:
     """A folder that holds pictures, as it is now."""
 
     file: SourceFile
-    path: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", posixpath.normpath(self.file.path))
+    @cached_property
+    def path(self) -> str:
+        return posixpath.normpath(self.file.path)
 
     @cached_property
     def files(self) -> list[StoredFile]:

@@ -38,15 +38,7 @@ def csv_rows(records: list[Record], names: list[str], columns: TextColumns) -> R
         name: pa.array(values, pa.string())
         for name, values in zip(names, zip(*rows, strict=True), strict=True)
     }
-    url, caption = _take_texts(by_name, columns, len(rows))
-    return raw_rows(
-        url=url,
-        caption=caption,
-        reason=[_BROKEN if fault else None for fault in broken],
-        error_message=broken,
-        extra=by_name,
-        too_large=too_large_messages(records, columns),
-    )
+    return _rows_of(by_name, records, broken, columns)
 
 
 def json_rows(
@@ -78,18 +70,30 @@ def json_rows(
         for name in names
         for values in [[row.get(name) for row in good]]
     }
-    url, caption = _take_texts(by_name, columns, len(rows))
     lists = listed_captions([row.get(columns.caption or "") for row in good], choice)
+    return _rows_of(by_name, records, broken, columns, lists)
+
+
+def _rows_of(
+    by_name: dict[str, pa.Array],
+    records: list[Record],
+    broken: list[str | None],
+    columns: TextColumns,
+    lists: pa.Array | None = None,
+) -> RawRows:
+    """Rows of the columns' values; `lists` are the captions where some are lists of texts."""
+    missing = pa.nulls(len(records), pa.string())
+    url = by_name.pop(columns.url or "", missing)
+    caption = by_name.pop(columns.caption, missing) if columns.caption else missing
     if lists is not None and columns.caption is not None:
         by_name[columns.caption] = lists
-    extra = {clean_text(name) or "": array for name, array in by_name.items()}
     return raw_rows(
         url=url,
         caption=caption,
         captions=lists,
         reason=[_BROKEN if fault else None for fault in broken],
         error_message=broken,
-        extra=extra,
+        extra={clean_text(name) or "": array for name, array in by_name.items()},
         too_large=too_large_messages(records, columns),
     )
 
@@ -136,14 +140,6 @@ def unchosen(raw: RawRows) -> Counter[str]:
     """How many rows are unreadable because nothing says which of their captions is meant."""
     is_list = pc.sum(pc.match_substring(raw.error_message, _UNCHOSEN)).as_py() or 0
     return +Counter({f"the caption of rows {_UNCHOSEN}": is_list})
-
-
-def _take_texts(
-    by_name: dict[str, pa.Array], columns: TextColumns, num_rows: int
-) -> tuple[pa.Array, pa.Array]:
-    missing = pa.nulls(num_rows, pa.string())
-    url = by_name.pop(columns.url or "", missing)
-    return url, by_name.pop(columns.caption, missing) if columns.caption else missing
 
 
 def types_of(raw: RawRows, file: SourceFile) -> dict[str, str]:

@@ -14,6 +14,7 @@ import fsspec
 
 from pipelines.sources.columns import clean_text
 from pipelines.sources.config import SourceError
+from pipelines.sources.csv_records import allow_long_fields
 from pipelines.sources.files import SourceFile
 from pipelines.sources.pictures import StoredFile
 from sd_core.plain_json import parse_json
@@ -65,6 +66,7 @@ def read_list_of_pictures(
 
 
 def _csv(text: str) -> Iterator[tuple[str, Fields]]:
+    allow_long_fields()
     for line in csv.DictReader(io.StringIO(text, newline=""), strict=True):
         fields = {name: value for name, value in line.items() if isinstance(name, str)}
         yield fields.pop(NAME_FIELD), fields

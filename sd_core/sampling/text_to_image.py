@@ -57,6 +57,7 @@ def generate_latents(
     """
     if num_inference_steps < 1:
         raise ValueError(f"num_inference_steps is {num_inference_steps}; allowed are 1 and up")
+    _check_rows(noise, conditioning, generators, sampler)
     device = next(model.denoiser.parameters()).device
     text = conditioning.to(device)
     if (width := guidance_width(model.denoiser)) is None:
@@ -65,11 +66,7 @@ def generate_latents(
         guided, scale = False, 1.0
         text = _with_guidance(text, guidance_scale, width=width)
     if guided:
-        whole = (
-            unconditional if len(unconditional) == len(noise) else _expanded(unconditional, noise)
-        )
-        text = concatenate_conditionings([whole.to(device), text])
-    _check_rows(noise, conditioning, generators, sampler)
+        text = concatenate_conditionings([_for_each_row(unconditional, noise).to(device), text])
     scheduler = build_sampler(sampler, model.noise_schedule)
     scheduler.set_timesteps(num_inference_steps)  # kept on the CPU, or every step waits for a GPU
     options = _step_options(scheduler, generators)
@@ -148,9 +145,8 @@ def generate_images(
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; allowed are 1 and up")
     _check_rows(noise, conditioning, generators, sampler)
-    whole = unconditional if len(unconditional) == len(noise) else _expanded(unconditional, noise)
     images: list[Tensor] = []
-    rows = _Rows(conditioning, whole, noise, generators)
+    rows = _Rows(conditioning, _for_each_row(unconditional, noise), noise, generators)
     for batch in _batches(rows, batch_size or max(1, len(noise))):
         latents = generate_latents(
             model,
@@ -211,7 +207,9 @@ def _batches(rows: _Rows, size: int) -> Iterator[_Rows]:
         )
 
 
-def _expanded(unconditional: Conditioning, noise: Tensor) -> Conditioning:
+def _for_each_row(unconditional: Conditioning, noise: Tensor) -> Conditioning:
+    if len(unconditional) == len(noise):
+        return unconditional
     if len(unconditional) != 1:
         raise ValueError(
             f"the unconditional has {len(unconditional)} rows and the noise {len(noise)}; give it "

@@ -106,7 +106,7 @@ def test_a_gpu_node_that_comes_late_is_waited_for_and_used(
 ) -> None:
     config = {"gpus": "auto", "cpu_fallback": False}
     job = Job(tmp_path, config=config).start()
-    time.sleep(20)
+    time.sleep(30)
     assert not job.committed()
     add(cluster, Node(cpus=1, gpus=1))
     said = job.end()
@@ -117,11 +117,16 @@ def test_a_gpu_node_that_comes_late_is_waited_for_and_used(
     assert opened == ["0"]
 
 
+@pytest.mark.parametrize(
+    "workers",
+    [{"cpu_model_workers": 6}, pytest.param({"download_workers": "auto"}, marks=pytest.mark.long)],
+    ids=["a number", "auto"],
+)
 def test_a_node_that_is_lost_costs_no_try_and_one_that_joins_works_along(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, tmp_path: Path, workers: dict[str, Any]
 ) -> None:
     lost = cluster.list_all_nodes()[-1]
-    config = {"cpu_model_workers": 6, "infrastructure_tries": 1}
+    config = {**workers, "infrastructure_tries": 1}
     job = Job(tmp_path, config=config, num_shards=24, steps=[{"pause_s": 1.0}]).start()
     job.wait_until(lambda: job.began() >= 6)
     cluster.remove_node(lost, allow_graceful=False)
@@ -173,17 +178,28 @@ def test_of_two_jobs_on_a_full_cluster_both_end_and_the_waiting_one_says_for_wha
 def test_places_are_kept_between_steps_and_a_slow_shard_gets_a_second_attempt(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    steps = [{"name": "score"}, {"name": "encode", "slow_once": [17]}]
-    config = {"cpu_model_workers": 2}
+    steps = [{"name": "score"}, {"name": "encode", "slow_once": [15, 18]}]
+    config = {"cpu_model_workers": 3}
     job = Job(tmp_path, config=config, num_shards=20, steps=steps).start()
     said = job.end(timeout_s=50)
     job.check()
-    assert "encode shard 17: takes far longer than others; a second worker tries it as well" in said
+    for shard in (15, 18):
+        assert said.count(f"encode shard {shard}: takes far longer than others") == 1
     pids = {
         name: {path.name.split("-")[1] for path in tmp_path.glob(f"run/**/opened/{name}-*")}
         for name in ("score", "encode")
     }
     assert pids["score"] == pids["encode"]
+
+
+@pytest.mark.long
+def test_a_light_shard_in_hand_is_not_lost_with_a_worker_that_dies_while_it_opens(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    steps = [{"light": [0, 1, 2, 3], "pause_s": 1.0, "die_opening": 3}]
+    job = Job(tmp_path, config={"cpu_model_workers": 3}, steps=steps).start()
+    job.end(timeout_s=60)
+    job.check()
 
 
 @pytest.mark.long

@@ -62,7 +62,8 @@ def test_a_killed_worker_loses_nothing_and_charges_no_try(
 def test_a_death_on_a_living_node_counts_and_one_with_its_node_never(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: bool
 ) -> None:
-    monkeypatch.setattr(ray_faults, "is_alive", lambda node: lives)
+    living = ray_faults.living_ids()
+    monkeypatch.setattr(ray_faults, "living_ids", lambda: living if lives else set())
     monkeypatch.setattr(lost_workers, "_JUDGED_AFTER_S", 0.1)
     store = RunStore(str(tmp_path))
     config = EngineConfig(runner="ray", gpus=0, infrastructure_tries=1)

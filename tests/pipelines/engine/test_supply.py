@@ -64,14 +64,24 @@ def test_only_a_node_on_which_all_fails_while_others_work_is_left_alone(
     monkeypatch.setattr(health.time, "monotonic", lambda: now[0])
     nodes = NodeHealth()
 
-    def fail(times: int) -> int:
-        now[0] += 1
-        return max(nodes.failed("sick") for _ in range(times))
+    def fail(*shards: int, after_s: float) -> int:
+        now[0] += after_s
+        return max(nodes.failed("score", "sick", shard) for shard in shards)
 
-    nodes.succeeded("other")
-    assert not fail(9), "nothing was done elsewhere since: the others may fail alike"
-    nodes.succeeded("sick")
-    assert not fail(4)
-    now[0] += 1
-    nodes.succeeded("other")
-    assert fail(1) == 5
+    def work(step: str, node: str) -> None:
+        now[0] += 1
+        nodes.succeeded(step, node)
+
+    work("score", "other")
+    assert not fail(*range(9), after_s=99), (
+        "nothing was done elsewhere since: others may fail alike"
+    )
+    work("score", "sick")
+    assert not fail(*range(9), after_s=1)
+    work("score", "other")
+    assert not fail(9, after_s=1), "all within a moment, as where a store says no once"
+    assert fail(9, after_s=99) == 10
+    work("score", "sick")
+    assert not fail(*[1] * 99, after_s=1)
+    work("score", "other")
+    assert not fail(1, after_s=99), "one shard that kills its workers"

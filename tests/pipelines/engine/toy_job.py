@@ -18,7 +18,9 @@ def work(root: str, settings: dict[str, Any], say: Say) -> int:
     config = EngineConfig.model_validate({"gpus": 0, "patience_s": 0, **settings["config"]})
     with open_session(store, config, say=say, downloads=False) as session:
         for step in settings["steps"]:
-            toy = ToyStep(store, resources=session.model_resources, **step)
+            is_download = settings["config"].get("download_workers") is not None
+            places = session.download_resources if is_download else session.model_resources
+            toy = ToyStep(store, resources=places, **step)
             session.run([toy], num_shards=settings["num_shards"])
     return 0
 

@@ -35,6 +35,8 @@ class ToyStep:
     """Shards whose worker stops for good, but does not die."""
     slow_once: tuple[int, ...] = ()
     """Shards whose first worker takes a minute longer."""
+    light: tuple[int, ...] = ()
+    """Shards that can be run without `open`."""
     die_opening: int = 0
     """So many workers are killed while they open."""
 
@@ -77,6 +79,9 @@ class ToyStep:
                 kept=ROWS,
                 dropped={},
             )
+
+    def is_light(self, shard_id: int) -> bool:
+        return shard_id in self.light
 
     def rows_in(self, shard_id: int) -> int:
         return ROWS
