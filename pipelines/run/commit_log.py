@@ -19,6 +19,7 @@ import pyarrow as pa
 from pipelines.run.manifest import Manifest, ShardError, manifest_of, manifests_folder
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_parquet, table_bytes
+from sd_core.sealed import sha256_of_bytes
 
 SHARDS_PER_SEGMENT: Final = 1_000
 _SCHEMA: Final = pa.schema([("shard_id", pa.int32()), ("manifest", pa.binary())])
@@ -48,6 +49,7 @@ class CommitLog:
     Attributes:
         added: Manifests of this process, by segment, until their thousand is whole.
         there: The segments that a listing found; None: each is asked for.
+        digests: sha256 by path of the segments that were read or written.
     """
 
     store: RunStore
@@ -55,6 +57,7 @@ class CommitLog:
     fingerprint: str
     added: dict[int, dict[int, Manifest]] = field(default_factory=dict)
     there: set[int] | None = None
+    digests: dict[str, str] = field(default_factory=dict)
     _read: OrderedDict[int, Segment] = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -111,7 +114,9 @@ class CommitLog:
         held = {manifest.shard_id: manifest.content for manifest in manifests}
         assert list(held) == [*segment_shards(number)]
         table = pa.table([pa.array(held, pa.int32()), pa.array(held.values())], schema=_SCHEMA)
-        self.store.replace(self.path(number), table_bytes(table))
+        content = table_bytes(table)
+        self.store.replace(self.path(number), content)
+        self.digests[self.path(number)] = sha256_of_bytes(content)
         self.added.pop(number, None)
         if self.there is not None:
             self.there.add(number)
@@ -123,6 +128,7 @@ class CommitLog:
         gone = set(numbers)
         self.store.delete_all([self.path(number) for number in gone])
         self.there = None if self.there is None else self.there - gone
+        self.digests.clear()
         with self._lock:
             self._read.clear()
 
@@ -130,11 +136,15 @@ class CommitLog:
         if self.there is not None and number not in self.there:
             return {}
         try:
-            table = read_parquet(io.BytesIO(self.store.read_bytes(self.path(number))))
+            content = self.store.read_bytes(self.path(number))
+            table = read_parquet(io.BytesIO(content))
             held = dict(zip(*(table[name].to_pylist() for name in _SCHEMA.names), strict=True))
         except (FileNotFoundError, pa.ArrowException, KeyError):
             return {}
-        return held if list(held) == [*segment_shards(number)] else {}
+        if list(held) != [*segment_shards(number)]:
+            return {}
+        self.digests[self.path(number)] = sha256_of_bytes(content)
+        return held
 
     def _parsed(self, content: bytes, shard_id: int) -> Manifest:
         where = self.store.place(self.path_of(shard_id))

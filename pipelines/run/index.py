@@ -1,5 +1,6 @@
 """What readers start from: each folder's `shards.txt` and `index.parquet`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -25,8 +26,11 @@ def write_index(store: RunStore, index: Index) -> dict[str, str]:
     return digests
 
 
-def recorded_digests(store: RunStore, folder: str) -> dict[str, str]:
-    """sha256 by path of what workers recorded beside a step's manifests.
+def recorded_digests(store: RunStore, folder: str, *, known: Mapping[str, str]) -> dict[str, str]:
+    """sha256 by path of what workers recorded beside a step's manifests, and of the commit log.
+
+    Args:
+        known: Those of the files that were read or written just now.
 
     Raises:
         DamagedRecordError: one is damaged.
@@ -36,7 +40,7 @@ def recorded_digests(store: RunStore, folder: str) -> dict[str, str]:
     for path in paths:
         if path.endswith(".json"):
             read_json(store, path)  # damage is told here, and not given a digest
-    return {path: sha256_of_bytes(store.read_bytes(path)) for path in paths}
+    return {path: known.get(path) or sha256_of_bytes(store.read_bytes(path)) for path in paths}
 
 
 def index_files(index: Index, manifest: Manifest) -> None:

@@ -7,6 +7,7 @@ manifests, and a step that several types worked on is said to be so.
 
 import platform
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -51,18 +52,24 @@ def note_processor(store: RunStore, folder: str, device: torch.device) -> None:
     store.create_exclusive(f"{folder}/{_PREFIX}{slug}.json", seal_tree({"processor": name}))
 
 
-def noted_processors(store: RunStore, folder: str) -> list[str]:
-    """The types that `note_processor` recorded there, by name; none in older runs."""
+def noted_processors(store: RunStore, folder: str, names: Iterable[str] | None = None) -> list[str]:
+    """The types that `note_processor` recorded there, by name; none in older runs.
+
+    Args:
+        names: Of the files in the folder, where they are known.
+    """
     return sorted(
         str(read_json(store, f"{folder}/{name}").get("processor"))
-        for name in store.list_files(folder)
+        for name in (store.list_files(folder) if names is None else names)
         if name.startswith(_PREFIX)
     )
 
 
-def describe_mixture(store: RunStore, folder: str, *, what: str) -> str | None:
+def describe_mixture(
+    store: RunStore, folder: str, *, what: str, names: Iterable[str] | None = None
+) -> str | None:
     """What to say where processors of several types computed one thing; None of a single type."""
-    found = noted_processors(store, folder)
+    found = noted_processors(store, folder, names)
     if len(found) < 2:
         return None
     return (

@@ -203,7 +203,10 @@ def _summarise(made: Committed, *, num_shards: int, index: Index) -> StepSummary
         kept=kept,
         dropped=dropped,
         quarantined=tuple(quarantined),
-        digests={**recorded_digests(made.store, made.folder), made.folder: manifests.hexdigest()},
+        digests={
+            **recorded_digests(made.store, made.folder, known=made.log.digests),
+            made.folder: manifests.hexdigest(),
+        },
     )
 
 

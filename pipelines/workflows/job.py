@@ -171,7 +171,9 @@ def complete(job: RunSteps, step: str, *, say: Say) -> None:
     check_quarantine(job, step, summary)
     if read_revision(job.store).number != before:
         say(f"{step}: complete, {summary.kept:,} of {summary.rows_in:,} rows kept")
-        if mixture := describe_mixture(job.store, job.committed(step).folder, what=step):
+        folder = job.committed(step).folder
+        names = [path.rpartition("/")[2] for path in summary.digests if path.startswith(folder)]
+        if mixture := describe_mixture(job.store, folder, what=step, names=names):
             say(mixture)
 
 
