@@ -33,9 +33,10 @@ OnFailure = Callable[[dict[str, Any], ShardError], None]
 
 @dataclass(frozen=True)
 class Committed:
-    """The shards of one step of a run under one fingerprint; it pickles as these three.
+    """The shards of one step of a run under one fingerprint.
 
-    What it has read of the manifests it keeps: one that is there never changes. Every method that
+    What it has read of the manifests it keeps: one that is there never changes. It pickles without
+    that, but with what the job itself has committed of the last thousand. Every method that
     needs a shard's manifest raises `ShardError` where it is not there, is torn, or is another
     shard's.
     """
@@ -44,8 +45,10 @@ class Committed:
     step: str
     fingerprint: str
 
-    def __reduce__(self) -> tuple[type["Committed"], tuple[RunStore, str, str]]:
-        return Committed, (self.store, self.step, self.fingerprint)
+    def __reduce__(self) -> tuple[Any, ...]:
+        added = self.log.added
+        is_little = sum(map(len, added.values())) <= SHARDS_PER_SEGMENT
+        return _unpickled, (self.store, self.step, self.fingerprint, added if is_little else {})
 
     @cached_property
     def log(self) -> CommitLog:
@@ -167,3 +170,11 @@ class Committed:
         """
         made = self.manifest(shard_id)
         return iterate_images(self.store, made, keys=keys, on_failure=on_failure, rows=rows)
+
+
+def _unpickled(
+    store: RunStore, step: str, fingerprint: str, added: dict[int, dict[int, Manifest]]
+) -> Committed:
+    made = Committed(store, step, fingerprint)
+    made.log.added = added
+    return made

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +17,7 @@ from pipelines.run.committed import Committed
 from pipelines.run.crops import images_file
 from pipelines.run.images import decode_crop, image_places
 from pipelines.run.manifest import FileEntry, Manifest, ShardError, sha256_of
+from pipelines.run.on_threads import in_order
 from pipelines.run.record import read_revision, read_run
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
@@ -109,15 +111,13 @@ def open_image_set(path: str, *, storage_options: Mapping[str, Any]) -> ImageSet
             f"{path}: no curated run with complete download and select steps; give the folder "
             "that curate wrote (the one that holds run.json), and let it finish"
         )
-    shards = []
+    shards: list[ImageShard] = []
     try:
-        for shard_id in range(download.num_shards):
-            images = Committed(store, "download", download.fingerprint).find(shard_id)
-            verdicts = Committed(store, "select", select.fingerprint).find(shard_id)
-            if images is None or verdicts is None:
-                raise ImageFolderError(f"{path}: shard {shard_id} has lost a manifest")
-            if verdicts.kept:
-                shards.append(_shard(store, images, verdicts))
+        made = (("download", download.fingerprint), ("select", select.fingerprint))
+        each = (Committed(store, *step).manifests(download.num_shards) for step in made)
+        kept = ((images, judged) for images, judged in zip(*each, strict=True) if judged.kept)
+        look = partial(_shard, store)
+        shards += in_order(lambda pair: look(*pair), kept, num_threads=store.num_threads)
     except ShardError as error:
         raise ImageFolderError(f"{path}: {error}") from error
     if not shards:

@@ -59,6 +59,8 @@ def _rows_kept_again(job: RunSteps) -> int:
     draft = DraftStore.over(job.store)
     select = replace(job.select(lambda line: None), store=draft, fingerprint=_DRAFT)
     lost = 0
+    cut = read_revision(job.store).steps.get("select")
+    present = None if cut is None else Committed(job.store, "select", cut.fingerprint)
 
     def on_commit(manifest: Manifest) -> None:
         nonlocal lost
@@ -68,19 +70,17 @@ def _rows_kept_again(job: RunSteps) -> int:
             draft.written.pop(path, None)  # of a few shards the ledger is held, not the run's
         if table is not None:
             kept = set(table.filter(table["kept"])["key"].to_pylist())
-            lost += len(kept - _there(job, manifest.shard_id, kept))
+            lost += len(kept - _there(job, present, manifest.shard_id, kept))
 
     select.run(on_commit)
     return lost
 
 
-def _there(job: RunSteps, shard_id: int, keys: set[str]) -> set[str]:
+def _there(job: RunSteps, present: Committed | None, shard_id: int, keys: set[str]) -> set[str]:
     """Those of the keys that have a picture; no tar is read where the present cut keeps them."""
-    present = read_revision(job.store).steps.get("select")
-    if present is not None and shard_id < present.num_shards:
-        kept = set(kept_keys(Committed(job.store, "select", present.fingerprint), shard_id))
-        if keys <= kept:
-            return keys
+    is_cut = present is not None and present.find(shard_id) is not None
+    if present is not None and is_cut and keys <= set(kept_keys(present, shard_id)):
+        return keys
     image = images_file(job.store, job.committed(job.origin).file(shard_id, "images"))
     if image is None:
         return set()

@@ -16,6 +16,7 @@ from jobs import clean, curate, takedown, train, verify
 from jobs.bench.reader_calls import Found, reader_calls
 from jobs.bench.s3_emulator import S3Endpoint
 from pipelines.revisions import readers
+from pipelines.run.on_threads import do_all
 from pipelines.run.reader import open_run
 from pipelines.run.record import read_revision
 from pipelines.run.store import RunStore
@@ -287,16 +288,16 @@ def test_a_job_that_slept_while_rows_were_taken_down_does_not_show_them_again(
     run = shutil.copytree(unharmed_run, tmp_path / "run")
     keys = open_run(run).kept(["key"])["key"].to_pylist()
     (tmp_path / "keys.txt").write_text("\n".join(keys[:3]))
-    change, ended = readers._do, []
+    ended = []
 
-    def sleep_and_change(*arguments: Any) -> None:
-        monkeypatch.setattr(readers, "_do", change)
+    def sleep_and_change(*arguments: Any, **options: Any) -> None:
+        monkeypatch.setattr(readers, "do_all", do_all)
         (run / "lease.json").unlink()
         asked = (run, "--keys", tmp_path / "keys.txt")
         ended.append(job_cases.call(takedown.main, *asked, capsys=capsys))
-        change(*arguments)
+        do_all(*arguments, **options)
 
-    monkeypatch.setattr(readers, "_do", sleep_and_change)
+    monkeypatch.setattr(readers, "do_all", sleep_and_change)
     shutil.rmtree(run / "lists")
     cases.run(cases.configuration(served_list.path, run))
     assert ended[0].code == 0

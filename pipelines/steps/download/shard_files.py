@@ -175,12 +175,10 @@ class EarlierShard:
 
 
 def find_earlier(
-    store: RunStore, fingerprint: str | None, shard_id: int, *, again: Collection[str]
+    before: Committed | None, shard_id: int, *, again: Collection[str]
 ) -> EarlierShard | None:
     """The shard as an earlier download left it; None where there is none, or it was given up."""
-    if fingerprint is None:
+    manifest = None if before is None else before.find(shard_id)
+    if before is None or manifest is None or manifest.quarantined is not None:
         return None
-    manifest = Committed(store, "download", fingerprint).find(shard_id)
-    if manifest is None or manifest.quarantined is not None:
-        return None
-    return EarlierShard(store, manifest, again=again)
+    return EarlierShard(before.store, manifest, again=again)

@@ -5,12 +5,14 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
 
 from pipelines.rows.caption_facts import EVERY_CAPTION_FACT, CaptionFactsConfig
 from pipelines.rows.ledger import RETRIED_REASONS
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, SpooledFile
 from pipelines.run.rows_done import rows_done
 from pipelines.run.spool import CropSpool
@@ -61,6 +63,10 @@ class DownloadStep(CommittedStep):
     _decoder: DecoderProcess | None = field(default=None, init=False)
     _opened: ExitStack | None = field(default=None, init=False)
 
+    @cached_property
+    def _made_before(self) -> Committed | None:
+        return None if self.before is None else Committed(self.store, self.name, self.before)
+
     def open(self) -> None:
         """Start the decoder and load img2dataset."""
         load_img2dataset()
@@ -110,7 +116,7 @@ class DownloadStep(CommittedStep):
 
     def _run(self, shard_id: int, folder: Path) -> Manifest:
         rows = self.rows.read(shard_id)
-        earlier = find_earlier(self.store, self.before, shard_id, again=self.again)
+        earlier = find_earlier(self._made_before, shard_id, again=self.again)
         if earlier is not None:
             rows = earlier.failed_rows(rows)
         spool = CropSpool(folder / "crops")

@@ -1,9 +1,14 @@
 """What a revision costs in operations on storage, counted by name."""
 
+import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+import pyarrow.parquet as pq
 import pytest
+import s3fs
 
 from jobs.bench.counting import counted_operations
 from jobs.bench.made_run import MadeRun
@@ -15,6 +20,8 @@ from pipelines.revisions.readers import show_revision
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, create_manifest
 from pipelines.run.store import RunStore
+from sd_core.store_waits import bound_store_waits
+from tests.contracts import cases
 
 STEPS = ("download", "select", "publish", "encode")
 CHANGED = 2
@@ -56,6 +63,42 @@ def test_on_a_store_too(tmp_path: Path, s3_endpoint: S3Endpoint) -> None:
     assert few == many
     assert few["s3 copy_object"] == CHANGED  # tables alone
     assert few["s3 put_object"] < 10
+
+
+def requests(served: cases.ServedList, s3: S3Endpoint, folder: Path, *, rows_per_shard: int) -> int:
+    """Of a whole first run, from the list to the card, in one process; without its lease, which
+    beats by time."""
+    list_path = folder / "list.parquet"
+    pq.write_table(pq.read_table(served.path).drop_columns("licence"), list_path)
+    output = f"s3://{s3.bucket}/first-{rows_per_shard}"
+    config = cases.configuration(
+        list_path,
+        output,
+        plan__rows_per_shard=rows_per_shard,
+        storage_options=json.dumps(s3.storage_options),
+    )
+    asked: list[str] = []
+    request = s3fs.S3FileSystem._call_s3
+
+    async def counted(store: Any, method: str, *arguments: Any, **options: Any) -> Any:
+        asked.append(str(options.get("Key")))
+        return await request(store, method, *arguments, **options)
+
+    with patch.object(s3fs.S3FileSystem, "_call_s3", counted):
+        cases.run(config)
+    return sum(not key.endswith("lease.json") for key in asked)
+
+
+@pytest.mark.slow
+def test_a_first_run_makes_at_most_twenty_requests_a_shard(
+    served_list: cases.ServedList, s3_endpoint: S3Endpoint, tmp_path: Path
+) -> None:
+    bound_store_waits()  # as every command does
+    few, many = (
+        requests(served_list, s3_endpoint, tmp_path, rows_per_shard=rows) for rows in (11, 5)
+    )
+    assert cases.NUM_ROWS == 55
+    assert (many - few) / (55 // 5 - 55 // 11) <= 20
 
 
 @pytest.mark.parametrize("shards", [5, 40])

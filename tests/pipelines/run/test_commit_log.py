@@ -1,5 +1,6 @@
 """The commit log: a few files stand for the manifests, and never for more than these say."""
 
+import pickle
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -153,14 +154,16 @@ def test_a_growth_adds_to_the_log_and_changes_nothing_of_it(store: RunStore) -> 
     assert reads(store, 13)["read_bytes"] == 4 + 1
 
 
-def test_a_committed_step_pickles_without_what_it_has_read(store: RunStore) -> None:
-    import pickle
-
-    made = commit(store, range(4))
-    assert made.manifest(1) == manifest_of(1)
+def test_a_worker_is_given_what_its_job_has_committed_of_the_last_thousand(
+    store: RunStore,
+) -> None:
+    made = commit(store, range(6))
     copy = pickle.loads(pickle.dumps(made))
     assert copy == made
-    assert not copy.log.added
+    with counted_operations() as counts:
+        assert [copy.manifest(n) for n in (4, 5)] == [manifest_of(n) for n in (4, 5)]
+    assert not counts
+    assert list(copy.manifests(6)) == list(made.manifests(6))
 
 
 def test_iteration_of_a_missing_shard_names_it(store: RunStore) -> None:
