@@ -6,12 +6,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow.compute as pc
 import yaml
 
 from pipelines.plan import load_plan
+from pipelines.plan.record import read_plan_size
 from pipelines.prompts import is_prompt_plan, load_prompt_plan
 from pipelines.report.captions import count_cut_captions
 from pipelines.report.ledgers import Ledgers
@@ -84,6 +86,7 @@ def make_card(ledgers: Ledgers) -> str:
     licence_column, licences = _licences(ledgers)
     indexes = list(_indexes(ledgers))
     shown = [*read_shown(ledgers.store).values()]
+    size, captioned = read_plan_size(ledgers.store), run.get("config", {}).get("captions")
     is_generated = ledgers.origin == "generate"
     text = (
         template_environment(autoescape=False)
@@ -107,6 +110,8 @@ def make_card(ledgers: Ledgers) -> str:
             refused=f"{refused:,}" if (refused := num_refused(ledgers.revision)) else "",
             captions=captions.text if (captions := count_cut_captions(ledgers)) else "",
             sources=_sources(ledgers.store),
+            limit=f"{size.limit:,}" if size is not None and size.limit else "",
+            recaptions=_code(PurePosixPath(captioned["from"]).name) if captioned else "",
             licence_column=_code(licence_column or ""),
             licences=[(_code(name), f"{rows:,}") for name, rows in licences],
             funnel=[_shown_step(step) for step in funnel],

@@ -58,6 +58,7 @@ def test_a_captioners_output_is_a_recut_that_scores_nothing_and_keeps_keys(
     assert {key: text for key, text in found if text is not None} == told
     own = dict(zip(kept["key"].to_pylist(), kept["caption"].to_pylist(), strict=True))
     assert trained_captions(run_copy) == own | told
+    assert "which `captions.parquet` has a caption" in (run_copy / "README.md").read_text()
     again = [name for name in first.keys() - last.keys() if not name.startswith("ledger/")]
     assert [name.partition("/")[0] for name in again] == ["latents"]
     assert verify([str(run_copy), "--deep"]) == 0

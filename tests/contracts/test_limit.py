@@ -38,6 +38,7 @@ def test_a_run_of_the_first_rows_goes_on_to_the_bytes_of_a_run_without_a_limit(
 
     result, said = cases.run(config, limit=25)
     assert any("the first 25 rows in 3 shards" in line for line in said)
+    assert "the first 25 rows were taken (`--limit`)" in (run / "README.md").read_text()
     assert "every row is accounted for" in result.funnel
     assert [row["key"] for row in open_run(run).ledger(["key"]).to_pylist()] == [
         row["key"] for row in whole[:25]
@@ -53,6 +54,7 @@ def test_a_run_of_the_first_rows_goes_on_to_the_bytes_of_a_run_without_a_limit(
     _, said = cases.run(config)
     assert any("download: 3 of 6 shards are as they were" in line for line in said)
     assert files_of(run) == files_of(unharmed_run)
+    assert "--limit" not in (run / "README.md").read_text()
     now, before = (read_revision(RunStore(str(each))).steps for each in (run, unharmed_run))
     assert {name: step.fingerprint for name, step in now.items()} == {
         name: step.fingerprint for name, step in before.items()
