@@ -165,12 +165,6 @@ class MadeRun:
         do_all(work, range(len(self.cut_of)), num_threads=self.store.num_threads)
         self._record(made)
 
-    def _identity(self, name: str, *, is_first: bool) -> StepIdentity:
-        made = self.identities
-        parents = [made[name].fingerprint for name in STEP_KINDS[name].parents if name in made]
-        options = {"plan": len(self.cut_of), "cut": max(self.cut_of)} if is_first else {}
-        return StepIdentity(step=name, options=options, parents=tuple(parents))
-
     def _committed(self, name: str) -> Committed:
         return Committed(self.store, name, self.identities[name].fingerprint)
 

@@ -267,9 +267,8 @@ class Run(RevisionFiles):
                 if any(facts["kept"] for facts in rows.values()):
                     raise ShardError(f"{self.path}: {self.origin} shard {shard_id} has no images")
                 return
-            entry, stream = found
-            path = entry.path
-            for key, content in iterate_encoded(stream, entry):
+            path = found[0].path
+            for key, content in iterate_encoded(found[1], found[0]):
                 if (facts := rows.pop(key, None)) is not None:
                     yield RunImage(key=key, caption=facts["caption"], content=content, facts=facts)
                 if not rows:
