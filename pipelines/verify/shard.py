@@ -22,6 +22,7 @@ from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS
 from pipelines.verify.archive import check_archive
 from pipelines.verify.columns import check_same
+from pipelines.verify.deep_report import DeepReport
 from pipelines.verify.facts import (
     check_origin_facts,
     check_score_facts,
@@ -29,7 +30,7 @@ from pipelines.verify.facts import (
     check_settled,
     stored_rows,
 )
-from pipelines.verify.fault import Fault, limit
+from pipelines.verify.fault import Fault
 from pipelines.verify.files import FileSizes, check_sha256, load_table, local_copy, raise_unreadable
 from pipelines.verify.keys import key_digits
 from pipelines.verify.ledger import check_ledger
@@ -102,9 +103,13 @@ class ShardCheck:
         faults += check_flow(
             manifests, num_rows=num_rows, has_score="score" in self.steps, origin=self.origin
         )
-        report = _Deep(shard_id=shard_id, manifests=manifests, faults=faults)
+        report = DeepReport(shard_id=shard_id, manifests=manifests, faults=faults)
         if self.deep:
-            self._look_inside(report)
+            try:
+                self._look_inside(report)
+            except KeyError:  # a table that is at fault already may lack any column
+                if not report.is_damaged:
+                    raise
             self._look_at_further(report)
         return ShardReport(
             shard_id=shard_id,
@@ -117,7 +122,7 @@ class ShardCheck:
             gone_keys=report.gone_keys,
         )
 
-    def _look_inside(self, report: "_Deep") -> None:
+    def _look_inside(self, report: DeepReport) -> None:
         facts = self._load(report, self.origin, f"facts/{self.origin}")
         scores = self._load(report, "score", "facts/score")
         ledger = self._load(report, "select", "ledger")
@@ -152,7 +157,7 @@ class ShardCheck:
                 named = pc.unique(ledger["duplicate_of"].drop_null())
                 report.named_keys = key_digits(pa.chunked_array([named]))
 
-    def _look_at_further(self, report: "_Deep") -> None:
+    def _look_at_further(self, report: DeepReport) -> None:
         """Files that nobody here looks into are at least what their manifests say."""
         for manifest in report.manifests.values():
             for entry in manifest.files:
@@ -161,7 +166,7 @@ class ShardCheck:
                 with suppress(FileNotFoundError), local_copy(self.store, entry.path) as local:
                     report.add(check_sha256(local, entry), entry.path)
 
-    def _check_facts(self, report: "_Deep", facts: pa.Table, path: str) -> Iterator[Fault]:
+    def _check_facts(self, report: DeepReport, facts: pa.Table, path: str) -> Iterator[Fault]:
         if isinstance(self.plan, PromptPlan):
             yield from self._check_generated(self.plan, report, facts, path)
             return
@@ -183,7 +188,7 @@ class ShardCheck:
             yield from check_settled(facts, settled, where=path)
 
     def _check_generated(
-        self, plan: PromptPlan, report: "_Deep", facts: pa.Table, path: str
+        self, plan: PromptPlan, report: DeepReport, facts: pa.Table, path: str
     ) -> Iterator[Fault]:
         yield from check_origin_facts(
             facts,
@@ -216,7 +221,7 @@ class ShardCheck:
 
     def _check_ledger(
         self,
-        report: "_Deep",
+        report: DeepReport,
         ledger: pa.Table,
         facts: pa.Table | None,
         scores: pa.Table | None,
@@ -238,7 +243,7 @@ class ShardCheck:
         )
 
     def _check_images(
-        self, report: "_Deep", stored: pa.Table, ledger: pa.Table | None
+        self, report: DeepReport, stored: pa.Table, ledger: pa.Table | None
     ) -> Iterator[Fault]:
         crops = report.manifests[self.origin].file("images")
         entry = None
@@ -257,13 +262,16 @@ class ShardCheck:
         except FileNotFoundError:
             return  # reported with its size
 
-    def _load(self, report: "_Deep", step: str, folder: str) -> pa.Table | None:
+    def _load(self, report: DeepReport, step: str, folder: str) -> pa.Table | None:
         manifest = report.manifests.get(step)
         if manifest is None:
             return None
         entry = manifest.file(folder)
         report.hashed.update(() if entry is None else (entry.path,))
-        return load_table(self.store, entry, report.faults)
+        before = len(report.faults)
+        table = load_table(self.store, entry, report.faults)
+        report.is_damaged |= len(report.faults) > before
+        return table
 
 
 def _left_rows(tar: Path, stored: pa.Table, ledger: pa.Table | None) -> pa.Table:
@@ -272,26 +280,3 @@ def _left_rows(tar: Path, stored: pa.Table, ledger: pa.Table | None) -> pa.Table
     with suppress(ShardError), tar.open("rb") as stream:  # damage is reported by its digest
         kept += list(image_places(stream, fault=damaged(tar.name)))
     return stored.filter(pc.is_in(stored["key"], value_set=pa.array(kept, pa.string())))
-
-
-@dataclass(kw_only=True)
-class _Deep:
-    """A shard's report being made."""
-
-    shard_id: int
-    manifests: Mapping[str, Manifest]
-    faults: list[Fault]
-    stored_keys: tuple[str, ...] = ()
-    kept_keys: tuple[str, ...] = ()
-    kept_hashes: tuple[str, ...] = ()
-    named_keys: tuple[str, ...] = ()
-    gone_keys: tuple[str, ...] = ()
-    hashed: set[str] = field(default_factory=set)
-    """Paths of files whose hash was looked at."""
-
-    def path(self, step: str, folder: str) -> str:
-        entry = self.manifests[step].file(folder)
-        return entry.path if entry is not None else folder
-
-    def add(self, faults: Iterator[Fault], where: str) -> None:
-        self.faults += limit(faults, where)

@@ -37,7 +37,7 @@ def test_a_flipped_bit_in_any_kind_of_file_is_found(
 def test_a_flipped_bit_in_the_name_of_a_column_is_found(run: Path, folder: str) -> None:
     """Such a table is as whole as any, and has all but one of the columns that are asked for."""
     path = next((run / "_work" / folder).glob("0*.parquet"))
-    for name in (name.encode() for name in cases.pq.read_schema(path).names[::3]):
+    for name in (name.encode() for name in cases.pq.read_schema(path).names):
         content = path.read_bytes().replace(name, bytes([name[0] ^ 1]) + name[1:])
         with damaged(path, content):
             assert is_found(run), name
