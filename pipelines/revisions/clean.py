@@ -62,7 +62,8 @@ def clean_run(
     seen = _read_seen(store)
     done = CleanUp()
     waiting: dict[str, float] = {}
-    sizes = {**_dead_manifests(store, live), **_unreferenced(store, referenced)}
+    manifests = _dead_manifests(store, live)
+    sizes = {**manifests, **_unreferenced(store, referenced)}
     torn = {path.relative_to(store.absolute("")).as_posix(): path for path in store.half_written()}
     sizes |= {name: _size(path) for name, path in torn.items()}
     gone = []
@@ -76,7 +77,9 @@ def clean_run(
         done.num_bytes += size
     done.files = len(gone)
     if not dry:
-        store.delete_all([path for path in gone if path not in torn])
+        # A store removes what it is given at once in any order: no manifest outlives its files.
+        store.delete_all([path for path in gone if path in manifests])
+        store.delete_all([path for path in gone if path not in manifests and path not in torn])
         for path in gone:
             if path in torn:
                 torn[path].unlink(missing_ok=True)

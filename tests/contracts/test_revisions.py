@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -222,7 +222,7 @@ def gone_bytes(run: Path, gone: list[dict], *, copied: set[str]) -> set[bytes]:
 
 
 def test_a_clean_up_waits_and_never_takes_what_is_referenced(
-    served_list: ServedList, run_copy: Path
+    served_list: ServedList, run_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (run_copy / "_work/images/.tmp-abc").write_bytes(b"half")
     for folder in ("_work", "_work/manifests/select"):
@@ -238,7 +238,16 @@ def test_a_clean_up_waits_and_never_takes_what_is_referenced(
     }
     assert clean([str(run_copy), "--grace", "0", "--dry-run"]) == 0
     assert (run_copy / "_work/images/.tmp-abc").exists()
+    asked: list[set[bool]] = []  # of what a store is given at once: whether it is a manifest
+    delete = RunStore.delete_all
+
+    def counted(store: RunStore, paths: Sequence[str]) -> None:
+        asked.append({path.startswith("manifests/") for path in paths})
+        delete(store, paths)
+
+    monkeypatch.setattr(RunStore, "delete_all", counted)
     assert clean([str(run_copy), "--grace", "0"]) == 0
+    assert asked == [{True}, {False}], "no manifest may outlive the files that it names"
     left = {path for path in run_copy.rglob("*") if path.is_file()}
     assert len(left) < len(files)
     assert not [*run_copy.rglob(".tmp-*")]
