@@ -102,7 +102,7 @@ def model_resources(config: EngineConfig, *, check: Callable[[], None], say: Say
         return on_cpu
     may_use_cpu = not is_named() if config.cpu_fallback is None else config.cpu_fallback
     wait_s = waits_for_resources_s(config)
-    least, most = _gpu_range(config)
+    least, most = gpu_range(config)
     if config.gpus == "auto" and may_use_cpu:
         if not _has_gpu(wait_s, check=check, say=say):
             say("models run on the CPU: the cluster has no GPU")
@@ -117,7 +117,7 @@ def model_resources(config: EngineConfig, *, check: Callable[[], None], say: Say
     return Resources(num_gpus=1.0, num_workers=most, min_workers=least, may_use_cpu=may_use_cpu)
 
 
-def _gpu_range(config: EngineConfig) -> tuple[int, int | None]:
+def gpu_range(config: EngineConfig) -> tuple[int, int | None]:
     if isinstance(config.gpus, GpuRange):
         return config.gpus.min, config.gpus.max
     return (1, None) if config.gpus == "auto" else (config.gpus, config.gpus)

@@ -59,6 +59,8 @@ class Session:
         """Raise `EngineError`, within seconds, unless every worker of the job fits at once, or
         may come later."""
         if self._config.runner == "local":
+            if cluster.gpu_range(self._config)[0] > 1:
+                self._say("engine.gpus: without Ray one GPU is used; set engine.runner to ray")
             return
         pools = [("models", self.model_resources)]
         if downloads:

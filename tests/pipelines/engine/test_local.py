@@ -10,6 +10,7 @@ from pipelines.engine import patience
 from pipelines.engine.chain import Chain
 from pipelines.engine.config import EngineConfig
 from pipelines.engine.local import run_local
+from pipelines.engine.session import open_session
 from pipelines.run.manifest import Manifest, committed_shards, read_manifest
 from pipelines.run.store import RunStore
 from sd_core.errors import EnvironmentFault
@@ -164,3 +165,12 @@ def test_storage_that_fails_for_a_while_costs_no_try_and_for_longer_ends_the_job
     assert len(said) == 4
     assert all(": tried again in 0 s: " in line for line in said)
     assert not [shard for shard in range(3) if read_manifest(store, "toy", "f0", shard).quarantined]
+
+
+def test_more_gpus_than_one_without_ray_are_told_of(store: RunStore) -> None:
+    said: list[str] = []
+    for gpus in (0, 1, "auto", 2):
+        config = EngineConfig.model_validate({"runner": "local", "gpus": gpus})
+        with open_session(store, config, say=said.append):
+            pass
+    assert said == ["engine.gpus: without Ray one GPU is used; set engine.runner to ray"]
