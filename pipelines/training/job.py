@@ -138,7 +138,7 @@ def denoiser_options(config: TrainConfig, *, say: Say) -> Mapping[str, Any]:
             for index, (data, cache) in enumerate(zip(config.data, caches, strict=True))
         },
         "model": config.model.identity(),
-        "objective": config.objective.model_dump(mode="json"),
+        "objective": config.objective.identity(),
         **_shared_options(config),
     }
 

@@ -5,7 +5,7 @@ Sources: epsilon, Ho et al. 2020, arXiv:2006.11239, eq. 4 and 14; v-prediction, 
 min-SNR, Hang et al. 2023, arXiv:2303.09556, eq. 6; offset noise, Guttenberg 2023.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -28,6 +28,14 @@ class ObjectiveConfig(ModelConfig):
     """Share of captions replaced by the empty one, which is what guidance needs. Unit: share."""
     timestep_sampling: Literal["uniform", "logit_normal"] = "uniform"
     """Logit-normal (Esser et al. 2024, arXiv:2403.03206, eq. 19) is for flow."""
+    noise_device: Literal["cpu", "gpu"] = "cpu"
+    """Where rows' noise is drawn: `gpu` is other noise, drawn where the model is (also on a CPU),
+    and spares the CPU most of a batch's work."""
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change the result."""
+        usual = {"noise_device"} if self.noise_device == "cpu" else set[str]()
+        return self.model_dump(mode="json", exclude=usual)
 
 
 def draw_timesteps(
