@@ -23,6 +23,8 @@ PIPELINES: Final = (
     "LatentConsistencyModelPipeline",
     "LatentConsistencyModelImg2ImgPipeline",
     "PixArtAlphaPipeline",
+    "StableDiffusion3Pipeline",
+    "StableDiffusion3Img2ImgPipeline",
 )
 """Of diffusers, whose sampling is ours."""
 
@@ -39,8 +41,10 @@ INDEX_DECISIONS: Final = Decisions(
             "vae",
             "text_encoder",
             "text_encoder_2",
+            "text_encoder_3",
             "tokenizer",
             "tokenizer_2",
+            "tokenizer_3",
             "unet",
             "transformer",
             "scheduler",
@@ -71,7 +75,12 @@ _MENDED: Final[Mapping[str, Mapping[str, Any]]] = {
     "StableDiffusionInpaintPipeline": {"steps_offset": 1, "skip_prk_steps": True},
     "LatentConsistencyModelImg2ImgPipeline": {},
 }
-_TOKENIZERS: Final = ("CLIPTokenizer", "CLIPTokenizerFast")
+_CLIP_TOKENIZERS: Final = ("CLIPTokenizer", "CLIPTokenizerFast")
+_TOKENIZERS: Final = {
+    "tokenizer": _CLIP_TOKENIZERS,
+    "tokenizer_2": _CLIP_TOKENIZERS,
+    "tokenizer_3": ("T5Tokenizer", "T5TokenizerFast"),
+}
 
 
 def mended_by_pipeline(scheduler: Mapping[str, Any], pipeline: str) -> dict[str, Any]:
@@ -93,7 +102,7 @@ def check_index(index: Mapping[str, Any], *, where: str) -> None:
 
     Raises:
         SettingsError: it is of another pipeline, has parts or options that are not known, or a
-            tokenizer that is not CLIP's.
+            tokenizer of another class.
     """
     unknown = {
         name: value
@@ -107,9 +116,9 @@ def check_index(index: Mapping[str, Any], *, where: str) -> None:
             f"{where}: _class_name is {found!r}; allowed: {', '.join(PIPELINES)}; another "
             "pipeline samples in another way"
         )
-    for name in ("tokenizer", "tokenizer_2"):
+    for name, allowed in _TOKENIZERS.items():
         entry = index.get(name)
-        if isinstance(entry, list) and entry[-1] is not None and entry[-1] not in _TOKENIZERS:
+        if isinstance(entry, list) and entry[-1] is not None and entry[-1] not in allowed:
             raise SettingsError(
-                f"{where}: {name} is a {entry[-1]}; allowed: {' or '.join(_TOKENIZERS)}"
+                f"{where}: {name} is a {entry[-1]}; allowed: {' or '.join(allowed)}"
             )
