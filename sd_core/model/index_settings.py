@@ -50,6 +50,7 @@ INDEX_DECISIONS: Final = Decisions(
             "scheduler",
             "low_res_scheduler",
             "force_zeros_for_empty_prompt",
+            "requires_aesthetics_score",
             "max_noise_level",
         }
     ),
@@ -59,9 +60,6 @@ INDEX_DECISIONS: Final = Decisions(
         "requires_safety_checker": "the safety checker is not run",
     },
     limited={
-        "requires_aesthetics_score": Limited(
-            allowed=(False,), why="an aesthetic score is not given beside the image's size"
-        ),
         "add_watermarker": Limited(
             allowed=(None, False), why="no watermark is put into the pixels"
         ),
@@ -75,6 +73,7 @@ _MENDED: Final[Mapping[str, Mapping[str, Any]]] = {
     "StableDiffusionInpaintPipeline": {"steps_offset": 1, "skip_prk_steps": True},
     "LatentConsistencyModelImg2ImgPipeline": {},
 }
+_TEXTS: Final = ("text_encoder", "text_encoder_2")
 _CLIP_TOKENIZERS: Final = ("CLIPTokenizer", "CLIPTokenizerFast")
 _TOKENIZERS: Final = {
     "tokenizer": _CLIP_TOKENIZERS,
@@ -110,6 +109,11 @@ def check_index(index: Mapping[str, Any], *, where: str) -> None:
         if not (isinstance(value, list) and set(value) <= {None})
     }
     check_settings(unknown, INDEX_DECISIONS, where=where)
+    if index.get("requires_aesthetics_score") and set(_TEXTS) & unknown.keys() != {_TEXTS[1]}:
+        raise SettingsError(
+            f"{where}: requires_aesthetics_score is True; allowed: False, but for XL's refiner, "
+            "which has a text_encoder_2 alone: nothing else is told a score"
+        )
     found = index.get("_class_name")
     if found is not None and found not in PIPELINES:
         raise SettingsError(

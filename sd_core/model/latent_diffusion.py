@@ -77,6 +77,16 @@ class LatentDiffusion:
         return self.autoencoder.latent_channels, side, side
 
     @property
+    def num_time_ids(self) -> int:
+        """Sizes that it is conditioned on beside its text: 6 of XL, 5 of its refiner, else 0."""
+        settings: Any = unwrap_module(self.denoiser).config
+        if settings.get("addition_embed_type") != "text_time":
+            return 0
+        pooled = list(self.text_encoders.values())[-1].shape.pooled_dim
+        width = int(settings["projection_class_embeddings_input_dim"]) - pooled
+        return width // int(settings["addition_time_embed_dim"])
+
+    @property
     def task(self) -> Task:
         channels = self.autoencoder.latent_channels
         settings: Any = unwrap_module(self.denoiser).config

@@ -31,6 +31,7 @@ from sd_core.model.text_encoder_architectures import (
 )
 from sd_core.model.text_encoder_loading import read_layout, tokenizer_sha256
 from sd_core.model.text_encoder_settings import token_length_of
+from sd_core.model.weights import WeightsError
 
 
 def check_latent_diffusion(
@@ -39,6 +40,7 @@ def check_latent_diffusion(
     tasks: Collection[Task],
     loras: Sequence[LoraConfig] = (),
     where: str = "loras",
+    is_refiner: bool = False,
 ) -> LatentDiffusionSections:
     """Read every configuration of a model, and its LoRA files, and refuse what is not honoured.
 
@@ -47,6 +49,7 @@ def check_latent_diffusion(
         tasks: What the caller can do; a denoiser for anything else is refused.
         loras: Files that will be added to it.
         where: Their key in the configuration.
+        is_refiner: Whether it is to be one that finishes another model's images; no other may be.
 
     Returns:
         The model's parts, with what of its folder is left alone.
@@ -55,6 +58,12 @@ def check_latent_diffusion(
         WeightsError: something cannot be had, or a file says what is not honoured.
     """
     sections = sections_of(config)
+    if sections.is_refiner != is_refiner:
+        what = "" if sections.is_refiner else "no "
+        raise WeightsError(
+            f"model: this is {what}refiner of XL (such a folder has a text_encoder_2 alone); "
+            "a refiner is generate.refiner.model and nothing else"
+        )
     denoiser = denoiser_settings(sections.denoiser)
     texts: dict[str, dict[str, Any] | None] = {
         part: text_encoder_settings(section) for part, section in sections.text_encoders.items()

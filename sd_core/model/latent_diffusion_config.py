@@ -145,6 +145,11 @@ class LatentDiffusionSections:
     """What of the folder is left alone, for people."""
 
     @property
+    def is_refiner(self) -> bool:
+        """Whether it is XL's refiner, which reads captions with the second encoder alone."""
+        return list(self.text_encoders) == [TEXT_PARTS[1]]
+
+    @property
     def text_encoder(self) -> TextEncoderConfig:
         """The first one, whose tokenizer's ids a cache of version 1 holds."""
         return next(iter(self.text_encoders.values()))
@@ -163,7 +168,9 @@ def sections_of(config: LatentDiffusionConfig) -> LatentDiffusionSections:
     if config.autoencoder is None or config.text_encoder is None or config.denoiser is None:
         raise WeightsError("model: neither a whole model nor all of its sections are named")
     length = config.max_sequence_length or MAX_SEQUENCE_LENGTH
-    texts = {name: getattr(config, name) for name in TEXT_PARTS}
+    texts: dict[str, TextEncoderConfig | None] = {
+        name: getattr(config, name) for name in TEXT_PARTS
+    }
     if (third := config.text_encoder_3) is not None:
         texts[_THIRD] = third.model_copy(update={"max_sequence_length": length})
     return LatentDiffusionSections(

@@ -29,7 +29,6 @@ from sd_core.model.weight_files import DIFFUSERS_STEM
 from sd_core.model.weights import WeightsError
 
 _SECOND: Final = "text_encoder_2"
-_TOKENIZERS: Final = {"clip": "CLIPTokenizer", "t5": "T5TokenizerFast"}
 _CLASSES: Final[dict[Task, str]] = {
     "text_to_image": "StableDiffusionPipeline",
     "inpainting": "StableDiffusionInpaintPipeline",
@@ -104,7 +103,9 @@ def _write_pipeline(model: LatentDiffusion, folder: Path) -> None:
     for name, encoder in model.text_encoders.items():
         tokenizer = tokenizer_folder(name)
         _write_tokenizer(encoder, folder / tokenizer, source=model.sources.get(tokenizer))
-        index[tokenizer] = ["transformers", _TOKENIZERS[encoder.shape.kind]]
+        is_clip = encoder.shape.kind == "clip"
+        kind = "CLIPTokenizer" if is_clip else type(encoder.tokenizer).__name__
+        index[tokenizer] = ["transformers", kind]
     for name, scheduler in _schedulers(model).items():
         scheduler["_diffusers_version"] = diffusers.__version__
         index[name] = ["diffusers", scheduler["_class_name"]]
@@ -157,8 +158,9 @@ def _options(model: LatentDiffusion) -> dict[str, Any]:
     options: dict[str, Any] = {"feature_extractor": nothing, "image_encoder": nothing}
     if _SECOND in model.text_encoders:
         zeros = model.zeros_for_empty_prompt
+        is_scored = model.num_time_ids == 5
         is_refiner = len(model.text_encoders) == 1
-        score = {**left_out, "requires_aesthetics_score": True} if is_refiner else {}
+        score = {**left_out, "requires_aesthetics_score": is_scored} if is_refiner else {}
         return options | {"force_zeros_for_empty_prompt": zeros, **score}
     return options | {"requires_safety_checker": False, "safety_checker": nothing}
 

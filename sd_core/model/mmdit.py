@@ -53,8 +53,8 @@ def _conditions(
 
 def _text_fault(settings: Settings, texts: Mapping[str, TextShape]) -> str | None:
     width, pooled = int(settings["joint_attention_dim"]), int(settings["pooled_projection_dim"])
-    kinds = {name: text.kind for name, text in texts.items()}
-    if kinds not in ({**dict.fromkeys(_CLIPS, "clip"), **t5} for t5 in ({}, {_T5: "t5"})):
+    kinds: dict[str, str] = {name: text.kind for name, text in texts.items()}
+    if {_T5: "t5", **kinds} != {**dict.fromkeys(_CLIPS, "clip"), _T5: "t5"}:
         found = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
         return (
             f"is Stable Diffusion 3's, and the text encoders are {found}; allowed: "
@@ -96,6 +96,7 @@ MMDIT_FAMILY: Final = DenoiserFamily(
     text_classes={**dict.fromkeys(_CLIPS, PROJECTED_CLASS), _T5: T5_CLASS},
     text_fault=_text_fault,
     join_texts=_join_texts,
+    joins_side_by_side=False,
     out_channels=16,
     pipeline="StableDiffusion3Pipeline",
 )

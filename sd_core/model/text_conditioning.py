@@ -7,7 +7,7 @@ arXiv:2403.03206.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -16,8 +16,11 @@ from sd_core.model.conditioning import Conditioning, TextEmbeddings
 from sd_core.model.denoiser import class_name_of, unwrap_module
 from sd_core.model.denoisers import DENOISERS
 from sd_core.model.latent_diffusion import LatentDiffusion
-from sd_core.model.text_encoder import embed_token_ids, tokenize_captions
+from sd_core.model.text_encoder import EncodedCaptions, embed_token_ids, tokenize_captions
 
+AESTHETIC_SCORE: Final = 6.0
+"""What a refiner is asked for where nothing else is said; diffusers' default."""
+_REFINER_IDS: Final = 5
 TokenIds = Mapping[str, Tensor]
 """(B, L) int32 on the CPU, by text encoder; L is each encoder's own."""
 
@@ -100,6 +103,19 @@ def condition_on_ids(
     return _joined(model, texts, time_ids)
 
 
+def encode_cached_captions(model: LatentDiffusion, captions: Sequence[str]) -> EncodedCaptions:
+    """What a cache of version 1 may hold of captions: the first tokenizer's ids, and the
+    embeddings of the encoders that read them, side by side, with the last one's pooled text."""
+    input_ids = tokenize_captions(model.text_encoder, captions)
+    ids = _of_one_kind(model, input_ids)
+    texts = [embed_token_ids(one, ids[part]) for part, one in model.cached_encoders.items()]
+    return EncodedCaptions(
+        input_ids=input_ids,
+        prompt_embeds=torch.cat([text.prompt_embeds for text in texts], dim=-1).cpu(),
+        pooled_prompt_embeds=texts[-1].pooled_prompt_embeds.cpu(),
+    )
+
+
 def zero_conditioning(model: LatentDiffusion) -> Conditioning:
     """One row of zeros of the shapes that the denoiser takes; no encoder runs."""
     device = next(model.denoiser.parameters()).device
@@ -113,40 +129,40 @@ def zero_conditioning(model: LatentDiffusion) -> Conditioning:
     return _joined(model, texts, native_time_ids(model, 1))
 
 
-def size_time_ids(count: int, *, height_px: int, width_px: int) -> Tensor:
-    """(count, 6) float32 time ids of images made at one size and not cropped."""
-    row = [height_px, width_px, 0, 0, height_px, width_px]
-    return torch.tensor([row] * count, dtype=torch.float32)
+def size_time_ids(
+    count: int, *, height_px: int, width_px: int, aesthetic_score: float | None = None
+) -> Tensor:
+    """(count, 6) float32 time ids of images made at one size and not cropped; with an aesthetic
+    score those of XL's refiner, (count, 5)."""
+    last = [height_px, width_px] if aesthetic_score is None else [aesthetic_score]
+    return torch.tensor([[height_px, width_px, 0, 0, *last]] * count, dtype=torch.float32)
 
 
 def native_time_ids(model: LatentDiffusion, count: int) -> Tensor | None:
     """XL's for images of the size that it was made for; None of a model that takes none."""
-    if not takes_time_ids(model):
+    if not (number := model.num_time_ids):
         return None
     side = model.latents_shape[1] * model.autoencoder.downsampling
-    return size_time_ids(count, height_px=side, width_px=side)
-
-
-def takes_time_ids(model: LatentDiffusion) -> bool:
-    """Whether it is conditioned on sizes beside its text, as XL is."""
-    settings: Any = unwrap_module(model.denoiser).config
-    return settings.get("addition_embed_type") == "text_time"
+    score = AESTHETIC_SCORE if number == _REFINER_IDS else None
+    return size_time_ids(count, height_px=side, width_px=side, aesthetic_score=score)
 
 
 def _joined(
     model: LatentDiffusion, texts: Mapping[str, TextEmbeddings], time_ids: Tensor | None
 ) -> Conditioning:
-    if takes_time_ids(model) and time_ids is None:
-        raise ValueError("this model is conditioned like XL: give time_ids (see size_time_ids)")
+    number = model.num_time_ids
+    if number and (time_ids is None or time_ids.shape[1] != number):
+        raise ValueError(
+            f"this model is conditioned like XL: give time_ids of {number} (see size_time_ids)"
+        )
     settings: Any = unwrap_module(model.denoiser).config
     join = DENOISERS[class_name_of(model.denoiser)].join_texts
     joined = join(settings, texts, model.max_sequence_length)
     pooled = joined.pooled_prompt_embeds
-    is_sized = time_ids is not None and takes_time_ids(model)
     return Conditioning(
         prompt_embeds=joined.prompt_embeds,
         pooled_prompt_embeds=pooled if pooled.shape[1] else None,
-        time_ids=time_ids.to(pooled.device) if is_sized and time_ids is not None else None,
+        time_ids=time_ids.to(pooled.device) if number and time_ids is not None else None,
     )
 
 

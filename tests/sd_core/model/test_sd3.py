@@ -110,9 +110,7 @@ def test_a_folder_comes_back_to_the_byte(
     assert load(tmp_path / "ours").identity == model.identity
 
 
-def test_a_changed_t5_alone_is_written_anew(
-    folders: dict[bool, Path], tmp_path: Path
-) -> None:
+def test_a_changed_t5_alone_is_written_anew(folders: dict[bool, Path], tmp_path: Path) -> None:
     model = load(folders[True])
     with torch.no_grad():
         next(model.text_encoders["text_encoder_3"].module.parameters()).add_(1)
