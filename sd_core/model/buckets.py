@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final, Literal
 
 from pydantic import Field, model_validator
@@ -86,15 +87,7 @@ class BucketsConfig(ModelConfig):
 
     def buckets(self) -> tuple[Bucket, ...]:
         """All buckets, from the narrowest aspect to the widest."""
-        if self.preset == "sdxl":
-            found = {(w, h) for h, widths in _SDXL.items() for w in widths}
-        elif self.pixels is not None or self.preset == "sd3":
-            found = _sizes_within(self.pixels or 1024 * 1024, step=self.step, aspect=self.aspect)
-        else:
-            found = set()
-        found |= {(h, w) for w, h in found}
-        found |= set(self.sizes)
-        return sort_buckets([Bucket(width=w, height=h) for w, h in found])
+        return _buckets_of(self)
 
 
 def sort_buckets(buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:
@@ -124,6 +117,19 @@ def bucket_of(width: int, height: int, buckets: Sequence[Bucket]) -> BucketCrop:
         enlargement=enlargement,
         kept=crop_width * crop_height / (width * height),
     )
+
+
+@lru_cache
+def _buckets_of(config: BucketsConfig) -> tuple[Bucket, ...]:
+    if config.preset == "sdxl":
+        found = {(w, h) for h, widths in _SDXL.items() for w in widths}
+    elif config.pixels is not None or config.preset == "sd3":
+        found = _sizes_within(config.pixels or 1024 * 1024, step=config.step, aspect=config.aspect)
+    else:
+        found = set()
+    found |= {(h, w) for w, h in found}
+    found |= set(config.sizes)
+    return sort_buckets([Bucket(width=w, height=h) for w, h in found])
 
 
 def _distance(width: int, height: int, bucket: Bucket) -> Fraction:
