@@ -7,14 +7,15 @@
     assert len(seen.waits) <= 1, seen
 
 Tensors on `cuda` are PyTorch's fake ones: they have shape, type and device, every operation checks
-them as a kernel would (tensors of two devices in one are refused), and none computes. Tensors on the
-CPU stay real. What comes back from the device is zeros, True for bool, and no row is ever NaN; so no
-result means anything, and a test looks at what was waited for. Threads that start inside see the
-device too. Of CUDA's streams, events and memory there are stubs. Its backward does not run here.
+them as a kernel would (tensors of two devices in one are refused), and none computes. Tensors on
+the CPU stay real. What comes back from the device is zeros, True for bool, and no row is ever NaN;
+so no result means anything, and a test looks at what was waited for. Threads that start inside see
+the device too. Of CUDA's streams, events and memory there are stubs. Its backward does not run.
 
-Counted, by the line of our own code that asked: `.item()`, `bool()`, `.tolist()`, `nonzero` and what
-needs it; every copy between CPU and device, and whether the CPU waits for it, which `non_blocking`
-between pinned memory and the device spares; `synchronize()` of an event, a stream or the device.
+Counted, by the line of our own code that asked: `.item()`, `bool()`, `.tolist()`, `nonzero` and
+what needs it; every copy between CPU and device, and whether the CPU waits for it, which
+`non_blocking` between pinned memory and the device spares; `synchronize()` of an event, a stream
+or the device.
 """
 
 import threading
@@ -239,8 +240,9 @@ def _where_true(index: Tensor | None) -> Tensor | None:
     """As though all of a mask (of one axis) were true."""
     if not _is_mask(index):
         return index
-    assert index is not None and index.ndim == 1, "a mask of several axes is not pretended"
-    return torch.arange(len(index), device="cuda")
+    rows: Any = index
+    assert rows.ndim == 1, "a mask of several axes is not pretended"
+    return torch.arange(len(rows), device="cuda")
 
 
 _VALUES: dict[Any, Callable[..., Any]] = {
