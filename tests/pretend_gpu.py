@@ -312,4 +312,5 @@ def _cuda_stubs(gpu: PretendGpu) -> dict[str, Any]:
         "Event": Handle,
         "current_stream": lambda device=None: Handle(),
         "stream": lambda stream: nullcontext(),
+        "device": lambda device: nullcontext(),
     }

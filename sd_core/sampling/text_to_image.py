@@ -173,16 +173,27 @@ def decode_images(model: LatentDiffusion, latents: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def decode_scaled(model: LatentDiffusion, latents: Tensor) -> Tensor:
-    """Scaled latents (B, C, h, w) to float32 images (B, 3, H, W) in [-1, 1]; NaN stays NaN."""
+def decode_scaled(
+    model: LatentDiffusion, latents: Tensor, *, batch_size: int | None = None
+) -> Tensor:
+    """Scaled latents (B, C, h, w) to float32 images (B, 3, H, W) in [-1, 1]; NaN stays NaN.
+
+    Args:
+        batch_size: Of `decode_latents`.
+    """
     raw = unscale_latents(latents, model.identity.autoencoder)
-    return decode_latents(model.autoencoder, raw)
+    return decode_latents(model.autoencoder, raw, batch_size=batch_size)
 
 
 def as_levels(images: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [-1, 1] to uint8 (B, H, W, 3) on the CPU."""
+    return levels_of(images).cpu()
+
+
+def levels_of(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] to uint8 (B, H, W, 3) on their device."""
     levels = ((images * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    return levels.permute(0, 2, 3, 1).contiguous().cpu()
+    return levels.permute(0, 2, 3, 1).contiguous()
 
 
 @dataclass(frozen=True)
