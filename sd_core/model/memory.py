@@ -47,7 +47,7 @@ def aligned(tensor: Tensor) -> Tensor:
 
 def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
     """The tensor on a device; the CPU does not wait until a GPU has it."""
-    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu" and tensor.numel():
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

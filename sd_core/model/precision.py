@@ -23,7 +23,7 @@ def _has_bf16(device: torch.device) -> bool:
         return False
     # Not in emulation, which older GPUs offer too, and which is slower there than float32.
     with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 @contextmanager
