@@ -40,10 +40,10 @@ class TokenColumns:
 
     def of(self, shard_id: int, captions: pa.ChunkedArray) -> dict[str, pa.Array]:
         """Both columns of a shard, null where the caption is."""
-        path = self.folder / f"tokens-{shard_id}.npy"
+        path = self.folder / f"tokens-{shard_id}.int32"
         if not path.exists():
-            np.save(path, self._count(captions))
-        counts = np.load(path)
+            self._count(captions).tofile(path)
+        counts = np.fromfile(path, np.int32)
         missing = counts == _NO_CAPTION
         return {
             "caption_tokens": pa.array(counts, pa.int32(), mask=missing),
