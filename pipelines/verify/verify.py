@@ -23,7 +23,7 @@ from pipelines.verify.index import StepTotals, check_indexes, check_totals
 from pipelines.verify.keys import KeySpill, key_digits
 from pipelines.verify.latents import LatentsCheck, load_cache_files
 from pipelines.verify.readers import check_readers
-from pipelines.verify.records import RunRecords, asked_size, promised_tokens, read_records
+from pipelines.verify.records import RunRecords, asked_sizes, promised_tokens, read_records
 from pipelines.verify.shard import ShardCheck, shard_steps
 from pipelines.verify.training import is_training, verify_training
 from pipelines.verify.words import check_words
@@ -101,7 +101,7 @@ def _verify(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
             plan=records.plan,
             steps=records.revision.steps,
             deep=deep,
-            size=asked_size(records.run),
+            sizes=asked_sizes(records.run),
             tokens=promised_tokens(records.run, records.revision.steps.get("select")),
             schemas=schemas,
         )

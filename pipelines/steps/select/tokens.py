@@ -42,13 +42,13 @@ class TokenColumns:
 
     def of(self, shard_id: int, captions: pa.ChunkedArray, *, is_last: bool) -> dict[str, pa.Array]:
         """Both columns of a shard, null where the caption is; `is_last`: it is not asked again."""
-        path = self.folder / f"tokens-{shard_id}.npy"
+        path = self.folder / f"tokens-{shard_id}.int32"
         if path.exists():
-            counts = np.load(path)
+            counts = np.fromfile(path, np.int32)
         else:
             counts = self._count(captions)
             if not is_last:
-                np.save(path, counts)
+                counts.tofile(path)
         missing = counts == _NO_CAPTION
         return {
             "caption_tokens": pa.array(counts, pa.int32(), mask=missing),
