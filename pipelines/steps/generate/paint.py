@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.steps.generate.batches import BatchSettings, RowBatch
+from pipelines.steps.generate.batches import BatchSettings, RowBatch, settings_of
 from pipelines.steps.generate.config import GenerateConfig
 from pipelines.steps.generate.image_conditions import (
     AddImages,
@@ -23,13 +23,14 @@ from pipelines.steps.generate.painted import DenoisedBatch, PaintedBatch, Prepar
 from pipelines.steps.generate.rows import ImageRow
 from pipelines.steps.generate.source_pictures import SourcePictures
 from pipelines.steps.generate.text_cache import TextCache, stack_texts
-from sd_core.batch_size import BatchSize
+from sd_core.batch_size import BatchSize, say_here
 from sd_core.cache.latents import unscale_latents
 from sd_core.model.memory import to_cpu, to_device
 from sd_core.model.text_conditioning import size_time_ids, without_text
 from sd_core.sampling.noise import initial_noise, row_generators
 from sd_core.sampling.source import SourceLatents, compose_inpainted
 from sd_core.sampling.text_to_image import decode_scaled, generate_latents, levels_of
+from sd_core.say import Say
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,24 @@ class Painter:
         models: GenerateModels,
         config: GenerateConfig,
         sources: InitImages | SourcePictures | None = None,
+        *,
+        say: Say = say_here,
     ) -> None:
         self._models = models
         self._sources = sources
         self._config = config
-        self._texts = TextCache(models.model, batch_size=config.batch_size)
+        self._texts = TextCache(models.model, batch_size=config.rows_at_once, say=say)
+        self._say = say
         self._sizes: dict[tuple[str, int, int], BatchSize] = {}
         on_gpu = models.device.type == "cuda"
         cuda: Any = torch.cuda  # its streams and events carry no types
         self._decode_stream = cuda.Stream(models.device) if on_gpu else None
+
+    @property
+    def smallest(self) -> int:
+        """The smallest number of rows that the memory has held so far."""
+        sizes = [self._texts.size, *(size.size for size in self._sizes.values())]
+        return min(sizes)
 
     def prepare(self, batch: RowBatch) -> PreparedBatch:
         """Encode the batch's texts."""
@@ -85,7 +95,7 @@ class Painter:
         """How many images of a size the memory holds for a part of the work."""
         width, height = settings.width, settings.height
         what = f"generate: {work} images of {width}x{height} px"
-        fresh = BatchSize(self._config.batch_size, what=what)
+        fresh = BatchSize(self._config.rows_at_once, what=what, say=self._say)
         return self._sizes.setdefault((work, width, height), fresh)
 
     @torch.inference_mode()
@@ -231,3 +241,32 @@ def stack_sources(sources: Sequence[InitImage], picks: Sequence[int]) -> SourceL
 def pixel_masks(sources: Sequence[InitImage]) -> Tensor:
     """(B, H, W, 1) bool; true where a row is painted anew."""
     return torch.stack([source.mask for source in sources if source.mask is not None])
+
+
+def try_batch(models: GenerateModels, config: GenerateConfig, batch_size: int) -> None:
+    """Make so many images of the model's own size in two steps, for nothing.
+
+    Raises:
+        MemoryError: the memory does not hold them at once.
+    """
+    row = ImageRow(
+        row=0,
+        key="",
+        prompt_key="",
+        image_index=0,
+        prompt="a picture",
+        negative_prompt="",
+        seed=0,
+        noise_seed=0,
+        num_inference_steps=2,
+        guidance_scale=2.0,
+        width=models.native_px,
+        height=models.native_px,
+        sampler=models.limits(config).sampler,
+    )
+    config = config.model_copy(update={"batch_size": batch_size})
+    painter = Painter(models, config, say=lambda line: None)
+    batch = RowBatch(settings=settings_of(row), rows=[row] * batch_size)
+    painter.decode(painter.denoise(painter.prepare(batch)))
+    if painter.smallest < batch_size:
+        raise MemoryError(f"the memory holds {painter.smallest} images")

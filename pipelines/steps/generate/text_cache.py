@@ -8,10 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sd_core.batch_size import BatchSize
+from sd_core.batch_size import BatchSize, say_here
 from sd_core.model.conditioning import Conditioning
 from sd_core.model.latent_diffusion import LatentDiffusion
 from sd_core.model.text_conditioning import condition_on_ids, native_time_ids, token_ids
+from sd_core.say import Say
 
 _MAX_BYTES = 256 << 20
 
@@ -39,12 +40,17 @@ class TextCache:
             where the memory is too small.
     """
 
-    def __init__(self, model: LatentDiffusion, *, batch_size: int) -> None:
+    def __init__(self, model: LatentDiffusion, *, batch_size: int, say: Say = say_here) -> None:
         self._model = model
-        self._size = BatchSize(batch_size, what="generate: encoding texts")
+        self._size = BatchSize(batch_size, what="generate: encoding texts", say=say)
         self._texts: OrderedDict[str, EncodedText] = OrderedDict()
         self._num_bytes = 0
         self.num_encoded = 0
+
+    @property
+    def size(self) -> int:
+        """How many texts the memory holds."""
+        return self._size.size
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
         """Each text's embeddings, in order; those not known yet are encoded together."""
