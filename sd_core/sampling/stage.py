@@ -41,5 +41,5 @@ class Stage:
 
 
 def _cut(scheduler: Any, share: float) -> int:
-    count = scheduler.config.num_train_timesteps
+    count = int(scheduler.config.num_train_timesteps)
     return round(count - share * count)
