@@ -37,6 +37,9 @@ class TrainingBatch(TaskBatch):
         uniforms: (B,) float32 in [0, 1), from which timesteps are drawn.
         input_ids: (B, L) int64; the empty caption's where the caption is dropped.
         prompt_embeds: (B, L, D) float32, likewise; None where a cache holds token ids alone.
+        pooled_prompt_embeds: (B, P) float32, likewise, of a denoiser that goes by them; no cache of
+            version 1 holds them.
+        time_ids: (B, 6) float32, XL's: see `Conditioning`.
     """
 
     latents: Tensor
@@ -44,6 +47,8 @@ class TrainingBatch(TaskBatch):
     uniforms: Tensor
     input_ids: Tensor
     prompt_embeds: Tensor | None
+    pooled_prompt_embeds: Tensor | None = None
+    time_ids: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,7 @@ class GatheredBatch(TaskBatch):
         posterior: Likewise, for sampling moments: 0 in rows that have none; None without moments.
         offsets: (B, C, 1, 1) float32; None without offset noise.
         noise_keys: (B, 2) int64 that the device draws these three from, which are None then.
-        uniforms, input_ids: As they stay.
+        uniforms, input_ids, time_ids: As they stay.
         prompt_embeds: (B, L, D) as stored, without meaning where the caption is dropped; or None.
         dropped: (N,) int64 places of those rows.
         empty_embeds: (N, L, D) float32, what stands there instead; or None.
@@ -74,6 +79,7 @@ class GatheredBatch(TaskBatch):
     prompt_embeds: Tensor | None
     dropped: Tensor
     empty_embeds: Tensor | None
+    time_ids: Tensor
     autoencoder: AutoencoderIdentity
     offset_noise: float
 
@@ -97,6 +103,7 @@ class GatheredBatch(TaskBatch):
             uniforms=here.uniforms,
             input_ids=here.input_ids,
             prompt_embeds=embeds,
+            time_ids=here.time_ids,
         )
 
     def _with_drawn_noise(self, keys: Tensor) -> Self:
@@ -148,6 +155,19 @@ def collate(
     return room.batch()
 
 
+def _time_ids(drawn: DrawnSample, cache: LatentCache) -> list[float]:
+    """Original height and width, top and left of the crop after resizing, and the size that it
+    was cropped to, as Podell et al. 2023, section 2.2, condition on; of the cache's columns."""
+    side, attributes = cache.spec.resolution_px, drawn.sample.attributes
+    height, width = (
+        float(attributes.get(f"original_{name}") or attributes.get(name) or side)
+        for name in ("height", "width")
+    )
+    scale = side / min(height, width)
+    top, left = ((round(length * scale) - side) // 2 for length in (height, width))
+    return [height, width, float(top), float(left), float(side), float(side)]
+
+
 class _Room:
     """The arrays of a batch, filled row by row, from several threads where there are any."""
 
@@ -178,7 +198,7 @@ class _Room:
         self.offsets = room(channels, 1, 1, wanted=is_drawn_here and is_offset)
         self.keys = room(2, dtype=np.int64, wanted=not is_drawn_here)
         self.uniforms, self.is_dropped = room(), room(dtype=np.bool_)
-        self.input_ids = room(length, dtype=np.int64)
+        self.input_ids, self.time_ids = room(length, dtype=np.int64), room(6)
         self.embeds = room(length, width, dtype=dtype, wanted=has_embeds)
 
     def fill(self, places: Iterable[int]) -> None:
@@ -215,6 +235,7 @@ class _Room:
         is_dropped = self.is_dropped[place]
         caption = self._caches[one.cache_index].empty_caption if is_dropped else sample
         self.input_ids[place] = caption.input_ids
+        self.time_ids[place] = _time_ids(one, self._caches[one.cache_index])
         if self.embeds is not None and not is_dropped:
             self.embeds[place] = sample.prompt_embeds
 
@@ -236,6 +257,7 @@ class _Room:
             "prompt_embeds": self.embeds,
             "dropped": dropped,
             "empty_embeds": empty,
+            "time_ids": self.time_ids,
         }
         tensors: dict[str, Any] = {
             name: None if array is None else torch.from_numpy(array)
