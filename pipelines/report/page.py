@@ -13,6 +13,7 @@ from pipelines.report.histograms import Histogram, bounds_of, count_histograms
 from pipelines.report.ledgers import Ledgers
 from pipelines.report.pictures import read_thumbnails
 from pipelines.report.speeds import gather_rates
+from pipelines.report.texts import shown_text
 from pipelines.rows.ledger import DECODE_REASONS, FETCH_REASONS
 from pipelines.run.crops import read_removed
 from pipelines.run.funnel import funnel_of
@@ -20,7 +21,6 @@ from pipelines.run.rates import read_rates
 from pipelines.run.record import Revision, read_revision, read_run
 from pipelines.run.store import RunStore
 from sd_core.errors import InputError
-from sd_core.redact import redact_text
 
 REPORT_FILE = "report/index.html"
 _SHOWN_DOMAINS = 20
@@ -131,8 +131,7 @@ def _template(name: str) -> jinja2.Template:
 
 
 def _short(text: str | None) -> str:
-    # Nothing that turns the direction of what follows, and no secret that a ledger should not have.
-    text = redact_text("".join(c if c.isprintable() else " " for c in text or ""))
+    text = shown_text(text)
     return text if len(text) <= _TEXT_CHARS else text[: _TEXT_CHARS - 1] + "…"
 
 
