@@ -77,7 +77,7 @@ class BrowseServer:
         except OSError as error:
             if (told := _REFUSED.get(error.errno or 0)) is None:
                 raise
-            raise InputError(f"{self._host}, port {self._port}: {told}") from error
+            raise InputError(f"{self._host}, port {self._port}: {told}") from None
         port = runner.addresses[0][1]
         host = f"[{self._host}]" if ":" in self._host else self._host
         self.url = f"http://{host}:{port}/{self._guard.token}/"

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.report.ledgers import without_names
-from pipelines.rows.ledger import GENERATION_FIELDS, LEDGER, SCORES
-from pipelines.run.funnel import funnel_of
+from pipelines.rows.ledger import is_score
+from pipelines.run.funnel import steps_by_reason
 from pipelines.run.on_threads import in_order
 from pipelines.run.reader import Run
 from pipelines.run.revision_files import NotInRunError
@@ -77,12 +77,7 @@ class RowsTable:
                 say(f"the ledger: {number:,} of {num_shards:,} shards are read")
 
     def _scores(self) -> list[str]:
-        known = {*LEDGER.names, *(field.name for field in GENERATION_FIELDS)} - {*SCORES}
-        names = [
-            name
-            for name in self.types
-            if self.is_number(name) and name not in known and not name.startswith(("source_", "__"))
-        ]
+        names = [name for name in self.types if is_score(name) and self.is_number(name)]
         counts = ", ".join(f"count({quoted(name)})" for name in names) or "0"
         [found] = self.ask(f"SELECT {counts} FROM rows")
         return [name for name, count in zip(names, found, strict=False) if count]
@@ -156,10 +151,7 @@ class _StepOf:
     """Which step dropped each row of a ledger's shard."""
 
     def __init__(self, run: Run) -> None:
-        self._by_reason: dict[str, str] = {}
-        for name, step in funnel_of(run.revision, run.origin):
-            for reason in step.dropped:
-                self._by_reason.setdefault(reason, name)
+        self._by_reason = steps_by_reason(run.revision, run.origin)
         encode = run.revision.steps.get("encode")
         refused = run.table("latents/rejects", ["key"])["key"] if encode and encode.dropped else []
         self._refused = pa.array(refused, pa.string()) if refused == [] else refused

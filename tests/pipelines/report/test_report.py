@@ -18,7 +18,6 @@ from pipelines.report.card import CARD_FILE, write_card
 from pipelines.report.histograms import Bound, Histogram
 from pipelines.report.page import REPORT_FILE, make_report
 from pipelines.report.speeds import gather_rates
-from pipelines.rows.ledger import REASONS
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest
 from pipelines.run.rates import RateLog, read_rates
@@ -44,6 +43,9 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
         self.rows: list[list[str]] = []
+        self.is_reason = self.is_summary = False
+        self.summaries: list[list[str]] = []
+        """Reason, count and what else is said, of each."""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -52,9 +54,19 @@ class Page(HTMLParser):
             self.rows.append([])
         elif tag in ("th", "td"):
             self.rows[-1].append("")
+        self.is_summary = tag in ("h3", "b", "span") and self.is_reason
+        if tag == "details":
+            self.is_reason = dict(attrs).get("class") == "reason"
+            self.summaries += [[]] if self.is_reason else []
+
+    def handle_endtag(self, tag: str) -> None:
+        self.is_summary = False
+        self.is_reason = self.is_reason and tag != "summary"
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self.is_summary:
+            self.summaries[-1].append(data.strip())
         if self.rows and self.rows[-1]:
             self.rows[-1][-1] += data.strip()
 
@@ -88,9 +100,8 @@ def page(curated: Path) -> Page:
 def test_the_funnel_and_the_reasons_add_up(curated: Path, page: Page) -> None:
     steps = read_revision(RunStore(str(curated))).steps
     shown: Counter[str] = Counter()
-    for row in page.rows:
-        if len(row) == 4 and row[0] in REASONS:
-            shown[row[0]] += int(row[2])
+    for reason, count, *_ in page.summaries:
+        shown[reason] += int(count)
     assert shown == steps["select"].dropped
     funnel = {row[0]: [int(cell) for cell in row[1:4]] for row in page.rows if row[0] in steps}
     assert list(funnel) == ["download", "select", "encode"]
