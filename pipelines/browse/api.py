@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pipelines.browse.columns import describe_column, describe_run
 from pipelines.browse.cuts import Cuts
-from pipelines.browse.groups import Groups
+from pipelines.browse.groups import GROUPED_BY, RowGroups
 from pipelines.browse.rows import Rows
 from pipelines.browse.table import PLACE, Row, RowsTable
 from pipelines.browse.view import Moved, View
@@ -42,7 +42,7 @@ class Api:
         self._table = table
         self._cuts = Cuts(table)
         self._rows = Rows(table, self._cuts)
-        self._groups = Groups(table, self._rows)
+        self._groups = RowGroups(table, self._rows)
         self._pictures = StoredPictures(table.run)
         self._small = lru_cache(maxsize=_SMALL_HELD)(self._make_small)
 
@@ -67,9 +67,9 @@ class Api:
         return {"total": total, "offset": offset, "rows": rows}
 
     def _page_of_groups(self, asked: web.Request) -> dict[str, Any]:
-        by = asked.query.get("by")
-        if by != "duplicate_of" and by != "prompt_key":
-            raise InputError(f"groups by {by!r}; allowed: duplicate_of, prompt_key")
+        by = asked.query.get("by", "")
+        if by not in GROUPED_BY:
+            raise InputError(f"groups by {by!r}; allowed: {', '.join(GROUPED_BY)}")
         offset, limit = _part(asked)
         view = _given(asked, "view", View)
         total, groups = self._groups.page(view, by, offset=offset, limit=limit)
@@ -155,7 +155,7 @@ def _file(path: Path, kind: str) -> Callable[[web.Request], Any]:
 def _json(make: Callable[[web.Request], Any]) -> Callable[[web.Request], Any]:
     async def answer(asked: web.Request) -> web.Response:
         try:
-            return web.json_response(plain(await asyncio.to_thread(make, asked)))
+            return web.json_response(browser_value(await asyncio.to_thread(make, asked)))
         except Exception as error:
             if isinstance(error, InputError):
                 status, told = 400, str(error)
@@ -165,20 +165,20 @@ def _json(make: Callable[[web.Request], Any]) -> Callable[[web.Request], Any]:
                 status, told = 500, str(error)
             else:
                 raise
-            return web.json_response({"error": plain(told)}, status=status)
+            return web.json_response({"error": browser_value(told)}, status=status)
 
     return answer
 
 
-def plain(value: Any) -> Any:
+def browser_value(value: Any) -> Any:
     """As JSON that a browser reads without loss: texts as they may be shown, and numbers that it
     has no place for as texts."""
     if isinstance(value, str):
         return shown_text(value)
     if isinstance(value, Mapping):
-        return {str(name): plain(part) for name, part in value.items()}
+        return {str(name): browser_value(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [browser_value(part) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _LARGEST_NUMBER:

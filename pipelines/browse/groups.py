@@ -1,28 +1,29 @@
 """Rows that belong together: copies with what they copy, the images of one prompt."""
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pipelines.browse.rows import Rows
 from pipelines.browse.table import PLACE, Row, RowsTable
 from pipelines.browse.view import View
 
-GroupedBy = Literal["duplicate_of", "prompt_key"]
+GROUPED_BY: Final = ("duplicate_of", "prompt_key")
+"""Columns whose equal values make a group."""
 _MOST_SHOWN: Final = 48
 
 
-class Groups:
+class RowGroups:
     """Answers a view by groups: the largest first of copies, in the list's order of prompts."""
 
     def __init__(self, table: RowsTable, rows: Rows) -> None:
         self._table, self._rows = table, rows
 
     def page(
-        self, view: View, by: GroupedBy, *, offset: int, limit: int
+        self, view: View, by: str, *, offset: int, limit: int
     ) -> tuple[int, list[dict[str, Any]]]:
         """How many groups have a row of the view, and so many of them from `offset` on.
 
-        Each has its `key`, how many rows of the view it has (`count`), the first of them (`rows`)
+        `by` is one of `GROUPED_BY`. Each has its `key`, how many rows of the view it has (`count`), the first of them (`rows`)
         and of copies the row that they copy (`original`), where the run has it.
         """
         if by not in self._table.types:

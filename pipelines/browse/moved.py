@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from pipelines.browse.table import PLACE, RowsTable
+from pipelines.browse.table import PLACE, RULE, STEP, RowsTable
 from pipelines.browse.view import Bound, Moved
 from pipelines.config import ConfigError, validate_config
 from pipelines.redact import redact_config
@@ -60,7 +60,9 @@ class MovedRules:
     def bounds(self) -> Iterator[tuple[str, Bound, float]]:
         """Column, kind and value of each threshold, in order."""
         for rule in self._rules:
-            for bound in BOUNDS if isinstance(rule, ColumnRule) else ():
+            if not isinstance(rule, ColumnRule):
+                continue
+            for bound in BOUNDS:
                 if (value := getattr(rule, bound)) is not None:
                     yield rule.column, bound, value
 
@@ -109,9 +111,10 @@ class MovedRules:
         sql = "SELECT * FROM rows WHERE reason = ? AND rule IS NOT DISTINCT FROM ?"
         for rows in self._table.batches(sql, [outcome.reason, outcome.rule]):
             passed = np.ones(rows.num_rows, np.bool_)
+            ledger = rows.drop_columns([PLACE, STEP, RULE])
             for other in others:
-                if set(other.columns) <= set(rows.column_names):
-                    passed &= other.broken(rows) == 0
+                if set(other.columns) <= set(ledger.column_names):
+                    passed &= other.broken(ledger) == 0
             places = rows[PLACE].filter(pa.array(passed))
             numbers = pa.array([number] * len(places), pa.int64())
             self._table.add("freed", pa.table({"rule": numbers, PLACE: places}))

@@ -3,9 +3,10 @@
 import asyncio
 import errno
 import threading
+from collections.abc import Coroutine
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from aiohttp import web
 
@@ -83,7 +84,7 @@ class BrowseServer:
         self.url = f"http://{host}:{port}/{self._guard.token}/"
         self.ticket_url = f"http://{host}:{port}/{self._guard.ticket}/"
 
-    def _do(self, work: "asyncio.coroutines.Coroutine[object, object, None]") -> None:
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def __exit__(

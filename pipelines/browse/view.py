@@ -22,10 +22,11 @@ class Where(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "Where":
-        wanted = {"least": (int, float), "most": (int, float), "is": str, "contains": str}
-        kind = wanted.get(self.op)
-        if kind is not None and not isinstance(self.value, kind):
-            raise ValueError(f"{self.op} needs a {'text' if kind is str else 'number'}")
+        wants_number, wants_text = self.op in ("least", "most"), self.op in ("is", "contains")
+        if wants_number and not isinstance(self.value, float):
+            raise ValueError(f"{self.op} needs a number")
+        if wants_text and not isinstance(self.value, str):
+            raise ValueError(f"{self.op} needs a text")
         return self
 
 

@@ -15,7 +15,7 @@ import yaml
 from pipelines.plan.record import read_plan_size
 from pipelines.report.captions import count_cut_captions
 from pipelines.report.ledgers import Ledgers
-from pipelines.report.origins import list_files, named_models
+from pipelines.report.origins import named_models, planned_files
 from pipelines.report.page import (
     FunnelStep,
     funnel_steps,
@@ -182,7 +182,7 @@ def _sources(store: RunStore) -> list[dict[str, str]]:
             "rows": "" if file.rows is None else f"{file.rows:,}",
             "sha256": _code(file.sha256),
         }
-        for file in list_files(store)
+        for file in planned_files(store)
     ]
 
 

@@ -18,7 +18,7 @@ class ListFile:
     sha256: str
 
 
-def list_files(store: RunStore) -> list[ListFile]:
+def planned_files(store: RunStore) -> list[ListFile]:
     """The files that the plan was made of."""
     if is_prompt_plan(store):
         prompts = load_prompt_plan(store).files

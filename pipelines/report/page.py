@@ -14,7 +14,7 @@ from pipelines.report.charts import histogram_chart, rates_chart
 from pipelines.report.examples import Examples, Reason, choose_examples
 from pipelines.report.histograms import Histogram, bounds_of, count_histograms
 from pipelines.report.ledgers import Ledgers
-from pipelines.report.origins import list_files, named_models
+from pipelines.report.origins import named_models, planned_files
 from pipelines.report.pictures import read_thumbnails
 from pipelines.report.speeds import gather_rates
 from pipelines.report.status import last_activity_of
@@ -167,7 +167,7 @@ def _short(text: str | None) -> str:
 
 def _sources(store: RunStore) -> list[str]:
     with suppress(PlanError):  # a run that was made without one
-        files = list_files(store)
+        files = planned_files(store)
         told = [
             shown_text(file.name) + (f" ({file.rows:,} rows)" if file.rows is not None else "")
             for file in files[:_SHOWN_FILES]

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -51,7 +51,7 @@ class StoredPictures:
         return Lock()
 
     @cached_property
-    def _of_shard(self) -> Any:
+    def _of_shard(self) -> Callable[[int], _Places]:
         return lru_cache(maxsize=_SHARDS_HELD)(self._find)
 
     def _find(self, shard_id: int) -> _Places:
