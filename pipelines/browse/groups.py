@@ -23,8 +23,11 @@ class RowGroups:
     ) -> tuple[int, list[dict[str, Any]]]:
         """How many groups have a row of the view, and so many of them from `offset` on.
 
-        `by` is one of `GROUPED_BY`. Each has its `key`, how many rows of the view it has (`count`), the first of them (`rows`)
+        Each has its `key`, how many rows of the view it has (`count`), the first of them (`rows`)
         and of copies the row that they copy (`original`), where the run has it.
+
+        Args:
+            by: One of `GROUPED_BY`.
         """
         if by not in self._table.types:
             return 0, []

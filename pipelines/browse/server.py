@@ -4,7 +4,7 @@ import asyncio
 import errno
 import threading
 from collections.abc import Coroutine
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -45,7 +45,6 @@ class BrowseServer:
     ) -> None:
         self._run, self._host, self._port, self._say = run, host, port, say
         self._guard = Guard(host)
-        self._loop = asyncio.new_event_loop()
         self._held = ExitStack()
         self.url = self.ticket_url = ""
 
@@ -58,15 +57,16 @@ class BrowseServer:
         """
         with ExitStack() as stack:
             folder = stack.enter_context(spool_folder())
+            table = stack.enter_context(closing(RowsTable(self._run, folder, say=self._say)))
             app = web.Application(middlewares=[self._guard.middleware])
-            app.add_routes(Api(RowsTable(self._run, folder, say=self._say)).routes())
-            app.add_routes(static_routes())
+            app.add_routes([*Api(table).routes(), *static_routes()])
+            self._loop = stack.enter_context(closing(asyncio.new_event_loop()))
             thread = threading.Thread(target=self._loop.run_forever, name="browse", daemon=True)
             thread.start()
             stack.callback(thread.join, _PATIENCE_S)
             stack.callback(self._loop.call_soon_threadsafe, self._loop.stop)
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=_PATIENCE_S)
-            stack.callback(self._do, runner.cleanup())
+            stack.callback(self._do, self._leave(runner))
             self._do(self._listen(runner))
             self._held = stack.pop_all()
         return self
@@ -83,6 +83,10 @@ class BrowseServer:
         host = f"[{self._host}]" if ":" in self._host else self._host
         self.url = f"http://{host}:{port}/{self._guard.token}/"
         self.ticket_url = f"http://{host}:{port}/{self._guard.ticket}/"
+
+    async def _leave(self, runner: web.AppRunner) -> None:
+        await runner.cleanup()
+        await self._loop.shutdown_default_executor()
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -61,6 +61,10 @@ class RowsTable:
         self.scores = self._scores()
         """Columns of scores that some row has."""
 
+    def close(self) -> None:
+        """Let go of the database."""
+        self._database.close()
+
     def _read(self, say: Say) -> None:
         steps, place = _StepOf(self.run), 0
         num_shards = self.run.step("select").num_shards

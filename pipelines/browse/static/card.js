@@ -41,7 +41,7 @@ export function settingsOf(row) {
   return el("span", { class: "settings" }, told.join(", "));
 }
 
-export function cardOf(row, { scores, open, inGrid = false, label = "" }) {
+export function cardOf(row, { scores, open, inGrid = false, label = "", captioned = true }) {
   const box = el("input", {
     type: "checkbox", class: "mark", value: row.key, tabindex: inGrid ? -1 : 0,
     "aria-label": `Mark ${row.key} for a takedown`, checked: isMarked(row),
@@ -55,6 +55,6 @@ export function cardOf(row, { scores, open, inGrid = false, label = "" }) {
       el("span", { class: "line" }, label && el("b", { class: "label" }, label), verdictOf(row), thenOf(row)),
       scoresOf(row, scores),
       settingsOf(row),
-      el("span", { class: "caption", dir: "auto" }, row.caption || "(no caption)")),
+      captioned ? el("span", { class: "caption", dir: "auto" }, row.caption || "(no caption)") : null),
   ];
 }

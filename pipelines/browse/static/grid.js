@@ -79,7 +79,8 @@ export class Grid {
     const least = width < 30 * rem ? 9.5 * rem : 12.5 * rem;
     this.columns = Math.max(1, Math.floor((width + gap) / (least + gap)));
     this.cardPx = (width - gap * (this.columns - 1)) / this.columns;
-    this.linePx = this.cardPx + 7.2 * rem + gap;
+    const told = parseFloat(getComputedStyle(document.body).getPropertyValue("--told"));
+    this.linePx = this.cardPx + told * rem + gap;
     this.gapPx = gap;
     this.numLines = Math.ceil(this.total / this.columns);
     this.seenPx = this.element.clientHeight;

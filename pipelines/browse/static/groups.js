@@ -52,7 +52,7 @@ export function groupsTab(run, by) {
   }
 
   const card = (row, label) => el("li", { class: "card" },
-    cardOf(row, { scores: run.scores, open: () => showRow(row), label }));
+    cardOf(row, { scores: run.scores, open: () => showRow(row), label, captioned: by !== "prompt_key" }));
 
   load(0);
   return el("section", { class: "page wide", "aria-label": TITLES[by].name },

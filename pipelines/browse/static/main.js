@@ -75,6 +75,7 @@ onMarks(() => {
 
 try {
   run = await ask("run");
+  document.body.classList.toggle("generated", run.is_generated);
   document.title = `${run.name}: browse`;
   byId("title").textContent = run.name;
   const share = run.rows ? ` (${(100 * run.kept / run.rows).toFixed(1)}%)` : "";

@@ -8,7 +8,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -31,8 +30,7 @@ from pipelines.run.store import RunStore
 from pipelines.steps.kinds import STEP_KINDS, later_steps
 from pipelines.steps.select import Select, SelectConfig
 from tests.contracts import cases
-
-HOSTILE = '<script>alert("x")</script> "quoted" <img src=x onerror=alert(1)> `|` {{ 7 * 7 }}'
+from tests.contracts.cases import HOSTILE
 
 
 class Page(HTMLParser):
@@ -81,15 +79,8 @@ def curated(tmp_path_factory: pytest.TempPathFactory, hostile_list: Path) -> Pat
 @pytest.fixture(scope="module")
 def hostile_list(served_list, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The contract tests' list with markup in captions, URLs and licences."""
-    table = pq.read_table(served_list.path).to_pydict()
-    table["TEXT"][0] = table["TEXT"][4] = HOSTILE
-    table["URL"][4] += "?a=<script>alert(2)</script>"
-    table["URL"].append("javascript:alert(3)")
-    table["TEXT"].append("a script")
-    table["licence"] = ["CC0"] * 30 + [HOSTILE] * (len(table["URL"]) - 30)
     path = tmp_path_factory.mktemp("hostile") / "list.parquet"
-    pq.write_table(pa.table(table), path)
-    return path
+    return cases.write_hostile_list(served_list.path, path)
 
 
 @pytest.fixture(scope="module")
