@@ -14,7 +14,7 @@ export async function cutsTab(run) {
   const chosen = cuts.find((cut) => cut.fingerprint === state.against) ?? cuts[0];
   const told = (cut) => `${cut.made?.slice(0, 16).replace("T", " ") ?? "earlier"}: ${count(cut.kept)} kept (${cut.fingerprint.slice(0, 8)})`;
   const panes = [["gained", "Kept only then"], ["lost", "Kept only now"]].map(([which, title]) => {
-    const head = el("h3", {}, title);
+    const head = el("h2", {}, title);
     const grid = new Grid({
       label: title, scores: () => run.scores,
       fetchPage: (offset, limit) => ask("rows", { offset, limit, view: { ...state.view, against: chosen.fingerprint, change: which } }),

@@ -45,7 +45,7 @@ export async function showRow(row, grid = null, index = 0) {
 }
 
 function partsOf(row, { row: ledger, why }) {
-  const { row: identity, verdict, scores, ...stages } = why;
+  const { row: { caption, ...identity }, verdict, scores, ...stages } = why;
   const more = [];
   if (row.prompt_key) more.push(others("Images of this prompt", "prompt_key", row.prompt_key));
   if (row.duplicate_of) more.push(others("Copies of the same row", "duplicate_of", row.duplicate_of));
@@ -61,6 +61,7 @@ function partsOf(row, { row: ledger, why }) {
         el("button", { onclick: (event) => copy(row.key, event.target) }, "Copy the key"), more)),
     el("div", { class: "right" },
       listOf("Verdict", verdict ?? {}),
+      listOf("Row", identity),
       scores ? listOf("Scores, beside the run's thresholds", scores) : null,
       Object.entries(stages).map(([name, found]) => listOf(words(name), found)),
       el("details", {}, el("summary", {}, "The whole row of the ledger"), listOf("", ledger, { nulls: true })),

@@ -13,7 +13,7 @@ export class Grid {
   constructor({ label, fetchPage, scores, onOpen, onTotal = () => {}, narrow = false }) {
     Object.assign(this, { fetchPage, scores, onOpen, onTotal, narrow });
     this.space = el("div", { class: "space", role: "presentation" });
-    this.element = el("div", { class: "grid", role: "grid", "aria-label": label, tabindex: -1 }, this.space);
+    this.element = el("div", { class: "grid", role: "group", "aria-label": label, tabindex: -1 }, this.space);
     this.element.addEventListener("scroll", () => this.#drawSoon());
     this.element.addEventListener("keydown", (event) => this.#key(event));
     this.element.addEventListener("focusin", (event) => this.#focused(event));
@@ -48,7 +48,8 @@ export class Grid {
         if (round !== this.round) return [];
         if (told.total !== this.total || number === 0) {
           this.total = told.total;
-          this.element.setAttribute("aria-rowcount", String(told.total));
+          this.element.dataset.total = told.total;
+          this.element.setAttribute("role", told.total ? "grid" : "group"); // a grid has rows
           this.onTotal(told.total);
         }
         found.rows = told.rows;
@@ -99,6 +100,8 @@ export class Grid {
     const columnsBefore = this.columns;
     this.#measure();
     if (columnsBefore !== this.columns) this.#clear();
+    if (this.total) this.element.setAttribute("aria-rowcount", String(this.numLines));
+    else this.element.removeAttribute("aria-rowcount");
     this.space.style.height = `${this.heightPx}px`;
     this.space.style.setProperty("--card-px", `${this.cardPx}px`);
     const top = this.#virtualTop();
@@ -115,7 +118,7 @@ export class Grid {
     this.shown = { first: first * this.columns, last: Math.min(this.total, (last + 1) * this.columns) - 1 };
     const isFocused = this.element.contains(document.activeElement);
     if (!isFocused && (this.active < this.shown.first || this.active > this.shown.last)) {
-      this.active = Math.min(this.total - 1, (first + OVERSCAN) * this.columns);
+      this.active = Math.max(0, Math.min(this.total - 1, Math.floor(top / this.linePx) * this.columns));
     }
     this.#rove();
   }

@@ -38,7 +38,7 @@ export function groupsTab(run, by) {
     if (left > 0) cards.push(el("li", { class: "card lone" }, `and ${count(left)} more`));
     const first = group.rows[0];
     const title = by === "prompt_key" ? first?.caption || "(no prompt)" : group.key;
-    return el("li", {}, el("h3", { dir: "auto" }, title),
+    return el("li", {}, el("h2", { dir: "auto" }, title),
       by === "prompt_key" ? el("p", { class: "note" }, promptLine(group, first)) : null,
       el("ul", { class: "side-by-side" }, cards));
   }
