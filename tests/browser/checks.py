@@ -8,11 +8,12 @@ from playwright.sync_api import Browser, Page
 PHONE, TABLET, DESK = (390, 844), (820, 1180), (1440, 900)
 _BROKEN_WORDS = """() => {
   const lines = new Map(), walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const whole = /(?<!\\S)[\\p{L}\\p{N}_]{2,24}(?![^\\s.,:;)])/gu;
   const found = [], range = document.createRange();
   for (let node; (node = walker.nextNode());) {
     const within = node.parentElement;
     if (!within.checkVisibility() || within.closest("pre, code, .unseen")) continue;
-    for (const word of node.textContent.matchAll(/(?<!\\S)[\\p{L}\\p{N}_]{2,24}(?![^\\s.,:;)])/gu)) {
+    for (const word of node.textContent.matchAll(whole)) {
       range.setStart(node, word.index);
       range.setEnd(node, word.index + word[0].length);
       const tops = new Set([...range.getClientRects()].map((rect) => Math.round(rect.top)));
