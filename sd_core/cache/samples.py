@@ -20,6 +20,9 @@ class CacheFolderError(CacheShardError, InputError):
     """A folder that is to be read is not a whole cache, or holds no rows."""
 
 
+_Shapes = tuple[tuple[int, ...], ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatentSample:
     """One image's raw latents and its caption, as stored.
@@ -109,17 +112,17 @@ def check_shapes(sample: LatentSample, spec: CacheSpec) -> None:
     embeds = sample.prompt_embeds
     if spec.prompt_embeds and embeds is None:
         raise CacheShardError(f"{sample.key}: the spec asks for prompt_embeds, it has none")
-    found: dict[str, tuple[npt.NDArray[Any], tuple[int, ...], str]] = {
-        "latents": (sample.raw_latents, spec.latents_shape, spec.dtype),
-        "input_ids": (sample.input_ids, spec.embeds_shape[:1], "int32"),
+    found: dict[str, tuple[npt.NDArray[Any], _Shapes, str]] = {
+        "latents": (sample.raw_latents, spec.latents_shapes, spec.dtype),
+        "input_ids": (sample.input_ids, (spec.embeds_shape[:1],), "int32"),
     }
     if embeds is not None:
-        found["prompt_embeds"] = (embeds, spec.embeds_shape, spec.dtype)
-    for name, (array, shape, dtype) in found.items():
-        if array.shape != shape or array.dtype != dtype:
+        found["prompt_embeds"] = (embeds, (spec.embeds_shape,), spec.dtype)
+    for name, (array, shapes, dtype) in found.items():
+        if array.shape not in shapes or array.dtype != dtype:
             raise CacheShardError(
                 f"{sample.key}: {name} is {array.dtype} {array.shape}, the spec says "
-                f"{dtype} {shape}"
+                f"{dtype} {' or '.join(map(str, shapes))}"
             )
 
 

@@ -8,7 +8,7 @@ from typing import IO, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from sd_core.cache.npy import NpyError, NpyFormat
+from sd_core.cache.npy import NpyError, NpyFormats
 from sd_core.cache.samples import (
     CacheShardError,
     LatentSample,
@@ -71,9 +71,11 @@ def _to_sample(key: str, members: Mapping[str, bytes], spec: CacheSpec, name: st
         embeds = members.get("prompt_embeds.npy")
         sample = LatentSample(
             key=key,
-            raw_latents=_array(members["latents.npy"], spec.latents_shape, spec.dtype),
-            input_ids=_array(members["input_ids.npy"], spec.embeds_shape[:1], "int32"),
-            prompt_embeds=None if embeds is None else _array(embeds, spec.embeds_shape, spec.dtype),
+            raw_latents=_array(members["latents.npy"], spec.latents_shapes, spec.dtype),
+            input_ids=_array(members["input_ids.npy"], (spec.embeds_shape[:1],), "int32"),
+            prompt_embeds=None
+            if embeds is None
+            else _array(embeds, (spec.embeds_shape,), spec.dtype),
             caption=members["txt"].decode(),
             attributes=attributes,
         )
@@ -91,5 +93,5 @@ def _npy(array: npt.NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _array(content: bytes, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
-    return NpyFormat.of(shape, dtype).parse(np.frombuffer(content, np.uint8)).copy()
+def _array(content: bytes, shapes: tuple[tuple[int, ...], ...], dtype: str) -> npt.NDArray[Any]:
+    return NpyFormats.of(shapes, dtype).parse(np.frombuffer(content, np.uint8)).copy()

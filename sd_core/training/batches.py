@@ -101,7 +101,7 @@ def _draw(
     drawn: DrawnSample, caches: Sequence[LatentCache], seed: int, objective: ObjectiveConfig
 ) -> _Draw:
     spec = caches[drawn.cache_index].spec
-    shape = (spec.identity.autoencoder.latent_channels, *spec.latents_shape[1:])
+    shape = (spec.identity.autoencoder.latent_channels, *drawn.sample.raw_latents.shape[1:])
     rng = row_generator(drawn.sample.key, seed=seed, epoch=drawn.epoch)
     uniform, dropped = rng.random(2)
     return _Draw(
