@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sd_core.cache.samples import (
+    BucketRows,
     CacheShardError,
     LatentSample,
     as_stored,
@@ -69,13 +70,20 @@ class ParquetShardWriter:
             write_statistics=["key"],
             write_page_checksum=True,
         )
+        self._rows = BucketRows(spec)
         self.num_written = 0
+
+    @property
+    def bucket_rows(self) -> tuple[int, ...] | None:
+        """How many samples there are of each size; None where there is one size."""
+        return self._rows.counts
 
     def write(self, sample: LatentSample) -> bool:
         """Store a sample; False, and nothing written, where a value is not finite as stored."""
         stored = as_stored(sample, self._spec)
         if stored is None:
             return False
+        self._rows.add(stored)
         self._pending.append(stored)
         self.num_written += 1
         if len(self._pending) == _ROW_GROUP_ROWS:

@@ -107,6 +107,28 @@ def as_stored(sample: LatentSample, spec: CacheSpec) -> LatentSample | None:
     return stored if finite else None
 
 
+class BucketRows:
+    """Counts a shard's samples by bucket, which must come in the buckets' order."""
+
+    def __init__(self, spec: CacheSpec) -> None:
+        self._shapes = spec.latents_shapes if spec.buckets else ()
+        self._counts = [0] * len(self._shapes)
+
+    @property
+    def counts(self) -> tuple[int, ...] | None:
+        """By bucket; None of a cache of one size."""
+        return tuple(self._counts) if self._shapes else None
+
+    def add(self, sample: LatentSample) -> None:
+        """Count a checked sample; raises ValueError where it is not its turn."""
+        if not self._shapes:
+            return
+        bucket = self._shapes.index(sample.raw_latents.shape)
+        if any(self._counts[bucket + 1 :]):
+            raise ValueError(f"{sample.key}: a shard's samples come bucket by bucket")
+        self._counts[bucket] += 1
+
+
 def check_shapes(sample: LatentSample, spec: CacheSpec) -> None:
     """Check a stored sample against the spec; raises `CacheShardError` naming key and field."""
     embeds = sample.prompt_embeds

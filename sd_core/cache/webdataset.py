@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from sd_core.cache.npy import NpyError, NpyFormats
 from sd_core.cache.samples import (
+    BucketRows,
     CacheShardError,
     LatentSample,
     as_stored,
@@ -27,7 +28,13 @@ class WebDatasetShardWriter:
     def __init__(self, path: Path, spec: CacheSpec) -> None:
         self._spec = spec
         self._tar = SampleTarWriter(path)
+        self._rows = BucketRows(spec)
         self.num_written = 0
+
+    @property
+    def bucket_rows(self) -> tuple[int, ...] | None:
+        """How many samples there are of each size; None where there is one size."""
+        return self._rows.counts
 
     def write(self, sample: LatentSample) -> bool:
         """Store a sample; False, and nothing written, where a value is not finite as stored.
@@ -38,6 +45,7 @@ class WebDatasetShardWriter:
         stored = as_stored(sample, self._spec)
         if stored is None:
             return False
+        self._rows.add(stored)
         files = {
             "latents.npy": _npy(stored.raw_latents),
             "input_ids.npy": _npy(stored.input_ids),
