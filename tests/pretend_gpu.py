@@ -309,6 +309,8 @@ def _cuda_stubs(gpu: PretendGpu) -> dict[str, Any]:
         "reset_peak_memory_stats": lambda device=None: None,
         "empty_cache": lambda: None,
         "synchronize": lambda device=None: gpu.note("synchronize"),
+        "CUDAGraph": lambda: SimpleNamespace(replay=lambda: None),
+        "graph": lambda graph, **options: nullcontext(),
         "Stream": Handle,
         "Event": Handle,
         "current_stream": lambda device=None: Handle(),

@@ -1,6 +1,6 @@
 """How images are made of prompts: the model, defaults for rows without their own, the files."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,10 @@ from sd_core.model.weights import WeightsError, WeightsNeed
 from sd_core.sampling.folder_traits import folder_traits
 from sd_core.sampling.image_conditions import DEFAULT_NOISE_LEVEL
 from sd_core.sampling.noise import NOISE_VERSION
+from sd_core.sampling.preparation import Compile
 from sd_core.sampling.samplers import SamplerName
+
+_CPU_ROWS: Final = 8
 
 
 class GenerationDefaults(ModelConfig):
@@ -79,17 +82,37 @@ class InitConfig(ModelConfig):
     """Passed to fsspec; may hold secrets, so it is never stored."""
 
 
+class RefinerConfig(ModelConfig):
+    """A second model that takes the last of the noise, as Stable Diffusion XL's refiner does."""
+
+    model: LatentDiffusionConfig
+    switch_at: float = Field(default=0.8, gt=0, lt=1)
+    """Where it takes over: diffusers' `denoising_end` of the first model, and `denoising_start` of
+    this one. Unit: share."""
+    aesthetic_score: float = Field(default=6.0, ge=0, le=10)
+    """What it is told that the image is worth. Unit: LAION's aesthetic score."""
+    negative_aesthetic_score: float = Field(default=2.5, ge=0, le=10)
+    """What guidance leads away from. Unit: LAION's aesthetic score."""
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change an image, as plain JSON without secrets."""
+        return {**self.model_dump(mode="json", exclude={"model"}), "model": self.model.identity()}
+
+
 class GenerateConfig(ModelConfig):
     """What `generate` needs beside the prompts."""
 
     model: LatentDiffusionConfig
     loras: list[LoraConfig] = Field(default_factory=list)
     """Added to the model's weights one after another; safetensors only."""
+    refiner: RefinerConfig | None = None
+    """Null: the model finishes its images itself."""
     defaults: GenerationDefaults = GenerationDefaults()
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
     """Lin et al. take 0.7 with zero terminal SNR. Unit: share."""
-    batch_size: int = Field(default=8, ge=1, le=1024)
-    """Images that are denoised at once, always as many: part of the result's last bit."""
+    batch_size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 8
+    """Images that are denoised at once, always as many: part of the result's last bit. `auto`: 32
+    on a GPU, or half of that as often as its memory is too small; 8 on a CPU."""
     max_side_px: int = Field(default=2048, ge=8, le=16_384)
     """Rows that ask for more are refused."""
     image: ImageFileConfig = ImageFileConfig()
@@ -101,35 +124,51 @@ class GenerateConfig(ModelConfig):
     more. Unit: timestep."""
     facts: ImageFactsConfig = ImageFactsConfig()
     """What is measured on the images' pixels."""
-    compile: bool = False
-    """torch.compile the denoiser and the decoder: slow to start, for long runs on a GPU."""
+    compile: Compile = False
+    """torch.compile: `blocks` takes those that the denoiser repeats, in seconds; true the denoiser
+    and the decoder as a whole, in minutes for each size, for long runs on a GPU."""
+    cuda_graphs: bool = False
+    """Record the denoiser's work on a GPU once for each size and replay it: for small batches,
+    whose kernels take longer to start than to run."""
     channels_last: bool = False
     """Keep weights in the layout that a GPU's tensor cores prefer."""
-    encode_threads: int = Field(default=2, ge=1, le=64)
-    """Threads that write the image files' bytes."""
+    encode_threads: int | None = Field(default=None, ge=1, le=64)
+    """Threads that write the image files' bytes; null takes as many as there are cores, up to
+    8."""
+
+    @property
+    def rows_at_once(self) -> int:
+        """The batch size, where a worker has not found it."""
+        return _CPU_ROWS if self.batch_size == "auto" else self.batch_size
 
     def weight_needs(self, where: str) -> list[WeightsNeed]:
         """What `check_weights` must find; `where` is this section's key."""
         needs = self.model.weight_needs(f"{where}.model")
         for number, lora in enumerate(self.loras):
             needs += lora.weight_needs(f"{where}.loras.{number}")
+        if self.refiner is not None:
+            needs += self.refiner.model.weight_needs(f"{where}.refiner.model")
         return needs
 
     def describe_models(self) -> Any:
         """What run.json says of the model."""
-        return self.model.describe()
+        models = [self.model, *([] if self.refiner is None else [self.refiner.model])]
+        return ", refined by ".join(model.describe() for model in models)
 
     def identity(self) -> dict[str, Any]:
         """The options that change an image, as plain JSON without secrets."""
-        apart = {"model", "loras", "encode_threads", "init", "facts"}
+        apart = {"model", "loras", "refiner", "encode_threads", "init", "facts"}
         init = None if self.init is None else self.init.model_dump(exclude={"storage_options"})
         options = self.model_dump(mode="json", exclude=apart)
+        if not self.cuda_graphs:  # an option that came later
+            del options["cuda_graphs"]
         return {
             "noise": NOISE_VERSION,
             **options,
             **self._sampling_identity(options["defaults"]),
             "model": self.model.identity(),
             "loras": [lora.identity() for lora in self.loras],
+            **({} if self.refiner is None else {"refiner": self.refiner.identity()}),
             "init": init,
             **self.facts.identity(),
         }

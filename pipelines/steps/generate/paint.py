@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.steps.generate.batches import BatchSettings, RowBatch
+from pipelines.steps.generate.batches import BatchSettings, RowBatch, settings_of
 from pipelines.steps.generate.config import GenerateConfig
 from pipelines.steps.generate.image_conditions import (
     AddImages,
@@ -20,16 +20,19 @@ from pipelines.steps.generate.image_conditions import (
 from pipelines.steps.generate.init_images import InitImage, InitImages
 from pipelines.steps.generate.models import GenerateModels
 from pipelines.steps.generate.painted import DenoisedBatch, PaintedBatch, PreparedBatch
+from pipelines.steps.generate.refining import open_refiner
 from pipelines.steps.generate.rows import ImageRow
 from pipelines.steps.generate.source_pictures import SourcePictures
 from pipelines.steps.generate.text_cache import TextCache, stack_texts
-from sd_core.batch_size import BatchSize
+from sd_core.batch_size import BatchSize, say_here
 from sd_core.cache.latents import unscale_latents
 from sd_core.model.memory import to_cpu, to_device
 from sd_core.model.text_conditioning import size_time_ids, without_text
 from sd_core.sampling.noise import initial_noise, row_generators
 from sd_core.sampling.source import SourceLatents, compose_inpainted
+from sd_core.sampling.stage import WHOLE
 from sd_core.sampling.text_to_image import decode_scaled, generate_latents, levels_of
+from sd_core.say import Say
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,25 @@ class Painter:
         models: GenerateModels,
         config: GenerateConfig,
         sources: InitImages | SourcePictures | None = None,
+        *,
+        say: Say = say_here,
     ) -> None:
         self._models = models
         self._sources = sources
         self._config = config
-        self._texts = TextCache(models.model, batch_size=config.batch_size)
+        self._texts = TextCache(models.model, batch_size=config.rows_at_once, say=say)
+        self._refiner = open_refiner(models.refiner, config, say=say)
+        self._say = say
         self._sizes: dict[tuple[str, int, int], BatchSize] = {}
         on_gpu = models.device.type == "cuda"
         cuda: Any = torch.cuda  # its streams and events carry no types
         self._decode_stream = cuda.Stream(models.device) if on_gpu else None
+
+    @property
+    def smallest(self) -> int:
+        """The smallest number of rows that the memory has held so far."""
+        sizes = [self._texts.size, *(size.size for size in self._sizes.values())]
+        return min(sizes)
 
     def prepare(self, batch: RowBatch) -> PreparedBatch:
         """Encode the batch's texts."""
@@ -72,6 +85,7 @@ class Painter:
             prompts=encoded[:count],
             negatives=encoded[count:],
             **self._open_sources(batch.rows),
+            **({} if self._refiner is None else self._refiner.prepare(batch.rows)),
         )
 
     def _open_sources(self, rows: Sequence[ImageRow]) -> dict[str, Any]:
@@ -85,7 +99,7 @@ class Painter:
         """How many images of a size the memory holds for a part of the work."""
         width, height = settings.width, settings.height
         what = f"generate: {work} images of {width}x{height} px"
-        fresh = BatchSize(self._config.batch_size, what=what)
+        fresh = BatchSize(self._config.rows_at_once, what=what, say=self._say)
         return self._sizes.setdefault((work, width, height), fresh)
 
     @torch.inference_mode()
@@ -124,7 +138,8 @@ class Painter:
             negatives = without_text(negatives, to_device(is_empty, device))
         if model.task == "inpainting" and source is not None:
             source = inpainting_source(source)
-        return generate_latents(
+        refiner = self._refiner
+        latents = generate_latents(
             model,
             conditioning=add_images(prompts),
             unconditional=add_images(negatives),
@@ -135,6 +150,13 @@ class Painter:
             guidance_rescale=self._config.guidance_rescale,
             generators=generators,
             source=source,
+            stage=WHOLE if refiner is None else refiner.first_stage,
+        )
+        if refiner is None:
+            return latents
+        rescale = self._config.guidance_rescale
+        return refiner.finish(
+            latents, batch, filled, generators=generators, guidance_rescale=rescale
         )
 
     def _image_conditions(
@@ -231,3 +253,32 @@ def stack_sources(sources: Sequence[InitImage], picks: Sequence[int]) -> SourceL
 def pixel_masks(sources: Sequence[InitImage]) -> Tensor:
     """(B, H, W, 1) bool; true where a row is painted anew."""
     return torch.stack([source.mask for source in sources if source.mask is not None])
+
+
+def try_batch(models: GenerateModels, config: GenerateConfig, batch_size: int) -> None:
+    """Make so many images of the model's own size in two steps, for nothing.
+
+    Raises:
+        MemoryError: the memory does not hold them at once.
+    """
+    row = ImageRow(
+        row=0,
+        key="",
+        prompt_key="",
+        image_index=0,
+        prompt="a picture",
+        negative_prompt="",
+        seed=0,
+        noise_seed=0,
+        num_inference_steps=2,
+        guidance_scale=2.0,
+        width=models.native_px,
+        height=models.native_px,
+        sampler=models.limits(config).sampler,
+    )
+    config = config.model_copy(update={"batch_size": batch_size})
+    painter = Painter(models, config, say=lambda line: None)
+    batch = RowBatch(settings=settings_of(row), rows=[row] * batch_size)
+    painter.decode(painter.denoise(painter.prepare(batch)))
+    if painter.smallest < batch_size:
+        raise MemoryError(f"the memory holds {painter.smallest} images")

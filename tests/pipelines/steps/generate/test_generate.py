@@ -139,6 +139,24 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_stays_so(
     assert torch.equal(painted.images[:2], expected)
 
 
+def test_a_batch_size_that_is_left_open_is_what_the_memory_holds(
+    models: Any, config: GenerateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small_memory(*arguments: Any, noise: torch.Tensor, **options: Any) -> torch.Tensor:
+        if len(noise) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return noise
+
+    monkeypatch.setattr(paint, "generate_latents", small_memory)
+    left_open = config.model_copy(update={"batch_size": "auto"})
+    with pytest.raises(MemoryError, match="holds 2"):
+        paint.try_batch(models, left_open, 4)
+    paint.try_batch(models, left_open, 2)
+    assert left_open.rows_at_once == 8
+    assert config.identity() == GenerateConfig(model=config.model, batch_size=4).identity()
+    assert "cuda_graphs" not in config.identity()
+
+
 @pytest.mark.parametrize("work", ["encoding texts", "decoding"])
 def test_texts_and_decoding_are_halved_as_well(
     models: Any, config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, work: str
