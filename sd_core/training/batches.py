@@ -158,14 +158,17 @@ def collate(
 def _time_ids(drawn: DrawnSample, cache: LatentCache) -> list[float]:
     """Original height and width, top and left of the crop after resizing, and the size that it
     was cropped to, as Podell et al. 2023, section 2.2, condition on; of the cache's columns."""
-    side, attributes = cache.spec.resolution_px, drawn.sample.attributes
-    height, width = (
+    attributes, factor = drawn.sample.attributes, cache.spec.identity.autoencoder.downsampling
+    crop = [side * factor for side in drawn.sample.raw_latents.shape[1:]]
+    original = [
         float(attributes.get(f"original_{name}") or attributes.get(name) or side)
-        for name in ("height", "width")
-    )
-    scale = side / min(height, width)
-    top, left = ((round(length * scale) - side) // 2 for length in (height, width))
-    return [height, width, float(top), float(left), float(side), float(side)]
+        for name, side in zip(("height", "width"), crop, strict=True)
+    ]
+    scale = max(side / length for side, length in zip(crop, original, strict=True))
+    corner = [
+        (round(length * scale) - side) // 2 for side, length in zip(crop, original, strict=True)
+    ]
+    return [float(number) for number in (*original, *corner, *crop)]
 
 
 class _Room:
@@ -181,8 +184,9 @@ class _Room:
     ) -> None:
         self._drawn, self._caches, self._seed, self._objective = drawn, caches, seed, objective
         specs, count = [cache.spec for cache in caches], len(drawn)
-        self._channels = channels = specs[0].identity.autoencoder.latent_channels
-        plane, dtype = specs[0].latents_shape[1:], np.result_type(*(one.dtype for one in specs))
+        channels = specs[0].identity.autoencoder.latent_channels
+        plane = drawn[0].sample.raw_latents.shape[1:]  # all are of one bucket
+        dtype = np.result_type(*(one.dtype for one in specs))
         has_moments = any(spec.form == "moments" for spec in specs)
         has_embeds = all(one.sample.prompt_embeds is not None for one in drawn)
         is_drawn_here = objective.noise_device == "cpu"
