@@ -16,6 +16,8 @@ from sd_core.redact import redact_url
 
 _VIEWS_HELD: Final = 16
 _SEARCHED: Final = ("caption", "recaption", "url", "key", "prompt_key")
+_WHOLE: Final = ("key", "duplicate_of", "prompt_key")
+_CARD_CHARS: Final = 500
 _ON_A_CARD: Final = (
     *(PLACE, STEP, RULE, "key", "caption", "url", "kept", "reason", "rule", "duplicate_of"),
     *("error_message", "width", "height", "sha256", "recaption"),
@@ -67,10 +69,16 @@ class Rows:
     def cards(self, places: Sequence[int], further: Sequence[str] = ()) -> list[Row]:
         """What a card shows of rows, in their order, with these columns besides."""
         names = dict.fromkeys((*_ON_A_CARD, *self._table.scores, *further))
-        chosen = ", ".join(self._table.column(name) for name in names if name in self._table.types)
+        chosen = ", ".join(self._short(name) for name in names if name in self._table.types)
         sql = f"SELECT {chosen} FROM rows WHERE {PLACE} IN (SELECT unnest(?::BIGINT[]))"
         found = {row[PLACE]: row for row in self._table.dicts(sql, [list(places)])}
         return [found[place] for place in places]
+
+    def _short(self, name: str) -> str:
+        """A column as a card has it: of a long text the beginning."""
+        told = self._table.column(name)
+        is_long = self._table.types[name] == "VARCHAR" and name not in _WHOLE
+        return f"left({told}, {_CARD_CHARS}) AS {told}" if is_long else told
 
     def condition(self, view: View) -> tuple[str, list[Any]]:
         """A view as a condition in SQL, and its parameters."""

@@ -4,6 +4,7 @@ What is asked for comes in as parameters, never as SQL; a column is named only w
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from pipelines.run.funnel import steps_by_reason
 from pipelines.run.on_threads import in_order
 from pipelines.run.reader import Run
 from pipelines.run.revision_files import NotInRunError
+from sd_core.errors import EnvironmentFault
 from sd_core.say import Say
 
 PLACE, STEP, RULE = "__place", "__step", "__rule"
@@ -32,6 +34,7 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
     "memory_limit": "2GB",
 }
+_WANTS: Final = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException)
 _NUMBERS: Final = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "HUGEINT")
 _TOLD_EVERY: Final = 200
 Row = dict[str, Any]
@@ -50,8 +53,10 @@ class RowsTable:
 
     def __init__(self, run: Run, folder: Path, *, say: Say) -> None:
         self.run = run
+        self._folder = folder
         settings = {**_SETTINGS, "temp_directory": str(folder / "spilled")}
-        self._database = duckdb.connect(str(folder / "rows.duckdb"), config=settings)
+        with _kept_in(folder):
+            self._database = duckdb.connect(str(folder / "rows.duckdb"), config=settings)
         self._read(say)
         self._database.execute("SET lock_configuration = true")
         found = self._database.execute("DESCRIBE rows").fetchall()
@@ -60,6 +65,12 @@ class RowsTable:
         [(self.num_rows,)] = self.ask("SELECT count(*) FROM rows")
         self.scores = self._scores()
         """Columns of scores that some row has."""
+
+    @contextmanager
+    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """For one thread."""
+        with _kept_in(self._folder), self._database.cursor() as cursor:
+            yield cursor
 
     def close(self) -> None:
         """Let go of the database."""
@@ -88,7 +99,7 @@ class RowsTable:
 
     def add(self, name: str, table: pa.Table) -> None:
         """Put rows into a table of this database, which gets the columns that it lacks."""
-        with self._database.cursor() as cursor:
+        with self._cursor() as cursor:
             cursor.register("added", table)
             cursor.execute(f"CREATE TABLE IF NOT EXISTS {name} AS FROM added LIMIT 0")
             there = {found[0].lower() for found in cursor.execute(f"DESCRIBE {name}").fetchall()}
@@ -100,25 +111,25 @@ class RowsTable:
 
     def ask(self, sql: str, given: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query with these parameters; from any thread."""
-        with self._database.cursor() as cursor:
+        with self._cursor() as cursor:
             return cursor.execute(sql, given).fetchall()
 
     def dicts(self, sql: str, given: Sequence[Any] = ()) -> list[Row]:
         """As `ask`, by column."""
-        with self._database.cursor() as cursor:
+        with self._cursor() as cursor:
             found = cursor.execute(sql, given)
             names = [column[0] for column in found.description or ()]
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
     def places(self, sql: str, given: Sequence[Any] = ()) -> "np.typing.NDArray[np.int64]":
         """The one column of a query, of places."""
-        with self._database.cursor() as cursor:
+        with self._cursor() as cursor:
             found = cursor.execute(sql, given).fetchnumpy()
         return np.asarray(found[PLACE], np.int64)
 
     def batches(self, sql: str, given: Sequence[Any] = ()) -> Iterator[pa.Table]:
         """As `ask`, in pieces, as Arrow has them."""
-        with self._database.cursor() as cursor:
+        with self._cursor() as cursor:
             for batch in cursor.sql(sql, params=list(given)).to_arrow_reader(100_000):
                 yield pa.Table.from_batches([batch])
 
@@ -144,6 +155,16 @@ class RowsTable:
     def bound(self, name: str) -> str:
         """A number to hold against a column, in the column's own precision, as rules do."""
         return "CAST(? AS FLOAT)" if self.types[name] == "FLOAT" else "CAST(? AS DOUBLE)"
+
+
+@contextmanager
+def _kept_in(folder: Path) -> Iterator[None]:
+    """What a database lacks to work is the environment's fault."""
+    try:
+        yield
+    except _WANTS as error:
+        told = str(error).strip().split("\n")[0]
+        raise EnvironmentFault(f"the temporary folder {folder} (TMPDIR): {told}") from error
 
 
 def quoted(name: str) -> str:

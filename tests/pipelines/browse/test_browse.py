@@ -21,12 +21,14 @@ from jobs.browse import main as browse
 from pipelines import open_run
 from pipelines.browse.api import browser_value
 from pipelines.browse.server import BrowseServer
+from pipelines.browse.table import RowsTable
 from pipelines.config import validate_config
 from pipelines.run.committed import Committed
 from pipelines.run.record import StepIdentity, complete_step, read_run
 from pipelines.run.recorded_options import check_or_record
 from pipelines.steps.kinds import STEP_KINDS, later_steps
 from pipelines.steps.select import Select, SelectConfig
+from sd_core.errors import EnvironmentFault
 
 NUM_ROWS = 3_000
 BOUNDS = {"aesthetic_v2": 4.8, "punsafe": 0.4}
@@ -289,6 +291,13 @@ def test_nothing_of_the_run_is_written(case: LedgerCase, server: BrowseServer) -
     ask(server, "moved", moved=moved)
     assert files() == before
     assert read_run(case.store)["job"] == "curate"
+
+
+def test_a_temporary_folder_that_cannot_be_used_is_the_environments(
+    case: LedgerCase, ledger: pa.Table, tmp_path: Path
+) -> None:
+    with pytest.raises(EnvironmentFault, match="TMPDIR"):
+        RowsTable(open_run(case.store.root), tmp_path / "gone", say=print)
 
 
 def test_values_reach_the_browser_as_they_are_and_as_texts_where_it_has_no_such() -> None:
