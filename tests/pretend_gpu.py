@@ -166,7 +166,7 @@ class _Counting(TorchDispatchMode):
             return self._copy(func, args, kwargs)
         if (value := _VALUES.get(func)) is not None:
             self._gpu.note("value")
-            return value(*args)
+            return value(*args, **kwargs)
         if func is _aten.index.Tensor and any(_is_mask(one) for one in args[1]):
             self._gpu.note("value")
             return func(args[0], [_where_true(one) for one in args[1]])
@@ -249,6 +249,7 @@ _VALUES: dict[Any, Callable[..., Any]] = {
     _aten._local_scalar_dense.default: _value,
     _aten.is_nonzero.default: _value,
     _aten.equal.default: lambda one, other: one.shape == other.shape,
+    _aten._linalg_check_errors.default: lambda *arguments, **options: None,
     _aten.nonzero.default: lambda mask: torch.zeros(
         (mask.numel(), mask.ndim), dtype=torch.long, device="cuda"
     ),
@@ -308,8 +309,11 @@ def _cuda_stubs(gpu: PretendGpu) -> dict[str, Any]:
         "reset_peak_memory_stats": lambda device=None: None,
         "empty_cache": lambda: None,
         "synchronize": lambda device=None: gpu.note("synchronize"),
+        "CUDAGraph": lambda: SimpleNamespace(replay=lambda: None),
+        "graph": lambda graph, **options: nullcontext(),
         "Stream": Handle,
         "Event": Handle,
         "current_stream": lambda device=None: Handle(),
         "stream": lambda stream: nullcontext(),
+        "device": lambda device: nullcontext(),
     }

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 
 from jobs.bench.peer_part import PeerResult, PeersBench
 from jobs.bench.peers_near import measure_near_hashes
+from jobs.bench.peers_recut import measure_recut
 from jobs.bench.tables import megabytes, text_table
 from sd_core.say import Say
 
 PARTS: dict[str, Callable[[PeersBench], list[PeerResult]]] = {
+    "re-cut": measure_recut,
     "near-hashes": measure_near_hashes,
 }
 """By their names of `PEER_PARTS`; each imports its peer when it is called."""

@@ -36,6 +36,15 @@ STABLE_DIFFUSION: Final[dict[str, Any]] = {
 AUTOENCODER_ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
     "sd-v1": STABLE_DIFFUSION,
     "sd-xl": {**STABLE_DIFFUSION, "sample_size": 1024, "scaling_factor": 0.13025},
+    "sd-3": {
+        **STABLE_DIFFUSION,
+        "sample_size": 1024,
+        "latent_channels": 16,
+        "scaling_factor": 1.5305,
+        "shift_factor": 0.0609,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    },
     "taesd": {"_class_name": "AutoencoderTiny"},
 }
 """Configurations of known autoencoders, for random weights of their size."""
@@ -48,7 +57,7 @@ class AutoencoderConfig(ModelConfig):
     """A reference to a diffusers folder (`preset:tiny/autoencoder`, `hub:org/name@revision/vae`,
     `/a/folder`), to TAESD's own two files' folder or to a single-file checkpoint (.safetensors);
     with `pretrained: false` a folder that holds a `config.json`, or the name of an architecture
-    (`sd-v1`, `sd-xl`, `taesd`)."""
+    (`sd-v1`, `sd-xl`, `sd-3`, `taesd`)."""
     layout: str | None = None
     """Of a single file: a reference to a folder with the `config.json` that tells its sizes, where
     they are not Stable Diffusion's."""
@@ -59,7 +68,8 @@ class AutoencoderConfig(ModelConfig):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
     """Expected digest of the folder."""
     precision: Precision = "auto"
-    """Number format that it runs in; `auto` is bf16 on a GPU and fp32 on a CPU."""
+    """Number format that it runs in; `auto` is bf16 on a GPU that
+    computes in it, else fp32."""
     slice_size: int | None = Field(default=None, ge=1)
     """Images per pass through the network; by default 1 on a CPU (memory) and all on a GPU."""
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -27,6 +27,9 @@ class TrainingBatch(TaskBatch):
         uniforms: (B,) float32 in [0, 1), from which timesteps are drawn.
         input_ids: (B, L) int64; the empty caption's where the caption is dropped.
         prompt_embeds: (B, L, D) float32, likewise; None where a cache holds token ids alone.
+        pooled_prompt_embeds: (B, P) float32, likewise, of a denoiser that goes by them; no cache of
+            version 1 holds them.
+        time_ids: (B, 6) float32, XL's: see `Conditioning`.
     """
 
     latents: Tensor
@@ -34,6 +37,8 @@ class TrainingBatch(TaskBatch):
     uniforms: Tensor
     input_ids: Tensor
     prompt_embeds: Tensor | None
+    pooled_prompt_embeds: Tensor | None = None
+    time_ids: Tensor | None = None
 
 
 def row_generator(key: str, *, seed: int, epoch: int, purpose: str = "") -> np.random.Generator:
@@ -83,7 +88,21 @@ def collate(
         uniforms=torch.tensor([one.uniform for one in draws], dtype=torch.float32),
         input_ids=torch.from_numpy(np.stack([one.input_ids for one in captions]).astype(np.int64)),
         prompt_embeds=torch.from_numpy(np.stack(embeds)) if has_embeds else None,
+        time_ids=torch.tensor([_time_ids(one, caches[one.cache_index]) for one in drawn]),
     )
+
+
+def _time_ids(drawn: DrawnSample, cache: LatentCache) -> list[float]:
+    """Original height and width, top and left of the crop after resizing, and the size that it
+    was cropped to, as Podell et al. 2023, section 2.2, condition on; of the cache's columns."""
+    side, attributes = cache.spec.resolution_px, drawn.sample.attributes
+    height, width = (
+        float(attributes.get(f"original_{name}") or attributes.get(name) or side)
+        for name in ("height", "width")
+    )
+    scale = side / min(height, width)
+    top, left = ((round(length * scale) - side) // 2 for length in (height, width))
+    return [height, width, float(top), float(left), float(side), float(side)]
 
 
 @dataclass(frozen=True, kw_only=True)

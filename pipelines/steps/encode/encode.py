@@ -162,17 +162,14 @@ class Encoding:
         )
 
 
-def pixels_for(models: EncodeModels, transfers: Transfers, *, shape: Sequence[int]) -> Tensor:
-    """Memory for (B, H, W, 3) uint8 images, and for those that fill them up to what the
-    autoencoder always gets: a model's last bit depends on the size of its batch.
-
-    Args:
-        shape: `batch_size`, B, H, W.
-    """
-    batch_size, num_images, height, width = shape
+def pixels_for(
+    models: EncodeModels, num_images: int, *, side: int, batch_size: int, transfers: Transfers
+) -> Tensor:
+    """Memory for (M, side, side, 3) uint8 images: so many, and what fills them up to what the
+    autoencoder always gets, as a model's last bit depends on the size of its batch."""
     multiple = models.autoencoder.slice_size or batch_size
     filled = -(-num_images // multiple) * multiple
-    return transfers.empty(filled, height, width, 3, dtype=torch.uint8)
+    return transfers.empty(filled, side, side, 3, dtype=torch.uint8)
 
 
 def batch_inputs(

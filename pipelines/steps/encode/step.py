@@ -28,7 +28,7 @@ from pipelines.steps.encode.encode import (
     pixels_for,
 )
 from pipelines.steps.encode.stored import NOT_FINITE, commit_latents
-from pipelines.steps.model_worker import ModelStep, free_models, record_models
+from pipelines.steps.model_worker import ModelStep, free_models
 from pipelines.steps.step import ShardWork
 from sd_core.cache.formats import ShardWriter, format_of, open_shard_writer
 from sd_core.cache.samples import LatentSample
@@ -65,7 +65,11 @@ class EncodeStep(ModelStep):
         """Load the models and record what cache they make."""
         models = load_encode_models(self.config, device=self._device())
         spec = describe_cache(models, self.config, resolution_px=self.image_size)
-        record_models(self.made, models.describe())
+        self._record(
+            models.describe(),
+            batch_size=self.config.batch_size,
+            attempt=partial(_attempt, models, self.image_size),
+        )
         record_cache(self.made, spec=spec, empty_caption=encode_empty_caption(models))
         self._models, self._spec = models, spec
 
@@ -152,7 +156,7 @@ class _EncodeShard(ShardWork["_Images", "list[_Encoded]"]):
 
     def read(self) -> Iterator["_Images"]:
         """Batches of the kept images."""
-        for batch in batches(self._kept_images(), size=self._step.config.batch_size):
+        for batch in batches(self._kept_images(), size=self._step.batch_size):
             yield _Images(images=batch, inputs=made_ahead(self._prepare, batch))
 
     def compute(self, batch: "_Images") -> "list[_Encoded]":
@@ -201,13 +205,18 @@ class _EncodeShard(ShardWork["_Images", "list[_Encoded]"]):
                 )
 
     def _prepare(self, images: Sequence[StoredImage]) -> BatchInputs:
-        size, batch_size = self._step.image_size, self._step.config.batch_size
+        size, batch_size = self._step.image_size, self._step.batch_size
         for image in images:
             if image.pixels.shape != (size, size, 3):
                 height, width, _ = image.pixels.shape
                 raise ValueError(f"{width}x{height}, the cache holds {size} px")
-        shape = (batch_size, len(images), size, size)
-        pixels = pixels_for(self._models, self._transfers, shape=shape)
+        pixels = pixels_for(
+            self._models,
+            len(images),
+            side=size,
+            batch_size=batch_size,
+            transfers=self._transfers,
+        )
         stack_pixels(images, out=pixels.numpy(), where="encode")
         return batch_inputs(
             self._models,
@@ -230,6 +239,19 @@ class _Images:
 
     images: Sequence[StoredImage]
     inputs: BatchInputs | None
+
+
+def _attempt(models: EncodeModels, side: int, batch_size: int) -> None:
+    transfers = Transfers(models.autoencoder.device)
+    pixels = pixels_for(models, batch_size, side=side, batch_size=batch_size, transfers=transfers)
+    inputs = batch_inputs(
+        models,
+        pixels.zero_(),
+        captions=[""] * batch_size,
+        batch_size=batch_size,
+        transfers=transfers,
+    )
+    encode_batch(models, inputs, transfers).take()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pipelines.steps.generate.config import GenerateConfig
 from pipelines.steps.generate.init_images import InitImages
 from pipelines.steps.generate.source_pictures import SourcePictures
 from sd_core.model.denoiser import denoiser_settings
+from sd_core.model.denoisers import DENOISERS
 from sd_core.model.latent_diffusion_check import check_latent_diffusion, foreseen_identity
 from sd_core.model.latent_diffusion_config import LatentDiffusionSections
 from sd_core.model.noise_schedule import NoiseSchedule, build_noise_schedule, low_res_schedule
@@ -31,6 +32,7 @@ class ForeseenModel:
         sampler: Of rows that name none.
         enlarges: Whether it is one of upscaling, which starts from noise alone.
         embeds_guidance: Whether its denoiser is told the guidance scale, and guides itself.
+        stores_text: Whether a cache of version 1 can hold the text that it attends to.
     """
 
     sections: LatentDiffusionSections
@@ -38,6 +40,7 @@ class ForeseenModel:
     sampler: SamplerName
     enlarges: bool
     embeds_guidance: bool
+    stores_text: bool
 
 
 def foresee_model(config: GenerateConfig, *, say: Say) -> ForeseenModel:
@@ -70,6 +73,7 @@ def foresee_model(config: GenerateConfig, *, say: Say) -> ForeseenModel:
         sampler=sampler,
         enlarges=channels[0] - channels[1] == _IMAGE_CHANNELS,
         embeds_guidance=is_guided,
+        stores_text=DENOISERS[settings["_class_name"]].joins_side_by_side,
     )
 
 
@@ -113,6 +117,18 @@ def check_defaults(config: GenerateConfig, model: ForeseenModel) -> None:
         )
     if model.enlarges:
         _check_noise_level(config.noise_level, model.sections)
+    _check_stored_text(config, model)
+
+
+def _check_stored_text(config: GenerateConfig, model: ForeseenModel) -> None:
+    """A cache of version 1 holds one text as wide as its identity says, and no T5's behind it."""
+    is_stored = config.latents is not None and config.latents.prompt_embeds
+    if is_stored and not model.stores_text:
+        raise ConfigError(
+            "generate.latents.prompt_embeds: found true; a cache of version 1 cannot hold the text "
+            f"of {', '.join(model.sections.text_encoders)} that this model attends to; allowed: "
+            "false, which stores the latents and the first one's token ids"
+        )
 
 
 def _check_noise_level(level: int, sections: LatentDiffusionSections) -> None:

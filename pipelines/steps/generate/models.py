@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -13,11 +15,12 @@ from pipelines.steps.generate.foresee import embeds_guidance, own_sampler
 from pipelines.steps.generate.rows import ModelLimits
 from sd_core.cache.samples import EmptyCaption
 from sd_core.cache.spec import CacheSpec
+from sd_core.model.compiling import check_compiler
 from sd_core.model.denoiser import unwrap_module
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
 from sd_core.model.lora import fuse_loras
 from sd_core.model.task import Task
-from sd_core.model.text_encoder import encode_captions
+from sd_core.model.text_conditioning import encode_cached_captions
 from sd_core.model.weights import loads_weights, weights_sha256
 from sd_core.sampling.preparation import prepare_for_sampling
 from sd_core.sampling.samplers import SamplerName, build_sampler, samplers_of
@@ -40,8 +43,15 @@ class GenerateModels:
             self.denoiser_sha256,
             identity.autoencoder.weights_sha256,
             identity.text_encoder.weights_sha256,
+            *self._further_texts.values(),
         ]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    @property
+    def _further_texts(self) -> dict[str, str]:
+        """Hashes of the text encoders that are not in the cache's identity, such as a T5."""
+        encoders, cached = self.model.text_encoders, self.model.cached_encoders
+        return {part: encoders[part].weights_sha256 for part in encoders if part not in cached}
 
     @property
     def native_px(self) -> int:
@@ -52,15 +62,22 @@ class GenerateModels:
         """What rows may ask for."""
         settings: Any = unwrap_module(self.model.denoiser).config
         return ModelLimits(
-            downsampling=self.model.autoencoder.downsampling,
+            downsampling=self.model.autoencoder.downsampling * int(settings.get("patch_size") or 1),
             native_px=self.native_px,
-            max_side_px=config.max_side_px,
+            max_side_px=min(config.max_side_px, self._largest_px(settings)),
             samplers=samplers_of(self.model.noise_schedule),
             sampler=config.defaults.sampler or own_sampler(self.model.noise_schedule),
             task=self.model.task,
             steps=StepsLimit(noise_schedule=self.model.noise_schedule),
             embeds_guidance=embeds_guidance(settings),
         )
+
+    def _largest_px(self, settings: Mapping[str, Any]) -> int:
+        """A transformer may know no more positions than a table of them has."""
+        patches = settings.get("pos_embed_max_size")
+        if patches is None:
+            return sys.maxsize
+        return int(patches) * int(settings["patch_size"]) * self.model.autoencoder.downsampling
 
     def describe(self) -> dict[str, Any]:
         """For the run's record: another worker must have the same."""
@@ -72,6 +89,7 @@ class GenerateModels:
             "autoencoder": identity.autoencoder.weights_sha256,
             "text_encoder": identity.text_encoder.weights_sha256,
             "tokenizer": identity.text_encoder.tokenizer_sha256,
+            **self._further_texts,
         }
 
     def scheduler(self, sampler: SamplerName) -> tuple[str, str]:
@@ -88,14 +106,20 @@ def load_generate_models(config: GenerateConfig, *, device: str | torch.device) 
 
     Raises:
         WeightsError: it cannot be loaded.
+        CompilerError: it is to be compiled, and there is nothing to compile with.
     """
+    if config.compile:
+        check_compiler("generate.compile", device=device)
     model = load_latent_diffusion(config.model, device=device, tasks=get_args(Task))
     model = fuse_loras(model, config.loras, where="generate.loras")
     model.denoiser.requires_grad_(False)
     denoiser_sha256 = weights_sha256(unwrap_module(model.denoiser))
     return GenerateModels(
         model=prepare_for_sampling(
-            model, compile=config.compile, channels_last=config.channels_last
+            model,
+            compile=config.compile,
+            channels_last=config.channels_last,
+            cuda_graphs=config.cuda_graphs,
         ),
         name=config.model.describe(),
         denoiser_sha256=denoiser_sha256,
@@ -125,8 +149,8 @@ def describe_generated_cache(models: GenerateModels, config: GenerateConfig) -> 
 
 
 def empty_caption_of(models: GenerateModels) -> EmptyCaption:
-    """The encoded empty caption that the cache holds once."""
-    encoded = encode_captions(models.model.text_encoder, [""])
+    """The encoded empty caption that the cache holds once, by the encoders of its identity."""
+    encoded = encode_cached_captions(models.model, [""])
     return EmptyCaption(
         input_ids=encoded.input_ids[0].numpy(),
         prompt_embeds=encoded.prompt_embeds[0].numpy(),

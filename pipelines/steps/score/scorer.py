@@ -19,8 +19,8 @@ from sd_core.model.weights import WeightsNeed
 
 @dataclass(frozen=True)
 class Scores:
-    """Values on the worker's device, (B,) or (B, width); those of all scorers come to the CPU in
-    one copy. `is_null` says of which images there are none."""
+    """Values on the worker's device, (B,) or (B, width); those of all scorers are
+    waited for once. `is_null` says of which images there are none."""
 
     values: Tensor
     is_null: Sequence[bool] | None = None

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from pipelines.rows.failures import spool_rejects
 from pipelines.rows.ledger import ROW_FAILED
@@ -14,12 +15,15 @@ from pipelines.run.manifest import Manifest
 from pipelines.run.shard_inputs import score_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.left_rows import spool_table
-from pipelines.steps.model_worker import ModelStep, free_models, record_models
+from pipelines.steps.model_worker import ModelStep, free_models
 from pipelines.steps.score.config import ScoreConfig
-from pipelines.steps.score.score import ScoreModels, load_score_models, score_schema
+from pipelines.steps.score.score import ScoreModels, load_score_models, score_images, score_schema
 from pipelines.steps.score.shard import ScoreShard
+from sd_core.model.resample import OriginalSize
 
 SCORE_REJECTS = "facts/score/rejects"
+_USUAL_PX = 512
+_LONG_CAPTION = "a long caption " * 40
 
 
 @dataclass(kw_only=True, eq=False)
@@ -41,7 +45,11 @@ class ScoreStep(ModelStep):
     def open(self) -> None:
         """Load the CLIP and the scorers."""
         models = load_score_models(self.config, device=self._device())
-        record_models(self.made, models.describe())
+        self._record(
+            models.describe(),
+            batch_size=self.config.batch_size,
+            attempt=partial(_attempt, models),
+        )
         self._models = models
 
     def close(self) -> None:
@@ -69,7 +77,7 @@ class ScoreStep(ModelStep):
             shard_id,
             images=self.images,
             models=self._models,
-            batch_size=self.config.batch_size,
+            batch_size=self.batch_size,
             text_length=self.config.text_length,
             publish=partial(self.commit, shard_id),
         )
@@ -86,3 +94,12 @@ class ScoreStep(ModelStep):
                 reasons=[ROW_FAILED] * len(rejects),
                 inputs=score_inputs(self.images, options=self.options_digest, shard=shard_id),
             )
+
+
+def _attempt(models: ScoreModels, batch_size: int) -> None:
+    score_images(
+        models,
+        torch.zeros((batch_size, 3, _USUAL_PX, _USUAL_PX), dtype=torch.uint8),
+        captions=[_LONG_CAPTION] * batch_size,
+        originals=[OriginalSize(2 * _USUAL_PX, 2 * _USUAL_PX)] * batch_size,
+    )
