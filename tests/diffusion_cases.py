@@ -156,6 +156,41 @@ def diffusers_xl_folder(folder: Path) -> Path:
     return folder
 
 
+def diffusers_refiner_folder(folder: Path) -> Path:
+    """The folder of XL's refiner, written by diffusers itself: a second text encoder alone."""
+    from diffusers import DDIMScheduler, StableDiffusionXLImg2ImgPipeline, UNet2DConditionModel
+
+    torch.manual_seed(4)
+    settings = {
+        **UNET,
+        "cross_attention_dim": 48,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 24 + 5 * 8,
+    }
+    family: Any = StableDiffusionXLImg2ImgPipeline
+    pipeline = family(
+        vae=autoencoder(),
+        text_encoder=None,
+        text_encoder_2=clip_text_model(width=48, is_projected=True, seed=2),
+        tokenizer=None,
+        tokenizer_2=character_tokenizer(pad_token_id=0),
+        unet=UNet2DConditionModel.from_config(settings),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        ),
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
 def diffusers_upscaler_folder(folder: Path) -> Path:
     """A StableDiffusionUpscalePipeline's folder, written by diffusers itself, set up as x4's."""
     from diffusers import (

@@ -59,10 +59,10 @@ def check_latent_diffusion(
     """
     sections = sections_of(config)
     if sections.is_refiner != is_refiner:
-        what = "" if sections.is_refiner else "no "
+        what = "XL's refiner" if sections.is_refiner else "no refiner of XL's"
         raise WeightsError(
-            f"model: this is {what}refiner of XL (such a folder has a text_encoder_2 alone); "
-            "a refiner is generate.refiner.model and nothing else"
+            f"model: this is {what} (such a folder has a text_encoder_2 alone); a refiner is "
+            "generate.refiner.model and nothing else"
         )
     denoiser = denoiser_settings(sections.denoiser)
     texts: dict[str, dict[str, Any] | None] = {

@@ -5,7 +5,7 @@ are cut as diffusers' `denoising_end` and `denoising_start` cut them.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -38,6 +38,10 @@ class Stage:
         if self.end < 1:
             found = found[: int((found >= _cut(scheduler, self.end)).sum())]
         return found
+
+
+WHOLE: Final = Stage()
+"""All of the way."""
 
 
 def _cut(scheduler: Any, share: float) -> int:

@@ -18,9 +18,7 @@ from sd_core.sampling.guidance import embed_guidance_scale, guide, rescale_guide
 from sd_core.sampling.passing import without_waiting
 from sd_core.sampling.samplers import SamplerName, build_sampler, draws_noise
 from sd_core.sampling.source import SourceLatents, SourceNoiser
-from sd_core.sampling.stage import Stage
-
-_WHOLE = Stage()
+from sd_core.sampling.stage import WHOLE, Stage
 
 
 @torch.inference_mode()
@@ -36,7 +34,7 @@ def generate_latents(
     guidance_rescale: float = 0.0,
     generators: Sequence[torch.Generator] | None = None,
     source: SourceLatents | None = None,
-    stage: Stage = _WHOLE,
+    stage: Stage = WHOLE,
 ) -> Tensor:
     """Sample latents from noise, or from other latents.
 

@@ -95,14 +95,17 @@ def collate(
 def _time_ids(drawn: DrawnSample, cache: LatentCache) -> list[float]:
     """Original height and width, top and left of the crop after resizing, and the size that it
     was cropped to, as Podell et al. 2023, section 2.2, condition on; of the cache's columns."""
-    side, attributes = cache.spec.resolution_px, drawn.sample.attributes
-    height, width = (
+    attributes, factor = drawn.sample.attributes, cache.spec.identity.autoencoder.downsampling
+    crop = [side * factor for side in drawn.sample.raw_latents.shape[1:]]
+    original = [
         float(attributes.get(f"original_{name}") or attributes.get(name) or side)
-        for name in ("height", "width")
-    )
-    scale = side / min(height, width)
-    top, left = ((round(length * scale) - side) // 2 for length in (height, width))
-    return [height, width, float(top), float(left), float(side), float(side)]
+        for name, side in zip(("height", "width"), crop, strict=True)
+    ]
+    scale = max(side / length for side, length in zip(crop, original, strict=True))
+    corner = [
+        (round(length * scale) - side) // 2 for side, length in zip(crop, original, strict=True)
+    ]
+    return [float(number) for number in (*original, *corner, *crop)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +123,7 @@ def _draw(
     drawn: DrawnSample, caches: Sequence[LatentCache], seed: int, objective: ObjectiveConfig
 ) -> _Draw:
     spec = caches[drawn.cache_index].spec
-    shape = (spec.identity.autoencoder.latent_channels, *spec.latents_shape[1:])
+    shape = (spec.identity.autoencoder.latent_channels, *drawn.sample.raw_latents.shape[1:])
     rng = row_generator(drawn.sample.key, seed=seed, epoch=drawn.epoch)
     uniform, dropped = rng.random(2)
     return _Draw(

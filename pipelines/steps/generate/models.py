@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -35,6 +35,9 @@ class GenerateModels:
     name: str
     denoiser_sha256: str
     device: torch.device
+    refiner: LatentDiffusion | None = None
+    refiner_sha256: str | None = None
+    """Of its denoiser."""
 
     @property
     def model_sha256(self) -> str:
@@ -43,15 +46,19 @@ class GenerateModels:
             self.denoiser_sha256,
             identity.autoencoder.weights_sha256,
             identity.text_encoder.weights_sha256,
-            *self._further_texts.values(),
+            *self._further.values(),
         ]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     @property
-    def _further_texts(self) -> dict[str, str]:
-        """Hashes of the text encoders that are not in the cache's identity, such as a T5."""
+    def _further(self) -> dict[str, str]:
+        """Hashes of what is not in the cache's identity: a T5, and a refiner's parts."""
         encoders, cached = self.model.text_encoders, self.model.cached_encoders
-        return {part: encoders[part].weights_sha256 for part in encoders if part not in cached}
+        found = {part: encoders[part].weights_sha256 for part in encoders if part not in cached}
+        if self.refiner is None or self.refiner_sha256 is None:
+            return found
+        text = self.refiner.identity.text_encoder.weights_sha256
+        return {**found, "refiner": self.refiner_sha256, "refiner_text_encoder": text}
 
     @property
     def native_px(self) -> int:
@@ -65,12 +72,19 @@ class GenerateModels:
             downsampling=self.model.autoencoder.downsampling * int(settings.get("patch_size") or 1),
             native_px=self.native_px,
             max_side_px=min(config.max_side_px, self._largest_px(settings)),
-            samplers=samplers_of(self.model.noise_schedule),
+            samplers=self._samplers,
             sampler=config.defaults.sampler or own_sampler(self.model.noise_schedule),
             task=self.model.task,
             steps=StepsLimit(noise_schedule=self.model.noise_schedule),
             embeds_guidance=embeds_guidance(settings),
         )
+
+    @property
+    def _samplers(self) -> Sequence[SamplerName]:
+        """Those that can follow both models' schedules."""
+        models = [self.model, *([] if self.refiner is None else [self.refiner])]
+        allowed = [set(samplers_of(model.noise_schedule)) for model in models]
+        return [name for name in samplers_of(models[0].noise_schedule) if name in allowed[-1]]
 
     def _largest_px(self, settings: Mapping[str, Any]) -> int:
         """A transformer may know no more positions than a table of them has."""
@@ -89,7 +103,7 @@ class GenerateModels:
             "autoencoder": identity.autoencoder.weights_sha256,
             "text_encoder": identity.text_encoder.weights_sha256,
             "tokenizer": identity.text_encoder.tokenizer_sha256,
-            **self._further_texts,
+            **self._further,
         }
 
     def scheduler(self, sampler: SamplerName) -> tuple[str, str]:
@@ -112,18 +126,29 @@ def load_generate_models(config: GenerateConfig, *, device: str | torch.device) 
         check_compiler("generate.compile", device=device)
     model = load_latent_diffusion(config.model, device=device, tasks=get_args(Task))
     model = fuse_loras(model, config.loras, where="generate.loras")
-    model.denoiser.requires_grad_(False)
     denoiser_sha256 = weights_sha256(unwrap_module(model.denoiser))
+    refiner, refiner_sha256 = None, None
+    if config.refiner is not None:
+        refiner = load_latent_diffusion(config.refiner.model, device=device)
+        refiner_sha256 = weights_sha256(unwrap_module(refiner.denoiser))
+        refiner = _prepared(refiner, config)
     return GenerateModels(
-        model=prepare_for_sampling(
-            model,
-            compile=config.compile,
-            channels_last=config.channels_last,
-            cuda_graphs=config.cuda_graphs,
-        ),
-        name=config.model.describe(),
+        model=_prepared(model, config),
+        name=config.describe_models(),
         denoiser_sha256=denoiser_sha256,
         device=torch.device(device),
+        refiner=refiner,
+        refiner_sha256=refiner_sha256,
+    )
+
+
+def _prepared(model: LatentDiffusion, config: GenerateConfig) -> LatentDiffusion:
+    model.denoiser.requires_grad_(False)
+    return prepare_for_sampling(
+        model,
+        compile=config.compile,
+        channels_last=config.channels_last,
+        cuda_graphs=config.cuda_graphs,
     )
 
 
