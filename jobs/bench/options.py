@@ -274,7 +274,6 @@ def _add_why(command: argparse.ArgumentParser) -> None:
 
 def _add_browse(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rows", type=int, default=100_000)
-    command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
 
 
 def _add_engine(command: argparse.ArgumentParser) -> None:

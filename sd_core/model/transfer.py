@@ -33,7 +33,7 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class Fetched:
+class Returning:
     """Tensors on their way to the CPU."""
 
     tensors: tuple[Tensor, ...]
@@ -68,13 +68,13 @@ class Transfers:
             event.record()
         return Sent(there, event)
 
-    def fetch(self, tensors: Sequence[Tensor]) -> Fetched:
+    def fetch(self, tensors: Sequence[Tensor]) -> Returning:
         """Begin to copy tensors of the device to the CPU, after all work that was started."""
         if self._stream is None:
-            return Fetched(tuple(tensors))
+            return Returning(tuple(tensors))
         here = [torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for one in tensors]
         for target, tensor in zip(here, tensors, strict=True):
             target.copy_(tensor, non_blocking=True)
         event = _cuda.Event()
         event.record()
-        return Fetched(tuple(here), event)
+        return Returning(tuple(here), event)

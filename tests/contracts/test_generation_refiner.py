@@ -77,7 +77,6 @@ def of_diffusers(folders: tuple[Path, Path], sampler: str, row: int) -> Any:
 @pytest.mark.parametrize(
     ("sampler", "scheduler"),
     [
-        ("ddim", "DDIMScheduler"),
         ("euler", "EulerDiscreteScheduler"),
         ("heun", "HeunDiscreteScheduler"),
     ],

@@ -122,7 +122,7 @@ def test_training_it_from_a_cache_of_clips_ids_is_refused_before_anything_is_wri
 
 
 @pytest.mark.parametrize("kind", ["xl", "sd3_without_t5"])
-def test_a_model_whose_encoders_share_ids_is_trained_from_what_it_generated(
+def test_a_model_whose_encoders_share_ids_is_trained_and_resumed_from_what_it_generated(
     prompts: Path, tmp_path: Path, kind: str
 ) -> None:
     if kind == "xl":
@@ -133,7 +133,15 @@ def test_a_model_whose_encoders_share_ids_is_trained_from_what_it_generated(
     options = {**OPTIONS, **stored, "generate__model__model": folder}
     assert cases.command(prompts, tmp_path / "run", **options) == 0
     changes: dict[str, Any] = {
-        "loop__steps": 2,
+        "loop__steps": 3,
         "model": {"model": str(folder), "max_sequence_length": 20},
     }
-    assert training_cases.run(tmp_path, tmp_path / "run" / "latents", **changes) == 0
+    latents = tmp_path / "run" / "latents"
+    assert training_cases.run(tmp_path, latents, **changes) == 0
+    again = training_cases.write_config(
+        tmp_path / "again.yaml", latents, tmp_path / "again", **changes
+    )
+    assert train(["--config", str(again), "--limit", "1"]) == 0
+    assert train(["--config", str(again)]) == 0
+    weights = training_cases.weights_digests
+    assert weights(tmp_path / "again") == weights(tmp_path / "out")

@@ -271,14 +271,14 @@ def test_a_prompt_that_the_text_encoder_refuses_costs_its_image_alone(
 
     rows = generation_cases.prompts(10)
     whole = generation_cases.image_files(generated(rows, tmp_path / "whole", "score=null"))
-    real = text_cache.tokenize_captions
+    real = text_cache.token_ids
 
-    def tokenize(encoder: Any, captions: list[str]) -> Any:
+    def tokenize(model: Any, captions: list[str]) -> Any:
         if any("number 4" in caption for caption in captions):
             raise UnicodeError("surrogates not allowed")
-        return real(encoder, captions)
+        return real(model, captions)
 
-    monkeypatch.setattr(text_cache, "tokenize_captions", tokenize)
+    monkeypatch.setattr(text_cache, "token_ids", tokenize)
     run = generated(rows, tmp_path / "poisoned", "score=null")
     found = generation_cases.image_files(run)
     ledger = table(run, "ledger")

@@ -54,6 +54,8 @@ function partsOf(row, { row: ledger, why }) {
       pictureOf(row, "full"),
       el("p", { class: "caption", dir: "auto" }, row.caption || "(no caption)"),
       settingsOf(row),
+      why.models?.generate ? el("p", { class: "note" }, `model: ${shownValue(why.models.generate)}`) : null,
+      row.negative_prompt ? el("p", { class: "note", dir: "auto" }, `not: ${row.negative_prompt}`) : null,
       el("div", { class: "buttons" },
         el("label", { class: "marking" },
           el("input", { type: "checkbox", class: "mark", value: row.key, checked: isMarked(row),

@@ -46,7 +46,7 @@ export function groupsTab(run, by) {
   function promptLine(group, first) {
     const parts = [group.key];
     if (first?.negative_prompt) parts.push(`not: ${first.negative_prompt}`);
-    const model = run.models.model ?? run.models.generate;
+    const model = run.models.generate;
     if (model) parts.push(`model: ${typeof model === "string" ? model : JSON.stringify(model)}`);
     return parts.join(", ");
   }

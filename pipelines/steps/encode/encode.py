@@ -30,7 +30,7 @@ from sd_core.model.text_encoder import (
     load_text_encoder,
     tokenize_captions,
 )
-from sd_core.model.transfer import Fetched, Sent, Transfers
+from sd_core.model.transfer import Returning, Sent, Transfers
 from sd_core.model.weights import WeightsError, WeightsNeed, loads_weights
 
 
@@ -151,7 +151,7 @@ class Encoding:
     """A batch that is being encoded, perhaps on its way from the device."""
 
     input_ids: Tensor
-    fetched: Fetched
+    fetched: Returning
 
     def take(self) -> EncodedBatch:
         """Wait for it, once."""

@@ -15,7 +15,7 @@ from pipelines.steps.score.scorer import ScoreBatch, Scorer, Scores, Values
 from pipelines.steps.score.scorers import SCORERS
 from sd_core.model.clip import Clip, load_clip
 from sd_core.model.resample import OriginalSize
-from sd_core.model.transfer import Fetched, Transfers
+from sd_core.model.transfer import Returning, Transfers
 from sd_core.model.weights import loads_weights
 
 
@@ -67,7 +67,7 @@ class BatchScores:
     """What the scorers made of a batch, perhaps on its way from the device."""
 
     made: Mapping[str, Values | Scores]
-    fetched: Fetched
+    fetched: Returning
 
     def take(self) -> dict[str, Values]:
         """Every column's values, which are waited for once; B each, in order."""
