@@ -18,6 +18,7 @@ from jobs.bench.options import (
     readers_bench,
     select_bench,
     takedown_bench,
+    text_bench,
     train_bench,
 )
 from jobs.bench.planted import measure_planted
@@ -32,6 +33,7 @@ from jobs.bench.tables import (
     train_table,
 )
 from jobs.bench.takedown import measure_takedown, takedown_table
+from jobs.bench.text import measure_text, text_findings_table
 from jobs.bench.train import measure_loader, measure_train
 from jobs.bench.why import measure_why, why_table
 from jobs.demo.planted_recall import planted_table
@@ -73,6 +75,9 @@ def measure(options: argparse.Namespace) -> tuple[list[object], str]:
     if options.command == "engine":
         fed = measure_engine(options.part, shards=options.shards, say=_say)
         return [*fed], engine_table(fed)
+    if options.command == "text":
+        texts = measure_text(text_bench(options), say=_say)
+        return [texts], text_findings_table(texts)
     memory = measure_memory(memory_bench(options, script=_CURATE), say=_say)
     return [memory], memory_table(memory)
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from pipelines.steps.score.scorer import ScoreBatch, Scorer, ScorerConfig, Values
@@ -24,11 +23,7 @@ class Similarity(Scorer):
         return cls()
 
     def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
-        texts = [caption or "" for caption in batch.captions]
-        cosines = (batch.embeddings * batch.loaded_clip.encode_captions(texts)).sum(dim=-1)
-        is_blank = pa.array([not text.strip() for text in texts])
-        values = pa.array(cosines.cpu().numpy(), pa.float32())
-        return {"clip_similarity": pc.if_else(is_blank, None, values)}
+        return {"clip_similarity": batch.similarity_of(batch.embeddings)}
 
 
 class Embeddings(Scorer):

@@ -8,9 +8,11 @@ from typing import Any, ClassVar, Protocol, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from pipelines.steps.score.text_detector import Pixels, TextDetector, Writing
 from sd_core.model.clip import Clip
 from sd_core.model.config import ModelConfig
 from sd_core.model.resample import OriginalSize
@@ -30,6 +32,8 @@ class ScoreBatch:
         captions: B of them, null where there is none.
         originals: Sizes of the B originals, so that embeddings are those of the originals.
         clip: The `score.clip` of the configuration; None where no scorer reads it.
+        detector: Finds text; None where no scorer reads it.
+        num_rows: How many of the images are a row's; of the others no value is taken.
     """
 
     images: Tensor
@@ -37,6 +41,20 @@ class ScoreBatch:
     originals: Sequence[OriginalSize] | None
     clip: Clip | None
     device: torch.device
+    detector: TextDetector | None = None
+    num_rows: int | None = None
+
+    @cached_property
+    def pictures(self) -> list[Pixels]:
+        """(H, W, 3) of each row, on the CPU, for what takes them one by one."""
+        return list(self.images[: self.num_rows].permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+    @cached_property
+    def writing(self) -> list[Writing]:
+        """The lines of writing in each of `pictures`: found once for all scorers that ask."""
+        if self.detector is None:
+            raise RuntimeError("a scorer reads text without saying so (`reads_text`)")
+        return [self.detector.find(picture) for picture in self.pictures]
 
     @cached_property
     def pixels(self) -> Tensor:
@@ -47,6 +65,16 @@ class ScoreBatch:
     def embeddings(self) -> Tensor:
         """(B, embed_dim) float32, L2-normalised: one CLIP forward for all scorers that ask."""
         return self.loaded_clip.encode_images(self.pixels, originals=self.originals)
+
+    @cached_property
+    def _caption_embeddings(self) -> Tensor:
+        return self.loaded_clip.encode_captions([caption or "" for caption in self.captions])
+
+    def similarity_of(self, embeddings: Tensor) -> pa.Array:
+        """Cosine of each image's embedding and its caption's; null where there is no caption."""
+        cosines = (embeddings * self._caption_embeddings).sum(dim=-1)
+        is_blank = pa.array([not (caption or "").strip() for caption in self.captions])
+        return pc.if_else(is_blank, None, pa.array(cosines.cpu().numpy(), pa.float32()))
 
     @property
     def loaded_clip(self) -> Clip:
@@ -77,13 +105,22 @@ class Scorer(Protocol):
 
     Attributes:
         Config: Its section of the configuration.
-        columns: What it adds to the ledger, so that rules can go by it.
+        columns: What it can add to the ledger, so that rules can go by it.
         reads_clip: Whether it needs `score.clip`, by the batch's embeddings or by itself.
+        reads_text: Whether it goes by the batch's `writing`.
+        config: What it was opened with; only one whose `columns_of` go by it has to say.
     """
 
     Config: ClassVar[type[ScorerConfig]] = ScorerConfig
     columns: ClassVar[tuple[pa.Field, ...]]
     reads_clip: ClassVar[bool] = False
+    reads_text: ClassVar[bool] = False
+    config: Any = None
+
+    @classmethod
+    def columns_of(cls, config: Any) -> tuple[pa.Field, ...]:
+        """Of its columns, those that it makes with these options."""
+        return cls.columns
 
     @classmethod
     def open(cls, config: Any, *, device: torch.device, clip: Clip | None, where: str) -> Self:
@@ -98,7 +135,7 @@ class Scorer(Protocol):
     @property
     def fields(self) -> Sequence[pa.Field]:
         """What it writes to `facts/score`: its columns, unless some are for the facts alone."""
-        return self.columns
+        return self.columns_of(self.config)
 
     @property
     def weights_sha256(self) -> str | None:

@@ -175,6 +175,7 @@ class _ScoreShard(ShardWork[_Batch, list[pa.Table]]):
             pixels,
             captions=[*captions, *[None] * missing],
             originals=[*originals, *[OriginalSize(1, 1)] * missing],
+            num_rows=len(images),
         )
         return _to_table(self._shard_id, images, scores, self._schema)
 
