@@ -180,10 +180,8 @@ def _walk(model: Model, place: str) -> Iterator[tuple[Model, str]]:
 def _fields_of(model: Model) -> dict[str, FieldInfo]:
     """Its fields, then the sections that stand in a table of its own, as scorers do."""
     further: Mapping[str, Model] = getattr(model, "further_keys", dict)()
-    sections = {
-        name: FieldInfo(annotation=section | bool | None, default=None)
-        for name, section in further.items()
-    }
+    kinds: dict[str, Any] = {name: section | bool | None for name, section in further.items()}
+    sections = {name: FieldInfo(annotation=kind, default=None) for name, kind in kinds.items()}
     return {**model.model_fields, **sections}
 
 

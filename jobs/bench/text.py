@@ -4,7 +4,7 @@ the detectors cost."""
 import json
 import os
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -143,7 +143,7 @@ def measure_text(bench: TextBench, *, say: Say) -> TextFindings:
         drawn_pictures(bench.pictures, fonts=fonts, seed=bench.seed),
         photographs(bench.photos, fonts=fonts, seed=bench.seed),
     )
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     seen: list[Seen] = []
     while batch := [*islice(pictures, _BATCH_SIZE)]:
         seen += _score(models, batch, seconds)
@@ -157,7 +157,7 @@ def measure_text(bench: TextBench, *, say: Say) -> TextFindings:
 
 
 def _score(
-    models: ScoreModels, pictures: Sequence[TextPicture], seconds: Counter[str]
+    models: ScoreModels, pictures: Sequence[TextPicture], seconds: defaultdict[str, float]
 ) -> list[Seen]:
     """What the scorers give for a batch; the CPU seconds of each are added."""
     images = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))

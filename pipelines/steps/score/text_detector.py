@@ -31,12 +31,8 @@ READER: Final = WheelModel("rapidocr", "models/PP-OCRv6_rec_small.onnx")
 
 _SIDE_PX = 736  # the finder sees a picture as it is, or with its longer side at this
 _MULTIPLE_PX = 32
-_FOUND_BY = {  # as its makers run it, but for the least score of a place, 0.5
-    "thresh": 0.3,
-    "box_thresh": 0.45,
-    "unclip_ratio": 1.6,
-    "use_dilation": True,
-}
+_LEAST_FOUND = 0.45  # score of a place; its makers take 0.5, and what follows is theirs
+_LEAST_INK, _GROWN_BY = 0.3, 1.6
 _LINE_HEIGHT_PX, _LEAST_LINE_PX, _MOST_LINE_PX = 48, 320, 3_200
 _MOST_READ = 200  # places of a picture; further ones go by their score
 
@@ -73,7 +69,9 @@ class TextDetector:
         from rapidocr.utils.process_img import get_rotate_crop_image
 
         self._finder, self._reader = finder, reader
-        self._to_places = DBPostProcess(**_FOUND_BY)
+        self._to_places = DBPostProcess(
+            thresh=_LEAST_INK, box_thresh=_LEAST_FOUND, unclip_ratio=_GROWN_BY, use_dilation=True
+        )
         self._in_order = Original.sorted_boxes
         self._cut_out = get_rotate_crop_image
         signs = reader.get_modelmeta().custom_metadata_map["character"].splitlines()
@@ -91,7 +89,8 @@ class TextDetector:
         ink = _run(self._finder, _as_input(_resized(picture)))
         places, scores = self._to_places(ink, picture.shape[:2])
         score_of = {place.tobytes(): score for place, score in zip(places, scores, strict=True)}
-        boxes, lines = [], []
+        boxes: list[npt.NDArray[np.float32]] = []
+        lines: list[str] = []
         for place in self._in_order(places):
             is_read = len(lines) < _MOST_READ
             line, probability = self._read(picture, place) if is_read else ("", 0.0)
@@ -107,9 +106,10 @@ class TextDetector:
         height, width = cut.shape[:2]
         width = min(-(-_LINE_HEIGHT_PX * width // height), _MOST_LINE_PX)
         padded = np.zeros((1, 3, _LINE_HEIGHT_PX, max(_LEAST_LINE_PX, width)), np.float32)
-        padded[..., :width] = _as_input(cv2.resize(cut, (width, _LINE_HEIGHT_PX)))
-        ((line, probability),), _ = self._to_text(_run(self._reader, padded))
-        return line.strip(), probability
+        line = np.asarray(cv2.resize(cut, (width, _LINE_HEIGHT_PX)), np.uint8)
+        padded[..., :width] = _as_input(line)
+        ((text, probability),), _ = self._to_text(_run(self._reader, padded))
+        return text.strip(), probability
 
 
 def text_mask(boxes: Boxes, size: Sequence[int]) -> npt.NDArray[np.uint8]:
