@@ -119,11 +119,12 @@ _UNREACHABLE = frozenset(
         "urllib.URLError",
     }
 )
-_USED_UP = (
-    *("can't start new thread", "can't allocate memory", "Cannot allocate memory"),
+_NO_MEMORY = (
+    *("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory"),
     "could not create a primitive",  # oneDNN's word for it, of layers that torch gave to it
 )
-"""Of a RuntimeError, which is how threads and torch say that there is no more."""
+"""Of a RuntimeError, which is how torch says that a machine's or a GPU's memory is used up."""
+_NO_THREAD = "can't start new thread"
 _REFUSED = (401, 403, 408, 429)
 _S3_CODES = frozenset(
     {
@@ -184,9 +185,16 @@ def is_itself_a_fault(error: BaseException) -> bool:
     status, code = answer_of(error)
     if status is not None or code:
         return status in _REFUSED or (status or 0) >= 500 or code in _S3_CODES
-    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _USED_UP):
+    if is_out_of_memory(error) or (isinstance(error, RuntimeError) and _NO_THREAD in str(error)):
         return True
     return not _names(error).isdisjoint(_UNREACHABLE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the machine or of a GPU did not suffice."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
 
 
 def _names(error: BaseException) -> set[str]:

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import pyarrow.csv
 
 from jobs.bench.counted_store import PROTOCOL, CountedStore
 from jobs.bench.made_run import commit_made, record_made_cache
+from jobs.bench.process_memory import own_peak_bytes
 from pipelines.config import load_config
 from pipelines.plan import PlanConfig, load_plan, make_plan, read_rows
 from pipelines.revisions.clean import clean_run
@@ -244,7 +244,7 @@ def _cost(phase: str, case: StoreCase) -> PhaseCost:
         shards=case.shards,
         seconds=seconds,
         cpu_s=time.process_time() - cpu,
-        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        peak_mb=own_peak_bytes() / 1024**2,
         operations=dict(Counter(store.counts)),
     )
 

@@ -14,6 +14,7 @@ from jobs.bench.options import (
     download_bench,
     generate_bench,
     memory_bench,
+    peers_bench,
     planted_bench,
     readers_bench,
     select_bench,
@@ -21,6 +22,7 @@ from jobs.bench.options import (
     text_bench,
     train_bench,
 )
+from jobs.bench.peers import measure_peers, peers_table
 from jobs.bench.planted import measure_planted
 from jobs.bench.readers import measure_readers, readers_table
 from jobs.bench.select import measure_select
@@ -78,6 +80,9 @@ def measure(options: argparse.Namespace) -> tuple[list[object], str]:
     if options.command == "text":
         texts = measure_text(text_bench(options), say=_say)
         return [texts], text_findings_table(texts)
+    if options.command == "peers":
+        beside = measure_peers(options.part, peers_bench(options), say=_say)
+        return [*beside], peers_table(beside)
     memory = measure_memory(memory_bench(options, script=_CURATE), say=_say)
     return [memory], memory_table(memory)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.bench.img2dataset_command import Concurrency
+from jobs.bench.peer_part import PEER_PARTS, PeersBench
 
 if TYPE_CHECKING:
     from jobs.bench.curate import CurateBench
@@ -48,9 +49,11 @@ def parse(arguments: list[str] | None, *, description: str, epilog: str = "") ->
     _add_why(commands.add_parser("why", help="the life of one row of a large run; every --help"))
     _add_engine(commands.add_parser("engine", help="how well it feeds workers that come and go"))
     _add_text(commands.add_parser("text", help="is text found where it was drawn?"))
+    _add_peers(commands.add_parser("peers", help="beside own loops of peers' public patterns"))
     for command in commands.choices.values():
         photos = _SHARED / "photos" / "coco_mini"
         command.add_argument("--photos", type=Path, default=photos, help="a folder of .jpg files")
+        command.add_argument("--metadata", type=Path, default=_SHARED / "metadata", help="of LAION")
         command.add_argument("--json", type=Path, help="write the results here as well")
     return parser.parse_args(arguments)
 
@@ -167,6 +170,16 @@ def readers_bench(options: argparse.Namespace) -> "ReadersBench":
     return ReadersBench(shards=options.shards, priced_shards=options.priced_shards)
 
 
+def peers_bench(options: argparse.Namespace) -> PeersBench:
+    """What `peers` measures."""
+    return PeersBench(
+        repeats=options.repeats,
+        scale=options.scale,
+        photos=options.photos,
+        metadata=options.metadata,
+    )
+
+
 def planted_bench(options: argparse.Namespace) -> "PlantedBench":
     """What `planted` judges."""
     from jobs.bench.planted import PlantedBench
@@ -187,7 +200,6 @@ def text_bench(options: argparse.Namespace) -> "TextBench":
 
 def _add_download(command: argparse.ArgumentParser) -> None:
     grid = [Concurrency(processes=p, threads=t) for p in (1, 2, 3) for t in (16, 32)]
-    command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
     command.add_argument("--images", type=int, default=2400, help="of all sizes; 0: not this set")
     command.add_argument(
         "--large-images", type=int, default=600, help="of 1,024 px and more; 0: not this set"
@@ -244,7 +256,6 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
 
 def _add_select(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
-    command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
 
 
 def _add_takedown(command: argparse.ArgumentParser) -> None:
@@ -267,7 +278,6 @@ def _add_planted(command: argparse.ArgumentParser) -> None:
 
 def _add_why(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rows", type=int, default=1_000_000)
-    command.add_argument("--metadata", type=Path, default=_SHARED / "metadata")
 
 
 def _add_engine(command: argparse.ArgumentParser) -> None:
@@ -280,6 +290,12 @@ def _add_engine(command: argparse.ArgumentParser) -> None:
 def _add_text(command: argparse.ArgumentParser) -> None:
     command.add_argument("--pictures", type=int, default=1_000, help="drawn ones")
     command.add_argument("--chinese-font", type=Path, help="by default one of Debian's")
+
+
+def _add_peers(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--part", nargs="+", choices=PEER_PARTS, default=[], help="all by default")
+    command.add_argument("--repeats", type=int, default=5, help="the median of each side counts")
+    command.add_argument("--scale", type=float, default=1.0, help="of each part's size, for a try")
 
 
 def _device(options: argparse.Namespace) -> str:

@@ -1,6 +1,8 @@
 """Peak memory of a process and all its descendants, sampled from /proc (Linux)."""
 
 import os
+import resource
+import sys
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -97,6 +99,14 @@ def process_tree(root: int) -> list[int]:
     for pid in tree:
         tree += children[pid]
     return tree
+
+
+def own_peak_bytes() -> int:
+    """The peak resident set of this process; `ru_maxrss` begins with that of the one before exec,
+    so with its parent's."""
+    peak = _kilobytes(os.getpid(), "status", "VmHWM:")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if peak is None else peak
 
 
 def _kilobytes(pid: int, file: str, label: str) -> int | None:

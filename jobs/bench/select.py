@@ -1,7 +1,5 @@
 """Re-cutting a ledger: five rules and duplicates over rows whose facts are there."""
 
-import resource
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.bench.ledger_case import LedgerCase, make_facts
+from jobs.bench.process_memory import own_peak_bytes
 from pipelines.config import validate_config
 from pipelines.run.committed import Committed
 from pipelines.run.record import StepIdentity, complete_step
@@ -95,12 +94,11 @@ def cut_ledger(cut: str, case: LedgerCase) -> SelectResult:
         store, identity, num_shards=case.num_shards, folders=("ledger",), later=()
     )
     seconds = time.perf_counter() - begin
-    unit = 1 if sys.platform == "darwin" else 1024
     return SelectResult(
         cut=cut,
         num_rows=case.num_rows,
         seconds=seconds,
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        peak_bytes=own_peak_bytes(),
         kept=summary.kept,
         dropped=dict(summary.dropped),
     )

@@ -70,18 +70,11 @@ def parse_prompt(
         samplers: Names of the list, and ours to take in their place.
     """
     read = _read_settings(raw, samplers)
-    settings, fault = read.settings, read.fault
+    settings = read.settings
     asked_key = None if raw.get("key") in (None, "") else str(raw["key"])
-    if asked_key is not None and not is_key(asked_key, PROMPT_KEY):
-        asked_key = None
-        fault = fault or (
-            "key_invalid",
-            f"key: allowed are 1 to {MAX_PROMPT_KEY_CHARS} of A-Z a-z 0-9 _ -",
-        )
-    if fault is None and not (prompt or "").strip() and "init_key" not in settings:
-        fault = ("prompt_missing", None)
-    if reason is not None:
-        fault = (reason, error_message)
+    is_refused_key = asked_key is not None and not is_key(asked_key, PROMPT_KEY)
+    fault = (reason, error_message) if reason else _fault(prompt, read, is_refused_key)
+    asked_key = None if is_refused_key else asked_key
     what = {n: v for n, v in settings.items() if n not in _COUNTS} | read.unread
     content = _digest([prompt, what], 16)
     key = asked_key or _digest([prompt, what], 8)
@@ -102,6 +95,19 @@ def parse_prompt(
         reason=fault[0] if fault else None,
         error_message=fault[1] if fault else None,
     )
+
+
+def _fault(
+    prompt: str | None, read: "_ReadSettings", is_refused_key: bool
+) -> tuple[str, str | None] | None:
+    """Reason and message of the first thing that is wrong with a row."""
+    if read.fault is not None:
+        return read.fault
+    if is_refused_key:
+        return "key_invalid", f"key: allowed are 1 to {MAX_PROMPT_KEY_CHARS} of A-Z a-z 0-9 _ -"
+    if not (prompt or "").strip() and "init_key" not in read.settings:
+        return "prompt_missing", None
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

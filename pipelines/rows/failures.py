@@ -23,7 +23,6 @@ RowT = TypeVar("RowT")
 ResultT = TypeVar("ResultT")
 
 _MESSAGE_CHARS: Final = 300
-_OUT_OF_MEMORY_SIGNS: Final = ("out of memory", "not enough memory", "DefaultCPUAllocator")
 _DEVICE_SIGNS: Final = (
     *("CUDA error", "cuDNN error", "CUDNN_STATUS", "CUBLAS_STATUS", "CUSOLVER_STATUS"),
     *("HIP error", "NCCL", "device-side assert", "cannot schedule new futures"),
@@ -92,18 +91,9 @@ def is_of_everything(error: BaseException) -> bool:
     """Whether an error is the machine's or the storage's, so that no row is to blame."""
     if isinstance(error, OSError | MemoryError | CancelledError) or is_environment(error):
         return True
-    if is_out_of_memory(error):
-        return True
     text = str(error)
     is_device = type(error).__name__ == "AcceleratorError"
     return is_device or any(sign in text for sign in _DEVICE_SIGNS)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of the machine or of a GPU did not suffice."""
-    if isinstance(error, MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(s in str(error) for s in _OUT_OF_MEMORY_SIGNS)
 
 
 def describe_error(error: BaseException) -> str:

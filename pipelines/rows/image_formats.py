@@ -27,6 +27,7 @@ ImageReason = Literal[
     "too_many_parts",  # scans, chunks, strips, runs: decoding would take too long
     "image_too_small",
     "aspect_above_max",
+    "too_small_for_bucket",
     "decode_timed_out",
     "decode_out_of_memory",
     "decoder_crashed",

@@ -50,6 +50,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "image_unreadable": "are these URLs of pages, and not of pictures? See source.url_column",
     "image_too_small": _SIZE,
     "aspect_above_max": _SIZE,
+    "too_small_for_bucket": "see image.buckets.max_enlarge, or take smaller buckets",
     "too_many_pixels": _SIZE,
     "decode_out_of_memory": "see image.max_memory_bytes",
     "decoder_crashed": "does this machine have the memory for its workers? Then --retry",

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipelines.config import ConfigError
 from pipelines.rules.columns import Mask
+from pipelines.rules.rule import Breaks
 from sd_core.plain_json import parse_json
 
 _PLACE = "__place"
@@ -173,6 +174,11 @@ class Judged:
     failed: Mask
     errors: Sequence[str]
     error: ConfigError | None
+
+    @property
+    def breaks(self) -> Breaks:
+        """As a rule's: 1 where it is not met, 2 where it failed."""
+        return np.where(self.failed, 2, ~self.met).astype(np.int16)
 
 
 def _placed(rows: pa.Table) -> duckdb.DuckDBPyRelation:

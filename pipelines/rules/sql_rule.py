@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
@@ -12,7 +11,7 @@ from pipelines.rows.ledger import ROW_FAILED
 from pipelines.rules.rule import Breaks, OpenOptions, RowRule, RuleOutcome
 
 if TYPE_CHECKING:
-    from pipelines.rules.conditions import Condition
+    from pipelines.rules.conditions import Condition, Judged
 
 
 class SqlRule(RowRule):
@@ -36,7 +35,7 @@ class SqlCondition:
     can be evaluated on none of the run, `finish` raises.
 
     Attributes:
-        errors: Of the rows that the last call of `broken` met so, in order.
+        errors: Of the rows that `take` was told of last, in order.
     """
 
     def __init__(self, sql: str, *, name: str | None, where: str) -> None:
@@ -54,12 +53,19 @@ class SqlCondition:
         self._condition.check(types)
 
     def broken(self, rows: pa.Table) -> Breaks:
-        judged = self._condition.judge(rows)
-        failed = len(judged.errors)
+        judged = self.judge(rows)
+        self.take(judged)
+        return judged.breaks
+
+    def judge(self, rows: pa.Table) -> "Judged":
+        """What is said of rows, on any thread; `take` is told of it in their order."""
+        return self._condition.judge(rows)
+
+    def take(self, judged: "Judged") -> None:
+        """Go on from what `judge` said of the next rows."""
         self.errors = list(judged.errors)
-        self._is_proven = self._is_proven or failed < rows.num_rows
+        self._is_proven = self._is_proven or len(self.errors) < len(judged.met)
         self._error = self._error or judged.error
-        return np.where(judged.failed, 2, ~judged.met).astype(np.int16)
 
     def finish(self) -> None:
         """After the last shard: raise `ConfigError` where it could be evaluated on no row."""

@@ -1,12 +1,17 @@
 """Work on shards by threads, a few ahead; what comes of it comes in their order."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Final, TypeVar
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+
+NUM_CORES: Final = min(4, os.cpu_count() or 1)
+"""Threads for work that computes on tables: a part of it holds Python's lock, and each has a shard
+in memory."""
 
 
 def in_order(

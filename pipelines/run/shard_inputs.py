@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest
+from pipelines.run.tables import texts_of
 
 _NOT_AS_JSON: Final = "facts-"
 """How the inputs of publish begin; those of earlier versions were digests of JSON."""
@@ -96,10 +98,11 @@ def is_of_the_same(manifest: Manifest, inputs: str, images: Committed, verdicts:
 def gives_of(ledger: pa.Table) -> dict[str, str]:
     """What later steps are made from of a shard's ledger, for its manifest: so that publish and
     encode need not read it to know what they have made of the same before."""
+    kept = ledger.filter(ledger["kept"])
     return {
-        "rows": _rows_digest(kept_captions(ledger)),
-        "facts": _facts_digest(facts_of(ledger)),
-        "captions": json.dumps(asdict(count_captions(ledger))),
+        "rows": _rows_digest(_captions_of(kept)),
+        "facts": _facts_digest(_facts_of(kept)),
+        "captions": json.dumps(asdict(count_captions(ledger, kept))),
     }
 
 
@@ -120,11 +123,15 @@ class CaptionCounts:
     longest: int
 
 
-def count_captions(ledger: pa.Table) -> CaptionCounts:
-    """By the ledger's columns of tokens; a ledger of before they were counted has none."""
+def count_captions(ledger: pa.Table, kept: pa.Table | None = None) -> CaptionCounts:
+    """By the ledger's columns of tokens; a ledger of before they were counted has none.
+
+    Args:
+        kept: Its kept rows, where they are at hand.
+    """
     if "caption_tokens" not in ledger.column_names:
         return CaptionCounts(counted=0, kept=0, cut=0, longest=0)
-    rows = ledger.filter(ledger["kept"])
+    rows = ledger.filter(ledger["kept"]) if kept is None else kept
     return CaptionCounts(
         counted=ledger.num_rows - ledger["caption_tokens"].null_count,
         kept=rows.num_rows - rows["caption_tokens"].null_count,
@@ -147,17 +154,21 @@ def _facts_digest(facts: pa.Table) -> str:
     told = hashlib.sha256()
     for name in facts.column_names:
         column = pa.concat_arrays(facts[name].chunks) if facts.num_rows else pa.array([], pa.null())
-        told.update(json.dumps([name, str(facts.schema.field(name).type), len(column)]).encode())
+        told.update(f"{_named(facts.schema.field(name))}, {len(column)}]".encode())
         told.update(np.asarray(column.is_valid()).tobytes())
         told.update(_values(column.drop_null()))
     return told.hexdigest()[:16]
 
 
+@lru_cache(maxsize=256)
+def _named(field: pa.Field) -> str:
+    return json.dumps([field.name, str(field.type)])[:-1]
+
+
 def _values(column: pa.Array) -> bytes:
     kind = column.type
     if pa.types.is_string(kind):
-        lengths = np.asarray(pc.binary_length(column))
-        return lengths.tobytes() + "".join(column.to_pylist()).encode()
+        return np.asarray(pc.binary_length(column)).tobytes() + texts_of(column)
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return np.asarray(column).tobytes()
     return json.dumps(column.to_pylist(), default=str).encode()
@@ -167,17 +178,18 @@ def kept_facts(verdicts: Committed, shard_id: int) -> pa.Table:
     """What the ledger says of a shard's kept rows that their pictures are shown with: every column
     but the verdict and the list's own."""
     table = verdicts.table(shard_id, "ledger")
-    return pa.table({"key": pa.array([], pa.string())}) if table is None else facts_of(table)
+    if table is None:
+        return pa.table({"key": pa.array([], pa.string())})
+    return _facts_of(table.filter(table["kept"]))
 
 
-def facts_of(table: pa.Table) -> pa.Table:
-    """The same of a ledger that is in memory."""
+def _facts_of(kept: pa.Table) -> pa.Table:
     names = [
         name
-        for name in table.column_names
+        for name in kept.column_names
         if name not in _OF_THE_VERDICT and not name.startswith("source_")
     ]
-    return table.filter(table["kept"]).select(names)
+    return kept.select(names)
 
 
 def grouped_shards(shard_id: int, *, group: int, num_shards: int) -> range:
@@ -198,7 +210,10 @@ def kept_rows(verdicts: Committed, shard_id: int) -> dict[str, str | None]:
 
 def kept_captions(table: pa.Table) -> dict[str, str | None]:
     """The same of a ledger that is in memory."""
-    kept = table.filter(table["kept"])
+    return _captions_of(table.filter(table["kept"]))
+
+
+def _captions_of(kept: pa.Table) -> dict[str, str | None]:
     keys = kept["key"].to_pylist()
     if "recaption" not in kept.column_names:
         return dict.fromkeys(keys)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -35,6 +36,15 @@ def with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) 
     """The table with other values in a column that it has."""
     at = table.schema.get_field_index(name)
     return table.set_column(at, table.schema.field(at), values)
+
+
+def texts_of(column: pa.StringArray) -> bytes:
+    """UTF-8 of all texts, one after another; no row is null."""
+    _, offsets, content = column.buffers()
+    if content is None:
+        return b""
+    ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    return content.slice(ends[0], ends[-1] - ends[0]).to_pybytes() if len(ends) else b""
 
 
 def read_table(store: RunStore, path: str, *, columns: Iterable[str] | None = None) -> pa.Table:

@@ -3,10 +3,10 @@
 import gc
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -16,8 +16,11 @@ from pipelines.run.processors import note_processor
 from pipelines.run.stored_json import read_json
 from pipelines.steps.overlap import run_shard
 from pipelines.steps.step import CommittedStep, Resources, ShardWork
-from sd_core.errors import EnvironmentFault
+from sd_core.batch_size import BatchSize
+from sd_core.errors import EnvironmentFault, is_out_of_memory
 from sd_core.sealed import seal_tree, unseal
+
+_BATCH_SIZE: Final = "batch_size"
 
 
 class DeviceError(EnvironmentFault):
@@ -35,6 +38,9 @@ class ModelStep(CommittedStep, ABC):
     torch_threads: int
     device: str = field(default="cpu", init=False)
     """On which its models run, `cpu` or `cuda`; after `open`."""
+
+    batch_size: int = field(default=0, init=False)
+    """How many rows its models take at once, always as many; after `open`."""
 
     @abstractmethod
     def open(self) -> None:
@@ -55,6 +61,46 @@ class ModelStep(CommittedStep, ABC):
     def run(self, shard_id: int) -> Manifest:
         """Take a shard to its commit."""
         return run_shard(self.begin(shard_id))
+
+    def _record(
+        self, models: Mapping[str, Any], *, batch_size: int, attempt: Callable[[int], object]
+    ) -> None:
+        """Record the models, and set `batch_size`: as configured, or halved until a GPU holds it.
+
+        The last bit of a result follows the size of its batch. So it is found before the first
+        shard, is part of the record where it was halved, and counts for all later workers; one
+        whose GPU holds less is refused.
+
+        Args:
+            models: As `record_models`.
+            attempt: The work on a batch of so many rows of any content.
+
+        Raises:
+            OtherModelsError: as `record_models`.
+        """
+        self.batch_size = batch_size
+        if models["device"] == "cuda":
+            self.batch_size = self._fitting(batch_size, attempt)
+        halved = {} if self.batch_size == batch_size else {_BATCH_SIZE: self.batch_size}
+        record_models(self.made, {**models, **halved})
+
+    def _fitting(self, configured: int, attempt: Callable[[int], object]) -> int:
+        recorded = recorded_models(self.made)
+        before = int(recorded.get(_BATCH_SIZE, configured))
+        fitting = BatchSize(before, what=f"{self.name}: rows")
+        try:
+            fitting.run(attempt)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            # What else a made-up batch ends with is said of the first real one that does.
+        if recorded and fitting.size < before:
+            raise OtherModelsError(
+                f"{self.name}: earlier shards of this run were made {before} rows at once; the "
+                f"memory of this GPU holds {fitting.size}, and the last bit of a result follows "
+                "that number. Take a GPU with as much memory free, or give another output"
+            )
+        return fitting.size
 
     def _device(self) -> torch.device:
         device = prepare_torch(self.resources, threads=self.torch_threads)
@@ -93,6 +139,16 @@ def _driver() -> str:
     return told.removeprefix("NVRM version:").strip()
 
 
+def recorded_models(made: Committed) -> Mapping[str, Any]:
+    """What `record_models` wrote first; empty before."""
+    path = _record_path(made)
+    return read_json(made.store, path) if made.store.exists(path) else {}
+
+
+def _record_path(made: Committed) -> str:
+    return f"{made.folder}/models.json"
+
+
 def record_models(made: Committed, models: Mapping[str, Any]) -> None:
     """Record what a step's shards are made with, or check that it still is what it was.
 
@@ -107,7 +163,7 @@ def record_models(made: Committed, models: Mapping[str, Any]) -> None:
     """
     store = made.store
     note_processor(store, made.folder, torch.device(models["device"]))
-    path = f"{made.folder}/models.json"
+    path = _record_path(made)
     content = seal_tree(models)
     if store.create_exclusive(path, content):
         return

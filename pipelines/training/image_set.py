@@ -105,11 +105,17 @@ def open_image_set(path: str, *, storage_options: Mapping[str, Any]) -> ImageSet
     store = RunStore(path, storage_options)
     steps = read_revision(store).steps
     download, select = steps.get("download"), steps.get("select")
-    size = read_run(store).get("config", {}).get("image", {}).get("size")
+    image = read_run(store).get("config", {}).get("image", {})
+    size = image.get("size")
     if download is None or select is None or not isinstance(size, int):
         raise ImageFolderError(
             f"{path}: no curated run with complete download and select steps; give the folder "
             "that curate wrote (the one that holds run.json), and let it finish"
+        )
+    if image.get("buckets") is not None:
+        raise ImageFolderError(
+            f"{path}: its pictures are of several sizes (image.buckets), an autoencoder trains on "
+            "one; curate the same list with image.size"
         )
     shards: list[ImageShard] = []
     try:

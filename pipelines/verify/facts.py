@@ -33,6 +33,7 @@ from pipelines.verify.columns import (
 from pipelines.verify.fault import Fault
 from pipelines.verify.measured import check_measured
 from pipelines.verify.secrets import check_table_secrets
+from sd_core.model.buckets import Bucket, bucket_of
 
 _SHA256 = r"^[0-9a-f]{64}$"
 
@@ -43,7 +44,7 @@ def check_origin_facts(
     *,
     where: str,
     columns: Sequence[SourceColumn],
-    size: int | None,
+    sizes: Sequence[Bucket],
     recorded: Sequence[Columns] = (),
 ) -> Iterator[Fault]:
     """One row for every row of the plan, with a status, and a reason where there is no image.
@@ -51,7 +52,7 @@ def check_origin_facts(
     Args:
         manifest: Of the step that made the images.
         columns: The plan's pass-through columns.
-        size: Pixels of a side of every stored image, where it is known.
+        sizes: That stored images may have; none where that is not known.
         recorded: The schemas that the run keeps of these facts.
     """
     schema = [*as_written(ORIGIN_FACTS[manifest.step], facts), *source_schema(columns)]
@@ -74,7 +75,7 @@ def check_origin_facts(
     )
     yield from check_measured(facts, where=where)
     stored = facts.filter(pa.array(~no_image))
-    yield from _check_stored(stored, where=where, size=size)
+    yield from _check_stored(stored, where=where, sizes=sizes)
 
 
 def check_settled(facts: pa.Table, settled: pa.Table, *, where: str) -> Iterator[Fault]:
@@ -192,7 +193,7 @@ def check_reasons(table: pa.Table, manifest: Manifest, *, where: str) -> Iterato
         )
 
 
-def _check_stored(stored: pa.Table, *, where: str, size: int | None) -> Iterator[Fault]:
+def _check_stored(stored: pa.Table, *, where: str, sizes: Sequence[Bucket]) -> Iterator[Fault]:
     where = f"{where} (rows with an image)"
     yield from check_rows(
         does_not_match(stored["sha256"], _SHA256),
@@ -206,10 +207,24 @@ def _check_stored(stored: pa.Table, *, where: str, size: int | None) -> Iterator
         found="phash",
         expected="16 hex digits, or null where it was not asked for",
     )
+    asked = _asked(stored, sizes)
     for name in ("width", "height"):
-        values = stored[name]
-        wrong = is_null(values) | (np.asarray(pc.fill_null(values, 0)) < 1)
-        if size is not None:
-            wrong |= np.asarray(pc.fill_null(values, 0)) != size
-        expected = "at least 1" if size is None else str(size)
+        values = np.asarray(pc.fill_null(stored[name], 0))
+        wrong = values < 1
+        expected = "at least 1"
+        if asked is not None:
+            wrong |= values != [getattr(size, name) for size in asked]
+            first = asked[int(wrong.argmax())] if wrong.any() else asked[0]
+            expected = str(getattr(first, name))
         yield from check_rows(wrong, where=where, found=name, expected=expected)
+
+
+def _asked(stored: pa.Table, sizes: Sequence[Bucket]) -> list[Bucket] | None:
+    """The size that each stored image must have; None where nobody knows."""
+    if not sizes or not stored.num_rows:
+        return None
+    if len(sizes) == 1:
+        return [sizes[0]] * stored.num_rows
+    widths, heights = stored["original_width"].to_pylist(), stored["original_height"].to_pylist()
+    originals = zip(widths, heights, strict=True)
+    return [bucket_of(width or 1, height or 1, sizes).bucket for width, height in originals]

@@ -1,11 +1,13 @@
 """The run's own records: run.json, revision.json and the plan."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from pipelines.plan import Plan, PlanError, load_plan
 from pipelines.prompts import PromptPlan, is_prompt_plan, load_prompt_plan
@@ -25,6 +27,7 @@ from pipelines.steps.select.tokens import TOKENS_OPTION
 from pipelines.verify.fault import Fault, shown
 from pipelines.verify.files import raise_unreadable
 from pipelines.verify.secrets import check_config_secrets, check_tree_secrets
+from sd_core.model.buckets import Bucket, BucketsConfig
 from sd_core.sealed import is_sealed, unseal
 
 
@@ -55,10 +58,16 @@ def read_records(store: RunStore) -> RunRecords:
     return RunRecords(run=run, revision=revision, plan=plan, faults=tuple(faults))
 
 
-def asked_size(run: Mapping[str, Any] | None) -> int | None:
-    """Pixels of a side of every stored image, where run.json says so."""
-    size = (run or {}).get("config", {}).get("image", {}).get("size")
-    return size if isinstance(size, int) else None
+def asked_sizes(run: Mapping[str, Any] | None) -> tuple[Bucket, ...]:
+    """That stored images may have, where run.json says so."""
+    image = (run or {}).get("config", {}).get("image", {})
+    size, buckets = image.get("size"), image.get("buckets")
+    if buckets is None:
+        return (Bucket(width=size, height=size),) if isinstance(size, int) else ()
+    try:
+        return BucketsConfig.model_validate_json(json.dumps(buckets)).buckets()
+    except ValidationError:
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)

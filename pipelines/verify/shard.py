@@ -36,6 +36,7 @@ from pipelines.verify.keys import key_digits
 from pipelines.verify.ledger import check_ledger
 from pipelines.verify.manifests import Held, check_flow
 from pipelines.verify.records import TokenPromise
+from sd_core.model.buckets import Bucket
 
 
 def shard_steps() -> list[str]:
@@ -65,7 +66,7 @@ class ShardCheck:
 
     Attributes:
         steps: The completed steps, by name.
-        size: Pixels of a side of every stored image, where it is known.
+        sizes: That stored images may have; none where that is not known.
         tokens: What the ledger says that it counts.
         schemas: What the run keeps of the columns of each folder's tables.
     """
@@ -74,7 +75,7 @@ class ShardCheck:
     plan: Plan | PromptPlan
     steps: Mapping[str, StepSummary]
     deep: bool
-    size: int | None = None
+    sizes: Sequence[Bucket] = ()
     tokens: TokenPromise = field(default=TokenPromise(is_known=False))
     schemas: Mapping[str, Sequence[Columns]] = field(default_factory=dict)
 
@@ -181,7 +182,7 @@ class ShardCheck:
             report.manifests["download"],
             where=path,
             columns=self.plan.columns,
-            size=self.size,
+            sizes=self.sizes,
             recorded=self.schemas.get("facts/download", ()),
         )
         if settled is not None:
@@ -195,7 +196,7 @@ class ShardCheck:
             report.manifests["generate"],
             where=path,
             columns=plan.columns,
-            size=None,
+            sizes=(),
             recorded=self.schemas.get("facts/generate", ()),
         )
         try:

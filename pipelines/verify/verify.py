@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipelines.plan import Plan
+from pipelines.prompts import PromptPlan
 from pipelines.rows.ledger import QUARANTINED
 from pipelines.run.crops import CROPS_FILE, read_removed
 from pipelines.run.folder import require_run
@@ -23,7 +25,7 @@ from pipelines.verify.index import StepTotals, check_indexes, check_totals
 from pipelines.verify.keys import KeySpill, key_digits
 from pipelines.verify.latents import LatentsCheck, load_cache_files
 from pipelines.verify.readers import check_readers
-from pipelines.verify.records import RunRecords, asked_size, promised_tokens, read_records
+from pipelines.verify.records import RunRecords, asked_sizes, promised_tokens, read_records
 from pipelines.verify.shard import ShardCheck, shard_steps
 from pipelines.verify.training import is_training, verify_training
 from pipelines.verify.words import check_words
@@ -84,11 +86,23 @@ def _verify(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
     if removed is not None:
         yield Note(CROPS_FILE, f"clean --crops removed {removed.told}; the kept ones are checked")
     yield from _made_before(records.revision)
-    schemas, faults = _kept_schemas(store, records.revision.steps)
+    yield from _check_rows(store, records, records.revision, records.plan, deep=deep)
+
+
+def _check_rows(
+    store: RunStore,
+    records: RunRecords,
+    revision: Revision,
+    plan: Plan | PromptPlan,
+    *,
+    deep: bool,
+) -> Iterator[Fault | Note]:
+    """Every shard of every step, then what only all of them together say."""
+    schemas, faults = _kept_schemas(store, revision.steps)
     yield from faults
     with spool_folder() as folder:
         totals = _Totals(
-            steps={name: StepTotals() for name in records.revision.steps if name in STEP_KINDS},
+            steps={name: StepTotals() for name in revision.steps if name in STEP_KINDS},
             stored=KeySpill(folder, name="stored"),
             kept=KeySpill(folder, name="kept"),
             kept_hashes=KeySpill(folder, name="kept-hashes"),
@@ -98,11 +112,11 @@ def _verify(store: RunStore, *, deep: bool) -> Iterator[Fault | Note]:
         )
         check = ShardCheck(
             store=store,
-            plan=records.plan,
-            steps=records.revision.steps,
+            plan=plan,
+            steps=revision.steps,
             deep=deep,
-            size=asked_size(records.run),
-            tokens=promised_tokens(records.run, records.revision.steps.get("select")),
+            sizes=asked_sizes(records.run),
+            tokens=promised_tokens(records.run, revision.steps.get("select")),
             schemas=schemas,
         )
         yield from _check_shards(check, totals)

@@ -37,6 +37,11 @@ class CurateConfig(JobConfig):
 
     @model_validator(mode="after")
     def _latents_have_whole_sizes(self) -> Self:
+        if self.encode is not None and self.image.buckets is not None:
+            raise ValueError(
+                "image.buckets: a latent cache holds one size as yet; leave the cache out "
+                "(encode: null), or store squares (image.size)"
+            )
         if self.encode is not None and self.image.size % 4:
             raise ValueError(
                 f"image.size: {self.image.size} has no latent of a whole size; give a multiple of "

@@ -88,7 +88,7 @@ class MixtureOrder:
     def block(self, stream: int, block: int) -> list[Pick]:
         """The stream's picks number 1,000 * block and on."""
         picks = np.repeat(np.arange(len(self._counts)), self._counts)
-        picks = picks[_permutation(BLOCK_PICKS, self._seed, _FOR_BLOCK, stream, block)]
+        picks = picks[permutation(BLOCK_PICKS, self._seed, _FOR_BLOCK, stream, block)]
         draws = np.empty(BLOCK_PICKS, np.int64)
         for k, count in enumerate(self._counts):
             draws[picks == k] = block * count + np.arange(count)
@@ -129,7 +129,7 @@ class CacheOrder:
         last = min(begin + self._rows_per_stream, start + num_rows)
         start_draw = epoch * self._rows_per_stream + first - begin
         seed, cache_index = self._seed
-        rows = _permutation(num_rows, seed, _FOR_ROWS, cache_index, epoch, shard_index)
+        rows = permutation(num_rows, seed, _FOR_ROWS, cache_index, epoch, shard_index)
         return Piece(
             epoch=epoch,
             draws=range(start_draw, start_draw + last - first),
@@ -140,11 +140,11 @@ class CacheOrder:
     def _lay_out(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The epoch's shards in order, and where each one ends in the row of all rows."""
         seed, cache_index = self._seed
-        order = _permutation(len(self._num_rows), seed, _FOR_SHARDS, cache_index, epoch)
+        order = permutation(len(self._num_rows), seed, _FOR_SHARDS, cache_index, epoch)
         return order, np.cumsum(self._num_rows[order])
 
 
-def _permutation(count: int, seed: int, *place: int) -> npt.NDArray[np.int64]:
+def permutation(count: int, seed: int, *place: int) -> npt.NDArray[np.int64]:
     # Raw draws of PCG64 are the same in every NumPy; Generator.permutation need not be.
     generator = np.random.PCG64(np.random.SeedSequence([seed, *place]))
     return np.argsort(generator.random_raw(count), kind="stable")

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from sd_core.errors import FoundryError
 
-_DATA_PAGE, _PLAIN = 0, 0
-_TYPE, _SIZE, _STORED_SIZE, _CRC, _DATA_HEADER = 1, 2, 3, 4, 5
-_NUM_VALUES, _ENCODING = 1, 2
+# Fields of a page's header, and values of theirs.
+DATA_PAGE, PLAIN = 0, 0
+TYPE, _SIZE, STORED_SIZE, STORED_CRC, DATA_HEADER = 1, 2, 3, 4, 5
+NUM_VALUES, ENCODING = 1, 2
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _STRUCT = 1, 2, 3, 4, 5, 6, 12
 _BINARY = 8
 
@@ -79,17 +80,17 @@ def _walk(chunk: bytes, offset: int, num_values: int, width: int) -> ValuePlaces
     position = 0
     while position < len(chunk):
         header, begin = read_struct(chunk, position)
-        size = header.get(_STORED_SIZE, -1)
+        size = header.get(STORED_SIZE, -1)
         position = begin + size
         if size < 0 or position > len(chunk):
             raise PageError(f"the page at byte {offset + begin} is cut off")
         page = memoryview(chunk)[begin:position]
-        if _CRC in header and zlib.crc32(page) != header[_CRC] & 0xFFFFFFFF:
+        if STORED_CRC in header and zlib.crc32(page) != header[STORED_CRC] & 0xFFFFFFFF:
             raise PageError(f"CRC mismatch in the page at byte {offset + begin}")
-        data = header.get(_DATA_HEADER)
-        if header.get(_TYPE) != _DATA_PAGE or data is None or data.get(_ENCODING) != _PLAIN:
+        data = header.get(DATA_HEADER)
+        if header.get(TYPE) != DATA_PAGE or data is None or data.get(ENCODING) != PLAIN:
             return None
-        count = data[_NUM_VALUES]
+        count = data[NUM_VALUES]
         levels = _levels_size(page)
         if header.get(_SIZE) != size or levels is None or size - levels != count * width:
             return None  # compressed, or with nulls

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sd_core.cache.npy import NpyError, NpyFormat
 from sd_core.cache.samples import CacheShardError, LatentSample, check_shapes
 from sd_core.cache.spec import CacheSpec
 from sd_core.plain_json import parse_json
@@ -37,9 +38,9 @@ class TarShardReader:
         if spec.prompt_embeds:
             self._extensions.append("prompt_embeds.npy")
         self._arrays = {
-            "latents.npy": _NpyFormat(spec.latents_shape, spec.dtype),
-            "input_ids.npy": _NpyFormat(spec.embeds_shape[:1], "int32"),
-            "prompt_embeds.npy": _NpyFormat(spec.embeds_shape, spec.dtype),
+            "latents.npy": NpyFormat.of(spec.latents_shape, spec.dtype),
+            "input_ids.npy": NpyFormat.of(spec.embeds_shape[:1], "int32"),
+            "prompt_embeds.npy": NpyFormat.of(spec.embeds_shape, spec.dtype),
         }
         self._keys, self._offsets, self._sizes = self._index()
         self.num_rows = len(self._keys)
@@ -77,7 +78,7 @@ class TarShardReader:
                 attributes=attributes,
             )
             check_shapes(sample, self._spec)
-        except (OSError, ValueError, TypeError, EOFError, AttributeError, CacheShardError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, NpyError, CacheShardError) as error:
             raise CacheShardError(f"{self._name}: {key}: {error}") from error
         return sample
 
@@ -161,25 +162,3 @@ def _octal(field: bytes) -> int:
     if not digits.isdigit():
         raise ValueError("not a number")
     return int(digits, 8)
-
-
-class _NpyFormat:
-    """Arrays of one shape and dtype, whose header is known beforehand."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
-        buffer = io.BytesIO()
-        np.lib.format.write_array(buffer, np.empty(shape, dtype), version=(1, 0))
-        self._shape, self._dtype = shape, np.dtype(dtype)
-        self._size = buffer.getbuffer().nbytes
-        self._start = self._size - int(np.prod(shape)) * self._dtype.itemsize
-        self._header = buffer.getvalue()[: self._start]
-
-    def parse(self, content: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        """A view of the content, or a copy where its header is another one."""
-        if content.size == self._size and content[: self._start].tobytes() == self._header:
-            return content[self._start :].view(self._dtype).reshape(self._shape)
-        try:
-            array: npt.NDArray[Any] = np.load(io.BytesIO(content.tobytes()), allow_pickle=False)
-        except Exception as error:  # NumPy lets out what its own parser raises
-            raise CacheShardError(f"an array cannot be read: {error}") from error
-        return array

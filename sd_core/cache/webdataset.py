@@ -8,6 +8,7 @@ from typing import IO, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from sd_core.cache.npy import NpyError, NpyFormat
 from sd_core.cache.samples import (
     CacheShardError,
     LatentSample,
@@ -70,16 +71,16 @@ def _to_sample(key: str, members: Mapping[str, bytes], spec: CacheSpec, name: st
         embeds = members.get("prompt_embeds.npy")
         sample = LatentSample(
             key=key,
-            raw_latents=_from_npy(members["latents.npy"]),
-            input_ids=_from_npy(members["input_ids.npy"]),
-            prompt_embeds=None if embeds is None else _from_npy(embeds),
+            raw_latents=_array(members["latents.npy"], spec.latents_shape, spec.dtype),
+            input_ids=_array(members["input_ids.npy"], spec.embeds_shape[:1], "int32"),
+            prompt_embeds=None if embeds is None else _array(embeds, spec.embeds_shape, spec.dtype),
             caption=members["txt"].decode(),
             attributes=attributes,
         )
         check_shapes(sample, spec)
     except KeyError as error:
         raise CacheShardError(f"{name}: {key} lacks its member {error}") from error
-    except (ValueError, EOFError, CacheShardError) as error:
+    except (ValueError, NpyError, CacheShardError) as error:
         raise CacheShardError(f"{name}: {key}: {error}") from error
     return sample
 
@@ -90,6 +91,5 @@ def _npy(array: npt.NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _from_npy(content: bytes) -> npt.NDArray[Any]:
-    array: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
-    return array
+def _array(content: bytes, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
+    return NpyFormat.of(shape, dtype).parse(np.frombuffer(content, np.uint8)).copy()

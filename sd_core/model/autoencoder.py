@@ -150,10 +150,26 @@ def encode_images(autoencoder: Autoencoder, images: Tensor, *, form: LatentsForm
 
 
 @torch.inference_mode()
-def decode_latents(autoencoder: Autoencoder, raw_latents: Tensor) -> Tensor:
-    """Decode (B, C, h, w) raw (unscaled) latents to (B, 3, H, W) float32 images in [-1, 1]."""
-    parts = torch.split(raw_latents, autoencoder.slice_size or len(raw_latents))
-    return torch.cat([_decode_slice(autoencoder, part) for part in parts])
+def decode_latents(
+    autoencoder: Autoencoder, raw_latents: Tensor, *, batch_size: int | None = None
+) -> Tensor:
+    """Decode raw (unscaled) latents.
+
+    Args:
+        autoencoder: Decodes `slice_size` rows at a time, where it has one.
+        raw_latents: (B, C, h, w).
+        batch_size: Else so many, always as many: the last ones are filled up with rows that are
+            thrown away, so that no image depends on its company. None: B.
+
+    Returns:
+        (B, 3, H, W) float32 images in [-1, 1].
+    """
+    size = autoencoder.slice_size or batch_size or len(raw_latents)
+    if missing := -len(raw_latents) % size:
+        raw_latents = torch.cat([raw_latents, raw_latents[-1:].expand(missing, -1, -1, -1)])
+    parts = torch.split(raw_latents, size)
+    images = torch.cat([_decode_slice(autoencoder, part) for part in parts])
+    return images[: len(images) - missing]
 
 
 def _encode_slice(autoencoder: Autoencoder, images: Tensor, form: LatentsForm) -> Tensor:

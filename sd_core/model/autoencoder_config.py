@@ -59,7 +59,8 @@ class AutoencoderConfig(ModelConfig):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
     """Expected digest of the folder."""
     precision: Precision = "auto"
-    """Number format that it runs in; `auto` is bf16 on a GPU and fp32 on a CPU."""
+    """Number format that it runs in; `auto` is bf16 on a GPU that
+    computes in it, else fp32."""
     slice_size: int | None = Field(default=None, ge=1)
     """Images per pass through the network; by default 1 on a CPU (memory) and all on a GPU."""
     seed: int = Field(default=0, ge=0, lt=2**63)

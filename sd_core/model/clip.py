@@ -42,7 +42,8 @@ class ClipConfig(ModelConfig):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
     """Expected sha256 of the checkpoint file, or of the folder."""
     precision: Precision = "auto"
-    """Number format that it runs in; `auto` is bf16 on a GPU and fp32 on a CPU."""
+    """Number format that it runs in; `auto` is bf16 on a GPU that
+    computes in it, else fp32."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of random weights."""
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sd_core.model.memory import to_device
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
@@ -38,13 +40,10 @@ class Conditioning:
         self, device: str | torch.device | None = None, *, dtype: torch.dtype | None = None
     ) -> "Conditioning":
         """The same on another device or in another dtype (None: unchanged)."""
-        cast = self._each(lambda tensor: tensor.to(device=device, dtype=dtype))
-        time_ids, labels = self.time_ids, self.class_labels
-        return replace(  # sizes and labels are numbers, which another dtype would round
-            cast,
-            time_ids=None if time_ids is None else time_ids.to(device=device),
-            class_labels=None if labels is None else labels.to(device=device),
-        )
+        moved = self if device is None else self._each(lambda tensor: to_device(tensor, device))
+        cast = moved._each(lambda tensor: tensor.to(dtype=dtype))
+        # Sizes and labels are numbers, which another dtype would round.
+        return replace(cast, time_ids=moved.time_ids, class_labels=moved.class_labels)
 
     def rows(self, picks: Tensor) -> "Conditioning":
         """The rows at (N,) int64 places, in their order."""

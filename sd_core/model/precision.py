@@ -7,13 +7,23 @@ from typing import Literal
 import torch
 
 Precision = Literal["auto", "fp32", "bf16"]
-"""`auto` is bf16 on a GPU and fp32 on a CPU; fp16 is not offered (autoencoders overflow in it)."""
+"""`auto` is bf16 on a GPU that computes in it (Ampere and later), and fp32 on others and on a CPU;
+fp16 is not offered (autoencoders overflow in it)."""
 
 
 def model_dtype(precision: Precision, device: str | torch.device) -> torch.dtype:
+    """What a model's weights are on a device, which is asked where the precision is `auto`."""
     if precision == "auto":
-        precision = "bf16" if torch.device(device).type == "cuda" else "fp32"
+        precision = "bf16" if _has_bf16(torch.device(device)) else "fp32"
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    # Not in emulation, which older GPUs offer too, and which is slower there than float32.
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 @contextmanager

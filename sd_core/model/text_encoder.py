@@ -63,7 +63,8 @@ class TextEncoderConfig(ModelConfig):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
     """Expected digest of the `text_encoder` folder (of an open_clip model: `clip.sha256`)."""
     precision: Precision = "auto"
-    """Number format that it runs in; `auto` is bf16 on a GPU and fp32 on a CPU."""
+    """Number format that it runs in; `auto` is bf16 on a GPU that
+    computes in it, else fp32."""
     pretrained: bool = True
     """False: random weights of `model`'s architecture (of open_clip: `clip.pretrained`)."""
     seed: int = Field(default=0, ge=0, lt=2**63)

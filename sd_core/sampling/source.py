@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sd_core.model.memory import to_device
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceLatents:
@@ -49,8 +51,8 @@ class SourceNoiser:
         self, scheduler: Any, source: SourceLatents, *, noise: Tensor, num_inference_steps: int
     ) -> None:
         self._scheduler = scheduler
-        self._source = source.latents.to(noise.device)
-        self._mask = None if source.mask is None else source.mask.to(noise.device)
+        self._source = to_device(source.latents, noise.device)
+        self._mask = None if source.mask is None else to_device(source.mask, noise.device)
         self._noise = noise
         steps = num_steps_of(source.strength, num_inference_steps=num_inference_steps)
         begin = (num_inference_steps - steps) * getattr(scheduler, "order", 1)

@@ -13,7 +13,9 @@ from sd_core.model.autoencoder import decode_latents
 from sd_core.model.conditioning import Conditioning, concatenate_conditionings
 from sd_core.model.denoiser import guidance_width, predict
 from sd_core.model.latent_diffusion import LatentDiffusion
+from sd_core.model.memory import to_device
 from sd_core.sampling.guidance import embed_guidance_scale, guide, rescale_guided
+from sd_core.sampling.passing import without_waiting
 from sd_core.sampling.samplers import SamplerName, build_sampler, draws_noise
 from sd_core.sampling.source import SourceLatents, SourceNoiser
 
@@ -68,31 +70,34 @@ def generate_latents(
     if guided:
         text = concatenate_conditionings([_for_each_row(unconditional, noise).to(device), text])
     scheduler = build_sampler(sampler, model.noise_schedule)
-    scheduler.set_timesteps(num_inference_steps)  # kept on the CPU, or every step waits for a GPU
+    scheduler.set_timesteps(num_inference_steps)  # kept on the CPU, where a step looks itself up
     options = _step_options(scheduler, generators)
-    latents, timesteps_left = noise.to(device), scheduler.timesteps
+    latents, timesteps_left = to_device(noise, device), scheduler.timesteps
     noiser = None
-    if source is not None:
-        noiser = SourceNoiser(
-            scheduler, source, noise=latents, num_inference_steps=num_inference_steps
-        )
-        latents, timesteps_left = noiser.first(), noiser.timesteps
-    else:
-        latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+    with without_waiting(device):
+        if source is not None:
+            noiser = SourceNoiser(
+                scheduler, source, noise=latents, num_inference_steps=num_inference_steps
+            )
+            latents, timesteps_left = noiser.first(), noiser.timesteps
+        else:
+            latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+    timesteps_there = to_device(timesteps_left, device)  # once, for all steps
     for step, timestep in enumerate(timesteps_left):
         inputs = torch.cat([latents, latents]) if guided else latents
         if hasattr(scheduler, "scale_model_input"):
             inputs = scheduler.scale_model_input(inputs, timestep)
-        timesteps = timestep.to(device).expand(len(inputs))
+        timesteps = timesteps_there[step].expand(len(inputs))
         prediction = predict(model.denoiser, inputs, timesteps, text)
         if guided:
             without, with_text = prediction.chunk(2)
             prediction = guide(without, with_text, scale)
             if guidance_rescale > 0:
                 prediction = rescale_guided(prediction, with_text, guidance_rescale)
-        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
-        if noiser is not None:
-            latents = noiser.after(latents, step)
+        with without_waiting(device):
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False, **options)[0]
+            if noiser is not None:
+                latents = noiser.after(latents, step)
     finished: Tensor = latents
     return finished
 
@@ -107,7 +112,7 @@ def _guidance(guidance_scale: float | Tensor, device: torch.device) -> tuple[boo
             f"guidance_scale {guidance_scale.tolist()}: some rows are guided (above 1) and some "
             "are not; sample them apart"
         )
-    return all(is_guided), guidance_scale.to(device).view(-1, 1, 1, 1)
+    return all(is_guided), to_device(guidance_scale, device).view(-1, 1, 1, 1)
 
 
 def _with_guidance(
@@ -116,7 +121,7 @@ def _with_guidance(
     """The scale as the denoiser's input; no text is guided away from then."""
     scales = torch.as_tensor(guidance_scale, dtype=torch.float32).expand(len(text))
     embedding = embed_guidance_scale(scales, width=width)  # on the CPU, as the rows' noise
-    return replace(text, guidance_embedding=embedding.to(text.prompt_embeds.device))
+    return replace(text, guidance_embedding=to_device(embedding, text.prompt_embeds.device))
 
 
 @torch.inference_mode()
@@ -173,16 +178,27 @@ def decode_images(model: LatentDiffusion, latents: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def decode_scaled(model: LatentDiffusion, latents: Tensor) -> Tensor:
-    """Scaled latents (B, C, h, w) to float32 images (B, 3, H, W) in [-1, 1]; NaN stays NaN."""
+def decode_scaled(
+    model: LatentDiffusion, latents: Tensor, *, batch_size: int | None = None
+) -> Tensor:
+    """Scaled latents (B, C, h, w) to float32 images (B, 3, H, W) in [-1, 1]; NaN stays NaN.
+
+    Args:
+        batch_size: Of `decode_latents`.
+    """
     raw = unscale_latents(latents, model.identity.autoencoder)
-    return decode_latents(model.autoencoder, raw)
+    return decode_latents(model.autoencoder, raw, batch_size=batch_size)
 
 
 def as_levels(images: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [-1, 1] to uint8 (B, H, W, 3) on the CPU."""
+    return levels_of(images).cpu()
+
+
+def levels_of(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] to uint8 (B, H, W, 3) on their device."""
     levels = ((images * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    return levels.permute(0, 2, 3, 1).contiguous().cpu()
+    return levels.permute(0, 2, 3, 1).contiguous()
 
 
 @dataclass(frozen=True)

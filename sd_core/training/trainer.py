@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sd_core.errors import FoundryError
+from sd_core.model.compiling import check_compiler
 from sd_core.model.memory import place_module
 from sd_core.model.precision import model_dtype
 from sd_core.training.checkpoint import Checkpoint, OtherTrainingError, check_recipe
@@ -103,6 +104,8 @@ class Trainer:
         events: TrainingEvents,
         recipe: Mapping[str, object] | None = None,
     ) -> None:
+        if loop.compile:
+            check_compiler("loop.compile", device=device)
         self.task = task
         self.loop = loop
         self.device = device

@@ -31,6 +31,7 @@ def answered(status: int, code: str) -> ClientError:
         (MemoryError(), "free memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "free memory"),
         (RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)"), "free memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "free memory"),
         (RuntimeError("can't start new thread"), "raise the limit on processes and threads"),
         (answered(403, "AccessDenied"), "give s3://b/run credentials"),
         (answered(400, "ExpiredToken"), "give s3://b/run credentials"),

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from pipelines.rows.image_formats import ImageFormat
-from pipelines.steps.download.geometry import centre_square, strip_reduction
+from pipelines.steps.download.geometry import centre_window, strip_reduction
 from pipelines.steps.download.header import ImageHeader, is_animated_webp
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.download.image_rejected import ImageRejected
 from pipelines.steps.download.jpeg_header import count_scan_marks, count_scans
 from pipelines.steps.download.png_chunks import chunks
+from pipelines.steps.download.stored_size import possible_sizes
 from pipelines.steps.download.tiff_header import read_tiff_directory
 
 Way = Literal["whole", "strips", "lean"]
-"""How a raster is decoded: the whole square at once; in strips, each reduced on its own, so that
-the square is never there in full; in strips from OpenCV's decoder, which takes less than Pillow's.
+"""How a raster is decoded: the whole window at once; in strips, each reduced on its own, so that
+the window is never there in full; in strips from OpenCV's decoder, which takes less than Pillow's.
 """
 
 MAX_TEXT_BYTES: Final = 4 << 20
@@ -47,14 +48,14 @@ _EARLIER_BYTES_PER_PIXEL = {"webp": 18, "avif": 16}
 
 @dataclass(frozen=True, kw_only=True)
 class _Need:
-    """Bytes: at most `loading`, and `loaded` once the decoder is done, beside the square."""
+    """Bytes: at most `loading`, and `loaded` once the decoder is done, beside the window."""
 
     loading: float
     loaded: float
 
-    def beside(self, square_side: int) -> float:
-        """The most that is held, with a square of that side in RGB."""
-        return max(self.loading, self.loaded + _RGB * square_side**2)
+    def beside(self, window_pixels: int) -> float:
+        """The most that is held, with a window of that many pixels in RGB."""
+        return max(self.loading, self.loaded + _RGB * window_pixels)
 
 
 def check_jpeg(data: bytes, header: ImageHeader, config: ImageConfig, *, denominator: int) -> None:
@@ -90,18 +91,28 @@ def choose_way(
         _check_memory(pixels * _EARLIER_BYTES_PER_PIXEL.get(header.format, 0), header, config)
         return "whole"
     held = _BESIDE + beside_bytes + len(data)
-    side = centre_square(header.width, header.height).side
-    reduced_side = side // strip_reduction(side, config.size)
+    whole, reduced = _window_pixels(header, config)
     need = _NEEDS[header.format](data, header, pixels)
-    if held + need.beside(side) <= config.max_memory_bytes:
+    if held + need.beside(whole) <= config.max_memory_bytes:
         return "whole"
-    if held + need.beside(reduced_side) <= config.max_memory_bytes:
+    if held + need.beside(reduced) <= config.max_memory_bytes:
         return "strips"
     least = need
     if header.format == "webp" and not is_animated_webp(data):
         least = _lean_webp(data, pixels)
-    _check_memory(held + least.beside(reduced_side), header, config)
+    _check_memory(held + least.beside(reduced), header, config)
     return "lean"
+
+
+def _window_pixels(header: ImageHeader, config: ImageConfig) -> tuple[int, int]:
+    """The most pixels that the window and, reduced, its strips may have, turned or not."""
+    whole, reduced = 0, 0
+    for size in possible_sizes(header.width, header.height, config):
+        window = centre_window(header.width, header.height, size)
+        strips = window.reduced(strip_reduction(window, size))
+        whole = max(whole, window.width * window.height)
+        reduced = max(reduced, strips.width * strips.height)
+    return whole, reduced
 
 
 def _check_memory(needed: float, header: ImageHeader, config: ImageConfig) -> None:

@@ -1,4 +1,4 @@
-"""One decode of an original: bytes in, the stored square out. A pure function of its arguments."""
+"""One decode of an original: bytes in, the stored crop out. A pure function of its arguments."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipelines.rows.image_facts import ImageFacts, measure_image
 from pipelines.steps.download.bounds import check_jpeg
-from pipelines.steps.download.geometry import Square, centre_square, resize_square, upright
+from pipelines.steps.download.geometry import Window, centre_window, resize_window, upright
 from pipelines.steps.download.header import ImageHeader, check_size, read_header, shown_size
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.download.image_rejected import ImageRejected
@@ -20,12 +20,13 @@ from pipelines.steps.download.jpeg import (
     encode_jpeg,
     scale_denominator,
 )
-from pipelines.steps.download.raster import decode_square
+from pipelines.steps.download.raster import decode_window
+from pipelines.steps.download.stored_size import unturned_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """The stored square: `image` is the encoded file; sizes are in pixels, the original's as
+    """What is stored: `image` is the encoded file; sizes are in pixels, the original's as
     a viewer shows it (EXIF orientation applied)."""
 
     image: bytes
@@ -39,7 +40,7 @@ class Crop:
 
 @dataclass(frozen=True, kw_only=True)
 class CropPixels:
-    """The square before it is encoded: [size, size, 3] RGB, uint8; sizes as in `Crop`."""
+    """The crop before it is encoded: [height, width, 3] RGB, uint8; sizes as in `Crop`."""
 
     pixels: NDArray[np.uint8]
     original_width: int
@@ -48,17 +49,18 @@ class CropPixels:
 
 
 def decode_to_crop(data: bytes, config: ImageConfig) -> Crop:
-    """Makes the stored square of one original.
+    """Makes the stored crop of one original.
 
     Raises:
         ImageRejected: with one of the decoder's reasons.
         MemoryError: beyond the limit of the process.
     """
     crop = crop_pixels(data, config)
+    height, width, _ = crop.pixels.shape
     return Crop(
         image=encode_pixels(crop.pixels, config),
-        width=config.size,
-        height=config.size,
+        width=width,
+        height=height,
         original_width=crop.original_width,
         original_height=crop.original_height,
         original_format=crop.original_format,
@@ -67,7 +69,8 @@ def decode_to_crop(data: bytes, config: ImageConfig) -> Crop:
 
 
 def crop_pixels(data: bytes, config: ImageConfig, *, scaled: bool = True) -> CropPixels:
-    """Decodes, crops the largest square in the middle, resizes it, turns it upright.
+    """Decodes, crops the largest window of its size's aspect in the middle, resizes it, turns it
+    upright.
 
     Args:
         scaled: False decodes JPEGs whole, as a reference to measure scaled decoding against.
@@ -94,13 +97,14 @@ def crop_pixels(data: bytes, config: ImageConfig, *, scaled: bool = True) -> Cro
 def _jpeg_crop(
     data: bytes, header: ImageHeader, config: ImageConfig, *, scaled: bool
 ) -> CropPixels:
-    align = scale_denominator(header, config.size)
+    size = unturned_size(header.width, header.height, header.orientation, config)
+    align = scale_denominator(header, size)
     denominator = align if scaled else 1
     check_jpeg(data, header, config, denominator=denominator)
     image = decode_jpeg(data, header, denominator=denominator)
-    square = centre_square(header.width, header.height, align=align).reduced(denominator)
-    pixels = resize_square(
-        image, square, size=config.size, enlarge=config.enlarge, reduced=denominator > 1
+    window = centre_window(header.width, header.height, size, align=align).reduced(denominator)
+    pixels = resize_window(
+        image, window, size=size, enlarge=config.enlarge, reduced=denominator > 1
     )
     width, height = shown_size(header.width, header.height, header.orientation)
     return CropPixels(
@@ -112,9 +116,10 @@ def _jpeg_crop(
 
 
 def _raster_crop(data: bytes, header: ImageHeader, config: ImageConfig) -> CropPixels:
-    raster = decode_square(data, header, config)
-    whole = Square(left=0, top=0, side=len(raster.pixels))
-    pixels = resize_square(raster.pixels, whole, size=config.size, enlarge=config.enlarge)
+    raster = decode_window(data, header, config)
+    high, wide = raster.pixels.shape[:2]
+    whole = Window(left=0, top=0, width=wide, height=high)
+    pixels = resize_window(raster.pixels, whole, size=raster.size, enlarge=config.enlarge)
     width, height = shown_size(raster.width, raster.height, raster.orientation)
     return CropPixels(
         pixels=upright(pixels, raster.orientation),
@@ -125,7 +130,7 @@ def _raster_crop(data: bytes, header: ImageHeader, config: ImageConfig) -> CropP
 
 
 def encode_pixels(pixels: NDArray[np.uint8], config: ImageConfig) -> bytes:
-    """Encodes [size, size, 3] RGB as the configuration says, without any metadata."""
+    """Encodes [height, width, 3] RGB as the configuration says, without any metadata."""
     if config.format == "jpg":
         return encode_jpeg(pixels, quality=config.quality, subsampling=config.subsampling)
     options = [] if config.format == "png" else [cv2.IMWRITE_WEBP_QUALITY, config.quality]

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import Field
 
 from pipelines.rows.image_facts import ImageFactsConfig
+from sd_core.model.buckets import Bucket, BucketsConfig
 from sd_core.model.config import ModelConfig
 
 Enlarge = Literal["lanczos", "linear"]
@@ -18,10 +19,13 @@ class ImageConfig(ModelConfig):
     """The stored crop, and the bounds within which an original is decoded."""
 
     size: int = Field(512, ge=16, le=4096)
-    """Side of the stored square."""
+    """Side of the stored square; not used where there are `buckets`."""
+
+    buckets: BucketsConfig | None = None
+    """Instead of the square: sizes of several aspects, each picture cropped to the nearest one."""
 
     format: Literal["jpg", "png", "webp"] = "jpg"
-    """How the stored square is encoded; png is lossless."""
+    """How the stored crop is encoded; png is lossless."""
 
     quality: int = Field(95, ge=1, le=100)
     """Of jpg and webp; png has none and ignores it. Unit: number."""
@@ -30,8 +34,8 @@ class ImageConfig(ModelConfig):
     """Chroma subsampling of jpg; png and webp ignore it."""
 
     enlarge: Enlarge = "lanczos"
-    """How originals smaller than `size` are resampled; `linear` sharpens nothing that is not there.
-    Larger ones are always averaged by area."""
+    """How originals smaller than their crop are resampled; `linear` sharpens nothing that is not
+    there. Larger ones are always averaged by area."""
 
     min_side_px: int = Field(1, ge=1)
     """Originals whose shorter side is below this are dropped as `image_too_small`."""
@@ -64,7 +68,15 @@ class ImageConfig(ModelConfig):
         keeps of the one before, and what a larger stored square takes."""
         if self.bounds == 1:
             return self.max_memory_bytes
-        return self.max_memory_bytes + _KEPT_FREE_BYTES + _STORED_PIXEL_BYTES * self.size**2
+        largest = max(size.width * size.height for size in self.sizes)
+        return self.max_memory_bytes + _KEPT_FREE_BYTES + _STORED_PIXEL_BYTES * largest
+
+    @property
+    def sizes(self) -> tuple[Bucket, ...]:
+        """Of the stored crops, from the narrowest aspect to the widest."""
+        if self.buckets is None:
+            return (Bucket(width=self.size, height=self.size),)
+        return self.buckets.buckets()
 
     def of_run(self, recorded: Mapping[str, Any]) -> Self:
         """The same for a run whose download was recorded with these options of the image: bounds
@@ -80,4 +92,6 @@ class ImageConfig(ModelConfig):
         """The options that change a result, as plain JSON: the clock is none since the second
         table of bounds."""
         clock = {"bounds"} if self.bounds == 1 else {"decode_timeout_s"}
-        return self.model_dump(mode="json", exclude={"facts", *clock}) | self.facts.identity()
+        unused = {"buckets"} if self.buckets is None else {"size"}
+        own = self.model_dump(mode="json", exclude={"facts", *clock, *unused})
+        return own | self.facts.identity()

@@ -4,8 +4,10 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from pipelines.steps.download.geometry import centre_window
 from pipelines.steps.download.header import ImageHeader
 from pipelines.steps.download.image_rejected import ImageRejected
+from sd_core.model.buckets import Bucket
 
 # Inverse transforms of 8, 4, 2, 1 samples a block. The other scales libjpeg offers are slower
 # than decoding whole.
@@ -54,13 +56,13 @@ def check_frame(header: ImageHeader) -> None:
         )
 
 
-def scale_denominator(header: ImageHeader, size: int) -> int:
-    """The strongest reduction at which the shorter side still covers `size` pixels; 1 for frames
-    that are not decoded scaled."""
+def scale_denominator(header: ImageHeader, size: Bucket) -> int:
+    """The strongest reduction at which the kept window still covers the stored picture; 1 for
+    frames that are not decoded scaled."""
     if header.frame not in _SCALED_FRAMES:
         return 1
-    shorter_side = min(header.width, header.height)
-    return next((d for d in _DENOMINATORS if shorter_side >= d * size), 1)
+    window = centre_window(header.width, header.height, size)
+    return next((d for d in _DENOMINATORS if window.covers(size, times=d)), 1)
 
 
 def decode_jpeg(data: bytes, header: ImageHeader, *, denominator: int) -> NDArray[np.uint8]:

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sd_core.model.buckets import Bucket
+
 _TAPS = 8
 _WEIGHT_UNIT = 2048
 _ROW_UNIT = 8
@@ -30,27 +32,30 @@ class _Band:
     weights: NDArray[np.float32]
 
 
-def enlarge_square(image: NDArray[np.uint8], *, size: int) -> NDArray[np.uint8]:
-    """Resizes a square up.
+def enlarge_image(image: NDArray[np.uint8], *, size: Bucket) -> NDArray[np.uint8]:
+    """Resizes an image up.
 
     Args:
-        image: [side, side, channels], uint8, side at most `size`.
-        size: side of the result, in pixels.
+        image: [height, width, channels], uint8, smaller than `size` (one side may be as long, or
+            a pixel longer).
 
     Returns:
-        [size, size, channels], uint8.
+        [size.height, size.width, channels], uint8.
     """
-    side, _, channels = image.shape
-    bands = _bands(side, size)
-    rows = image.reshape(side, -1).astype(np.float32)
-    between = _resize_rows(rows, bands, size=size, unit=_ROW_UNIT / _WEIGHT_UNIT)
+    high, wide, channels = image.shape
+    rows = image.reshape(high, -1).astype(np.float32)
+    between = _resize_rows(
+        rows, _bands(high, size.height), size=size.height, unit=_ROW_UNIT / _WEIGHT_UNIT
+    )
     np.rint(between, out=between)
-    turned = cv2.transpose(between.reshape(size, side, channels))
-    columns = np.asarray(turned, np.float32).reshape(side, -1)
-    result = _resize_rows(columns, bands, size=size, unit=1 / (_ROW_UNIT * _WEIGHT_UNIT))
+    turned = cv2.transpose(between.reshape(size.height, wide, channels))
+    columns = np.asarray(turned, np.float32).reshape(wide, -1)
+    result = _resize_rows(
+        columns, _bands(wide, size.width), size=size.width, unit=1 / (_ROW_UNIT * _WEIGHT_UNIT)
+    )
     pixels = cv2.add(result, _NOTHING, dtype=cv2.CV_8U)  # rounds and saturates
-    turned = cv2.transpose(pixels.reshape(size, size, channels))
-    return np.asarray(turned, np.uint8).reshape(size, size, channels)
+    turned = cv2.transpose(pixels.reshape(size.width, size.height, channels))
+    return np.asarray(turned, np.uint8).reshape(size.height, size.width, channels)
 
 
 def _resize_rows(

@@ -1,4 +1,4 @@
-"""Every format but plain JPEG, through Pillow: the square in the middle, as RGB or grey, 8 bits.
+"""Every format but plain JPEG, through Pillow: the window in the middle, as RGB or grey, 8 bits.
 
 Palettes, 16 bits, CMYK and transparency (composited on white) are settled here. Of an animation
 the first frame counts. ICC profiles are ignored, as img2dataset and open_clip ignore them: a
@@ -28,13 +28,15 @@ from PIL import (
 from PIL.Image import Image as PillowImage
 
 from pipelines.steps.download.bounds import MAX_TEXT_BYTES, choose_way
-from pipelines.steps.download.geometry import Square, centre_square, strip_reduction
+from pipelines.steps.download.geometry import Window, centre_window, strip_reduction
 from pipelines.steps.download.header import ImageFormat, ImageHeader, check_size, webp_orientation
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.download.image_rejected import ImageRejected
 from pipelines.steps.download.jpeg_header import bare_jpeg, exif_orientation
 from pipelines.steps.download.png_chunks import without_metadata
+from pipelines.steps.download.stored_size import unturned_size
 from pipelines.steps.download.tiff_header import exif_bytes
+from sd_core.model.buckets import Bucket
 
 _OPENERS: dict[ImageFormat, type] = {
     "jpeg": JpegImagePlugin.JpegImageFile,
@@ -56,17 +58,18 @@ _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RasterSquare:
-    """The square at its original resolution, not yet turned by `orientation` (EXIF's, 1 to 8)."""
+class RasterWindow:
+    """The window at its original resolution, not yet turned by `orientation` (EXIF's, 1 to 8)."""
 
-    pixels: NDArray[np.uint8]  # [side, side, 3] RGB, or [side, side, 1] grey
+    pixels: NDArray[np.uint8]  # [height, width, 3] RGB, or [height, width, 1] grey
+    size: Bucket  # of the stored picture, not yet turned
     orientation: int
     width: int  # of the whole original, in pixels, not yet turned
     height: int
 
 
-def decode_square(data: bytes, header: ImageHeader, config: ImageConfig) -> RasterSquare:
-    """Decodes the largest square in the middle.
+def decode_window(data: bytes, header: ImageHeader, config: ImageConfig) -> RasterWindow:
+    """Decodes the largest window of the stored picture's aspect in the middle.
 
     Raises:
         ImageRejected: whatever a broken file deserves.
@@ -88,7 +91,7 @@ def decode_square(data: bytes, header: ImageHeader, config: ImageConfig) -> Rast
 
 def _decoded(
     data: bytes, header: ImageHeader, config: ImageConfig, *, beside_bytes: int = 0
-) -> RasterSquare:
+) -> RasterWindow:
     way = choose_way(data, header, config, beside_bytes=beside_bytes)
     if way == "lean":
         return _lean_webp(data, header, config)
@@ -97,30 +100,36 @@ def _decoded(
     image: PillowImage = _OPENERS[header.format](file)
     _check_same_size(image, header, config)
     image.load()
-    square, side = _square_of(image.width, image.height, config, is_reduced=way == "strips")
-    strips = (image.crop(box) for box in _strip_boxes(square))
-    return RasterSquare(
-        pixels=_joined(strips, side, transparency=image.info.get("transparency")),
-        orientation=header.orientation if is_jpeg else _orientation(image),
+    orientation = header.orientation if is_jpeg else _orientation(image)
+    size = unturned_size(image.width, image.height, orientation, config)
+    window, made = _window_of(image.width, image.height, size, is_reduced=way == "strips")
+    strips = (image.crop(box) for box in _strip_boxes(window))
+    return RasterWindow(
+        pixels=_joined(strips, made, transparency=image.info.get("transparency")),
+        size=size,
+        orientation=orientation,
         width=image.width,
         height=image.height,
     )
 
 
-def _lean_webp(data: bytes, header: ImageHeader, config: ImageConfig) -> RasterSquare:
+def _lean_webp(data: bytes, header: ImageHeader, config: ImageConfig) -> RasterWindow:
     """Of a still WebP: Pillow's decoder, made for animations, keeps it four times."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.shape[:2] != (header.height, header.width):
         raise ImageRejected("image_unreadable", "the webp decoder refused it")
-    square, side = _square_of(header.width, header.height, config, is_reduced=True)
+    orientation = webp_orientation(data)
+    size = unturned_size(header.width, header.height, orientation, config)
+    window, made = _window_of(header.width, header.height, size, is_reduced=True)
     order = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
     strips = (
         Image.fromarray(cv2.cvtColor(image[top:bottom, left:right], order))
-        for left, top, right, bottom in _strip_boxes(square)
+        for left, top, right, bottom in _strip_boxes(window)
     )
-    return RasterSquare(
-        pixels=_joined(strips, side),
-        orientation=webp_orientation(data),
+    return RasterWindow(
+        pixels=_joined(strips, made),
+        size=size,
+        orientation=orientation,
         width=header.width,
         height=header.height,
     )
@@ -147,38 +156,36 @@ def _orientation(image: PillowImage) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _square_of(
-    width: int, height: int, config: ImageConfig, *, is_reduced: bool
-) -> tuple[Square, int]:
-    """The square in the middle, and how many pixels a side it has once its strips are averaged."""
-    side = min(width, height)
-    reduction = strip_reduction(side, config.size) if is_reduced else 1
-    return centre_square(width, height, align=reduction), side // reduction
+def _window_of(width: int, height: int, size: Bucket, *, is_reduced: bool) -> tuple[Window, Window]:
+    """The window in the middle, and what is left of it once its strips are averaged."""
+    reduction = strip_reduction(centre_window(width, height, size), size) if is_reduced else 1
+    window = centre_window(width, height, size, align=reduction)
+    return window, window.reduced(reduction)
 
 
-def _strip_boxes(square: Square) -> Iterator[tuple[int, int, int, int]]:
-    """Yields (left, top, right, bottom) of the square's strips, a multiple of 8 rows each but the
+def _strip_boxes(window: Window) -> Iterator[tuple[int, int, int, int]]:
+    """Yields (left, top, right, bottom) of the window's strips, a multiple of 8 rows each but the
     last."""
-    rows = min(_STRIP_ROWS, max(8, _STRIP_PIXELS // square.side // 8 * 8))
-    right, end = square.left + square.side, square.top + square.side
-    for top in range(square.top, end, rows):
-        yield square.left, top, right, min(top + rows, end)
+    rows = min(_STRIP_ROWS, max(8, _STRIP_PIXELS // window.width // 8 * 8))
+    right, end = window.left + window.width, window.top + window.height
+    for top in range(window.top, end, rows):
+        yield window.left, top, right, min(top + rows, end)
 
 
 def _joined(
-    strips: Iterator[PillowImage], side: int, *, transparency: Any = None
+    strips: Iterator[PillowImage], made: Window, *, transparency: Any = None
 ) -> NDArray[np.uint8]:
-    """The strips as one array of `side` rows, each averaged to `side` pixels across."""
+    """The strips as one array as high as `made`, each averaged to its width."""
     pixels: NDArray[np.uint8] | None = None
     begin = 0
     for strip in strips:
         found = _strip_pixels(strip, transparency)
-        if strip.width != side:
-            size = (side, strip.height * side // strip.width)
+        if strip.width != made.width:
+            size = (made.width, strip.height * made.width // strip.width)
             shrunk = cv2.resize(found, size, interpolation=cv2.INTER_AREA)
             found = np.asarray(shrunk, np.uint8).reshape(*size[::-1], -1)
         if pixels is None:
-            pixels = np.empty((side, side, found.shape[2]), np.uint8)
+            pixels = np.empty((made.height, made.width, found.shape[2]), np.uint8)
         pixels[begin : begin + len(found)] = found
         begin += len(found)
     assert pixels is not None

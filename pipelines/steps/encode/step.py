@@ -27,7 +27,7 @@ from pipelines.steps.encode.encode import (
     load_encode_models,
 )
 from pipelines.steps.encode.stored import NOT_FINITE, commit_latents
-from pipelines.steps.model_worker import ModelStep, free_models, record_models
+from pipelines.steps.model_worker import ModelStep, free_models
 from pipelines.steps.step import ShardWork
 from sd_core.cache.formats import ShardWriter, format_of, open_shard_writer
 from sd_core.cache.samples import LatentSample
@@ -63,7 +63,11 @@ class EncodeStep(ModelStep):
         """Load the models and record what cache they make."""
         models = load_encode_models(self.config, device=self._device())
         spec = describe_cache(models, self.config, resolution_px=self.image_size)
-        record_models(self.made, models.describe())
+        self._record(
+            models.describe(),
+            batch_size=self.config.batch_size,
+            attempt=partial(_attempt, models, self.image_size),
+        )
         record_cache(self.made, spec=spec, empty_caption=encode_empty_caption(models))
         self._models, self._spec = models, spec
 
@@ -148,7 +152,7 @@ class _EncodeShard(ShardWork[Sequence[StoredImage], "list[_Batch]"]):
 
     def read(self) -> Iterator[Sequence[StoredImage]]:
         """Batches of the kept images."""
-        yield from batches(self._kept_images(), size=self._step.config.batch_size)
+        yield from batches(self._kept_images(), size=self._step.batch_size)
 
     def compute(self, images: Sequence[StoredImage]) -> "list[_Batch]":
         """The latents and embeddings of a batch; in parts where a row of it fails."""
@@ -205,9 +209,14 @@ class _EncodeShard(ShardWork[Sequence[StoredImage], "list[_Batch]"]):
             self._models,
             torch.from_numpy(pixels),
             captions=[image.facts["caption"] or "" for image in images],
-            batch_size=self._step.config.batch_size,
+            batch_size=self._step.batch_size,
         )
         return _Batch(images, encoded)
+
+
+def _attempt(models: EncodeModels, side: int, batch_size: int) -> None:
+    images = torch.zeros((batch_size, 3, side, side), dtype=torch.uint8)
+    encode_batch(models, images, captions=[""] * batch_size, batch_size=batch_size)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How images are made of prompts: the model, defaults for rows without their own, the files."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,10 @@ from sd_core.model.weights import WeightsError, WeightsNeed
 from sd_core.sampling.folder_traits import folder_traits
 from sd_core.sampling.image_conditions import DEFAULT_NOISE_LEVEL
 from sd_core.sampling.noise import NOISE_VERSION
+from sd_core.sampling.preparation import Compile
 from sd_core.sampling.samplers import SamplerName
+
+_CPU_ROWS: Final = 8
 
 
 class GenerationDefaults(ModelConfig):
@@ -88,8 +91,9 @@ class GenerateConfig(ModelConfig):
     defaults: GenerationDefaults = GenerationDefaults()
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
     """Lin et al. take 0.7 with zero terminal SNR. Unit: share."""
-    batch_size: int = Field(default=8, ge=1, le=1024)
-    """Images that are denoised at once, always as many: part of the result's last bit."""
+    batch_size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 8
+    """Images that are denoised at once, always as many: part of the result's last bit. `auto`: 32
+    on a GPU, or half of that as often as its memory is too small; 8 on a CPU."""
     max_side_px: int = Field(default=2048, ge=8, le=16_384)
     """Rows that ask for more are refused."""
     image: ImageFileConfig = ImageFileConfig()
@@ -101,12 +105,22 @@ class GenerateConfig(ModelConfig):
     more. Unit: timestep."""
     facts: ImageFactsConfig = ImageFactsConfig()
     """What is measured on the images' pixels."""
-    compile: bool = False
-    """torch.compile the denoiser and the decoder: slow to start, for long runs on a GPU."""
+    compile: Compile = False
+    """torch.compile: `blocks` takes those that the denoiser repeats, in seconds; true the denoiser
+    and the decoder as a whole, in minutes for each size, for long runs on a GPU."""
+    cuda_graphs: bool = False
+    """Record the denoiser's work on a GPU once for each size and replay it: for small batches,
+    whose kernels take longer to start than to run."""
     channels_last: bool = False
     """Keep weights in the layout that a GPU's tensor cores prefer."""
-    encode_threads: int = Field(default=2, ge=1, le=64)
-    """Threads that write the image files' bytes."""
+    encode_threads: int | None = Field(default=None, ge=1, le=64)
+    """Threads that write the image files' bytes; null takes as many as there are cores, up to
+    8."""
+
+    @property
+    def rows_at_once(self) -> int:
+        """The batch size, where a worker has not found it."""
+        return _CPU_ROWS if self.batch_size == "auto" else self.batch_size
 
     def weight_needs(self, where: str) -> list[WeightsNeed]:
         """What `check_weights` must find; `where` is this section's key."""
@@ -124,6 +138,8 @@ class GenerateConfig(ModelConfig):
         apart = {"model", "loras", "encode_threads", "init", "facts"}
         init = None if self.init is None else self.init.model_dump(exclude={"storage_options"})
         options = self.model_dump(mode="json", exclude=apart)
+        if not self.cuda_graphs:  # an option that came later
+            del options["cuda_graphs"]
         return {
             "noise": NOISE_VERSION,
             **options,

@@ -8,6 +8,7 @@ from torch import Tensor
 from pipelines.steps.generate.init_images import InitImage
 from sd_core.model.conditioning import Conditioning
 from sd_core.model.latent_diffusion import LatentDiffusion
+from sd_core.model.memory import to_device
 from sd_core.sampling.image_conditions import (
     condition_on_low_resolution,
     condition_on_masked_images,
@@ -48,18 +49,19 @@ def add_masked_images(
 ) -> AddImages:
     """For inpainting: the masks, and the sources without what those cover.
 
-    The sources' pixels are decoded from their latents, one at a time, so that a row's last bit
-    does not depend on its company.
+    Args:
+        sources: Of a batch that is filled up: a row's last bit follows their number.
     """
-    masks, latents = [], []
+    masks, latents_masks = [], []
     for source in sources:
         if source.mask is None or source.latents_mask is None:
             raise ValueError("a row of inpainting has no mask")
-        image = decode_scaled(model, source.latents[None].to(device)).clamp(-1, 1)
-        mask = source.mask.permute(2, 0, 1)[None]
-        latents.append(encode_masked_images(model, image, mask.to(device)))
-        masks.append(source.latents_mask[None])
-    mask, masked_latents = torch.cat(masks), torch.cat(latents)
+        masks.append(source.mask.permute(2, 0, 1))
+        latents_masks.append(source.latents_mask)
+    latents = to_device(torch.stack([source.latents for source in sources]), device)
+    images = decode_scaled(model, latents).clamp(-1, 1)
+    masked_latents = encode_masked_images(model, images, to_device(torch.stack(masks), device))
+    mask = to_device(torch.stack(latents_masks), device)
 
     def add(conditioning: Conditioning) -> Conditioning:
         return condition_on_masked_images(conditioning, mask=mask, masked_latents=masked_latents)

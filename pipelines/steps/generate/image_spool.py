@@ -1,11 +1,12 @@
 """A shard's images and latents on local disk, in the order they come, until all are made."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,8 @@ from pipelines.steps.left_rows import spool_table
 from sd_core.cache.formats import ShardWriter, format_of, open_shard_writer
 from sd_core.cache.samples import LatentSample
 from sd_core.cache.spec import CacheSpec
+
+_MOST_THREADS: Final = 8  # which write 250 images of 512 px a second
 
 
 class ImageSpool:
@@ -55,7 +58,8 @@ class ImageSpool:
         if self._spec is not None:
             writer = open_shard_writer(self._latents_path(self._spec), self._spec)
             self._latents = self._stack.enter_context(writer)
-        self._pool = ThreadPoolExecutor(self._config.encode_threads, "image-files")
+        threads = self._config.encode_threads or min(_MOST_THREADS, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(threads, "image-files")
         self._stack.callback(self._pool.shutdown, cancel_futures=True)
         return self
 

@@ -13,6 +13,7 @@ from pipelines.steps.generate.foresee import embeds_guidance, own_sampler
 from pipelines.steps.generate.rows import ModelLimits
 from sd_core.cache.samples import EmptyCaption
 from sd_core.cache.spec import CacheSpec
+from sd_core.model.compiling import check_compiler
 from sd_core.model.denoiser import unwrap_module
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
 from sd_core.model.lora import fuse_loras
@@ -88,14 +89,20 @@ def load_generate_models(config: GenerateConfig, *, device: str | torch.device) 
 
     Raises:
         WeightsError: it cannot be loaded.
+        CompilerError: it is to be compiled, and there is nothing to compile with.
     """
+    if config.compile:
+        check_compiler("generate.compile", device=device)
     model = load_latent_diffusion(config.model, device=device, tasks=get_args(Task))
     model = fuse_loras(model, config.loras, where="generate.loras")
     model.denoiser.requires_grad_(False)
     denoiser_sha256 = weights_sha256(unwrap_module(model.denoiser))
     return GenerateModels(
         model=prepare_for_sampling(
-            model, compile=config.compile, channels_last=config.channels_last
+            model,
+            compile=config.compile,
+            channels_last=config.channels_last,
+            cuda_graphs=config.cuda_graphs,
         ),
         name=config.model.describe(),
         denoiser_sha256=denoiser_sha256,

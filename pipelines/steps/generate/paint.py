@@ -1,14 +1,15 @@
 """From rows to pixels: text and noise prepared, denoised, decoded; a batch that is too large for
 the memory is halved, and stays so."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipelines.rows.failures import is_out_of_memory
-from pipelines.steps.generate.batches import BatchSettings, RowBatch
+from pipelines.steps.generate.batches import BatchSettings, RowBatch, settings_of
 from pipelines.steps.generate.config import GenerateConfig
 from pipelines.steps.generate.image_conditions import (
     AddImages,
@@ -22,14 +23,25 @@ from pipelines.steps.generate.painted import DenoisedBatch, PaintedBatch, Prepar
 from pipelines.steps.generate.rows import ImageRow
 from pipelines.steps.generate.source_pictures import SourcePictures
 from pipelines.steps.generate.text_cache import TextCache, stack_texts
+from sd_core.batch_size import BatchSize, say_here
 from sd_core.cache.latents import unscale_latents
+from sd_core.model.memory import to_cpu, to_device
 from sd_core.model.text_conditioning import size_time_ids, without_text
 from sd_core.sampling.noise import initial_noise, row_generators
 from sd_core.sampling.source import SourceLatents, compose_inpainted
-from sd_core.sampling.text_to_image import as_levels, decode_images, decode_scaled, generate_latents
+from sd_core.sampling.text_to_image import decode_scaled, generate_latents, levels_of
+from sd_core.say import Say
 
-Arguments = ParamSpec("Arguments")
-ResultT = TypeVar("ResultT")
+
+@dataclass(frozen=True)
+class _Decoded:
+    """Rows of a batch on the CPU: uint8 pixels, raw latents, whether all pixels are finite, and
+    the pixels that inpainting starts from."""
+
+    images: Tensor
+    raw_latents: Tensor
+    is_finite: Tensor
+    kept: Tensor | None
 
 
 class Painter:
@@ -40,17 +52,24 @@ class Painter:
         models: GenerateModels,
         config: GenerateConfig,
         sources: InitImages | SourcePictures | None = None,
+        *,
+        say: Say = say_here,
     ) -> None:
         self._models = models
         self._sources = sources
         self._config = config
-        self._texts = TextCache(models.model, batch_size=config.batch_size)
-        self._batch_size: dict[tuple[int, int], int] = {}
-        """By the size of the images, where the configured one was too much."""
-        self._decode_size: dict[tuple[int, int], int] = {}
+        self._texts = TextCache(models.model, batch_size=config.rows_at_once, say=say)
+        self._say = say
+        self._sizes: dict[tuple[str, int, int], BatchSize] = {}
         on_gpu = models.device.type == "cuda"
         cuda: Any = torch.cuda  # its streams and events carry no types
         self._decode_stream = cuda.Stream(models.device) if on_gpu else None
+
+    @property
+    def smallest(self) -> int:
+        """The smallest number of rows that the memory has held so far."""
+        sizes = [self._texts.size, *(size.size for size in self._sizes.values())]
+        return min(sizes)
 
     def prepare(self, batch: RowBatch) -> PreparedBatch:
         """Encode the batch's texts."""
@@ -72,22 +91,24 @@ class Painter:
             return {"pictures": [self._sources.read(str(row.init_key)) for row in rows]}
         return {"sources": [self._sources.read(row) for row in rows]}
 
+    def _size(self, work: str, settings: BatchSettings) -> BatchSize:
+        """How many images of a size the memory holds for a part of the work."""
+        width, height = settings.width, settings.height
+        what = f"generate: {work} images of {width}x{height} px"
+        fresh = BatchSize(self._config.rows_at_once, what=what, say=self._say)
+        return self._sizes.setdefault((work, width, height), fresh)
+
     @torch.inference_mode()
     def denoise(self, batch: PreparedBatch) -> DenoisedBatch:
         """Denoise as many rows at a time as the memory holds, filled up to that number."""
-        size = (batch.settings.width, batch.settings.height)
+        size = self._size("denoising", batch.settings)
         parts: list[Tensor] = []
         batch_sizes: list[int] = []
-        while len(batch_sizes) < len(batch.rows):
-            start = len(batch_sizes)
-            allowed = self._batch_size.get(size, self._config.batch_size)
-            picks = list(range(start, min(start + allowed, len(batch.rows))))
-            latents = _or_none_if_too_large(allowed, self._denoise, batch, picks, allowed)
-            if latents is None:
-                self._batch_size[size] = allowed // 2
-                continue
-            parts.append(latents[: len(picks)])
-            batch_sizes += [allowed] * len(picks)
+        while (start := len(batch_sizes)) < len(batch.rows):
+            latents = size.run(partial(self._denoise, batch, start))
+            made = min(size.size, len(batch.rows) - start)
+            parts.append(latents[:made])
+            batch_sizes += [size.size] * made
         return DenoisedBatch(
             batch=batch,
             latents=torch.cat(parts),
@@ -95,12 +116,12 @@ class Painter:
             ready=self._mark(),
         )
 
-    def _denoise(self, batch: PreparedBatch, picks: Sequence[int], batch_size: int) -> Tensor:
-        settings = batch.settings
-        filled = [*picks, *[picks[-1]] * (batch_size - len(picks))]
+    def _denoise(self, batch: PreparedBatch, start: int, batch_size: int) -> Tensor:
+        settings, device = batch.settings, self._models.device
+        filled = [min(at, len(batch.rows) - 1) for at in range(start, start + batch_size)]
         rows = [batch.rows[at] for at in filled]
-        time_ids = size_time_ids(batch_size, height_px=settings.height, width_px=settings.width).to(
-            self._models.device
+        time_ids = to_device(
+            size_time_ids(batch_size, height_px=settings.height, width_px=settings.width), device
         )
         generators = row_generators([row.noise_seed for row in rows])
         model = self._models.model
@@ -110,7 +131,7 @@ class Painter:
         negatives = stack_texts([batch.negatives[at] for at in filled], time_ids=time_ids)
         if model.zeros_for_empty_prompt:
             is_empty = torch.tensor([not row.negative_prompt for row in rows])
-            negatives = without_text(negatives, is_empty.to(self._models.device))
+            negatives = without_text(negatives, to_device(is_empty, device))
         if model.task == "inpainting" and source is not None:
             source = inpainting_source(source)
         return generate_latents(
@@ -142,11 +163,6 @@ class Painter:
             return add_masked_images(model, sources, device=self._models.device)
         return lambda conditioning: conditioning
 
-    def _decode_sources(self, sources: Sequence[InitImage]) -> Tensor:
-        latents = torch.stack([source.latents for source in sources]).to(self._models.device)
-        parts = [decode_images(self._models.model, one[None]) for one in latents]
-        return torch.cat(parts)
-
     def _latents_shape(self, settings: BatchSettings) -> tuple[int, int, int]:
         autoencoder = self._models.model.autoencoder
         factor = autoencoder.downsampling
@@ -172,32 +188,42 @@ class Painter:
             return self._decode(denoised)
 
     def _decode(self, denoised: DenoisedBatch) -> PaintedBatch:
-        model, settings = self._models.model, denoised.batch.settings
-        raw = unscale_latents(denoised.latents, model.identity.autoencoder)
-        size = (settings.width, settings.height)
-        parts: list[Tensor] = []
-        is_finite: list[bool] = []
-        while len(is_finite) < len(raw):
-            allowed = self._decode_size.get(size, len(raw))
-            part = denoised.latents[len(is_finite) : len(is_finite) + allowed]
-            decoded = _or_none_if_too_large(allowed, decode_scaled, model, part)
-            if decoded is None:
-                self._decode_size[size] = max(1, allowed // 2)
-                continue
-            # An autoencoder in half precision may come to NaN where the latents are fine.
-            is_finite += torch.isfinite(decoded).flatten(1).all(dim=1).cpu().tolist()
-            parts.append(as_levels(decoded))
-        images = torch.cat(parts)
-        if settings.is_masked and denoised.batch.sources is not None:
-            kept = self._decode_sources(denoised.batch.sources)
-            images = compose_inpainted(images, kept, pixel_masks(denoised.batch.sources))
+        batch = denoised.batch
+        size = self._size("decoding", batch.settings)
+        parts: list[_Decoded] = []
+        done = 0
+        while done < len(denoised.latents):
+            parts.append(size.run(partial(self._decode_part, denoised, done)))
+            done += len(parts[-1].images)
+        images = torch.cat([part.images for part in parts])
+        if parts[0].kept is not None and batch.sources is not None:
+            kept = torch.cat([part.kept for part in parts if part.kept is not None])
+            images = compose_inpainted(images, kept, pixel_masks(batch.sources))
         return PaintedBatch(
-            batch=denoised.batch,
+            batch=batch,
             images=images,
-            raw_latents=raw.float().cpu(),
-            is_finite=is_finite,
+            raw_latents=torch.cat([part.raw_latents for part in parts]),
+            is_finite=torch.cat([part.is_finite for part in parts]).tolist(),
             batch_sizes=denoised.batch_sizes,
         )
+
+    def _decode_part(self, denoised: DenoisedBatch, start: int, batch_size: int) -> _Decoded:
+        """At most so many rows from one on, as one batch that is filled up to that number."""
+        model, sources = self._models.model, denoised.batch.sources
+        latents = denoised.latents[start : start + batch_size]
+        decoded = decode_scaled(model, latents, batch_size=batch_size)
+        made = [
+            levels_of(decoded),
+            unscale_latents(latents, model.identity.autoencoder).float(),
+            # An autoencoder in half precision may come to NaN where the latents are fine.
+            torch.isfinite(decoded).flatten(1).all(dim=1),
+        ]
+        if denoised.batch.settings.is_masked and sources is not None:
+            kept = torch.stack([one.latents for one in sources[start : start + batch_size]])
+            kept = to_device(kept, self._models.device)
+            made.append(levels_of(decode_scaled(model, kept, batch_size=batch_size)))
+        images, raw_latents, is_finite, *of_sources = to_cpu(made)
+        return _Decoded(images, raw_latents, is_finite, of_sources[0] if of_sources else None)
 
 
 def stack_sources(sources: Sequence[InitImage], picks: Sequence[int]) -> SourceLatents:
@@ -217,18 +243,30 @@ def pixel_masks(sources: Sequence[InitImage]) -> Tensor:
     return torch.stack([source.mask for source in sources if source.mask is not None])
 
 
-def _or_none_if_too_large(
-    batch_size: int,
-    work: Callable[Arguments, ResultT],
-    *arguments: Arguments.args,
-    **options: Arguments.kwargs,
-) -> ResultT | None:
-    """The work's result, or None where the memory did not hold it and a smaller batch may."""
-    try:
-        return work(*arguments, **options)
-    except (torch.cuda.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        if batch_size <= 1 or not is_out_of_memory(error):
-            raise
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # after the frames that held the batch are gone
-    return None
+def try_batch(models: GenerateModels, config: GenerateConfig, batch_size: int) -> None:
+    """Make so many images of the model's own size in two steps, for nothing.
+
+    Raises:
+        MemoryError: the memory does not hold them at once.
+    """
+    row = ImageRow(
+        row=0,
+        key="",
+        prompt_key="",
+        image_index=0,
+        prompt="a picture",
+        negative_prompt="",
+        seed=0,
+        noise_seed=0,
+        num_inference_steps=2,
+        guidance_scale=2.0,
+        width=models.native_px,
+        height=models.native_px,
+        sampler=models.limits(config).sampler,
+    )
+    config = config.model_copy(update={"batch_size": batch_size})
+    painter = Painter(models, config, say=lambda line: None)
+    batch = RowBatch(settings=settings_of(row), rows=[row] * batch_size)
+    painter.decode(painter.denoise(painter.prepare(batch)))
+    if painter.smallest < batch_size:
+        raise MemoryError(f"the memory holds {painter.smallest} images")

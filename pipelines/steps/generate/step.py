@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ from pipelines.steps.generate.models import (
     empty_caption_of,
     load_generate_models,
 )
-from pipelines.steps.generate.paint import Painter
+from pipelines.steps.generate.paint import Painter, try_batch
 from pipelines.steps.generate.painted import DenoisedBatch, PreparedBatch
 from pipelines.steps.generate.painting import Painting
 from pipelines.steps.generate.rows import ImageRow, RefusedRow, check_sources, resolve_rows
@@ -40,6 +40,7 @@ from sd_core.cache.spec import CacheSpec
 from sd_core.model.caption_tokenizer import caption_tokenizer_of
 from sd_core.model.latent_diffusion import LatentDiffusion
 
+_GPU_ROWS = 32
 _OWN = [name for name in METADATA.names if name in ImageRow.__dataclass_fields__]
 
 
@@ -62,13 +63,24 @@ class GenerateStep(ModelStep):
     def open(self) -> None:
         """Load the model and record what it is."""
         models = load_generate_models(self.config, device=self._device())
-        record_models(self.made, models.describe())
+        config = self._fixed(models)
         spec = describe_generated_cache(models, self.config)
         if spec is not None:
             record_cache(self.made, spec=spec, empty_caption=empty_caption_of(models))
         init = self.config.init
         sources = None if init is None else open_sources(init, models.model)
-        self._worker = ImageMaker(models, self.config, spec, sources)
+        self._worker = ImageMaker(models, config, spec, sources)
+
+    def _fixed(self, models: GenerateModels) -> GenerateConfig:
+        """The configuration with a batch size that is a number; the models are recorded."""
+        if self.config.batch_size != "auto":
+            record_models(self.made, models.describe())
+            return self.config
+        rows = _GPU_ROWS if models.device.type == "cuda" else self.config.rows_at_once
+        self._record(
+            models.describe(), batch_size=rows, attempt=partial(try_batch, models, self.config)
+        )
+        return self.config.model_copy(update={"batch_size": self.batch_size})
 
     def close(self) -> None:
         if self._worker is not None:
@@ -186,7 +198,7 @@ class ImageMaker:
 
     def group(self, images: Sequence[ImageRow]) -> Iterator[RowBatch]:
         """Batches of images that are made alike."""
-        return group_rows(images, batch_size=self._config.batch_size)
+        return group_rows(images, batch_size=self._config.rows_at_once)
 
     def parameters(self, row: ImageRow) -> str | None:
         """What an image's file says of how it was made; None where it is to say nothing."""

@@ -1,16 +1,19 @@
 """Encoded texts, each encoded once: the empty caption and repeated prompts cost nothing more."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from sd_core.batch_size import BatchSize, say_here
 from sd_core.model.conditioning import Conditioning
 from sd_core.model.latent_diffusion import LatentDiffusion
 from sd_core.model.text_conditioning import encode_conditioning_of_ids, size_time_ids
 from sd_core.model.text_encoder import tokenize_captions
+from sd_core.say import Say
 
 _MAX_BYTES = 256 << 20
 
@@ -33,34 +36,43 @@ class TextCache:
 
     Args:
         model: Whose text encoders run.
-        batch_size: Texts at a time, always as many: a model's last bit depends on it.
+        batch_size: Texts at a time, always as many: a model's last bit depends on it. Halved
+            where the memory is too small.
     """
 
-    def __init__(self, model: LatentDiffusion, *, batch_size: int) -> None:
+    def __init__(self, model: LatentDiffusion, *, batch_size: int, say: Say = say_here) -> None:
         self._model = model
-        self._batch_size = batch_size
+        self._size = BatchSize(batch_size, what="generate: encoding texts", say=say)
         self._texts: OrderedDict[str, EncodedText] = OrderedDict()
         self._num_bytes = 0
         self.num_encoded = 0
+
+    @property
+    def size(self) -> int:
+        """How many texts the memory holds."""
+        return self._size.size
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
         """Each text's embeddings, in order; those not known yet are encoded together."""
         found = {text: self._texts[text] for text in dict.fromkeys(texts) if text in self._texts}
         missing = [text for text in dict.fromkeys(texts) if text not in found]
-        for start in range(0, len(missing), self._batch_size):
-            batch = missing[start : start + self._batch_size]
-            found.update(zip(batch, self._encode(batch), strict=True))
+        while missing:
+            encoded = self._size.run(partial(self._encode, missing))
+            found.update(zip(missing, encoded, strict=False))
+            missing = missing[len(encoded) :]
         self._keep(found)
         return [found[text] for text in texts]
 
     @torch.inference_mode()
-    def _encode(self, texts: Sequence[str]) -> Iterable[EncodedText]:
-        self.num_encoded += len(texts)
-        padded = [*texts, *[""] * (self._batch_size - len(texts))]
+    def _encode(self, missing: Sequence[str], batch_size: int) -> list[EncodedText]:
+        """The first of the texts, as a batch that is filled up."""
+        texts = missing[:batch_size]
+        padded = [*texts, *[""] * (batch_size - len(texts))]
         input_ids = tokenize_captions(self._model.text_encoder, padded)
         sizes = size_time_ids(len(padded), height_px=1, width_px=1)  # XL's own come with the row
         encoded = encode_conditioning_of_ids(self._model, input_ids, time_ids=sizes)
         pooled = encoded.pooled_prompt_embeds
+        self.num_encoded += len(texts)
         return [
             EncodedText(
                 input_ids=input_ids[at].clone(),  # not a view that keeps the whole batch

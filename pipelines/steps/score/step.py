@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from pipelines.run.rows_done import rows_done
 from pipelines.run.shard_inputs import score_inputs
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.left_rows import spool_table
-from pipelines.steps.model_worker import ModelStep, free_models, record_models
+from pipelines.steps.model_worker import ModelStep, free_models
 from pipelines.steps.score.config import ScoreConfig
 from pipelines.steps.score.score import ScoreModels, load_score_models, score_images, score_schema
 from pipelines.steps.score.scorer import Values, as_column
@@ -25,6 +26,8 @@ from pipelines.steps.step import ShardWork
 from sd_core.model.resample import OriginalSize
 
 SCORE_REJECTS = "facts/score/rejects"
+_USUAL_PX = 512
+_LONG_CAPTION = "a long caption " * 40
 _IDENTITY = pa.schema([SCORE_FACTS.field(name) for name in ("shard_id", "row", "key")])
 
 
@@ -47,7 +50,11 @@ class ScoreStep(ModelStep):
     def open(self) -> None:
         """Load the CLIP and the scorers."""
         models = load_score_models(self.config, device=self._device())
-        record_models(self.made, models.describe())
+        self._record(
+            models.describe(),
+            batch_size=self.config.batch_size,
+            attempt=partial(_attempt, models),
+        )
         self._models = models
 
     def close(self) -> None:
@@ -102,7 +109,7 @@ class _ScoreShard(ShardWork[_Batch, list[pa.Table]]):
         super().__init__()
         self._step = step
         self._shard_id = shard_id
-        self._batch_size = step.config.batch_size
+        self._batch_size = step.batch_size
         self._models = models
         self._schema = models.schema()
         self._rows: list[dict[str, Any]] = []
@@ -157,9 +164,7 @@ class _ScoreShard(ShardWork[_Batch, list[pa.Table]]):
 
     def _stack(self, images: Sequence[StoredImage]) -> torch.Tensor:
         where = f"{self._step.images.step} shard {self._shard_id}"
-        return torch.from_numpy(
-            stack_pixels(images, batch_size=self._step.config.batch_size, where=where)
-        )
+        return torch.from_numpy(stack_pixels(images, batch_size=self._batch_size, where=where))
 
     def _score(self, images: Sequence[StoredImage]) -> pa.Table:
         whole = self._whole
@@ -178,6 +183,15 @@ class _ScoreShard(ShardWork[_Batch, list[pa.Table]]):
             num_rows=len(images),
         )
         return _to_table(self._shard_id, images, scores, self._schema)
+
+
+def _attempt(models: ScoreModels, batch_size: int) -> None:
+    score_images(
+        models,
+        torch.zeros((batch_size, 3, _USUAL_PX, _USUAL_PX), dtype=torch.uint8),
+        captions=[_LONG_CAPTION] * batch_size,
+        originals=[OriginalSize(2 * _USUAL_PX, 2 * _USUAL_PX)] * batch_size,
+    )
 
 
 def _original_size(image: StoredImage) -> OriginalSize:

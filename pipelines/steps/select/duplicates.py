@@ -11,13 +11,14 @@ import pyarrow.compute as pc
 
 from pipelines.rules.columns import array_of, numbers_of
 from pipelines.rules.rule import RuleOutcome
+from pipelines.run.tables import texts_of
 from pipelines.steps.select.config import DuplicatesConfig, Method, ReferenceMethod
 from pipelines.steps.select.facts import Facts
 from pipelines.steps.select.near_embeddings import RowEmbeddings, near_embeddings
 from pipelines.steps.select.near_hashes import HASHED, Pairs, near_pairs
 from pipelines.steps.select.ranking import group_sorted, hash_values, order_of
 from pipelines.steps.select.references import References
-from pipelines.steps.select.spill import Spill, SpilledRecords
+from pipelines.steps.select.spill import Entry, Spill, SpilledRecords
 from pipelines.steps.select.stars import settle_stars
 from pipelines.steps.select.urls import comparable_urls
 from pipelines.steps.select.verdicts import Places, Verdicts
@@ -84,20 +85,22 @@ class Duplicates:
         ordered = (self.config.keep,) if self._order is not None else ()
         return (*self._spills, *(name for name in ordered if name is not None))
 
-    def enter(self, rows: pa.Table, places: Places) -> None:
-        """Add rows of a shard that no rule on the row itself dropped."""
+    def entries(self, rows: pa.Table, places: Places) -> list[Entry]:
+        """Of rows of a shard that no rule on the row itself dropped."""
         if self._order is not None and self.config.keep is not None:
             values = numbers_of(rows, self.config.keep, where="select.duplicates.keep")
             self._order[places] = order_of(values, prefer=self.config.prefer)
-        for method, spill in self._spills.items():
-            _add(spill, method, array_of(rows, method), places)
+        return [
+            _entry(spill, method, array_of(rows, method), places)
+            for method, spill in self._spills.items()
+        ]
 
     def settle(self) -> None:
         """Drop what is in a reference set, then the copies; call once, after every rule."""
         for method in ("sha256", "phash"):
             for number, values in self.references.columns(method):
                 places = -1 - np.arange(number, number + len(values))
-                _add(self._spills[method], method, values, places)
+                _entry(self._spills[method], method, values, places).add()
         if self.references.uses("sha256"):
             self._settle_same("sha256", as_reference=True)
         for name in ("phash", "embedding"):
@@ -203,26 +206,25 @@ class Duplicates:
         return alive
 
 
-def _add(spill: Spill, method: Method, values: pa.Array, places: Places) -> None:
+def _entry(spill: Spill, method: Method, values: pa.Array, places: Places) -> Entry:
     if method == "url":
         values = comparable_urls(values)
     there = np.asarray(values.is_valid())
     values, places = values.drop_null(), places[there]
     if method == "phash":
         hashed = np.zeros(len(places), HASHED)
-        hashed["hash"] = np.frombuffer(bytes.fromhex("".join(values.to_pylist())), ">u8")
+        hashed["hash"] = np.frombuffer(bytes.fromhex(texts_of(values).decode()), ">u8")
         hashed["place"] = places
-        spill.add(hashed, (hashed["hash"] % np.uint64(_PARTITIONS)).astype(np.int64))
-        return
+        return Entry(spill, hashed, (hashed["hash"] % np.uint64(_PARTITIONS)).astype(np.int64))
     records = np.zeros(len(places), _GROUPED)
     if method == "sha256":
-        digits = "".join(pc.utf8_slice_codeunits(values, 0, 32).to_pylist())
+        digits = texts_of(pc.utf8_slice_codeunits(values, 0, 32)).decode()
         halves = np.frombuffer(bytes.fromhex(digits), ">u8").reshape(-1, 2)
         records["high"], records["low"] = halves[:, 0], halves[:, 1]
     elif len(places):
         records["high"], records["low"] = hash_values(values)
     records["place"] = places
-    spill.add(records, (records["high"] % np.uint64(_PARTITIONS)).astype(np.int64))
+    return Entry(spill, records, (records["high"] % np.uint64(_PARTITIONS)).astype(np.int64))
 
 
 def _as_groups(records: SpilledRecords, order: npt.NDArray[np.uint64] | None) -> SpilledRecords:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +24,13 @@ from pipelines.rows.ledger import (
 from pipelines.rules.columns import VERDICT_COLUMNS
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import FileEntry, Manifest, ShardError
+from pipelines.run.on_threads import NUM_CORES, in_order
 from pipelines.run.tables import read_parquet, with_column
 from pipelines.steps.select.read_ahead import ReadAhead
 from pipelines.steps.select.recaptions import Recaptions
 from pipelines.steps.select.tokens import TokenColumns
 
+ResultT = TypeVar("ResultT")
 EMBEDDING = "embedding"
 _SCORE_REJECTS = "facts/score/rejects"
 _ALWAYS = ("row", "reason", "rule")
@@ -59,7 +62,7 @@ class Facts:
     further: Sequence[pa.Field] = ()
     recaptions: Recaptions | None = None
 
-    @property
+    @cached_property
     def ledger(self) -> pa.Schema:
         """The ledger's columns, without those of the list."""
         return pa.schema([*LEDGER, *self.further])
@@ -72,9 +75,24 @@ class Facts:
         """Whether no row of the shard has facts to go by."""
         return self.images.manifest(shard_id).quarantined is not None
 
-    def ahead(self, shard_ids: Sequence[int]) -> Iterator[int]:
-        """The shards one by one, while the files of those after them are fetched."""
-        return self.files.shards(shard_ids, self._files_of)
+    def in_order(
+        self, work: Callable[[int], ResultT], shard_ids: Sequence[int]
+    ) -> Iterator[ResultT]:
+        """`work` of each shard, on a few threads, while the files of those after are fetched."""
+
+        def on_shard(shard_id: int) -> ResultT:
+            try:
+                return work(shard_id)
+            finally:
+                self.files.release(self._files_of(shard_id))
+
+        ahead = self.files.shards(shard_ids, self._files_of)
+        return in_order(on_shard, ahead, num_threads=NUM_CORES)
+
+    def keys(self, shard_id: int) -> pa.ChunkedArray:
+        """Those of a shard that has facts, in plan order."""
+        manifest = self.images.manifest(shard_id)
+        return self._read(manifest, f"facts/{self.images.step}", {"key"})["key"]
 
     def _files_of(self, shard_id: int) -> Iterator[FileEntry]:
         made = (self.images, f"facts/{self.images.step}"), (self.score, "facts/score")
@@ -100,7 +118,8 @@ class Facts:
         counted = _TOKENS if wanted is None else _TOKENS & wanted
         if self.tokens is None or not counted:
             return rows
-        for name, found in self.tokens.of(shard_id, trained_captions(rows)).items():
+        captions = trained_captions(rows)
+        for name, found in self.tokens.of(shard_id, captions, is_last=columns is None).items():
             if name in counted:
                 rows = with_column(rows, name, found)
         return rows

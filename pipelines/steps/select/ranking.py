@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from pipelines.rules.columns import Numbers, array_of, check_known, check_numeric, numbers_of
 from pipelines.rules.ranked_rules import Prefer
 from pipelines.rules.rule import RuleOutcome
-from pipelines.steps.select.spill import Spill, SpilledRecords
+from pipelines.run.tables import texts_of
+from pipelines.steps.select.spill import Entry, Spill, SpilledRecords
 from pipelines.steps.select.urls import domains
 from pipelines.steps.select.verdicts import Places, Verdicts
 
@@ -79,8 +80,8 @@ class Contest:
         partitions = 1 if rule.per is None else 64
         self._spill = Spill(folder, name=f"ranked-{code}", dtype=_RANKED, num_partitions=partitions)
 
-    def enter(self, rows: pa.Table, places: Places) -> None:
-        """Add rows that no rule on the row itself, of those before this one, dropped."""
+    def entry(self, rows: pa.Table, places: Places) -> Entry:
+        """Of rows that no rule on the row itself, of those before this one, dropped."""
         rule = self._rule
         records = np.zeros(len(places), _RANKED)
         records["place"] = places
@@ -95,7 +96,7 @@ class Contest:
             records["high"], records["low"] = hash_values(groups)
             records = records[np.asarray(groups.is_valid())]
             numbers = (records["high"] % np.uint64(64)).astype(np.int64)
-        self._spill.add(records, numbers)
+        return Entry(self._spill, records, numbers)
 
     def settle(self, verdicts: Verdicts) -> None:
         """Drop those that are not among the best; rules before this one are settled."""
@@ -178,7 +179,7 @@ def _key_order(keys: pa.Array) -> npt.NDArray[np.uint64]:
     heads = pc.utf8_slice_codeunits(keys, 0, _KEY_CHARACTERS)
     is_hex = np.asarray(pc.match_substring_regex(heads, "^[0-9a-f]{16}$"), np.bool_)
     order = np.empty(len(keys), np.uint64)
-    digits = "".join(heads.filter(pa.array(is_hex)).to_pylist())
+    digits = texts_of(heads.filter(pa.array(is_hex))).decode()
     order[is_hex] = np.frombuffer(bytes.fromhex(digits), ">u8")
     others = heads.filter(pa.array(~is_hex)).to_pylist()
     order[~is_hex] = [int.from_bytes(head.encode()[:8].ljust(8, b"\0"), "big") for head in others]

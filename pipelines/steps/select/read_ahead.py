@@ -18,7 +18,7 @@ _SHARE_OF_DISK: Final = 10
 
 
 class ReadAhead:
-    """Opens committed files, those of the shards that come next before they are asked for.
+    """Opens committed files, on any thread: those of the next shards before they are asked for.
 
     Args:
         store: The run. Of a local one nothing is fetched.
@@ -36,7 +36,7 @@ class ReadAhead:
     def shards(
         self, shard_ids: Sequence[int], files: Callable[[int], Iterable[FileEntry]]
     ) -> Iterator[int]:
-        """The shards one by one, the files of each in memory until the next one is asked for."""
+        """The shards one by one, the files of each in memory until they are released."""
         if self._store.is_local or not shard_ids:
             yield from shard_ids
             return
@@ -48,10 +48,15 @@ class ReadAhead:
                 found = {entry.path: self._read(entry, local) for entry in files(shard_id)}
                 return shard_id, found
 
-            for shard_id, self._held in in_order(fetch, shard_ids, num_threads=threads):
-                self._keep(local)
+            for shard_id, found in in_order(fetch, shard_ids, num_threads=threads):
+                self._held |= found
+                self._keep(found, local)
                 yield shard_id
-        self._held = {}
+
+    def release(self, entries: Iterable[FileEntry]) -> None:
+        """Files that are not asked for again before their shard is."""
+        for entry in entries:
+            self._held.pop(entry.path, None)
 
     @contextmanager
     def open(self, entry: FileEntry) -> Iterator[IO[bytes]]:
@@ -68,8 +73,8 @@ class ReadAhead:
         with open_checked(self._store, entry) as stream:
             return stream.read()
 
-    def _keep(self, local: IO[bytes]) -> None:
-        for path, content in self._held.items():
+    def _keep(self, found: dict[str, bytes], local: IO[bytes]) -> None:
+        for path, content in found.items():
             if path not in self._places and self._left >= len(content):
                 self._left -= len(content)
                 self._places[path] = (self._end, len(content))

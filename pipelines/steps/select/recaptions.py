@@ -132,6 +132,10 @@ class Recaptions:
         self._files = files
         self._path = folder / "recaptions.arrow"
 
+    def read(self) -> None:
+        """Once, before they are asked for on several threads."""
+        self._index.is_used[:] = False
+
     def of(self, rows: pa.Table) -> pa.Array:
         """The caption of each row of a table with `key` and `url`; null where there is none."""
         index = self._index

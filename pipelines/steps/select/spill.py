@@ -1,6 +1,7 @@
 """Fixed-size records on local disk, partitioned so that memory is that of one partition."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +78,16 @@ class Spill:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{self._name}-{number}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Records that are to be added to a spill when it is their turn."""
+
+    spill: Spill
+    records: SpilledRecords
+    partitions: npt.NDArray[np.integer]
+
+    def add(self) -> None:
+        """Do it."""
+        self.spill.add(self.records, self.partitions)

@@ -1,13 +1,14 @@
 """Select over a whole run: judge every row, settle what only all of them decide, write."""
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.rules.rule import ReadyRule
@@ -17,7 +18,7 @@ from pipelines.run.manifest import Manifest, SpooledFile
 from pipelines.run.on_threads import in_order
 from pipelines.run.shard_inputs import gives_of
 from pipelines.run.spool_folder import spool_folder
-from pipelines.steps.left_rows import spool_table
+from pipelines.run.tables import write_table
 from pipelines.steps.select.config import SelectConfig
 from pipelines.steps.select.duplicates import Duplicates
 from pipelines.steps.select.facts import Facts
@@ -26,6 +27,7 @@ from pipelines.steps.select.ranking import Contest, Ranked
 from pipelines.steps.select.read_ahead import ReadAhead
 from pipelines.steps.select.recaptions import CaptionFiles, Recaptions
 from pipelines.steps.select.references import References
+from pipelines.steps.select.spill import Entry
 from pipelines.steps.select.tokens import TokenColumns
 from pipelines.steps.select.verdicts import BY_FACTS, Verdicts
 from pipelines.steps.select.write import CopyNames, ledger_table
@@ -33,6 +35,7 @@ from pipelines.steps.step import CommittedStep
 from sd_core.say import Say
 
 if TYPE_CHECKING:
+    from pipelines.rules.conditions import Judged
     from sd_core.model.caption_tokenizer import CaptionTokenizer
 
 
@@ -40,8 +43,9 @@ if TYPE_CHECKING:
 class Select(CommittedStep):
     """Reads facts, writes the ledger: one row for every input row.
 
-    Two passes over the facts, of the columns that the rules name and then of all; memory is that
-    of a shard and of a partition of what is compared, which lies in local files meanwhile.
+    Two passes over the facts, of the columns that the rules name and then of all, by a few threads
+    whose results are taken in plan order; memory is that of a few shards and of a partition of what
+    is compared, which lies in local files meanwhile.
 
     Attributes:
         read_rows: Rows of a shard whose download was quarantined (row, key, url, caption and
@@ -80,17 +84,17 @@ class Select(CommittedStep):
             return
         with spool_folder() as folder:
             facts = self._facts(folder)
+            if facts.recaptions is not None:
+                facts.recaptions.read()
             verdicts = Verdicts(folder, facts.shard_sizes)
             references = References(self.config.copies.references, self.store.storage_options)
             self._judge(facts, verdicts, references, folder)
             names = CopyNames(facts, verdicts, references, folder)
             owed = [shard_id for shard_id in range(self.num_shards) if shard_id not in done]
-            tables = (
-                self._write(shard_id, facts, verdicts, names, folder)
-                for shard_id in facts.ahead(owed)
-            )
+            write = partial(self._write, facts, verdicts, names, folder)
+            written = facts.in_order(write, owed)
             threads = self.store.num_threads
-            for manifest in in_order(self._commit, tables, num_threads=threads):
+            for manifest in in_order(self._commit, written, num_threads=threads):
                 on_commit(manifest)
             if facts.recaptions is not None:
                 self.say(facts.recaptions.told())
@@ -128,12 +132,17 @@ class Select(CommittedStep):
             folder=folder,
         )
         columns = {*duplicates.columns, *(name for rule in planned for name in rule.columns)}
-        for shard_id in facts.ahead(range(self.num_shards)):
+
+        def judge(shard_id: int) -> _Judged:
+            at = verdicts.shard(shard_id)
             if facts.is_lost(shard_id):
-                verdicts.codes[verdicts.shard(shard_id)] = BY_FACTS
-                continue
+                return _Judged(np.full(at.stop - at.start, BY_FACTS, np.int16))
             rows = facts.read(shard_id, columns=columns)
-            _judge_shard(rows, verdicts.shard(shard_id), verdicts, rules, duplicates)
+            return _judge_shard(rows, at.start, rules, duplicates)
+
+        shards = range(self.num_shards)
+        for shard_id, judged in enumerate(facts.in_order(judge, shards)):
+            judged.take(verdicts, verdicts.shard(shard_id))
         for _, entered in rules:
             if isinstance(entered, SqlCondition):
                 entered.finish()
@@ -142,7 +151,7 @@ class Select(CommittedStep):
         duplicates.settle()
 
     def _write(
-        self, shard_id: int, facts: Facts, verdicts: Verdicts, names: CopyNames, folder: Path
+        self, facts: Facts, verdicts: Verdicts, names: CopyNames, folder: Path, shard_id: int
     ) -> "_Written":
         table = ledger_table(
             facts.read(shard_id),
@@ -151,9 +160,9 @@ class Select(CommittedStep):
             places=verdicts.shard(shard_id),
             further=self.further,
         )
-        scratch = folder / f"ledger-{shard_id}"
-        scratch.mkdir()
-        file = spool_table(table, scratch, "ledger")
+        path = folder / f"ledger-{shard_id}.parquet"
+        write_table(table, path)
+        file = SpooledFile(folder="ledger", path=path, num_rows=table.num_rows)
         reasons = Counter(table["reason"].drop_null().to_pylist())
         return _Written(shard_id, file, reasons, gives_of(table))
 
@@ -166,7 +175,7 @@ class Select(CommittedStep):
             reasons=reasons,
             gives=written.gives,
         )
-        shutil.rmtree(file.path.parent)
+        file.path.unlink()
         return manifest
 
 
@@ -180,32 +189,59 @@ class _Written:
     gives: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A shard's rows by the rules on single rows, before it is the shard's turn.
+
+    Attributes:
+        codes: One a row.
+        entries: Rows to be compared with others.
+        asked: Conditions in SQL with what they said.
+        messages: By place, of the rows on which one failed.
+    """
+
+    codes: npt.NDArray[np.int16]
+    entries: list[Entry] = field(default_factory=list)
+    asked: list[tuple[SqlCondition, "Judged"]] = field(default_factory=list)
+    messages: dict[int, str] = field(default_factory=dict)
+
+    def take(self, verdicts: Verdicts, at: slice) -> None:
+        verdicts.codes[at] = self.codes
+        verdicts.messages |= self.messages
+        for entry in self.entries:
+            entry.add()
+        for condition, said in self.asked:
+            condition.take(said)
+
+
 def _judge_shard(
     rows: pa.Table,
-    at: slice,
-    verdicts: Verdicts,
+    first: int,
     rules: list[tuple[int, ReadyRule | Contest]],
     duplicates: Duplicates,
-) -> None:
+) -> _Judged:
     """Give each row the code of the first rule on itself that it breaks; enter it for the others.
 
     A row is entered into a contest, and met by the rules after it, as if it stayed: what the
-    contest drops has the lesser code.
+    contest drops has the lesser code. The first row's place is `first`.
     """
-    places = np.arange(at.start, at.stop)
     passed = np.asarray(rows["reason"].is_null())
-    verdicts.codes[places[~passed]] = BY_FACTS
-    rows, places = rows.filter(pa.array(passed)), places[passed]
+    judged = _Judged(np.where(passed, 0, BY_FACTS).astype(np.int16))
+    rows, places = rows.filter(pa.array(passed)), first + np.flatnonzero(passed)
     for code, rule in rules:
         if isinstance(rule, Contest):
-            rule.enter(rows, places)
+            judged.entries.append(rule.entry(rows, places))
             continue
-        breaks = rule.broken(rows)
+        if isinstance(rule, SqlCondition):
+            said = rule.judge(rows)
+            judged.asked.append((rule, said))
+            judged.messages.update(zip(places[said.failed].tolist(), said.errors, strict=True))
+            breaks = said.breaks
+        else:
+            breaks = rule.broken(rows)
         broken = breaks > 0
-        if isinstance(rule, SqlCondition) and rule.errors:
-            failed = places[breaks == 2].tolist()
-            verdicts.messages |= dict(zip(failed, rule.errors, strict=True))
         if broken.any():
-            verdicts.codes[places[broken]] = code - 1 + breaks[broken]
+            judged.codes[places[broken] - first] = code - 1 + breaks[broken]
             rows, places = rows.filter(pa.array(~broken)), places[~broken]
-    duplicates.enter(rows, places)
+    judged.entries.extend(duplicates.entries(rows, places))
+    return judged

@@ -1,7 +1,8 @@
 """How many tokens each caption has, by the tokenizer of the text encoder that reads it later."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def token_identity(counter: "CaptionTokenizer | None") -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenColumns:
-    """The columns `TOKEN_FIELDS` of a run's shards; each shard is counted once.
+    """The columns `TOKEN_FIELDS` of a run's shards, each counted once; on any thread.
 
     Attributes:
         counter: Counts.
@@ -37,13 +38,17 @@ class TokenColumns:
 
     counter: "CaptionTokenizer"
     folder: Path
+    _lock: Lock = field(default_factory=Lock)  # a tokenizer serves one at a time
 
-    def of(self, shard_id: int, captions: pa.ChunkedArray) -> dict[str, pa.Array]:
-        """Both columns of a shard, null where the caption is."""
-        path = self.folder / f"tokens-{shard_id}.npy"
-        if not path.exists():
-            np.save(path, self._count(captions))
-        counts = np.load(path)
+    def of(self, shard_id: int, captions: pa.ChunkedArray, *, is_last: bool) -> dict[str, pa.Array]:
+        """Both columns of a shard, null where the caption is; `is_last`: it is not asked again."""
+        path = self.folder / f"tokens-{shard_id}.int32"
+        if path.exists():
+            counts = np.fromfile(path, np.int32)
+        else:
+            counts = self._count(captions)
+            if not is_last:
+                counts.tofile(path)
         missing = counts == _NO_CAPTION
         return {
             "caption_tokens": pa.array(counts, pa.int32(), mask=missing),
@@ -55,6 +60,7 @@ class TokenColumns:
         if isinstance(encoded, pa.ChunkedArray):  # of no chunk
             return np.empty(0, np.int32)
         texts = encoded.dictionary.to_pylist()
-        counts = np.append(self.counter.count(texts), np.int32(_NO_CAPTION))
+        with self._lock:
+            counts = np.append(self.counter.count(texts), np.int32(_NO_CAPTION))
         found: npt.NDArray[np.int32] = counts[np.asarray(pc.fill_null(encoded.indices, len(texts)))]
         return found.astype(np.int32)

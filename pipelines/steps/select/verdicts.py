@@ -54,6 +54,10 @@ class Verdicts:
         """The places of a shard's rows."""
         return slice(int(self.offsets[shard_id]), int(self.offsets[shard_id + 1]))
 
+    def shards_of(self, places: Places) -> npt.NDArray[np.int64]:
+        """The shard of each place."""
+        return np.searchsorted(self.offsets, places, side="right") - 1
+
     def alive(self, places: Places, *, before: int) -> npt.NDArray[np.bool_]:
         """Which rows no outcome of a lesser code dropped."""
         codes = self.codes[places]

@@ -29,24 +29,28 @@ class CopyNames:
         shape = (max(1, verdicts.num_rows),)
         self._at = np.memmap(folder / "key-at", np.int64, mode="w+", shape=shape)
         matched: set[int] = set()
+        named: set[int] = set()
         for shard_id in range(facts.num_shards):
             originals = verdicts.originals[verdicts.shard(shard_id)]
             matched.update((-1 - originals[originals < 0]).tolist())
             copies = np.flatnonzero(originals > 0) + verdicts.shard(shard_id).start
-            self._at[verdicts.originals[copies] - 1] = 1
-            self._at[verdicts.kept_originals(copies)] = 1
+            for places in (verdicts.originals[copies] - 1, verdicts.kept_originals(copies)):
+                self._at[places] = 1
+                named.update(np.unique(verdicts.shards_of(places)).tolist())
         self._references = references.names(matched)
         self._path = folder / "keys"
+
+        def keys_of(shard_id: int) -> tuple[Places, list[str]]:
+            at = verdicts.shard(shard_id)
+            rows = np.flatnonzero(self._at[at])
+            return at.start + rows, facts.keys(shard_id).take(rows).to_pylist()
+
         with self._path.open("wb") as stream:
-            for shard_id in range(facts.num_shards):
-                at = verdicts.shard(shard_id)
-                rows = np.flatnonzero(self._at[at])
-                if not len(rows):
-                    continue
-                keys = facts.read(shard_id, columns=["key"])["key"].take(rows).to_pylist()
-                for row, key in zip(rows.tolist(), keys, strict=True):
-                    self._at[at.start + row] = 1 + stream.tell()
-                    stream.write(key.encode() + b"\n")
+            for places, keys in facts.in_order(keys_of, sorted(named)):
+                lines = [key.encode() + b"\n" for key in keys]
+                ends = np.cumsum([len(line) for line in lines])
+                self._at[places] = 1 + stream.tell() + np.append(0, ends[:-1])
+                stream.write(b"".join(lines))
 
     def keys(self, places: Places) -> list[str]:
         """The keys of originals in the run."""

@@ -1,10 +1,18 @@
-"""Which device a worker with models computes on."""
+"""Which device a worker with models computes on, in what, and how many rows its memory holds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from pipelines.steps.model_worker import DeviceError, prepare_torch
+from pipelines.run.manifest import OtherModelsError
+from pipelines.run.store import RunStore
+from pipelines.steps.model_worker import DeviceError, ModelStep, prepare_torch
 from pipelines.steps.step import Resources
+from sd_core.model.precision import model_dtype
+from tests.pretend_gpu import pretend_gpu
 
 
 def test_a_worker_with_a_gpu_that_torch_does_not_see_names_driver_and_build(
@@ -26,3 +34,63 @@ def test_it_runs_on_the_cpu_where_it_may_or_has_no_gpu(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert prepare_torch(Resources(), threads=1).type == "cpu"
     assert prepare_torch(Resources(num_gpus=1.0, may_use_cpu=False), threads=1).type == "cuda"
+
+
+def test_auto_precision_asks_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretend_gpu():
+        assert model_dtype("auto", "cuda") == torch.bfloat16
+        emulated = lambda including_emulation=True: including_emulation  # noqa: E731
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", emulated)
+        assert model_dtype("auto", "cuda") == torch.float32
+        assert model_dtype("bf16", "cuda") == torch.bfloat16
+    assert model_dtype("auto", "cpu") == torch.float32
+
+
+@dataclass(kw_only=True, eq=False)
+class _Step(ModelStep):
+    """Of whose rows a GPU's memory holds so many at once."""
+
+    name = "encode"
+    holds: int = 64
+    device_type: str = "cuda"
+
+    def open(self) -> None:
+        models = {"device": self.device_type, "autoencoder": "ab"}
+        self._record(models, batch_size=32, attempt=self._attempt)
+
+    def _attempt(self, batch_size: int) -> None:
+        if batch_size > self.holds:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    def rows_in(self, shard_id: int) -> int:
+        raise NotImplementedError
+
+    begin: Any = rows_in
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+def test_the_first_worker_halves_its_batch_and_the_others_keep_to_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def opened(folder: str, **options: Any) -> int:
+        step = _Step(RunStore(str(tmp_path / folder)), fingerprint="f", torch_threads=1, **options)
+        step.open()
+        return step.batch_size
+
+    with pretend_gpu():
+        assert opened("small", holds=9) == 8
+        told = "encode: rows: the memory does not hold 32 at once; 8 from here on"
+        assert capsys.readouterr().out.count(told) == 1
+        assert opened("small", holds=64) == 8, "the last bit follows it"
+        with pytest.raises(
+            OtherModelsError, match="8 rows at once; the memory of this GPU holds 4"
+        ):
+            opened("small", holds=4)
+        assert opened("large", holds=64) == 32
+        with pytest.raises(OtherModelsError, match="32 rows at once; the memory of this GPU holds"):
+            opened("large", holds=9)
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            opened("none", holds=0)
+    assert opened("cpu", holds=0, device_type="cpu") == 32, "nothing is tried there"

@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 
 from pipelines.steps.download.decode import crop_pixels, decode_to_crop
-from pipelines.steps.download.geometry import Square, centre_square
+from pipelines.steps.download.geometry import Window, centre_window
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.download.image_rejected import ImageRejected
+from sd_core.model.buckets import Bucket, BucketsConfig
 from tests.pipelines.steps.download import drawn
 
 CONFIG = ImageConfig(size=64, format="png")
+SQUARE = Bucket(width=64, height=64)
 CORNERS = [drawn.RED, drawn.GREEN, drawn.BLUE, drawn.YELLOW]
 QUARTERS = Image.fromarray(drawn.quarters(120, 80))
 
@@ -228,13 +230,53 @@ def test_no_message_quotes_the_input() -> None:
 @pytest.mark.parametrize("align", [1, 2, 4, 8])
 def test_the_square_is_in_the_middle_and_inside(align: int) -> None:
     for width, height in ((640, 480), (481, 1023), (1025, 1024), (1007, 1007), (1600, 1203)):
-        square = centre_square(width, height, align=align)
-        assert square.left % align == square.top % align == square.side % align == 0
-        assert min(width, height) - align < square.side <= min(width, height)
+        square = centre_window(width, height, SQUARE, align=align)
+        assert square.width == square.height
+        assert square.left % align == square.top % align == square.width % align == 0
+        assert min(width, height) - align < square.width <= min(width, height)
         for start, room in ((square.left, width), (square.top, height)):
-            assert 0 <= start <= room - square.side
-            assert abs(start - (room - square.side) / 2) <= max(align / 2, 0.5)
-    assert centre_square(640, 480) == Square(left=80, top=0, side=480)
+            assert 0 <= start <= room - square.width
+            assert abs(start - (room - square.width) / 2) <= max(align / 2, 0.5)
+    found = centre_window(640, 480, SQUARE)
+    assert found == Window(left=80, top=0, width=480, height=480)
+
+
+@pytest.mark.parametrize("align", [1, 2, 4, 8])
+def test_a_window_has_its_buckets_aspect_in_the_middle_and_inside(align: int) -> None:
+    for size in BucketsConfig(preset="sdxl").buckets():
+        for width, height in ((640, 480), (481, 1023), (1025, 1024), (1600, 1203), (40, 900)):
+            window = centre_window(width, height, size, align=align)
+            assert window.left % align == window.top % align == 0
+            assert window.width % align == window.height % align == 0
+            assert 0 <= window.left <= width - window.width
+            assert 0 <= window.top <= height - window.height
+            assert width - window.width < align or height - window.height < align
+            exact = min(width / size.width, height / size.height)
+            assert abs(window.width - exact * size.width) <= 2 * align
+            assert abs(window.height - exact * size.height) <= 2 * align
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("name", "side"), [("JPEG", 120), ("PNG", 120), ("WEBP", 900)])
+def test_a_picture_is_stored_upright_in_the_bucket_of_its_aspect(
+    name: str, side: int, orientation: int
+) -> None:
+    config = ImageConfig(buckets=BucketsConfig(sizes=((64, 64), (96, 64), (48, 96)), step=16))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    original = Image.fromarray(drawn.quarters(side, side * 2 // 3))
+    crop = crop_pixels(drawn.saved(original, name, exif=exif), config)
+    is_turned = orientation > 4
+    assert crop.pixels.shape == ((96, 48, 3) if is_turned else (64, 96, 3))
+    assert (crop.original_width < crop.original_height) == is_turned
+
+
+def test_a_picture_that_would_grow_too_far_is_too_small_for_its_bucket() -> None:
+    small = drawn.saved(Image.fromarray(drawn.quarters(120, 80)), "PNG")
+    allowed = BucketsConfig(sizes=((192, 128),), max_enlarge=1.6)
+    assert crop_pixels(small, ImageConfig(buckets=allowed)).pixels.shape == (128, 192, 3)
+    refused = BucketsConfig(sizes=((192, 128),), max_enlarge=1.5)
+    assert _reason(small, ImageConfig(buckets=refused)) == "too_small_for_bucket"
 
 
 def test_scaled_decoding_of_photographs_is_within_40_db_of_a_full_decode(shared_data: Path) -> None:

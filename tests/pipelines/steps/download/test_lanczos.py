@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.steps.download.lanczos import enlarge_square
+from pipelines.steps.download.lanczos import enlarge_image
+from sd_core.model.buckets import Bucket
 
 
 def noise(side: int, channels: int) -> np.ndarray:
@@ -17,17 +18,25 @@ def noise(side: int, channels: int) -> np.ndarray:
 def test_enlarged_squares_are_those_of_opencv_but_for_rounding(side: int, channels: int) -> None:
     image = noise(side, channels)
     theirs = cv2.resize(image, (512, 512), interpolation=cv2.INTER_LANCZOS4)
-    ours = enlarge_square(image, size=512)
+    ours = enlarge_image(image, size=Bucket(width=512, height=512))
     assert ours.shape == (512, 512, channels)
     assert np.abs(ours.astype(int) - theirs.reshape(ours.shape)).max() <= 2
 
 
 def test_a_plain_square_stays_plain() -> None:
     image = np.full((37, 37, 3), 201, np.uint8)
-    assert (enlarge_square(image, size=64) == 201).all()
+    assert (enlarge_image(image, size=Bucket(width=64, height=64)) == 201).all()
 
 
 def test_a_part_of_a_larger_image_can_be_enlarged() -> None:
     image = noise(90, 3)
     part = image[10:60, 20:70]
-    assert (enlarge_square(part, size=96) == enlarge_square(part.copy(), size=96)).all()
+    size = Bucket(width=96, height=96)
+    assert (enlarge_image(part, size=size) == enlarge_image(part.copy(), size=size)).all()
+
+
+def test_an_enlarged_window_of_any_aspect_is_that_of_opencv_but_for_rounding() -> None:
+    image = noise(90, 3)[:60]
+    theirs = cv2.resize(image, (192, 128), interpolation=cv2.INTER_LANCZOS4)
+    ours = enlarge_image(image, size=Bucket(width=192, height=128))
+    assert np.abs(ours.astype(int) - theirs).max() <= 2

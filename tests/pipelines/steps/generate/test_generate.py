@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipelines.prompts import PromptPlanConfig, PromptPlanner, PromptsConfig
 from pipelines.run.store import RunStore
-from pipelines.steps.generate import GenerateConfig, GenerateStep, paint
+from pipelines.steps.generate import GenerateConfig, GenerateStep, paint, text_cache
 from pipelines.steps.generate.batches import RowBatch, group_rows, settings_of
 from pipelines.steps.generate.config import ImageFileConfig
 from pipelines.steps.generate.image_files import describe_parameters, encode_image
@@ -108,7 +108,10 @@ def test_rows_are_batched_by_what_a_batch_must_share() -> None:
 
 
 def test_a_batch_too_large_for_the_memory_is_halved_and_stays_so(
-    models: Any, config: GenerateConfig, monkeypatch: pytest.MonkeyPatch
+    models: Any,
+    config: GenerateConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     sizes: list[int] = []
     real = paint.generate_latents
@@ -127,11 +130,73 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_stays_so(
         painted = painter.decode(painter.denoise(painter.prepare(batch)))
         assert list(painted.batch_sizes) == [2] * 4
     assert sizes == [4, 2, 2, 2, 2]
+    told = "generate: denoising images of 64x64 px: the memory does not hold 4 at once; 2 from here"
+    assert capsys.readouterr().out.count(told) == 1
     monkeypatch.undo()
     whole = Painter(models, config.model_copy(update={"batch_size": 2}))
     first = RowBatch(settings=settings_of(rows[0]), rows=rows[:2])
     expected = whole.decode(whole.denoise(whole.prepare(first))).images
     assert torch.equal(painted.images[:2], expected)
+
+
+def test_a_batch_size_that_is_left_open_is_what_the_memory_holds(
+    models: Any, config: GenerateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small_memory(*arguments: Any, noise: torch.Tensor, **options: Any) -> torch.Tensor:
+        if len(noise) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return noise
+
+    monkeypatch.setattr(paint, "generate_latents", small_memory)
+    left_open = config.model_copy(update={"batch_size": "auto"})
+    with pytest.raises(MemoryError, match="holds 2"):
+        paint.try_batch(models, left_open, 4)
+    paint.try_batch(models, left_open, 2)
+    assert left_open.rows_at_once == 8
+    assert config.identity() == GenerateConfig(model=config.model, batch_size=4).identity()
+    assert "cuda_graphs" not in config.identity()
+
+
+@pytest.mark.parametrize("work", ["encoding texts", "decoding"])
+def test_texts_and_decoding_are_halved_as_well(
+    models: Any, config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    sizes: list[int] = []
+
+    def small_memory(real: Any, rows: Any, batch_size: int) -> Any:
+        sizes.append(batch_size)
+        if batch_size > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return real(rows)
+
+    def paint_all() -> Any:
+        painter = Painter(models, config)
+        rows = [row(number) for number in range(3)]
+        batch = RowBatch(settings=settings_of(rows[0]), rows=rows)
+        return painter.decode(painter.denoise(painter.prepare(batch)))
+
+    expected = paint_all()
+    if work == "decoding":
+        decode = paint.decode_scaled
+        monkeypatch.setattr(
+            paint,
+            "decode_scaled",
+            lambda model, latents, batch_size: small_memory(
+                lambda rows: decode(model, rows, batch_size=batch_size), latents, batch_size
+            ),
+        )
+    else:
+        encode = text_cache.tokenize_captions
+        monkeypatch.setattr(
+            text_cache,
+            "tokenize_captions",
+            lambda encoder, texts: small_memory(
+                lambda rows: encode(encoder, rows), texts, len(texts)
+            ),
+        )
+    painted = paint_all()
+    assert sizes == [4, 2, 2]
+    assert (painted.images.int() - expected.images.int()).abs().max() <= 1
 
 
 def test_an_error_that_is_not_of_memory_is_not_swallowed(

@@ -9,11 +9,13 @@ import pyarrow.compute as pc
 import pytest
 
 from pipelines.plan import PlanConfig, load_plan, make_plan
+from pipelines.run.committed import Committed
 from pipelines.run.manifest import ShardError, read_manifest
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
 from pipelines.sources import Source
-from pipelines.steps.select import Select, SelectConfig, Threshold
+from pipelines.steps.select import Select, SelectConfig, Threshold, facts
+from tests.pipelines.steps.select.cases import Row, cut, select_config, sha256, write_facts
 from tests.pipelines.synthetic_run import (
     NUM_ROWS,
     ROWS_PER_SHARD,
@@ -173,3 +175,34 @@ def test_select_before_its_parents_says_which_shard_is_missing(
         write_download(store, source, shard_id, scratch=tmp_path)
     with pytest.raises(ShardError, match="score shard 0 is not committed"):
         run(select(store, source))
+
+
+def test_any_number_of_threads_writes_the_same_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[Row] = [
+        {
+            "source_n": str(n) if n % 7 else "none",
+            "aesthetic_v2": float(n * 37 % 11),
+            "url": f"https://host-{n % 5}.example/{n % 61}.jpg",
+            "sha256": sha256(str(n % 50)),
+        }
+        for n in range(120)
+    ]
+    config = select_config(
+        rules=[
+            {"sql": "source_n::int % 9 > 0"},
+            {"best_of": {"by": "aesthetic_v2", "fraction": 0.9}},
+            {"domain_cap": {"num_images": 15, "by": "aesthetic_v2"}},
+        ],
+        duplicates={"by": ["url", "sha256"], "keep": "aesthetic_v2"},
+    )
+    store = write_facts(tmp_path / "run", rows, rows_per_shard=3)
+    written = []
+    for cores in (1, 4):
+        monkeypatch.setattr(facts, "NUM_CORES", cores)
+        ledger = cut(store, config, num_shards=40, fingerprint=f"{cores}" * 16)
+        committed = Committed(store, "select", f"{cores}" * 16)
+        written.append([(m.files, m.dropped, m.gives) for m in committed.manifests(40)])
+    assert written[0] == written[1]
+    assert len(set(ledger["reason"].to_pylist())) == 6
