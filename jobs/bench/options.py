@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from jobs.bench.readers import ReadersBench
     from jobs.bench.select import SelectBench
     from jobs.bench.takedown import TakedownBench
-    from jobs.bench.text import TextBench
     from jobs.bench.train import TrainBench
 
 _SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the project
@@ -48,7 +47,9 @@ def parse(arguments: list[str] | None, *, description: str, epilog: str = "") ->
     )
     _add_why(commands.add_parser("why", help="the life of one row of a large run; every --help"))
     _add_engine(commands.add_parser("engine", help="how well it feeds workers that come and go"))
-    _add_text(commands.add_parser("text", help="is text found where it was drawn?"))
+    text = commands.add_parser("text", help="is text found where it was drawn?")
+    text.add_argument("--pictures", type=int, default=1_000, help="drawn ones")
+    text.add_argument("--chinese-font", type=Path, help="by default one of Debian's")
     _add_peers(commands.add_parser("peers", help="beside own loops of peers' public patterns"))
     for command in commands.choices.values():
         photos = _SHARED / "photos" / "coco_mini"
@@ -189,15 +190,6 @@ def planted_bench(options: argparse.Namespace) -> "PlantedBench":
     return PlantedBench(pictures=options.pictures, seed=seed)
 
 
-def text_bench(options: argparse.Namespace) -> "TextBench":
-    """What `text` looks at."""
-    from jobs.bench.text import TextBench
-
-    return TextBench(
-        pictures=options.pictures, photos=options.photos, chinese_font=options.chinese_font
-    )
-
-
 def _add_download(command: argparse.ArgumentParser) -> None:
     grid = [Concurrency(processes=p, threads=t) for p in (1, 2, 3) for t in (16, 32)]
     command.add_argument("--images", type=int, default=2400, help="of all sizes; 0: not this set")
@@ -285,11 +277,6 @@ def _add_engine(command: argparse.ArgumentParser) -> None:
     command.add_argument("--part", nargs="+", choices=parts, default=parts, help="all by default")
     sizes = [2_000, 4_000, 8_000]
     command.add_argument("--shards", nargs="+", type=int, default=sizes, help="of the runs of (b)")
-
-
-def _add_text(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--pictures", type=int, default=1_000, help="drawn ones")
-    command.add_argument("--chinese-font", type=Path, help="by default one of Debian's")
 
 
 def _add_peers(command: argparse.ArgumentParser) -> None:
