@@ -4,6 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
+from jobs.bench.browse import browse_table, measure_browse
 from jobs.bench.curate import measure_curate
 from jobs.bench.download import measure_download
 from jobs.bench.engine import engine_table, measure_engine
@@ -73,6 +74,9 @@ def measure(options: argparse.Namespace) -> tuple[list[object], str]:
     if options.command == "why":
         told = measure_why(options.rows, options.metadata, say=_say)
         return [*told], why_table(told)
+    if options.command == "browse":
+        seen = measure_browse(options.rows, options.metadata, options.photos, say=_say)
+        return [*seen], browse_table(seen)
     if options.command == "engine":
         fed = measure_engine(options.part, shards=options.shards, say=_say)
         return [*fed], engine_table(fed)

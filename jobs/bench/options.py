@@ -46,6 +46,9 @@ def parse(arguments: list[str] | None, *, description: str, epilog: str = "") ->
         commands.add_parser("readers", help="do all readers find the kept rows of many shards?")
     )
     _add_why(commands.add_parser("why", help="the life of one row of a large run; every --help"))
+    _add_browse(
+        commands.add_parser("browse", help="the page over a large run: first view, filters")
+    )
     _add_engine(commands.add_parser("engine", help="how well it feeds workers that come and go"))
     text = commands.add_parser("text", help="is text found where it was drawn?")
     text.add_argument("--pictures", type=int, default=1_000, help="drawn ones")
@@ -270,6 +273,10 @@ def _add_planted(command: argparse.ArgumentParser) -> None:
 
 def _add_why(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rows", type=int, default=1_000_000)
+
+
+def _add_browse(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--rows", type=int, default=100_000)
 
 
 def _add_engine(command: argparse.ArgumentParser) -> None:

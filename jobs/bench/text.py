@@ -6,7 +6,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from statistics import fmean
@@ -28,9 +28,10 @@ from jobs.bench.text_set import (
     photographs,
 )
 from pipelines.steps.score.config import ScoreConfig
-from pipelines.steps.score.score import ScoreModels, load_score_models
+from pipelines.steps.score.score import ScoreModels, load_score_models, score_batch
 from pipelines.steps.score.scorer import ScoreBatch
 from pipelines.steps.score.text_detector import Boxes, text_mask
+from sd_core.model.transfer import Transfers
 from sd_core.say import Say
 
 _BATCH_SIZE = 16
@@ -172,7 +173,8 @@ def _score(
     values: dict[str, Any] = {}
     for name in sorted(models.scorers, key="text".__ne__):  # text first: it is looked for once
         begin = time.process_time()
-        values |= models.scorers[name].score(batch)
+        one = replace(models, scorers={name: models.scorers[name]})
+        values |= score_batch(one, batch, Transfers(models.device)).take()
         seconds[name] += time.process_time() - begin
     with_text, before = values["clip_similarity_without_text"], values["clip_similarity"]
     return [
@@ -184,7 +186,7 @@ def _score(
             num_boxes=len(found.boxes),
             found_share=_found_share(picture.planted, found.boxes),
             area=float(area),
-            change=(after.as_py() or 0.0) - (first.as_py() or 0.0),
+            change=float(after.as_py() or 0) - float(first.as_py() or 0),
         )
         for picture, found, area, first, after in zip(
             pictures, batch.writing, values["text_area"], before, with_text, strict=True

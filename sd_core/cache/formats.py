@@ -23,8 +23,16 @@ class ShardWriter(Protocol):
 
     num_written: int
 
+    @property
+    def bucket_rows(self) -> tuple[int, ...] | None:
+        """How many samples there are of each size; None where there is one size."""
+
     def write(self, sample: LatentSample) -> bool:
-        """Store a sample; False, and nothing written, where a value is not finite as stored."""
+        """Store a sample; False, and nothing written, where a value is not finite as stored.
+
+        Raises:
+            ValueError: of many sizes, it comes after one of a later bucket.
+        """
 
     def __enter__(self) -> Self: ...
 

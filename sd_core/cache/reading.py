@@ -56,6 +56,22 @@ def open_shard_reader(
     return reader
 
 
+def read_finite(
+    cache: LatentCache, shard_index: int, reader: ShardReader, row: int
+) -> LatentSample:
+    """A row of one of the cache's shards.
+
+    Raises:
+        CacheShardError: it is damaged, or a value is not finite; names shard and key.
+    """
+    sample = reader.read(row)
+    try:
+        check_finite(sample)
+    except CacheShardError as error:
+        raise CacheShardError(f"{cache.name_of(cache.shards[shard_index])}: {error}") from None
+    return sample
+
+
 def iterate_samples(cache: LatentCache) -> Iterator[LatentSample]:
     """Every row of a cache in order, as stored; errors are `open_shard_reader`'s."""
     for shard in cache.shards:

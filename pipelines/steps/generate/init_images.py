@@ -77,8 +77,11 @@ class InitImages:
 
     def result_size(self, key: str) -> tuple[int, int]:
         """Width and height of the cached image, in pixels."""
-        side = self._cache.spec.resolution_px
-        return side, side
+        if (side := self._cache.spec.resolution_px) is not None:
+            return side, side
+        _, height, width = self._sample(key).raw_latents.shape
+        factor = self._cache.spec.identity.autoencoder.downsampling
+        return width * factor, height * factor
 
     def caption(self, key: str) -> str:
         """The cached image's caption."""

@@ -6,7 +6,7 @@ from typing import Self
 import pyarrow as pa
 import torch
 
-from pipelines.steps.score.scorer import ScoreBatch, Scorer, ScorerConfig, Values
+from pipelines.steps.score.scorer import ScoreBatch, Scorer, ScorerConfig, Scores
 from sd_core.model.clip import Clip
 
 
@@ -15,6 +15,7 @@ class Similarity(Scorer):
 
     columns = (pa.field("clip_similarity", pa.float32()),)
     reads_clip = True
+    reads_captions = True
 
     @classmethod
     def open(
@@ -22,7 +23,7 @@ class Similarity(Scorer):
     ) -> Self:
         return cls()
 
-    def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
+    def score(self, batch: ScoreBatch) -> Mapping[str, Scores]:
         return {"clip_similarity": batch.similarity_of(batch.embeddings)}
 
 
@@ -46,5 +47,5 @@ class Embeddings(Scorer):
     def fields(self) -> Sequence[pa.Field]:
         return (self._field,)
 
-    def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
-        return {"embedding": batch.embeddings.half().cpu().numpy()}
+    def score(self, batch: ScoreBatch) -> Mapping[str, Scores]:
+        return {"embedding": Scores(batch.embeddings.half())}

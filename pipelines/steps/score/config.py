@@ -13,6 +13,7 @@ from pipelines.steps.score.heads import HeadConfig
 from pipelines.steps.score.scorer import Scorer, ScorerConfig
 from pipelines.steps.score.scorers import SCORERS
 from sd_core.model.clip import ClipConfig, clip_embed_dim
+from sd_core.model.clip_text import TextLength
 from sd_core.model.config import ModelConfig
 from sd_core.model.weights import WeightsNeed
 
@@ -51,7 +52,11 @@ class ScoreConfig(ModelConfig):
     embeddings: bool = False
     """Keep the image embeddings (float16) in the facts."""
     batch_size: int = Field(default=32, ge=1, le=4096)
-    """Images per forward; part of the result's last bit."""
+    """Images, and captions, per forward; part of the result's last bit."""
+    text_length: TextLength = "steps"
+    """Tokens to which captions are cut for `similarity`: `steps` is the first of 16, 32 and the
+    CLIP's own number that holds one, `full` always the latter, which differs in the last bits. A
+    run that was begun with `full`, by an earlier version, goes on with it unless told otherwise."""
 
     @classmethod
     def further_keys(cls) -> Mapping[str, type[BaseModel]]:
@@ -117,6 +122,19 @@ class ScoreConfig(ModelConfig):
         for name, section in self.scorers().items():
             SCORERS[name].check(section, embed_dim=embed_dim, where=f"{where}.{name}")
 
+    def of_run(self, recorded: Mapping[str, Any]) -> Self:
+        """The same for a run whose score was recorded with these options; empty where it was not
+        begun."""
+        is_told = "text_length" in recorded or "text_length" in self.model_fields_set
+        if is_told or not recorded.get("similarity"):
+            return self
+        return self.model_copy(update={"text_length": "full"})
+
+    @property
+    def reads_captions(self) -> bool:
+        """Whether any scorer does."""
+        return any(SCORERS[name].reads_captions for name in self.scorers())
+
     def columns(self) -> list[pa.Field]:
         """What the scorers that are asked for make for the ledger."""
         asked = self.scorers().items()
@@ -141,8 +159,10 @@ class ScoreConfig(ModelConfig):
     def identity(self) -> dict[str, Any]:
         """The options that change a score, as plain JSON without secrets."""
         clip = {} if self.clip is None else {"clip": self.clip.identity()}
+        cut = {"text_length": self.text_length} if self.text_length != "full" else {}
         return {
             **clip,
+            **(cut if self.reads_captions else {}),
             **{name: self._identity_of(name) for name in self.scorers()},
             "similarity": self.similarity,
             "embeddings": self.embeddings,

@@ -4,17 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from pipelines.rows.ledger import SCORE_FACTS
 from pipelines.steps.score.config import ScoreConfig
-from pipelines.steps.score.scorer import ScoreBatch, Scorer, Values
+from pipelines.steps.score.scorer import ScoreBatch, Scorer, Scores, Values
 from pipelines.steps.score.scorers import SCORERS
 from pipelines.steps.score.text_detector import TextDetector
 from sd_core.model.clip import Clip, load_clip
 from sd_core.model.resample import OriginalSize
+from sd_core.model.transfer import Returning, Transfers
 from sd_core.model.weights import loads_weights
 
 
@@ -34,6 +36,11 @@ class ScoreModels:
             described |= {"dtype": str(self.clip.dtype), "clip": self.clip.weights_sha256}
         digests = {name: scorer.weights_sha256 for name, scorer in self.scorers.items()}
         return described | {name: digest for name, digest in digests.items() if digest is not None}
+
+    @property
+    def reads_captions(self) -> bool:
+        """Whether any of the scorers does."""
+        return any(scorer.reads_captions for scorer in self.scorers.values())
 
     def schema(self) -> pa.Schema:
         """Of `facts/score`: the columns of every run, then what these scorers add."""
@@ -61,7 +68,44 @@ def load_score_models(config: ScoreConfig, *, device: str | torch.device) -> Sco
     return ScoreModels(device=place, clip=clip, scorers=scorers, detector=detector)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchScores:
+    """What the scorers made of a batch, perhaps on its way from the device."""
+
+    made: Mapping[str, Values | Scores]
+    fetched: Returning
+
+    def take(self) -> dict[str, Values]:
+        """Every column's values, which are waited for once; B each, in order."""
+        found: dict[str, Values] = {}
+        arrays = iter(self.fetched.take())
+        for name, values in self.made.items():
+            found[name] = values
+            if isinstance(values, Scores):
+                array = next(arrays).numpy()
+                null = values.is_null
+                found[name] = array if null is None else pa.array(array, mask=np.array(null))
+        return found
+
+
 @torch.inference_mode()
+def score_batch(models: ScoreModels, batch: ScoreBatch, transfers: Transfers) -> BatchScores:
+    """Begin to score a batch; one that lies on a GPU is not waited for.
+
+    Raises:
+        ValueError: a scorer made other columns than it says.
+    """
+    scores: dict[str, Values | Scores] = {}
+    for name, scorer in models.scorers.items():
+        made = scorer.score(batch)
+        expected = {field.name for field in scorer.fields}
+        if made.keys() != expected:
+            raise ValueError(f"{name} made {sorted(made)} where it says {sorted(expected)}")
+        scores |= made
+    there = [values.values for values in scores.values() if isinstance(values, Scores)]
+    return BatchScores(made=scores, fetched=transfers.fetch(there))
+
+
 def score_images(
     models: ScoreModels,
     images: Tensor,
@@ -90,11 +134,4 @@ def score_images(
         detector=models.detector,
         num_rows=num_rows,
     )
-    scores: dict[str, Values] = {}
-    for name, scorer in models.scorers.items():
-        made = scorer.score(batch)
-        expected = {field.name for field in scorer.fields}
-        if made.keys() != expected:
-            raise ValueError(f"{name} made {sorted(made)} where it says {sorted(expected)}")
-        scores |= made
-    return scores
+    return score_batch(models, batch, Transfers(models.device)).take()

@@ -8,18 +8,27 @@ from typing import Any, ClassVar, Protocol, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from pipelines.steps.score.text_detector import Pixels, TextDetector, Writing
 from sd_core.model.clip import Clip
 from sd_core.model.config import ModelConfig
-from sd_core.model.resample import OriginalSize
+from sd_core.model.resample import CropGrid, OriginalSize
 from sd_core.model.weights import WeightsNeed
 
+
+@dataclass(frozen=True)
+class Scores:
+    """Values on the worker's device, (B,) or (B, width); those of all scorers are
+    waited for once. `is_null` says of which images there are none."""
+
+    values: Tensor
+    is_null: Sequence[bool] | None = None
+
+
 Values: TypeAlias = npt.NDArray[Any] | pa.Array
-"""B elements; an array of (B, width) fills a column of lists. NaN drops the row as
+"""B elements on the CPU, or one for each row; an array of (B, width) fills a column of lists. NaN drops the row as
 `score_not_finite`, null says that the image has no such score."""
 
 
@@ -30,17 +39,21 @@ class ScoreBatch:
     Attributes:
         images: (B, 3, H, W) uint8 RGB; the stored crops.
         captions: B of them, null where there is none.
-        originals: Sizes of the B originals, so that embeddings are those of the originals.
         clip: The `score.clip` of the configuration; None where no scorer reads it.
+        originals: Sizes of the B originals, so that embeddings are those of the originals.
+        grid: What follows from them, where it was made ahead.
+        texts: (B, embed_dim), the captions' embeddings where they were made ahead.
         detector: Finds text; None where no scorer reads it.
         num_rows: How many of the images are a row's; of the others no value is taken.
     """
 
     images: Tensor
     captions: Sequence[str | None]
-    originals: Sequence[OriginalSize] | None
     clip: Clip | None
     device: torch.device
+    originals: Sequence[OriginalSize] | None = None
+    grid: CropGrid | None = None
+    texts: Tensor | None = None
     detector: TextDetector | None = None
     num_rows: int | None = None
 
@@ -64,17 +77,20 @@ class ScoreBatch:
     @cached_property
     def embeddings(self) -> Tensor:
         """(B, embed_dim) float32, L2-normalised: one CLIP forward for all scorers that ask."""
-        return self.loaded_clip.encode_images(self.pixels, originals=self.originals)
+        return self.loaded_clip.encode_images(self.pixels, originals=self.originals, grid=self.grid)
 
     @cached_property
-    def _caption_embeddings(self) -> Tensor:
+    def text_embeddings(self) -> Tensor:
+        """(B, embed_dim) float32, L2-normalised, for scorers that say `reads_captions`; of a blank
+        caption anything."""
+        if self.texts is not None:
+            return self.texts
         return self.loaded_clip.encode_captions([caption or "" for caption in self.captions])
 
-    def similarity_of(self, embeddings: Tensor) -> pa.Array:
+    def similarity_of(self, embeddings: Tensor) -> Scores:
         """Cosine of each image's embedding and its caption's; null where there is no caption."""
-        cosines = (embeddings * self._caption_embeddings).sum(dim=-1)
-        is_blank = pa.array([not (caption or "").strip() for caption in self.captions])
-        return pc.if_else(is_blank, None, pa.array(cosines.cpu().numpy(), pa.float32()))
+        is_blank = [not (caption or "").strip() for caption in self.captions]
+        return Scores((embeddings * self.text_embeddings).sum(dim=-1), is_blank)
 
     @property
     def loaded_clip(self) -> Clip:
@@ -107,6 +123,7 @@ class Scorer(Protocol):
         Config: Its section of the configuration.
         columns: What it can add to the ledger, so that rules can go by it.
         reads_clip: Whether it needs `score.clip`, by the batch's embeddings or by itself.
+        reads_captions: Whether it takes `text_embeddings`, which are made before the images.
         reads_text: Whether it goes by the batch's `writing`.
         config: What it was opened with; only one whose `columns_of` go by it has to say.
     """
@@ -114,6 +131,7 @@ class Scorer(Protocol):
     Config: ClassVar[type[ScorerConfig]] = ScorerConfig
     columns: ClassVar[tuple[pa.Field, ...]]
     reads_clip: ClassVar[bool] = False
+    reads_captions: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
     config: Any = None
 
@@ -142,8 +160,9 @@ class Scorer(Protocol):
         """Digest of the loaded weights, which may not change within a run; None: it has none."""
         return None
 
-    def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
-        """The values of each of its `fields`; runs without gradients."""
+    def score(self, batch: ScoreBatch) -> Mapping[str, Values | Scores]:
+        """The values of each of its `fields`; runs without gradients. `Scores` spare a GPU from
+        waiting."""
 
 
 def as_column(values: Values, kind: pa.DataType, num_rows: int) -> pa.Array:

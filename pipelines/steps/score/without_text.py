@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from pipelines.steps.score.scorer import ScoreBatch, Scorer, ScorerConfig, Values
+from pipelines.steps.score.scorer import ScoreBatch, Scorer, ScorerConfig, Scores
 from pipelines.steps.score.text import detector_identity
 from pipelines.steps.score.text_detector import Boxes, Pixels, text_mask
 from sd_core.model.clip import Clip
@@ -41,6 +41,7 @@ class WithoutText(Scorer):
     Config = WithoutTextConfig
     columns = (pa.field("clip_similarity_without_text", pa.float32()),)
     reads_clip = True
+    reads_captions = True
     reads_text = True
 
     @classmethod
@@ -53,7 +54,7 @@ class WithoutText(Scorer):
     def check(cls, config: ScorerConfig, *, embed_dim: int | None, where: str) -> None:
         detector_identity(KEY)
 
-    def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
+    def score(self, batch: ScoreBatch) -> Mapping[str, Scores]:
         has_text = torch.zeros(len(batch.images), 1, dtype=torch.bool)
         filled = batch.images.clone()
         found = zip(batch.pictures, batch.writing, strict=True)
@@ -64,7 +65,9 @@ class WithoutText(Scorer):
                 filled[place] = plain.permute(2, 0, 1)
         embeddings = batch.embeddings
         if has_text.any():  # all go through, so that a batch has the size that it always has
-            again = batch.loaded_clip.encode_images(filled, originals=batch.originals)
+            again = batch.loaded_clip.encode_images(
+                filled, originals=batch.originals, grid=batch.grid
+            )
             embeddings = torch.where(has_text.to(again.device), again, embeddings)
         return {self.columns[0].name: batch.similarity_of(embeddings)}
 

@@ -180,7 +180,7 @@ def test_caches_of_several_forms_and_formats_are_mixed(tmp_path: Path) -> None:
         make_cache(tmp_path, seed=1, form="mean", format="parquet", prompt_embeds=False),
     ]
     for one in draw(caches, steps=10, batch_size=8):
-        assert one.sample.raw_latents.shape == caches[one.cache_index].spec.latents_shape
+        assert one.sample.raw_latents.shape == caches[one.cache_index].spec.latents_shapes[0]
         assert (one.sample.prompt_embeds is None) == (one.cache_index == 1)
 
 
