@@ -28,8 +28,8 @@ class Scores:
 
 
 Values: TypeAlias = npt.NDArray[Any] | pa.Array
-"""B elements on the CPU, or one for each row; an array of (B, width) fills a column of lists. NaN drops the row as
-`score_not_finite`, null says that the image has no such score."""
+"""B elements on the CPU, or one for each row; an array of (B, width) fills a column of lists. NaN
+drops the row as `score_not_finite`, null says that the image has no such score."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ class WithoutText(Scorer):
         for place, (picture, writing) in enumerate(found):
             if len(writing.boxes):
                 has_text[place] = True
-                plain = torch.from_numpy(without_text(picture, writing.boxes))
+                plain = torch.from_numpy(fill_lines(picture, writing.boxes))
                 filled[place] = plain.permute(2, 0, 1)
         embeddings = batch.embeddings
         if has_text.any():  # all go through, so that a batch has the size that it always has
@@ -72,7 +72,7 @@ class WithoutText(Scorer):
         return {self.columns[0].name: batch.similarity_of(embeddings)}
 
 
-def without_text(picture: Pixels, boxes: Boxes) -> Pixels:
+def fill_lines(picture: Pixels, boxes: Boxes) -> Pixels:
     """The picture with each line filled with the mean colour of what stands around it."""
     is_free = text_mask(boxes, picture.shape[:2]) == 0
     filled = picture.copy()

@@ -17,7 +17,7 @@ from pipelines.steps.score.score import ScoreModels, load_score_models, score_im
 from pipelines.steps.score.text import share_of_words
 from pipelines.steps.score.text_detector import Pixels, TextDetector, Writing, text_mask
 from pipelines.steps.score.wheel_models import MissingDetectorError, WheelModel
-from pipelines.steps.score.without_text import without_text
+from pipelines.steps.score.without_text import fill_lines
 from tests.pipelines.steps.score.test_scorers import Section
 
 SIDE = 256
@@ -106,9 +106,9 @@ def test_lines_are_filled_from_what_is_around_them() -> None:
     picture[100:140, 50:200] = 0
     box = np.array([[[50, 100], [199, 100], [199, 139], [50, 139]]], np.float32)
     assert text_mask(box, picture.shape[:2]).mean() == pytest.approx(40 * 150 / SIDE**2)
-    assert (without_text(picture, box) == written("")).all()
+    assert (fill_lines(picture, box) == written("")).all()
     everything = np.array([[[0, 0], [SIDE, 0], [SIDE, SIDE], [0, SIDE]]], np.float32)
-    assert (without_text(picture, everything) == 127).all()
+    assert (fill_lines(picture, everything) == 127).all()
 
 
 def test_words_of_a_caption_are_found_in_a_text() -> None:
@@ -162,7 +162,7 @@ def test_the_bytes_of_a_model_are_part_of_the_identity(
     assert after["without_text"] != before["without_text"]
     # Of a configuration without detectors nothing is new.
     assert config_of(clip=CLIP).identity() == plain
-    assert plain.keys() == {"clip", "similarity", "embeddings", "batch_size"}
+    assert plain.keys() == {"clip", "text_length", "similarity", "embeddings", "batch_size"}
     assert plain["clip"].keys() == {"precision", "sha256"}
 
 
