@@ -5,10 +5,13 @@ from collections.abc import Callable, Sequence
 from jobs.bench.peer_part import PeerResult, PeersBench
 from jobs.bench.peers_near import measure_near_hashes
 from jobs.bench.peers_recut import measure_recut
+from jobs.bench.peers_train import measure_reading, measure_training
 from jobs.bench.tables import megabytes, text_table
 from sd_core.say import Say
 
 PARTS: dict[str, Callable[[PeersBench], list[PeerResult]]] = {
+    "training": measure_training,
+    "reading": measure_reading,
     "re-cut": measure_recut,
     "near-hashes": measure_near_hashes,
 }

@@ -108,7 +108,7 @@ def measure_loader(bench: TrainBench, *, say: Say) -> list[LoaderResult]:
 def measure_train(bench: TrainBench, *, say: Say) -> TrainBenchResult:
     """Train the same model from a cache and from images that are encoded at each step."""
     device = torch.device(bench.device)
-    model = load_latent_diffusion(_model_config(bench.models), device=device)
+    model = train_models(bench.models, device)
     online = _online_batches(model, bench)
     with tempfile.TemporaryDirectory(prefix="bench-train-") as folder:
         cache = write_random_cache(Path(folder), model=model, rows=max(64, 2 * bench.batch_size))
@@ -130,17 +130,18 @@ def measure_train(bench: TrainBench, *, say: Say) -> TrainBenchResult:
     )
 
 
-def _dataset(cache: LatentCache) -> TrainingDataset:
+def dataset_of(cache: LatentCache) -> TrainingDataset:
+    """A training's order of one cache."""
     return TrainingDataset([cache], weights=[1.0], seed=0)
 
 
 def _drawing_rate(cache: LatentCache, bench: TrainBench) -> float:
-    batches = _dataset(cache).batches(batch_size=64)
+    batches = dataset_of(cache).batches(batch_size=64)
     return _rate(batches, rows=2 * bench.loader_rows, batch_size=64)
 
 
 def _batch_rate(cache: LatentCache, bench: TrainBench) -> float:
-    batches = prefetch(_collated(cache, batch_size=64))
+    batches = prefetch(collated_batches(cache, batch_size=64))
     try:
         return _rate(batches, rows=bench.loader_rows, batch_size=64)
     finally:
@@ -156,14 +157,17 @@ def _rate(batches: Iterator[object], *, rows: int, batch_size: int) -> float:
     return count * batch_size / (time.perf_counter() - started)
 
 
-def _collated(cache: LatentCache, *, batch_size: int) -> Iterator[GatheredBatch]:
+def collated_batches(
+    cache: LatentCache, *, batch_size: int
+) -> Generator[GatheredBatch, None, None]:
+    """As a training's loader makes them, before the step's own casts."""
     with ThreadPoolExecutor(4) as threads:
-        for drawn in _dataset(cache).batches(batch_size=batch_size):
+        for drawn in dataset_of(cache).batches(batch_size=batch_size):
             yield collate(drawn, [cache], seed=0, objective=ObjectiveConfig(), threads=threads)
 
 
 def _cached_batches(cache: LatentCache, bench: TrainBench) -> Generator[GatheredBatch, None, None]:
-    return prefetch(_collated(cache, batch_size=bench.batch_size))
+    return prefetch(collated_batches(cache, batch_size=bench.batch_size))
 
 
 def _online_batches(model: LatentDiffusion, bench: TrainBench) -> Iterator[TrainingBatch]:
@@ -204,24 +208,32 @@ class _Silent:
         """Nothing is shown."""
 
 
+def silent_trainer(
+    model: LatentDiffusion, *, device: torch.device, batch_size: int, steps: int
+) -> Trainer:
+    """Ours as it is configured by default, which stores and says nothing."""
+    task = DenoiserTask(
+        replace(model), objective=ObjectiveConfig(), optimizer=OptimizerConfig(), ema_decay=0.9999
+    )
+    loop = LoopConfig(
+        steps=steps,
+        batch_size=batch_size,
+        log_every=10**9,
+        checkpoint_every=10**9,
+        sample_every=10**9,
+        channels_last=device.type == "cuda",
+    )
+    return Trainer(task, loop, device=device, events=_Silent())
+
+
 def _training_rate(
     model: LatentDiffusion,
     batches: Iterator[TaskBatch],
     bench: TrainBench,
     device: torch.device,
 ) -> float:
-    task = DenoiserTask(
-        replace(model), objective=ObjectiveConfig(), optimizer=OptimizerConfig(), ema_decay=0.9999
-    )
-    loop = LoopConfig(
-        steps=bench.warm_up_steps + bench.steps,
-        batch_size=bench.batch_size,
-        log_every=10**9,
-        checkpoint_every=10**9,
-        sample_every=10**9,
-        channels_last=device.type == "cuda",
-    )
-    trainer = Trainer(task, loop, device=device, events=_Silent())
+    steps = bench.warm_up_steps + bench.steps
+    trainer = silent_trainer(model, device=device, batch_size=bench.batch_size, steps=steps)
     if bench.warm_up_steps:
         trainer.run(batches, until=bench.warm_up_steps)
     _wait(device)
@@ -234,6 +246,11 @@ def _training_rate(
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def train_models(models: Literal["tiny", "real"], device: torch.device) -> LatentDiffusion:
+    """The models that are trained, with the same random weights each time."""
+    return load_latent_diffusion(_model_config(models), device=device)
 
 
 def _model_config(models: Literal["tiny", "real"]) -> LatentDiffusionConfig:
