@@ -172,14 +172,14 @@ def measure_reading(bench: PeersBench) -> list[PeerResult]:
 
 
 def _datasets_batches(cache: LatentCache, folder: Path) -> Callable[[], Iterator[Any]]:
-    """Read into its own Arrow files first, which is not measured."""
+    """Shuffled, as tensors; read into its own Arrow files first, which is not measured."""
     datasets = importlib.import_module("datasets")
     datasets.disable_progress_bars()
     files = [shard.path for shard in cache.shards]
     rows: Any = datasets.load_dataset(
         "parquet", data_files=files, split="train", cache_dir=str(folder / "arrow")
     )
-    rows = rows.select_columns(["latents", "prompt_embeds"]).with_format("numpy")
+    rows = rows.select_columns(["latents", "prompt_embeds"]).shuffle(seed=0).with_format("torch")
     return lambda: rows.iter(batch_size=_BATCH, drop_last_batch=True)
 
 

@@ -133,6 +133,8 @@ class AutoencoderTrainConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _check_compile(self) -> Self:
+        if self.loop.compile == "blocks":
+            raise ValueError("loop.compile: an autoencoder repeats no blocks; allowed: true, false")
         if self.loop.compile and self.losses.discriminator.weight:
             raise ValueError(
                 "loop.compile: the adaptive weight goes through the decoder's graph three times, "

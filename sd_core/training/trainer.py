@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sd_core.model.compiling import check_compiler
+from sd_core.model.compiling import check_compiler, compile_blocks
 from sd_core.model.memory import place_module
 from sd_core.model.precision import model_dtype
 from sd_core.training.checkpoint import Checkpoint, OtherTrainingError, check_recipe
@@ -161,8 +161,10 @@ class Trainer:
             module = module.to(memory_format=torch.channels_last)
         if self.loop.gradient_checkpointing and hasattr(module, "enable_gradient_checkpointing"):
             module.enable_gradient_checkpointing()
+        if self.loop.compile == "blocks":
+            compile_blocks(module)
         runnable: Any = DistributedDataParallel(module) if self._distributed else module
-        if self.loop.compile:
+        if self.loop.compile is True:
             runnable = torch.compile(runnable)
         return _Part(
             trained=part,

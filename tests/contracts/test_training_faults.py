@@ -249,6 +249,23 @@ def test_a_grid_that_fails_is_told_once_and_ends_no_training(
     assert weights_digests(tmp_path / "out") == weights_digests(short)
 
 
+def test_training_goes_on_while_a_checkpoint_is_stored_and_ends_with_the_last(
+    short: Path, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics, original = tmp_path / "out/metrics.jsonl", RunStore.put_file
+
+    def wait(store: RunStore, local: Path, path: str) -> None:
+        if path.startswith("checkpoints/step-00000001"):  # until the second step is taken
+            while metrics.read_bytes().count(b"\n") < 2:
+                time.sleep(0.01)
+        original(store, local, path)
+
+    monkeypatch.setattr(RunStore, "put_file", wait)
+    assert run(tmp_path, latents, **SHORT) == 0
+
+    assert _published(tmp_path / "out") == _published(short)
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "told"),
     [
