@@ -45,8 +45,10 @@ def test_a_batch_of_scores_is_waited_for_once_and_comes_in_one_go(tmp_path: Path
     images = sum(row.pixels is not None for row in rows)
     with pretend_gpu() as gpu:
         step.open()
-        with gpu.watch() as seen:
-            manifest = step.run(0)
+        with gpu.watch() as seen, step.begin(0) as work:  # no thread: the device takes one
+            for item in work.read():
+                work.write(work.compute(item))
+            manifest = work.commit()
     assert manifest.kept == images == 12
     assert len(seen.waits) <= 3, seen  # batches
     # The scores of four scorers; pixels, two arrays of their grid, the places of their captions;
