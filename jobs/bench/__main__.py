@@ -13,9 +13,10 @@
     python -m jobs.bench browse     the page over a run of 100,000 rows: its first view and filters
     python -m jobs.bench engine     how well the engine feeds workers that are slow, or come later
     python -m jobs.bench peers      ours beside own loops of peers' public patterns, by part
+    python -m jobs.bench text       is text in pictures found where it was drawn, and only there
 
-Exit codes: `ExitCode` in sd_core/errors.py; a promise about planted pictures, about what readers
-find, about the time of `why` and `browse`, about the engine or beside a peer that is not kept is 1.
+Exit codes: `ExitCode` in sd_core/errors.py; a promise about planted pictures or texts, what readers
+find, the time of `why` and `browse`, the engine or beside a peer that is not kept is 1.
 """
 
 import argparse

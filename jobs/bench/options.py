@@ -50,6 +50,9 @@ def parse(arguments: list[str] | None, *, description: str, epilog: str = "") ->
         commands.add_parser("browse", help="the page over a large run: first view, filters")
     )
     _add_engine(commands.add_parser("engine", help="how well it feeds workers that come and go"))
+    text = commands.add_parser("text", help="is text found where it was drawn?")
+    text.add_argument("--pictures", type=int, default=1_000, help="drawn ones")
+    text.add_argument("--chinese-font", type=Path, help="by default one of Debian's")
     _add_peers(commands.add_parser("peers", help="beside own loops of peers' public patterns"))
     for command in commands.choices.values():
         photos = _SHARED / "photos" / "coco_mini"

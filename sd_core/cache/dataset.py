@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sd_core.cache.drawing import Drawing, Draws, SamplePlace, ShardPlace
-from sd_core.cache.formats import ShardReader
 from sd_core.cache.latent_cache import LatentCache, check_caches
 from sd_core.cache.reading import open_shard_reader, read_finite
 from sd_core.cache.samples import LatentSample
+from sd_core.cache.shard_format import ShardReader
 
 
 @dataclass(frozen=True, kw_only=True)

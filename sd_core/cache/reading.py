@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sd_core.cache.formats import ShardReader, format_of
+from sd_core.cache.formats import format_of
 from sd_core.cache.latent_cache import CacheShard, LatentCache
 from sd_core.cache.samples import CacheShardError, LatentSample
+from sd_core.cache.shard_format import ShardReader
 
 _COPY_BYTES = 4 << 20
 _EXPONENTS = {

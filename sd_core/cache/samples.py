@@ -120,12 +120,12 @@ class BucketRows:
         return tuple(self._counts) if self._shapes else None
 
     def add(self, sample: LatentSample) -> None:
-        """Count a checked sample; raises ValueError where it is not its turn."""
+        """Count a checked sample; raises `CacheShardError` where it is not its turn."""
         if not self._shapes:
             return
         bucket = self._shapes.index(sample.raw_latents.shape)
         if any(self._counts[bucket + 1 :]):
-            raise ValueError(f"{sample.key}: a shard's samples come bucket by bucket")
+            raise CacheShardError(f"{sample.key}: a shard's samples lie bucket by bucket")
         self._counts[bucket] += 1
 
 

@@ -6,11 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from sd_core.cache.drawing import OpenShards, ShardPlace
-from sd_core.cache.formats import ShardReader
 from sd_core.cache.latent_cache import LatentCache, check_caches
 from sd_core.cache.order import block_counts, count_streams
 from sd_core.cache.reading import open_shard_reader, read_finite
 from sd_core.cache.samples import LatentSample
+from sd_core.cache.shard_format import ShardReader
 from sd_core.cache.unit_mixture import UnitMixture
 from sd_core.cache.units import BucketUnits, Carried, Unit
 

@@ -151,7 +151,7 @@ class LatentDiffusionSections:
 
     @property
     def text_encoder(self) -> TextEncoderConfig:
-        """The first one, whose tokenizer's ids a cache of version 1 holds."""
+        """The first one, whose tokenizer's ids a cache holds."""
         return next(iter(self.text_encoders.values()))
 
 
@@ -167,11 +167,13 @@ def sections_of(config: LatentDiffusionConfig) -> LatentDiffusionSections:
         return _sections_of_folder(config, config.model)
     if config.autoencoder is None or config.text_encoder is None or config.denoiser is None:
         raise WeightsError("model: neither a whole model nor all of its sections are named")
-    length = config.max_sequence_length or MAX_SEQUENCE_LENGTH
+    third = config.text_encoder_3
+    own = MAX_SEQUENCE_LENGTH if third is None else third.max_sequence_length
+    length = config.max_sequence_length or own
     texts: dict[str, TextEncoderConfig | None] = {
         name: getattr(config, name) for name in TEXT_PARTS
     }
-    if (third := config.text_encoder_3) is not None:
+    if third is not None:
         texts[_THIRD] = third.model_copy(update={"max_sequence_length": length})
     return LatentDiffusionSections(
         autoencoder=config.autoencoder,

@@ -24,6 +24,7 @@ from sd_core.model.text_encoder_architectures import PLAIN_CLASS, PROJECTED_CLAS
 
 UNET: Final = "UNet2DConditionModel"
 _SECOND: Final = "text_encoder_2"
+_POOLED: Final = "projection_class_embeddings_input_dim"
 
 _DECISIONS: Final = Decisions(
     honoured=frozenset(
@@ -117,11 +118,21 @@ def _text_fault(settings: Settings, texts: Mapping[str, TextShape]) -> str | Non
     """XL has a second encoder, and its refiner that one alone."""
     if (fault := width_fault(settings, texts)) is not None:
         return fault
-    if _is_xl(settings) == (_SECOND in texts):
+    if _SECOND not in texts:
+        wants = "wants XL's pooled text and time ids, and there is no second text encoder"
+        return wants if _is_xl(settings) else None
+    if not _is_xl(settings):
+        return "is not XL's, and there is a second text encoder"
+    width, pooled = int(settings.get(_POOLED) or 0), texts[_SECOND].pooled_dim
+    allowed = [6] if len(texts) > 1 else [5, 6]
+    each = int(settings.get("addition_time_embed_dim") or 0)
+    if width in [pooled + count * each for count in allowed]:
         return None
-    if _is_xl(settings):
-        return "wants XL's pooled text and time ids, and there is no second text encoder"
-    return "is not XL's, and there is a second text encoder"
+    return (
+        f"{_POOLED} is {width}, and the second text encoder gives pooled text of width {pooled}; "
+        f"allowed: that and {' or '.join(map(str, allowed))} sizes of {each}; they are not of one "
+        "model"
+    )
 
 
 def _join_texts(settings: Settings, texts: Texts, length: int) -> TextEmbeddings:

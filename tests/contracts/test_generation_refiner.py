@@ -20,6 +20,11 @@ PROMPTS = ["a red circle", "two green stars", "a blue ring"]
 SEEDS = [5, 6, 7]
 NEGATIVES = ["", "grey", ""]
 SWITCH = 0.6
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "another noise": ("scheduler/scheduler_config", {"beta_end": 0.02}),
+    "another scale": ("vae/config", {"scaling_factor": 0.5}),
+    "another width": ("unet/config", {"projection_class_embeddings_input_dim": 56}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +122,7 @@ def test_a_refiners_folder_comes_back_to_the_byte(
         ("no refiner", "generate.refiner.model: this is no refiner of XL's"),
         ("another noise", "generate.refiner.model: its noise schedule is not the model's"),
         ("another scale", "its autoencoder's scaling_factor is 0.5"),
+        ("another width", "projection_class_embeddings_input_dim is 56, and the second"),
     ],
 )
 def test_a_refiner_that_could_not_go_on_is_refused_before_anything_is_written(
@@ -134,9 +140,8 @@ def test_a_refiner_that_could_not_go_on_is_refused_before_anything_is_written(
         refiner = base
     else:
         refiner = shutil.copytree(refiner, tmp_path / "refiner")
-        part = "scheduler/scheduler_config" if change == "another noise" else "vae/config"
+        part, changed = CHANGES[change]
         path = refiner / f"{part}.json"
-        changed = {"beta_end": 0.02} if change == "another noise" else {"scaling_factor": 0.5}
         path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
     found = options((base, refiner))
     assert cases.command(prompts, tmp_path / "run", **found) == 2

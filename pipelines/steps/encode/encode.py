@@ -19,6 +19,7 @@ from sd_core.model.autoencoder import (
     load_autoencoder,
 )
 from sd_core.model.autoencoder_config import AutoencoderConfig
+from sd_core.model.buckets import Bucket
 from sd_core.model.config import ModelConfig
 from sd_core.model.text_encoder import (
     EncodedCaptions,
@@ -163,13 +164,13 @@ class Encoding:
 
 
 def pixels_for(
-    models: EncodeModels, num_images: int, *, side: int, batch_size: int, transfers: Transfers
+    models: EncodeModels, num_images: int, *, size: Bucket, batch_size: int, transfers: Transfers
 ) -> Tensor:
-    """Memory for (M, side, side, 3) uint8 images: so many, and what fills them up to what the
+    """Memory for (M, H, W, 3) uint8 images: so many, and what fills them up to what the
     autoencoder always gets, as a model's last bit depends on the size of its batch."""
     multiple = models.autoencoder.slice_size or batch_size
     filled = -(-num_images // multiple) * multiple
-    return transfers.empty(filled, side, side, 3, dtype=torch.uint8)
+    return transfers.empty(filled, size.height, size.width, 3, dtype=torch.uint8)
 
 
 def batch_inputs(
@@ -217,26 +218,32 @@ def encode_empty_caption(models: EncodeModels) -> EmptyCaption:
     )
 
 
-def describe_cache(models: EncodeModels, config: EncodeConfig, *, resolution_px: int) -> CacheSpec:
+def describe_cache(
+    models: EncodeModels, config: EncodeConfig, *, sizes: Sequence[Bucket]
+) -> CacheSpec:
     """The `spec.json` of what these models make.
 
     Raises:
-        WeightsError: the resolution is no multiple of the autoencoder's down-sampling.
+        WeightsError: a side is no multiple of the autoencoder's down-sampling.
     """
     autoencoder = models.autoencoder
-    if resolution_px % autoencoder.downsampling:
-        raise WeightsError(
-            f"image.size: {resolution_px} is no multiple of {autoencoder.downsampling}, the "
-            f"down-sampling of {config.autoencoder.model}"
-        )
+    is_square = len(sizes) == 1 and sizes[0].width == sizes[0].height
+    for side in (side for size in sizes for side in (size.width, size.height)):
+        if side % autoencoder.downsampling:
+            raise WeightsError(
+                f"{'image.size' if is_square else 'image.buckets'}: {side} is no multiple of "
+                f"{autoencoder.downsampling}, the down-sampling of {config.autoencoder.model}"
+            )
     return CacheSpec(
+        schema_version=1 if is_square else 2,
         identity=CacheIdentity(
             autoencoder=autoencoder.identity, text_encoder=models.text_encoder.identity
         ),
         form=models.form,
         dtype=config.dtype,
         format=config.format,
-        resolution_px=resolution_px,
+        resolution_px=sizes[0].width if is_square else None,
+        buckets=() if is_square else tuple((size.width, size.height) for size in sizes),
         prompt_embeds=config.prompt_embeds,
         sources=config.describe_models(),
     )

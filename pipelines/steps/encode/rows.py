@@ -8,8 +8,8 @@ from pipelines.rows.failures import Failures, failed_rows, reject
 from pipelines.run.images import StoredImage
 from pipelines.steps.encode.encode import Encoding
 from pipelines.steps.encode.stored import NOT_FINITE
-from sd_core.cache.formats import ShardWriter
 from sd_core.cache.samples import LatentSample
+from sd_core.cache.shard_format import ShardWriter
 
 _ATTRIBUTES = ("row", "sha256", "original_width", "original_height", "width", "height")
 

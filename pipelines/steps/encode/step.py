@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.rows.failures import Isolation, made_ahead
 from pipelines.run.cache_files import record_cache
 from pipelines.run.committed import Committed
-from pipelines.run.images import FACTS, StoredImage, batches, stack_pixels
+from pipelines.run.images import FACTS, StoredImage, batches_of_one_size, stack_pixels
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.rows_done import rows_done
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_captions
@@ -32,6 +32,7 @@ from pipelines.steps.model_worker import ModelStep, free_models
 from pipelines.steps.step import ShardWork
 from sd_core.cache.formats import format_of, open_shard_writer
 from sd_core.cache.spec import CacheSpec
+from sd_core.model.buckets import Bucket
 from sd_core.model.transfer import Transfers
 
 
@@ -43,7 +44,7 @@ class EncodeStep(ModelStep):
         images: The step that made the images.
         verdicts: The select step.
         num_image_shards: How many shards of images there are.
-        image_size: Side of the stored crops.
+        sizes: That the stored crops may have.
         options_digest: `StepIdentity.options_digest`, by which later revisions reuse shards.
     """
 
@@ -53,7 +54,7 @@ class EncodeStep(ModelStep):
     verdicts: Committed
     num_image_shards: int
     config: EncodeConfig
-    image_size: int
+    sizes: tuple[Bucket, ...]
     options_digest: str = ""
     _models: EncodeModels | None = field(default=None, init=False)
     _spec: CacheSpec | None = field(default=None, init=False)
@@ -61,11 +62,11 @@ class EncodeStep(ModelStep):
     def open(self) -> None:
         """Load the models and record what cache they make."""
         models = load_encode_models(self.config, device=self._device())
-        spec = describe_cache(models, self.config, resolution_px=self.image_size)
+        spec = describe_cache(models, self.config, sizes=self.sizes)
         self._record(
             models.describe(),
             batch_size=self.config.batch_size,
-            attempt=partial(_attempt, models, self.image_size),
+            attempt=partial(_attempt, models, max(self.sizes, key=lambda s: s.width * s.height)),
         )
         record_cache(self.made, spec=spec, empty_caption=encode_empty_caption(models))
         self._models, self._spec = models, spec
@@ -107,10 +108,12 @@ class EncodeStep(ModelStep):
         num_written: int,
         rejects: Sequence[dict[str, Any]],
         kept: Mapping[int, Mapping[str, str | None]],
+        bucket_rows: tuple[int, ...] | None = None,
     ) -> Manifest:
         """Publish a finished local shard and the rows that were refused.
 
         Args:
+            bucket_rows: `ShardWriter.bucket_rows`.
             kept: `kept_rows` of each of its parts.
         """
         return commit_latents(
@@ -118,6 +121,7 @@ class EncodeStep(ModelStep):
             shard_id=shard_id,
             path=path,
             num_written=num_written,
+            bucket_rows=bucket_rows,
             rejects=rejects,
             inputs=encode_inputs(
                 self.images,
@@ -152,8 +156,8 @@ class _EncodeShard(ShardWork["_Images", "list[EncodedImages]"]):
         self._writer = self._writing.enter_context(open_shard_writer(self._path, spec))
 
     def read(self) -> Iterator["_Images"]:
-        """Batches of the kept images."""
-        for batch in batches(self._kept_images(), size=self._step.batch_size):
+        """Batches of the kept images, each of one size."""
+        for batch in batches_of_one_size(self._kept_images(), size=self._step.batch_size):
             yield _Images(images=batch, inputs=made_ahead(self._prepare, batch))
 
     def compute(self, batch: "_Images") -> "list[EncodedImages]":
@@ -175,6 +179,7 @@ class _EncodeShard(ShardWork["_Images", "list[EncodedImages]"]):
             self._shard_id,
             path=self._path,
             num_written=self._writer.num_written,
+            bucket_rows=self._writer.bucket_rows,
             rejects=self._rejects.rows(),
             kept=self._kept,
         )
@@ -208,15 +213,15 @@ class _EncodeShard(ShardWork["_Images", "list[EncodedImages]"]):
                 )
 
     def _prepare(self, images: Sequence[StoredImage]) -> BatchInputs:
-        size, batch_size = self._step.image_size, self._step.batch_size
-        for image in images:
-            if image.pixels.shape != (size, size, 3):
-                height, width, _ = image.pixels.shape
-                raise ValueError(f"{width}x{height}, the cache holds {size} px")
+        batch_size = self._step.batch_size
+        height, width, _ = images[0].pixels.shape
+        size = Bucket(width=width, height=height)
+        if size not in self._step.sizes:
+            raise ValueError(f"{width}x{height} is no size of the cache")
         pixels = pixels_for(
             self._models,
             len(images),
-            side=size,
+            size=size,
             batch_size=batch_size,
             transfers=self._transfers,
         )
@@ -244,9 +249,9 @@ class _Images:
     inputs: BatchInputs | None
 
 
-def _attempt(models: EncodeModels, side: int, batch_size: int) -> None:
+def _attempt(models: EncodeModels, size: Bucket, batch_size: int) -> None:
     transfers = Transfers(models.autoencoder.device)
-    pixels = pixels_for(models, batch_size, side=side, batch_size=batch_size, transfers=transfers)
+    pixels = pixels_for(models, batch_size, size=size, batch_size=batch_size, transfers=transfers)
     inputs = batch_inputs(
         models,
         pixels.zero_(),

@@ -16,11 +16,11 @@ from torch import Tensor
 from pipelines.config import ConfigError
 from pipelines.steps.generate.config import InitConfig
 from pipelines.steps.generate.rows import ImageRow
-from sd_core.cache.formats import ShardReader
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
 from sd_core.cache.latents import mean_latents, scale_latents
 from sd_core.cache.reading import open_shard_reader
 from sd_core.cache.samples import LatentSample
+from sd_core.cache.shard_format import ShardReader
 from sd_core.cache.spec import CacheIdentity
 from sd_core.errors import FoundryError
 from sd_core.sampling.source import mask_of_latents

@@ -24,9 +24,7 @@ class Similarity(Scorer):
         return cls()
 
     def score(self, batch: ScoreBatch) -> Mapping[str, Scores]:
-        cosines = (batch.embeddings * batch.text_embeddings).sum(dim=-1)
-        is_blank = [not (caption or "").strip() for caption in batch.captions]
-        return {"clip_similarity": Scores(cosines, is_blank)}
+        return {"clip_similarity": batch.similarity_of(batch.embeddings)}
 
 
 class Embeddings(Scorer):

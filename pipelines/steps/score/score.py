@@ -13,6 +13,7 @@ from pipelines.rows.ledger import SCORE_FACTS
 from pipelines.steps.score.config import ScoreConfig
 from pipelines.steps.score.scorer import ScoreBatch, Scorer, Scores, Values
 from pipelines.steps.score.scorers import SCORERS
+from pipelines.steps.score.text_detector import TextDetector
 from sd_core.model.clip import Clip, load_clip
 from sd_core.model.resample import OriginalSize
 from sd_core.model.transfer import Returning, Transfers
@@ -26,6 +27,7 @@ class ScoreModels:
     device: torch.device
     clip: Clip | None
     scorers: Mapping[str, Scorer]
+    detector: TextDetector | None = None
 
     def describe(self) -> dict[str, Any]:
         """What the scores are made with, for the run's record."""
@@ -54,12 +56,16 @@ def score_schema(added: Iterable[pa.Field]) -> pa.Schema:
 def load_score_models(config: ScoreConfig, *, device: str | torch.device) -> ScoreModels:
     """Load the CLIP and the scorers; raises `WeightsError` naming the key at fault."""
     place = torch.device(device)
-    clip = None if config.clip is None else load_clip(config.clip, device=place)
+    asked = config.scorers()
+    reads_clip = any(SCORERS[name].reads_clip for name in asked)
+    clip = load_clip(config.clip, device=place) if config.clip and reads_clip else None
+    reads_text = any(SCORERS[name].reads_text for name in asked)
+    detector = TextDetector.open(place, "score") if reads_text else None
     scorers = {
         name: SCORERS[name].open(section, device=place, clip=clip, where=f"score.{name}")
-        for name, section in config.scorers().items()
+        for name, section in asked.items()
     }
-    return ScoreModels(device=place, clip=clip, scorers=scorers)
+    return ScoreModels(device=place, clip=clip, scorers=scorers, detector=detector)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +112,16 @@ def score_images(
     *,
     captions: Sequence[str | None],
     originals: Sequence[OriginalSize] | None = None,
+    num_rows: int | None = None,
 ) -> dict[str, Values]:
-    """The values of every column that a scorer makes, B each, in order.
+    """The values of every column that a scorer makes, B each or `num_rows`, in order.
 
     Args:
         models: From `load_score_models`.
         images: (B, 3, H, W) uint8 RGB; the stored crops.
         captions: B captions; null or blank ones get no similarity.
         originals: Sizes of the B originals, so that embeddings are those of the originals.
+        num_rows: How many of the images count, where the last ones only fill the batch up.
     """
     if len(captions) != len(images):
         raise ValueError(f"{len(images)} images but {len(captions)} captions")
@@ -123,5 +131,7 @@ def score_images(
         originals=originals,
         clip=models.clip,
         device=models.device,
+        detector=models.detector,
+        num_rows=num_rows,
     )
     return score_batch(models, batch, Transfers(models.device)).take()

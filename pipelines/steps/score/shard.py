@@ -166,6 +166,8 @@ class ScoreShard(ShardWork[Captions | _Images, list[_Scored]]):
             device=self._models.device,
             grid=CropGrid(axes[0], axes[1], pixels.shape[1]) if axes else None,
             texts=self._texts(images),
+            detector=self._models.detector,
+            num_rows=len(images),
         )
         return _Scored(images=images, scores=score_batch(self._models, batch, self._transfers))
 

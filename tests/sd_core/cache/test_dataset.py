@@ -13,9 +13,9 @@ import pytest
 from jobs.bench.s3_emulator import S3Endpoint
 from sd_core.cache import dataset as dataset_module
 from sd_core.cache.dataset import DrawnSample, TrainingDataset
-from sd_core.cache.formats import ShardReader
 from sd_core.cache.latent_cache import CacheShard, LatentCache, open_cache
 from sd_core.cache.reading import open_shard_reader
+from sd_core.cache.shard_format import ShardReader
 from sd_core.cache.spec import CacheMismatchError
 from tests.sd_core.cache.caches import write_cache
 from tests.sd_core.cache.cases import make_spec

@@ -146,6 +146,27 @@ def test_ids_of_a_cache_are_enough_without_t5(folders: dict[bool, Path]) -> None
     assert whole.identity == bare.identity  # the cache holds what CLIP reads, in either
 
 
+def test_it_may_be_named_part_by_part(folders: dict[bool, Path]) -> None:
+    whole, folder = load(folders[True], max_sequence_length=20), str(folders[True])
+    clip = {"model": folder, "hidden_states": "penultimate"}
+    third = {"model": folder, "part": "text_encoder_3", "max_sequence_length": 20}
+    parts = LatentDiffusionConfig.model_validate(
+        {
+            "autoencoder": {"model": f"{folder}/vae"},
+            "text_encoder": clip,
+            "text_encoder_2": {**clip, "part": "text_encoder_2"},
+            "text_encoder_3": third,
+            "denoiser": {"model": f"{folder}/transformer"},
+            "noise_schedule": {"prediction_type": "flow", "flow_shift": 3.0},
+        }
+    )
+    model = load_latent_diffusion(parts, device="cpu")
+    assert model.identity == whole.identity
+    assert model.noise_schedule.config == whole.noise_schedule.config
+    ours, theirs = (encode_conditioning(one, CAPTIONS) for one in (model, whole))
+    assert torch.equal(ours.prompt_embeds, theirs.prompt_embeds)
+
+
 def changed_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 

@@ -7,6 +7,7 @@ from pipelines.run.store import RunStore
 from pipelines.steps.encode import EncodeConfig, EncodeStep
 from pipelines.steps.step import Resources
 from sd_core.model.autoencoder_config import AutoencoderConfig
+from sd_core.model.buckets import Bucket
 from sd_core.model.clip import ClipConfig
 from sd_core.model.text_encoder import TextEncoderConfig
 from tests import model_cases, run_cases
@@ -32,7 +33,7 @@ def test_a_batch_of_latents_is_waited_for_once(tmp_path: Path) -> None:
         verdicts=Committed(store, "select", "e" * 16),
         num_image_shards=1,
         config=config,
-        image_size=32,
+        sizes=(Bucket(width=32, height=32),),
         torch_threads=1,
         resources=Resources(num_gpus=1),
     )
