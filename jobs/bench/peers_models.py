@@ -24,8 +24,9 @@ from jobs.bench.peer_part import PeerResult, PeersBench, in_turns
 from pipelines.steps.encode import EncodeConfig, EncodeStep
 from pipelines.steps.model_worker import ModelStep
 from pipelines.steps.score import HeadConfig, ScoreConfig, ScoreStep
+from pipelines.steps.score.config import ScoreClipConfig
 from sd_core.model.autoencoder_config import AutoencoderConfig
-from sd_core.model.clip import ClipConfig
+from sd_core.model.buckets import Bucket
 from sd_core.model.text_encoder import TextEncoderConfig, tokenize_captions
 
 _SCORED, _SCORED_PX, _SCORE_BATCH = 256, 512, 32
@@ -39,7 +40,7 @@ def measure_scoring(bench: PeersBench) -> list[PeerResult]:
         head = {"weight": torch.randn(1, 512) / 20, "bias": torch.zeros(1)}
         save_file(head, folder / "head.safetensors")
         config = ScoreConfig(
-            clip=ClipConfig(name=_CLIP, pretrained=False),
+            clip=ScoreClipConfig(name=_CLIP, pretrained=False),
             aesthetic_v1=HeadConfig(weights=str(folder / "head.safetensors")),
             batch_size=_SCORE_BATCH,
         )
@@ -82,7 +83,7 @@ def measure_encoding(bench: PeersBench) -> list[PeerResult]:
                 verdicts=case.verdicts,
                 num_image_shards=1,
                 config=config,
-                image_size=case.side,
+                sizes=(Bucket(width=case.side, height=case.side),),
                 torch_threads=os.cpu_count() or 1,
             )
 

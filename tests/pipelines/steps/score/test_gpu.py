@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from pipelines.run.committed import Committed
 from pipelines.run.store import RunStore
 from pipelines.steps.score import HeadConfig, ScoreConfig, ScoreStep
+from pipelines.steps.score.config import ScoreClipConfig
 from pipelines.steps.step import Resources
-from sd_core.model.clip import ClipConfig
 from tests import model_cases, run_cases
 from tests.pretend_gpu import pretend_gpu
 
@@ -23,7 +23,7 @@ def test_a_batch_of_scores_is_waited_for_once_and_comes_in_one_go(tmp_path: Path
     }
     save_file(nsfw, tmp_path / "nsfw.safetensors")
     config = ScoreConfig(
-        clip=ClipConfig(name=str(model_cases.clip_folder(tmp_path / "clip"))),
+        clip=ScoreClipConfig(name=str(model_cases.clip_folder(tmp_path / "clip"))),
         aesthetic_v1=HeadConfig(
             weights=str(model_cases.aesthetic_head(tmp_path / "h.safetensors"))
         ),
