@@ -9,6 +9,7 @@ from PIL import Image
 from jobs import export, takedown, train, verify
 from pipelines import open_run
 from sd_core import open_cache
+from tests.contracts import training_cases as training
 from tests.contracts.source_cases import ledger, run_job
 
 pytestmark = pytest.mark.slow
@@ -77,6 +78,37 @@ def test_a_cache_of_many_sizes_holds_every_kept_row_in_its_shape(
     assert open_cache(output).num_rows == 2
     assert wide["key"] not in {sample.key for sample in open_run(output).latents()}
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_training_on_many_sizes_is_the_same_in_one_go_and_in_two(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, more = tmp_path / "run", tmp_path / "pictures"
+    more.mkdir()
+    for number in range(11):
+        name = ("wide", "tall", "square")[number % 3]
+        with Image.open(pictures / f"{name}.png") as image:
+            image.point(lambda value, by=number: min(255, value + by)).save(
+                more / f"{number:02d}.png"
+            )
+    assert run_job(more, run, _BUCKETS, _ENCODE) == 0
+    digests = []
+    for name, parts in (("whole", (4,)), ("parts", (2, 4))):
+        output = tmp_path / name
+        for steps in parts:
+            changes = {"loop__steps": steps, "optimizer__schedule": "constant"}
+            folder = tmp_path / f"{name}-{steps}"
+            folder.mkdir()
+            told = training.write_config(folder / "config.yaml", run, output, **changes)
+            order = ["--set", "order.rows_per_unit=2"]
+            assert train.main(["--config", str(told), *order]) == 0
+        digests.append(training.weights_digests(output))
+    assert digests[0] == digests[1]
+    capsys.readouterr()
+    wrong = ["--set", "order.rows_per_unit=3", "--set", f"output={tmp_path / 'none'}"]
+    assert train.main(["--config", str(told), *wrong]) == 2
+    assert "loop.batch_size 8: of caches of several sizes" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_needs_one_size_refuses_buckets_in_one_line(
