@@ -37,8 +37,8 @@ class TrainingBatch(TaskBatch):
         uniforms: (B,) float32 in [0, 1), from which timesteps are drawn.
         input_ids: (B, L) int64; the empty caption's where the caption is dropped.
         prompt_embeds: (B, L, D) float32, likewise; None where a cache holds token ids alone.
-        pooled_prompt_embeds: (B, P) float32, likewise, of a denoiser that goes by them; no cache of
-            version 1 holds them.
+        pooled_prompt_embeds: (B, P) float32, likewise, of a denoiser that goes by them; no cache
+            holds them.
         time_ids: (B, 6) float32, XL's: see `Conditioning`.
     """
 

@@ -76,8 +76,8 @@ class DenoiserTask:
         return self._schedule
 
     def _conditioning(self, batch: TrainingBatch) -> Conditioning:
-        """The cache's embeddings, or those of its token ids; pooled text is not in a cache of
-        version 1, so that a model that goes by it encodes the ids."""
+        """The cache's embeddings, or those of its token ids; pooled text is not in a cache,
+        so that a model that goes by it encodes the ids."""
         pooled = batch.pooled_prompt_embeds
         if batch.prompt_embeds is not None and (pooled is not None or not self._pools_text):
             return Conditioning(
