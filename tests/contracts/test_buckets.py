@@ -9,6 +9,7 @@ from PIL import Image
 from jobs import export, takedown, train, verify
 from pipelines import open_run
 from sd_core import open_cache
+from tests.contracts import generation_cases as generation
 from tests.contracts import training_cases as training
 from tests.contracts.source_cases import ledger, run_job
 
@@ -109,6 +110,38 @@ def test_a_training_on_many_sizes_is_the_same_in_one_go_and_in_two(
     assert train.main(["--config", str(told), *wrong]) == 2
     assert "loop.batch_size 8: of caches of several sizes" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_generated_images_of_the_named_sizes_are_a_cache_and_sources_of_further_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = [(64, 64), (96, 64), (64, 96), (32, 32)]
+    rows = [
+        {**row, "key": f"p{at}", "width": sizes[at % 4][0], "height": sizes[at % 4][1]}
+        for at, row in enumerate(generation.prompts(8))
+    ]
+    told = {"generate__latents__sizes": "[[96, 64], [64, 64], [64, 96]]"}
+    path, output = generation.write_prompts(tmp_path / "prompts.parquet", rows), tmp_path / "run"
+    assert generation.command(path, output, **told) == 0
+    assert verify.main([str(output), "--deep"]) == 0
+    cache = open_cache(output)
+    assert cache.spec.buckets == ((64, 96), (64, 64), (96, 64))
+    kept = {row["key"]: row for row in ledger(output) if row["kept"]}
+    dropped = {row["reason"] for row in ledger(output) if not row["kept"]}
+    assert dropped == {"image_of_another_size"}
+    assert cache.num_rows == len(kept) == 6
+    assert generation.command(path, output, **told) == 0, "again, with nothing to do"
+    shown = {sample.key: sample.raw_latents.shape[1:] for sample in open_run(output).latents()}
+    assert shown == {key: (row["height"] // 4, row["width"] // 4) for key, row in kept.items()}
+    further = [
+        {"prompt": "a circle", "init_key": key, "width": row["width"], "height": row["height"]}
+        for key, row in kept.items()
+    ]
+    path = generation.write_prompts(tmp_path / "further.parquet", further)
+    changed = {**told, "generate__init__path": output, "generate__defaults__strength": 0.5}
+    assert generation.command(path, tmp_path / "varied", **changed) == 0
+    assert all(row["kept"] for row in ledger(tmp_path / "varied"))
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_what_needs_one_size_refuses_buckets_in_one_line(
