@@ -20,7 +20,7 @@ class Metrics:
 
 
 @dataclass
-class Window:
+class LogWindow:
     """Sums since the last log line, and over how many steps; a part may not learn at each."""
 
     started: float = field(default_factory=time.monotonic)

@@ -18,7 +18,7 @@ from sd_core.model.precision import model_dtype
 from sd_core.training.checkpoint import Checkpoint, OtherTrainingError, check_recipe
 from sd_core.training.config import LoopConfig
 from sd_core.training.finite_watch import FiniteWatch
-from sd_core.training.metrics import Metrics, Window
+from sd_core.training.metrics import LogWindow, Metrics
 from sd_core.training.optimizer import (
     Ema,
     build_optimizer,
@@ -96,14 +96,14 @@ class Trainer:
                 before they are stored or shown.
         """
         last = min(until or self.loop.steps, self.loop.steps)
-        window = Window()
+        window = LogWindow()
         while self.step < last:
             window.add(self._train_step(next(batches).to(self.device)))
             self.step += 1
             is_kept = self._due(self.loop.checkpoint_every, last)
             if is_kept or self._due(self.loop.log_every, last):
                 self._log(window)
-                window = Window()
+                window = LogWindow()
             if self._rank:
                 continue
             if is_kept:
@@ -232,7 +232,7 @@ class Trainer:
     def _due(self, every: int, last: int) -> bool:
         return self.step % every == 0 or self.step == last
 
-    def _log(self, window: Window) -> None:
+    def _log(self, window: LogWindow) -> None:
         means = window.means()
         names, values = list(means), torch.stack([mean.reshape(()) for mean in means.values()])
         if self._distributed:
