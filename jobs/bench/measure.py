@@ -8,6 +8,7 @@ from jobs.bench.browse import browse_table, measure_browse
 from jobs.bench.curate import measure_curate
 from jobs.bench.download import measure_download
 from jobs.bench.engine import engine_table, measure_engine
+from jobs.bench.feed import feed_table, measure_feed
 from jobs.bench.generate import measure_generate
 from jobs.bench.memory import measure_memory
 from jobs.bench.options import (
@@ -89,6 +90,11 @@ def measure(options: argparse.Namespace) -> tuple[list[object], str]:
     if options.command == "peers":
         beside = measure_peers(options.part, peers_bench(options), say=_say)
         return [*beside], peers_table(beside)
+    if options.command == "feed":
+        parts, goals = measure_feed(
+            options.images, photos=options.photos, metadata=options.metadata, say=_say
+        )
+        return [*parts, *goals], feed_table(parts, goals)
     memory = measure_memory(memory_bench(options, script=_CURATE), say=_say)
     return [memory], memory_table(memory)
 

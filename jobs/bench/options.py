@@ -45,15 +45,17 @@ def parse(arguments: list[str] | None, *, description: str, epilog: str = "") ->
     _add_readers(
         commands.add_parser("readers", help="do all readers find the kept rows of many shards?")
     )
-    _add_why(commands.add_parser("why", help="the life of one row of a large run; every --help"))
-    _add_browse(
-        commands.add_parser("browse", help="the page over a large run: first view, filters")
-    )
+    why = commands.add_parser("why", help="the life of one row of a large run; every --help")
+    why.add_argument("--rows", type=int, default=1_000_000)
+    command = commands.add_parser("browse", help="the page over a large run: first view, filters")
+    command.add_argument("--rows", type=int, default=100_000)
     _add_engine(commands.add_parser("engine", help="how well it feeds workers that come and go"))
     text = commands.add_parser("text", help="is text found where it was drawn?")
     text.add_argument("--pictures", type=int, default=1_000, help="drawn ones")
     text.add_argument("--chinese-font", type=Path, help="by default one of Debian's")
     _add_peers(commands.add_parser("peers", help="beside own loops of peers' public patterns"))
+    feed = commands.add_parser("feed", help="the CPU's work an image, and cores a GPU needs")
+    feed.add_argument("--images", type=int, default=256, help="crops of 512 px")
     for command in commands.choices.values():
         photos = _SHARED / "photos" / "coco_mini"
         command.add_argument("--photos", type=Path, default=photos, help="a folder of .jpg files")
@@ -269,14 +271,6 @@ def _add_readers(command: argparse.ArgumentParser) -> None:
 def _add_planted(command: argparse.ArgumentParser) -> None:
     command.add_argument("--pictures", type=int, default=5_000)
     command.add_argument("--seed", type=int, help="of the pictures; by default held out ones")
-
-
-def _add_why(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--rows", type=int, default=1_000_000)
-
-
-def _add_browse(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--rows", type=int, default=100_000)
 
 
 def _add_engine(command: argparse.ArgumentParser) -> None:
