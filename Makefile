@@ -7,7 +7,7 @@ endif
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,s3]'
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,s3,detectors]'
 
 PHOTOS ?= ../shared/data/photos/coco_mini
 HEADS ?= $(PHOTOS)/../../heads

@@ -17,7 +17,7 @@ import grimp
 TOP = ("jobs", "pipelines", "sd_core")
 LOOSE = {"config", "redact"}
 ROOMS = {
-    "engine", "plan", "prompts", "report", "revisions", "rows", "rules", "run", "sources",
+    "browse", "engine", "plan", "prompts", "report", "revisions", "rows", "rules", "run", "sources",
     "steps", "training", "verify", "workflows",
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "status": "tell how far a run is, who is at it, and what its command would do next",
     "verify": "check every promise of a run that can be read off its files",
     "report": "write the page about a run",
+    "browse": "look at a run row by row, on a page of this machine",
     "why": "tell the life of one row, from the list to the trainings that used it",
     "export": "write the kept set for others to read",
     "takedown": "take rows out of a run, for good",

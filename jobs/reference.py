@@ -13,7 +13,7 @@ Exit codes: `ExitCode` in jobs/exit_codes.py; `--help` lists them.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -141,7 +141,7 @@ def sections(jobs: dict[str, Model]) -> dict[Model, dict[str, list[str]]]:
 
 def keys_of(model: Model) -> list[Key]:
     """The keys of one section, in the order of its fields."""
-    return [_key(field.alias or name, field) for name, field in model.model_fields.items()]
+    return [_key(field.alias or name, field) for name, field in _fields_of(model).items()]
 
 
 def faults(jobs: dict[str, Model]) -> list[str]:
@@ -172,9 +172,17 @@ def _part(model: Model, places: dict[str, list[str]]) -> str:
 
 def _walk(model: Model, place: str) -> Iterator[tuple[Model, str]]:
     yield model, place
-    for name, field in model.model_fields.items():
+    for name, field in _fields_of(model).items():
         for section, step in _sections_of(field):
             yield from _walk(section, f"{place}.{name}{step}".removeprefix("."))
+
+
+def _fields_of(model: Model) -> dict[str, FieldInfo]:
+    """Its fields, then the sections that stand in a table of its own, as scorers do."""
+    further: Mapping[str, Model] = getattr(model, "further_keys", dict)()
+    kinds: dict[str, Any] = {name: section | bool | None for name, section in further.items()}
+    sections = {name: FieldInfo(annotation=kind, default=None) for name, kind in kinds.items()}
+    return {**model.model_fields, **sections}
 
 
 def _sections_of(field: FieldInfo) -> Iterator[tuple[Model, str]]:

@@ -84,14 +84,14 @@ def character_tokenizer(*, pad_token_id: int = 513) -> Any:
     return tokenizer
 
 
-def autoencoder(*, seed: int = 0) -> Any:
+def autoencoder(*, latent_channels: int = 4) -> Any:
     """An AutoencoderKL that halves the sides once."""
     from diffusers import AutoencoderKL
 
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     return AutoencoderKL(
         block_out_channels=(8, 8),
-        latent_channels=4,
+        latent_channels=latent_channels,
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         norm_num_groups=4,
@@ -156,6 +156,41 @@ def diffusers_xl_folder(folder: Path) -> Path:
     return folder
 
 
+def diffusers_refiner_folder(folder: Path) -> Path:
+    """The folder of XL's refiner, written by diffusers itself: a second text encoder alone."""
+    from diffusers import DDIMScheduler, StableDiffusionXLImg2ImgPipeline, UNet2DConditionModel
+
+    torch.manual_seed(4)
+    settings = {
+        **UNET,
+        "cross_attention_dim": 48,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 24 + 5 * 8,
+    }
+    family: Any = StableDiffusionXLImg2ImgPipeline
+    pipeline = family(
+        vae=autoencoder(),
+        text_encoder=None,
+        text_encoder_2=clip_text_model(width=48, is_projected=True, seed=2),
+        tokenizer=None,
+        tokenizer_2=character_tokenizer(pad_token_id=0),
+        unet=UNet2DConditionModel.from_config(settings),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        ),
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
 def diffusers_upscaler_folder(folder: Path) -> Path:
     """A StableDiffusionUpscalePipeline's folder, written by diffusers itself, set up as x4's."""
     from diffusers import (
@@ -185,6 +220,77 @@ def diffusers_upscaler_folder(folder: Path) -> Path:
             steps_offset=1,
             **betas,
         ),
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+SD3: dict[str, Any] = {
+    "_class_name": "SD3Transformer2DModel",
+    "sample_size": 16,
+    "patch_size": 2,
+    "in_channels": 16,
+    "out_channels": 16,
+    "num_layers": 2,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 96,
+    "caption_projection_dim": 16,
+    "pooled_projection_dim": 24 + 24,
+    "pos_embed_max_size": 24,
+    "dual_attention_layers": [0],
+    "qk_norm": "rms_norm",
+}
+
+
+def t5_encoder(*, width: int = 96) -> Any:
+    """A T5 encoder for `letter_tokenizer`."""
+    import transformers
+
+    config = transformers.T5Config(
+        vocab_size=32,
+        d_model=width,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+    torch.manual_seed(3)
+    return transformers.T5EncoderModel(config).eval()
+
+
+def letter_tokenizer() -> Any:
+    """A T5 tokenizer that knows single letters."""
+    from transformers import T5TokenizerFast
+
+    letters = [("\N{LOWER ONE EIGHTH BLOCK}", -2.0), *((chr(97 + i), -3.0) for i in range(26))]
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    return T5TokenizerFast(vocab=[*special, *letters], extra_ids=0, model_max_length=512)
+
+
+def diffusers_sd3_folder(folder: Path, *, has_t5: bool = True, **changes: Any) -> Path:
+    """A StableDiffusion3Pipeline's folder, written by diffusers itself, set up as 3.5's."""
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
+    vae = autoencoder(latent_channels=16)
+    vae.register_to_config(scaling_factor=1.5305, shift_factor=0.0609)
+    torch.manual_seed(1)
+    transformer: Any = SD3Transformer2DModel.from_config({**SD3, **changes})
+    pipeline = StableDiffusion3Pipeline(
+        vae=vae,
+        text_encoder=clip_text_model(is_projected=True),
+        text_encoder_2=clip_text_model(width=48, is_projected=True, seed=2),
+        text_encoder_3=t5_encoder() if has_t5 else None,
+        tokenizer=character_tokenizer(),
+        tokenizer_2=character_tokenizer(pad_token_id=0),
+        tokenizer_3=letter_tokenizer() if has_t5 else None,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
     pipeline.save_pretrained(folder)
     return folder

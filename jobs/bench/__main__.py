@@ -10,13 +10,15 @@
     python -m jobs.bench planted    what select finds of pictures with planted truth
     python -m jobs.bench readers    what every reader finds of 3,000 shards; the price of a re-cut
     python -m jobs.bench why        the life of one row of a run of 1,000,000 rows, every --help
+    python -m jobs.bench browse     the page over a run of 100,000 rows: its first view and filters
     python -m jobs.bench engine     how well the engine feeds workers that are slow, or come later
     python -m jobs.bench peers      ours beside own loops of peers' public patterns, by part
+    python -m jobs.bench text       is text in pictures found where it was drawn, and only there
     python -m jobs.bench gpu        what a GPU reaches of its limits, and what fails on one
 
-Exit codes: `ExitCode` in sd_core/errors.py; a promise about planted pictures, about what readers
-find, about the time of `why`, about the engine or beside a peer that is not kept is 1, and so is
-an item of `gpu` that failed or was too slow.
+Exit codes: `ExitCode` in sd_core/errors.py; a promise about planted pictures or texts, what readers
+find, the time of `why` and `browse`, the engine or beside a peer that is not kept is 1, as is an
+item of `gpu` that failed or was too slow.
 """
 
 import argparse

@@ -1,6 +1,8 @@
 """A run's facts as if it had been fetched and scored: real sizes, made-up everything else."""
 
 import hashlib
+import io
+import tarfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +54,16 @@ class LedgerCase:
 
 
 def make_facts(
-    root: Path, *, num_rows: int, metadata: Path, seed: int = 0, origin: str = "download"
+    root: Path,
+    *,
+    num_rows: int,
+    metadata: Path,
+    seed: int = 0,
+    origin: str = "download",
+    picture: bytes | None = None,
 ) -> LedgerCase:
-    """Commit the download (or generate) and score steps of a run without images.
+    """Commit the download (or generate) and score steps of a run without images; with `picture`, a
+    JPEG, all stored rows of the first shard have that one.
 
     15% of the rows failed; of the others 5% are byte copies and 5% near copies (1 to 4 bits of the
     hash) of an earlier row, 0.5% are plain pictures with one hash, and the rest are of 500 kinds
@@ -84,7 +93,8 @@ def make_facts(
             sizes=sizes[rows],
             failed=failed[rows],
         )
-        _commit(store, root, images, shard_id, facts)
+        tar = _tar(root / "pictures.tar", facts, picture) if picture and not shard_id else None
+        _commit(store, root, images, shard_id, facts, tar=tar)
         _commit(store, root, score, shard_id, _score_facts(facts, random))
     return LedgerCase(
         store=store, num_rows=num_rows, num_shards=num_shards, images=images, score=score
@@ -180,8 +190,25 @@ def _score_facts(facts: pa.Table, random: np.random.Generator) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=SCORE_FACTS)
 
 
+def _tar(path: Path, facts: pa.Table, picture: bytes) -> SpooledFile:
+    keys = facts.filter(facts["reason"].is_null())["key"].to_pylist()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key in keys:
+            member = tarfile.TarInfo(f"{key}.jpg")
+            member.size = len(picture)
+            tar.addfile(member, io.BytesIO(picture))
+    return SpooledFile(folder="images", path=path, num_rows=len(keys))
+
+
 def _commit(
-    store: RunStore, root: Path, step: StepIdentity, shard_id: int, table: pa.Table
+    store: RunStore,
+    root: Path,
+    step: StepIdentity,
+    shard_id: int,
+    table: pa.Table,
+    *,
+    tar: SpooledFile | None = None,
 ) -> None:
     root.mkdir(parents=True, exist_ok=True)
     path = root / "table.parquet"
@@ -189,14 +216,16 @@ def _commit(
     reasons = table["reason"].to_pylist() if "reason" in table.column_names else []
     dropped = Counter(reason for reason in reasons if reason is not None)
     file = SpooledFile(folder=f"facts/{step.step}", path=path, num_rows=table.num_rows)
+    files = [file, *([tar] if tar is not None else [])]
     commit_shard(
         store,
         step=step.step,
         fingerprint=step.fingerprint,
         shard_id=shard_id,
-        files=[file],
+        files=files,
         rows_in=table.num_rows,
         kept=table.num_rows - sum(dropped.values()),
         dropped=dropped,
     )
-    path.unlink()
+    for spooled in files:
+        spooled.path.unlink()

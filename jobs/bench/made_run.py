@@ -297,7 +297,7 @@ def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def _sample(key: str) -> LatentSample:
     return LatentSample(
         key=key,
-        raw_latents=np.zeros(_SPEC.latents_shape, np.float16),
+        raw_latents=np.zeros(_SPEC.latents_shapes[0], np.float16),
         input_ids=np.zeros(_TOKENS, np.int32),
         prompt_embeds=np.zeros(_SPEC.embeds_shape, np.float16),
         caption=f"picture {key}",

@@ -4,6 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
+from jobs.bench.browse import browse_table, measure_browse
 from jobs.bench.curate import measure_curate
 from jobs.bench.download import measure_download
 from jobs.bench.engine import engine_table, measure_engine
@@ -34,6 +35,7 @@ from jobs.bench.tables import (
     train_table,
 )
 from jobs.bench.takedown import measure_takedown, takedown_table
+from jobs.bench.text import TextBench, measure_text, text_findings_table
 from jobs.bench.train import measure_loader, measure_train
 from jobs.bench.why import measure_why, why_table
 from jobs.demo.planted_recall import planted_table
@@ -72,9 +74,18 @@ def measure(options: argparse.Namespace) -> tuple[list[object], str]:
     if options.command == "why":
         told = measure_why(options.rows, options.metadata, say=_say)
         return [*told], why_table(told)
+    if options.command == "browse":
+        seen = measure_browse(options.rows, options.metadata, options.photos, say=_say)
+        return [*seen], browse_table(seen)
     if options.command == "engine":
         fed = measure_engine(options.part, shards=options.shards, say=_say)
         return [*fed], engine_table(fed)
+    if options.command == "text":
+        asked = TextBench(
+            pictures=options.pictures, photos=options.photos, chinese_font=options.chinese_font
+        )
+        texts = measure_text(asked, say=_say)
+        return [texts], text_findings_table(texts)
     if options.command == "peers":
         beside = measure_peers(options.part, peers_bench(options), say=_say)
         return [*beside], peers_table(beside)

@@ -47,7 +47,13 @@ def parse(arguments: list[str] | None, *, description: str, epilog: str = "") ->
         commands.add_parser("readers", help="do all readers find the kept rows of many shards?")
     )
     _add_why(commands.add_parser("why", help="the life of one row of a large run; every --help"))
+    _add_browse(
+        commands.add_parser("browse", help="the page over a large run: first view, filters")
+    )
     _add_engine(commands.add_parser("engine", help="how well it feeds workers that come and go"))
+    text = commands.add_parser("text", help="is text found where it was drawn?")
+    text.add_argument("--pictures", type=int, default=1_000, help="drawn ones")
+    text.add_argument("--chinese-font", type=Path, help="by default one of Debian's")
     _add_peers(commands.add_parser("peers", help="beside own loops of peers' public patterns"))
     _add_gpu(commands.add_parser("gpu", help="what a GPU reaches, and what fails on one"))
     for command in commands.choices.values():
@@ -269,6 +275,10 @@ def _add_planted(command: argparse.ArgumentParser) -> None:
 
 def _add_why(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rows", type=int, default=1_000_000)
+
+
+def _add_browse(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--rows", type=int, default=100_000)
 
 
 def _add_engine(command: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ _MOST_TIMES: Final = 1.2
 _MOST_MEMORY: Final = 0.5
 
 _SQL: Final = r"""
+SET enable_progress_bar = false;
 CREATE VIEW facts AS SELECT * FROM read_parquet('{facts}');
 CREATE VIEW scores AS SELECT * EXCLUDE (key) FROM read_parquet('{scores}');
 CREATE TEMP TABLE verdicts AS

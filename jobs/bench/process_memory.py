@@ -80,6 +80,11 @@ class MemorySampler:
         self.peak.total = max(self.peak.total, total)
 
 
+def resident_bytes(pid: int, *, peak: bool = False) -> int:
+    """What a living process holds now, or held at most."""
+    return _kilobytes(pid, "status", "VmHWM:" if peak else "VmRSS:") or 0
+
+
 def process_tree(root: int) -> list[int]:
     """The process and all its descendants that are alive."""
     children: dict[int, list[int]] = defaultdict(list)

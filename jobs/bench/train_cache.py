@@ -100,7 +100,7 @@ def _sample(spec: CacheSpec, key: str, rng: np.random.Generator) -> LatentSample
 
     return LatentSample(
         key=key,
-        raw_latents=values(spec.latents_shape),
+        raw_latents=values(spec.latents_shapes[0]),
         input_ids=np.zeros(spec.embeds_shape[0], np.int32),
         prompt_embeds=values(spec.embeds_shape) if spec.prompt_embeds else None,
         caption="a made-up row",

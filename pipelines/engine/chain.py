@@ -1,7 +1,7 @@
 """What a chain of steps still owes, shard by shard: order, retries, quarantine."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.engine.config import EngineConfig
@@ -45,11 +45,15 @@ class StepState:
 class Chain:
     """Shards flow from each step to the next as soon as they are committed.
 
+    Attributes:
+        num_done: Of each step, by earlier jobs.
+
     Args:
         store: The run.
         steps: In order; each step's shard i needs shard i of the step before.
         num_shards: How many shards there are.
         config: Budgets and how far a step may run ahead of the next.
+        done: Each step's committed shards, where they were listed already.
         on_commit: Told of every manifest as it is committed.
         on_trouble: Told, in one line, of every failed attempt.
     """
@@ -63,6 +67,7 @@ class Chain:
         config: EngineConfig,
         on_commit: Callable[[Manifest], None],
         on_trouble: Callable[[str], None],
+        done: Sequence[Collection[int]] | None = None,
     ) -> None:
         self._store = store
         self._config = config
@@ -73,7 +78,10 @@ class Chain:
         self.states = [StepState(step) for step in steps]
         self.quarantined = 0
         self._quarantined_in_a_row = 0
-        self._committed = [committed_shards(store, step.name, step.fingerprint) for step in steps]
+        if done is None:
+            done = [committed_shards(store, step.name, step.fingerprint) for step in steps]
+        self.num_done = [len(found) for found in done]
+        self._committed = [set(found) for found in done]
         for shard_id in range(num_shards):
             self._advance(0, shard_id)
 

@@ -1,6 +1,6 @@
 """One job's hold on its run and its workers: lease, cluster, preflight, chains."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from pipelines.engine import cluster
@@ -15,7 +15,7 @@ from pipelines.engine.ray_runner import RayRunner
 from pipelines.engine.sight import RunnerSight, Sight, SightWriter
 from pipelines.engine.stopping import check_stopped, stoppable
 from pipelines.run.lease import Lease
-from pipelines.run.manifest import Manifest, committed_shards
+from pipelines.run.manifest import Manifest
 from pipelines.run.rates import RateLog
 from pipelines.run.store import RunStore
 from pipelines.steps.step import Resources, ShardStep
@@ -79,13 +79,18 @@ class Session:
             say=self._say,
         )
 
-    def run(self, steps: Sequence[ShardStep], *, num_shards: int) -> None:
-        """Run a chain of steps to its end; every shard is then committed or quarantined."""
-        for step in steps:
-            done = len(committed_shards(self._store, step.name, step.fingerprint))
-            self.start(step.name, shards_total=num_shards, shards_done=done)
-            if (watched := getattr(step, "watched", None)) is not None:
-                self._warning.watched[step.name] = watched
+    def run(
+        self,
+        steps: Sequence[ShardStep],
+        *,
+        num_shards: int,
+        done: Sequence[Collection[int]] | None = None,
+    ) -> None:
+        """Run a chain of steps to its end; every shard is then committed or quarantined.
+
+        Args:
+            done: Each step's committed shards, where they were listed already.
+        """
         chain = Chain(
             self._store,
             steps,
@@ -93,7 +98,12 @@ class Session:
             config=self._config,
             on_commit=self._count,
             on_trouble=self.sight.on_trouble(self._say),
+            done=done,
         )
+        for step, num_done in zip(steps, chain.num_done, strict=True):
+            self.start(step.name, shards_total=num_shards, shards_done=num_done)
+            if (watched := getattr(step, "watched", None)) is not None:
+                self._warning.watched[step.name] = watched
         if self.runner is None:
             run_local(chain, check=self._check, say=self._say)
         else:

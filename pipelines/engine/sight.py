@@ -15,7 +15,7 @@ from pipelines.engine.metrics import RayMetrics
 from pipelines.engine.pool import Pool
 from pipelines.engine.progress import Progress
 from pipelines.run.lease import Lease
-from pipelines.run.sight import SIGHT_FILE, JobSight, WorkersSight, write_sight
+from pipelines.run.sight import SIGHT_FILE, JobSight, TrainingSight, WorkersSight, write_sight
 from pipelines.run.store import RunStore
 from sd_core.redact import redact_text
 from sd_core.say import Say
@@ -36,11 +36,13 @@ class Sight:
     Attributes:
         workers: By step, as the runner saw them last; replaced as a whole.
         waits_for: As `JobSight` has it.
+        training: Gives that of a training.
     """
 
     def __init__(self, progress: Progress) -> None:
         self.workers: Mapping[str, WorkersSight] = {}
         self.waits_for: str | None = None
+        self.training: Callable[[], TrainingSight | None] = lambda: None
         self._progress = progress
         self._errors: deque[str] = deque(maxlen=_LAST_ERRORS)
         self._began = time.monotonic()
@@ -71,6 +73,7 @@ class Sight:
             ),
             waits_for=self.waits_for,
             errors=tuple(self._errors.copy()),
+            training=self.training(),
         )
 
 

@@ -14,9 +14,13 @@ import torch
 
 from pipelines.engine import cluster
 from pipelines.engine.chain import EngineError, ResourcesError
+from pipelines.engine.progress import Progress
+from pipelines.engine.sight import Sight, SightWriter
 from pipelines.engine.stopping import stoppable
 from pipelines.engine.training_config import TrainEngineConfig
+from pipelines.engine.training_sight import ToldOnRay, TrainingTold
 from pipelines.run.lease import Lease
+from pipelines.run.sight import Tell
 from pipelines.run.spool_folder import spool_folder
 from pipelines.run.store import RunStore
 from sd_core.errors import (
@@ -43,7 +47,9 @@ class TrainingJob(Protocol):
 class TrainWorker(Protocol):
     """Trains on one worker; a module's function, so that Ray can name it."""
 
-    def __call__(self, config: Any, place: Place, *, fingerprint: str, say: Say) -> None: ...
+    def __call__(
+        self, config: Any, place: Place, *, fingerprint: str, say: Say, tell: Tell
+    ) -> None: ...
 
 
 @contextmanager
@@ -60,13 +66,15 @@ def open_training(
         stack.enter_context(stoppable())
         stack.enter_context(cluster.writable(store))
         left = _half_written(store)  # before ours is, so that none of these is a living job's
-        stack.enter_context(Lease(store, say=say))
+        lease = stack.enter_context(Lease(store, say=say))
+        sight = Sight(Progress(say=say))
+        stack.enter_context(SightWriter(store, lease, sight.look))
         for path in left:
             path.unlink(missing_ok=True)
         if config.engine.runner == "local":
-            yield lambda fingerprint: _train_here(config, worker, fingerprint, say)
+            yield lambda fingerprint: _train_here(config, worker, fingerprint, sight, say)
         else:
-            yield lambda fingerprint: _train_on_ray(store, config, worker, fingerprint, say)
+            yield lambda fingerprint: _train_on_ray(store, config, worker, fingerprint, sight, say)
 
 
 def _half_written(store: RunStore) -> list[Path]:
@@ -76,14 +84,19 @@ def _half_written(store: RunStore) -> list[Path]:
     return [*store.half_written(), *Path(store.absolute("")).glob("probe-*")]
 
 
-def _train_here(config: TrainingJob, worker: TrainWorker, fingerprint: str, say: Say) -> None:
+def _train_here(
+    config: TrainingJob, worker: TrainWorker, fingerprint: str, sight: Sight, say: Say
+) -> None:
     wanted = config.engine.use_gpu
     found = torch.cuda.is_available()
     if wanted is True and not found:
         raise ResourcesError("engine.use_gpu is true, and torch finds no GPU on this machine")
     device = torch.device("cuda" if found and wanted else "cpu")
     place = Place(rank=0, world_size=1, device=device)
-    worker(config, place, fingerprint=fingerprint, say=say)
+    told = TrainingTold()
+    told.begins(place.rank, os.uname().nodename)
+    sight.training = told.look
+    worker(config, place, fingerprint=fingerprint, say=say, tell=told.tell)
 
 
 def _train_on_ray(
@@ -91,23 +104,26 @@ def _train_on_ray(
     config: TrainingJob,
     worker: TrainWorker,
     fingerprint: str,
+    sight: Sight,
     say: Say,
 ) -> None:
-    engine = config.engine
+    engine, trouble = config.engine, sight.on_trouble(say)
     with cluster.connected(num_cpus=engine.num_workers * engine.cpus_per_worker):
         use_gpu = _check_cluster(config)
         cluster.probe_storage(store, say=say)
+        told = ToldOnRay()
         for left in range(engine.max_failures, -1, -1):
-            failure = _fit(config, worker, fingerprint, use_gpu=use_gpu)
+            with told.seen(sight):
+                failure = _fit(config, worker, fingerprint, told, use_gpu=use_gpu)
             if failure is None:
                 return
             if not left:
                 raise EngineError(f"the workers died too often; the last time: {failure}")
-            say(f"the workers died; starting them again, {left} more time(s): {failure}")
+            trouble(f"the workers died; starting them again, {left} more time(s): {failure}")
 
 
 def _fit(
-    config: TrainingJob, worker: TrainWorker, fingerprint: str, *, use_gpu: bool
+    config: TrainingJob, worker: TrainWorker, fingerprint: str, told: ToldOnRay, *, use_gpu: bool
 ) -> str | None:
     """One try; gives what killed the workers, None where they finished.
 
@@ -123,7 +139,12 @@ def _fit(
     with spool_folder() as scratch:
         trainer: Any = TorchTrainer(
             _worker,
-            train_loop_config={"config": config, "worker": worker, "fingerprint": fingerprint},
+            train_loop_config={
+                "config": config,
+                "worker": worker,
+                "fingerprint": fingerprint,
+                "told": told,
+            },
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=engine.num_workers,
@@ -174,9 +195,17 @@ def _worker(settings: dict[str, Any]) -> None:
         sys.stdout.flush()
 
     worker: TrainWorker = settings["worker"]
+    told: ToldOnRay = settings["told"]
+    told.begins(place.rank)
     bound_store_waits()
     with redacted_output(), environment_told():
-        worker(settings["config"], place, fingerprint=settings["fingerprint"], say=say)
+        worker(
+            settings["config"],
+            place,
+            fingerprint=settings["fingerprint"],
+            say=say,
+            tell=told.tell,
+        )
 
 
 def _check_cluster(config: TrainingJob) -> bool:

@@ -12,11 +12,10 @@ from typing import Any
 import pyarrow.compute as pc
 import yaml
 
-from pipelines.plan import load_plan
 from pipelines.plan.record import read_plan_size
-from pipelines.prompts import is_prompt_plan, load_prompt_plan
 from pipelines.report.captions import count_cut_captions
 from pipelines.report.ledgers import Ledgers
+from pipelines.report.origins import named_models, planned_files
 from pipelines.report.page import (
     FunnelStep,
     funnel_steps,
@@ -117,7 +116,7 @@ def make_card(ledgers: Ledgers) -> str:
             funnel=[_shown_step(step) for step in funnel],
             reasons=_reasons(funnel),
             rules=list(_rules(run)),
-            models=sorted(_models(run.get("models", {}))),
+            models=sorted((n, _code(m)) for n, m in named_models(run.get("models", {}))),
             indexes=indexes,
         )
     )
@@ -177,12 +176,13 @@ def _earlier_tars(ledgers: Ledgers, folder: str) -> list[str]:
 
 
 def _sources(store: RunStore) -> list[dict[str, str]]:
-    if is_prompt_plan(store):
-        files = [(file.name, "", file.sha256) for file in load_prompt_plan(store).files]
-    else:
-        files = [(f.name, f"{f.num_rows:,}", f.sha256) for f in load_plan(store).files]
     return [
-        {"name": _code(name), "rows": rows, "sha256": _code(sha256)} for name, rows, sha256 in files
+        {
+            "name": _code(file.name),
+            "rows": "" if file.rows is None else f"{file.rows:,}",
+            "sha256": _code(file.sha256),
+        }
+        for file in planned_files(store)
     ]
 
 
@@ -228,14 +228,6 @@ def _rules(run: Mapping[str, Any]) -> Iterable[str]:
     duplicates = options.get("duplicates")
     if isinstance(duplicates, Mapping):
         yield _plain("duplicates: " + json.dumps(duplicates, ensure_ascii=False))
-
-
-def _models(tree: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}, {part}", text) for part, text in _models(value))
-        else:
-            yield name, _code(str(value))
 
 
 def _indexes(ledgers: Ledgers) -> Iterable[dict[str, str]]:

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from pipelines.report.ledgers import Ledgers, without_names
 from pipelines.report.refused import Row, ledger_rows, refused_by_encode
-from pipelines.rows.ledger import GENERATION_FIELDS
+from pipelines.rows.ledger import GENERATION_FIELDS, is_score
+from pipelines.rules.columns import is_numeric
 from pipelines.steps.select.urls import domains
 
 _COLUMNS = (
@@ -22,10 +23,11 @@ _COLUMNS = (
 )
 RANKED_BY = ("aesthetic_v2", "aesthetic_v1", "clip_similarity")
 """The score that best and worst go by: the first that the run has."""
-SHOWN_A_REASON = 8
+SHOWN_A_REASON = 12
+SHOWN_KEPT = 12
 SHOWN_RANKED = 12
 _GROUPS_A_KIND = 4
-_SHOWN_COPIES = 4
+_SHOWN_COPIES = 3
 SHOWN_PROMPTS = 24
 
 
@@ -53,7 +55,9 @@ class Examples:
     """What is shown, and what is counted on the way."""
 
     reasons: dict[tuple[str, str | None], Reason] = field(default_factory=dict)
+    scores: list[str] = field(default_factory=list)
     ranked_by: str | None = None
+    kept: list[Row] = field(default_factory=list)
     best: list[Row] = field(default_factory=list)
     median: list[Row] = field(default_factory=list)
     worst: list[Row] = field(default_factory=list)
@@ -66,7 +70,7 @@ class Examples:
         """Every row that is shown; the same one may come more than once."""
         for reason in self.reasons.values():
             yield from reason.rows
-        yield from (*self.best, *self.median, *self.worst, *self.prompts)
+        yield from (*self.kept, *self.best, *self.median, *self.worst, *self.prompts)
         for group in self.groups:
             yield from group.copies
             if group.original is not None:
@@ -76,20 +80,23 @@ class Examples:
 def choose_examples(ledgers: Ledgers) -> Examples:
     """Read the ledger once for the rows, and its keys once more for what was copied."""
     names = ledgers.schema.names
-    found = Examples(ranked_by=next((n for n in RANKED_BY if _is_scored(ledgers, n)), None))
+    scores = _scores(ledgers)
+    ranked_by = next((name for name in RANKED_BY if name in scores), None)
+    found = Examples(scores=scores, ranked_by=ranked_by)
     middle = _median(ledgers, found.ranked_by)
     generation = [f.name for f in GENERATION_FIELDS if f.name in names]
     copies: dict[str, dict[str, list[Row]]] = {}
-    for table in ledgers.read({*_COLUMNS, *RANKED_BY, *generation}):
+    for table in ledgers.read({*_COLUMNS, *scores, *generation}):
         _count_domains(found, table)
         _add_reasons(found, table)
         _add_copies(copies, table)
         kept = table.filter(table["kept"])
+        found.kept = _merge(found.kept, kept, SHOWN_KEPT)
         if found.ranked_by is not None:
             _add_ranked(found, kept, found.ranked_by, middle)
         if generation:
             found.prompts = _merge(found.prompts, kept, SHOWN_PROMPTS)
-    found.groups = _groups(ledgers, copies)
+    found.groups = _groups(ledgers, copies, {*_COLUMNS, *scores})
     _add_refused(found, ledgers)
     return found
 
@@ -99,15 +106,21 @@ def _add_refused(found: Examples, ledgers: Ledgers) -> None:
     examples = refused_by_encode(ledgers, shown=SHOWN_A_REASON)
     step = ledgers.revision.steps.get("encode")
     for name, count in step.dropped.items() if step is not None else ():
-        rows = ledger_rows(ledgers, examples.get(name, []), {*_COLUMNS, *RANKED_BY})
+        rows = ledger_rows(ledgers, examples.get(name, []), {*_COLUMNS, *found.scores})
         entry = Reason(reason=name, rule="encode", count=count, rows=rows)
         found.reasons[name, "encode"] = entry
 
 
-def _is_scored(ledgers: Ledgers, name: str) -> bool:
-    return name in ledgers.schema.names and any(
-        table[name].null_count < table.num_rows for table in ledgers.read([name])
-    )
+def _scores(ledgers: Ledgers) -> list[str]:
+    """Columns of scores that some row has."""
+    schema = ledgers.schema
+    left = [name for name in schema.names if is_score(name) and is_numeric(schema.field(name).type)]
+    found: set[str] = set()
+    for table in ledgers.read(left) if left else ():
+        found |= {name for name in left if table[name].null_count < table.num_rows}
+        if len(found) == len(left):
+            break
+    return [name for name in left if name in found]
 
 
 def _median(ledgers: Ledgers, name: str | None) -> float:
@@ -172,10 +185,12 @@ def _add_copies(copies: dict[str, dict[str, list[Row]]], table: pa.Table) -> Non
         copies[reason] = {original: known[original] for original in chosen}
 
 
-def _groups(ledgers: Ledgers, copies: dict[str, dict[str, list[Row]]]) -> list[CopyGroup]:
+def _groups(
+    ledgers: Ledgers, copies: dict[str, dict[str, list[Row]]], columns: set[str]
+) -> list[CopyGroup]:
     wanted = pa.array(sorted({key for group in copies.values() for key in group}), pa.string())
     originals: dict[str, Row] = {}
-    for table in ledgers.read({*_COLUMNS, *RANKED_BY}) if len(wanted) else ():
+    for table in ledgers.read(columns) if len(wanted) else ():
         found = table.filter(pc.and_(pc.is_in(table["key"], value_set=wanted), table["kept"]))
         originals |= {row["key"]: row for row in found.to_pylist()}
     return [

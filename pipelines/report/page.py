@@ -1,30 +1,37 @@
 """The page: everything is read, then written as one file that needs nothing else."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import jinja2
+import yaml
 
+from pipelines.plan import PlanError
 from pipelines.report.captions import count_cut_captions
 from pipelines.report.charts import histogram_chart, rates_chart
-from pipelines.report.examples import SHOWN_A_REASON, Examples, Reason, choose_examples
+from pipelines.report.examples import Examples, Reason, choose_examples
 from pipelines.report.histograms import Histogram, bounds_of, count_histograms
 from pipelines.report.ledgers import Ledgers
+from pipelines.report.origins import named_models, planned_files
 from pipelines.report.pictures import read_thumbnails
 from pipelines.report.speeds import gather_rates
-from pipelines.rows.ledger import DECODE_REASONS, FETCH_REASONS
+from pipelines.report.status import last_activity_of
+from pipelines.report.texts import shown_text
 from pipelines.run.crops import read_removed
-from pipelines.run.funnel import funnel_of
+from pipelines.run.funnel import funnel_of, steps_by_reason
 from pipelines.run.rates import read_rates
 from pipelines.run.record import Revision, read_revision, read_run
 from pipelines.run.store import RunStore
 from sd_core.errors import InputError
-from sd_core.redact import redact_text
+from sd_core.say import Say
 
 REPORT_FILE = "report/index.html"
 _SHOWN_DOMAINS = 20
+_SHOWN_FILES = 3
 _TEXT_CHARS = 300
+_HEAD_BYTES: Final = 4096
 
 
 class ReportError(InputError):
@@ -63,15 +70,18 @@ def make_report(store: RunStore) -> str:
     examples = choose_examples(ledgers)
     return _template("report.html").render(
         title=f"{run.get('job', 'run')}: {store.root.rstrip('/').rpartition('/')[2]}",
-        run=run,
+        mark=_mark(revision),
         revision=revision.number,
+        made=last_activity_of(store),
+        sources=_sources(store),
+        models=sorted(named_models(run.get("models") or {})),
+        config=_config(run.get("config") or {}),
         funnel=funnel_steps(revision, ledgers.origin),
         reasons=_reasons(examples),
         rows_in=revision.steps["select"].rows_in,
         kept=revision.steps["select"].kept,
         refused=num_refused(revision),
         captions=count_cut_captions(ledgers),
-        shown_a_reason=SHOWN_A_REASON,
         thumbnails=read_thumbnails(ledgers, examples.rows()),
         examples=examples,
         removed=read_removed(store),
@@ -79,7 +89,7 @@ def make_report(store: RunStore) -> str:
         left_out=left_out,
         domains=_domains(examples),
         num_domains=len(examples.all_domains),
-        fetching=_fetching(revision, ledgers.origin),
+        steps=steps_by_reason(revision, ledgers.origin),
         rates=[
             {"step": rates.step, "chart": rates_chart(rates), "text": rates.text}
             for rates in gather_rates(read_rates(store))
@@ -95,6 +105,25 @@ def write_report(store: RunStore) -> str:
     # A URL as it was given: without its protocol nobody would know the user information in it.
     where = store.absolute(REPORT_FILE) if store.is_local else f"{store.root}/{REPORT_FILE}"
     return f"{where} ({len(page) / 1e6:.1f} MB)"
+
+
+def renew_report(store: RunStore, say: Say) -> None:
+    """Make a page that a run has anew, where it is of another revision; nothing where there is
+    none."""
+    try:
+        with store.open(REPORT_FILE) as stream:
+            head = stream.read(_HEAD_BYTES).decode(errors="replace")
+    except FileNotFoundError:
+        return
+    revision = read_revision(store)
+    if "select" in revision.steps and _mark(revision) not in head:
+        say(f"report: made anew: {write_report(store)}")
+
+
+def _mark(revision: Revision) -> str:
+    """Stands in the page's head, and says of what it is."""
+    fingerprints = " ".join(step.fingerprint for step in revision.steps.values())
+    return f"revision {revision.number}: {fingerprints}"
 
 
 def funnel_steps(revision: Revision, origin: str) -> list[FunnelStep]:
@@ -127,13 +156,31 @@ def _template(name: str) -> jinja2.Template:
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["share"] = lambda part, whole: f"{part / whole:.1%}" if whole else "0%"
     environment.filters["short"] = _short
+    environment.filters["figure"] = lambda number: f"{number:.4g}"
     return environment.get_template(name)
 
 
 def _short(text: str | None) -> str:
-    # Nothing that turns the direction of what follows, and no secret that a ledger should not have.
-    text = redact_text("".join(c if c.isprintable() else " " for c in text or ""))
+    text = shown_text(text)
     return text if len(text) <= _TEXT_CHARS else text[: _TEXT_CHARS - 1] + "…"
+
+
+def _sources(store: RunStore) -> list[str]:
+    with suppress(PlanError):  # a run that was made without one
+        files = planned_files(store)
+        told = [
+            shown_text(file.name) + (f" ({file.rows:,} rows)" if file.rows is not None else "")
+            for file in files[:_SHOWN_FILES]
+        ]
+        left = len(files) - len(told)
+        return [*told, f"{left:,} more files"] if left else told
+    return []
+
+
+def _config(config: Mapping[str, Any]) -> str:
+    """What was asked for, as run.json has it: without secrets."""
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100)
+    return "\n".join(map(shown_text, text.splitlines()))
 
 
 def _reasons(examples: Examples) -> list[Reason]:
@@ -158,11 +205,3 @@ def _domains(examples: Examples) -> list[dict[str, Any]]:
         {"name": name, "rows": rows, "kept": examples.kept_domains[name]}
         for name, rows in sorted(examples.all_domains.items(), key=lambda item: (-item[1], item[0]))
     ][:_SHOWN_DOMAINS]
-
-
-def _fetching(revision: Revision, origin: str) -> list[tuple[str, int]]:
-    dropped = revision.steps[origin].dropped
-    failed = [
-        (name, dropped[name]) for name in (*FETCH_REASONS, *DECODE_REASONS) if name in dropped
-    ]
-    return sorted(failed, key=lambda item: (-item[1], item[0]))

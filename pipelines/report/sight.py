@@ -1,9 +1,9 @@
 """What a job at work says of itself, as lines of text."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from pipelines.run.sight import JobSight, StepSight, WorkersSight
+from pipelines.run.sight import JobSight, StepSight, TrainingSight, WorkersSight
 from sd_core.say import duration, size
 
 _SHOWN_NODES = 16
@@ -17,11 +17,22 @@ def sight_lines(sight: JobSight) -> Iterator[str]:
         yield f"  {_pace(step)}"
         if step.workers is not None and step.done < step.shards:
             yield f"  {'':12}{_workers(step.workers)}"
+    if sight.training is not None:
+        yield f"  {_training(sight.training)}"
     if sight.waits_for is not None:
         yield f"waits for: {sight.waits_for}"
     if sight.errors:
         yield "the last errors that were borne:"
         yield from (f"  {error}" for error in sight.errors)
+
+
+def _training(training: TrainingSight) -> str:
+    told = f"step {training.step:,} of {training.steps:,}"
+    for name, loss in training.losses.items():
+        told += f", {name} {loss:.4f}"
+    if training.samples_per_s is not None and training.left_s is not None:
+        told += f", {training.samples_per_s:,.1f} images/s, {duration(training.left_s)} left"
+    return f"{told}; {_placed(training.by_node)}"
 
 
 def _pace(step: StepSight) -> str:
@@ -37,12 +48,16 @@ def _pace(step: StepSight) -> str:
 
 
 def _workers(workers: WorkersSight) -> str:
-    nodes = sorted(workers.by_node.items(), key=lambda item: (-item[1], item[0]))
-    placed = ", ".join(f"{node} {count}" for node, count in nodes[:_SHOWN_NODES])
-    more = f", {len(nodes) - _SHOWN_NODES} more nodes" if len(nodes) > _SHOWN_NODES else ""
-    told = f"{sum(workers.by_node.values()):,} worker(s)" + (f": {placed}{more}" if placed else "")
+    told = _placed(workers.by_node)
     if workers.pending:
         told += f"; {workers.pending:,} without a place"
     if workers.busy is not None and workers.starved is not None:
         told += f"; busy {workers.busy:.0%}, starved {workers.starved:.0%}"
     return f"{told}; {workers.rows_in_hand:,} rows in hand, {workers.queued:,} shards to begin"
+
+
+def _placed(by_node: Mapping[str, int]) -> str:
+    nodes = sorted(by_node.items(), key=lambda item: (-item[1], item[0]))
+    placed = ", ".join(f"{node} {count}" for node, count in nodes[:_SHOWN_NODES])
+    more = f", {len(nodes) - _SHOWN_NODES} more nodes" if len(nodes) > _SHOWN_NODES else ""
+    return f"{sum(by_node.values()):,} worker(s)" + (f": {placed}{more}" if placed else "")

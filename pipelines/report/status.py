@@ -111,7 +111,7 @@ def status_of(store: RunStore) -> RunStatus:
         steps=steps,
         lease=lease,
         last_activity=last_activity_of(store),
-        now=_now(store, lease),
+        now=sight_of(store, lease),
         next=_next(store, steps, lease, limit=None if plan is None else plan.limit),
     )
 
@@ -174,7 +174,8 @@ def lease_of(store: RunStore) -> LeaseStatus | None:
     )
 
 
-def _now(store: RunStore, lease: LeaseStatus | None) -> JobSight | None:
+def sight_of(store: RunStore, lease: LeaseStatus | None) -> JobSight | None:
+    """What the job that holds a run of any kind said last; see `RunStatus`."""
     if lease is None or not lease.is_alive:
         return None  # what is there was left by a job that was killed
     sight = read_sight(store)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -42,13 +42,14 @@ def life_of(run: Run, what: str) -> Life:
     config = record.get("config", {})
     measured = [field.name for field in ORIGIN_FACTS[run.origin]]
     origin = [name for name in measured if name not in (*_IDENTITY, *_VERDICT)]
-    known = {*measured, *_VERDICT, *SCORES}
+    scored = _score_columns(record)
+    known = {*measured, *_VERDICT, *scored}
     life = {
         "row": {name: row[name] for name in _IDENTITY},
         "list": _place_in_list(run, row),
         "source": {name: value for name, value in row.items() if name.startswith("source_")},
         run.origin: {name: row[name] for name in origin},
-        "scores": _scores(row, config),
+        "scores": _scores(row, config, scored),
         "other": {n: v for n, v in row.items() if n not in known and not n.startswith("source_")},
         "verdict": {name: row[name] for name in _VERDICT},
         "stored": _stored(run, row, config),
@@ -93,12 +94,22 @@ def _place_in_list(run: Run, row: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"file": where.file, "row": where.start_row + row["row"]}
 
 
-def _scores(row: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+def _score_columns(record: Mapping[str, Any]) -> list[str]:
+    """Those of every run, then what the run's further scorers make, by their recorded options."""
+    options = record.get("steps", {}).get("score", {}).get("options", {}).get("score", {})
+    sections = (section for section in options.values() if isinstance(section, Mapping))
+    told = (column for section in sections for column in section.get("columns", ()))
+    return list(dict.fromkeys((*SCORES, *(column.partition(":")[0] for column in told))))
+
+
+def _scores(
+    row: Mapping[str, Any], config: Mapping[str, Any], columns: Iterable[str]
+) -> dict[str, str]:
     """Each score with the thresholds that the run's rules have for it."""
     rules = (config.get("select") or {}).get("rules") or []
     told: dict[str, str] = {}
-    for name in SCORES:
-        if row.get(name) is None:
+    for name in columns:
+        if (value := row.get(name)) is None:
             continue
         bounds = [
             f"{bound} {rule[bound]:g}"
@@ -107,7 +118,8 @@ def _scores(row: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]
             for bound in ("min", "max")
             if rule.get(bound) is not None
         ]
-        told[name] = f"{row[name]:.4f}" + (f" ({', '.join(bounds)})" if bounds else "")
+        shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+        told[name] = shown + (f" ({', '.join(bounds)})" if bounds else "")
     return told
 
 

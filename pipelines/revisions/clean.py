@@ -12,6 +12,7 @@ from pathlib import Path
 from pipelines.prompts import is_prompt_plan, load_prompt_plan
 from pipelines.revisions.readers import read_shown
 from pipelines.run.amendments import read_amendments
+from pipelines.run.commit_log import segment_of, segment_shards
 from pipelines.run.committed import Committed
 from pipelines.run.crops import read_removed
 from pipelines.run.on_threads import in_order
@@ -47,6 +48,8 @@ def clean_run(
 ) -> CleanUp:
     """Remove unreferenced files that were seen so `grace_s` seconds ago; mark the others.
 
+    Segments of the commit log that a complete step has lost, or that are damaged, are written anew.
+
     The caller holds the run's lease.
 
     Args:
@@ -57,6 +60,7 @@ def clean_run(
     Raises:
         ShardError: a manifest is damaged; nothing is removed then.
     """
+    _mend_logs(store, say, dry=dry)
     live = _live_fingerprints(store)
     referenced = _referenced_files(store, live)
     seen = _read_seen(store)
@@ -87,6 +91,26 @@ def clean_run(
     if not dry:
         _write_seen(store, waiting)
     return done
+
+
+def _mend_logs(store: RunStore, say: Say, *, dry: bool) -> None:
+    """Write what is not as the revision has it of complete steps' logs, from the manifests."""
+    for name, step in read_revision(store).steps.items():
+        made = Committed(store, name, step.fingerprint)
+        for path, digest in step.digests.items():
+            folder, _, file = path.rpartition("/")
+            number = segment_of(file)
+            if folder != made.folder or number is None:
+                continue
+            if made.log.segment(number) and made.log.digests[path] == digest:
+                continue
+            read = in_order(made.read, segment_shards(number), num_threads=store.num_threads)
+            manifests = [manifest for manifest in read if manifest is not None]
+            if len(manifests) < len(segment_shards(number)):
+                continue  # one is lost, which `verify` tells
+            say(f"{'would write' if dry else 'writing'} {store.place(path)} anew")
+            if not dry:
+                made.log.write(number, manifests)
 
 
 def _live_fingerprints(store: RunStore) -> dict[str, set[str]]:

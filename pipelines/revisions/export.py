@@ -100,7 +100,7 @@ class _Export:
         counts = {"rows": total, "shards": len(chosen)}
         record = {**identity, **counts, "files": [f for part in parts for f in part["files"]]}
         self._to.replace(RECORD_FILE, _json(record))
-        self._to.filesystem.rm(self._to.absolute(_PARTS), recursive=True)
+        self._to.delete_folder(_PARTS)
         return Exported(rows=total, shards=len(chosen))
 
     def _whole(self) -> Exported | None:

@@ -156,6 +156,7 @@ def _current(store: RunStore) -> Iterator[ShownFile]:
             is_linked = store.has_links or shown in _COPIED
             for row in read_table(store, f"{folder}/index.parquet").to_pylist():
                 committed = row.pop("path")
+                row.pop("bucket_rows", None)
                 name_there = f"{shown}/{row['shard_id']:06d}{PurePosixPath(committed).suffix}"
                 path = name_there if is_linked else store.place(committed)
                 yield ShownFile(folder=shown, path=path, committed=committed, **row)

@@ -87,6 +87,17 @@ class Isolation(Generic[RowT, ResultT]):
         return []
 
 
+def made_ahead(work: Callable[[Sequence[RowT]], ResultT], rows: Sequence[RowT]) -> ResultT | None:
+    """What is made of a batch before an `Isolation` has its turn; None where that fails and a row
+    may be to blame: the isolated work, which makes it anew, finds which."""
+    try:
+        return work(rows)
+    except Exception as error:
+        if is_of_everything(error):
+            raise
+        return None
+
+
 def is_of_everything(error: BaseException) -> bool:
     """Whether an error is the machine's or the storage's, so that no row is to blame."""
     if isinstance(error, OSError | MemoryError | CancelledError) or is_environment(error):

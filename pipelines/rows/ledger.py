@@ -262,3 +262,9 @@ def trained_captions(rows: pa.Table) -> pa.ChunkedArray:
 def source_fields(schema: pa.Schema) -> list[pa.Field]:
     """The pass-through columns of the input list (`source_<name>`) in a facts or ledger schema."""
     return [field for field in schema if field.name.startswith("source_")]
+
+
+def is_score(name: str) -> bool:
+    """Whether a column of a ledger is what a scorer made, ours or one that was added."""
+    known = (*LEDGER.names, *(field.name for field in GENERATION_FIELDS), RECAPTION.name)
+    return name in SCORES or not (name in known or name.startswith(("source_", "__")))

@@ -6,10 +6,12 @@ from typing import Final, Self
 from pydantic import model_validator
 
 from pipelines.rules.column_rule import ColumnRule
+from pipelines.rules.ranked_rules import BestOf, BestOfRule
 from pipelines.rules.rule import Missing, Rule
 from pipelines.rules.sql_rule import SqlRule
 
-PresetParts = tuple[ColumnRule | SqlRule, ...]
+PresetPart = ColumnRule | SqlRule | BestOfRule
+PresetParts = tuple[PresetPart, ...]
 
 
 def _bounds(column: str, **bounds: float) -> ColumnRule:
@@ -34,6 +36,8 @@ RULE_PRESETS: Final[Mapping[str, PresetParts]] = {
     },
     # LAION's own cut of image-text similarity, for English and a ViT-B/32.
     "laion_similarity": (_bounds("clip_similarity", min=0.28),),
+    # T-MARS (Maini et al. 2023): the half that fits its captions best without its letters.
+    "t_mars": (BestOfRule(best_of=BestOf(by="clip_similarity_without_text", fraction=0.5)),),
     # Stable Diffusion 1.2 onward, by its model card.
     "stable_diffusion_1": (
         _bounds("aesthetic_v2", above=5),
@@ -59,7 +63,7 @@ class PresetRule(Rule):
 
     preset: str
     """`laion_aesthetic_v1`, `laion_art`, `laion_aesthetic_v2_` with 4.5, 4.75, 5, 6, 6.25 or 6.5,
-    `laion_similarity`, `stable_diffusion_1`, `stable_diffusion_2` or `datacomp_basic`."""
+    `laion_similarity`, `t_mars`, `stable_diffusion_1`, `stable_diffusion_2` or `datacomp_basic`."""
     missing: Missing = "drop"
     """What becomes of a row in which a column of the preset is null."""
 
@@ -67,6 +71,9 @@ class PresetRule(Rule):
     def _is_known(self) -> Self:
         if self.preset not in RULE_PRESETS:
             raise ValueError(f"preset {self.preset!r}: allowed: {', '.join(RULE_PRESETS)}")
+        is_ranked = any(isinstance(part, BestOfRule) for part in RULE_PRESETS[self.preset])
+        if is_ranked and "missing" in self.model_fields_set:
+            raise ValueError(f"preset {self.preset}: null is the worst there; leave missing out")
         return self
 
     @property
@@ -78,7 +85,9 @@ class PresetRule(Rule):
         return tuple(_named(part, name, self.missing) for part in RULE_PRESETS[self.preset])
 
 
-def _named(part: ColumnRule | SqlRule, name: str, missing: Missing) -> ColumnRule | SqlRule:
+def _named(part: PresetPart, name: str, missing: Missing) -> PresetPart:
+    if isinstance(part, BestOfRule):
+        return part.model_copy(update={"name": name})
     if isinstance(part, SqlRule):
         sql = f"coalesce({part.sql}, true)" if missing == "keep" else part.sql
         return part.model_copy(update={"name": f"{name}: {part.name}", "sql": sql})

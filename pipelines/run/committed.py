@@ -160,8 +160,8 @@ class Committed:
 
         Args:
             keys: Only these are decoded; all by default.
-            rows: Facts (`FACTS`) of the rows of these keys, in plan order, where they were read
-                elsewhere; from the step's own facts by default.
+            rows: Facts (`FACTS`) of the rows of these keys, or of all, in plan order, where they
+                were read elsewhere; from the step's own facts by default.
             on_failure: Told the facts of an image that does not decode, which is then left out;
                 by default its error is raised.
 

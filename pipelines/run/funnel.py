@@ -30,3 +30,12 @@ def funnel_of(revision: Revision, origin: str) -> list[tuple[str, StepSummary]]:
     told = {name for name, _ in shown} | {"score"}
     told |= {"publish"} if "publish" in steps and not steps["publish"].dropped else set()
     return [*shown, *((name, step) for name, step in steps.items() if name not in told)]
+
+
+def steps_by_reason(revision: Revision, origin: str) -> dict[str, str]:
+    """The step that dropped rows for a reason; the first, where several did."""
+    found: dict[str, str] = {}
+    for name, step in funnel_of(revision, origin):
+        for reason in step.dropped:
+            found.setdefault(reason, name)
+    return found

@@ -78,7 +78,8 @@ def _decoded(
     rows = read_checked(store, facts, FACTS).to_pylist() if known is None else known
     stored = iter([row for row in rows if row.pop("reason") is None])
     members = iterate_encoded(stream, images)
-    if known is not None or images != manifest.file("images"):
+    is_left = images != manifest.file("images")
+    if is_left or (known is not None and keys is not None):
         if keys is None:
             raise ShardError(f"{origin} shard {shard_id}: only the kept images are left")
         asked = keys
@@ -140,25 +141,21 @@ def batches_of_one_size(
     yield from groups.values()
 
 
-def stack_pixels(
-    images: Sequence[StoredImage], *, batch_size: int, where: str
-) -> npt.NDArray[np.uint8]:
-    """Stack to (batch_size, 3, H, W) uint8; missing ones at the end are black.
+def stack_pixels(images: Sequence[StoredImage], *, out: npt.NDArray[np.uint8], where: str) -> None:
+    """Stack into (batch_size, H, W, 3); missing ones at the end are black.
 
     A model's last bit depends on the size of its batch, so that is always the same.
 
     Raises:
         ShardError: they are not of one size.
     """
-    height, width, channels = images[0].pixels.shape
-    stacked = np.zeros((batch_size, height, width, channels), np.uint8)
-    for slot, image in zip(stacked, images, strict=False):
+    for slot, image in zip(out, images, strict=False):
         if image.pixels.shape != slot.shape:
             raise ShardError(
                 f"{where}: {image.facts['key']} is {image.pixels.shape}, others {slot.shape}"
             )
         slot[...] = image.pixels
-    return stacked.transpose(0, 3, 1, 2)
+    out[len(images) :] = 0
 
 
 def iterate_encoded(stream: IO[bytes], entry: FileEntry) -> Iterator[tuple[str, bytes]]:

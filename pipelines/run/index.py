@@ -48,15 +48,7 @@ def index_files(index: Index, manifest: Manifest) -> None:
     for entry in manifest.files:
         folder = entry.path.rpartition("/")[0]
         if folder in index:
-            index[folder].append(
-                {
-                    "shard_id": manifest.shard_id,
-                    "path": entry.path,
-                    "sha256": entry.sha256,
-                    "num_bytes": entry.num_bytes,
-                    "num_rows": entry.num_rows,
-                }
-            )
+            index[folder].append({"shard_id": manifest.shard_id, **entry.tree})
 
 
 _INDEX_SCHEMA = pa.schema(
@@ -71,6 +63,9 @@ _INDEX_SCHEMA = pa.schema(
 
 
 def _index_bytes(rows: list[dict[str, Any]]) -> bytes:
+    schema = _INDEX_SCHEMA
+    if any("bucket_rows" in row for row in rows):
+        schema = schema.append(pa.field("bucket_rows", pa.list_(pa.int32())))
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_INDEX_SCHEMA), sink, write_page_checksum=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, write_page_checksum=True)
     return bytes(sink.getvalue())

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -29,6 +30,19 @@ class FileEntry:
     sha256: str
     num_bytes: int
     num_rows: int
+    bucket_rows: tuple[int, ...] | None = None
+    """Of latents of many sizes: how many of its rows are of each, in the order they lie in."""
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """As it is written: what has no buckets as it was before there were any."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def of_tree(cls, tree: Mapping[str, Any]) -> "FileEntry":
+        """The entry that was written so; raises TypeError."""
+        by_bucket = tree.get("bucket_rows")
+        return cls(**{**tree, "bucket_rows": None if by_bucket is None else tuple(by_bucket)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +83,7 @@ class Manifest:
     @property
     def content(self) -> bytes:
         """The manifest as it is written."""
-        tree = {**vars(self), "files": [vars(entry) for entry in self.files]}
+        tree = {**vars(self), "files": [entry.tree for entry in self.files]}
         if self.gives is None:  # as it was before there was such a thing
             del tree["gives"]
         return seal_tree(tree)
@@ -89,6 +103,7 @@ class SpooledFile:
     folder: str
     path: Path
     num_rows: int
+    bucket_rows: tuple[int, ...] | None = None
 
 
 def manifests_folder(step: str, fingerprint: str) -> str:
@@ -171,7 +186,7 @@ def manifest_of(content: bytes, asked: tuple[str, str, int], *, where: str) -> M
     """The manifest of step, fingerprint and shard that stands in a file; raises `ShardError`."""
     try:
         tree = unseal(content)
-        tree["files"] = tuple(FileEntry(**entry) for entry in tree["files"])
+        tree["files"] = tuple(FileEntry.of_tree(entry) for entry in tree["files"])
         manifest = Manifest(**tree)
     except (ValueError, TypeError, KeyError) as error:
         raise ShardError(f"{where}: not a manifest: {error}") from error
@@ -202,5 +217,9 @@ def _publish(store: RunStore, file: SpooledFile, shard_id: int) -> FileEntry:
     path = f"{file.folder}/{shard_id:06d}-{digest[:16]}{file.path.suffix}"
     store.put_file(file.path, path)
     return FileEntry(
-        path=path, sha256=digest, num_bytes=file.path.stat().st_size, num_rows=file.num_rows
+        path=path,
+        sha256=digest,
+        num_bytes=file.path.stat().st_size,
+        num_rows=file.num_rows,
+        bucket_rows=file.bucket_rows,
     )

@@ -121,7 +121,7 @@ class RevisionFiles:
         if sha256_of_bytes(content) != step.digests[path]:
             return None
         rows = read_parquet(io.BytesIO(content)).drop_columns("shard_id").to_pylist()
-        return [FileEntry(**row) for row in rows]
+        return [FileEntry.of_tree(row) for row in rows]
 
     def committed(self, name: str) -> Committed:
         """What a complete step committed; raises `IncompleteRunError`."""

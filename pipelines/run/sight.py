@@ -4,7 +4,7 @@ It is no record: no revision names it, no reader needs it, and it goes when the 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
@@ -57,6 +57,29 @@ class StepSight:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingSight:
+    """How far a training is, by its last log line.
+
+    Attributes:
+        step: 0 before the first line; `steps` is where it ends.
+        losses: Means since the line before, by name.
+        samples_per_s: Over the same steps; null before the first line.
+        left_s: At that pace.
+        by_node: How many workers have begun, by the name of their node.
+    """
+
+    step: int
+    steps: int
+    losses: Mapping[str, float] = field(default_factory=dict)
+    samples_per_s: float | None = None
+    left_s: float | None = None
+    by_node: Mapping[str, int] = field(default_factory=dict)
+
+
+Tell = Callable[[TrainingSight], None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobSight:
     """A job at work.
 
@@ -66,6 +89,7 @@ class JobSight:
         running_s: Since the job took the run.
         waits_for: What it cannot go on without, in words; null where it goes on.
         errors: The last of what went wrong and was borne, oldest first.
+        training: Of a training, which has no steps of shards; null before a worker has begun.
     """
 
     host: str
@@ -75,6 +99,7 @@ class JobSight:
     steps: tuple[StepSight, ...] = ()
     waits_for: str | None = None
     errors: tuple[str, ...] = ()
+    training: TrainingSight | None = None
 
 
 def write_sight(store: RunStore, sight: JobSight) -> None:
@@ -90,6 +115,8 @@ def read_sight(store: RunStore) -> JobSight | None:
             StepSight(**{**step, "workers": step["workers"] and WorkersSight(**step["workers"])})
             for step in tree.pop("steps")
         ]
-        return JobSight(**{**tree, "steps": tuple(steps), "errors": tuple(tree["errors"])})
+        training = tree.pop("training", None)
+        tree |= {"steps": tuple(steps), "errors": tuple(tree["errors"])}
+        return JobSight(**tree, training=training and TrainingSight(**training))
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None

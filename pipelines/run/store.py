@@ -1,6 +1,5 @@
 """A run's folder on any fsspec URL: whole-file writes, exclusive creates, atomic replaces."""
 
-import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,9 +13,10 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
 
 from pipelines.run.layout import WORK_FOLDER, is_at_top, is_flat
+from pipelines.run.removal import remove_files, remove_folder
 from pipelines.run.whole_files import (
-    NO_HARD_LINKS,
     TEMPORARY,
+    can_link,
     copy,
     link_whole,
     sync,
@@ -27,7 +27,6 @@ from sd_core.faults import resource_named
 from sd_core.home import expand_home
 from sd_core.redact import CREDENTIALS_TOLD, names_credentials, redact_url
 
-_BULK = 1_000
 _LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
 
 
@@ -227,14 +226,7 @@ class RunStore:
             temporary_beside(self.absolute("readers.json")) as one,
             temporary_beside(self.absolute("lists/x")) as other,
         ):
-            one.touch()
-            try:
-                os.link(one, other)
-            except OSError as error:
-                if error.errno not in (*NO_HARD_LINKS, errno.EXDEV):
-                    raise
-                return False
-        return True
+            return can_link(one, other)
 
     @_named
     def show(self, path: str, shown: str) -> None:
@@ -293,7 +285,10 @@ class RunStore:
     @_named
     def delete_all(self, paths: Sequence[str]) -> None:
         """As `delete`, of an object store a thousand by each request."""
-        for path in paths if self.is_local else ():
-            self.delete(path)
-        for at in () if self.is_local else range(0, len(paths), _BULK):
-            self.filesystem.rm([self.absolute(path) for path in paths[at : at + _BULK]])
+        full = [self.absolute(path) for path in paths]
+        remove_files(self.filesystem, full, num_threads=self.num_threads)
+
+    @_named
+    def delete_folder(self, folder: str) -> None:
+        """Remove a folder with all that is in it; no error where there is none."""
+        remove_folder(self.filesystem, self.absolute(folder), num_threads=self.num_threads)

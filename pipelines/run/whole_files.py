@@ -19,6 +19,18 @@ _RENAME_NOREPLACE = 1
 _NOT_KNOWN = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+def can_link(one: Path, other: Path) -> bool:
+    """Whether a new file can be had under another name; makes both."""
+    one.touch()
+    try:
+        os.link(one, other)
+    except OSError as error:
+        if error.errno not in (*NO_HARD_LINKS, errno.EXDEV):
+            raise
+        return False
+    return True
+
+
 def link_whole(target: str, content: bytes) -> None:
     """Create a file with all of its content at once; raises FileExistsError."""
     with temporary_beside(target) as temporary:

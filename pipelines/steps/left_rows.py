@@ -47,7 +47,11 @@ def copy_latents(
     folder = entry.path.rpartition("/")[0]
     if not writer.num_written:
         return []
-    return [SpooledFile(folder=folder, path=path, num_rows=writer.num_written)]
+    return [
+        SpooledFile(
+            folder=folder, path=path, num_rows=writer.num_written, bucket_rows=writer.bucket_rows
+        )
+    ]
 
 
 def left_rejects(rejects: pa.Table | None, *, without: Container[str]) -> pa.Table:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipelines.run.sight import Tell
 from pipelines.run.store import RunStore
 from pipelines.training.config import AutoencoderTrainConfig
 from pipelines.training.image_dataset import ImageDataset, check_image_sets
@@ -34,6 +35,7 @@ def train_autoencoder_worker(
     *,
     fingerprint: str,
     say: Say,
+    tell: Tell = lambda sight: None,
     until: int | None = None,
 ) -> None:
     """Train an autoencoder to the end from the newest checkpoint.
@@ -51,7 +53,7 @@ def train_autoencoder_worker(
         if place.rank == 0:
             say(f"{tars:,} tars read and found whole")
     training = AutoencoderTraining(config, image_sets, device=place.device)
-    run_training(training, config, place, fingerprint=fingerprint, until=until, say=say)
+    run_training(training, config, place, fingerprint=fingerprint, until=until, say=say, tell=tell)
 
 
 def open_image_sets(config: AutoencoderTrainConfig) -> list[ImageSet]:

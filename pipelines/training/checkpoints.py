@@ -58,7 +58,7 @@ def publish_checkpoint(store: RunStore, checkpoint: Checkpoint, *, keep: int) ->
     kept = [*earlier, entry][-keep:]
     store.replace(_CURRENT, _record(*kept))
     for old in set(_names(store)) - {one.name for one in kept}:
-        store.filesystem.rm(store.absolute(_folder(old)), recursive=True)
+        store.delete_folder(_folder(old))
 
 
 def note_result(store: RunStore, step: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from pipelines.config import Config, load_config
+from pipelines.config import Config, ConfigError, load_config
 from pipelines.engine.training import open_training
 from pipelines.run.folder import check_output
 from pipelines.run.record import StepIdentity
@@ -34,10 +34,12 @@ from sd_core.cache.latent_cache import LatentCache, check_caches
 from sd_core.errors import FoundryError
 from sd_core.model.denoiser import denoiser_settings
 from sd_core.model.latent_diffusion_check import check_latent_diffusion, foreseen_identity
+from sd_core.model.latent_diffusion_config import LatentDiffusionSections
 from sd_core.model.weights import WeightsError, check_weights
 from sd_core.say import Say
 
 STEP = "train"
+_T5_PART = "text_encoder_3"
 _ONLY_HOW = {"log_every", "checkpoint_every", "keep_checkpoints", "sample_every"}
 
 
@@ -138,7 +140,7 @@ def denoiser_options(config: TrainConfig, *, say: Say) -> Mapping[str, Any]:
             for index, (data, cache) in enumerate(zip(config.data, caches, strict=True))
         },
         "model": config.model.identity(),
-        "objective": config.objective.model_dump(mode="json"),
+        "objective": config.objective.identity(),
         **_shared_options(config),
     }
 
@@ -154,8 +156,22 @@ def _check_model(config: TrainConfig, *, say: Say) -> Mapping[str, Any]:
             "as an input, which training does not give; allowed: null; name the model that it was "
             "distilled of"
         )
+    if fault := config.objective.fault(sections.noise_schedule.prediction_type):
+        raise ConfigError(f"objective.{fault}")
+    _check_text(sections)
     check_samples(config.samples, sections, say=say)
     return foreseen_identity(sections)
+
+
+def _check_text(sections: LatentDiffusionSections) -> None:
+    """Refuse a model whose text does not follow from the ids that a cache holds."""
+    if _T5_PART in sections.text_encoders:
+        raise WeightsError(
+            f"model: {_T5_PART} is a T5 with a tokenizer of its own, and a cache of version 1 "
+            "holds the token ids of CLIP alone: Stable Diffusion 3 cannot be trained from it yet; "
+            f"allowed: a folder whose model_index.json has {_T5_PART} and tokenizer_3 null, which "
+            "is trained on zeros in T5's place"
+        )
 
 
 def autoencoder_options(config: AutoencoderTrainConfig) -> Mapping[str, Any]:

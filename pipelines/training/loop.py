@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from pipelines.run.processors import PROCESSORS_FOLDER, describe_mixture, note_processor
+from pipelines.run.sight import Tell, TrainingSight
 from pipelines.run.store import RunStore
 from pipelines.run.used_by import UsesOfRuns
 from pipelines.training.checkpoints import load_newest, publish_checkpoint
@@ -56,11 +57,13 @@ def run_training(
     *,
     fingerprint: str,
     say: Say,
+    tell: Tell = lambda sight: None,
     until: int | None = None,
 ) -> None:
     """Train to the end from the newest checkpoint; the first worker stores what comes of it.
 
     Args:
+        tell: Told how far it is by the first worker.
         until: An earlier end, after which a later call goes on.
 
     Raises:
@@ -68,7 +71,8 @@ def run_training(
         NonFiniteLossError: with the keys of the rows.
     """
     store = RunStore(config.output, config.storage_options, flat=True)
-    events = _Events(config, store, training, say)
+    last = config.loop.steps if until is None else until
+    events = _Events(config, store, training, say, tell, last)
     trainer = Trainer(
         training.task,
         config.loop,
@@ -102,6 +106,8 @@ class _Events:
     _store: RunStore
     _training: Training
     _say: Say
+    _tell: Tell
+    _last: int
     _records: TrainingRecords | None = None
     _uses: UsesOfRuns | None = None
     _sample_limit: float | None = None
@@ -126,6 +132,7 @@ class _Events:
         )
         flops = self._training.count_sample_flops()
         self._sample_limit = _flops_at_peak(self._config, trainer.device) / flops
+        self._tell(TrainingSight(step=trainer.step, steps=self._last))
 
     def on_metrics(self, metrics: Metrics) -> None:
         share = None
@@ -133,6 +140,16 @@ class _Events:
             share = metrics.samples_per_second / self._sample_limit
         if self._records is not None:
             self._records.add(metrics, flops_share=share)
+        left = (self._last - metrics.step) * self._config.loop.batch_size
+        self._tell(
+            TrainingSight(
+                step=metrics.step,
+                steps=self._last,
+                losses={name: v for name, v in metrics.values.items() if name.endswith("loss")},
+                samples_per_s=metrics.samples_per_second,
+                left_s=left / metrics.samples_per_second,
+            )
+        )
 
     def on_checkpoint(self, step: int, trainer: Trainer) -> None:
         if self._uses is not None:

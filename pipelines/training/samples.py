@@ -21,7 +21,11 @@ from sd_core.model.caption_tokenizer import load_caption_tokenizer
 from sd_core.model.latent_diffusion import LatentDiffusion
 from sd_core.model.latent_diffusion_config import LatentDiffusionSections
 from sd_core.model.noise_schedule import build_noise_schedule
-from sd_core.model.text_conditioning import encode_conditioning, encode_unconditional
+from sd_core.model.text_conditioning import (
+    encode_conditioning,
+    encode_unconditional,
+    native_time_ids,
+)
 from sd_core.model.weights import WeightsError
 from sd_core.sampling.noise import initial_noise, numbered_seed, row_generators
 from sd_core.sampling.picture_grid import Cell, picture_grid
@@ -85,10 +89,13 @@ def draw_samples(
     generators = row_generators(
         [numbered_seed(config.seed, place) for place in range(len(config.prompts))]
     )
+    count = len(config.prompts)
     images = generate_images(
         replace(model, denoiser=with_weights(model.denoiser, weights)),
-        conditioning=encode_conditioning(model, config.prompts),
-        unconditional=encode_unconditional(model, [""]),
+        conditioning=encode_conditioning(
+            model, config.prompts, time_ids=native_time_ids(model, count)
+        ),
+        unconditional=encode_unconditional(model, [""], time_ids=native_time_ids(model, 1)),
         noise=initial_noise(generators, shape=model.latents_shape),
         sampler=config.sampler,
         num_inference_steps=config.num_inference_steps,

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.report.status import LeaseStatus, last_activity_of, lease_of
+from pipelines.report.sight import sight_lines
+from pipelines.report.status import LeaseStatus, last_activity_of, lease_of, sight_of
 from pipelines.run.record import read_run
+from pipelines.run.sight import JobSight
 from pipelines.run.store import RunStore
 from pipelines.training.checkpoints import newest_step
 from pipelines.training.records import read_metrics
@@ -22,7 +24,7 @@ class TrainingStatus:
         checkpoint: The step of the newest one; 0: none yet.
         metrics: The last line of them; null before the first.
         is_complete: Whether the model of the last step is there.
-        last_activity, next: As `RunStatus` has them.
+        last_activity, now, next: As `RunStatus` has them.
     """
 
     run: str
@@ -33,6 +35,7 @@ class TrainingStatus:
     is_complete: bool
     lease: LeaseStatus | None
     last_activity: str | None
+    now: JobSight | None
     next: str
 
 
@@ -57,6 +60,7 @@ def training_status(store: RunStore) -> TrainingStatus:
         is_complete=is_complete,
         lease=lease,
         last_activity=last_activity_of(store),
+        now=sight_of(store, lease),
         next=lease.waits if lease is not None and lease.is_alive else doing,
     )
 
@@ -69,4 +73,6 @@ def training_lines(status: TrainingStatus) -> Iterator[str]:
         yield f"    {name}: {value:.6g}" if isinstance(value, float) else f"    {name}: {value}"
     yield f"held by: {status.lease or 'nobody'}"
     yield f"last activity: {status.last_activity or 'not told by the store'}"
+    if status.now is not None:
+        yield from sight_lines(status.now)
     yield f"next: the same command {status.next}"

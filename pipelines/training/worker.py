@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from pipelines.run.sight import Tell
 from pipelines.run.store import RunStore
 from pipelines.training.config import TrainConfig
 from pipelines.training.loop import run_training
@@ -32,6 +33,7 @@ def train_worker(
     *,
     fingerprint: str,
     say: Say,
+    tell: Tell = lambda sight: None,
     until: int | None = None,
 ) -> None:
     """Train a denoiser to the end from the newest checkpoint.
@@ -54,7 +56,7 @@ def train_worker(
         if place.rank == 0:
             say(f"{rows:,} cached rows read and found whole")
     training = DenoiserTraining(config, model, caches)
-    run_training(training, config, place, fingerprint=fingerprint, until=until, say=say)
+    run_training(training, config, place, fingerprint=fingerprint, until=until, say=say, tell=tell)
 
 
 def open_caches(config: TrainConfig) -> list[LatentCache]:

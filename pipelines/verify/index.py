@@ -17,7 +17,8 @@ from pipelines.verify.fault import Fault, limit, shown
 from pipelines.verify.files import check_digest, raise_unreadable
 
 _COLUMNS = ("shard_id", "path", "sha256", "num_bytes", "num_rows")
-_Row = tuple[int, str, str, int, int]
+_OF_BUCKETS = "bucket_rows"
+_Row = tuple[int, str, str, int, int, tuple[int, ...] | None]
 
 
 @dataclass
@@ -42,7 +43,8 @@ class StepTotals:
         if manifest.quarantined is not None:
             self.quarantined.append(manifest.shard_id)
         for entry in manifest.files:
-            row = (manifest.shard_id, entry.path, entry.sha256, entry.num_bytes, entry.num_rows)
+            told = (entry.path, entry.sha256, entry.num_bytes, entry.num_rows, entry.bucket_rows)
+            row = (manifest.shard_id, *told)
             self.files.setdefault(entry.path.rpartition("/")[0], []).append(row)
 
 
@@ -113,16 +115,23 @@ def _check_index(store: RunStore, path: str, expected: list[_Row]) -> Iterator[F
         raise_unreadable(error)
         yield Fault(path, f"cannot be read ({error})", "Parquet")
         return
-    if tuple(table.column_names) != _COLUMNS:
-        yield Fault(path, f"columns {table.column_names}", f"{list(_COLUMNS)}")
+    has_buckets = any(row[-1] is not None for row in expected)
+    columns = [*_COLUMNS, *([_OF_BUCKETS] if has_buckets else [])]
+    if table.column_names != columns:
+        yield Fault(path, f"columns {table.column_names}", f"{columns}")
         return
-    rows = list(zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True))
+    rows = [_row_of(row) for row in table.to_pylist()]
     yield from _check_list(path, [row[1] for row in rows], [row[1] for row in expected])
     by_path = {row[1]: row for row in expected}
     for row in rows:
         truth = by_path.get(row[1], row)
         if row != truth:
             yield Fault(path, f"{shown(row)}", f"{shown(truth)} as its manifest says")
+
+
+def _row_of(row: dict[str, Any]) -> _Row:
+    by_bucket = row.get(_OF_BUCKETS)
+    return (*(row[name] for name in _COLUMNS), None if by_bucket is None else tuple(by_bucket))
 
 
 def _check_list(path: str, found: list[str], expected: list[str]) -> Iterator[Fault]:

@@ -19,7 +19,7 @@ from pipelines.verify.files import (
 )
 from pipelines.verify.manifests import Held
 from sd_core.cache.formats import format_of, iterate_shard
-from sd_core.cache.samples import CacheShardError, LatentSample, read_empty_caption
+from sd_core.cache.samples import BucketRows, CacheShardError, LatentSample, read_empty_caption
 from sd_core.cache.spec import CacheSpec, CacheSpecError, read_digests, read_spec
 
 SPEC_PATH = "latents/spec.json"
@@ -119,10 +119,14 @@ class LatentsCheck:
                 if local.suffix != format_of(self.spec).suffix:
                     yield Fault(entry.path, f"a {local.suffix} file", f"{self.spec.format}")
                     return
+                rows = BucketRows(self.spec)
                 with local.open("rb") as stream:
                     for sample in iterate_shard(stream, self.spec, name=entry.path):
                         keys.append(sample.key)
+                        rows.add(sample)
                         yield from check_sample_finite(sample, where=f"{entry.path} {sample.key}")
+                if rows.counts != entry.bucket_rows:
+                    yield Fault(entry.path, f"{rows.counts} rows by bucket", f"{entry.bucket_rows}")
         except FileNotFoundError:
             return  # reported with its size
         except CacheShardError as error:

@@ -9,6 +9,7 @@ from pipelines.engine.session import open_session
 from pipelines.plan import allows_more, refuse_growth
 from pipelines.plan.record import PLAN_PATH
 from pipelines.report.card import is_current, write_card
+from pipelines.report.page import renew_report
 from pipelines.revisions.begin import Retry, plan_retry
 from pipelines.revisions.readers import is_shown
 from pipelines.revisions.takedown import finish_takedown
@@ -272,4 +273,5 @@ class AskedJob(ABC, Generic[ConfigT, PlanT, StepsT]):
             self.say("nothing to do: every asked step is complete")
         if not is_done or not is_current(self.store):
             write_card(self.store, made.known)
+        renew_report(self.store, self.say)
         return result_of(made, self.asked)

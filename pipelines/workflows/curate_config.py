@@ -37,15 +37,13 @@ class CurateConfig(JobConfig):
 
     @model_validator(mode="after")
     def _latents_have_whole_sizes(self) -> Self:
-        if self.encode is not None and self.image.buckets is not None:
+        sides = [side for size in self.image.sizes for side in (size.width, size.height)]
+        odd = next((side for side in sides if side % 4), None)
+        if self.encode is not None and odd is not None:
             raise ValueError(
-                "image.buckets: a latent cache holds one size as yet; leave the cache out "
-                "(encode: null), or store squares (image.size)"
-            )
-        if self.encode is not None and self.image.size % 4:
-            raise ValueError(
-                f"image.size: {self.image.size} has no latent of a whole size; give a multiple of "
-                "the autoencoder's down-sampling (8 for Stable Diffusion's)"
+                f"image.{'buckets' if self.image.buckets else 'size'}: {odd} has no latent of a "
+                "whole size; give a multiple of the autoencoder's down-sampling (8 for Stable "
+                "Diffusion's)"
             )
         return self
 

@@ -64,8 +64,9 @@ class CurateSteps(RunSteps):
 
     @property
     def cache_size(self) -> int | None:
-        """The side of every crop, where there is a cache."""
-        return None if self.config.encode is None else self.config.image.size
+        """The side of every crop, where there is a cache of squares."""
+        image = self.config.image
+        return None if self.config.encode is None or image.buckets else image.size
 
     def num_shards(self, step: str) -> int:
         """Latent shards hold the kept rows of several."""
@@ -135,7 +136,7 @@ class CurateSteps(RunSteps):
             verdicts=self.committed("select"),
             num_image_shards=self.plan.num_shards,
             config=self.config.encode,
-            image_size=self.config.image.size,
+            sizes=self.config.image.sizes,
             options_digest=self.identities["encode"].options_digest,
             torch_threads=self.config.engine.torch_threads,
             resources=resources,

@@ -100,10 +100,11 @@ def _run_chain(job: RunSteps, session: Session, chain: Sequence[str], say: Say) 
         adopted, num_shards = job.adopt(step), job.num_shards(step)
         if adopted:
             say(f"{step}: {adopted:,} of {num_shards:,} shards are as they were")
-    if any(not job.has_every_shard(step) for step in chain):
+    done = [job.committed(step).begin() for step in chain]
+    if any(len(there) < job.num_shards(step) for step, there in zip(chain, done, strict=True)):
         cpu, gpu = session.download_resources, session.model_resources
         steps = [job.shard_step(s, gpu if STEP_KINDS[s].loads_models else cpu) for s in chain]
-        session.run(steps, num_shards=job.num_shards(chain[0]))
+        session.run(steps, num_shards=job.num_shards(chain[0]), done=done)
     for step in chain:
         session.persist(step, partial(complete, job, step, say=say))
 

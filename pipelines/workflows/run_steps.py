@@ -14,7 +14,7 @@ from pipelines.run.amendments import OPTION, Amendments, read_amendments, write_
 from pipelines.run.cache_files import publish_cache
 from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest
-from pipelines.run.record import Revision, StepIdentity
+from pipelines.run.record import Revision, StepIdentity, read_run
 from pipelines.run.shard_inputs import score_inputs
 from pipelines.run.store import RunStore
 from pipelines.steps.kind import StepContext
@@ -57,6 +57,9 @@ class RunSteps(ABC):
         *,
         amendments: Amendments | None = None,
     ) -> None:
+        if config.score is not None:
+            score = config.score.of_run(_recorded_score(store))
+            config = config.model_copy(update={"score": score})
         self.store = store
         stored = read_amendments(store)
         self.amendments = stored if amendments is None else amendments
@@ -277,3 +280,10 @@ class RunSteps(ABC):
     def threads(self) -> dict[str, Any]:
         """The option by which torch's threads change the last bit."""
         return {"torch_threads": self.config.engine.torch_threads}
+
+
+def _recorded_score(store: RunStore) -> Mapping[str, Any]:
+    """The options by which the run's score was begun; empty where it was not."""
+    score = read_run(store).get("steps", {}).get("score", {})
+    options: Mapping[str, Any] = score.get("options", {}).get("score", {})
+    return options

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sd_core.cache.drawing import Drawing, Draws, SamplePlace, ShardPlace
-from sd_core.cache.formats import ShardReader
 from sd_core.cache.latent_cache import LatentCache, check_caches
-from sd_core.cache.reading import check_finite, open_shard_reader
-from sd_core.cache.samples import CacheShardError, LatentSample
+from sd_core.cache.reading import open_shard_reader, read_finite
+from sd_core.cache.samples import LatentSample
+from sd_core.cache.shard_format import ShardReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +103,8 @@ class TrainingDataset:
         return open_shard_reader(cache, cache.shards[place[1]], scratch=self._scratch)
 
     def _read(self, index: int, place: SamplePlace[ShardReader]) -> DrawnSample:
-        sample = place.reader.read(place.row)
-        try:
-            check_finite(sample)
-        except CacheShardError as error:
-            cache = self.caches[place.cache_index]
-            name = cache.name_of(cache.shards[place.shard_index])
-            raise CacheShardError(f"{name}: {error}") from None
+        cache = self.caches[place.cache_index]
+        sample = read_finite(cache, place.shard_index, place.reader, place.row)
         return DrawnSample(
             sample=sample, cache_index=place.cache_index, epoch=place.epoch, index=index
         )

@@ -1,84 +1,20 @@
 """A cache's shards by format; to add one, write its file and add its line to the table."""
 
-import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Annotated, Protocol, Self
+from typing import IO, Annotated
 
 from pydantic import AfterValidator
 
 from sd_core.cache.parquet import ParquetShardWriter, iterate_parquet
 from sd_core.cache.parquet_reading import ParquetShardReader
 from sd_core.cache.samples import LatentSample
+from sd_core.cache.shard_format import CacheFormat, ShardWriter
+from sd_core.cache.sorting import SortingWriter
 from sd_core.cache.spec import CacheSpec, CacheSpecError
 from sd_core.cache.tar_reading import TarShardReader
 from sd_core.cache.webdataset import WebDatasetShardWriter, iterate_webdataset
 from sd_core.tables import NameIn
-
-
-class ShardWriter(Protocol):
-    """Writes one shard to a local file; the same samples give the same bytes."""
-
-    num_written: int
-
-    def write(self, sample: LatentSample) -> bool:
-        """Store a sample; False, and nothing written, where a value is not finite as stored."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-class ShardReader(Protocol):
-    """An open shard; each read gives arrays of its own, in the stored dtype."""
-
-    num_rows: int
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Every row's key, in order."""
-
-    def read(self, row: int) -> LatentSample:
-        """The row, checked against the spec; raises `CacheShardError` naming shard and key."""
-
-    def close(self) -> None: ...
-
-
-class _Iterate(Protocol):
-    def __call__(
-        self, stream: IO[bytes], spec: CacheSpec, *, name: str
-    ) -> Iterator[LatentSample]: ...
-
-
-class _OpenReader(Protocol):
-    def __call__(
-        self, file: io.FileIO, spec: CacheSpec, *, name: str, scratch: Path | None
-    ) -> ShardReader: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheFormat:
-    """How shards of one format are written and read; all of it checks samples against the spec.
-
-    Attributes:
-        suffix: Of its files.
-        open_writer: Writes a new file.
-        iterate: Reads the samples of a seekable stream in order.
-        open_reader: Reads any row of a local file, which it closes; `scratch` is for copies.
-    """
-
-    suffix: str
-    open_writer: Callable[[Path, CacheSpec], ShardWriter]
-    iterate: _Iterate
-    open_reader: _OpenReader
-
 
 CACHE_FORMATS: dict[str, CacheFormat] = {
     "webdataset": CacheFormat(
@@ -108,8 +44,12 @@ def format_of(spec: CacheSpec, *, where: str = "spec.json") -> CacheFormat:
 
 
 def open_shard_writer(path: Path, spec: CacheSpec) -> ShardWriter:
-    """A writer in the spec's format; leaving it as a context manager finishes the file."""
-    return format_of(spec).open_writer(path, spec)
+    """A writer in the spec's format; leaving it as a context manager finishes the file.
+
+    Of many sizes samples may come in any order, and lie bucket by bucket.
+    """
+    form = format_of(spec)
+    return SortingWriter(path, spec, form) if spec.buckets else form.open_writer(path, spec)
 
 
 def iterate_shard(stream: IO[bytes], spec: CacheSpec, *, name: str) -> Iterator[LatentSample]:

@@ -42,12 +42,14 @@ class CacheShard:
         num_rows: Its samples, as its index says.
         num_bytes: The file's size.
         sha256: The file's hash, 64 hex digits.
+        bucket_rows: Its samples by bucket, in this order; all in one of a cache of one size.
     """
 
     path: str
     num_rows: int
     num_bytes: int
     sha256: str
+    bucket_rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ def open_cache(
         empty_caption = read_empty_caption(folder.read("empty_caption.safetensors"), spec)
     except CacheShardError as error:
         raise CacheSpecError(f"{folder.name}: {error}") from error
-    shards = _read_index(folder)
+    shards = _read_index(folder, spec)
     folder.check(shards)
     return LatentCache(
         path=root,
@@ -158,14 +160,19 @@ def check_caches(
             check_identity(cache.spec.identity, expected, a_name=cache.name, b_name=name)
         except CacheMismatchError as error:
             faults.append(str(error))
-        if cache.spec.latents_shape[1:] != first.spec.latents_shape[1:]:
+        if _sizes(cache.spec) != _sizes(first.spec):
             faults.append(
                 f"{cache.name} and {first.name} cannot be mixed:\n"
-                f"  - resolution_px: {cache.spec.resolution_px} in {cache.name}, "
-                f"{first.spec.resolution_px} in {first.name}"
+                f"  - resolution_px: {_sizes(cache.spec)} in {cache.name}, "
+                f"{_sizes(first.spec)} in {first.name}"
             )
     if faults:
         raise CacheMismatchError("\n".join(faults))
+
+
+def _sizes(spec: CacheSpec) -> str:
+    """What must be alike; caches of buckets mix whatever these are: no batch holds two sizes."""
+    return "several (buckets)" if spec.buckets else str(spec.resolution_px)
 
 
 def _find(path: str, options: dict[str, Any]) -> "tuple[str, _Folder]":
@@ -252,7 +259,13 @@ class _Folder:
                 )
 
 
-def _read_index(folder: _Folder) -> tuple[CacheShard, ...]:
+def _shard_of(row: dict[str, Any], path: str) -> CacheShard:
+    by_bucket = row.pop("bucket_rows", None) or (row["num_rows"],)
+    return CacheShard(**{**row, "path": path, "bucket_rows": tuple(by_bucket)})
+
+
+def _read_index(folder: _Folder, spec: CacheSpec) -> tuple[CacheShard, ...]:
+    columns = [*_INDEX_COLUMNS, *(["bucket_rows"] if spec.buckets else [])]
     where = f"{folder.name}/index.parquet"
     content = folder.read("index.parquet")
     try:
@@ -260,12 +273,12 @@ def _read_index(folder: _Folder) -> tuple[CacheShard, ...]:
         index = pq.ParquetFile(
             pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False
         )
-        if missing := set(_INDEX_COLUMNS) - set(index.schema_arrow.names):
+        if missing := set(columns) - set(index.schema_arrow.names):
             raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")
-        table = index.read(columns=list(_INDEX_COLUMNS), use_threads=False)
+        table = index.read(columns=columns, use_threads=False)
         names = [path.rpartition("/")[2] for path in table["path"].to_pylist()]
         shards = tuple(
-            CacheShard(**{**row, "path": folder.path_of(name)})
+            _shard_of(row, folder.path_of(name))
             for row, name in zip(table.to_pylist(), names, strict=True)
             if row["num_rows"] != 0
         )
@@ -278,6 +291,10 @@ def _read_index(folder: _Folder) -> tuple[CacheShard, ...]:
     for shard in shards:
         if not isinstance(shard.num_rows, int) or shard.num_rows < 0:
             raise CacheSpecError(f"{where}: {shard.path} has {shard.num_rows!r} rows")
+        if len(shard.bucket_rows) != len(spec.sizes) or sum(shard.bucket_rows) != shard.num_rows:
+            raise CacheSpecError(
+                f"{where}: {shard.path} has {shard.num_rows} rows, {shard.bucket_rows} by bucket"
+            )
     if not shards:
         raise CacheFolderError(f"{folder.name}: the cache holds no rows; nothing to train on")
     return shards

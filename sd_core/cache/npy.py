@@ -43,18 +43,32 @@ class NpyFormat:
         self._start = self._size - int(np.prod(shape)) * self._dtype.itemsize
         self._header = buffer.getvalue()[: self._start]
 
+    def view(self, content: npt.NDArray[np.uint8]) -> npt.NDArray[Any] | None:
+        """A view of the content; None where its header is another one."""
+        if content.size == self._size and content[: self._start].tobytes() == self._header:
+            return content[self._start :].view(self._dtype).reshape(self._shape)
+        return None
+
+
+class NpyFormats:
+    """Arrays of a few shapes and one dtype."""
+
+    def __init__(self, shapes: tuple[tuple[int, ...], ...], dtype: str) -> None:
+        self._formats = [NpyFormat(shape, dtype) for shape in shapes]
+
     @classmethod
     @lru_cache(maxsize=64)
-    def of(cls, shape: tuple[int, ...], dtype: str) -> Self:
+    def of(cls, shapes: tuple[tuple[int, ...], ...], dtype: str) -> Self:
         """The same, made once."""
-        return cls(shape, dtype)
+        return cls(shapes, dtype)
 
     def parse(self, content: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        """A view of the content, or a copy where its header is another one.
+        """A view of the content, or a copy where its header is none of theirs.
 
         Raises:
             NpyError: it is no array.
         """
-        if content.size == self._size and content[: self._start].tobytes() == self._header:
-            return content[self._start :].view(self._dtype).reshape(self._shape)
+        for form in self._formats:
+            if (found := form.view(content)) is not None:
+                return found
         return load_npy(content.tobytes())

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sd_core.cache.parquet import latents_schema
+from sd_core.cache.binary_columns import BinaryColumns
+from sd_core.cache.parquet import LATENT_SIDES, latents_of, latents_schema
 from sd_core.cache.parquet_pages import PageError, ValuePlaces, find_values
 from sd_core.cache.samples import CacheShardError, LatentSample, check_shapes
 from sd_core.cache.spec import CacheSpec
@@ -41,7 +42,9 @@ class ParquetShardReader:
         self, file: io.FileIO, spec: CacheSpec, *, name: str, scratch: Path | None
     ) -> None:
         self._file, self._spec, self._name = file, spec, name
-        shapes: dict[str, tuple[int, ...]] = {"latents": spec.latents_shape}
+        shapes: dict[str, tuple[int, ...]] = {}
+        if not spec.buckets:
+            shapes["latents"] = spec.latents_shapes[0]
         if spec.prompt_embeds:
             shapes["prompt_embeds"] = spec.embeds_shape
         try:
@@ -53,12 +56,14 @@ class ParquetShardReader:
                     f"{name}: its columns are not those of the spec; found "
                     f"{self._parquet.schema_arrow}"
                 )
-            small = self._parquet.read(columns=list(_SMALL_COLUMNS), use_threads=False)
+            sides = LATENT_SIDES if spec.buckets else ()
+            small = self._parquet.read(columns=[*_SMALL_COLUMNS, *sides], use_threads=False)
             self._columns = {name: small[name].combine_chunks() for name in small.column_names}
             self._input_ids = _from_lists(self._columns["input_ids"], spec.embeds_shape[:1])
             self._keys = self._columns["key"].to_pylist()
             self._values = _Values(file, self._parquet, shapes, spec.dtype, scratch)
-        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+            self._bytes = BinaryColumns(file, self._parquet, ["latents"] if spec.buckets else [])
+        except (pa.ArrowException, OSError, ValueError, LookupError, PageError) as error:
             raise CacheShardError(f"{name}: damaged Parquet: {error}") from error
         self.num_rows = small.num_rows
 
@@ -76,7 +81,7 @@ class ParquetShardReader:
             attributes.pop("key", None)
             sample = LatentSample(
                 key=key,
-                raw_latents=arrays["latents"],
+                raw_latents=self._latents(row) if self._spec.buckets else arrays["latents"],
                 input_ids=self._input_ids[row].copy(),
                 prompt_embeds=arrays.get("prompt_embeds"),
                 caption=self._columns["caption"][row].as_py(),
@@ -88,6 +93,10 @@ class ParquetShardReader:
         except (ValueError, TypeError, LookupError, AttributeError, CacheShardError) as error:
             raise CacheShardError(f"{self._name}: {key}: {error}") from error
         return sample
+
+    def _latents(self, row: int) -> npt.NDArray[Any]:
+        sides = [self._columns[name][row].as_py() for name in LATENT_SIDES]
+        return latents_of(self._spec, self._bytes.read("latents", row), *sides)
 
     def close(self) -> None:
         """Close the file, and let go of what was decoded."""

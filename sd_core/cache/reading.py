@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sd_core.cache.formats import ShardReader, format_of
+from sd_core.cache.formats import format_of
 from sd_core.cache.latent_cache import CacheShard, LatentCache
 from sd_core.cache.samples import CacheShardError, LatentSample
+from sd_core.cache.shard_format import ShardReader
 
 _COPY_BYTES = 4 << 20
 _EXPONENTS = {
@@ -54,6 +55,22 @@ def open_shard_reader(
             "again, or run the encode step again"
         )
     return reader
+
+
+def read_finite(
+    cache: LatentCache, shard_index: int, reader: ShardReader, row: int
+) -> LatentSample:
+    """A row of one of the cache's shards.
+
+    Raises:
+        CacheShardError: it is damaged, or a value is not finite; names shard and key.
+    """
+    sample = reader.read(row)
+    try:
+        check_finite(sample)
+    except CacheShardError as error:
+        raise CacheShardError(f"{cache.name_of(cache.shards[shard_index])}: {error}") from None
+    return sample
 
 
 def iterate_samples(cache: LatentCache) -> Iterator[LatentSample]:

@@ -20,6 +20,9 @@ class CacheFolderError(CacheShardError, InputError):
     """A folder that is to be read is not a whole cache, or holds no rows."""
 
 
+_Shapes = tuple[tuple[int, ...], ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatentSample:
     """One image's raw latents and its caption, as stored.
@@ -104,22 +107,44 @@ def as_stored(sample: LatentSample, spec: CacheSpec) -> LatentSample | None:
     return stored if finite else None
 
 
+class BucketRows:
+    """Counts a shard's samples by bucket, which must come in the buckets' order."""
+
+    def __init__(self, spec: CacheSpec) -> None:
+        self._shapes = spec.latents_shapes if spec.buckets else ()
+        self._counts = [0] * len(self._shapes)
+
+    @property
+    def counts(self) -> tuple[int, ...] | None:
+        """By bucket; None of a cache of one size."""
+        return tuple(self._counts) if self._shapes else None
+
+    def add(self, sample: LatentSample) -> None:
+        """Count a checked sample; raises `CacheShardError` where it is not its turn."""
+        if not self._shapes:
+            return
+        bucket = self._shapes.index(sample.raw_latents.shape)
+        if any(self._counts[bucket + 1 :]):
+            raise CacheShardError(f"{sample.key}: a shard's samples lie bucket by bucket")
+        self._counts[bucket] += 1
+
+
 def check_shapes(sample: LatentSample, spec: CacheSpec) -> None:
     """Check a stored sample against the spec; raises `CacheShardError` naming key and field."""
     embeds = sample.prompt_embeds
     if spec.prompt_embeds and embeds is None:
         raise CacheShardError(f"{sample.key}: the spec asks for prompt_embeds, it has none")
-    found: dict[str, tuple[npt.NDArray[Any], tuple[int, ...], str]] = {
-        "latents": (sample.raw_latents, spec.latents_shape, spec.dtype),
-        "input_ids": (sample.input_ids, spec.embeds_shape[:1], "int32"),
+    found: dict[str, tuple[npt.NDArray[Any], _Shapes, str]] = {
+        "latents": (sample.raw_latents, spec.latents_shapes, spec.dtype),
+        "input_ids": (sample.input_ids, (spec.embeds_shape[:1],), "int32"),
     }
     if embeds is not None:
-        found["prompt_embeds"] = (embeds, spec.embeds_shape, spec.dtype)
-    for name, (array, shape, dtype) in found.items():
-        if array.shape != shape or array.dtype != dtype:
+        found["prompt_embeds"] = (embeds, (spec.embeds_shape,), spec.dtype)
+    for name, (array, shapes, dtype) in found.items():
+        if array.shape not in shapes or array.dtype != dtype:
             raise CacheShardError(
                 f"{sample.key}: {name} is {array.dtype} {array.shape}, the spec says "
-                f"{dtype} {shape}"
+                f"{dtype} {' or '.join(map(str, shapes))}"
             )
 
 

@@ -4,12 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sd_core.errors import InputError
 from sd_core.sealed import SealError, seal_tree, unseal
 
-SCHEMA_VERSION = 1
 _FILES = "files"
 
 
@@ -59,13 +58,18 @@ class CacheIdentity(_Record):
 class CacheSpec(_Record):
     """The contract of one cache; everything but `identity` may differ between caches."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 1
+    """2 where there are `buckets`, which readers of 1 do not know."""
     identity: CacheIdentity
     form: Literal["moments", "mean", "sample"]
     dtype: Literal["float16", "float32"]
     format: str
     """Of the shards: one of `CACHE_FORMATS`."""
-    resolution_px: int = Field(ge=1)
+    resolution_px: int | None = Field(default=None, ge=1)
+    """Side of the images, where all are squares of one size."""
+    buckets: tuple[tuple[int, int], ...] = ()
+    """Else the sizes that they may have, as (width, height) in pixels; a shard's rows lie bucket by
+    bucket, in this order."""
     crop: Literal["center"] = "center"
     flip: Literal["none"] = "none"
     prompt_embeds: bool
@@ -73,13 +77,31 @@ class CacheSpec(_Record):
     sources: dict[str, str] = Field(default_factory=dict)
     """Where the models came from, for people."""
 
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "CacheSpec":
+        if (self.resolution_px is None) != bool(self.buckets):
+            raise ValueError("there is one of resolution_px and buckets")
+        if self.schema_version != (2 if self.buckets else 1):
+            raise ValueError("schema_version is 2 where there are buckets, and else 1")
+        if len(set(self.buckets)) != len(self.buckets) or any(
+            side % self.identity.autoencoder.downsampling for size in self.sizes for side in size
+        ):
+            raise ValueError("each bucket is there once, its sides multiples of downsampling")
+        return self
+
     @property
-    def latents_shape(self) -> tuple[int, int, int]:
-        """(channels, h, w) of one stored latent; moments have twice the channels."""
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) in pixels that an image may have, by the number of its bucket."""
+        side = self.resolution_px
+        return self.buckets if side is None else ((side, side),)
+
+    @property
+    def latents_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """(channels, h, w) of stored latents, by bucket; moments have twice the channels."""
         autoencoder = self.identity.autoencoder
-        side = self.resolution_px // autoencoder.downsampling
         channels = autoencoder.latent_channels * (2 if self.form == "moments" else 1)
-        return channels, side, side
+        factor = autoencoder.downsampling
+        return tuple((channels, height // factor, width // factor) for width, height in self.sizes)
 
     @property
     def embeds_shape(self) -> tuple[int, int]:
@@ -89,13 +111,17 @@ class CacheSpec(_Record):
 
     def to_json(self) -> bytes:
         """The spec as text: the same spec gives the same bytes."""
-        tree = self.model_dump(mode="json")
-        return (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode()
+        return (json.dumps(self.tree(), indent=1, sort_keys=True) + "\n").encode()
+
+    def tree(self) -> dict[str, Any]:
+        """The spec as plain JSON; of one size as it was before there were buckets."""
+        unused = "resolution_px" if self.buckets else "buckets"
+        return self.model_dump(mode="json", exclude={unused})
 
 
 def spec_file(spec: CacheSpec, files: Mapping[str, str]) -> bytes:
     """The content of a sealed `spec.json`; `files`: sha256 of those beside it, by name."""
-    return seal_tree({**spec.model_dump(mode="json"), _FILES: dict(files)})
+    return seal_tree({**spec.tree(), _FILES: dict(files)})
 
 
 def read_digests(content: bytes, *, where: str) -> Mapping[str, str]:

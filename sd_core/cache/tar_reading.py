@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sd_core.cache.npy import NpyError, NpyFormat
+from sd_core.cache.npy import NpyError, NpyFormats
 from sd_core.cache.samples import CacheShardError, LatentSample, check_shapes
 from sd_core.cache.spec import CacheSpec
 from sd_core.plain_json import parse_json
@@ -38,9 +38,9 @@ class TarShardReader:
         if spec.prompt_embeds:
             self._extensions.append("prompt_embeds.npy")
         self._arrays = {
-            "latents.npy": NpyFormat.of(spec.latents_shape, spec.dtype),
-            "input_ids.npy": NpyFormat.of(spec.embeds_shape[:1], "int32"),
-            "prompt_embeds.npy": NpyFormat.of(spec.embeds_shape, spec.dtype),
+            "latents.npy": NpyFormats.of(spec.latents_shapes, spec.dtype),
+            "input_ids.npy": NpyFormats.of((spec.embeds_shape[:1],), "int32"),
+            "prompt_embeds.npy": NpyFormats.of((spec.embeds_shape,), spec.dtype),
         }
         self._keys, self._offsets, self._sizes = self._index()
         self.num_rows = len(self._keys)

@@ -12,17 +12,16 @@ units, and the number of units drawn is all that a resume must know.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import gcd
 
 import numpy as np
 import numpy.typing as npt
 
-from sd_core.cache.order import BLOCK_PICKS, permutation
+from sd_core.cache.order import permutation
 
 Ints = npt.NDArray[np.int64]
 
 # What a generator is for; the numbers below are `order`'s.
-_FOR_SHARDS, _FOR_ROWS, _FOR_TAIL, _FOR_SHIFT = 11, 12, 13, 14
+_FOR_SHARDS, _FOR_ROWS, _FOR_TAIL = 11, 12, 13
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -296,45 +295,3 @@ def _undo_units(buckets: Ints, counts: Ints, m: int, excess: int) -> tuple[int, 
         excess -= int(counts[bucket] % m == 0)
         counts[bucket] -= 1
     return stay, excess
-
-
-class UnitMixture:
-    """Which cache each unit of the whole order is of.
-
-    In each stream every 1,000 units hold each cache's share exactly, and units that follow each
-    other are spread (multiples of the golden ratio), so that every stretch nearly does.
-
-    Args:
-        counts: Each cache's units of 1,000, from `order.block_counts`.
-        num_streams: C.
-        seed: At least 0.
-    """
-
-    def __init__(self, counts: Sequence[int], *, num_streams: int, seed: int) -> None:
-        self._ends = np.cumsum(np.asarray(counts, np.int64))
-        self._counts, self._streams = tuple(counts), num_streams
-        self._stride = round(BLOCK_PICKS * num_streams * (5**0.5 - 1) / 2)
-        while gcd(self._stride, BLOCK_PICKS) > 1:
-            self._stride += 1
-        raw = np.random.PCG64(np.random.SeedSequence([seed, _FOR_SHIFT])).random_raw(1)
-        self._shift = int(raw[0] % (BLOCK_PICKS * num_streams))
-        self._block = lru_cache(maxsize=num_streams)(self._block_of)
-
-    def pick(self, unit: int) -> tuple[int, int]:
-        """(cache, draw): the unit is the cache's `draw`-th over all streams, C apart in each."""
-        place, stream = divmod(unit, self._streams)
-        block, within = divmod(place, BLOCK_PICKS)
-        caches, earlier = self._block(stream)
-        cache = int(caches[within])
-        in_stream = block * self._counts[cache] + int(earlier[within])
-        return cache, in_stream * self._streams + stream
-
-    def _block_of(self, stream: int) -> tuple[Ints, Ints]:
-        """Of the 1,000 places of every block of a stream: the cache, and its earlier places."""
-        first = (stream * self._stride + self._shift) // self._streams
-        places = (np.arange(BLOCK_PICKS) * (self._stride % BLOCK_PICKS) + first) % BLOCK_PICKS
-        caches = np.searchsorted(self._ends, places, side="right")
-        earlier = np.empty(BLOCK_PICKS, np.int64)
-        for cache, count in enumerate(self._counts):
-            earlier[caches == cache] = np.arange(count)
-        return caches, earlier

@@ -8,8 +8,9 @@ from typing import IO, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from sd_core.cache.npy import NpyError, NpyFormat
+from sd_core.cache.npy import NpyError, NpyFormats
 from sd_core.cache.samples import (
+    BucketRows,
     CacheShardError,
     LatentSample,
     as_stored,
@@ -27,7 +28,13 @@ class WebDatasetShardWriter:
     def __init__(self, path: Path, spec: CacheSpec) -> None:
         self._spec = spec
         self._tar = SampleTarWriter(path)
+        self._rows = BucketRows(spec)
         self.num_written = 0
+
+    @property
+    def bucket_rows(self) -> tuple[int, ...] | None:
+        """How many samples there are of each size; None where there is one size."""
+        return self._rows.counts
 
     def write(self, sample: LatentSample) -> bool:
         """Store a sample; False, and nothing written, where a value is not finite as stored.
@@ -38,6 +45,7 @@ class WebDatasetShardWriter:
         stored = as_stored(sample, self._spec)
         if stored is None:
             return False
+        self._rows.add(stored)
         files = {
             "latents.npy": _npy(stored.raw_latents),
             "input_ids.npy": _npy(stored.input_ids),
@@ -71,9 +79,11 @@ def _to_sample(key: str, members: Mapping[str, bytes], spec: CacheSpec, name: st
         embeds = members.get("prompt_embeds.npy")
         sample = LatentSample(
             key=key,
-            raw_latents=_array(members["latents.npy"], spec.latents_shape, spec.dtype),
-            input_ids=_array(members["input_ids.npy"], spec.embeds_shape[:1], "int32"),
-            prompt_embeds=None if embeds is None else _array(embeds, spec.embeds_shape, spec.dtype),
+            raw_latents=_array(members["latents.npy"], spec.latents_shapes, spec.dtype),
+            input_ids=_array(members["input_ids.npy"], (spec.embeds_shape[:1],), "int32"),
+            prompt_embeds=None
+            if embeds is None
+            else _array(embeds, (spec.embeds_shape,), spec.dtype),
             caption=members["txt"].decode(),
             attributes=attributes,
         )
@@ -91,5 +101,5 @@ def _npy(array: npt.NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _array(content: bytes, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
-    return NpyFormat.of(shape, dtype).parse(np.frombuffer(content, np.uint8)).copy()
+def _array(content: bytes, shapes: tuple[tuple[int, ...], ...], dtype: str) -> npt.NDArray[Any]:
+    return NpyFormats.of(shapes, dtype).parse(np.frombuffer(content, np.uint8)).copy()

@@ -36,6 +36,15 @@ STABLE_DIFFUSION: Final[dict[str, Any]] = {
 AUTOENCODER_ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
     "sd-v1": STABLE_DIFFUSION,
     "sd-xl": {**STABLE_DIFFUSION, "sample_size": 1024, "scaling_factor": 0.13025},
+    "sd-3": {
+        **STABLE_DIFFUSION,
+        "sample_size": 1024,
+        "latent_channels": 16,
+        "scaling_factor": 1.5305,
+        "shift_factor": 0.0609,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    },
     "taesd": {"_class_name": "AutoencoderTiny"},
 }
 """Configurations of known autoencoders, for random weights of their size."""
@@ -48,7 +57,7 @@ class AutoencoderConfig(ModelConfig):
     """A reference to a diffusers folder (`preset:tiny/autoencoder`, `hub:org/name@revision/vae`,
     `/a/folder`), to TAESD's own two files' folder or to a single-file checkpoint (.safetensors);
     with `pretrained: false` a folder that holds a `config.json`, or the name of an architecture
-    (`sd-v1`, `sd-xl`, `taesd`)."""
+    (`sd-v1`, `sd-xl`, `sd-3`, `taesd`)."""
     layout: str | None = None
     """Of a single file: a reference to a folder with the `config.json` that tells its sizes, where
     they are not Stable Diffusion's."""

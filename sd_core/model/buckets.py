@@ -71,7 +71,7 @@ class BucketsConfig(ModelConfig):
     sizes: tuple[tuple[int, int], ...] = ()
     """Further buckets, as [width, height]. Unit: pixels."""
     max_enlarge: float = Field(default=1.25, ge=1.0, le=8.0)
-    """A picture that would grow by more is dropped (`too_small_for_bucket`)."""
+    """A picture that would grow by more is dropped (`too_small_for_bucket`). Unit: factor."""
 
     @model_validator(mode="after")
     def _check(self) -> "BucketsConfig":

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,14 @@ from sd_core.model.clip_tokenizer import open_clip_tokenizer
 from sd_core.model.config import ModelConfig
 from sd_core.model.memory import aligned, place_module
 from sd_core.model.precision import Precision, model_dtype, seeded
-from sd_core.model.resample import OriginalSize, center_crop, resample_crops, resize
+from sd_core.model.resample import (
+    CropGrid,
+    OriginalSize,
+    center_crop,
+    crop_grid,
+    resample_crops,
+    resize,
+)
 from sd_core.model.weights import (
     WeightsError,
     WeightsNeed,
@@ -116,42 +124,56 @@ class Clip:
     weights_sha256: str
     """Of the float32 weights, whatever precision they run in."""
 
-    def preprocess(
-        self, images: Tensor, *, originals: Sequence[OriginalSize] | None = None
-    ) -> Tensor:
+    @cached_property
+    def _colours(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (3, 1, 1) of [0, 255], where it computes."""
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return tuple((one.view(3, 1, 1) * 255).to(self.device) for one in (mean, std))  # type: ignore[return-value]
+
+    def grid(self, originals: Sequence[OriginalSize], *, side: int) -> CropGrid | None:
+        """How centre crops of this side are resampled, so that the result is what open_clip makes
+        of their originals, to a part of a pixel; None where it is resized as any image."""
+        follows = side != self.image_size and self.resize_mode == "shortest"
+        if not follows or self.interpolation != "bicubic":
+            return None
+        return crop_grid(originals, side=side, size=self.image_size)
+
+    def preprocess(self, images: Tensor, *, grid: CropGrid | None = None) -> Tensor:
         """Resize, centre-crop and normalise on the images' device, as open_clip's `preprocess`.
 
         Args:
             images: (B, 3, H, W) uint8 RGB.
-            originals: Where the images are centre crops: the sizes of their originals, so that
-                the result is what open_clip makes of the originals, to a part of a pixel.
+            grid: Where they are centre crops: of `grid`.
 
         Returns:
             (B, 3, image_size, image_size) float32.
         """
-        if originals is not None and self._follows_originals(images):
-            pixels = resample_crops(images, originals, size=self.image_size)
+        if grid is not None:
+            pixels = resample_crops(images, grid)
         else:
             pixels = resize(images, self.image_size, self.interpolation, self.resize_mode)
             pixels = center_crop(pixels, self.image_size).float()
-        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1) * 255
-        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1) * 255
+        mean, std = self._colours
         return pixels.sub_(mean).div_(std)
-
-    def _follows_originals(self, images: Tensor) -> bool:
-        height, width = images.shape[-2:]
-        return (
-            height == width != self.image_size
-            and self.resize_mode == "shortest"
-            and self.interpolation == "bicubic"
-        )
 
     @torch.inference_mode()
     def encode_images(
-        self, images: Tensor, *, originals: Sequence[OriginalSize] | None = None
+        self,
+        images: Tensor,
+        *,
+        originals: Sequence[OriginalSize] | None = None,
+        grid: CropGrid | None = None,
     ) -> Tensor:
-        """Embed (B, 3, H, W) uint8 RGB images: (B, embed_dim) float32, L2-normalised."""
-        pixels = self.preprocess(images.to(self.device), originals=originals).to(self.dtype)
+        """Embed (B, 3, H, W) uint8 RGB images: (B, embed_dim) float32, L2-normalised.
+
+        Args:
+            originals: Of centre crops whose `grid` was not made ahead.
+        """
+        images = images.to(self.device)
+        height, width = images.shape[-2:]
+        if grid is None and originals is not None and height == width:
+            grid = self.grid(originals, side=width)
+        pixels = self.preprocess(images, grid=grid and grid.to(self.device)).to(self.dtype)
         embeddings = self.model.encode_image(aligned(pixels))  # type: ignore[operator]
         return F.normalize(embeddings.float(), dim=-1)
 

@@ -11,14 +11,30 @@ from sd_core.model.memory import to_device
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextEmbeddings:
+    """What a text encoder says of B captions.
+
+    Args:
+        prompt_embeds: (B, L, D) float32: of CLIP the last hidden state after the final LayerNorm,
+            or the penultimate one without it, where the encoder says so; of T5 the last one.
+        pooled_prompt_embeds: (B, P) float32: of CLIP the last state's row at EOS, projected where
+            the encoder has a projection; of T5 P is 0.
+    """
+
+    prompt_embeds: Tensor
+    pooled_prompt_embeds: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class Conditioning:
     """What a batch of B images is to be: its text, and of some denoisers images to go by.
 
     Args:
-        prompt_embeds: (B, L, D) float, per token; D of XL is both encoders' side by side.
-        pooled_prompt_embeds: (B, P) float, of XL: the second encoder's projected row at EOS.
+        prompt_embeds: (B, L, D) float, per token; several encoders' as the denoiser's family joins
+            them: of XL side by side, of Stable Diffusion 3 T5's behind CLIP's.
+        pooled_prompt_embeds: (B, P) float, of XL and Stable Diffusion 3: projected rows at EOS.
         time_ids: (B, 6) float, of XL: original height and width, top and left of the crop, target
-            height and width, in pixels.
+            height and width, in pixels; of its refiner (B, 5): an aesthetic score, not the target.
         image_channels: (B, K, h, w) float, of an inpainting or upscaling denoiser: what it sees
             beside the noisy latents at every step.
         class_labels: (B,) int64, of an upscaling denoiser: the noise level of its images.

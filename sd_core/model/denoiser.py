@@ -38,10 +38,11 @@ class DenoiserConfig(ModelConfig):
     """Which denoiser, and where its weights come from."""
 
     model: str | None = None
-    """A reference to a diffusers folder of a UNet2DConditionModel or a PixArtTransformer2DModel
-    (`hub:org/name@revision/unet`, `/a/folder`), or to a single-file checkpoint (.safetensors);
-    with `pretrained: false` a folder that holds a `config.json`, or the name of an architecture
-    (`sd-v1`, `sd-v2`, `sd-xl`, `tiny`)."""
+    """A reference to a diffusers folder of a UNet2DConditionModel, a PixArtTransformer2DModel or an
+    SD3Transformer2DModel (`hub:org/name@revision/unet`, `/a/folder`), or to a single-file
+    checkpoint (.safetensors); with `pretrained: false` a folder that holds a `config.json`, or the
+    name of an architecture (`sd-v1`, `sd-v2`, `sd-xl`, `sd-3-medium`, `sd-3.5-medium`,
+    `sd-3.5-large`, `tiny`)."""
     layout: str | None = None
     """Of a single file: a reference to a folder with the `config.json` that tells its sizes, where
     they are not Stable Diffusion's."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sd_core.model.denoiser_settings import check_denoiser_settings
 from sd_core.model.denoisers import DENOISERS
+from sd_core.model.mmdit import MMDIT
 from sd_core.model.precision import seeded
 from sd_core.model.single_file import detect_layout, fill_from_single_file, open_single_file
 from sd_core.model.single_file_names import DENOISER_PREFIX, denoiser_source
@@ -28,6 +29,20 @@ _STABLE_DIFFUSION: Final[dict[str, Any]] = {
     "layers_per_block": 2,
     "attention_head_dim": 8,
     "cross_attention_dim": 768,
+}
+_MMDIT: Final[dict[str, Any]] = {
+    "_class_name": MMDIT,
+    "sample_size": 128,
+    "patch_size": 2,
+    "in_channels": 16,
+    "out_channels": 16,
+    "num_layers": 24,
+    "attention_head_dim": 64,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "caption_projection_dim": 1536,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 192,
 }
 DENOISER_ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
     "sd-v1": _STABLE_DIFFUSION,
@@ -50,6 +65,20 @@ DENOISER_ARCHITECTURES: Final[dict[str, dict[str, Any]]] = {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 256,
         "projection_class_embeddings_input_dim": 2816,
+    },
+    "sd-3-medium": _MMDIT,
+    "sd-3.5-medium": {
+        **_MMDIT,
+        "pos_embed_max_size": 384,
+        "dual_attention_layers": list(range(13)),
+        "qk_norm": "rms_norm",
+    },
+    "sd-3.5-large": {
+        **_MMDIT,
+        "num_layers": 38,
+        "num_attention_heads": 38,
+        "caption_projection_dim": 2432,
+        "qk_norm": "rms_norm",
     },
     "tiny": {
         **_STABLE_DIFFUSION,

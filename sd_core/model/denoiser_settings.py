@@ -1,8 +1,9 @@
 """Whether a denoiser's `config.json` says only what is honoured; see `settings_check`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
+from sd_core.model.denoiser_family import TextShape
 from sd_core.model.denoisers import DENOISERS
 from sd_core.model.settings_check import SettingsError, check_settings
 
@@ -21,25 +22,15 @@ def check_denoiser_settings(settings: Mapping[str, Any], *, where: str) -> None:
         )
 
 
-def check_text_widths(settings: Mapping[str, Any], widths: Sequence[int]) -> None:
-    """Hold what a denoiser attends to against its text encoders' widths.
+def check_texts(settings: Mapping[str, Any], texts: Mapping[str, TextShape]) -> None:
+    """Hold what a denoiser attends to against what its text encoders give.
 
     Raises:
         SettingsError: they are of other models.
     """
-    expected = settings.get("caption_channels") or settings.get("cross_attention_dim")
-    if expected is not None and expected != sum(widths):
-        raise SettingsError(
-            f"denoiser: attends to text of width {expected}, and the text encoder(s) give "
-            f"{sum(widths)}; they are not of one model"
-        )
-    is_xl = settings.get("addition_embed_type") == "text_time"
-    if is_xl != (len(widths) > 1):
-        raise SettingsError(
-            "denoiser: "
-            + ("wants XL's pooled text and time ids" if is_xl else "is not XL's")
-            + f", and there is {'no' if is_xl else 'a'} second text encoder"
-        )
+    fault = DENOISERS[str(settings["_class_name"])].text_fault(settings, texts)
+    if fault is not None:
+        raise SettingsError(f"denoiser: {fault}")
 
 
 def check_channels(settings: Mapping[str, Any], *, latent_channels: int) -> None:

@@ -23,6 +23,8 @@ PIPELINES: Final = (
     "LatentConsistencyModelPipeline",
     "LatentConsistencyModelImg2ImgPipeline",
     "PixArtAlphaPipeline",
+    "StableDiffusion3Pipeline",
+    "StableDiffusion3Img2ImgPipeline",
 )
 """Of diffusers, whose sampling is ours."""
 
@@ -39,13 +41,16 @@ INDEX_DECISIONS: Final = Decisions(
             "vae",
             "text_encoder",
             "text_encoder_2",
+            "text_encoder_3",
             "tokenizer",
             "tokenizer_2",
+            "tokenizer_3",
             "unet",
             "transformer",
             "scheduler",
             "low_res_scheduler",
             "force_zeros_for_empty_prompt",
+            "requires_aesthetics_score",
             "max_noise_level",
         }
     ),
@@ -55,9 +60,6 @@ INDEX_DECISIONS: Final = Decisions(
         "requires_safety_checker": "the safety checker is not run",
     },
     limited={
-        "requires_aesthetics_score": Limited(
-            allowed=(False,), why="an aesthetic score is not given beside the image's size"
-        ),
         "add_watermarker": Limited(
             allowed=(None, False), why="no watermark is put into the pixels"
         ),
@@ -71,7 +73,13 @@ _MENDED: Final[Mapping[str, Mapping[str, Any]]] = {
     "StableDiffusionInpaintPipeline": {"steps_offset": 1, "skip_prk_steps": True},
     "LatentConsistencyModelImg2ImgPipeline": {},
 }
-_TOKENIZERS: Final = ("CLIPTokenizer", "CLIPTokenizerFast")
+_TEXTS: Final = ("text_encoder", "text_encoder_2")
+_CLIP_TOKENIZERS: Final = ("CLIPTokenizer", "CLIPTokenizerFast")
+_TOKENIZERS: Final = {
+    "tokenizer": _CLIP_TOKENIZERS,
+    "tokenizer_2": _CLIP_TOKENIZERS,
+    "tokenizer_3": ("T5Tokenizer", "T5TokenizerFast"),
+}
 
 
 def mended_by_pipeline(scheduler: Mapping[str, Any], pipeline: str) -> dict[str, Any]:
@@ -93,7 +101,7 @@ def check_index(index: Mapping[str, Any], *, where: str) -> None:
 
     Raises:
         SettingsError: it is of another pipeline, has parts or options that are not known, or a
-            tokenizer that is not CLIP's.
+            tokenizer of another class.
     """
     unknown = {
         name: value
@@ -101,15 +109,20 @@ def check_index(index: Mapping[str, Any], *, where: str) -> None:
         if not (isinstance(value, list) and set(value) <= {None})
     }
     check_settings(unknown, INDEX_DECISIONS, where=where)
+    if index.get("requires_aesthetics_score") and set(_TEXTS) & unknown.keys() != {_TEXTS[1]}:
+        raise SettingsError(
+            f"{where}: requires_aesthetics_score is True; allowed: False, but for XL's refiner, "
+            "which has a text_encoder_2 alone: nothing else is told a score"
+        )
     found = index.get("_class_name")
     if found is not None and found not in PIPELINES:
         raise SettingsError(
             f"{where}: _class_name is {found!r}; allowed: {', '.join(PIPELINES)}; another "
             "pipeline samples in another way"
         )
-    for name in ("tokenizer", "tokenizer_2"):
+    for name, allowed in _TOKENIZERS.items():
         entry = index.get(name)
-        if isinstance(entry, list) and entry[-1] is not None and entry[-1] not in _TOKENIZERS:
+        if isinstance(entry, list) and entry[-1] is not None and entry[-1] not in allowed:
             raise SettingsError(
-                f"{where}: {name} is a {entry[-1]}; allowed: {' or '.join(_TOKENIZERS)}"
+                f"{where}: {name} is a {entry[-1]}; allowed: {' or '.join(allowed)}"
             )

@@ -1,11 +1,11 @@
 """One latent diffusion model: autoencoder, text encoder, denoiser and noise schedule together.
 
 Source: Rombach et al. 2022, arXiv:2112.10752; with two text encoders Podell et al. 2023,
-arXiv:2307.01952.
+arXiv:2307.01952; with three Esser et al. 2024, arXiv:2403.03206.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from torch import nn
 from sd_core.cache.spec import CacheIdentity, TextEncoderIdentity
 from sd_core.model.autoencoder import Autoencoder, load_autoencoder
 from sd_core.model.denoiser import load_denoiser, unwrap_module
-from sd_core.model.denoiser_settings import check_channels, check_text_widths
+from sd_core.model.denoiser_settings import check_channels, check_texts
 from sd_core.model.latent_diffusion_config import (
     LatentDiffusionConfig,
     LatentDiffusionSections,
@@ -25,7 +25,7 @@ from sd_core.model.latent_diffusion_config import (
 from sd_core.model.latent_diffusion_sources import source_folders
 from sd_core.model.noise_schedule import NoiseSchedule, build_noise_schedule
 from sd_core.model.task import Task, check_task, task_of
-from sd_core.model.text_encoder import TextEncoder, load_text_encoder
+from sd_core.model.text_encoder import MAX_SEQUENCE_LENGTH, TextEncoder, load_text_encoder
 from sd_core.model.weights import WeightsError, loads_weights
 
 __all__ = [
@@ -42,11 +42,13 @@ class LatentDiffusion:
     """A loaded model. The encoders are frozen; the denoiser's parameters want gradients."""
 
     autoencoder: Autoencoder
-    text_encoder: TextEncoder
+    text_encoders: Mapping[str, TextEncoder]
+    """By their part of the folder, in order: `text_encoder` of most models, also `text_encoder_2`
+    of XL, and `text_encoder_3`, a T5, of Stable Diffusion 3."""
     denoiser: nn.Module
     noise_schedule: NoiseSchedule
-    text_encoder_2: TextEncoder | None = None
-    """XL's second one."""
+    max_sequence_length: int = MAX_SEQUENCE_LENGTH
+    """Of Stable Diffusion 3 without T5: tokens of zeros that are attended to in its place."""
     low_res_noise_schedule: NoiseSchedule | None = None
     """Of an upscaler: of the noise that is put on its images of low resolution."""
     zeros_for_empty_prompt: bool = False
@@ -57,11 +59,32 @@ class LatentDiffusion:
     """The diffusers folders of its parts, by subfolder: what is unchanged is saved as it was."""
 
     @property
+    def text_encoder(self) -> TextEncoder:
+        """The first one, whose tokenizer's ids a cache of version 1 holds."""
+        return next(iter(self.text_encoders.values()))
+
+    @property
+    def cached_encoders(self) -> Mapping[str, TextEncoder]:
+        """Those that read the ids that a cache of version 1 holds: all of the first one's kind."""
+        kind = self.text_encoder.shape.kind
+        return {part: one for part, one in self.text_encoders.items() if one.shape.kind == kind}
+
+    @property
     def latents_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of the latents that the denoiser was made for."""
         settings: Any = unwrap_module(self.denoiser).config
         side = int(settings["sample_size"])
         return self.autoencoder.latent_channels, side, side
+
+    @property
+    def num_time_ids(self) -> int:
+        """Sizes that it is conditioned on beside its text: 6 of XL, 5 of its refiner, else 0."""
+        settings: Any = unwrap_module(self.denoiser).config
+        if settings.get("addition_embed_type") != "text_time":
+            return 0
+        pooled = list(self.text_encoders.values())[-1].shape.pooled_dim
+        width = int(settings["projection_class_embeddings_input_dim"]) - pooled
+        return width // int(settings["addition_time_embed_dim"])
 
     @property
     def task(self) -> Task:
@@ -73,12 +96,10 @@ class LatentDiffusion:
     def identity(self) -> CacheIdentity:
         """What a latent cache must share with it.
 
-        With two text encoders the second is part of the identity: hashes of both, widths added.
+        With two CLIPs the second is part of the identity: hashes of both, widths added.
         """
-        text_encoder = self.text_encoder.identity
-        if self.text_encoder_2 is not None:
-            text_encoder = _both(text_encoder, self.text_encoder_2.identity)
-        return CacheIdentity(autoencoder=self.autoencoder.identity, text_encoder=text_encoder)
+        texts = [encoder.identity for encoder in self.cached_encoders.values()]
+        return CacheIdentity(autoencoder=self.autoencoder.identity, text_encoder=_joined(texts))
 
 
 @loads_weights
@@ -99,13 +120,16 @@ def load_latent_diffusion(
         WeightsError: weights cannot be had, are of another architecture, or do not fit.
     """
     sections = sections_of(config)
-    second, low_res = sections.text_encoder_2, sections.low_res_noise_schedule
+    low_res = sections.low_res_noise_schedule
     model = LatentDiffusion(
         autoencoder=load_autoencoder(sections.autoencoder, device=device),
-        text_encoder=load_text_encoder(sections.text_encoder, device=device),
+        text_encoders={
+            part: load_text_encoder(section, device=device)
+            for part, section in sections.text_encoders.items()
+        },
+        max_sequence_length=sections.max_sequence_length,
         denoiser=load_denoiser(sections.denoiser, device=device),
         noise_schedule=build_noise_schedule(sections.noise_schedule, scheduler=sections.scheduler),
-        text_encoder_2=None if second is None else load_text_encoder(second, device=device),
         low_res_noise_schedule=None
         if low_res is None
         else build_noise_schedule(low_res, scheduler=sections.low_res_scheduler),
@@ -119,24 +143,27 @@ def load_latent_diffusion(
 
 def _check_fit(model: LatentDiffusion, tasks: Collection[Task]) -> None:
     settings: Any = unwrap_module(model.denoiser).config
-    first, second = model.text_encoder, model.text_encoder_2
     channels = model.autoencoder.latent_channels
     check_task(settings, latent_channels=channels, allowed=tasks)
     check_channels(settings, latent_channels=channels)
-    widths = [first.embed_dim, *([second.embed_dim] if second else [])]
-    check_text_widths(settings, widths)
-    if second and second.tokenizer.get_vocab() != first.tokenizer.get_vocab():
-        raise WeightsError("text_encoder_2: its vocabulary is not text_encoder's; one is needed")
+    check_texts(settings, {part: one.shape for part, one in model.text_encoders.items()})
+    vocabulary = model.text_encoder.tokenizer.get_vocab()
+    for part, encoder in model.cached_encoders.items():
+        if encoder.tokenizer.get_vocab() != vocabulary:
+            raise WeightsError(f"{part}: its vocabulary is not text_encoder's; one is needed")
 
 
-def _both(first: TextEncoderIdentity, second: TextEncoderIdentity) -> TextEncoderIdentity:
-    def joined(a: str, b: str) -> str:
-        return hashlib.sha256(f"{a} {b}".encode()).hexdigest()
+def _joined(texts: Sequence[TextEncoderIdentity]) -> TextEncoderIdentity:
+    if len(texts) == 1:
+        return texts[0]
 
-    return first.model_copy(
+    def joined(hashes: Iterable[str]) -> str:
+        return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+    return texts[0].model_copy(
         update={
-            "weights_sha256": joined(first.weights_sha256, second.weights_sha256),
-            "tokenizer_sha256": joined(first.tokenizer_sha256, second.tokenizer_sha256),
-            "embed_dim": first.embed_dim + second.embed_dim,
+            "weights_sha256": joined(text.weights_sha256 for text in texts),
+            "tokenizer_sha256": joined(text.tokenizer_sha256 for text in texts),
+            "embed_dim": sum(text.embed_dim for text in texts),
         }
     )

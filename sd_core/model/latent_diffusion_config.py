@@ -1,6 +1,6 @@
 """Which latent diffusion model: a whole one by its folder or file, or its parts one by one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from sd_core.model.single_file_settings import (
     check_file_tensors,
     schedule_of_file,
 )
-from sd_core.model.text_encoder import TextEncoderConfig
+from sd_core.model.text_encoder import MAX_SEQUENCE_LENGTH, TextEncoderConfig
+from sd_core.model.text_encoder_loading import TEXT_PARTS, TextPart
 from sd_core.model.weights import (
     WeightsError,
     WeightsNeed,
@@ -31,6 +32,8 @@ from sd_core.model.weights import (
 )
 
 _WHERE = "model"
+_PARTS = ("autoencoder", *TEXT_PARTS, "denoiser")
+_THIRD = "text_encoder_3"
 
 
 class LatentDiffusionConfig(ModelConfig):
@@ -51,7 +54,12 @@ class LatentDiffusionConfig(ModelConfig):
     text_encoder: TextEncoderConfig | None = None
     """The text encoder, where the parts are named one by one."""
     text_encoder_2: TextEncoderConfig | None = None
-    """XL's second one."""
+    """XL's and Stable Diffusion 3's second one."""
+    text_encoder_3: TextEncoderConfig | None = None
+    """Stable Diffusion 3's T5; it may be left out."""
+    max_sequence_length: int | None = Field(default=None, ge=1, le=512)
+    """Of Stable Diffusion 3: tokens that T5 pads a caption to or cuts it at, all of which are
+    attended to, as are zeros in place of a T5 that is left out; null: 256. Unit: tokens."""
     denoiser: DenoiserConfig | None = None
     """The denoiser, where the parts are named one by one."""
     noise_schedule: NoiseScheduleConfig | None = None
@@ -67,7 +75,7 @@ class LatentDiffusionConfig(ModelConfig):
         missing = [name for name, section in parts.items() if section is None]
         if self.model is None and missing:
             raise ValueError(f"set model, or also the section(s) {', '.join(missing)}")
-        named = [name for name in [*parts, "text_encoder_2"] if getattr(self, name) is not None]
+        named = [name for name in _PARTS if getattr(self, name) is not None]
         if self.model is not None and named:
             raise ValueError(
                 f"model names a whole model; leave out {', '.join(named)}, or leave out model and "
@@ -85,7 +93,7 @@ class LatentDiffusionConfig(ModelConfig):
         if self.model is not None:
             return [WeightsNeed(key, join_reference(self.model, "model_index.json"))]
         needs: list[WeightsNeed] = []
-        for name in ("autoencoder", "text_encoder", "text_encoder_2", "denoiser"):
+        for name in _PARTS:
             section = getattr(self, name)
             needs += [] if section is None else section.weight_needs(f"{where}.{name}")
         return needs
@@ -96,19 +104,22 @@ class LatentDiffusionConfig(ModelConfig):
         options: dict[str, Any] = {
             "noise_schedule": None if schedule is None else schedule.model_dump(mode="json")
         }
+        if self.max_sequence_length is not None:
+            options["max_sequence_length"] = self.max_sequence_length
         if self.model is not None:
             named = {"precision": self.precision} | weights_identity(self.model, self.sha256)
             return options | named
-        for name in ("autoencoder", "text_encoder", "text_encoder_2", "denoiser"):
+        for name in _PARTS:
             section = getattr(self, name)
-            options[name] = None if section is None else section.identity()
+            if section is not None or name != _THIRD:  # runs before it have no word of it
+                options[name] = None if section is None else section.identity()
         return options
 
     def describe(self) -> str:
         """One line for people."""
         if self.model is not None:
             return public_reference(self.model)
-        sections = (self.autoencoder, self.text_encoder, self.text_encoder_2, self.denoiser)
+        sections = (getattr(self, name) for name in _PARTS)
         return "; ".join(section.describe() for section in sections if section is not None)
 
 
@@ -117,10 +128,11 @@ class LatentDiffusionSections:
     """One section for each part, whichever way the model was named."""
 
     autoencoder: AutoencoderConfig
-    text_encoder: TextEncoderConfig
+    text_encoders: Mapping[str, TextEncoderConfig]
+    """By their part of the folder, in order."""
     denoiser: DenoiserConfig
     noise_schedule: NoiseScheduleConfig
-    text_encoder_2: TextEncoderConfig | None = None
+    max_sequence_length: int = MAX_SEQUENCE_LENGTH
     scheduler: Mapping[str, Any] | None = None
     """The folder's own scheduler; None where no folder, or the configuration, tells the noise."""
     low_res_noise_schedule: NoiseScheduleConfig | None = None
@@ -131,6 +143,16 @@ class LatentDiffusionSections:
     max_noise_level: int | None = None
     notices: tuple[str, ...] = ()
     """What of the folder is left alone, for people."""
+
+    @property
+    def is_refiner(self) -> bool:
+        """Whether it is XL's refiner, which reads captions with the second encoder alone."""
+        return list(self.text_encoders) == [TEXT_PARTS[1]]
+
+    @property
+    def text_encoder(self) -> TextEncoderConfig:
+        """The first one, whose tokenizer's ids a cache of version 1 holds."""
+        return next(iter(self.text_encoders.values()))
 
 
 def sections_of(config: LatentDiffusionConfig) -> LatentDiffusionSections:
@@ -145,10 +167,18 @@ def sections_of(config: LatentDiffusionConfig) -> LatentDiffusionSections:
         return _sections_of_folder(config, config.model)
     if config.autoencoder is None or config.text_encoder is None or config.denoiser is None:
         raise WeightsError("model: neither a whole model nor all of its sections are named")
+    third = config.text_encoder_3
+    own = MAX_SEQUENCE_LENGTH if third is None else third.max_sequence_length
+    length = config.max_sequence_length or own
+    texts: dict[str, TextEncoderConfig | None] = {
+        name: getattr(config, name) for name in TEXT_PARTS
+    }
+    if third is not None:
+        texts[_THIRD] = third.model_copy(update={"max_sequence_length": length})
     return LatentDiffusionSections(
         autoencoder=config.autoencoder,
-        text_encoder=config.text_encoder,
-        text_encoder_2=config.text_encoder_2,
+        text_encoders={name: text for name, text in texts.items() if text is not None},
+        max_sequence_length=length,
         denoiser=config.denoiser,
         noise_schedule=config.noise_schedule or NoiseScheduleConfig(),
     )
@@ -166,11 +196,10 @@ def _sections_of_folder(config: LatentDiffusionConfig, model: str) -> LatentDiff
         resolve_weights(model, sha256=config.sha256, where=_WHERE)
     contents = pipeline_contents(model, where=_WHERE)
     precision = config.precision
-    first, second = _text_encoders(config, model, is_xl=contents.is_xl)
     return LatentDiffusionSections(
         autoencoder=AutoencoderConfig(model=join_reference(model, "vae"), precision=precision),
-        text_encoder=first,
-        text_encoder_2=second,
+        text_encoders=_text_encoders(config, model, contents.text_encoders),
+        max_sequence_length=config.max_sequence_length or MAX_SEQUENCE_LENGTH,
         denoiser=DenoiserConfig(
             model=join_reference(model, contents.denoiser), precision=precision
         ),
@@ -191,7 +220,7 @@ def _sections_of_file(config: LatentDiffusionConfig, model: str) -> LatentDiffus
     if config.layout is None:
         check_encoder_layer(path, kind, where=_WHERE)
     contents = None if config.layout is None else pipeline_contents(config.layout, where="layout")
-    first, second = _text_encoders(config, model, is_xl=kind == "sd-xl")
+    texts = TEXT_PARTS[:2] if kind == "sd-xl" else TEXT_PARTS[:1]
 
     def beside(name: str) -> str | None:
         return None if config.layout is None else join_reference(config.layout, name)
@@ -200,8 +229,7 @@ def _sections_of_file(config: LatentDiffusionConfig, model: str) -> LatentDiffus
         autoencoder=AutoencoderConfig(
             model=model, layout=beside("vae"), precision=config.precision
         ),
-        text_encoder=first,
-        text_encoder_2=second,
+        text_encoders=_text_encoders(config, model, texts),
         denoiser=DenoiserConfig(model=model, layout=beside("unet"), precision=config.precision),
         noise_schedule=config.noise_schedule or _known_schedule(path, kind, contents),
         scheduler=None if config.noise_schedule or contents is None else contents.scheduler,
@@ -211,15 +239,21 @@ def _sections_of_file(config: LatentDiffusionConfig, model: str) -> LatentDiffus
 
 
 def _text_encoders(
-    config: LatentDiffusionConfig, model: str, *, is_xl: bool
-) -> tuple[TextEncoderConfig, TextEncoderConfig | None]:
-    first = TextEncoderConfig(
-        model=model,
-        layout=config.layout,
-        precision=config.precision,
-        hidden_states="penultimate" if is_xl else "last",
-    )
-    return first, first.model_copy(update={"part": "text_encoder_2"}) if is_xl else None
+    config: LatentDiffusionConfig, model: str, parts: Sequence[TextPart]
+) -> dict[str, TextEncoderConfig]:
+    """Of XL and Stable Diffusion 3, each CLIP's state is the penultimate."""
+    is_plain = list(parts) == [TEXT_PARTS[0]]
+    return {
+        part: TextEncoderConfig(
+            model=model,
+            part=part,
+            layout=config.layout,
+            precision=config.precision,
+            hidden_states="last" if is_plain or part == _THIRD else "penultimate",
+            max_sequence_length=config.max_sequence_length or MAX_SEQUENCE_LENGTH,
+        )
+        for part in parts
+    }
 
 
 def _zeros_of_file(kind: SingleFileLayout, contents: PipelineContents | None) -> bool:

@@ -1,6 +1,6 @@
 """What a diffusers pipeline folder holds, read from its index without its weights."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -8,14 +8,12 @@ from sd_core.model.autoencoder_config import AUTOENCODER_CLASSES
 from sd_core.model.denoisers import DENOISERS
 from sd_core.model.index_settings import LEFT_ALONE, check_index, mended_by_pipeline
 from sd_core.model.noise_schedule import NoiseScheduleConfig, noise_schedule_of_scheduler
-from sd_core.model.text_encoder_architectures import PLAIN_CLASS, PROJECTED_CLASS
+from sd_core.model.text_encoder_loading import TEXT_PARTS, TextPart, tokenizer_folder
 from sd_core.model.weight_files import read_object
 from sd_core.model.weights import WeightsError, join_reference, public_reference, resolve_weights
 
 _ALLOWED: Final[dict[str, tuple[str, ...]]] = {
     "vae": tuple(AUTOENCODER_CLASSES),
-    "text_encoder": (PLAIN_CLASS,),
-    "text_encoder_2": (PROJECTED_CLASS,),
     **{
         part: tuple(name for name, family in DENOISERS.items() if family.part == part)
         for part in ("unet", "transformer")
@@ -28,7 +26,8 @@ class PipelineContents:
     """What the index and the schedulers' files say."""
 
     denoiser: str
-    is_xl: bool
+    text_encoders: tuple[TextPart, ...]
+    """Its parts that are text encoders, in order."""
     noise_schedule: NoiseScheduleConfig
     scheduler: Mapping[str, Any]
     """The scheduler's file as it stands, of the class that the index names."""
@@ -53,10 +52,10 @@ def pipeline_contents(model: str, *, where: str) -> PipelineContents:
     path = f"{where}: {public_reference(model)}/model_index.json"
     check_index(index, where=path)
     denoiser = "transformer" if "transformer" in index else "unet"
-    is_xl = _has_part(index, "text_encoder_2")
-    parts = ["vae", "text_encoder", denoiser]
-    for name in [*parts, "text_encoder_2"] if is_xl else parts:
-        _check_part(index, name, model, where=where)
+    for name in ("vae", denoiser):
+        _check_part(index, name, _ALLOWED[name], model, where=where)
+    texts = _text_encoders(index, index[denoiser][1], model, where=where)
+    is_xl = denoiser == "unet" and "text_encoder_2" in texts
     scheduler, schedule = _schedule(model, index, "scheduler", where=where)
     low_res_scheduler, low_res_schedule = None, None
     if _has_part(index, "low_res_scheduler"):
@@ -65,7 +64,7 @@ def pipeline_contents(model: str, *, where: str) -> PipelineContents:
         )
     return PipelineContents(
         denoiser=denoiser,
-        is_xl=is_xl,
+        text_encoders=texts,
         noise_schedule=schedule,
         scheduler=scheduler,
         low_res_noise_schedule=low_res_schedule,
@@ -101,13 +100,31 @@ def _notices(index: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _check_part(index: dict[str, Any], name: str, model: str, *, where: str) -> None:
+def _text_encoders(
+    index: Mapping[str, Any], denoiser: str, model: str, *, where: str
+) -> tuple[TextPart, ...]:
+    """Those that are there; XL's refiner has the second alone."""
+    allowed = DENOISERS[denoiser].text_classes
+    found = tuple(part for part in TEXT_PARTS if _has_part(index, part))
+    for part in found or TEXT_PARTS[:1]:
+        _check_part(index, part, [allowed[part]] if part in allowed else [], model, where=where)
+        if not _has_part(index, tokenizer := tokenizer_folder(part)):
+            raise WeightsError(
+                f"{where}: {public_reference(model)}/model_index.json has a {part} and no "
+                f"{tokenizer}: captions could not be turned into its tokens"
+            )
+    return found
+
+
+def _check_part(
+    index: Mapping[str, Any], name: str, allowed: Collection[str], model: str, *, where: str
+) -> None:
     entry = index.get(name)
     found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-    if found not in _ALLOWED[name]:
+    if found not in allowed:
         raise WeightsError(
             f"{where}: {public_reference(model)} is a {index.get('_class_name', 'folder')} whose "
-            f"{name} is {found or 'missing'}; supported: {', '.join(_ALLOWED[name])}"
+            f"{name} is {found or 'missing'}; supported: {', '.join(allowed) or 'none'}"
         )
 
 

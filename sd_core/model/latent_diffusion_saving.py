@@ -24,10 +24,11 @@ from sd_core.model.latent_diffusion_sources import (
 from sd_core.model.noise_schedule import low_res_schedule, scheduler_of_noise_schedule
 from sd_core.model.task import Task
 from sd_core.model.text_encoder import TextEncoder, load_text_encoder
+from sd_core.model.text_encoder_loading import TEXT_PARTS, tokenizer_folder
 from sd_core.model.weight_files import DIFFUSERS_STEM
 from sd_core.model.weights import WeightsError
 
-_TEXT_ENCODERS: Final = ("text_encoder", "text_encoder_2")
+_SECOND: Final = "text_encoder_2"
 _CLASSES: Final[dict[Task, str]] = {
     "text_to_image": "StableDiffusionPipeline",
     "inpainting": "StableDiffusionInpaintPipeline",
@@ -40,9 +41,10 @@ def save_latent_diffusion(model: LatentDiffusion, folder: Path) -> None:
 
     `StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)` opens it (XL's:
     `StableDiffusionXLPipeline`; of inpainting and upscaling `StableDiffusionInpaintPipeline` and
-    `StableDiffusionUpscalePipeline`; a transformer denoiser's: `PixArtAlphaPipeline`, which takes
-    embeddings only). Parts that still are what their diffusers folder holds are copied, to the
-    byte; the encoders are saved in float32 whatever they run in, the denoiser as it is.
+    `StableDiffusionUpscalePipeline`; a transformer denoiser's: `StableDiffusion3Pipeline`, or
+    `PixArtAlphaPipeline`, which takes embeddings only). Parts that still are what their diffusers
+    folder holds are copied, to the byte; the encoders are saved in float32 whatever they run in,
+    the denoiser as it is.
 
     Raises:
         FileExistsError: there is something at `folder`; nothing is overwritten.
@@ -72,7 +74,7 @@ class _Part:
     def write(self, folder: Path) -> None:
         if self.source is not None and holds_same_weights(self.module, self.source):
             copy_model_files(self.source, folder / self.name)
-        elif self.name in _TEXT_ENCODERS:
+        elif self.name in TEXT_PARTS:
             typed: Any = self.module
             typed.save_pretrained(folder / self.name)
         else:
@@ -96,12 +98,14 @@ def _write_pipeline(model: LatentDiffusion, folder: Path) -> None:
         **_options(model),
     }
     for part in parts:
-        library = "transformers" if part.name in _TEXT_ENCODERS else "diffusers"
+        library = "transformers" if part.name in TEXT_PARTS else "diffusers"
         index[part.name] = [library, type(part.module).__name__]
-    for name, encoder in _text_encoders(model).items():
-        tokenizer = name.replace("text_encoder", "tokenizer")
+    for name, encoder in model.text_encoders.items():
+        tokenizer = tokenizer_folder(name)
         _write_tokenizer(encoder, folder / tokenizer, source=model.sources.get(tokenizer))
-        index[tokenizer] = ["transformers", "CLIPTokenizer"]
+        is_clip = encoder.shape.kind == "clip"
+        kind = "CLIPTokenizer" if is_clip else type(encoder.tokenizer).__name__
+        index[tokenizer] = ["transformers", kind]
     for name, scheduler in _schedulers(model).items():
         scheduler["_diffusers_version"] = diffusers.__version__
         index[name] = ["diffusers", scheduler["_class_name"]]
@@ -131,7 +135,9 @@ def _pipeline_class(model: LatentDiffusion) -> str:
     own = DENOISERS[class_name_of(model.denoiser)].pipeline
     if own is not None:
         return own
-    if model.text_encoder_2 is not None:
+    if _SECOND in model.text_encoders:
+        if len(model.text_encoders) == 1:
+            return "StableDiffusionXLImg2ImgPipeline"
         is_inpainting = model.task == "inpainting"
         return "StableDiffusionXLInpaintPipeline" if is_inpainting else "StableDiffusionXLPipeline"
     return _CLASSES[model.task]
@@ -139,29 +145,29 @@ def _pipeline_class(model: LatentDiffusion) -> str:
 
 def _options(model: LatentDiffusion) -> dict[str, Any]:
     """What the index says beside its parts: none of the pipelines' optional parts."""
-    if DENOISERS[class_name_of(model.denoiser)].pipeline is not None:
-        return {}
     nothing: list[None] = [None, None]
+    family = DENOISERS[class_name_of(model.denoiser)]
+    left_out = {part: nothing for part in family.text_classes if part not in model.text_encoders}
+    left_out |= {tokenizer_folder(part): nothing for part in left_out}
+    if family.pipeline is not None:
+        return dict(left_out)
     if model.task == "upscaling":
         parts = dict.fromkeys(("feature_extractor", "safety_checker", "watermarker"), nothing)
         level = None if model.sections is None else model.sections.max_noise_level
         return parts if level is None else {**parts, "max_noise_level": level}
     options: dict[str, Any] = {"feature_extractor": nothing, "image_encoder": nothing}
-    if model.text_encoder_2 is not None:
-        return options | {"force_zeros_for_empty_prompt": model.zeros_for_empty_prompt}
+    if _SECOND in model.text_encoders:
+        zeros = model.zeros_for_empty_prompt
+        is_scored = model.num_time_ids == 5
+        is_refiner = len(model.text_encoders) == 1
+        score = {**left_out, "requires_aesthetics_score": is_scored} if is_refiner else {}
+        return options | {"force_zeros_for_empty_prompt": zeros, **score}
     return options | {"requires_safety_checker": False, "safety_checker": nothing}
-
-
-def _text_encoders(model: LatentDiffusion) -> dict[str, TextEncoder]:
-    encoders = {"text_encoder": model.text_encoder}
-    if model.text_encoder_2 is not None:
-        encoders["text_encoder_2"] = model.text_encoder_2
-    return encoders
 
 
 def _encoder_parts(model: LatentDiffusion) -> list[_Part]:
     """The frozen parts, loaded again in float32 where they run in less and have no folder."""
-    encoders: dict[str, Any] = {"vae": model.autoencoder, **_text_encoders(model)}
+    encoders: dict[str, Any] = {"vae": model.autoencoder, **model.text_encoders}
     parts: list[_Part] = []
     for name, encoder in encoders.items():
         source = model.sources.get(name)
@@ -175,7 +181,8 @@ def _encoder_parts(model: LatentDiffusion) -> list[_Part]:
 def _in_float32(model: LatentDiffusion, name: str, weights_sha256: str) -> nn.Module:
     if model.sections is None:
         raise WeightsError(f"{name}: runs in bf16 and cannot be loaded again; load it in fp32")
-    section = model.sections.autoencoder if name == "vae" else getattr(model.sections, name)
+    sections: Any = {"vae": model.sections.autoencoder, **model.sections.text_encoders}
+    section = sections[name]
     config = section.model_copy(update={"precision": "fp32"})
     load: Any = load_autoencoder if name == "vae" else load_text_encoder
     loaded = load(config, device="cpu")
@@ -200,12 +207,16 @@ def _write_diffusers_module(module: nn.Module, folder: Path) -> None:
 
 
 def _write_tokenizer(encoder: TextEncoder, folder: Path, *, source: Path | None) -> None:
-    """With the encoder's length, to which pipelines pad."""
-    if source is not None and encoder.tokenizer.model_max_length == encoder.token_length:
+    """With CLIP's length, to which pipelines pad; T5's is given in each call."""
+    is_told = encoder.shape.kind == "t5"
+    if source is not None and (
+        is_told or encoder.tokenizer.model_max_length == encoder.token_length
+    ):
         copy_plain_files(source, folder)
         return
     tokenizer = copy.deepcopy(encoder.tokenizer)
-    tokenizer.model_max_length = encoder.token_length
+    if not is_told:
+        tokenizer.model_max_length = encoder.token_length
     tokenizer.save_pretrained(folder)
 
 

@@ -30,8 +30,8 @@ def source_folders(sections: LatentDiffusionSections) -> dict[str, Path]:
         references["vae"] = sections.autoencoder.model
     if not sections.denoiser.is_random:
         references["denoiser"] = str(sections.denoiser.model)
-    for part in (sections.text_encoder, sections.text_encoder_2):
-        references |= _text_references(part)
+    for part, section in sections.text_encoders.items():
+        references |= _text_references(part, section)
     folders = {
         name: resolve_weights(reference, where=name)
         for name, reference in references.items()
@@ -46,7 +46,7 @@ def holds_same_weights(module: nn.Module, folder: Path) -> bool:
     Stops at the first tensor that differs.
     """
     expected = {_bare(name): tensor for name, tensor in module.state_dict().items()}
-    seen = 0
+    seen: set[int] = set()  # by their memory: a tensor that has two names is stored once
     for name, found in stored_tensors(_weight_files(folder)):
         tensor = expected.get(_bare(name))
         if tensor is None:
@@ -55,8 +55,8 @@ def holds_same_weights(module: nn.Module, folder: Path) -> bool:
             return False
         if not torch.equal(found.to(tensor.dtype), tensor.detach().cpu()):
             return False
-        seen += 1
-    return seen == len(expected)
+        seen.add(tensor.data_ptr())
+    return all(tensor.data_ptr() in seen for tensor in expected.values())
 
 
 def copy_model_files(source: Path, folder: Path) -> None:
@@ -75,15 +75,15 @@ def copy_plain_files(source: Path, folder: Path) -> None:
             shutil.copyfile(path, folder / path.name)
 
 
-def _text_references(section: TextEncoderConfig | None) -> dict[str, str]:
-    if section is None or section.model is None or not section.pretrained:
+def _text_references(part: str, section: TextEncoderConfig) -> dict[str, str]:
+    if section.model is None or not section.pretrained:
         return {}
-    if is_single_file(section.model, where=section.part):
+    if is_single_file(section.model, where=part):
         return {}
     tokenizer = tokenizer_folder(section.part)
     return {
-        section.part: join_reference(section.model, section.part),
-        tokenizer: join_reference(section.model, tokenizer),
+        part: join_reference(section.model, section.part),
+        tokenizer_folder(part): join_reference(section.model, tokenizer),
     }
 
 

@@ -61,12 +61,8 @@ def fuse_loras(
     for number, lora in enumerate(loras):
         for found in match_lora(lora, model_parts(model), where=f"{where}.{number}.model"):
             _add(found, scale=lora.scale)
-    second = model.text_encoder_2
-    return replace(
-        model,
-        text_encoder=rehashed(model.text_encoder),
-        text_encoder_2=None if second is None else rehashed(second),
-    )
+    rehashes = {part: rehashed(encoder) for part, encoder in model.text_encoders.items()}
+    return replace(model, text_encoders=rehashes)
 
 
 def match_lora(lora: LoraConfig, parts: Mapping[str, nn.Module], *, where: str) -> list[LoraLayer]:
@@ -81,10 +77,12 @@ def match_lora(lora: LoraConfig, parts: Mapping[str, nn.Module], *, where: str) 
 
 def model_parts(model: LatentDiffusion) -> dict[str, nn.Module]:
     """What a file may change, by the names that files use."""
-    parts = {"unet": unwrap_module(model.denoiser), "text_encoder": model.text_encoder.module}
-    if model.text_encoder_2 is not None:
-        parts["text_encoder_2"] = model.text_encoder_2.module
-    return parts
+    texts = {
+        part: encoder.module
+        for part, encoder in model.text_encoders.items()
+        if encoder.shape.kind == "clip"
+    }
+    return {"unet": unwrap_module(model.denoiser), **texts}
 
 
 @torch.no_grad()

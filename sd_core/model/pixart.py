@@ -10,6 +10,7 @@ import torch
 from sd_core.model.conditioning import Conditioning
 from sd_core.model.denoiser_family import DenoiserFamily, Settings
 from sd_core.model.settings_check import Decisions, Limited
+from sd_core.model.text_encoder_architectures import PLAIN_CLASS
 
 TRANSFORMER: Final = "PixArtTransformer2DModel"
 
@@ -65,6 +66,7 @@ TRANSFORMER_FAMILY: Final = DenoiserFamily(
     part="transformer",
     decisions=_DECISIONS,
     conditions=_conditions,
+    text_classes={"text_encoder": PLAIN_CLASS},
     out_channels=8,
     predicts_variance=True,
     computes_tensors=True,

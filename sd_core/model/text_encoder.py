@@ -1,9 +1,9 @@
-"""The text encoder: a transformers CLIP text model and its tokenizer, wherever they come from."""
+"""The text encoder: transformers' CLIP text model or T5 encoder, and its tokenizer."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from sd_core.cache.spec import TextEncoderIdentity
 from sd_core.model.clip import ClipConfig
+from sd_core.model.conditioning import TextEmbeddings
 from sd_core.model.config import ModelConfig
+from sd_core.model.denoiser_family import TextShape
 from sd_core.model.memory import place_module
 from sd_core.model.precision import Precision, model_dtype
 from sd_core.model.single_file import is_single_file
-from sd_core.model.text_encoder_architectures import TEXT_ENCODER_ARCHITECTURES
+from sd_core.model.text_encoder_architectures import TEXT_ENCODER_ARCHITECTURES, text_shape
 from sd_core.model.text_encoder_loading import (
     LoadedTextEncoder,
+    TextPart,
     build_random_text_encoder,
     load_from_folder,
     load_from_open_clip,
@@ -41,6 +44,8 @@ from sd_core.model.weights import (
 )
 
 HiddenStates = Literal["last", "penultimate"]
+MAX_SEQUENCE_LENGTH: Final = 256
+"""Tokens of a T5 encoder, where nothing else is said: what diffusers' pipeline takes."""
 
 
 class TextEncoderConfig(ModelConfig):
@@ -50,11 +55,14 @@ class TextEncoderConfig(ModelConfig):
     """A reference to a diffusers pipeline folder (`hub:org/name@revision`, `/a/folder`) with
     `text_encoder` and `tokenizer` subfolders, or to a single-file checkpoint (.safetensors); with
     `pretrained: false` such a folder without weights, or the name of an architecture (`sd-v1`,
-    `sd-v2`, `sd-xl-2`)."""
-    part: Literal["text_encoder", "text_encoder_2"] = "text_encoder"
-    """Which of the folder's encoders; the second is XL's, with `tokenizer_2`."""
+    `sd-v2`, `sd-v3`, `sd-xl-2`)."""
+    part: TextPart = "text_encoder"
+    """Which of the folder's encoders; each has its own tokenizer, such as `tokenizer_2`."""
     hidden_states: HiddenStates = "last"
-    """The layer whose states the denoiser sees; XL takes the `penultimate`, without LayerNorm."""
+    """The layer whose states the denoiser sees; XL and Stable Diffusion 3 take the `penultimate` of
+    CLIP, without LayerNorm."""
+    max_sequence_length: int = Field(default=MAX_SEQUENCE_LENGTH, ge=1, le=512)
+    """Of T5: what a caption is padded to or cut at. Unit: tokens."""
     layout: str | None = None
     """Of a single file: a reference to a diffusers folder that tells its sizes and tokenizer, where
     they are not Stable Diffusion's."""
@@ -99,6 +107,8 @@ class TextEncoderConfig(ModelConfig):
         options: dict[str, Any] = {"precision": self.precision}
         if self.hidden_states != "last":
             options |= {"hidden_states": self.hidden_states}
+        if self.max_sequence_length != MAX_SEQUENCE_LENGTH:
+            options |= {"max_sequence_length": self.max_sequence_length}
         if self.clip is not None:
             return options | {"clip": self.clip.identity()}
         if self.part != "text_encoder":
@@ -117,18 +127,19 @@ class TextEncoderConfig(ModelConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoder:
-    """A loaded CLIP text encoder in eval mode and its tokenizer.
+    """A loaded text encoder in eval mode and its tokenizer.
 
     Captions become BOS, tokens, EOS, then the tokenizer's padding token up to `token_length`:
     EOS again for Stable Diffusion 1.x and for towers that use open_clip's built-in tokenizer
     (which itself would pad with 0), whatever the folder says where there is one. Attention is
-    causal and without a padding mask, as in Stable Diffusion.
+    causal and without a padding mask, as in Stable Diffusion. T5's are tokens, EOS, padding;
+    attention is in both directions, without a mask too, as in Stable Diffusion 3.
     """
 
     module: nn.Module
     tokenizer: Any
     token_length: int
-    embed_dim: int
+    shape: TextShape
     pad_token_id: int
     source: Literal["diffusers", "open_clip"]
     device: torch.device
@@ -139,26 +150,16 @@ class TextEncoder:
     hidden_states: HiddenStates = "last"
 
     @property
+    def embed_dim(self) -> int:
+        """Width of a token's embedding."""
+        return self.shape.embed_dim
+
+    @property
     def identity(self) -> TextEncoderIdentity:
         """What caches of it share."""
         return TextEncoderIdentity(
             **{name: getattr(self, name) for name in TextEncoderIdentity.model_fields}
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextEmbeddings:
-    """Embeddings of B captions.
-
-    Args:
-        prompt_embeds: (B, L, D) float32, the last hidden state after the final LayerNorm (or the
-            penultimate one without it, where the encoder says so).
-        pooled_prompt_embeds: (B, D) float32, the last one's row at EOS, not projected; (B, P),
-            projected, of an encoder with a projection.
-    """
-
-    prompt_embeds: Tensor
-    pooled_prompt_embeds: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +180,7 @@ def load_text_encoder(config: TextEncoderConfig, *, device: str | torch.device) 
         module=place_module(module, device=device, dtype=dtype),
         tokenizer=loaded.tokenizer,
         token_length=_token_length(config, module, loaded.tokenizer),
-        embed_dim=int(module.config.hidden_size),
+        shape=text_shape(module.config.to_dict()),
         pad_token_id=int(loaded.tokenizer.pad_token_id),
         source="open_clip" if config.clip is not None else "diffusers",
         device=torch.device(device),
@@ -216,6 +217,8 @@ def _token_length(config: TextEncoderConfig, module: Any, tokenizer: Any) -> int
     """open_clip's tokenizers do not tell; a folder's may hold fewer tokens than its encoder."""
     if config.clip is not None:
         return int(module.config.max_position_embeddings)
+    if text_shape(module.config.to_dict()).kind == "t5":
+        return min(config.max_sequence_length, int(tokenizer.model_max_length))
     return token_length_of(tokenizer, module.config.to_dict())
 
 
@@ -280,10 +283,14 @@ def encode_token_ids(encoder: TextEncoder, input_ids: Tensor) -> EncodedCaptions
 def embed_token_ids(encoder: TextEncoder, input_ids: Tensor) -> TextEmbeddings:
     """Embed (B, L) token ids on the encoder's device, without bringing anything to the CPU."""
     module: Any = encoder.module
+    ids = input_ids.to(encoder.device).long()
+    if encoder.shape.kind == "t5":
+        states = module(input_ids=ids).last_hidden_state.float()
+        return TextEmbeddings(
+            prompt_embeds=states, pooled_prompt_embeds=states.new_zeros(len(states), 0)
+        )
     is_penultimate = encoder.hidden_states == "penultimate"
-    output = module(
-        input_ids=input_ids.to(encoder.device).long(), output_hidden_states=is_penultimate
-    )
+    output = module(input_ids=ids, output_hidden_states=is_penultimate)
     embeds = output.hidden_states[-2] if is_penultimate else output.last_hidden_state
     has_projection = hasattr(module, "text_projection")
     pooled = output.text_embeds if has_projection else output.pooler_output

@@ -1,4 +1,4 @@
-"""Build a transformers CLIP text model: from a diffusers folder or an open_clip text tower."""
+"""Build transformers' text models: from a diffusers folder or an open_clip text tower."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,22 @@ from torch import Tensor, nn
 from sd_core.model.clip import ClipConfig, load_clip
 from sd_core.model.clip_tokenizer import clip_tokenizer, clip_vocabulary_tokenizer
 from sd_core.model.precision import seeded
+from sd_core.model.settings_check import check_settings
 from sd_core.model.single_file import detect_layout, fill_from_single_file
 from sd_core.model.single_file_names import clip_source, open_clip_source
+from sd_core.model.t5_settings import (
+    T5_DECISIONS,
+    check_t5_tokenizer_folder,
+    check_t5_vocabulary,
+)
 from sd_core.model.text_encoder_architectures import (
     PLAIN_CLASS,
     PROJECTED_CLASS,
+    T5_CLASS,
     TEXT_ENCODER_ARCHITECTURES,
     build_text_model,
     class_name_of_settings,
+    is_t5,
 )
 from sd_core.model.text_encoder_settings import (
     check_text_encoder_settings,
@@ -32,6 +40,9 @@ from sd_core.model.text_encoder_settings import (
 from sd_core.model.weight_files import settings_in
 from sd_core.model.weights import WeightsError, join_reference, resolve_weights
 
+TextPart = Literal["text_encoder", "text_encoder_2", "text_encoder_3"]
+TEXT_PARTS: Final[tuple[TextPart, ...]] = get_args(TextPart)
+"""The subfolders of a pipeline's text encoders, in order."""
 _LEFT_OVER: Final = ("position_ids", "text_projection", "logit_scale")
 _LEFT_OVER_ENDS: Final = (*_LEFT_OVER, "text_projection.weight")
 _OTHER_HALF: Final = ("vision_model.", "visual_projection.")
@@ -56,8 +67,7 @@ def load_from_folder(
     weights = resolve_weights(join_reference(model, part), sha256=sha256, where=where)
     vocabulary = resolve_weights(join_reference(model, tokenizer_folder(part)), where=where)
     # Not typed: transformers' annotations do not know output_loading_info.
-    settings = _clip_settings(weights, where=where)
-    check_tokenizer_folder(vocabulary, where=where)
+    settings = _settings(weights, where=where)
     model_class: Any = getattr(transformers, class_name_of_settings(settings))
     try:
         module, report = model_class.from_pretrained(
@@ -67,16 +77,16 @@ def load_from_folder(
             dtype=torch.float32,
             output_loading_info=True,
         )
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(vocabulary, local_files_only=True)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
+        kind = "T5 encoder" if is_t5(settings) else "CLIP text model"
         raise WeightsError(
-            f"{where}: {model} does not load as a CLIP text model from safetensors: {error}"
+            f"{where}: {model} does not load as a {kind} from safetensors: {error}"
         ) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise WeightsError(f"{where}: {weights} lacks {len(missing)} tensors, {missing[0]} for one")
     _refuse_left_over(report["unexpected_keys"], settings, where=f"{where}: {weights}")
-    check_vocabulary(tokenizer, settings, where=f"{where}: {vocabulary}")
+    tokenizer = _tokenizer(vocabulary, settings, where=where)
     return LoadedTextEncoder(module=module, tokenizer=tokenizer)
 
 
@@ -138,15 +148,10 @@ def build_random_text_encoder(model: str, *, part: str, seed: int) -> LoadedText
 
 def read_layout(folder: str, *, part: str, where: str) -> tuple[dict[str, Any], Any]:
     """The settings and the tokenizer of a diffusers folder's text encoder, without its weights."""
-    from transformers import CLIPTokenizer
-
     config_folder = resolve_weights(join_reference(folder, part), where=where)
     vocabulary = resolve_weights(join_reference(folder, tokenizer_folder(part)), where=where)
-    settings = _clip_settings(config_folder, where=where)
-    check_tokenizer_folder(vocabulary, where=where)
-    tokenizer = CLIPTokenizer.from_pretrained(vocabulary, local_files_only=True)
-    check_vocabulary(tokenizer, settings, where=f"{where}: {vocabulary}")
-    return settings, tokenizer
+    settings = _settings(config_folder, where=where)
+    return settings, _tokenizer(vocabulary, settings, where=where)
 
 
 def tokenizer_folder(part: str) -> str:
@@ -154,16 +159,38 @@ def tokenizer_folder(part: str) -> str:
     return part.replace("text_encoder", "tokenizer")
 
 
-def _clip_settings(folder: Path, *, where: str) -> dict[str, Any]:
+def _settings(folder: Path, *, where: str) -> dict[str, Any]:
     settings = settings_in(folder, where=where, advice="text encoder")
     name = class_name_of_settings(settings)
-    if name not in (PLAIN_CLASS, PROJECTED_CLASS):
+    if name not in (PLAIN_CLASS, PROJECTED_CLASS, T5_CLASS):
         raise WeightsError(
-            f"{where}: {folder} is a {name}; a text encoder is a {PLAIN_CLASS} or a "
-            f"{PROJECTED_CLASS}"
+            f"{where}: {folder} is a {name}; a text encoder is a {PLAIN_CLASS}, a "
+            f"{PROJECTED_CLASS} or a {T5_CLASS}"
         )
-    check_text_encoder_settings(settings, where=f"{where}: {folder}/config.json")
+    if is_t5(settings):
+        check_settings(settings, T5_DECISIONS, where=f"{where}: {folder}/config.json")
+    else:
+        check_text_encoder_settings(settings, where=f"{where}: {folder}/config.json")
     return settings
+
+
+def _tokenizer(folder: Path, settings: dict[str, Any], *, where: str) -> Any:
+    """The tokenizer in a folder, its files held against the encoder of these settings."""
+    import transformers
+
+    if is_t5(settings):
+        check_t5_tokenizer_folder(folder, where=where)
+    else:
+        check_tokenizer_folder(folder, where=where)
+    name = "T5TokenizerFast" if is_t5(settings) else "CLIPTokenizer"
+    tokenizer_class: Any = getattr(transformers, name)
+    try:
+        tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise WeightsError(f"{where}: {folder} does not load as a {name}: {error}") from error
+    check = check_t5_vocabulary if is_t5(settings) else check_vocabulary
+    check(tokenizer, settings, where=f"{where}: {folder}")
+    return tokenizer
 
 
 def _refuse_left_over(names: Iterable[str], settings: dict[str, Any], *, where: str) -> None:

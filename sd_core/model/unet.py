@@ -4,16 +4,27 @@ Sources: Rombach et al. 2022, section 3.3, arXiv:2112.10752; Podell et al. 2023,
 (XL's pooled text and time ids).
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
 
-from sd_core.model.conditioning import Conditioning
-from sd_core.model.denoiser_family import DenoiserFamily, Settings
+from sd_core.model.conditioning import Conditioning, TextEmbeddings
+from sd_core.model.denoiser_family import (
+    DenoiserFamily,
+    Settings,
+    Texts,
+    TextShape,
+    first_text,
+    width_fault,
+)
 from sd_core.model.memory import aligned
 from sd_core.model.settings_check import Decisions, Limited
+from sd_core.model.text_encoder_architectures import PLAIN_CLASS, PROJECTED_CLASS
 
 UNET: Final = "UNet2DConditionModel"
+_SECOND: Final = "text_encoder_2"
+_POOLED: Final = "projection_class_embeddings_input_dim"
 
 _DECISIONS: Final = Decisions(
     honoured=frozenset(
@@ -88,7 +99,7 @@ def _conditions(
     settings: Settings, conditioning: Conditioning, dtype: torch.dtype
 ) -> dict[str, Any]:
     """XL's pooled text and time ids; nothing of the others."""
-    if settings.get("addition_embed_type") != "text_time":
+    if not _is_xl(settings):
         return {}
     pooled, time_ids = conditioning.pooled_prompt_embeds, conditioning.time_ids
     if pooled is None or time_ids is None:
@@ -99,6 +110,47 @@ def _conditions(
     return {"added_cond_kwargs": {"text_embeds": aligned(pooled.to(dtype)), "time_ids": time_ids}}
 
 
+def _is_xl(settings: Settings) -> bool:
+    return settings.get("addition_embed_type") == "text_time"
+
+
+def _text_fault(settings: Settings, texts: Mapping[str, TextShape]) -> str | None:
+    """XL has a second encoder, and its refiner that one alone."""
+    if (fault := width_fault(settings, texts)) is not None:
+        return fault
+    if _SECOND not in texts:
+        wants = "wants XL's pooled text and time ids, and there is no second text encoder"
+        return wants if _is_xl(settings) else None
+    if not _is_xl(settings):
+        return "is not XL's, and there is a second text encoder"
+    width, pooled = int(settings.get(_POOLED) or 0), texts[_SECOND].pooled_dim
+    allowed = [6] if len(texts) > 1 else [5, 6]
+    each = int(settings.get("addition_time_embed_dim") or 0)
+    if width in [pooled + count * each for count in allowed]:
+        return None
+    return (
+        f"{_POOLED} is {width}, and the second text encoder gives pooled text of width {pooled}; "
+        f"allowed: that and {' or '.join(map(str, allowed))} sizes of {each}; they are not of one "
+        "model"
+    )
+
+
+def _join_texts(settings: Settings, texts: Texts, length: int) -> TextEmbeddings:
+    """XL's side by side, with the second one's pooled text."""
+    if not _is_xl(settings):
+        return first_text(settings, texts, length)
+    return TextEmbeddings(
+        prompt_embeds=torch.cat([text.prompt_embeds for text in texts.values()], dim=-1),
+        pooled_prompt_embeds=texts[_SECOND].pooled_prompt_embeds,
+    )
+
+
 UNET_FAMILY: Final = DenoiserFamily(
-    part="unet", decisions=_DECISIONS, conditions=_conditions, out_channels=4
+    part="unet",
+    decisions=_DECISIONS,
+    conditions=_conditions,
+    text_classes={"text_encoder": PLAIN_CLASS, _SECOND: PROJECTED_CLASS},
+    text_fault=_text_fault,
+    join_texts=_join_texts,
+    out_channels=4,
 )

@@ -18,6 +18,7 @@ from sd_core.sampling.guidance import embed_guidance_scale, guide, rescale_guide
 from sd_core.sampling.passing import without_waiting
 from sd_core.sampling.samplers import SamplerName, build_sampler, draws_noise
 from sd_core.sampling.source import SourceLatents, SourceNoiser
+from sd_core.sampling.stage import WHOLE, Stage
 
 
 @torch.inference_mode()
@@ -33,6 +34,7 @@ def generate_latents(
     guidance_rescale: float = 0.0,
     generators: Sequence[torch.Generator] | None = None,
     source: SourceLatents | None = None,
+    stage: Stage = WHOLE,
 ) -> Tensor:
     """Sample latents from noise, or from other latents.
 
@@ -49,6 +51,8 @@ def generate_latents(
         guidance_rescale: See `rescale_guided`.
         generators: One for each row; samplers that draw noise in their steps need them.
         source: What to start from; without it, from the noise alone.
+        stage: The part of the way that this model takes; where it does not begin at noise, `noise`
+            is the latents that the model before it left.
 
     Returns:
         (B, C, h, w) float32 scaled latents on the model's device.
@@ -72,7 +76,7 @@ def generate_latents(
     scheduler = build_sampler(sampler, model.noise_schedule)
     scheduler.set_timesteps(num_inference_steps)  # kept on the CPU, where a step looks itself up
     options = _step_options(scheduler, generators)
-    latents, timesteps_left = to_device(noise, device), scheduler.timesteps
+    latents, timesteps_left = to_device(noise, device), stage.timesteps(scheduler)
     noiser = None
     with without_waiting(device):
         if source is not None:
@@ -80,7 +84,7 @@ def generate_latents(
                 scheduler, source, noise=latents, num_inference_steps=num_inference_steps
             )
             latents, timesteps_left = noiser.first(), noiser.timesteps
-        else:
+        elif stage.begin == 0:
             latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
     timesteps_there = to_device(timesteps_left, device)  # once, for all steps
     for step, timestep in enumerate(timesteps_left):

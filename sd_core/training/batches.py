@@ -27,6 +27,9 @@ class TrainingBatch(TaskBatch):
         uniforms: (B,) float32 in [0, 1), from which timesteps are drawn.
         input_ids: (B, L) int64; the empty caption's where the caption is dropped.
         prompt_embeds: (B, L, D) float32, likewise; None where a cache holds token ids alone.
+        pooled_prompt_embeds: (B, P) float32, likewise, of a denoiser that goes by them; no cache of
+            version 1 holds them.
+        time_ids: (B, 6) float32, XL's: see `Conditioning`.
     """
 
     latents: Tensor
@@ -34,6 +37,8 @@ class TrainingBatch(TaskBatch):
     uniforms: Tensor
     input_ids: Tensor
     prompt_embeds: Tensor | None
+    pooled_prompt_embeds: Tensor | None = None
+    time_ids: Tensor | None = None
 
 
 def row_generator(key: str, *, seed: int, epoch: int, purpose: str = "") -> np.random.Generator:
@@ -83,7 +88,24 @@ def collate(
         uniforms=torch.tensor([one.uniform for one in draws], dtype=torch.float32),
         input_ids=torch.from_numpy(np.stack([one.input_ids for one in captions]).astype(np.int64)),
         prompt_embeds=torch.from_numpy(np.stack(embeds)) if has_embeds else None,
+        time_ids=torch.tensor([_time_ids(one, caches[one.cache_index]) for one in drawn]),
     )
+
+
+def _time_ids(drawn: DrawnSample, cache: LatentCache) -> list[float]:
+    """Original height and width, top and left of the crop after resizing, and the size that it
+    was cropped to, as Podell et al. 2023, section 2.2, condition on; of the cache's columns."""
+    attributes, factor = drawn.sample.attributes, cache.spec.identity.autoencoder.downsampling
+    crop = [side * factor for side in drawn.sample.raw_latents.shape[1:]]
+    original = [
+        float(attributes.get(f"original_{name}") or attributes.get(name) or side)
+        for name, side in zip(("height", "width"), crop, strict=True)
+    ]
+    scale = max(side / length for side, length in zip(crop, original, strict=True))
+    corner = [
+        (round(length * scale) - side) // 2 for side, length in zip(crop, original, strict=True)
+    ]
+    return [float(number) for number in (*original, *corner, *crop)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +123,7 @@ def _draw(
     drawn: DrawnSample, caches: Sequence[LatentCache], seed: int, objective: ObjectiveConfig
 ) -> _Draw:
     spec = caches[drawn.cache_index].spec
-    shape = (spec.identity.autoencoder.latent_channels, *spec.latents_shape[1:])
+    shape = (spec.identity.autoencoder.latent_channels, *drawn.sample.raw_latents.shape[1:])
     rng = row_generator(drawn.sample.key, seed=seed, epoch=drawn.epoch)
     uniform, dropped = rng.random(2)
     return _Draw(

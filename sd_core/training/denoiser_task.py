@@ -7,7 +7,12 @@ from torch import nn
 from sd_core.model.conditioning import Conditioning
 from sd_core.model.denoiser import predict
 from sd_core.model.latent_diffusion import LatentDiffusion
-from sd_core.model.text_conditioning import encode_conditioning_of_ids
+from sd_core.model.text_conditioning import (
+    encode_conditioning_of_ids,
+    without_text,
+    zero_conditioning,
+)
+from sd_core.model.text_encoder import tokenize_captions
 from sd_core.training.batches import TrainingBatch
 from sd_core.training.config import OptimizerConfig
 from sd_core.training.objectives import (
@@ -36,6 +41,7 @@ class DenoiserTask:
     ) -> None:
         self._model = model
         self._objective = objective
+        self._pools_text = zero_conditioning(model).pooled_prompt_embeds is not None
         self._part = TrainedPart(
             name=DENOISER, module=model.denoiser, optimizer=optimizer, ema_decay=ema_decay
         )
@@ -50,17 +56,27 @@ class DenoiserTask:
     ) -> Losses:
         """Each sample's weighted loss."""
         schedule = self._model.noise_schedule
-        timesteps = draw_timesteps(
-            batch.uniforms, schedule, sampling=self._objective.timestep_sampling
-        )
+        timesteps = draw_timesteps(batch.uniforms, schedule, self._objective)
         noised = add_noise(batch.latents, batch.noise, timesteps, schedule)
         prediction = predict(modules[part], noised, timesteps, self._conditioning(batch))
         target = target_of(batch.latents, batch.noise, timesteps, schedule)
-        weights = loss_weights(timesteps, schedule, min_snr_gamma=self._objective.min_snr_gamma)
+        weights = loss_weights(timesteps, schedule, self._objective)
         return Losses(losses=losses_of(prediction, target, weights))
 
     def _conditioning(self, batch: TrainingBatch) -> Conditioning:
-        """The cache's embeddings, or those of its token ids."""
-        if batch.prompt_embeds is not None:
-            return Conditioning(prompt_embeds=batch.prompt_embeds)
-        return encode_conditioning_of_ids(self._model, batch.input_ids).to(batch.latents.device)
+        """The cache's embeddings, or those of its token ids; pooled text is not in a cache of
+        version 1, so that a model that goes by it encodes the ids."""
+        pooled = batch.pooled_prompt_embeds
+        if batch.prompt_embeds is not None and (pooled is not None or not self._pools_text):
+            return Conditioning(
+                prompt_embeds=batch.prompt_embeds,
+                pooled_prompt_embeds=pooled,
+                time_ids=batch.time_ids,
+            )
+        encoded = encode_conditioning_of_ids(
+            self._model, batch.input_ids, time_ids=batch.time_ids
+        ).to(batch.latents.device)
+        if not self._model.zeros_for_empty_prompt:
+            return encoded
+        empty = tokenize_captions(self._model.text_encoder, [""]).to(batch.input_ids.device)
+        return without_text(encoded, (batch.input_ids == empty).all(dim=1))

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sd_core.model.conditioning import Conditioning
 from sd_core.model.denoiser import predict
 from sd_core.model.latent_diffusion import LatentDiffusion
+from sd_core.model.text_conditioning import zero_conditioning
 
 _SIDE = {"cpu": 1024, "cuda": 8192}
 _REPEATS = 10
@@ -45,12 +45,7 @@ def _wait(device: torch.device) -> None:
 
 def forward_once(model: LatentDiffusion) -> Tensor:
     """One forward pass of the denoiser over one sample of zeros."""
-    device, encoder = next(model.denoiser.parameters()).device, model.text_encoder
+    device = next(model.denoiser.parameters()).device
     latents = torch.zeros(1, *model.latents_shape, device=device)
-    conditioning = Conditioning(
-        prompt_embeds=torch.zeros(1, encoder.token_length, encoder.embed_dim, device=device),
-        pooled_prompt_embeds=None,
-        time_ids=None,
-    )
     timesteps = torch.zeros(1, device=device, dtype=torch.long)
-    return predict(model.denoiser, latents, timesteps, conditioning)
+    return predict(model.denoiser, latents, timesteps, zero_conditioning(model))

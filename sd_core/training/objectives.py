@@ -2,10 +2,12 @@
 
 Sources: epsilon, Ho et al. 2020, arXiv:2006.11239, eq. 4 and 14; v-prediction, Salimans and Ho
 2022, arXiv:2202.00512, appendix D; rectified flow, Liu et al. 2022, arXiv:2209.03003, eq. 1;
-min-SNR, Hang et al. 2023, arXiv:2303.09556, eq. 6; offset noise, Guttenberg 2023.
+min-SNR, Hang et al. 2023, arXiv:2303.09556, eq. 6; offset noise, Guttenberg 2023; a flow's
+timesteps, Esser et al. 2024, arXiv:2403.03206, section 3.1 and eq. 23.
 """
 
-from typing import Literal
+import math
+from typing import Any, Final, Literal
 
 import torch
 from pydantic import Field
@@ -13,6 +15,9 @@ from torch import Tensor
 
 from sd_core.model.config import ModelConfig
 from sd_core.model.noise_schedule import NoiseSchedule, PredictionType
+
+TimestepSampling = Literal["uniform", "logit_normal", "mode", "cosmap"]
+_NEWER: Final = ("logit_mean", "logit_std", "mode_scale", "shift_timesteps", "flow_weighting")
 
 
 class ObjectiveConfig(ModelConfig):
@@ -26,19 +31,47 @@ class ObjectiveConfig(ModelConfig):
     deviation."""
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of captions replaced by the empty one, which is what guidance needs. Unit: share."""
-    timestep_sampling: Literal["uniform", "logit_normal"] = "uniform"
-    """Logit-normal (Esser et al. 2024, arXiv:2403.03206, eq. 19) is for flow."""
+    timestep_sampling: TimestepSampling = "uniform"
+    """How a flow's sigma is drawn: `logit_normal`, `mode` and `cosmap` are Esser et al.'s (2024,
+    arXiv:2403.03206, eq. 19 to 21); Stable Diffusion 3 took `logit_normal`."""
+    logit_mean: float = 0.0
+    """Of `logit_normal`: above 0 it draws more noise. Unit: number."""
+    logit_std: float = Field(default=1.0, gt=0)
+    """Of `logit_normal`. Unit: number."""
+    mode_scale: float = Field(default=1.29, ge=-1, le=2 / (math.pi - 2))
+    """Of `mode`: above 0 it draws more of the middle, below 0 less. Unit: number."""
+    shift_timesteps: bool = False
+    """Shift a flow's drawn sigmas as sampling does, by `noise_schedule.flow_shift` (Esser et al.,
+    eq. 23); Stable Diffusion 3's training at 1,024 px did."""
+    flow_weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
+    """Weigh a flow's losses by 1 / sigma^2 or by 2 / (pi (1 - 2 sigma + 2 sigma^2)), as diffusers'
+    training scripts call them. A way of drawing sigma is a weighting already."""
+
+    def identity(self) -> dict[str, Any]:
+        """What changes the weights; options that earlier versions had not count where they are
+        set."""
+        said = self.model_dump(mode="json", exclude_defaults=True)
+        newer = {name: value for name, value in said.items() if name in _NEWER}
+        return {**self.model_dump(mode="json", exclude=set(_NEWER)), **newer}
+
+    def fault(self, prediction_type: PredictionType) -> str | None:
+        """What of it does nothing with a model of this kind."""
+        asked = self.model_dump(exclude_defaults=True, include=set(_NEWER))
+        if self.timestep_sampling not in ("uniform", "logit_normal"):
+            asked["timestep_sampling"] = self.timestep_sampling
+        if not asked or prediction_type == "flow":
+            return None
+        name, value = next(iter(asked.items()))
+        return f"{name} is {value!r}, which is of a flow; the model predicts {prediction_type}"
 
 
-def draw_timesteps(
-    uniforms: Tensor, schedule: NoiseSchedule, *, sampling: Literal["uniform", "logit_normal"]
-) -> Tensor:
+def draw_timesteps(uniforms: Tensor, schedule: NoiseSchedule, objective: ObjectiveConfig) -> Tensor:
     """Turn uniform draws into timesteps.
 
     Args:
         uniforms: (B,) float32 in [0, 1).
-        schedule: Its length T, and whether it is a flow.
-        sampling: See `ObjectiveConfig`.
+        schedule: Its length T, whether it is a flow, and its shift.
+        objective: How a flow's are drawn.
 
     Returns:
         (B,): int64 in 0..T-1, or for a flow float32 sigma * T, sigma in (0, 1).
@@ -46,10 +79,27 @@ def draw_timesteps(
     if schedule.config.prediction_type != "flow":
         length = schedule.config.num_train_timesteps
         return (uniforms.double() * length).long().clamp_(max=length - 1)
-    inside = uniforms.double().clamp(1e-5, 1 - 1e-5)
-    if sampling == "logit_normal":
-        inside = torch.sigmoid(torch.special.ndtri(inside))
-    return (inside * schedule.config.num_train_timesteps).float()
+    sigmas = _draw_sigmas(uniforms.double().clamp(1e-5, 1 - 1e-5), objective)
+    if objective.shift_timesteps:
+        shift = schedule.config.flow_shift
+        sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
+    return (sigmas * schedule.config.num_train_timesteps).float()
+
+
+def _draw_sigmas(uniforms: Tensor, objective: ObjectiveConfig) -> Tensor:
+    """Esser et al. 2024, equations 19 to 21, of (B,) float64 in (0, 1)."""
+    quarter = math.pi / 2
+    match objective.timestep_sampling:
+        case "logit_normal":
+            normal = torch.special.ndtri(uniforms)
+            return torch.sigmoid(objective.logit_mean + objective.logit_std * normal)
+        case "mode":
+            bend = torch.cos(quarter * uniforms) ** 2 - 1 + uniforms
+            return 1 - uniforms - objective.mode_scale * bend
+        case "cosmap":
+            return 1 - 1 / (torch.tan(quarter * uniforms) + 1)
+        case _:
+            return uniforms
 
 
 def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, schedule: NoiseSchedule) -> Tensor:
@@ -74,20 +124,28 @@ def losses_of(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     return (prediction.float() - target.float()).square().flatten(1).mean(dim=1) * weights
 
 
-def loss_weights(
-    timesteps: Tensor, schedule: NoiseSchedule, *, min_snr_gamma: float | None
-) -> Tensor:
-    """(B,) float32 weights of the samples' losses; ones without min-SNR and for flow.
+def loss_weights(timesteps: Tensor, schedule: NoiseSchedule, objective: ObjectiveConfig) -> Tensor:
+    """(B,) float32 weights of the samples' losses: ones, min-SNR's, or a flow's.
 
     Finite everywhere: for epsilon, min(SNR, gamma) / SNR is 1 where the SNR is 0 (its limit).
     """
-    if min_snr_gamma is None or schedule.config.prediction_type == "flow":
+    if schedule.config.prediction_type == "flow":
+        return _flow_weights(timesteps / schedule.config.num_train_timesteps, objective)
+    if objective.min_snr_gamma is None:
         return torch.ones(len(timesteps), device=timesteps.device)
     return min_snr_weights(
         signal_to_noise(timesteps, schedule),
-        gamma=min_snr_gamma,
+        gamma=objective.min_snr_gamma,
         prediction_type=schedule.config.prediction_type,
     )
+
+
+def _flow_weights(sigmas: Tensor, objective: ObjectiveConfig) -> Tensor:
+    if objective.flow_weighting == "sigma_sqrt":
+        return sigmas.clamp(min=1e-5) ** -2
+    if objective.flow_weighting == "cosmap":
+        return 2 / (math.pi * (1 - 2 * sigmas + 2 * sigmas**2))
+    return torch.ones_like(sigmas)
 
 
 def min_snr_weights(snr: Tensor, *, gamma: float, prediction_type: PredictionType) -> Tensor:

@@ -108,3 +108,21 @@ def data_files(output: Path) -> dict[str, str]:
         and not path.name.startswith(".tmp-")
         and (path.suffix in (".tar", ".parquet") or "manifests" in path.parts)
     }
+
+
+HOSTILE = '<script>alert("x")</script> "quoted" <img src=x onerror=alert(1)> `|` {{ 7 * 7 }}'
+"""Text that means something to whatever it is put into without care."""
+
+
+def write_hostile_list(served: Path, path: Path) -> Path:
+    """The served list with markup in captions, URLs and licences, formulas, and signs that turn a
+    line or ring a bell."""
+    table = pq.read_table(served).to_pydict()
+    table["TEXT"][0] = table["TEXT"][4] = HOSTILE
+    table["TEXT"][1] = '=HYPERLINK("javascript:alert(4)")\u202egnp.exe\u202c \x07\x1b[31m'
+    table["URL"][4] += "?a=<script>alert(2)</script>"
+    table["URL"].append("javascript:alert(3)")
+    table["TEXT"].append("a script")
+    table["licence"] = ["CC0"] * 30 + [HOSTILE] * (len(table["URL"]) - 30)
+    pq.write_table(pa.table(table), path)
+    return path

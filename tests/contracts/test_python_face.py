@@ -79,7 +79,7 @@ def check_whole(run: Run) -> None:
     assert [image.key for image in run.images()] == kept
     samples = {sample.key: sample for sample in run.latents()}  # in the order of its making
     assert sorted(samples) == sorted(kept)
-    assert samples[kept[0]].raw_latents.shape == run.cache().spec.latents_shape
+    assert samples[kept[0]].raw_latents.shape == run.cache().spec.latents_shapes[0]
     captions = run.kept()["caption"].to_pylist()
     assert [samples[key].caption for key in kept] == captions
 

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import socket
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from pipelines.rules.tombstones import TOMBSTONES_FILE, tombstones_of, write_tom
 from pipelines.run.committed import Committed
 from pipelines.run.lease import LEASE_FILE, Lease
 from pipelines.run.record import read_revision, read_run, write_revision
-from pipelines.run.sight import JobSight, write_sight
+from pipelines.run.sight import JobSight, TrainingSight, write_sight
 from pipelines.run.store import RunStore
 from tests.contracts import cases
 
@@ -145,6 +145,19 @@ def test_a_training_is_told_by_its_newest_checkpoint_and_last_figures(
     assert told(begun, capsys)["next"] == "goes on from step 20"
     assert status.main([str(begun)]) == 0
     assert "newest checkpoint: step 20" in capsys.readouterr().out
+    sight = TrainingSight(
+        step=8, steps=20, losses={"loss": 0.5}, samples_per_s=2.0, left_s=48.0, by_node={"a": 2}
+    )
+    job = JobSight(
+        host=socket.gethostname(), pid=os.getpid(), written=1.0, running_s=7.0, training=sight
+    )
+    store = RunStore(str(begun), flat=True)
+    with Lease(store, say=print):
+        write_sight(store, job)
+        assert told(begun, capsys)["now"]["training"] == asdict(sight)
+        assert status.main([str(begun)]) == 0
+    said = capsys.readouterr().out
+    assert "step 8 of 20, loss 0.5000, 2.0 images/s, 0:00:48 left; 2 worker(s): a 2" in said
 
 
 def test_a_run_on_s3_is_told_as_well_and_what_is_none_is_refused(

@@ -28,6 +28,8 @@ NO_PATHS = {
     "grace",
     "url_column",
     "caption_column",
+    "host",
+    "port",
 }
 """Options that take a text which is no path."""
 

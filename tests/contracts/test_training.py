@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 
 from jobs import train
+from pipelines.engine import sight as engine_sight
+from pipelines.run.sight import SIGHT_FILE, JobSight, TrainingSight, write_sight
+from pipelines.run.store import RunStore
 from pipelines.training.job import load_train_config
 from sd_core.cache.formats import open_shard_writer
 from tests.contracts.training_cases import (
@@ -109,8 +112,21 @@ def test_a_killed_training_resumes_to_the_same_bits(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_one_worker_and_two_see_the_same_samples_and_agree_on_the_loss(
-    ray_cluster: None, latents: Path, unharmed: Path, tmp_path: Path
+    ray_cluster: None,
+    latents: Path,
+    unharmed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    seen: list[TrainingSight] = []
+
+    def written(store: RunStore, sight: JobSight) -> None:
+        if sight.training is not None:
+            seen.append(sight.training)
+        write_sight(store, sight)
+
+    monkeypatch.setattr(engine_sight, "_WRITE_EVERY_S", 0.05)
+    monkeypatch.setattr(engine_sight, "write_sight", written)
     code = run(
         tmp_path,
         latents,
@@ -121,6 +137,9 @@ def test_one_worker_and_two_see_the_same_samples_and_agree_on_the_loss(
 
     assert code == 0
     assert losses(tmp_path / "out") == pytest.approx(losses(unharmed), rel=1e-4)
+    assert [dict(sight.by_node) for sight in seen][-1:] == [{os.uname().nodename: 2}]
+    assert [(sight.step, sight.steps, [*sight.losses]) for sight in seen][-1] == (20, 20, ["loss"])
+    assert not (tmp_path / "out" / SIGHT_FILE).exists()
 
 
 @pytest.mark.ray

@@ -17,6 +17,7 @@ from pipelines.run.record import read_revision, read_run
 from pipelines.run.store import RunStore
 from pipelines.steps.download import step as download_step
 from pipelines.steps.encode import step as encode_step
+from pipelines.steps.score import shard as score_shard
 from pipelines.steps.select import facts as select_facts
 from pipelines.steps.select import write as select_write
 from pipelines.workflows import curate_steps, run_steps
@@ -144,14 +145,14 @@ def test_a_row_that_a_model_refuses_is_found_in_its_batch(
     def refuse(module: Any, name: str, poison: str) -> None:
         real = getattr(module, name)
 
-        def work(*arguments: Any, captions: list[str | None], **options: Any) -> Any:
-            if poison in captions:
-                raise IndexError(f"index out of range in self: {len(captions)}")
-            return real(*arguments, captions=captions, **options)
+        def work(models: Any, batch: Any, transfers: Any) -> Any:
+            if poison in batch.captions:
+                raise IndexError(f"index out of range in self: {len(batch.captions)}")
+            return real(models, batch, transfers)
 
         monkeypatch.setattr(module, name, work)
 
-    refuse(_score_module(), "score_images", in_score)
+    refuse(score_shard, "score_batch", in_score)
     refuse(encode_step, "encode_batch", in_encode)
     assert curated(served_list.path, tmp_path / "run") == 0
     assert verify.main([str(tmp_path / "run"), "--deep"]) == 0
@@ -173,12 +174,6 @@ def test_a_row_that_a_model_refuses_is_found_in_its_batch(
     assert {key: before[key] for key in before.keys() - lost} == {
         key: after[key] for key in before.keys() - lost
     }
-
-
-def _score_module() -> Any:
-    from pipelines.steps.score import step
-
-    return step
 
 
 def samples(run: Path) -> list[Any]:
@@ -276,14 +271,14 @@ def test_a_prompt_that_the_text_encoder_refuses_costs_its_image_alone(
 
     rows = generation_cases.prompts(10)
     whole = generation_cases.image_files(generated(rows, tmp_path / "whole", "score=null"))
-    real = text_cache.tokenize_captions
+    real = text_cache.token_ids
 
-    def tokenize(encoder: Any, captions: list[str]) -> Any:
+    def tokenize(model: Any, captions: list[str]) -> Any:
         if any("number 4" in caption for caption in captions):
             raise UnicodeError("surrogates not allowed")
-        return real(encoder, captions)
+        return real(model, captions)
 
-    monkeypatch.setattr(text_cache, "tokenize_captions", tokenize)
+    monkeypatch.setattr(text_cache, "token_ids", tokenize)
     run = generated(rows, tmp_path / "poisoned", "score=null")
     found = generation_cases.image_files(run)
     ledger = table(run, "ledger")
@@ -310,7 +305,7 @@ def test_what_encode_refuses_is_counted_wherever_rows_are(
         encoded = real(*arguments, **options)
         if not calls:
             with torch.inference_mode():
-                encoded.raw_latents[1] = torch.inf
+                encoded.take().raw_latents[1] = torch.inf
         calls.append(1)
         return encoded
 

@@ -27,7 +27,7 @@ from sd_core.training.checkpoint import CheckpointError, OtherTrainingError
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = [
-    *("__main__", "clean", "completion", "curate", "export", "generate", "init", "keys"),
+    *("__main__", "browse", "clean", "completion", "curate", "export", "generate", "init", "keys"),
     *("reference", "report", "status", "takedown", "train", "verify", "why"),
 ]
 OTHERS = ["bench.__main__", "demo.__main__", "demo.photographs"]

@@ -333,7 +333,7 @@ def latent_sample(key: str, caption: str) -> LatentSample:
     """A row of the cache."""
     return LatentSample(
         key=key,
-        raw_latents=np.zeros(SPEC.latents_shape, np.float16),
+        raw_latents=np.zeros(SPEC.latents_shapes[0], np.float16),
         input_ids=np.zeros(7, np.int32),
         prompt_embeds=np.zeros(SPEC.embeds_shape, np.float16),
         caption=caption,

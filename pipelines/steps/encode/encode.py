@@ -19,15 +19,18 @@ from sd_core.model.autoencoder import (
     load_autoencoder,
 )
 from sd_core.model.autoencoder_config import AutoencoderConfig
+from sd_core.model.buckets import Bucket
 from sd_core.model.config import ModelConfig
 from sd_core.model.text_encoder import (
     EncodedCaptions,
     TextEncoder,
     TextEncoderConfig,
+    embed_token_ids,
     encode_captions,
     load_text_encoder,
     tokenize_captions,
 )
+from sd_core.model.transfer import Returning, Sent, Transfers
 from sd_core.model.weights import WeightsError, WeightsNeed, loads_weights
 
 
@@ -127,41 +130,82 @@ def load_encode_models(config: EncodeConfig, *, device: str | torch.device) -> E
     )
 
 
-@torch.inference_mode()
-def encode_batch(
-    models: EncodeModels, images: Tensor, *, captions: Sequence[str], batch_size: int
-) -> EncodedBatch:
-    """Encode at most `batch_size` images and captions.
+@dataclass(frozen=True, kw_only=True)
+class BatchInputs:
+    """Images and captions as the models take them, on the way to the device.
 
-    A model's last bit depends on the size of its batch, so each is padded to what it always gets:
-    images to the autoencoder's slices, captions to `batch_size`.
+    Attributes:
+        captions: B of them.
+        input_ids: (B, L) int32, on the CPU.
+        sent: (M, H, W, 3) uint8 images, M a multiple of what the autoencoder takes at once; where
+            embeddings are asked for also (`batch_size`, L) token ids.
+    """
+
+    captions: Sequence[str]
+    input_ids: Tensor
+    sent: Sent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """A batch that is being encoded, perhaps on its way from the device."""
+
+    input_ids: Tensor
+    fetched: Returning
+
+    def take(self) -> EncodedBatch:
+        """Wait for it, once."""
+        raw_latents, *embeds = self.fetched.take()
+        return EncodedBatch(
+            raw_latents=raw_latents,
+            input_ids=self.input_ids,
+            prompt_embeds=embeds[0] if embeds else None,
+        )
+
+
+def pixels_for(
+    models: EncodeModels, num_images: int, *, size: Bucket, batch_size: int, transfers: Transfers
+) -> Tensor:
+    """Memory for (M, H, W, 3) uint8 images: so many, and what fills them up to what the
+    autoencoder always gets, as a model's last bit depends on the size of its batch."""
+    multiple = models.autoencoder.slice_size or batch_size
+    filled = -(-num_images // multiple) * multiple
+    return transfers.empty(filled, size.height, size.width, 3, dtype=torch.uint8)
+
+
+def batch_inputs(
+    models: EncodeModels,
+    pixels: Tensor,
+    *,
+    captions: Sequence[str],
+    batch_size: int,
+    transfers: Transfers,
+) -> BatchInputs:
+    """Tokenize at most `batch_size` captions, and send them and their images to the device.
 
     Args:
-        models: From `load_encode_models`.
-        images: (B, 3, H, W) uint8 RGB; the stored crops.
+        pixels: Of `pixels_for`, RGB; the stored crops.
         captions: B captions; a row without one has an empty one.
-        batch_size: The same for every call.
+        batch_size: The same for every call; to it the captions are filled up.
     """
-    raw_latents = _encode_pixels(models, images, models.autoencoder.slice_size or batch_size)
     padded = [*captions, *[""] * (batch_size - len(captions))]
-    if not models.prompt_embeds:
-        input_ids = tokenize_captions(models.text_encoder, captions)
-        return EncodedBatch(raw_latents=raw_latents, input_ids=input_ids, prompt_embeds=None)
-    encoded = encode_captions(models.text_encoder, padded)
-    return EncodedBatch(
-        raw_latents=raw_latents,
-        input_ids=encoded.input_ids[: len(captions)],
-        prompt_embeds=encoded.prompt_embeds[: len(captions)],
+    input_ids = tokenize_captions(models.text_encoder, padded)
+    asked = (pixels, input_ids) if models.prompt_embeds else (pixels,)
+    return BatchInputs(
+        captions=captions, input_ids=input_ids[: len(captions)], sent=transfers.send(*asked)
     )
 
 
-def _encode_pixels(models: EncodeModels, images: Tensor, multiple: int) -> Tensor:
-    missing = -len(images) % multiple
-    if missing:
-        images = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
-    pixels = images.to(models.autoencoder.device).float().div_(127.5).sub_(1.0)
-    raw_latents = encode_images(models.autoencoder, pixels, form=models.form)
-    return raw_latents[: len(raw_latents) - missing].cpu()
+@torch.inference_mode()
+def encode_batch(models: EncodeModels, inputs: BatchInputs, transfers: Transfers) -> Encoding:
+    """Begin to encode a batch; one on a GPU is not waited for."""
+    images, *input_ids = inputs.sent.take()
+    num_images = len(inputs.captions)
+    pixels = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)  # so channels are last
+    found = [encode_images(models.autoencoder, pixels, form=models.form)]
+    found += [embed_token_ids(models.text_encoder, ids).prompt_embeds for ids in input_ids]
+    fetched = transfers.fetch([one[:num_images] for one in found])
+    return Encoding(input_ids=inputs.input_ids, fetched=fetched)
 
 
 def encode_empty_caption(models: EncodeModels) -> EmptyCaption:
@@ -174,26 +218,32 @@ def encode_empty_caption(models: EncodeModels) -> EmptyCaption:
     )
 
 
-def describe_cache(models: EncodeModels, config: EncodeConfig, *, resolution_px: int) -> CacheSpec:
+def describe_cache(
+    models: EncodeModels, config: EncodeConfig, *, sizes: Sequence[Bucket]
+) -> CacheSpec:
     """The `spec.json` of what these models make.
 
     Raises:
-        WeightsError: the resolution is no multiple of the autoencoder's down-sampling.
+        WeightsError: a side is no multiple of the autoencoder's down-sampling.
     """
     autoencoder = models.autoencoder
-    if resolution_px % autoencoder.downsampling:
-        raise WeightsError(
-            f"image.size: {resolution_px} is no multiple of {autoencoder.downsampling}, the "
-            f"down-sampling of {config.autoencoder.model}"
-        )
+    is_square = len(sizes) == 1 and sizes[0].width == sizes[0].height
+    for side in (side for size in sizes for side in (size.width, size.height)):
+        if side % autoencoder.downsampling:
+            raise WeightsError(
+                f"{'image.size' if is_square else 'image.buckets'}: {side} is no multiple of "
+                f"{autoencoder.downsampling}, the down-sampling of {config.autoencoder.model}"
+            )
     return CacheSpec(
+        schema_version=1 if is_square else 2,
         identity=CacheIdentity(
             autoencoder=autoencoder.identity, text_encoder=models.text_encoder.identity
         ),
         form=models.form,
         dtype=config.dtype,
         format=config.format,
-        resolution_px=resolution_px,
+        resolution_px=sizes[0].width if is_square else None,
+        buckets=() if is_square else tuple((size.width, size.height) for size in sizes),
         prompt_embeds=config.prompt_embeds,
         sources=config.describe_models(),
     )

@@ -7,31 +7,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pipelines.rows.failures import Failures, Isolation, failed_rows, reject
+from pipelines.rows.failures import Failures, Isolation, failed_rows, made_ahead, reject
 from pipelines.run.cache_files import record_cache
 from pipelines.run.committed import Committed
-from pipelines.run.images import FACTS, StoredImage, batches, stack_pixels
+from pipelines.run.images import FACTS, StoredImage, batches_of_one_size, stack_pixels
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.rows_done import rows_done
 from pipelines.run.shard_inputs import encode_inputs, grouped_shards, kept_captions
 from pipelines.run.spool_folder import spool_folder
 from pipelines.steps.encode.encode import (
+    BatchInputs,
     EncodeConfig,
-    EncodedBatch,
     EncodeModels,
+    Encoding,
+    batch_inputs,
     describe_cache,
     encode_batch,
     encode_empty_caption,
     load_encode_models,
+    pixels_for,
 )
 from pipelines.steps.encode.stored import NOT_FINITE, commit_latents
 from pipelines.steps.model_worker import ModelStep, free_models
 from pipelines.steps.step import ShardWork
-from sd_core.cache.formats import ShardWriter, format_of, open_shard_writer
+from sd_core.cache.formats import format_of, open_shard_writer
 from sd_core.cache.samples import LatentSample
+from sd_core.cache.shard_format import ShardWriter
 from sd_core.cache.spec import CacheSpec
+from sd_core.model.buckets import Bucket
+from sd_core.model.transfer import Transfers
 
 _ATTRIBUTES = ("row", "sha256", "original_width", "original_height", "width", "height")
 
@@ -44,7 +48,7 @@ class EncodeStep(ModelStep):
         images: The step that made the images.
         verdicts: The select step.
         num_image_shards: How many shards of images there are.
-        image_size: Side of the stored crops.
+        sizes: That the stored crops may have.
         options_digest: `StepIdentity.options_digest`, by which later revisions reuse shards.
     """
 
@@ -54,7 +58,7 @@ class EncodeStep(ModelStep):
     verdicts: Committed
     num_image_shards: int
     config: EncodeConfig
-    image_size: int
+    sizes: tuple[Bucket, ...]
     options_digest: str = ""
     _models: EncodeModels | None = field(default=None, init=False)
     _spec: CacheSpec | None = field(default=None, init=False)
@@ -62,11 +66,11 @@ class EncodeStep(ModelStep):
     def open(self) -> None:
         """Load the models and record what cache they make."""
         models = load_encode_models(self.config, device=self._device())
-        spec = describe_cache(models, self.config, resolution_px=self.image_size)
+        spec = describe_cache(models, self.config, sizes=self.sizes)
         self._record(
             models.describe(),
             batch_size=self.config.batch_size,
-            attempt=partial(_attempt, models, self.image_size),
+            attempt=partial(_attempt, models, max(self.sizes, key=lambda s: s.width * s.height)),
         )
         record_cache(self.made, spec=spec, empty_caption=encode_empty_caption(models))
         self._models, self._spec = models, spec
@@ -108,10 +112,12 @@ class EncodeStep(ModelStep):
         num_written: int,
         rejects: Sequence[dict[str, Any]],
         kept: Mapping[int, Mapping[str, str | None]],
+        bucket_rows: tuple[int, ...] | None = None,
     ) -> Manifest:
         """Publish a finished local shard and the rows that were refused.
 
         Args:
+            bucket_rows: `ShardWriter.bucket_rows`.
             kept: `kept_rows` of each of its parts.
         """
         return commit_latents(
@@ -119,6 +125,7 @@ class EncodeStep(ModelStep):
             shard_id=shard_id,
             path=path,
             num_written=num_written,
+            bucket_rows=bucket_rows,
             rejects=rejects,
             inputs=encode_inputs(
                 self.images,
@@ -130,7 +137,7 @@ class EncodeStep(ModelStep):
         )
 
 
-class _EncodeShard(ShardWork[Sequence[StoredImage], "list[_Batch]"]):
+class _EncodeShard(ShardWork["_Images", "list[_Encoded]"]):
     """One latent shard on its way."""
 
     def __init__(
@@ -140,6 +147,8 @@ class _EncodeShard(ShardWork[Sequence[StoredImage], "list[_Batch]"]):
         self._step = step
         self._shard_id = shard_id
         self._models = models
+        self._transfers = Transfers(models.autoencoder.device)
+        self._whole: _Images | None = None
         self._rejects = Rejects()
         self._kept: dict[int, dict[str, str | None]] = {}
         self._isolation = Isolation(
@@ -150,19 +159,21 @@ class _EncodeShard(ShardWork[Sequence[StoredImage], "list[_Batch]"]):
         self._writing = self.enter_context(ExitStack())
         self._writer = self._writing.enter_context(open_shard_writer(self._path, spec))
 
-    def read(self) -> Iterator[Sequence[StoredImage]]:
-        """Batches of the kept images."""
-        yield from batches(self._kept_images(), size=self._step.batch_size)
+    def read(self) -> Iterator["_Images"]:
+        """Batches of the kept images, each of one size."""
+        for batch in batches_of_one_size(self._kept_images(), size=self._step.batch_size):
+            yield _Images(images=batch, inputs=made_ahead(self._prepare, batch))
 
-    def compute(self, images: Sequence[StoredImage]) -> "list[_Batch]":
+    def compute(self, batch: "_Images") -> "list[_Encoded]":
         """The latents and embeddings of a batch; in parts where a row of it fails."""
-        return self._isolation.run(images)
+        self._whole = batch
+        return self._isolation.run(batch.images)
 
-    def write(self, parts: "Sequence[_Batch]") -> None:
+    def write(self, parts: "Sequence[_Encoded]") -> None:
         """Put them into the local shard."""
-        for batch in parts:
-            _write_batch(batch, self._writer, self._rejects)
-            rows_done.add(len(batch.images))
+        for part in parts:
+            _write_batch(part, self._writer, self._rejects)
+            rows_done.add(len(part.images))
 
     def commit(self) -> Manifest:
         """Publish the shard."""
@@ -172,6 +183,7 @@ class _EncodeShard(ShardWork[Sequence[StoredImage], "list[_Batch]"]):
             self._shard_id,
             path=self._path,
             num_written=self._writer.num_written,
+            bucket_rows=self._writer.bucket_rows,
             rejects=self._rejects.rows(),
             kept=self._kept,
         )
@@ -198,33 +210,62 @@ class _EncodeShard(ShardWork[Sequence[StoredImage], "list[_Batch]"]):
                     f"{images.step} shard {part}: select kept {len(kept)} rows, {found} have images"
                 )
 
-    def _encode(self, images: Sequence[StoredImage]) -> "_Batch":
-        size = self._step.image_size
-        for image in images:
-            if image.pixels.shape != (size, size, 3):
-                height, width, _ = image.pixels.shape
-                raise ValueError(f"{width}x{height}, the cache holds {size} px")
-        pixels = stack_pixels(images, batch_size=len(images), where="encode")
-        encoded = encode_batch(
+    def _prepare(self, images: Sequence[StoredImage]) -> BatchInputs:
+        batch_size = self._step.batch_size
+        height, width, _ = images[0].pixels.shape
+        size = Bucket(width=width, height=height)
+        if size not in self._step.sizes:
+            raise ValueError(f"{width}x{height} is no size of the cache")
+        pixels = pixels_for(
             self._models,
-            torch.from_numpy(pixels),
-            captions=[image.facts["caption"] or "" for image in images],
-            batch_size=self._step.batch_size,
+            len(images),
+            size=size,
+            batch_size=batch_size,
+            transfers=self._transfers,
         )
-        return _Batch(images, encoded)
+        stack_pixels(images, out=pixels.numpy(), where="encode")
+        return batch_inputs(
+            self._models,
+            pixels,
+            captions=[image.facts["caption"] or "" for image in images],
+            batch_size=batch_size,
+            transfers=self._transfers,
+        )
+
+    def _encode(self, images: Sequence[StoredImage]) -> "_Encoded":
+        whole = self._whole
+        ahead = whole.inputs if whole is not None and whole.images is images else None
+        encoding = encode_batch(self._models, ahead or self._prepare(images), self._transfers)
+        return _Encoded(images, encoding)
 
 
-def _attempt(models: EncodeModels, side: int, batch_size: int) -> None:
-    images = torch.zeros((batch_size, 3, side, side), dtype=torch.uint8)
-    encode_batch(models, images, captions=[""] * batch_size, batch_size=batch_size)
+@dataclass(frozen=True, kw_only=True)
+class _Images:
+    """Images, and what is sent of them to the device."""
+
+    images: Sequence[StoredImage]
+    inputs: BatchInputs | None
+
+
+def _attempt(models: EncodeModels, size: Bucket, batch_size: int) -> None:
+    transfers = Transfers(models.autoencoder.device)
+    pixels = pixels_for(models, batch_size, size=size, batch_size=batch_size, transfers=transfers)
+    inputs = batch_inputs(
+        models,
+        pixels.zero_(),
+        captions=[""] * batch_size,
+        batch_size=batch_size,
+        transfers=transfers,
+    )
+    encode_batch(models, inputs, transfers).take()
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Images with what they were encoded to."""
+class _Encoded:
+    """Images with what they are encoded to."""
 
     images: Sequence[StoredImage]
-    encoded: EncodedBatch
+    encoding: Encoding
 
 
 @dataclass
@@ -252,8 +293,8 @@ class Rejects:
         return sorted(found, key=lambda row: place[row["key"]])
 
 
-def _write_batch(batch: _Batch, writer: ShardWriter, rejects: Rejects) -> None:
-    encoded = batch.encoded
+def _write_batch(batch: _Encoded, writer: ShardWriter, rejects: Rejects) -> None:
+    encoded = batch.encoding.take()
     for index, image in enumerate(batch.images):
         facts = image.facts
         sample = LatentSample(

@@ -27,6 +27,7 @@ def commit_latents(
     path: Path,
     num_written: int,
     rejects: Sequence[dict[str, Any]],
+    bucket_rows: tuple[int, ...] | None = None,
     inputs: str | None = None,
 ) -> Manifest:
     """Publish a finished local shard and its rejects, then the manifest of the encode step.
@@ -34,10 +35,14 @@ def commit_latents(
     Args:
         path: The shard; not published where it holds nothing.
         num_written: Its samples.
+        bucket_rows: They by bucket, in a cache of many sizes.
         rejects: Rows of `REJECTS`, in order.
         inputs: What the shard was made from, where a later revision may reuse it.
     """
-    files = [SpooledFile(folder="latents", path=path, num_rows=num_written)] if num_written else []
+    latents = SpooledFile(
+        folder="latents", path=path, num_rows=num_written, bucket_rows=bucket_rows
+    )
+    files = [latents] if num_written else []
     refused = path.with_name("rejects.parquet")
     files += spool_rejects(rejects, path=refused, folder=ENCODE_REJECTS)
     reasons = [reject["reason"] for reject in rejects]
@@ -93,6 +98,7 @@ class StoredLatentsStep(CommittedStep):
                 shard_id=shard_id,
                 path=path,
                 num_written=writer.num_written,
+                bucket_rows=writer.bucket_rows,
                 rejects=rejects,
             )
 

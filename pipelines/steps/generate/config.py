@@ -82,12 +82,31 @@ class InitConfig(ModelConfig):
     """Passed to fsspec; may hold secrets, so it is never stored."""
 
 
+class RefinerConfig(ModelConfig):
+    """A second model that takes the last of the noise, as Stable Diffusion XL's refiner does."""
+
+    model: LatentDiffusionConfig
+    switch_at: float = Field(default=0.8, gt=0, lt=1)
+    """Where it takes over: diffusers' `denoising_end` of the first model, and `denoising_start` of
+    this one. Unit: share."""
+    aesthetic_score: float = Field(default=6.0, ge=0, le=10)
+    """What it is told that the image is worth. Unit: LAION's aesthetic score."""
+    negative_aesthetic_score: float = Field(default=2.5, ge=0, le=10)
+    """What guidance leads away from. Unit: LAION's aesthetic score."""
+
+    def identity(self) -> dict[str, Any]:
+        """The options that change an image, as plain JSON without secrets."""
+        return {**self.model_dump(mode="json", exclude={"model"}), "model": self.model.identity()}
+
+
 class GenerateConfig(ModelConfig):
     """What `generate` needs beside the prompts."""
 
     model: LatentDiffusionConfig
     loras: list[LoraConfig] = Field(default_factory=list)
     """Added to the model's weights one after another; safetensors only."""
+    refiner: RefinerConfig | None = None
+    """Null: the model finishes its images itself."""
     defaults: GenerationDefaults = GenerationDefaults()
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
     """Lin et al. take 0.7 with zero terminal SNR. Unit: share."""
@@ -127,15 +146,18 @@ class GenerateConfig(ModelConfig):
         needs = self.model.weight_needs(f"{where}.model")
         for number, lora in enumerate(self.loras):
             needs += lora.weight_needs(f"{where}.loras.{number}")
+        if self.refiner is not None:
+            needs += self.refiner.model.weight_needs(f"{where}.refiner.model")
         return needs
 
     def describe_models(self) -> Any:
         """What run.json says of the model."""
-        return self.model.describe()
+        models = [self.model, *([] if self.refiner is None else [self.refiner.model])]
+        return ", refined by ".join(model.describe() for model in models)
 
     def identity(self) -> dict[str, Any]:
         """The options that change an image, as plain JSON without secrets."""
-        apart = {"model", "loras", "encode_threads", "init", "facts"}
+        apart = {"model", "loras", "refiner", "encode_threads", "init", "facts"}
         init = None if self.init is None else self.init.model_dump(exclude={"storage_options"})
         options = self.model_dump(mode="json", exclude=apart)
         if not self.cuda_graphs:  # an option that came later
@@ -146,6 +168,7 @@ class GenerateConfig(ModelConfig):
             **self._sampling_identity(options["defaults"]),
             "model": self.model.identity(),
             "loras": [lora.identity() for lora in self.loras],
+            **({} if self.refiner is None else {"refiner": self.refiner.identity()}),
             "init": init,
             **self.facts.identity(),
         }

@@ -5,11 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import torch
+
 from pipelines.config import ConfigError
-from pipelines.steps.generate.config import GenerateConfig
+from pipelines.steps.generate.config import GenerateConfig, RefinerConfig
 from pipelines.steps.generate.init_images import InitImages
 from pipelines.steps.generate.source_pictures import SourcePictures
+from sd_core.model.autoencoder import foresee_autoencoder
 from sd_core.model.denoiser import denoiser_settings
+from sd_core.model.denoisers import DENOISERS
 from sd_core.model.latent_diffusion_check import check_latent_diffusion, foreseen_identity
 from sd_core.model.latent_diffusion_config import LatentDiffusionSections
 from sd_core.model.noise_schedule import NoiseSchedule, build_noise_schedule, low_res_schedule
@@ -31,6 +35,7 @@ class ForeseenModel:
         sampler: Of rows that name none.
         enlarges: Whether it is one of upscaling, which starts from noise alone.
         embeds_guidance: Whether its denoiser is told the guidance scale, and guides itself.
+        stores_text: Whether a cache of version 1 can hold the text that it attends to.
     """
 
     sections: LatentDiffusionSections
@@ -38,6 +43,7 @@ class ForeseenModel:
     sampler: SamplerName
     enlarges: bool
     embeds_guidance: bool
+    stores_text: bool
 
 
 def foresee_model(config: GenerateConfig, *, say: Say) -> ForeseenModel:
@@ -70,6 +76,7 @@ def foresee_model(config: GenerateConfig, *, say: Say) -> ForeseenModel:
         sampler=sampler,
         enlarges=channels[0] - channels[1] == _IMAGE_CHANNELS,
         embeds_guidance=is_guided,
+        stores_text=DENOISERS[settings["_class_name"]].joins_side_by_side,
     )
 
 
@@ -113,6 +120,58 @@ def check_defaults(config: GenerateConfig, model: ForeseenModel) -> None:
         )
     if model.enlarges:
         _check_noise_level(config.noise_level, model.sections)
+    _check_stored_text(config, model)
+    if config.refiner is not None:
+        _check_refiner(config, config.refiner, model)
+
+
+def _check_refiner(config: GenerateConfig, refiner: RefinerConfig, model: ForeseenModel) -> None:
+    """It must go on from the model's own latents, at the level of noise where it leaves them."""
+    try:
+        sections = check_latent_diffusion(refiner.model, tasks=["text_to_image"], is_refiner=True)
+        schedule = build_noise_schedule(sections.noise_schedule, scheduler=sections.scheduler)
+        latents = [_latents_of(one) for one in (model.sections, sections)]
+    except (WeightsError, ValueError) as error:
+        raise ConfigError(f"generate.refiner.{error}") from error
+    for name in latents[0].keys() & latents[1].keys():
+        if latents[0][name] != latents[1][name]:
+            raise ConfigError(
+                f"generate.refiner.model: its autoencoder's {name} is {latents[1][name]}, and the "
+                f"model's {latents[0][name]}; it goes on from the same latents only"
+            )
+    if not torch.equal(schedule.alphas_cumprod, model.noise_schedule.alphas_cumprod):
+        raise ConfigError(
+            "generate.refiner.model: its noise schedule is not the model's (num_train_timesteps, "
+            "beta_start, beta_end, beta_schedule): it would take over at another level of noise"
+        )
+    if model.sampler not in samplers_of(schedule):
+        raise ConfigError(
+            f"generate.defaults.sampler: found {model.sampler!r}, which does not go with the "
+            f"refiner's noise schedule; allowed: {', '.join(samplers_of(schedule))}"
+        )
+    if config.init is not None or model.enlarges:
+        raise ConfigError(
+            "generate.refiner: it finishes images that begin with noise; leave it out with "
+            "generate.init, and with a model of upscaling or inpainting"
+        )
+
+
+def _latents_of(sections: LatentDiffusionSections) -> dict[str, Any]:
+    """What makes latents mean the same, whoever's weights decode them."""
+    names = ("kind", "scaling_factor", "shift_factor", "latent_channels", "downsampling")
+    told = foresee_autoencoder(sections.autoencoder)
+    return {name: told[name] for name in names if name in told}
+
+
+def _check_stored_text(config: GenerateConfig, model: ForeseenModel) -> None:
+    """A cache of version 1 holds one text as wide as its identity says, and no T5's behind it."""
+    is_stored = config.latents is not None and config.latents.prompt_embeds
+    if is_stored and not model.stores_text:
+        raise ConfigError(
+            "generate.latents.prompt_embeds: found true; a cache of version 1 cannot hold the text "
+            f"of {', '.join(model.sections.text_encoders)} that this model attends to; allowed: "
+            "false, which stores the latents and the first one's token ids"
+        )
 
 
 def _check_noise_level(level: int, sections: LatentDiffusionSections) -> None:

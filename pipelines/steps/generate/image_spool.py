@@ -23,8 +23,9 @@ from pipelines.steps.generate.painted import PaintedBatch
 from pipelines.steps.generate.rows import ImageRow
 from pipelines.steps.generate.shard_files import MadeImage, write_image_files
 from pipelines.steps.left_rows import spool_table
-from sd_core.cache.formats import ShardWriter, format_of, open_shard_writer
+from sd_core.cache.formats import format_of, open_shard_writer
 from sd_core.cache.samples import LatentSample
+from sd_core.cache.shard_format import ShardWriter
 from sd_core.cache.spec import CacheSpec
 
 _MOST_THREADS: Final = 8  # which write 250 images of 512 px a second

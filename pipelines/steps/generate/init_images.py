@@ -16,11 +16,11 @@ from torch import Tensor
 from pipelines.config import ConfigError
 from pipelines.steps.generate.config import InitConfig
 from pipelines.steps.generate.rows import ImageRow
-from sd_core.cache.formats import ShardReader
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
 from sd_core.cache.latents import mean_latents, scale_latents
 from sd_core.cache.reading import open_shard_reader
 from sd_core.cache.samples import LatentSample
+from sd_core.cache.shard_format import ShardReader
 from sd_core.cache.spec import CacheIdentity
 from sd_core.errors import FoundryError
 from sd_core.sampling.source import mask_of_latents
@@ -77,8 +77,11 @@ class InitImages:
 
     def result_size(self, key: str) -> tuple[int, int]:
         """Width and height of the cached image, in pixels."""
-        side = self._cache.spec.resolution_px
-        return side, side
+        if (side := self._cache.spec.resolution_px) is not None:
+            return side, side
+        _, height, width = self._sample(key).raw_latents.shape
+        factor = self._cache.spec.identity.autoencoder.downsampling
+        return width * factor, height * factor
 
     def caption(self, key: str) -> str:
         """The cached image's caption."""

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -18,7 +20,7 @@ from sd_core.model.denoiser import unwrap_module
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
 from sd_core.model.lora import fuse_loras
 from sd_core.model.task import Task
-from sd_core.model.text_encoder import encode_captions
+from sd_core.model.text_conditioning import encode_cached_captions
 from sd_core.model.weights import loads_weights, weights_sha256
 from sd_core.sampling.preparation import prepare_for_sampling
 from sd_core.sampling.samplers import SamplerName, build_sampler, samplers_of
@@ -33,6 +35,9 @@ class GenerateModels:
     name: str
     denoiser_sha256: str
     device: torch.device
+    refiner: LatentDiffusion | None = None
+    refiner_sha256: str | None = None
+    """Of its denoiser."""
 
     @property
     def model_sha256(self) -> str:
@@ -41,8 +46,19 @@ class GenerateModels:
             self.denoiser_sha256,
             identity.autoencoder.weights_sha256,
             identity.text_encoder.weights_sha256,
+            *self._further.values(),
         ]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    @property
+    def _further(self) -> dict[str, str]:
+        """Hashes of what is not in the cache's identity: a T5, and a refiner's parts."""
+        encoders, cached = self.model.text_encoders, self.model.cached_encoders
+        found = {part: encoders[part].weights_sha256 for part in encoders if part not in cached}
+        if self.refiner is None or self.refiner_sha256 is None:
+            return found
+        text = self.refiner.identity.text_encoder.weights_sha256
+        return {**found, "refiner": self.refiner_sha256, "refiner_text_encoder": text}
 
     @property
     def native_px(self) -> int:
@@ -53,15 +69,29 @@ class GenerateModels:
         """What rows may ask for."""
         settings: Any = unwrap_module(self.model.denoiser).config
         return ModelLimits(
-            downsampling=self.model.autoencoder.downsampling,
+            downsampling=self.model.autoencoder.downsampling * int(settings.get("patch_size") or 1),
             native_px=self.native_px,
-            max_side_px=config.max_side_px,
-            samplers=samplers_of(self.model.noise_schedule),
+            max_side_px=min(config.max_side_px, self._largest_px(settings)),
+            samplers=self._samplers,
             sampler=config.defaults.sampler or own_sampler(self.model.noise_schedule),
             task=self.model.task,
             steps=StepsLimit(noise_schedule=self.model.noise_schedule),
             embeds_guidance=embeds_guidance(settings),
         )
+
+    @property
+    def _samplers(self) -> Sequence[SamplerName]:
+        """Those that can follow both models' schedules."""
+        models = [self.model, *([] if self.refiner is None else [self.refiner])]
+        allowed = [set(samplers_of(model.noise_schedule)) for model in models]
+        return [name for name in samplers_of(models[0].noise_schedule) if name in allowed[-1]]
+
+    def _largest_px(self, settings: Mapping[str, Any]) -> int:
+        """A transformer may know no more positions than a table of them has."""
+        patches = settings.get("pos_embed_max_size")
+        if patches is None:
+            return sys.maxsize
+        return int(patches) * int(settings["patch_size"]) * self.model.autoencoder.downsampling
 
     def describe(self) -> dict[str, Any]:
         """For the run's record: another worker must have the same."""
@@ -73,6 +103,7 @@ class GenerateModels:
             "autoencoder": identity.autoencoder.weights_sha256,
             "text_encoder": identity.text_encoder.weights_sha256,
             "tokenizer": identity.text_encoder.tokenizer_sha256,
+            **self._further,
         }
 
     def scheduler(self, sampler: SamplerName) -> tuple[str, str]:
@@ -95,18 +126,29 @@ def load_generate_models(config: GenerateConfig, *, device: str | torch.device) 
         check_compiler("generate.compile", device=device)
     model = load_latent_diffusion(config.model, device=device, tasks=get_args(Task))
     model = fuse_loras(model, config.loras, where="generate.loras")
-    model.denoiser.requires_grad_(False)
     denoiser_sha256 = weights_sha256(unwrap_module(model.denoiser))
+    refiner, refiner_sha256 = None, None
+    if config.refiner is not None:
+        refiner = load_latent_diffusion(config.refiner.model, device=device)
+        refiner_sha256 = weights_sha256(unwrap_module(refiner.denoiser))
+        refiner = _prepared(refiner, config)
     return GenerateModels(
-        model=prepare_for_sampling(
-            model,
-            compile=config.compile,
-            channels_last=config.channels_last,
-            cuda_graphs=config.cuda_graphs,
-        ),
-        name=config.model.describe(),
+        model=_prepared(model, config),
+        name=config.describe_models(),
         denoiser_sha256=denoiser_sha256,
         device=torch.device(device),
+        refiner=refiner,
+        refiner_sha256=refiner_sha256,
+    )
+
+
+def _prepared(model: LatentDiffusion, config: GenerateConfig) -> LatentDiffusion:
+    model.denoiser.requires_grad_(False)
+    return prepare_for_sampling(
+        model,
+        compile=config.compile,
+        channels_last=config.channels_last,
+        cuda_graphs=config.cuda_graphs,
     )
 
 
@@ -132,8 +174,8 @@ def describe_generated_cache(models: GenerateModels, config: GenerateConfig) -> 
 
 
 def empty_caption_of(models: GenerateModels) -> EmptyCaption:
-    """The encoded empty caption that the cache holds once."""
-    encoded = encode_captions(models.model.text_encoder, [""])
+    """The encoded empty caption that the cache holds once, by the encoders of its identity."""
+    encoded = encode_cached_captions(models.model, [""])
     return EmptyCaption(
         input_ids=encoded.input_ids[0].numpy(),
         prompt_embeds=encoded.prompt_embeds[0].numpy(),

@@ -20,6 +20,7 @@ from pipelines.steps.generate.image_conditions import (
 from pipelines.steps.generate.init_images import InitImage, InitImages
 from pipelines.steps.generate.models import GenerateModels
 from pipelines.steps.generate.painted import DenoisedBatch, PaintedBatch, PreparedBatch
+from pipelines.steps.generate.refining import open_refiner
 from pipelines.steps.generate.rows import ImageRow
 from pipelines.steps.generate.source_pictures import SourcePictures
 from pipelines.steps.generate.text_cache import TextCache, stack_texts
@@ -29,6 +30,7 @@ from sd_core.model.memory import to_cpu, to_device
 from sd_core.model.text_conditioning import size_time_ids, without_text
 from sd_core.sampling.noise import initial_noise, row_generators
 from sd_core.sampling.source import SourceLatents, compose_inpainted
+from sd_core.sampling.stage import WHOLE
 from sd_core.sampling.text_to_image import decode_scaled, generate_latents, levels_of
 from sd_core.say import Say
 
@@ -59,6 +61,7 @@ class Painter:
         self._sources = sources
         self._config = config
         self._texts = TextCache(models.model, batch_size=config.rows_at_once, say=say)
+        self._refiner = open_refiner(models.refiner, config, say=say)
         self._say = say
         self._sizes: dict[tuple[str, int, int], BatchSize] = {}
         on_gpu = models.device.type == "cuda"
@@ -82,6 +85,7 @@ class Painter:
             prompts=encoded[:count],
             negatives=encoded[count:],
             **self._open_sources(batch.rows),
+            **({} if self._refiner is None else self._refiner.prepare(batch.rows)),
         )
 
     def _open_sources(self, rows: Sequence[ImageRow]) -> dict[str, Any]:
@@ -134,7 +138,8 @@ class Painter:
             negatives = without_text(negatives, to_device(is_empty, device))
         if model.task == "inpainting" and source is not None:
             source = inpainting_source(source)
-        return generate_latents(
+        refiner = self._refiner
+        latents = generate_latents(
             model,
             conditioning=add_images(prompts),
             unconditional=add_images(negatives),
@@ -145,6 +150,13 @@ class Painter:
             guidance_rescale=self._config.guidance_rescale,
             generators=generators,
             source=source,
+            stage=WHOLE if refiner is None else refiner.first_stage,
+        )
+        if refiner is None:
+            return latents
+        rescale = self._config.guidance_rescale
+        return refiner.finish(
+            latents, batch, filled, generators=generators, guidance_rescale=rescale
         )
 
     def _image_conditions(

@@ -24,6 +24,9 @@ class PreparedBatch:
     """The images that the rows start from."""
     pictures: Sequence[Tensor] | None = None
     """Of a model of upscaling: (3, h, w) float32 in [-1, 1]."""
+    refined: Sequence[EncodedText] | None = None
+    """The prompts as a refiner reads them."""
+    refined_negatives: Sequence[EncodedText] | None = None
 
     def part(self, picks: Sequence[int]) -> "PreparedBatch":
         if len(picks) == len(self.rows):

@@ -11,8 +11,7 @@ from torch import Tensor
 from sd_core.batch_size import BatchSize, say_here
 from sd_core.model.conditioning import Conditioning
 from sd_core.model.latent_diffusion import LatentDiffusion
-from sd_core.model.text_conditioning import encode_conditioning_of_ids, size_time_ids
-from sd_core.model.text_encoder import tokenize_captions
+from sd_core.model.text_conditioning import condition_on_ids, native_time_ids, token_ids
 from sd_core.say import Say
 
 _MAX_BYTES = 256 << 20
@@ -20,7 +19,8 @@ _MAX_BYTES = 256 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedText:
-    """One text: (L,) int32 ids on the CPU, (L, D) embeddings on the model's device."""
+    """One text: (L,) int32 ids of the first encoder on the CPU, and the embeddings of all as the
+    denoiser takes them, (L', D), on the model's device."""
 
     input_ids: Tensor
     prompt_embeds: Tensor
@@ -68,9 +68,10 @@ class TextCache:
         """The first of the texts, as a batch that is filled up."""
         texts = missing[:batch_size]
         padded = [*texts, *[""] * (batch_size - len(texts))]
-        input_ids = tokenize_captions(self._model.text_encoder, padded)
-        sizes = size_time_ids(len(padded), height_px=1, width_px=1)  # XL's own come with the row
-        encoded = encode_conditioning_of_ids(self._model, input_ids, time_ids=sizes)
+        ids = token_ids(self._model, padded)
+        sizes = native_time_ids(self._model, len(padded))  # XL's own come with the row
+        encoded = condition_on_ids(self._model, ids, time_ids=sizes)
+        input_ids = next(iter(ids.values()))
         pooled = encoded.pooled_prompt_embeds
         self.num_encoded += len(texts)
         return [

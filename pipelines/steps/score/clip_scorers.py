@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
-from pipelines.steps.score.scorer import ScoreBatch, Scorer, ScorerConfig, Values
+from pipelines.steps.score.scorer import ScoreBatch, Scorer, ScorerConfig, Scores
 from sd_core.model.clip import Clip
 
 
@@ -16,6 +15,7 @@ class Similarity(Scorer):
 
     columns = (pa.field("clip_similarity", pa.float32()),)
     reads_clip = True
+    reads_captions = True
 
     @classmethod
     def open(
@@ -23,12 +23,8 @@ class Similarity(Scorer):
     ) -> Self:
         return cls()
 
-    def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
-        texts = [caption or "" for caption in batch.captions]
-        cosines = (batch.embeddings * batch.loaded_clip.encode_captions(texts)).sum(dim=-1)
-        is_blank = pa.array([not text.strip() for text in texts])
-        values = pa.array(cosines.cpu().numpy(), pa.float32())
-        return {"clip_similarity": pc.if_else(is_blank, None, values)}
+    def score(self, batch: ScoreBatch) -> Mapping[str, Scores]:
+        return {"clip_similarity": batch.similarity_of(batch.embeddings)}
 
 
 class Embeddings(Scorer):
@@ -51,5 +47,5 @@ class Embeddings(Scorer):
     def fields(self) -> Sequence[pa.Field]:
         return (self._field,)
 
-    def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
-        return {"embedding": batch.embeddings.half().cpu().numpy()}
+    def score(self, batch: ScoreBatch) -> Mapping[str, Scores]:
+        return {"embedding": Scores(batch.embeddings.half())}

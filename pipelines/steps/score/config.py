@@ -13,8 +13,18 @@ from pipelines.steps.score.heads import HeadConfig
 from pipelines.steps.score.scorer import Scorer, ScorerConfig
 from pipelines.steps.score.scorers import SCORERS
 from sd_core.model.clip import ClipConfig, clip_embed_dim
+from sd_core.model.clip_text import TextLength
 from sd_core.model.config import ModelConfig
 from sd_core.model.weights import WeightsNeed
+
+_WITHOUT_TEXT = "without_text"  # of `SCORERS`, which the section `clip` asks for
+
+
+class ScoreClipConfig(ClipConfig):
+    """The CLIP of the scorers, and what is scored by it twice."""
+
+    without_text: bool = False
+    """Also `clip_similarity_without_text`: lines of writing are filled from what is around them."""
 
 
 class ScoreConfig(ModelConfig):
@@ -26,7 +36,7 @@ class ScoreConfig(ModelConfig):
 
     model_config = ConfigDict(extra="allow")  # and held against the table below
 
-    clip: ClipConfig | None = None
+    clip: ScoreClipConfig | None = None
     """The CLIP that feeds the scorers which read one: the heads, similarity and embeddings."""
     aesthetic_v1: HeadConfig | None = None
     """LAION's first aesthetic head, one layer, 0 to 10. Null: no `aesthetic_v1`."""
@@ -37,16 +47,29 @@ class ScoreConfig(ModelConfig):
     watermark: HeadConfig | None = None
     """Head of the same form that gives `pwatermark`; LAION published none for embeddings."""
     similarity: bool = True
-    """Cosine of image and caption embeddings, as `clip_similarity`."""
+    """Cosine of image and caption embeddings, as `clip_similarity`; false where there is no clip
+    and it is not asked for."""
     embeddings: bool = False
     """Keep the image embeddings (float16) in the facts."""
     batch_size: int = Field(default=32, ge=1, le=4096)
-    """Images per forward; part of the result's last bit."""
+    """Images, and captions, per forward; part of the result's last bit."""
+    text_length: TextLength = "steps"
+    """Tokens to which captions are cut for `similarity`: `steps` is the first of 16, 32 and the
+    CLIP's own number that holds one, `full` always the latter, which differs in the last bits. A
+    run that was begun with `full`, by an earlier version, goes on with it unless told otherwise."""
 
     @classmethod
     def further_keys(cls) -> Mapping[str, type[BaseModel]]:
         """The keys that stand in the table alone, with their sections."""
-        return {n: s.Config for n, s in SCORERS.items() if n not in cls.model_fields}
+        own = (*cls.model_fields, _WITHOUT_TEXT)
+        return {n: s.Config for n, s in SCORERS.items() if n not in own}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_clip(cls, told: Any) -> Any:
+        if isinstance(told, dict) and told.get("clip") is None:
+            return {"similarity": False} | told
+        return told
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -58,8 +81,8 @@ class ScoreConfig(ModelConfig):
         if self.clip is None and readers:
             raise ValueError(f"clip is required: {', '.join(readers)} cannot do without it")
         makers: dict[str, str] = {}
-        for name in scorers:
-            for column in SCORERS[name].columns:
+        for name, section in scorers.items():
+            for column in SCORERS[name].columns_of(section):
                 _check_column(column, name)
                 if makers.setdefault(column.name, name) != name:
                     raise ValueError(
@@ -81,6 +104,7 @@ class ScoreConfig(ModelConfig):
     def scorers(self) -> dict[str, ScorerConfig]:
         """The sections of the scorers that are asked for, in the table's order."""
         asked = {name: getattr(self, name, None) for name in SCORERS}
+        asked[_WITHOUT_TEXT] = self.clip is not None and self.clip.without_text
         return {
             name: section if isinstance(section, ScorerConfig) else SCORERS[name].Config()
             for name, section in asked.items()
@@ -98,9 +122,23 @@ class ScoreConfig(ModelConfig):
         for name, section in self.scorers().items():
             SCORERS[name].check(section, embed_dim=embed_dim, where=f"{where}.{name}")
 
+    def of_run(self, recorded: Mapping[str, Any]) -> Self:
+        """The same for a run whose score was recorded with these options; empty where it was not
+        begun."""
+        is_told = "text_length" in recorded or "text_length" in self.model_fields_set
+        if is_told or not recorded.get("similarity"):
+            return self
+        return self.model_copy(update={"text_length": "full"})
+
+    @property
+    def reads_captions(self) -> bool:
+        """Whether any scorer does."""
+        return any(SCORERS[name].reads_captions for name in self.scorers())
+
     def columns(self) -> list[pa.Field]:
         """What the scorers that are asked for make for the ledger."""
-        return [column for name in self.scorers() for column in SCORERS[name].columns]
+        asked = self.scorers().items()
+        return [column for name, section in asked for column in SCORERS[name].columns_of(section)]
 
     @property
     def tells_fields(self) -> bool:
@@ -121,8 +159,10 @@ class ScoreConfig(ModelConfig):
     def identity(self) -> dict[str, Any]:
         """The options that change a score, as plain JSON without secrets."""
         clip = {} if self.clip is None else {"clip": self.clip.identity()}
+        cut = {"text_length": self.text_length} if self.text_length != "full" else {}
         return {
             **clip,
+            **(cut if self.reads_captions else {}),
             **{name: self._identity_of(name) for name in self.scorers()},
             "similarity": self.similarity,
             "embeddings": self.embeddings,
@@ -134,7 +174,8 @@ class ScoreConfig(ModelConfig):
         if name in type(self).model_fields:
             return identity
         # Another set of columns makes other files, whatever the options say.
-        return identity | {"columns": list(columns_of(SCORERS[name].columns))}
+        columns = SCORERS[name].columns_of(self.scorers()[name])
+        return identity | {"columns": list(columns_of(columns))}
 
     def describe_models(self) -> dict[str, str]:
         """One line for each model, for run.json."""

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipelines.steps.score.scorer import ScoreBatch, Scorer, ScorerConfig, Values
+from pipelines.steps.score.scorer import ScoreBatch, Scorer, ScorerConfig, Scores
 from sd_core.model.clip import Clip
 from sd_core.model.memory import aligned, place_module
 from sd_core.model.weights import (
@@ -125,8 +125,8 @@ class HeadScorer(Scorer):
     def weights_sha256(self) -> str:
         return weights_sha256(self._head)
 
-    def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
-        return {self.columns[0].name: self._head(batch.embeddings).float().cpu().numpy()}
+    def score(self, batch: ScoreBatch) -> Mapping[str, Scores]:
+        return {self.columns[0].name: Scores(self._head(batch.embeddings).float())}
 
 
 class AestheticV1(HeadScorer):

@@ -2,7 +2,10 @@
 
 from pipelines.steps.score.clip_scorers import Embeddings, Similarity
 from pipelines.steps.score.heads import AestheticV1, AestheticV2, Nsfw, Watermark
+from pipelines.steps.score.open_nsfw import OpenNsfw
 from pipelines.steps.score.scorer import Scorer
+from pipelines.steps.score.text import Text
+from pipelines.steps.score.without_text import WithoutText
 
 SCORERS: dict[str, type[Scorer]] = {
     "aesthetic_v1": AestheticV1,
@@ -11,4 +14,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "watermark": Watermark,
     "similarity": Similarity,
     "embeddings": Embeddings,
+    "without_text": WithoutText,  # asked for under `score.clip`
+    "text": Text,
+    "open_nsfw": OpenNsfw,
 }

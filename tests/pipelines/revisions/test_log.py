@@ -98,3 +98,18 @@ def test_a_clean_up_and_a_comparison_of_cuts_open_no_manifest_of_a_whole_segment
         clean_run(made.store, grace_s=1e6, now_s=time.time(), say=lambda line: None)
     one_by_one = SHARDS % 4 * len(STEPS)
     assert counts["read_bytes"] < one_by_one + 2 * len(STEPS) + 20
+
+
+def test_a_clean_up_writes_anew_what_a_complete_step_s_log_has_lost(made: MadeRun) -> None:
+    lost, torn, *_ = sorted(segments(Path(made.store.root)))
+    before = {path: path.read_bytes() for path in (lost, torn)}
+    lost.unlink()
+    torn.write_bytes(before[torn][:100] + b"\0" + before[torn][101:])
+    assert len(faults(made.store)) == 1  # the other one is for --deep
+    said: list[str] = []
+    clean_run(made.store, grace_s=1e6, now_s=time.time(), say=said.append, dry=True)
+    assert torn.read_bytes() != before[torn]
+    clean_run(made.store, grace_s=1e6, now_s=time.time(), say=said.append)
+    assert {path: path.read_bytes() for path in (lost, torn)} == before
+    assert faults(made.store) == []
+    assert [line.split()[0] for line in said] == ["would", "would", "writing", "writing"]

@@ -67,7 +67,7 @@ def test_what_is_kept_has_an_image_and_latents(run: Run) -> None:
     assert [sample.key for sample in latents] == keys(kept)
     assert [image.facts for image in images] == kept.to_pylist()
     assert [image.caption for image in images] == kept["caption"].to_pylist()
-    assert latents[0].raw_latents.shape == run.cache().spec.latents_shape
+    assert latents[0].raw_latents.shape == run.cache().spec.latents_shapes[0]
 
 
 def test_an_image_is_its_file_and_its_pixels(run: Run) -> None:

@@ -147,3 +147,18 @@ def test_a_file_being_written_is_not_listed(local: RunStore) -> None:
     local.replace("folder/a", b"1")
     Path(local.absolute("folder/.tmp-123")).write_bytes(b"half")
     assert local.list_files("folder") == ["a"]
+
+
+@pytest.mark.parametrize("name", ["run*", "run?", "run[12]"])
+def test_a_store_whose_path_reads_as_a_pattern_removes_its_own_files_and_no_other_s(
+    name: str,
+) -> None:
+    store = RunStore(f"memory://patterns/{name}", flat=True)
+    other = RunStore("memory://patterns/run1", flat=True)
+    for each in (store, other):
+        for path in ("a", "b", "folder/c", "folder/d/e"):
+            each.replace(path, b"x")
+    store.delete_all(["a", "gone"])
+    store.delete_folder("folder")
+    assert (store.list_files(""), store.list_folders("")) == (["b"], [])
+    assert (other.list_files(""), other.list_folders("")) == (["a", "b"], ["folder"])

@@ -16,6 +16,7 @@ from pipelines.run.store import RunStore
 from pipelines.sources import Source, SourceConfig
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.kinds import STEP_KINDS
+from pipelines.steps.score import ScoreConfig
 from pipelines.steps.select import SelectConfig, Threshold
 from pipelines.workflows.curate import curate
 from pipelines.workflows.curate_config import CurateConfig
@@ -65,6 +66,27 @@ def test_order_of_thresholds_is_an_option(folder: Path) -> None:
 def test_bound_on_a_column_with_the_name_of_a_secret_is_an_option(folder: Path) -> None:
     one, two = ({"source_pass": Threshold(min=bound)} for bound in (1, 2))
     assert fingerprint_of_select(folder, one) != fingerprint_of_select(folder, two)
+
+
+@pytest.mark.parametrize("similarity", [True, False])
+def test_a_run_goes_on_with_the_captions_length_that_it_began_with(
+    folder: Path, similarity: bool
+) -> None:
+    def identity(**told: str) -> StepIdentity:
+        told |= {"similarity": similarity, "embeddings": True, "clip": {"name": "preset:tiny/clip"}}  # type: ignore[dict-item]
+        score = validate_config(ScoreConfig, told, where="curate.yaml")
+        config = curate_config(folder).model_copy(update={"score": score})
+        store, source = RunStore(config.output), Source(config.source)
+        plan = make_plan(source, PlanConfig(), store=store)
+        return CurateSteps(config, store, source, plan).identities["score"]
+
+    new, full = identity(), identity(text_length="full")
+    assert (new.fingerprint != full.fingerprint) is similarity  # nothing else follows captions
+    assert "text_length" not in full.options["score"]
+    check_or_record(RunStore(str(folder / "run")), [full], job={"job": "curate"})
+    assert identity().fingerprint == full.fingerprint
+    asked = identity(text_length="steps")
+    assert asked.fingerprint == new.fingerprint
 
 
 EARLIER_BOUNDS = {"max_memory_bytes": 448 << 20, "decode_timeout_s": 5.0}

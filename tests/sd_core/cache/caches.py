@@ -27,7 +27,8 @@ def write_cache(
     for shard_id, count in enumerate(shard_rows):
         local = folder / f"shard-{seed}{format_of(spec).suffix}"
         with open_shard_writer(local, spec) as writer:
-            for sample in samples[first : first + count]:
+            ours = sorted(samples[first : first + count], key=lambda one: _bucket(one, spec))
+            for sample in ours:
                 writer.write(sample)
         first += count
         content = local.read_bytes()
@@ -42,6 +43,7 @@ def write_cache(
                 "sha256": sha256,
                 "num_bytes": len(content),
                 "num_rows": count,
+                **_by_bucket(ours, spec),
             }
         )
     sink = pa.BufferOutputStream()
@@ -50,6 +52,17 @@ def write_cache(
     filesystem.pipe_file(f"{root}/spec.json", spec.to_json())
     filesystem.pipe_file(f"{root}/empty_caption.safetensors", make_empty_caption(spec).to_bytes())
     return samples
+
+
+def _bucket(sample: LatentSample, spec: CacheSpec) -> int:
+    return spec.latents_shapes.index(sample.raw_latents.shape)
+
+
+def _by_bucket(samples: list[LatentSample], spec: CacheSpec) -> dict[str, list[int]]:
+    if not spec.buckets:
+        return {}
+    buckets = [_bucket(sample, spec) for sample in samples]
+    return {"bucket_rows": [buckets.count(number) for number in range(len(spec.buckets))]}
 
 
 def make_empty_caption(spec: CacheSpec) -> EmptyCaption:

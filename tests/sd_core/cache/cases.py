@@ -38,13 +38,21 @@ def make_spec(**changes: Any) -> CacheSpec:
     return CacheSpec.model_validate(tree)
 
 
+BUCKETS = ((16, 32), (16, 16), (32, 16))
+
+
+def make_bucket_spec(**changes: Any) -> CacheSpec:
+    """The same of images of three sizes."""
+    return make_spec(schema_version=2, resolution_px=None, buckets=BUCKETS, **changes)
+
+
 def make_samples(count: int, spec: CacheSpec, *, seed: int = 0) -> list[LatentSample]:
     """Samples with values that are exact in the spec's dtype."""
     generator = np.random.default_rng(seed)
     return [
         LatentSample(
             key=f"{index:016x}",
-            raw_latents=generator.normal(size=spec.latents_shape).astype(spec.dtype),
+            raw_latents=generator.normal(size=_shape(spec, index)).astype(spec.dtype),
             input_ids=generator.integers(0, 49408, spec.embeds_shape[0]).astype(np.int32),
             prompt_embeds=generator.normal(size=spec.embeds_shape).astype(spec.dtype)
             if spec.prompt_embeds
@@ -54,3 +62,9 @@ def make_samples(count: int, spec: CacheSpec, *, seed: int = 0) -> list[LatentSa
         )
         for index in range(count)
     ]
+
+
+def _shape(spec: CacheSpec, index: int) -> tuple[int, int, int]:
+    """Of many sizes the last are rare."""
+    number = 0 if index % 3 else (index % 7 == 0) + (index % 5 == 0)
+    return spec.latents_shapes[number if spec.buckets else 0]

@@ -13,9 +13,9 @@ import pytest
 from jobs.bench.s3_emulator import S3Endpoint
 from sd_core.cache import dataset as dataset_module
 from sd_core.cache.dataset import DrawnSample, TrainingDataset
-from sd_core.cache.formats import ShardReader
 from sd_core.cache.latent_cache import CacheShard, LatentCache, open_cache
 from sd_core.cache.reading import open_shard_reader
+from sd_core.cache.shard_format import ShardReader
 from sd_core.cache.spec import CacheMismatchError
 from tests.sd_core.cache.caches import write_cache
 from tests.sd_core.cache.cases import make_spec
@@ -180,7 +180,7 @@ def test_caches_of_several_forms_and_formats_are_mixed(tmp_path: Path) -> None:
         make_cache(tmp_path, seed=1, form="mean", format="parquet", prompt_embeds=False),
     ]
     for one in draw(caches, steps=10, batch_size=8):
-        assert one.sample.raw_latents.shape == caches[one.cache_index].spec.latents_shape
+        assert one.sample.raw_latents.shape == caches[one.cache_index].spec.latents_shapes[0]
         assert (one.sample.prompt_embeds is None) == (one.cache_index == 1)
 
 

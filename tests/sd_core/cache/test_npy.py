@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from sd_core.cache.npy import NpyError, NpyFormat, load_npy
+from sd_core.cache.npy import NpyError, NpyFormats, load_npy
 
 
 def _bytes(array: np.ndarray) -> bytes:
@@ -44,9 +44,9 @@ def test_arrays_of_any_shape_are_read_by_many_threads_at_once() -> None:
 
 
 def test_an_array_of_another_header_is_read_too_and_what_is_none_is_said() -> None:
-    form = NpyFormat.of((2, 3), "float16")
-    own, other = np.ones((2, 3), np.float16), np.ones((3, 2), np.float16)
-    for array in (own, other):
+    form = NpyFormats.of(((3, 2), (2, 3)), "float16")
+    own, other = np.ones((2, 3), np.float16), np.ones((6, 1), np.float16)
+    for array in (own, own.reshape(3, 2), other):
         content = np.frombuffer(_bytes(array), np.uint8)
         np.testing.assert_array_equal(form.parse(content), array)
     for broken in (b"", b"\x93NUMPY\x01\x00v", _bytes(own)[:-1], b"PK\x03\x04"):

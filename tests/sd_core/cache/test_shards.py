@@ -166,7 +166,7 @@ def test_hugging_face_datasets_reads_it(
     latents, key = ("latents.npy", "__key__") if kind == "webdataset" else ("latents", "key")
     for one, other in zip(found, samples, strict=True):
         assert one[key] == other.key
-        values = np.asarray(one[latents], dtype=np.float16).reshape(spec.latents_shape)
+        values = np.asarray(one[latents], dtype=np.float16).reshape(spec.latents_shapes[0])
         np.testing.assert_array_equal(values, other.raw_latents)
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sd_core.cache.order import block_counts
-from sd_core.cache.units import BucketUnits, Carried, Unit, UnitMixture
+from sd_core.cache.unit_mixture import UnitMixture
+from sd_core.cache.units import BucketUnits, Carried, Unit
 
 _TABLES = st.integers(1, 5).flatmap(
     lambda buckets: st.lists(

@@ -45,6 +45,48 @@ def test_unets_have_the_published_sizes(name: str, parameters: int) -> None:
         assert count(load_denoiser(config, device="meta")) == parameters
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # KerasHub's presets: params of stable_diffusion_3_medium and stable_diffusion_3.5_large
+        ("sd-3-medium", 2_987_080_931),
+        ("sd-3.5-large", 9_048_410_595),
+        # The Hub's file of 3.5 Medium's transformer, 4.94 GB in bfloat16, is of 2,469,663,936
+        ("sd-3.5-medium", 2_469_663_936 + 902_129_827),
+    ],
+)
+def test_stable_diffusion_3_has_the_published_sizes(name: str, expected: int) -> None:
+    """Of both CLIPs, MMDiT with its table of positions, and autoencoder, without T5."""
+    from diffusers import AutoencoderKL
+
+    texts = text_encoder_architectures.TEXT_ENCODER_ARCHITECTURES
+    with torch.device("meta"):
+        denoiser = load_denoiser(DenoiserConfig(model=name, pretrained=False), device="meta")
+        parts = [
+            AutoencoderKL.from_config(AUTOENCODER_ARCHITECTURES["sd-3"]),
+            *(
+                text_encoder_architectures.build_text_model(texts[name], seed=None)
+                for name in ("sd-v3", "sd-xl-2")
+            ),
+        ]
+    whole = sum(tensor.numel() for tensor in denoiser.state_dict().values())
+    assert whole + sum(map(count, parts)) == expected
+
+
+def test_t5_has_the_published_size() -> None:
+    settings = {  # google/t5-v1_1-xxl
+        "architectures": ["T5EncoderModel"],
+        "vocab_size": 32128,
+        "d_model": 4096,
+        "d_kv": 64,
+        "d_ff": 10240,
+        "num_layers": 24,
+        "num_heads": 64,
+        "feed_forward_proj": "gated-gelu",
+    }
+    assert count(text_encoder_architectures.build_text_model(settings, seed=None)) == 4_762_310_656
+
+
 def test_the_encoders_of_stable_diffusion_have_the_published_sizes() -> None:
     from diffusers import AutoencoderKL
 
@@ -55,7 +97,12 @@ def test_the_encoders_of_stable_diffusion_have_the_published_sizes() -> None:
             for name, settings in text_encoder_architectures.TEXT_ENCODER_ARCHITECTURES.items()
         }
     assert count(autoencoder) == 83_653_863
-    assert texts == {"sd-v1": 123_060_480, "sd-v2": 340_387_840, "sd-xl-2": 694_659_840}
+    assert texts == {
+        "sd-v1": 123_060_480,
+        "sd-v2": 340_387_840,
+        "sd-v3": 123_650_304,
+        "sd-xl-2": 694_659_840,
+    }
 
 
 def test_the_tiny_one_is_under_forty_megabytes() -> None:
@@ -197,7 +244,8 @@ def test_a_section_describes_itself() -> None:
     assert config.weight_needs("train.denoiser") == []
     folder = DenoiserConfig(model="hub:a/b@1234/unet")
     assert [need.ref for need in folder.weight_needs("denoiser")] == ["hub:a/b@1234/unet"]
-    assert set(DENOISER_ARCHITECTURES) == {"sd-v1", "sd-v2", "sd-xl", "tiny"}
+    small = {"sd-v1", "sd-v2", "sd-xl", "tiny"}
+    assert set(DENOISER_ARCHITECTURES) == small | {"sd-3-medium", "sd-3.5-medium", "sd-3.5-large"}
 
 
 def test_conditionings_are_joined_and_expanded_whole() -> None:

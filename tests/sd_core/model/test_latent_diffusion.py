@@ -44,9 +44,8 @@ def load(folder: Path, **options: Any) -> LatentDiffusion:
 
 def prediction(model: LatentDiffusion) -> torch.Tensor:
     latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    time_ids = size_time_ids(2, height_px=32, width_px=32) if model.text_encoder_2 else None
     with torch.no_grad():
-        conditioning = encode_conditioning(model, ["a red circle", ""], time_ids=time_ids)
+        conditioning = encode_conditioning(model, ["a red circle", ""])
         return predict(model.denoiser, latents, torch.tensor([0, 999]), conditioning)
 
 

@@ -217,7 +217,7 @@ def test_xl_comes_out_of_a_single_file(tmp_path: Path) -> None:
     assert all(torch.equal(t, state_2[name]) for name, t in model.denoiser.state_dict().items())
 
 
-@pytest.mark.parametrize("name", list(DENOISER_ARCHITECTURES))
+@pytest.mark.parametrize("name", ["sd-v1", "sd-v2", "sd-xl", "tiny"])
 def test_unet_names_are_those_that_diffusers_converts(name: str) -> None:
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 

@@ -18,6 +18,7 @@ from sd_core.cache.samples import LatentSample, read_empty_caption
 from sd_core.cache.spec import CacheSpec, read_spec
 from sd_core.model.autoencoder import load_autoencoder
 from sd_core.model.autoencoder_config import AutoencoderConfig
+from sd_core.model.buckets import Bucket
 from sd_core.model.clip import ClipConfig
 from sd_core.model.text_encoder import TextEncoderConfig, encode_captions, load_text_encoder
 from tests import model_cases, run_cases
@@ -50,7 +51,7 @@ def make_step(store: RunStore, config: EncodeConfig, *, num_shards: int = 1) -> 
         verdicts=Committed(store, "select", "e" * 16),
         num_image_shards=num_shards,
         config=config,
-        image_size=32,
+        sizes=(Bucket(width=32, height=32),),
         torch_threads=1,
     )
 

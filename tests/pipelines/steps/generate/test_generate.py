@@ -186,13 +186,11 @@ def test_texts_and_decoding_are_halved_as_well(
             ),
         )
     else:
-        encode = text_cache.tokenize_captions
+        encode = text_cache.token_ids
         monkeypatch.setattr(
             text_cache,
-            "tokenize_captions",
-            lambda encoder, texts: small_memory(
-                lambda rows: encode(encoder, rows), texts, len(texts)
-            ),
+            "token_ids",
+            lambda model, texts: small_memory(lambda rows: encode(model, rows), texts, len(texts)),
         )
     painted = paint_all()
     assert sizes == [4, 2, 2]

@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.steps.download.decode import decode_to_crop
 from pipelines.steps.download.image_config import ImageConfig
 from sd_core.model.clip import Clip, ClipConfig, load_clip
-from sd_core.model.resample import OriginalSize, resample_crops
+from sd_core.model.resample import OriginalSize, crop_grid, resample_crops
 
 
 def test_crops_are_resampled_on_open_clips_grid() -> None:
@@ -25,7 +25,8 @@ def test_crops_are_resampled_on_open_clips_grid() -> None:
     expected = theirs(Image.fromarray(picture[0].permute(1, 2, 0).numpy()))
     top = (height - width) // 2
     crop = picture[:, :, top : top + width]
-    found = resample_crops(crop, [OriginalSize(width, height)], size=32)
+    grid = crop_grid([OriginalSize(width, height)], side=width, size=32)
+    found = resample_crops(crop, grid)
     plain = torch.nn.functional.interpolate(crop, (32, 32), mode="bicubic", antialias=True)
     inner = slice(2, -2)  # at the edge the crop has no more to give
     ours = (found[0] - expected)[:, inner].abs().mean()

@@ -14,8 +14,8 @@ from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
 from pipelines.steps.score import HeadConfig, ScoreConfig, ScoreStep
+from pipelines.steps.score.config import ScoreClipConfig
 from pipelines.steps.score.score import load_score_models, score_images
-from sd_core.model.clip import ClipConfig
 from tests import model_cases, run_cases
 
 
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> RunStore:
 @pytest.fixture
 def config(tmp_path: Path) -> ScoreConfig:
     return ScoreConfig(
-        clip=ClipConfig(name=str(model_cases.clip_folder(tmp_path / "clip"))),
+        clip=ScoreClipConfig(name=str(model_cases.clip_folder(tmp_path / "clip"))),
         aesthetic_v1=HeadConfig(
             weights=str(model_cases.aesthetic_head(tmp_path / "h.safetensors"))
         ),

@@ -1,0 +1,248 @@
+"""The training dataset of caches of many sizes: units of one bucket, in an order of the seed's."""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from sd_core.cache.drawing import OpenShards, ShardPlace
+from sd_core.cache.latent_cache import LatentCache, check_caches
+from sd_core.cache.order import block_counts, count_streams
+from sd_core.cache.reading import open_shard_reader, read_finite
+from sd_core.cache.samples import LatentSample
+from sd_core.cache.shard_format import ShardReader
+from sd_core.cache.unit_mixture import UnitMixture
+from sd_core.cache.units import BucketUnits, Carried, Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnUnit:
+    """Rows of one size, which make one batch.
+
+    Args:
+        samples: m of them, all of one shape.
+        num_rows: How many count; those behind them fill it up, with weight 0.
+        cache_index: Which of the dataset's caches they are from.
+        epoch: How many times all rows of that cache were drawn before.
+        index: The global unit number j, from 0.
+    """
+
+    samples: Sequence[LatentSample]
+    num_rows: int
+    cache_index: int
+    epoch: int
+    index: int
+
+
+Steps = Generator[list[DrawnUnit], None, None]
+"""Endless; closing it closes its files."""
+
+
+class UnitDataset:
+    """Endless units of one rank; the same units in the same order for any world size.
+
+    Args:
+        caches: At least one, of one identity, each of several sizes.
+        weights: Each cache's share of the units, in any unit; exact in every 1,000 of a stream.
+        rows_per_unit: m.
+        num_streams: C, lowered where a cache has fewer rows.
+        seed: Decides the order, with nothing else.
+        scratch: Where remote shards are copied, or None for the system's temporary folder.
+
+    Raises:
+        CacheMismatchError: the caches do not belong together.
+        ValueError: another argument cannot be used; says which.
+    """
+
+    def __init__(
+        self,
+        caches: Sequence[LatentCache],
+        *,
+        weights: Sequence[float],
+        rows_per_unit: int,
+        seed: int,
+        num_streams: int = 64,
+        rank: int = 0,
+        world_size: int = 1,
+        scratch: Path | None = None,
+    ) -> None:
+        if not caches or len(caches) != len(weights):
+            raise ValueError(f"{len(caches)} caches, {len(weights)} weights; give one weight each")
+        if seed < 0 or num_streams < 1 or rows_per_unit < 1 or not 0 <= rank < world_size:
+            raise ValueError(
+                f"seed {seed}, num_streams {num_streams}, rows_per_unit {rows_per_unit}, rank "
+                f"{rank} of {world_size}: the seed is at least 0, num_streams and rows_per_unit at "
+                "least 1, the rank under world_size"
+            )
+        check_caches(caches, model_identity=None)
+        self.caches = tuple(caches)
+        self.num_streams = count_streams([c.num_rows for c in caches], num_streams=num_streams)
+        self._m, self._seed, self._scratch = rows_per_unit, seed, scratch
+        self._rank, self._world_size = rank, world_size
+        self._counts = block_counts(weights)
+        self._orders = [
+            BucketUnits(
+                [shard.bucket_rows for shard in cache.shards],
+                rows_per_unit=rows_per_unit,
+                num_lanes=self.num_streams,
+                seed=seed,
+                cache_index=number,
+            )
+            for number, cache in enumerate(self.caches)
+        ]
+
+    def steps(self, *, units_per_step: int, start_step: int = 0) -> Steps:
+        """This rank's units of step `start_step` and on, for ever.
+
+        Args:
+            units_per_step: Over all ranks; divisible by the world size.
+            start_step: Steps already taken with as many units; few of their rows are read.
+
+        Raises:
+            CacheShardError: a shard or row is damaged, naming shard and key.
+            ValueError: the units do not divide among the ranks.
+        """
+        if units_per_step < 1 or units_per_step % self._world_size or start_step < 0:
+            raise ValueError(
+                f"units_per_step {units_per_step} from step {start_step}: it must be a multiple "
+                f"of the {self._world_size} processes, the step at least 0"
+            )
+        return self._steps(units_per_step, start_step)
+
+    def _steps(self, units_per_step: int, step: int) -> Steps:
+        mixture = UnitMixture(self._counts, num_streams=self.num_streams, seed=self._seed)
+        reading = _Reading(self.caches, self._orders, self.num_streams, self._scratch)
+        try:
+            while True:
+                first = step * units_per_step
+                begin = first + (self._rank - first) % self._world_size
+                ours = range(begin, first + units_per_step, self._world_size)
+                yield [reading.unit(index, *mixture.pick(index)) for index in ours]
+                step += 1
+        finally:
+            reading.close()
+
+
+class _Reading:
+    """One pass through the order: where each stream is in its lanes, and the open shards."""
+
+    def __init__(
+        self,
+        caches: Sequence[LatentCache],
+        orders: Sequence[BucketUnits],
+        num_streams: int,
+        scratch: Path | None,
+    ) -> None:
+        self._caches, self._orders, self._num_streams = caches, orders, num_streams
+        self._scratch = scratch
+        self._shards = OpenShards(self._open)
+        self._walks: dict[tuple[int, int], _Walk] = {}
+        self._tail = lru_cache(maxsize=2 * len(caches))(self._tail_of)
+
+    def unit(self, index: int, cache_index: int, draw: int) -> DrawnUnit:
+        """A cache's `draw`-th unit over all streams."""
+        order, stream = self._orders[cache_index], draw % self._num_streams
+        epoch, number = divmod(draw, order.units_per_epoch)
+        if number >= order.num_main(epoch):
+            unit = self._tail(cache_index, epoch)[number - order.num_main(epoch)]
+            samples = [
+                self._read_once((cache_index, shard), row)
+                for shard, row in zip(unit.shards.tolist(), unit.rows.tolist(), strict=True)
+            ]
+        else:
+            unit, samples = self._walk(cache_index, stream, epoch, number).next()
+        return DrawnUnit(
+            samples=samples,
+            num_rows=unit.num_rows,
+            cache_index=cache_index,
+            epoch=epoch,
+            index=index,
+        )
+
+    def read(self, place: ShardPlace, row: int) -> LatentSample:
+        """A row of a shard that somebody holds."""
+        cache_index, shard_index = place
+        reader = self._shards.reader(place)
+        return read_finite(self._caches[cache_index], shard_index, reader, row)
+
+    def hold(self, place: ShardPlace) -> None:
+        """Open a shard, or keep it open."""
+        self._shards.acquire(place)
+
+    def let_go(self, place: ShardPlace) -> None:
+        """It may be closed."""
+        self._shards.release(place)
+
+    def close(self) -> None:
+        self._shards.close()
+
+    def _walk(self, cache_index: int, stream: int, epoch: int, number: int) -> "_Walk":
+        """The stream's walk along its lane, at that unit."""
+        lane, start = number % self._num_streams, number // self._num_streams
+        walk = self._walks.get((cache_index, stream))
+        if walk is None or walk.place != (epoch, lane, start):
+            if walk is not None:
+                walk.close()
+            events = self._orders[cache_index].lane(epoch, lane, start=start)
+            walk = _Walk(self, cache_index, events, place=(epoch, lane, start))
+            self._walks[cache_index, stream] = walk
+        return walk
+
+    def _tail_of(self, cache_index: int, epoch: int) -> list[Unit]:
+        return self._orders[cache_index].tail(epoch)
+
+    def _read_once(self, place: ShardPlace, row: int) -> LatentSample:
+        self.hold(place)
+        try:
+            return self.read(place, row)
+        finally:
+            self.let_go(place)
+
+    def _open(self, place: ShardPlace) -> ShardReader:
+        cache = self._caches[place[0]]
+        return open_shard_reader(cache, cache.shards[place[1]], scratch=self._scratch)
+
+
+class _Walk:
+    """A lane's units in order: one shard is open at a time, and the rows that wait are held."""
+
+    def __init__(
+        self,
+        reading: _Reading,
+        cache_index: int,
+        events: Iterator[Unit | Carried],
+        *,
+        place: tuple[int, int, int],
+    ) -> None:
+        self._reading, self._cache_index, self._events = reading, cache_index, events
+        self.place = place
+        self._shard: ShardPlace | None = None
+        self._held: dict[tuple[int, int], LatentSample] = {}
+
+    def next(self) -> tuple[Unit, list[LatentSample]]:
+        """The unit at `place`, which moves on."""
+        epoch, lane, number = self.place
+        self.place = epoch, lane, number + 1
+        for event in self._events:
+            if isinstance(event, Unit):
+                places = zip(event.shards.tolist(), event.rows.tolist(), strict=True)
+                return event, [self._read(shard, row) for shard, row in places]
+            for row in event.rows.tolist():
+                place = event.shard_index, row
+                self._held[place] = self._read(*place)
+        raise RuntimeError(f"lane {lane} of epoch {epoch} has no unit {number}")
+
+    def close(self) -> None:
+        if self._shard is not None:
+            self._reading.let_go(self._shard)
+            self._shard = None
+
+    def _read(self, shard: int, row: int) -> LatentSample:
+        if (shard, row) in self._held:
+            return self._held.pop((shard, row))
+        place = self._cache_index, shard
+        if self._shard != place:
+            self._reading.hold(place)
+            self.close()
+            self._shard = place
+        return self._reading.read(place, row)
