@@ -17,6 +17,7 @@ from pipelines.steps.model_worker import ModelStep
 from pipelines.steps.score import ScoreStep
 from pipelines.steps.step import Resources
 from sd_core.model.autoencoder import encode_images, load_autoencoder
+from sd_core.model.buckets import Bucket
 from sd_core.model.clip import load_clip
 from sd_core.model.latent_diffusion_config import sections_of
 
@@ -91,7 +92,7 @@ def encode_step(place: Place) -> Iterator[Figure]:
                 verdicts=verdicts_of(store),
                 num_image_shards=_SHARDS,
                 config=config,
-                image_size=place.side_px,
+                sizes=(Bucket(width=place.side_px, height=place.side_px),),
                 torch_threads=torch.get_num_threads(),
                 resources=_resources(place),
             )

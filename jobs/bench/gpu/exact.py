@@ -12,8 +12,16 @@ from jobs.bench.gpu.curating import drawn_images
 from jobs.bench.gpu.generating import rows_of
 from jobs.bench.gpu.item import Figure, Place
 from jobs.bench.gpu.models import encode_config, generator_models, score_config
-from pipelines.steps.encode.encode import EncodedBatch, encode_batch, load_encode_models
+from pipelines.steps.encode.encode import (
+    EncodeModels,
+    batch_inputs,
+    encode_batch,
+    load_encode_models,
+    pixels_for,
+)
 from pipelines.steps.score.score import ScoreModels, load_score_models, score_images
+from sd_core.model.buckets import Bucket
+from sd_core.model.transfer import Transfers
 
 _BATCH = 4
 
@@ -46,13 +54,9 @@ def scores(place: Place) -> Iterator[Figure]:
         encode_config(is_tiny=place.is_tiny, batch_size=_BATCH), device=place.device
     )
 
-    def latents(given: torch.Tensor) -> EncodedBatch:
-        captions = ["a caption"] * _BATCH
-        return encode_batch(encoders, given, captions=captions, batch_size=_BATCH)
-
-    one = latents(pictures).raw_latents.numpy()
-    yield _same("latents made twice", one, latents(pictures).raw_latents.numpy())
-    other = np.roll(latents(turned).raw_latents.numpy(), -1, 0)
+    one = _latents(place, encoders, pictures)
+    yield _same("latents made twice", one, _latents(place, encoders, pictures))
+    other = np.roll(_latents(place, encoders, turned), -1, 0)
     yield _same("latents in other company", one, other)
 
 
@@ -71,6 +75,17 @@ def drift(place: Place) -> Iterator[Figure]:
         apart = np.abs(one - other)
         yield Figure(name=f"{name} in bf16, at most", value=float(apart.max()), unit="apart")
         yield Figure(name=f"{name} in bf16, mean", value=float(apart.mean()), unit="apart")
+
+
+def _latents(place: Place, models: EncodeModels, pictures: torch.Tensor) -> np.ndarray:
+    transfers = Transfers(place.device)
+    size = Bucket(width=place.side_px, height=place.side_px)
+    pixels = pixels_for(models, _BATCH, size=size, batch_size=_BATCH, transfers=transfers)
+    pixels.copy_(pictures.permute(0, 2, 3, 1))
+    inputs = batch_inputs(
+        models, pixels, captions=["a caption"] * _BATCH, batch_size=_BATCH, transfers=transfers
+    )
+    return encode_batch(models, inputs, transfers).take().raw_latents.numpy()
 
 
 _COLUMNS = ("clip_similarity", "aesthetic_v1")

@@ -12,6 +12,7 @@ from pipelines.steps.encode import EncodeConfig
 from pipelines.steps.generate import GenerateConfig
 from pipelines.steps.generate.models import GenerateModels, load_generate_models
 from pipelines.steps.score import HeadConfig, ScoreConfig
+from pipelines.steps.score.config import ScoreClipConfig
 from sd_core.model.autoencoder_config import AutoencoderConfig
 from sd_core.model.clip import ClipConfig
 from sd_core.model.denoiser import DenoiserConfig
@@ -57,8 +58,9 @@ def score_config(
         random = torch.Generator().manual_seed(0)
         weight = torch.randn(1, _CLIP_EMBED_DIM, generator=random)
         save_file({"weight": weight, "bias": torch.zeros(1)}, weights)
+    clip = clip_config(is_tiny=is_tiny, precision=precision)
     return ScoreConfig(
-        clip=clip_config(is_tiny=is_tiny, precision=precision),
+        clip=ScoreClipConfig(**dict(clip)),
         aesthetic_v1=HeadConfig(weights=weights),
         batch_size=batch_size,
     )
