@@ -17,6 +17,7 @@ import torch
 
 from jobs.bench.process_memory import resident_bytes
 from jobs.bench.tables import megabytes, text_table
+from jobs.bench.text_photographs import photographs
 from jobs.bench.text_set import (
     SIDE_PX,
     TEXT_SEED,
@@ -25,7 +26,6 @@ from jobs.bench.text_set import (
     drawn_pictures,
     find_chinese_font,
     fonts_of,
-    photographs,
 )
 from pipelines.steps.score.config import ScoreConfig
 from pipelines.steps.score.score import ScoreModels, load_score_models, score_batch

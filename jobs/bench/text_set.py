@@ -1,7 +1,6 @@
 """Pictures with text of known place, size, contrast and script on half of them, and none on the
 others."""
 
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,8 +51,6 @@ _FONTS: Final = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf")  # 
 _MARGIN_PX = 6
 _CAPTION_SIZES_PX = (24, 32, 48)
 _TRIED = 8  # places, of which the calmest is taken, so that the contrast is what it says
-# Photographs of the folder with writing of their own, by eye: on packets, signs, shirts, screens.
-WITH_WRITING: Final = frozenset[str]()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,37 +122,13 @@ def drawn_pictures(
             continue
         drawn = draw(seed + number, width=SIDE_PX, height=SIDE_PX)
         picture = TextPicture(pixels=drawn.image, caption=drawn.caption, is_drawn=True)
-        yield _planted(picture, fonts, rng, turn=3 * turn + kind - 4) if kind > 3 else picture
+        yield plant(picture, fonts, rng, turn=3 * turn + kind - 4) if kind > 3 else picture
 
 
-def photographs(
-    folder: Path, *, fonts: dict[Script, list[Path]], seed: int = TEXT_SEED
-) -> Iterator[TextPicture]:
-    """The photographs of a folder, their middles; half get text, first those with writing.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    files = sorted(folder.glob("*.jpg"), key=lambda path: (path.name not in WITH_WRITING, path))
-    if not files:
-        raise FileNotFoundError(f"no .jpg photographs in {folder}; give another --photos")
-    rng = random.Random(seed)
-    captions = _captions(folder)
-    for number, path in enumerate(files):
-        picture = TextPicture(
-            pixels=_middle(path),
-            caption=captions.get(path.name, ""),
-            is_drawn=False,
-            has_writing=path.name in WITH_WRITING,
-        )
-        is_planted = number < len(files) / 2 or picture.has_writing
-        yield _planted(picture, fonts, rng, turn=number) if is_planted else picture
-
-
-def _planted(
+def plant(
     picture: TextPicture, fonts: dict[Script, list[Path]], rng: random.Random, *, turn: int
 ) -> TextPicture:
-    """The picture with text, of the turn's script, size and contrast."""
+    """The picture with text on it, of the turn's script, size and contrast."""
     script = list(fonts)[turn % len(fonts)]
     size_px = SIZES_PX[turn // len(fonts) % len(SIZES_PX)]
     contrast = CONTRASTS[turn // (len(fonts) * len(SIZES_PX)) % len(CONTRASTS)]
@@ -279,20 +252,3 @@ def _ink(under: npt.NDArray[np.float64], contrast: int) -> tuple[int, int, int]:
 
 def _brightness(rgb: Sequence[float] | npt.NDArray[np.float64]) -> float:
     return float(np.dot(np.asarray(rgb, np.float64), (0.299, 0.587, 0.114)))
-
-
-def _middle(path: Path) -> npt.NDArray[np.uint8]:
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return np.asarray(square.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC))
-
-
-def _captions(folder: Path) -> dict[str, str]:
-    path = folder / "captions.jsonl"
-    if not path.is_file():
-        return {}
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {row["file"]: row["captions"][0] for row in rows}

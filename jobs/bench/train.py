@@ -28,13 +28,15 @@ from sd_core.model.latent_diffusion import (
 from sd_core.model.precision import model_dtype
 from sd_core.model.text_encoder import TextEncoderConfig, encode_captions
 from sd_core.say import Say
-from sd_core.training.batches import TrainingBatch, collate
+from sd_core.training.batches import GatheredBatch, TrainingBatch, collate
 from sd_core.training.config import LoopConfig, OptimizerConfig
 from sd_core.training.denoiser_task import DenoiserTask
 from sd_core.training.flops import count_flops, forward_once, measure_peak
+from sd_core.training.metrics import Metrics
 from sd_core.training.objectives import ObjectiveConfig
 from sd_core.training.prefetch import prefetch
-from sd_core.training.trainer import Metrics, Trainer
+from sd_core.training.task import TaskBatch
+from sd_core.training.trainer import Trainer
 
 _CAPTION = "a photograph of a street in the rain with people under umbrellas, number {}"
 
@@ -154,13 +156,13 @@ def _rate(batches: Iterator[object], *, rows: int, batch_size: int) -> float:
     return count * batch_size / (time.perf_counter() - started)
 
 
-def _collated(cache: LatentCache, *, batch_size: int) -> Iterator[TrainingBatch]:
+def _collated(cache: LatentCache, *, batch_size: int) -> Iterator[GatheredBatch]:
     with ThreadPoolExecutor(4) as threads:
         for drawn in _dataset(cache).batches(batch_size=batch_size):
             yield collate(drawn, [cache], seed=0, objective=ObjectiveConfig(), threads=threads)
 
 
-def cached_batches(cache: LatentCache, *, batch_size: int) -> Generator[TrainingBatch, None, None]:
+def cached_batches(cache: LatentCache, *, batch_size: int) -> Generator[GatheredBatch, None, None]:
     """What a training takes, read ahead; to be closed."""
     return prefetch(_collated(cache, batch_size=batch_size))
 
@@ -205,7 +207,7 @@ class SilentEvents:
 
 def _training_rate(
     model: LatentDiffusion,
-    batches: Iterator[TrainingBatch],
+    batches: Iterator[TaskBatch],
     bench: TrainBench,
     device: torch.device,
 ) -> float:

@@ -1,5 +1,6 @@
 """The page: everything is read, then written as one file that needs nothing else."""
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -156,6 +157,7 @@ def _template(name: str) -> jinja2.Template:
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["share"] = lambda part, whole: f"{part / whole:.1%}" if whole else "0%"
     environment.filters["short"] = _short
+    environment.filters["parted"] = lambda url: re.split(r"(?<=[_/?&=.,-])", url)
     environment.filters["figure"] = lambda number: f"{number:.4g}"
     return environment.get_template(name)
 

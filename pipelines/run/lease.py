@@ -67,6 +67,7 @@ class Lease:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._is_leaving = False
+        self._beaten = _now()
         self.lost = False
 
     def __enter__(self) -> Self:
@@ -77,6 +78,8 @@ class Lease:
         except BaseException:  # a signal may come when it has just been taken
             self.__exit__()
             raise
+        self._beaten = _now()
+        self._store.fences.append(self._fence)
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
         return self
@@ -103,6 +106,16 @@ class Lease:
         if holder is not None and holder.token == self._token:
             self._store.delete(LEASE_FILE)
         _held.discard(self)
+        if self._fence in self._store.fences:
+            self._store.fences.remove(self._fence)
+
+    def _fence(self) -> None:
+        """Before the run is changed: a job that slept may find it another's, and must not take
+        that one's records for its own. Costs a read once the heart has not beaten for long."""
+        if not self.lost and _now() - self._beaten > self._expiry_s / 2:
+            holder = self._read()
+            self.lost = holder is None or holder.token != self._token
+        self.check()
 
     def check(self) -> None:
         """Raise `LeaseHeldError` if another job has taken the lease meanwhile."""
@@ -152,6 +165,7 @@ class Lease:
                     self.lost = True
                     return
                 self._store.replace(LEASE_FILE, self._content())
+                self._beaten = _now()
             except Exception as error:
                 # The storage may come back before the lease expires, and not every client of
                 # an object store raises OSError: a heart that stops would lose a living run.
@@ -200,6 +214,11 @@ def is_dead_here(holder: Holder) -> bool:
     if (holder.host, holder.boot) != (socket.gethostname(), _boot_id()) or not holder.boot:
         return False
     return _process_start(holder.pid) != holder.started
+
+
+def _now() -> float:
+    """Seconds that also pass while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _boot_id() -> str:

@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import IO, Any, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -14,6 +14,7 @@ from fsspec.utils import get_protocol
 
 from pipelines.run.layout import WORK_FOLDER, is_at_top, is_flat
 from pipelines.run.removal import remove_files, remove_folder
+from pipelines.run.store_methods import fenced, named
 from pipelines.run.whole_files import (
     TEMPORARY,
     can_link,
@@ -32,23 +33,6 @@ _LOST_RACE = ("PreconditionFailed", "At least one of the pre-conditions")
 
 class StorageError(InputError):
     """A storage location cannot be used; the message says which and what to do."""
-
-
-Given = ParamSpec("Given")
-ResultT = TypeVar("ResultT")
-
-
-def _named(
-    method: Callable[Concatenate["RunStore", Given], ResultT],
-) -> Callable[Concatenate["RunStore", Given], ResultT]:
-    """What fails in it for want of something tells that it is the run's."""
-
-    @wraps(method)
-    def named(store: "RunStore", /, *args: Given.args, **options: Given.kwargs) -> ResultT:
-        with resource_named(store.root):
-            return method(store, *args, **options)
-
-    return named
 
 
 @dataclass(frozen=True)
@@ -90,6 +74,11 @@ class RunStore:
         return filesystem, path.rstrip("/")
 
     @cached_property
+    def fences(self) -> list[Callable[[], None]]:
+        """The job's lease, asked before anything is overwritten or removed; no worker has it."""
+        return []
+
+    @cached_property
     def recorded(self) -> set[str]:
         """Records that are there and need not be written again."""
         return set()
@@ -113,7 +102,9 @@ class RunStore:
 
     def at_top(self) -> "RunStore":
         """The same folder, with each path where it says."""
-        return RunStore(self.root, self.storage_options, flat=True)
+        store = RunStore(self.root, self.storage_options, flat=True)
+        store.fences.extend(self.fences)
+        return store
 
     def place(self, path: str) -> str:
         """Where a path lies, relative to `root`."""
@@ -147,13 +138,13 @@ class RunStore:
         """The full path of `path` inside the file system (no protocol)."""
         return f"{self._target[1]}/{self.place(path)}"
 
-    @_named
+    @named
     def exists(self, path: str) -> bool:
         """Whether a file or folder is there now, past any listing cache."""
         self.filesystem.invalidate_cache()
         return bool(self.filesystem.exists(self.absolute(path)))
 
-    @_named
+    @named
     def size(self, path: str) -> int:
         """The file's size in bytes; raises FileNotFoundError."""
         return int(self.filesystem.info(self.absolute(path), refresh=True)["size"])
@@ -162,13 +153,13 @@ class RunStore:
         """Names of the files directly in `folder`, sorted; empty when there is no such folder."""
         return sorted(self.list_sizes(folder))
 
-    @_named
+    @named
     def list_sizes(self, folder: str) -> dict[str, int]:
         """Bytes of each file directly in `folder` by name; empty when there is no such folder."""
         found = self._entries(folder, kind="file")
         return {name: size for name, size in found.items() if not name.startswith(TEMPORARY)}
 
-    @_named
+    @named
     def list_folders(self, folder: str) -> list[str]:
         """Names of the folders directly in `folder`, sorted; empty when there is no such folder."""
         return sorted(self._entries(folder, kind="directory"))
@@ -187,7 +178,7 @@ class RunStore:
         root = Path(self.absolute(""))
         return sorted(root.rglob(f"{TEMPORARY}*")) if self.is_local else []
 
-    @_named
+    @named
     def read_bytes(self, path: str) -> bytes:
         """The whole file; raises FileNotFoundError."""
         return cast(bytes, self.filesystem.cat_file(self.absolute(path), **self._whole))
@@ -201,12 +192,12 @@ class RunStore:
         ):
             yield stream
 
-    @_named
+    @named
     def fetch(self, path: str, local: Path) -> None:
         """Copy a file of the run onto local disk."""
         self.filesystem.get_file(self.absolute(path), str(local))
 
-    @_named
+    @named
     def put_file(self, local: Path, path: str) -> None:
         """Publish a finished local file whole: a reader sees all of it or nothing."""
         target = self.absolute(path)
@@ -228,7 +219,7 @@ class RunStore:
         ):
             return can_link(one, other)
 
-    @_named
+    @fenced
     def show(self, path: str, shown: str) -> None:
         """Have a file also at `shown`, relative to `root`, over what is there: by a link where
         there are links, else by a copy."""
@@ -243,7 +234,7 @@ class RunStore:
                 copy(source, temporary)
             os.replace(temporary, target)
 
-    @_named
+    @fenced
     def replace(self, path: str, content: bytes) -> None:
         """Write a small file atomically, over any earlier one."""
         target = self.absolute(path)
@@ -255,7 +246,7 @@ class RunStore:
             sync(temporary)
             os.replace(temporary, target)
 
-    @_named
+    @named
     def create_exclusive(self, path: str, content: bytes) -> bool:
         """Create a small file if there is none; False, and no change, where there is one.
 
@@ -276,19 +267,21 @@ class RunStore:
             raise
         return True
 
-    @_named
+    @fenced
     def delete(self, path: str) -> None:
         """Remove one file; no error where there is none."""
         with suppress(FileNotFoundError):
             self.filesystem.rm_file(self.absolute(path))
 
-    @_named
+    @fenced
     def delete_all(self, paths: Sequence[str]) -> None:
         """As `delete`, of an object store a thousand by each request."""
-        full = [self.absolute(path) for path in paths]
+        for path in paths if self.is_local else ():
+            self.delete(path)
+        full = [self.absolute(path) for path in paths] if not self.is_local else []
         remove_files(self.filesystem, full, num_threads=self.num_threads)
 
-    @_named
+    @fenced
     def delete_folder(self, folder: str) -> None:
         """Remove a folder with all that is in it; no error where there is none."""
         remove_folder(self.filesystem, self.absolute(folder), num_threads=self.num_threads)

@@ -1,6 +1,6 @@
 """What one worker of an autoencoder's training does; Ray is not needed for it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from pipelines.training.samples import Shown, draw_pairs, reconstruct, with_weig
 from sd_core.say import Say
 from sd_core.training.autoencoder_task import GENERATOR, AutoencoderTask
 from sd_core.training.flops import count_flops
-from sd_core.training.image_batches import ImageBatch, as_input, collate_images
+from sd_core.training.image_batches import GatheredImages, as_input, collate_images
 from sd_core.training.task import Place
 from sd_core.training.trained_autoencoder import (
     TrainedAutoencoder,
@@ -94,7 +94,7 @@ class AutoencoderTraining:
             device=device,
         )
 
-    def batches(self, place: Place, *, start_step: int) -> Iterator[ImageBatch]:
+    def batches(self, place: Place, *, start_step: int) -> Generator[GatheredImages, None, None]:
         config = self._config
         dataset = ImageDataset(
             self._image_sets,

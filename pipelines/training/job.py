@@ -167,7 +167,7 @@ def _check_text(sections: LatentDiffusionSections) -> None:
     """Refuse a model whose text does not follow from the ids that a cache holds."""
     if _T5_PART in sections.text_encoders:
         raise WeightsError(
-            f"model: {_T5_PART} is a T5 with a tokenizer of its own, and a cache of version 1 "
+            f"model: {_T5_PART} is a T5 with a tokenizer of its own, and a cache "
             "holds the token ids of CLIP alone: Stable Diffusion 3 cannot be trained from it yet; "
             f"allowed: a folder whose model_index.json has {_T5_PART} and tokenizer_3 null, which "
             "is trained on zeros in T5's place"

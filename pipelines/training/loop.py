@@ -1,6 +1,7 @@
 """What the workers of every training share: resume, train, record, publish."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +12,8 @@ from pipelines.run.processors import PROCESSORS_FOLDER, describe_mixture, note_p
 from pipelines.run.sight import Tell, TrainingSight
 from pipelines.run.store import RunStore
 from pipelines.run.used_by import UsesOfRuns
-from pipelines.training.checkpoints import load_newest, publish_checkpoint
+from pipelines.training.checkpoint_writer import CheckpointWriter
+from pipelines.training.checkpoints import load_newest
 from pipelines.training.config import AutoencoderTrainConfig, TrainConfig, TrainingConfig
 from pipelines.training.records import TrainingRecords, read_metrics
 from pipelines.training.result import LOSS_CURVE_FILE, draw_loss_curve
@@ -20,9 +22,10 @@ from sd_core.model.precision import model_dtype
 from sd_core.say import Say
 from sd_core.training.checkpoint import CheckpointError
 from sd_core.training.flops import measure_peak
-from sd_core.training.prefetch import prefetch
+from sd_core.training.metrics import Metrics
+from sd_core.training.prefetch import feed
 from sd_core.training.task import Place, TaskBatch, TrainingTask
-from sd_core.training.trainer import Metrics, Trainer
+from sd_core.training.trainer import Trainer
 
 AnyTrainConfig = TrainConfig | AutoencoderTrainConfig
 
@@ -34,7 +37,7 @@ class Training(Protocol):
     def task(self) -> TrainingTask:
         """What is learnt."""
 
-    def batches(self, place: Place, *, start_step: int) -> Iterator[TaskBatch]:
+    def batches(self, place: Place, *, start_step: int) -> Generator[TaskBatch, None, None]:
         """This worker's share of each global batch, from a step on."""
 
     def describe(self) -> str:
@@ -85,13 +88,13 @@ def run_training(
         trainer.resume(checkpoint)
     _check_same_step(trainer.step, place)
     note_processor(store, PROCESSORS_FOLDER, place.device)
-    if place.rank == 0:
-        events.begin(trainer, resumed=checkpoint is not None)
-    batches = prefetch(training.batches(place, start_step=trainer.step))
-    try:
-        trainer.run(batches, until=until)
-    finally:
-        batches.close()
+    with ExitStack() as stack:
+        if place.rank == 0:
+            writer = CheckpointWriter(store, keep=config.loop.keep_checkpoints)
+            events.begin(trainer, stack.enter_context(writer), resumed=checkpoint is not None)
+        batches = training.batches(place, start_step=trainer.step)
+        with feed(batches, place.device) as fed:
+            trainer.run(fed, until=until)
     if place.rank == 0:
         events.end(trainer, fingerprint=fingerprint)
     if dist.is_available() and dist.is_initialized():
@@ -110,11 +113,13 @@ class _Events:
     _last: int
     _records: TrainingRecords | None = None
     _uses: UsesOfRuns | None = None
+    _writer: CheckpointWriter | None = None
     _sample_limit: float | None = None
     _has_failed: bool = False
 
-    def begin(self, trainer: Trainer, *, resumed: bool) -> None:
+    def begin(self, trainer: Trainer, writer: CheckpointWriter, *, resumed: bool) -> None:
         """Say what is about to be trained, and find the limit of images a second."""
+        self._writer = writer
         self._say(f"{self._training.describe()} on {trainer.device}")
         if resumed:
             self._say(f"resuming from the checkpoint of step {trainer.step:,}")
@@ -135,6 +140,8 @@ class _Events:
         self._tell(TrainingSight(step=trainer.step, steps=self._last))
 
     def on_metrics(self, metrics: Metrics) -> None:
+        if self._writer is not None:
+            self._writer.check()
         share = None
         if self._sample_limit is not None:
             share = metrics.samples_per_second / self._sample_limit
@@ -156,8 +163,8 @@ class _Events:
             self._uses.reached(step)
         if self._records is not None:
             self._records.flush()
-        keep = self._config.loop.keep_checkpoints
-        publish_checkpoint(self._store, trainer.checkpoint(), keep=keep)
+        if self._writer is not None:
+            self._writer.publish(trainer.checkpoint())
 
     def on_samples(self, step: int, trainer: Trainer) -> None:
         self._attempt(f"step {step:,}: no grid", lambda: self._show(step, trainer))

@@ -19,7 +19,7 @@ from sd_core.errors import EnvironmentFault
 from sd_core.redact import redact_url
 from sd_core.say import Say
 from sd_core.sealed import seal, unseal
-from sd_core.training.trainer import Metrics
+from sd_core.training.metrics import Metrics
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"

@@ -1,6 +1,6 @@
 """What one worker of a denoiser's training does; Ray is not needed for it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from sd_core.cache.reading import check_contents
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
 from sd_core.model.latent_diffusion_saving import save_latent_diffusion
 from sd_core.say import Say
-from sd_core.training.batches import TrainingBatch, collate
+from sd_core.training.batches import GatheredBatch, collate
 from sd_core.training.denoiser_task import DENOISER, DenoiserTask
 from sd_core.training.flops import count_flops, forward_once
 from sd_core.training.task import Place
@@ -80,7 +80,7 @@ class DenoiserTraining:
             ema_decay=config.loop.ema_decay,
         )
 
-    def batches(self, place: Place, *, start_step: int) -> Iterator[TrainingBatch]:
+    def batches(self, place: Place, *, start_step: int) -> Generator[GatheredBatch, None, None]:
         config = self._config
         dataset = TrainingDataset(
             self._caches,

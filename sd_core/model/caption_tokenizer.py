@@ -1,7 +1,8 @@
 """A text encoder's tokenizer without its weights: how long captions are, and what is cut of them.
 
-Of a model with two text encoders (XL) the first one's counts: both share one vocabulary, and the
-second reads the ids that the first's tokenizer gives.
+Of a model with several text encoders the first one's counts: XL's two share one vocabulary, and the
+second reads the ids that the first's tokenizer gives; Stable Diffusion 3's T5 has a longer limit of
+its own, which nothing counts.
 """
 
 from collections.abc import Sequence

@@ -61,8 +61,8 @@ class DenoiserFamily:
         text_fault: Why it does not go with these text encoders; None where it does.
         join_texts: Several encoders' texts to what it attends to; takes the settings, the texts
             and the tokens that an encoder which is left out would have given.
-        joins_side_by_side: Whether that is the encoders' embeddings side by side, as a cache of
-            version 1 holds them.
+        joins_side_by_side: Whether that is the encoders' embeddings side by side, as a
+            cache holds them.
         out_channels: Where its settings do not say.
         predicts_variance: It may give a variance beside, in as many channels, which is left out.
         computes_tensors: Some of its tensors are computed as it is built, so that it is built with

@@ -60,12 +60,12 @@ class LatentDiffusion:
 
     @property
     def text_encoder(self) -> TextEncoder:
-        """The first one, whose tokenizer's ids a cache of version 1 holds."""
+        """The first one, whose tokenizer's ids a cache holds."""
         return next(iter(self.text_encoders.values()))
 
     @property
     def cached_encoders(self) -> Mapping[str, TextEncoder]:
-        """Those that read the ids that a cache of version 1 holds: all of the first one's kind."""
+        """Those that read the ids that a cache holds: all of the first one's kind."""
         kind = self.text_encoder.shape.kind
         return {part: one for part, one in self.text_encoders.items() if one.shape.kind == kind}
 

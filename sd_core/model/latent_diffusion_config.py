@@ -151,7 +151,7 @@ class LatentDiffusionSections:
 
     @property
     def text_encoder(self) -> TextEncoderConfig:
-        """The first one, whose tokenizer's ids a cache of version 1 holds."""
+        """The first one, whose tokenizer's ids a cache holds."""
         return next(iter(self.text_encoders.values()))
 
 

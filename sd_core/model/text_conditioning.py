@@ -104,7 +104,7 @@ def condition_on_ids(
 
 
 def encode_cached_captions(model: LatentDiffusion, captions: Sequence[str]) -> EncodedCaptions:
-    """What a cache of version 1 may hold of captions: the first tokenizer's ids, and the
+    """What a cache may hold of captions: the first tokenizer's ids, and the
     embeddings of the encoders that read them, side by side, with the last one's pooled text."""
     input_ids = tokenize_captions(model.text_encoder, captions)
     ids = _of_one_kind(model, input_ids)

@@ -5,9 +5,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -44,11 +46,59 @@ class Checkpoint:
     """What must be the same for a resumed training to equal an uninterrupted one."""
 
 
+@dataclass(frozen=True)
+class HeldCheckpoint:
+    """A checkpoint in memory of its own, or on its way there from a GPU."""
+
+    checkpoint: Checkpoint
+    copied: Any
+    """An event of the GPU's; None of what was on a CPU."""
+
+    def arrived(self) -> Checkpoint:
+        """The checkpoint once it is there; for another thread than the training's."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.checkpoint
+
+
+class HostMemory:
+    """Room for a checkpoint beside what is trained, which is kept for the next one.
+
+    Of a GPU's tensors it is pinned: they are copied there while the CPU and the GPU go on. With
+    averages it is four times the weights.
+    """
+
+    def __init__(self) -> None:
+        self._room: dict[tuple[str, str], Tensor] = {}
+
+    def hold(self, checkpoint: Checkpoint) -> HeldCheckpoint:
+        """Copy a checkpoint as it is now; the one held before is lost."""
+        cuda: Any = torch.cuda
+        copied = None
+        held: dict[str, dict[str, Tensor]] = {}
+        for name, tensors in checkpoint.tensors.items():
+            held[name] = {key: self._copy((name, key), value) for key, value in tensors.items()}
+            if copied is None and any(value.is_cuda for value in tensors.values()):
+                copied = cuda.Event()
+        if copied is not None:
+            copied.record()
+        return HeldCheckpoint(replace(checkpoint, tensors=held), copied)
+
+    def _copy(self, name: tuple[str, str], value: Tensor) -> Tensor:
+        room = self._room.get(name)
+        if room is None:
+            room = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+            self._room[name] = room
+        return room.copy_(value.detach(), non_blocking=True)
+
+
 def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write the files into an empty local folder; raises OSError."""
+    """Write the files into an empty local folder; raises OSError.
+
+    Tensors may share no memory.
+    """
     for name, tensors in checkpoint.tensors.items():
-        # Clones: safetensors refuses tensors that share memory.
-        own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        own = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         with disk_told(folder):
             save_file(own, folder / f"{name}.safetensors")
     state = {

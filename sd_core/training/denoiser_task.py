@@ -1,12 +1,15 @@
 """Train the denoiser on cached latents: Rombach et al. 2022, arXiv:2112.10752, eq. 3."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sd_core.model.conditioning import Conditioning
 from sd_core.model.denoiser import predict
 from sd_core.model.latent_diffusion import LatentDiffusion
+from sd_core.model.noise_schedule import NoiseSchedule
 from sd_core.model.text_conditioning import (
     encode_conditioning_of_ids,
     without_text,
@@ -40,7 +43,9 @@ class DenoiserTask:
         ema_decay: float | None,
     ) -> None:
         self._model = model
+        self._schedule = model.noise_schedule
         self._objective = objective
+        self._empty_ids: Tensor | None = None
         self._pools_text = zero_conditioning(model).pooled_prompt_embeds is not None
         self._part = TrainedPart(
             name=DENOISER, module=model.denoiser, optimizer=optimizer, ema_decay=ema_decay
@@ -55,7 +60,7 @@ class DenoiserTask:
         self, part: str, modules: Mapping[str, nn.Module], batch: TrainingBatch, *, step: int
     ) -> Losses:
         """Each sample's weighted loss."""
-        schedule = self._model.noise_schedule
+        schedule = self._schedule_on(batch.latents.device)
         timesteps = draw_timesteps(batch.uniforms, schedule, self._objective)
         noised = add_noise(batch.latents, batch.noise, timesteps, schedule)
         prediction = predict(modules[part], noised, timesteps, self._conditioning(batch))
@@ -63,9 +68,16 @@ class DenoiserTask:
         weights = loss_weights(timesteps, schedule, self._objective)
         return Losses(losses=losses_of(prediction, target, weights))
 
+    def _schedule_on(self, device: torch.device) -> NoiseSchedule:
+        """Copied at the first step alone."""
+        if self._schedule.alphas_cumprod.device != device:
+            alphas = self._schedule.alphas_cumprod.to(device)
+            self._schedule = replace(self._schedule, alphas_cumprod=alphas)
+        return self._schedule
+
     def _conditioning(self, batch: TrainingBatch) -> Conditioning:
-        """The cache's embeddings, or those of its token ids; pooled text is not in a cache of
-        version 1, so that a model that goes by it encodes the ids."""
+        """The cache's embeddings, or those of its token ids; pooled text is not in a cache,
+        so that a model that goes by it encodes the ids."""
         pooled = batch.pooled_prompt_embeds
         if batch.prompt_embeds is not None and (pooled is not None or not self._pools_text):
             return Conditioning(
@@ -78,5 +90,7 @@ class DenoiserTask:
         ).to(batch.latents.device)
         if not self._model.zeros_for_empty_prompt:
             return encoded
-        empty = tokenize_captions(self._model.text_encoder, [""]).to(batch.input_ids.device)
-        return without_text(encoded, (batch.input_ids == empty).all(dim=1))
+        if self._empty_ids is None:
+            ids = tokenize_captions(self._model.text_encoder, [""])
+            self._empty_ids = ids.to(batch.input_ids.device)
+        return without_text(encoded, (batch.input_ids == self._empty_ids).all(dim=1))

@@ -17,7 +17,8 @@ from sd_core.model.config import ModelConfig
 from sd_core.model.noise_schedule import NoiseSchedule, PredictionType
 
 TimestepSampling = Literal["uniform", "logit_normal", "mode", "cosmap"]
-_NEWER: Final = ("logit_mean", "logit_std", "mode_scale", "shift_timesteps", "flow_weighting")
+_OF_FLOWS: Final = ("logit_mean", "logit_std", "mode_scale", "shift_timesteps", "flow_weighting")
+_NEWER: Final = (*_OF_FLOWS, "noise_device")
 
 
 class ObjectiveConfig(ModelConfig):
@@ -46,6 +47,9 @@ class ObjectiveConfig(ModelConfig):
     flow_weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
     """Weigh a flow's losses by 1 / sigma^2 or by 2 / (pi (1 - 2 sigma + 2 sigma^2)), as diffusers'
     training scripts call them. A way of drawing sigma is a weighting already."""
+    noise_device: Literal["cpu", "gpu"] = "cpu"
+    """Where rows' noise is drawn: `gpu` is other noise, drawn where the model is (also on a CPU),
+    and spares the CPU most of a batch's work."""
 
     def identity(self) -> dict[str, Any]:
         """What changes the weights; options that earlier versions had not count where they are
@@ -56,7 +60,7 @@ class ObjectiveConfig(ModelConfig):
 
     def fault(self, prediction_type: PredictionType) -> str | None:
         """What of it does nothing with a model of this kind."""
-        asked = self.model_dump(exclude_defaults=True, include=set(_NEWER))
+        asked = self.model_dump(exclude_defaults=True, include=set(_OF_FLOWS))
         if self.timestep_sampling not in ("uniform", "logit_normal"):
             asked["timestep_sampling"] = self.timestep_sampling
         if not asked or prediction_type == "flow":

@@ -1,10 +1,17 @@
-"""Make batches in a thread while the device computes."""
+"""Make batches in a thread, and copy them, while a GPU computes."""
 
+import itertools
 import queue
 import threading
 from collections.abc import Generator, Iterator
-from typing import TypeVar
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any, TypeVar
 
+import torch
+
+from sd_core.training.task import TaskBatch
+
+Batches = Iterator[TaskBatch]
 ItemT = TypeVar("ItemT")
 _LOOK_S = 1.0
 """How often the reader looks whether there still is a thread."""
@@ -15,6 +22,40 @@ class _End:
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
+
+
+@contextmanager
+def feed(batches: Generator[TaskBatch, None, None], device: torch.device) -> Iterator[Batches]:
+    """The batches as the trainer takes them; leaving closes them.
+
+    On a CPU they are made between the steps: the model's threads take all cores, and each waits
+    for one that a loader has delayed.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(closing(batches))
+        if device.type != "cuda":
+            yield batches
+            return
+        pinned = prefetch(batch.pinned() for batch in batches)
+        stack.enter_context(closing(pinned))
+        yield copied_ahead(pinned, device)
+
+
+def copied_ahead(batches: Iterator[TaskBatch], device: torch.device) -> Batches:
+    """The batches on the GPU, each copied, on a stream of its own, during the step before."""
+    cuda: Any = torch.cuda
+    copying, ahead = cuda.Stream(device), None
+    for batch in itertools.chain(batches, [None]):
+        ready = ahead
+        if batch is not None:
+            with cuda.stream(copying):
+                moved = batch.to(device)
+            ahead = moved, copying.record_event()
+        if ready is not None:
+            present = cuda.current_stream(device)
+            present.wait_event(ready[1])
+            ready[0].used_by(present)
+            yield ready[0]
 
 
 def prefetch(items: Iterator[ItemT], *, depth: int = 4) -> Generator[ItemT, None, None]:

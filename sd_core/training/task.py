@@ -1,6 +1,6 @@
 """What the trainer trains: parts with their own optimizers, and the losses of a batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
@@ -17,14 +17,17 @@ class TaskBatch:
     keys: tuple[str, ...]
     """For error messages."""
 
-    def to(self, device: torch.device) -> Self:
-        """The batch on another device."""
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return replace(self, **moved)
+    def to(self, device: torch.device) -> "TaskBatch":
+        """What the task takes, on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Self:
+        """The batch in memory that a GPU reads while the CPU goes on."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def used_by(self, stream: torch.cuda.Stream) -> None:
+        """Let no memory of the batch be given away before the stream is done with it."""
+        self._each(lambda tensor: tensor.record_stream(stream))
 
     def part(self, start: int, end: int) -> Self:
         """Samples start..end."""
@@ -32,6 +35,12 @@ class TaskBatch:
             name: value[start:end] for name, value in vars(self).items() if value is not None
         }
         return replace(self, **sliced)
+
+    def _each(self, change: Callable[[Tensor], Any]) -> Self:
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,9 @@
 """The training loop: one process or many, with averages, checkpoints and early failure."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,12 +12,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sd_core.errors import FoundryError
 from sd_core.model.compiling import check_compiler
 from sd_core.model.memory import place_module
 from sd_core.model.precision import model_dtype
 from sd_core.training.checkpoint import Checkpoint, OtherTrainingError, check_recipe
 from sd_core.training.config import LoopConfig
+from sd_core.training.finite_watch import FiniteWatch
+from sd_core.training.metrics import LogWindow, Metrics
 from sd_core.training.optimizer import (
     Ema,
     build_optimizer,
@@ -27,21 +27,6 @@ from sd_core.training.optimizer import (
     optimizer_tensors,
 )
 from sd_core.training.task import Losses, TaskBatch, TrainedPart, TrainingTask
-
-
-class NonFiniteLossError(FoundryError):
-    """A loss or gradient became infinite or NaN; names the step and the rows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metrics:
-    """What a log line says; losses are means over the steps since the last one."""
-
-    step: int
-    seconds: float
-    """Of this process, since its start."""
-    samples_per_second: float
-    values: Mapping[str, float]
 
 
 class TrainingEvents(Protocol):
@@ -65,26 +50,6 @@ class _Part:
     runnable: nn.Module
     optimizer: torch.optim.AdamW
     ema: Ema | None
-
-
-@dataclass
-class _Window:
-    """Sums since the last log line, and over how many steps; a part may not learn at each."""
-
-    started: float = field(default_factory=time.monotonic)
-    steps: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        self.steps += 1
-        self.counts.update(values.keys())
-        for name, value in values.items():
-            before = self.sums.get(name)
-            self.sums[name] = value.detach() if before is None else before + value.detach()
-
-    def means(self) -> dict[str, Tensor]:
-        return {name: self.sums[name].double() / self.counts[name] for name in sorted(self.sums)}
 
 
 class Trainer:
@@ -116,6 +81,7 @@ class Trainer:
         self._rank = dist.get_rank() if self._distributed else 0
         self._parts = {part.name: self._prepare(part) for part in task.parts}
         self._dtype = model_dtype(loop.precision, device)
+        self._watch = FiniteWatch()
         self._started = time.monotonic()
 
     def run(self, batches: Iterator[TaskBatch], *, until: int | None = None) -> None:
@@ -126,22 +92,24 @@ class Trainer:
             until: An earlier end; the learning rate still follows the loop's steps.
 
         Raises:
-            NonFiniteLossError: before the weights are touched.
+            NonFiniteLossError: on a CPU before the weights are touched, on a GPU steps later, and
+                before they are stored or shown.
         """
         last = min(until or self.loop.steps, self.loop.steps)
-        window = _Window()
+        window = LogWindow()
         while self.step < last:
             window.add(self._train_step(next(batches).to(self.device)))
             self.step += 1
             is_kept = self._due(self.loop.checkpoint_every, last)
             if is_kept or self._due(self.loop.log_every, last):
                 self._log(window)
-                window = _Window()
+                window = LogWindow()
             if self._rank:
                 continue
             if is_kept:
                 self._events.on_checkpoint(self.step, self)
             if self._due(self.loop.sample_every, last):
+                self._watch.settle()
                 self._events.on_samples(self.step, self)
 
     def averaged_weights(self, part: str) -> dict[str, Tensor]:
@@ -223,16 +191,12 @@ class Trainer:
         if metrics is None:
             return None
         norm = nn.utils.clip_grad_norm_(part.trained.module.parameters(), config.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise NonFiniteLossError(
-                f"step {self.step}: the gradient of {name} is {norm.item()}; the rows of this "
-                f"worker's batch: {', '.join(batch.keys)}"
-            )
+        self._watch.gradient(norm, batch.keys, name=name, step=self.step)
         part.optimizer.step()
         if part.ema is not None:
             part.ema.update(part.trained.module)
         prefix = "" if len(self._parts) == 1 else f"{name}/"
-        metrics |= {"grad_norm": norm, "learning_rate": torch.tensor(rate, device=self.device)}
+        metrics |= {"grad_norm": norm, "learning_rate": norm.new_full((), rate)}
         return {prefix + key: value for key, value in metrics.items()}
 
     def _backward(self, part: _Part, batch: Any) -> dict[str, Tensor] | None:
@@ -250,7 +214,7 @@ class Trainer:
                     found = self._losses(part, piece)
                 if found is None:
                     return None
-                _check_finite(found.losses, piece.keys, self.step)
+                self._watch.losses(found.losses, piece.keys, step=self.step)
                 torch.autograd.backward(found.losses.mean() * share)
             for key, value in {"loss": found.losses.mean(), **found.metrics}.items():
                 sums[key] = sums.get(key, torch.zeros((), device=self.device)) + (
@@ -271,12 +235,14 @@ class Trainer:
     def _due(self, every: int, last: int) -> bool:
         return self.step % every == 0 or self.step == last
 
-    def _log(self, window: _Window) -> None:
+    def _log(self, window: LogWindow) -> None:
         means = window.means()
         names, values = list(means), torch.stack([mean.reshape(()) for mean in means.values()])
         if self._distributed:
             dist.all_reduce(values)
             values = values / dist.get_world_size()
+        figures = values.tolist()  # waits for the device, once a line
+        self._watch.look()
         if self._rank:
             return
         now = time.monotonic()
@@ -286,16 +252,6 @@ class Trainer:
                 step=self.step,
                 seconds=now - self._started,
                 samples_per_second=samples / (now - window.started),
-                values=dict(zip(names, values.tolist(), strict=True)),
+                values=dict(zip(names, figures, strict=True)),
             )
-        )
-
-
-def _check_finite(losses: Tensor, keys: tuple[str, ...], step: int) -> None:
-    finite = torch.isfinite(losses.detach())
-    if not finite.all():
-        bad = [key for key, good in zip(keys, finite.tolist(), strict=True) if not good]
-        raise NonFiniteLossError(
-            f"step {step}: the loss of {len(bad)} row(s) is not finite: {', '.join(bad)}; lower "
-            "the learning rate, or look at these rows"
         )

@@ -175,6 +175,37 @@ def test_a_hostile_list_stays_text(browser: Browser, servers: dict[str, str]) ->
     assert told == []
 
 
+def test_the_rows_are_filtered_and_ordered_on_a_phone(
+    browser: Browser, servers: dict[str, str], runs: Path
+) -> None:
+    page, told = opened(
+        browser, servers["curated"], {"tab": "rows", "view": {}}, size=PHONE, scheme="dark"
+    )
+    ledger = open_run(runs / "curated").ledger(["reason", "kept", "aesthetic_v1"]).to_pylist()
+    scores = sorted((r["aesthetic_v1"] for r in ledger if r["kept"]), reverse=True)
+    page.locator("summary", has_text="Search, filter, sort").click()
+    reason = "aesthetic_v1_below_min"
+    page.locator("#reason").select_option(
+        value=json.dumps(["select", reason, None], separators=(",", ":"))
+    )
+    wanted = sum(row["reason"] == reason for row in ledger)
+    page.locator(".total", has_text=f"{wanted} rows").wait_for()
+    page.locator(".chip", has_text="select: aesthetic v1 below min").click()
+    page.locator("#verdict").select_option("kept")
+    page.locator("#order").select_option("aesthetic_v1")
+    page.locator("#column").select_option("aesthetic_v1")
+    page.locator("#op").select_option("most")
+    page.locator("#value").fill(str(round(scores[3] + 0.0001, 4)))
+    page.locator("#value").press("Enter")
+    page.locator(".total", has_text=f"{len(scores) - 3} rows").wait_for()
+    page.locator(".card b", has_text=f"{scores[3]:.4g}").first.wait_for()
+    page.reload()
+    page.locator(".total", has_text=f"{len(scores) - 3} rows").wait_for()
+    settle(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    assert told == []
+
+
 def test_the_rows_by_keyboard(browser: Browser, servers: dict[str, str]) -> None:
     """From the address bar to a marked row's key in the takedown list, without a mouse."""
     page, _ = opened(
@@ -201,7 +232,7 @@ def test_the_rows_by_keyboard(browser: Browser, servers: dict[str, str]) -> None
     page.keyboard.press("ArrowRight")
     page.locator("dialog .place", has_text="2 of 56").wait_for()
     page.keyboard.press("Escape")
-    assert page.evaluate(index) == 1
+    page.locator("[data-index='1']:focus").wait_for()
     page.locator("[data-tab=takedown]").focus()
     page.keyboard.press("Enter")
     assert page.locator("#keys").input_value() == key

@@ -8,10 +8,12 @@ const ANY = { missing: "is missing", there: "is there" };
 
 export function filterBar(run) {
   const isNarrow = matchMedia("(max-width: 52rem)").matches;
+  const asked = chips(run);
+  const told = asked.length ? ` (${asked.length} in force)` : "";
   return el("details", { class: "filters", open: !isNarrow },
-    el("summary", {}, "Search, filter, sort"),
+    el("summary", {}, `Search, filter, sort${told}`),
     el("div", { class: "row" }, search(), verdict(run), reasons(run), order(run)),
-    el("div", { class: "row" }, adder(run), el("span", { class: "chips" }, chips(run))));
+    el("div", { class: "row" }, adder(run), el("span", { class: "chips" }, asked)));
 }
 
 function search() {

@@ -35,7 +35,7 @@ class ForeseenModel:
         sampler: Of rows that name none.
         enlarges: Whether it is one of upscaling, which starts from noise alone.
         embeds_guidance: Whether its denoiser is told the guidance scale, and guides itself.
-        stores_text: Whether a cache of version 1 can hold the text that it attends to.
+        stores_text: Whether a cache can hold the text that it attends to.
     """
 
     sections: LatentDiffusionSections
@@ -164,11 +164,11 @@ def _latents_of(sections: LatentDiffusionSections) -> dict[str, Any]:
 
 
 def _check_stored_text(config: GenerateConfig, model: ForeseenModel) -> None:
-    """A cache of version 1 holds one text as wide as its identity says, and no T5's behind it."""
+    """A cache holds one text as wide as its identity says, and no T5's behind it."""
     is_stored = config.latents is not None and config.latents.prompt_embeds
     if is_stored and not model.stores_text:
         raise ConfigError(
-            "generate.latents.prompt_embeds: found true; a cache of version 1 cannot hold the text "
+            "generate.latents.prompt_embeds: found true; a cache cannot hold the text "
             f"of {', '.join(model.sections.text_encoders)} that this model attends to; allowed: "
             "false, which stores the latents and the first one's token ids"
         )

@@ -53,9 +53,8 @@ class Text(Scorer):
     )
     reads_text = True
 
-    def __init__(self, config: TextConfig, *, device: torch.device, where: str) -> None:
+    def __init__(self, config: TextConfig) -> None:
         self.config = config
-        self._made_with = FINDER.describe(device, where)
 
     @classmethod
     def columns_of(cls, config: TextConfig) -> tuple[pa.Field, ...]:
@@ -66,15 +65,11 @@ class Text(Scorer):
     def open(
         cls, config: TextConfig, *, device: torch.device, clip: Clip | None, where: str
     ) -> Self:
-        return cls(config, device=device, where=where)
+        return cls(config)
 
     @classmethod
     def check(cls, config: TextConfig, *, embed_dim: int | None, where: str) -> None:
         detector_identity(where)
-
-    @property
-    def weights_sha256(self) -> str:
-        return self._made_with
 
     def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
         size, found = batch.images.shape[-2:], batch.writing

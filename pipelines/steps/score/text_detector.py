@@ -60,15 +60,22 @@ NO_WRITING: Final = Writing(np.zeros((0, 4, 2), np.float32), ())
 
 
 class TextDetector:
-    """Finds and reads lines of writing; about 31 megabytes of weights."""
+    """Finds and reads lines of writing; about 31 megabytes of weights.
 
-    def __init__(self, finder: "InferenceSession", reader: "InferenceSession") -> None:
+    Attributes:
+        made_with: What a run records of it.
+    """
+
+    def __init__(
+        self, finder: "InferenceSession", reader: "InferenceSession", *, made_with: str
+    ) -> None:
         from rapidocr.ch_ppocr_det import TextDetector as Original
         from rapidocr.ch_ppocr_det.utils import DBPostProcess
         from rapidocr.ch_ppocr_rec.utils import CTCLabelDecode
         from rapidocr.utils.process_img import get_rotate_crop_image
 
         self._finder, self._reader = finder, reader
+        self.made_with = made_with
         self._to_places = DBPostProcess(
             thresh=_LEAST_INK, box_thresh=_LEAST_FOUND, unclip_ratio=_GROWN_BY, use_dilation=True
         )
@@ -80,7 +87,9 @@ class TextDetector:
     @classmethod
     def open(cls, device: torch.device, where: str) -> "TextDetector":
         """Load it; `where` is the key that asks for it. Raises `MissingDetectorError`."""
-        return cls(FINDER.open(device, where), READER.open(device, where))
+        finder, reader = FINDER.open(device, where), READER.open(device, where)
+        made_with = f"{FINDER.sha256(where)}, {READER.describe(device, where)}"
+        return cls(finder, reader, made_with=made_with)
 
     def find(self, picture: Pixels) -> Writing:
         """The lines of a picture; a picture of one colour has none, and is not looked at."""

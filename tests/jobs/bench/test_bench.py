@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 
+from jobs.bench.browse import browse_table, measure_browse
 from jobs.bench.engine import ideal_seconds
 from jobs.bench.engine_step import WaitingStep
 from jobs.bench.gated_step import read_spans
@@ -95,3 +96,9 @@ def test_a_waiting_step_commits_and_notes_each_attempt(tmp_path: Path) -> None:
     assert (span.step, span.shard_id, span.pid) == ("score", 3, os.getpid())
     assert span.end - span.begin >= 0.09
     assert committed_shards(store, "score", step.fingerprint) == {3}
+
+
+def test_the_page_over_a_made_run_is_asked_each_kind_of_question(tmp_path: Path) -> None:
+    found = measure_browse(1_000, tmp_path / "none", tmp_path, say=lambda line: None)
+    assert len(found) == 8
+    assert browse_table(found).count(" s (at most ") == 8

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.run.lease import LEASE_FILE, Lease, LeaseHeldError
+from pipelines.run.record import StepIdentity, complete_step, read_revision, write_revision
 from pipelines.run.store import RunStore
 
 _HOLD = """
@@ -247,3 +248,34 @@ def test_heartbeat_outlives_storage_that_fails_for_a_while(tmp_path: Path) -> No
         "the lease's heartbeat could not be written: RuntimeError",
         "the lease's heartbeat could not be written: OSError",
     ]
+
+
+def test_a_job_that_slept_past_its_lease_overwrites_nothing_of_the_next_and_removes_nothing(
+    store: RunStore,
+) -> None:
+    later = RunStore(store.root)
+
+    def sleep_and_be_taken_over() -> None:
+        with quick(later, [], expiry_s=0.2):
+            write_revision(later, 7, {})
+
+    def complete() -> None:
+        identity = StepIdentity(step="select", options={})
+        complete_step(
+            store, identity, num_shards=0, folders=(), later=(), publish=sleep_and_be_taken_over
+        )
+
+    changes: list[Callable[[], object]] = [
+        complete,
+        lambda: store.replace("run.json", b"{}"),
+        lambda: store.at_top().replace("readers.json", b"{}"),
+        lambda: store.delete("revision.json"),
+        lambda: store.delete_all(["revision.json"]),
+        lambda: store.delete_folder("."),
+    ]
+    with quick(store, [], beat_s=100.0, expiry_s=0.2):  # a heart that does not beat in time
+        for change in changes:
+            with pytest.raises(LeaseHeldError):
+                change()
+    assert read_revision(later).number == 7
+    assert store.list_files("") == ["revision.json"]

@@ -28,6 +28,7 @@ from sd_core.model.latent_diffusion import (
 )
 from sd_core.model.noise_schedule import NoiseScheduleConfig, build_noise_schedule
 from sd_core.model.text_encoder import TextEncoderConfig, encode_captions
+from sd_core.training.batches import TrainingBatch, collate
 
 SETTINGS: dict[str, Any] = {
     "_class_name": "UNet2DConditionModel",
@@ -139,6 +140,13 @@ def drawn(samples: list[LatentSample], *, epoch: int = 0) -> list[DrawnSample]:
         DrawnSample(sample=sample, cache_index=0, epoch=epoch, index=place)
         for place, sample in enumerate(samples)
     ]
+
+
+def collated(
+    samples: list[DrawnSample], caches: list[LatentCache], **options: Any
+) -> TrainingBatch:
+    """A batch as a step on the CPU has it."""
+    return collate(samples, caches, **options).to(torch.device("cpu"))
 
 
 def write_cache(folder: Path, model: LatentDiffusion, samples: list[LatentSample]) -> Path:

@@ -73,7 +73,8 @@ def batches():
             )
             for seed in range(4)
         ]
-        return collate_images(drawn, latents_shape=(4, 8, 8), seed=0, random_flip=True)
+        gathered = collate_images(drawn, latents_shape=(4, 8, 8), seed=0, random_flip=True)
+        return gathered.to(CPU)
 
     return [batch(epoch) for epoch in range(6)]
 

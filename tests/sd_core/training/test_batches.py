@@ -8,11 +8,18 @@ import torch
 
 from sd_core.model.autoencoder import encode_images
 from sd_core.model.text_encoder import encode_captions
-from sd_core.training.batches import collate, row_generator
+from sd_core.training.batches import row_generator
 from sd_core.training.config import OptimizerConfig
 from sd_core.training.denoiser_task import DenoiserTask
 from sd_core.training.objectives import ObjectiveConfig
-from tests.sd_core.training.cases import drawn, encoded_samples, held_cache, make_model, pictures
+from tests.sd_core.training.cases import (
+    collated,
+    drawn,
+    encoded_samples,
+    held_cache,
+    make_model,
+    pictures,
+)
 
 PLAIN = ObjectiveConfig(caption_dropout=0.0)
 
@@ -30,7 +37,7 @@ def samples(model):
 def test_latents_are_a_posterior_sample_scaled_exactly_once(model, samples):
     cache = held_cache(model)
 
-    batch = collate(drawn(samples), [cache], seed=0, objective=PLAIN)
+    batch = collated(drawn(samples), [cache], seed=0, objective=PLAIN)
 
     moments = torch.from_numpy(samples[0].raw_latents.astype(np.float32))
     mean, log_variance = moments.chunk(2)
@@ -47,8 +54,8 @@ def test_a_row_is_the_same_whatever_its_batch(model, samples):
     objective = ObjectiveConfig(caption_dropout=0.5, offset_noise=0.1)
     cache = held_cache(model)
 
-    whole = collate(drawn(samples), [cache], seed=3, objective=objective)
-    alone = collate(drawn(samples[4:5]), [cache], seed=3, objective=objective)
+    whole = collated(drawn(samples), [cache], seed=3, objective=objective)
+    alone = collated(drawn(samples[4:5]), [cache], seed=3, objective=objective)
 
     for name in ("latents", "noise", "uniforms", "input_ids", "prompt_embeds"):
         assert torch.equal(getattr(whole, name)[4], getattr(alone, name)[0]), name
@@ -57,9 +64,9 @@ def test_a_row_is_the_same_whatever_its_batch(model, samples):
 def test_another_epoch_and_another_seed_draw_other_noise(model, samples):
     cache = held_cache(model)
 
-    first = collate(drawn(samples), [cache], seed=0, objective=PLAIN)
-    later = collate(drawn(samples, epoch=1), [cache], seed=0, objective=PLAIN)
-    other = collate(drawn(samples), [cache], seed=1, objective=PLAIN)
+    first = collated(drawn(samples), [cache], seed=0, objective=PLAIN)
+    later = collated(drawn(samples, epoch=1), [cache], seed=0, objective=PLAIN)
+    other = collated(drawn(samples), [cache], seed=1, objective=PLAIN)
 
     assert not torch.equal(first.noise, later.noise)
     assert not torch.equal(first.noise, other.noise)
@@ -68,7 +75,9 @@ def test_another_epoch_and_another_seed_draw_other_noise(model, samples):
 def test_dropped_captions_are_the_encoded_empty_caption(model, samples):
     cache = held_cache(model)
 
-    batch = collate(drawn(samples), [cache], seed=0, objective=ObjectiveConfig(caption_dropout=1.0))
+    batch = collated(
+        drawn(samples), [cache], seed=0, objective=ObjectiveConfig(caption_dropout=1.0)
+    )
 
     empty = encode_captions(model.text_encoder, [""])
     assert torch.equal(batch.input_ids, empty.input_ids.long().expand(6, -1))
@@ -79,7 +88,7 @@ def test_captions_are_dropped_at_the_configured_share(model, samples):
     cache = held_cache(model)
     many = [dataclasses.replace(samples[0], key=f"{key:016x}") for key in range(2000)]
 
-    batch = collate(drawn(many), [cache], seed=0, objective=ObjectiveConfig(caption_dropout=0.1))
+    batch = collated(drawn(many), [cache], seed=0, objective=ObjectiveConfig(caption_dropout=0.1))
 
     empty = torch.from_numpy(cache.empty_caption.input_ids.astype(np.int64))
     share = (batch.input_ids == empty).all(dim=1).float().mean().item()
@@ -87,10 +96,10 @@ def test_captions_are_dropped_at_the_configured_share(model, samples):
 
 
 def test_token_ids_alone_are_encoded_on_the_fly_to_the_same_embeddings(model, samples):
-    with_embeds = collate(drawn(samples), [held_cache(model)], seed=0, objective=PLAIN)
+    with_embeds = collated(drawn(samples), [held_cache(model)], seed=0, objective=PLAIN)
     ids_alone = [dataclasses.replace(sample, prompt_embeds=None) for sample in samples]
     cache = held_cache(model, prompt_embeds=False)
-    without = collate(drawn(ids_alone), [cache], seed=0, objective=PLAIN)
+    without = collated(drawn(ids_alone), [cache], seed=0, objective=PLAIN)
     assert without.prompt_embeds is None
 
     stored, encoded = _losses(model, with_embeds), _losses(model, without)
@@ -101,7 +110,7 @@ def test_token_ids_alone_are_encoded_on_the_fly_to_the_same_embeddings(model, sa
 def test_a_step_from_the_cache_equals_one_from_the_images():
     """Loss and gradients, to a relative 1e-5, with the latents in the cache's dtype."""
     model = make_model()
-    batch = collate(drawn(encoded_samples(model, 6)), [held_cache(model)], seed=0, objective=PLAIN)
+    batch = collated(drawn(encoded_samples(model, 6)), [held_cache(model)], seed=0, objective=PLAIN)
 
     cached_loss, cached = _step(model, batch)
     online_loss, online = _step(model, _from_images(model, batch, rounded=True))
@@ -118,7 +127,7 @@ def test_a_step_from_the_cache_equals_one_from_the_images():
 
 def test_storing_float16_costs_less_than_a_thousandth_of_the_gradient():
     model = make_model()
-    batch = collate(drawn(encoded_samples(model, 6)), [held_cache(model)], seed=0, objective=PLAIN)
+    batch = collated(drawn(encoded_samples(model, 6)), [held_cache(model)], seed=0, objective=PLAIN)
 
     _, cached = _step(model, batch)
     _, exact = _step(model, _from_images(model, batch, rounded=False))

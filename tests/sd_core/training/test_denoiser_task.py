@@ -16,13 +16,13 @@ from sd_core.model.latent_diffusion import (
 )
 from sd_core.model.text_conditioning import encode_conditioning
 from sd_core.model.text_encoder import tokenize_captions
-from sd_core.training.batches import TrainingBatch, collate
+from sd_core.training.batches import TrainingBatch
 from sd_core.training.config import OptimizerConfig
 from sd_core.training.denoiser_task import DENOISER, DenoiserTask
 from sd_core.training.flops import count_flops, forward_once
 from sd_core.training.objectives import ObjectiveConfig
 from tests import diffusion_cases
-from tests.sd_core.training.cases import drawn, held_cache
+from tests.sd_core.training.cases import collated, drawn, held_cache
 
 CAPTIONS = ["a red circle", "", "two green stars"]
 
@@ -125,7 +125,7 @@ def test_xl_learns_from_a_caches_ids_and_columns(tmp_path: Path) -> None:
     ]
     cache = held_cache(model, form="mean", dtype="float32", resolution_px=32, prompt_embeds=False)
     objective = ObjectiveConfig(caption_dropout=0.0)
-    batch = collate(drawn(samples), [cache], seed=0, objective=objective)
+    batch = collated(drawn(samples), [cache], seed=0, objective=objective)
     ours = gradients_of_ours(model, batch, objective)
 
     pipeline: Any = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)

@@ -6,15 +6,15 @@ import itertools
 import pytest
 import torch
 
-from sd_core.training.batches import collate
 from sd_core.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from sd_core.training.config import LoopConfig, OptimizerConfig
 from sd_core.training.denoiser_task import DenoiserTask
+from sd_core.training.finite_watch import NonFiniteLossError
 from sd_core.training.objectives import ObjectiveConfig
 from sd_core.training.optimizer import learning_rate_at
 from sd_core.training.prefetch import prefetch
-from sd_core.training.trainer import NonFiniteLossError, Trainer
-from tests.sd_core.training.cases import drawn, encoded_samples, held_cache, make_model
+from sd_core.training.trainer import Trainer
+from tests.sd_core.training.cases import collated, drawn, encoded_samples, held_cache, make_model
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_steps=2, schedule="cosine")
 
@@ -40,7 +40,7 @@ def batches():
     model = make_model()
     samples, cache = encoded_samples(model, 4), held_cache(model)
     return [
-        collate(drawn(samples, epoch=epoch), [cache], seed=0, objective=ObjectiveConfig())
+        collated(drawn(samples, epoch=epoch), [cache], seed=0, objective=ObjectiveConfig())
         for epoch in range(8)
     ]
 
