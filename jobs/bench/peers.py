@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 
 from jobs.bench.peer_part import PeerResult, PeersBench
+from jobs.bench.peers_models import measure_encoding, measure_scoring
 from jobs.bench.peers_near import measure_near_hashes
 from jobs.bench.peers_recut import measure_recut
 from jobs.bench.tables import megabytes, text_table
 from sd_core.say import Say
 
 PARTS: dict[str, Callable[[PeersBench], list[PeerResult]]] = {
+    "scoring": measure_scoring,
+    "encoding": measure_encoding,
     "re-cut": measure_recut,
     "near-hashes": measure_near_hashes,
 }

@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from sd_core.cache.drawing import OpenShards, ShardPlace
@@ -77,9 +76,9 @@ class UnitDataset:
         check_caches(caches, model_identity=None)
         self.caches = tuple(caches)
         self.num_streams = count_streams([c.num_rows for c in caches], num_streams=num_streams)
-        self._m, self._seed, self._scratch = rows_per_unit, seed, scratch
+        self._m, self._scratch = rows_per_unit, scratch
         self._rank, self._world_size = rank, world_size
-        self._counts = block_counts(weights)
+        self._mixture = UnitMixture(block_counts(weights), num_streams=self.num_streams, seed=seed)
         self._orders = [
             BucketUnits(
                 [shard.bucket_rows for shard in cache.shards],
@@ -109,15 +108,27 @@ class UnitDataset:
             )
         return self._steps(units_per_step, start_step)
 
+    def count_rows(self, step: int, *, units_per_step: int) -> int:
+        """How many rows count in a step, over all ranks; none is read."""
+        first = step * units_per_step
+        return sum(map(self._rows_of, range(first, first + units_per_step)))
+
+    def _rows_of(self, index: int) -> int:
+        cache_index, draw = self._mixture.pick(index)
+        order = self._orders[cache_index]
+        epoch, number = divmod(draw, order.units_per_epoch)
+        if number < order.num_main(epoch):
+            return self._m
+        return order.tail(epoch)[number - order.num_main(epoch)].num_rows
+
     def _steps(self, units_per_step: int, step: int) -> Steps:
-        mixture = UnitMixture(self._counts, num_streams=self.num_streams, seed=self._seed)
         reading = _Reading(self.caches, self._orders, self.num_streams, self._scratch)
         try:
             while True:
                 first = step * units_per_step
                 begin = first + (self._rank - first) % self._world_size
                 ours = range(begin, first + units_per_step, self._world_size)
-                yield [reading.unit(index, *mixture.pick(index)) for index in ours]
+                yield [reading.unit(index, *self._mixture.pick(index)) for index in ours]
                 step += 1
         finally:
             reading.close()
@@ -137,14 +148,13 @@ class _Reading:
         self._scratch = scratch
         self._shards = OpenShards(self._open)
         self._walks: dict[tuple[int, int], _Walk] = {}
-        self._tail = lru_cache(maxsize=2 * len(caches))(self._tail_of)
 
     def unit(self, index: int, cache_index: int, draw: int) -> DrawnUnit:
         """A cache's `draw`-th unit over all streams."""
         order, stream = self._orders[cache_index], draw % self._num_streams
         epoch, number = divmod(draw, order.units_per_epoch)
         if number >= order.num_main(epoch):
-            unit = self._tail(cache_index, epoch)[number - order.num_main(epoch)]
+            unit = order.tail(epoch)[number - order.num_main(epoch)]
             samples = [
                 self._read_once((cache_index, shard), row)
                 for shard, row in zip(unit.shards.tolist(), unit.rows.tolist(), strict=True)
@@ -187,9 +197,6 @@ class _Reading:
             walk = _Walk(self, cache_index, events, place=(epoch, lane, start))
             self._walks[cache_index, stream] = walk
         return walk
-
-    def _tail_of(self, cache_index: int, epoch: int) -> list[Unit]:
-        return self._orders[cache_index].tail(epoch)
 
     def _read_once(self, place: ShardPlace, row: int) -> LatentSample:
         self.hold(place)

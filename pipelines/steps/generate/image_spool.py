@@ -99,7 +99,7 @@ class ImageSpool:
 
     def _write_latents(self, painted: PaintedBatch, at: int) -> None:
         row, spec = painted.batch.rows[at], self._spec
-        if spec is not None and row.width == row.height == spec.resolution_px:
+        if spec is not None and (row.width, row.height) in spec.sizes:
             assert self._latents is not None
             self._latents.write(_sample(painted, at))
 
@@ -128,7 +128,12 @@ class ImageSpool:
         if self._spec is not None and self._latents is not None and self._latents.num_written:
             latents = self._latents_path(self._spec)
             files.append(
-                SpooledFile(folder=LATENTS_FOLDER, path=latents, num_rows=self._latents.num_written)
+                SpooledFile(
+                    folder=LATENTS_FOLDER,
+                    path=latents,
+                    num_rows=self._latents.num_written,
+                    bucket_rows=self._latents.bucket_rows,
+                )
             )
         return files
 
