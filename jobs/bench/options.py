@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.bench.gpu.names import DEADLINES_S
 from jobs.bench.img2dataset_command import Concurrency
 from jobs.bench.peer_part import PEER_PARTS, PeersBench
 
@@ -56,6 +57,7 @@ def parse(arguments: list[str] | None, *, description: str, epilog: str = "") ->
     _add_peers(commands.add_parser("peers", help="beside own loops of peers' public patterns"))
     feed = commands.add_parser("feed", help="the CPU's work an image, and cores a GPU needs")
     feed.add_argument("--images", type=int, default=256, help="crops of 512 px")
+    _add_gpu(commands.add_parser("gpu", help="what a GPU reaches, and what fails on one"))
     for command in commands.choices.values():
         photos = _SHARED / "photos" / "coco_mini"
         command.add_argument("--photos", type=Path, default=photos, help="a folder of .jpg files")
@@ -284,6 +286,13 @@ def _add_peers(command: argparse.ArgumentParser) -> None:
     command.add_argument("--part", nargs="+", choices=PEER_PARTS, default=[], help="all by default")
     command.add_argument("--repeats", type=int, default=5, help="the median of each side counts")
     command.add_argument("--scale", type=float, default=1.0, help="of each part's size, for a try")
+
+
+def _add_gpu(command: argparse.ArgumentParser) -> None:
+    items = list(DEADLINES_S)
+    command.add_argument("--budget", type=float, default=330.0, help="seconds of all items")
+    command.add_argument("--item", nargs="+", choices=items, default=items, help="all by default")
+    command.add_argument("--tiny", action="store_true", help="presets, a few rows; on a CPU too")
 
 
 def _device(options: argparse.Namespace) -> str:

@@ -112,7 +112,7 @@ def measure_train(bench: TrainBench, *, say: Say) -> TrainBenchResult:
     online = _online_batches(model, bench)
     with tempfile.TemporaryDirectory(prefix="bench-train-") as folder:
         cache = write_random_cache(Path(folder), model=model, rows=max(64, 2 * bench.batch_size))
-        cached = _cached_batches(cache, bench)
+        cached = cached_batches(cache, batch_size=bench.batch_size)
         rates: dict[str, list[float]] = {"cached": [], "online": []}
         for name, batches in (("cached", cached), ("online", online)) * bench.repeats:
             rates[name].append(_training_rate(model, batches, bench, device))
@@ -162,8 +162,9 @@ def _collated(cache: LatentCache, *, batch_size: int) -> Iterator[GatheredBatch]
             yield collate(drawn, [cache], seed=0, objective=ObjectiveConfig(), threads=threads)
 
 
-def _cached_batches(cache: LatentCache, bench: TrainBench) -> Generator[GatheredBatch, None, None]:
-    return prefetch(_collated(cache, batch_size=bench.batch_size))
+def cached_batches(cache: LatentCache, *, batch_size: int) -> Generator[GatheredBatch, None, None]:
+    """What a training takes, read ahead; to be closed."""
+    return prefetch(_collated(cache, batch_size=batch_size))
 
 
 def _online_batches(model: LatentDiffusion, bench: TrainBench) -> Iterator[TrainingBatch]:
@@ -191,7 +192,7 @@ def _online_batches(model: LatentDiffusion, bench: TrainBench) -> Iterator[Train
         )
 
 
-class _Silent:
+class SilentEvents:
     """Keeps nothing."""
 
     def on_metrics(self, metrics: Metrics) -> None:
@@ -221,7 +222,7 @@ def _training_rate(
         sample_every=10**9,
         channels_last=device.type == "cuda",
     )
-    trainer = Trainer(task, loop, device=device, events=_Silent())
+    trainer = Trainer(task, loop, device=device, events=SilentEvents())
     if bench.warm_up_steps:
         trainer.run(batches, until=bench.warm_up_steps)
     _wait(device)
