@@ -12,6 +12,7 @@
     python -m jobs.bench why        the life of one row of a run of 1,000,000 rows, every --help
     python -m jobs.bench browse     the page over a run of 100,000 rows: its first view and filters
     python -m jobs.bench engine     how well the engine feeds workers that are slow, or come later
+    python -m jobs.bench feed       the CPU's work for each image of a model, and cores a GPU needs
     python -m jobs.bench peers      ours beside own loops of peers' public patterns, by part
     python -m jobs.bench text       is text in pictures found where it was drawn, and only there
     python -m jobs.bench gpu        what a GPU reaches of its limits, and what fails on one

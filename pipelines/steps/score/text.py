@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +10,8 @@ import torch
 
 from pipelines.redact import redact_text_column
 from pipelines.steps.score.scorer import ScoreBatch, Scorer, ScorerConfig, Values
-from pipelines.steps.score.text_detector import FINDER, READER, text_mask
+from pipelines.steps.score.text_detector import FINDER, MAX_TEXT_CHARS, READER, text_mask
 from sd_core.model.clip import Clip
-
-MAX_TEXT_CHARS: Final = 1_000
-"""Of what is read in a picture, these are kept."""
 
 _WHERE = "score.text"
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")

@@ -28,13 +28,15 @@ Boxes = npt.NDArray[np.float32]
 
 FINDER: Final = WheelModel("rapidocr", "models/PP-OCRv6_det_small.onnx")
 READER: Final = WheelModel("rapidocr", "models/PP-OCRv6_rec_small.onnx")
+MAX_TEXT_CHARS: Final = 1_000
+"""After so many, no further line of a picture is read."""
 
 _SIDE_PX = 736  # the finder sees a picture as it is, or with its longer side at this
 _MULTIPLE_PX = 32
 _LEAST_FOUND = 0.45  # score of a place; its makers take 0.5, and what follows is theirs
 _LEAST_INK, _GROWN_BY = 0.3, 1.6
 _LINE_HEIGHT_PX, _LEAST_LINE_PX, _MOST_LINE_PX = 48, 320, 3_200
-_MOST_READ = 200  # places of a picture; further ones go by their score
+_MOST_READ = 60  # places of a picture; further ones go by the finder's score
 
 # What is a line of writing, chosen on 160 drawn pictures and the 159 photographs of `bench text`.
 _MOST_HEIGHT = 0.35  # of the picture's shorter side
@@ -100,8 +102,8 @@ class TextDetector:
         score_of = {place.tobytes(): score for place, score in zip(places, scores, strict=True)}
         boxes: list[npt.NDArray[np.float32]] = []
         lines: list[str] = []
-        for place in self._in_order(places):
-            is_read = len(lines) < _MOST_READ
+        for number, place in enumerate(self._in_order(places)):
+            is_read = number < _MOST_READ and sum(map(len, lines)) < MAX_TEXT_CHARS
             line, probability = self._read(picture, place) if is_read else ("", 0.0)
             score = score_of[place.tobytes()]
             if _is_line(place, line, probability, score=score, side=min(picture.shape[:2])):
