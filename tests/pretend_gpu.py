@@ -273,7 +273,7 @@ def _asked_by() -> str:
 
 def _cuda_stubs(gpu: PretendGpu) -> dict[str, Any]:
     class Handle:
-        """A stream or an event."""
+        """A stream, an event or a graph."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
             self.device = torch.device("cuda", 0)
@@ -291,9 +291,15 @@ def _cuda_stubs(gpu: PretendGpu) -> dict[str, Any]:
             return event or Handle()
 
         def __getattr__(self, name: str) -> Any:
-            if name in ("record", "wait", "wait_event", "wait_stream"):
+            if name in ("record", "replay", "wait", "wait_event", "wait_stream"):
                 return lambda *args, **options: None
             raise AttributeError(name)
+
+    class Block(nullcontext[None]):
+        """A class, which libraries name in their types."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__()
 
     properties = SimpleNamespace(total_memory=_MEMORY_BYTES, major=9, minor=0, name="pretend")
     return {
@@ -309,11 +315,11 @@ def _cuda_stubs(gpu: PretendGpu) -> dict[str, Any]:
         "reset_peak_memory_stats": lambda device=None: None,
         "empty_cache": lambda: None,
         "synchronize": lambda device=None: gpu.note("synchronize"),
-        "CUDAGraph": lambda: SimpleNamespace(replay=lambda: None),
-        "graph": lambda graph, **options: nullcontext(),
+        "CUDAGraph": Handle,
+        "graph": Block,
         "Stream": Handle,
         "Event": Handle,
         "current_stream": lambda device=None: Handle(),
         "stream": lambda stream: nullcontext(),
-        "device": lambda device: nullcontext(),
+        "device": Block,
     }

@@ -12,11 +12,14 @@
     python -m jobs.bench why        the life of one row of a run of 1,000,000 rows, every --help
     python -m jobs.bench browse     the page over a run of 100,000 rows: its first view and filters
     python -m jobs.bench engine     how well the engine feeds workers that are slow, or come later
+    python -m jobs.bench feed       the CPU's work for each image of a model, and cores a GPU needs
     python -m jobs.bench peers      ours beside own loops of peers' public patterns, by part
     python -m jobs.bench text       is text in pictures found where it was drawn, and only there
+    python -m jobs.bench gpu        what a GPU reaches of its limits, and what fails on one
 
 Exit codes: `ExitCode` in sd_core/errors.py; a promise about planted pictures or texts, what readers
-find, the time of `why` and `browse`, the engine or beside a peer that is not kept is 1.
+find, the time of `why` and `browse`, the engine or beside a peer that is not kept is 1, as is an
+item of `gpu` that failed or was too slow.
 """
 
 import argparse
@@ -34,7 +37,29 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one of the measurements; returns the exit code."""
     description = (__doc__ or "").split("\n")[0]
     options = parse(arguments, description=description, epilog=exit_code_table())
-    return run_job(lambda say: _run(options, say))
+    run = _run_gpu if options.command == "gpu" else _run
+    return run_job(lambda say: run(options, say))
+
+
+def _run_gpu(options: argparse.Namespace, say: Say) -> int:
+    """Apart from the others, which need Ray, img2dataset and more."""
+    import torch
+
+    from jobs.bench.gpu.measure import GpuBench, gpu_table, measure_gpu
+
+    if not (options.tiny or torch.cuda.is_available()):
+        raise InputError("torch sees no GPU here; --tiny does all of it with tiny models on a CPU")
+    if options.json:
+        check_output_file(options.json, "--json")
+    hardware = describe_hardware()
+    print(hardware, flush=True)
+    bench = GpuBench(
+        names=options.item, budget_s=options.budget, is_tiny=options.tiny, json=options.json
+    )
+    outcomes = measure_gpu(bench, hardware, say=say)
+    print(gpu_table(outcomes))
+    is_whole = all(outcome.state in ("done", "no time left") for outcome in outcomes)
+    return ExitCode.DONE if is_whole else ExitCode.FAILED
 
 
 def _run(options: argparse.Namespace, say: Say) -> int:

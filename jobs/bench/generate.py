@@ -86,7 +86,7 @@ def measure_generate(bench: GenerateBench, *, say: Say) -> GenerateResult:
     """Make the same images three ways, in turns."""
     device = torch.device(bench.device)
     model = load_latent_diffusion(_model_config(bench.models), device=device)
-    pipeline = _pipeline(model)
+    pipeline = plain_pipeline(model, sampler=_SAMPLER)
     prompts = [_PROMPT.format(number) for number in range(bench.images)]
     sides: dict[str, Callable[[], None]] = {
         "plain, one at a time": lambda: _run_plain(pipeline, bench, prompts, 1),
@@ -126,8 +126,8 @@ def _model_config(models: Literal["tiny", "real"]) -> LatentDiffusionConfig:
     )
 
 
-def _pipeline(model: LatentDiffusion) -> Any:
-    """The plain pipeline on the very same modules."""
+def plain_pipeline(model: LatentDiffusion, *, sampler: SamplerName) -> Any:
+    """diffusers' pipeline on the very same modules."""
     tokenizer = copy.copy(model.text_encoder.tokenizer)
     tokenizer.model_max_length = model.text_encoder.token_length  # the pipeline asks for it
     parts: dict[str, Any] = {
@@ -135,7 +135,7 @@ def _pipeline(model: LatentDiffusion) -> Any:
         "text_encoder": model.text_encoder.module,
         "tokenizer": tokenizer,
         "unet": unwrap_module(model.denoiser),
-        "scheduler": build_sampler(_SAMPLER, model.noise_schedule),
+        "scheduler": build_sampler(sampler, model.noise_schedule),
     }
     family: Any = StableDiffusionPipeline  # it carries no types
     pipeline = family(

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.bench.gpu.names import DEADLINES_S
 from jobs.bench.img2dataset_command import Concurrency
 from jobs.bench.peer_part import PEER_PARTS, PeersBench
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from jobs.bench.planted import PlantedBench
     from jobs.bench.readers import ReadersBench
     from jobs.bench.select import SelectBench
-    from jobs.bench.takedown import TakedownBench
     from jobs.bench.train import TrainBench
 
 _SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the project
@@ -45,15 +45,18 @@ def parse(arguments: list[str] | None, *, description: str, epilog: str = "") ->
     _add_readers(
         commands.add_parser("readers", help="do all readers find the kept rows of many shards?")
     )
-    _add_why(commands.add_parser("why", help="the life of one row of a large run; every --help"))
-    _add_browse(
-        commands.add_parser("browse", help="the page over a large run: first view, filters")
-    )
+    why = commands.add_parser("why", help="the life of one row of a large run; every --help")
+    why.add_argument("--rows", type=int, default=1_000_000)
+    command = commands.add_parser("browse", help="the page over a large run: first view, filters")
+    command.add_argument("--rows", type=int, default=100_000)
     _add_engine(commands.add_parser("engine", help="how well it feeds workers that come and go"))
     text = commands.add_parser("text", help="is text found where it was drawn?")
     text.add_argument("--pictures", type=int, default=1_000, help="drawn ones")
     text.add_argument("--chinese-font", type=Path, help="by default one of Debian's")
     _add_peers(commands.add_parser("peers", help="beside own loops of peers' public patterns"))
+    feed = commands.add_parser("feed", help="the CPU's work an image, and cores a GPU needs")
+    feed.add_argument("--images", type=int, default=256, help="crops of 512 px")
+    _add_gpu(commands.add_parser("gpu", help="what a GPU reaches, and what fails on one"))
     for command in commands.choices.values():
         photos = _SHARED / "photos" / "coco_mini"
         command.add_argument("--photos", type=Path, default=photos, help="a folder of .jpg files")
@@ -156,15 +159,6 @@ def select_bench(options: argparse.Namespace) -> "SelectBench":
     from jobs.bench.select import SelectBench
 
     return SelectBench(rows=tuple(sorted(options.rows)), metadata=options.metadata)
-
-
-def takedown_bench(options: argparse.Namespace) -> "TakedownBench":
-    """What `takedown` measures."""
-    from jobs.bench.takedown import TakedownBench
-
-    return TakedownBench(
-        shards=options.shards, rows_per_shard=options.rows_per_shard, urls=options.urls
-    )
 
 
 def readers_bench(options: argparse.Namespace) -> "ReadersBench":
@@ -271,14 +265,6 @@ def _add_planted(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, help="of the pictures; by default held out ones")
 
 
-def _add_why(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--rows", type=int, default=1_000_000)
-
-
-def _add_browse(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--rows", type=int, default=100_000)
-
-
 def _add_engine(command: argparse.ArgumentParser) -> None:
     parts = ["a", "b", "c", "d"]
     command.add_argument("--part", nargs="+", choices=parts, default=parts, help="all by default")
@@ -290,6 +276,13 @@ def _add_peers(command: argparse.ArgumentParser) -> None:
     command.add_argument("--part", nargs="+", choices=PEER_PARTS, default=[], help="all by default")
     command.add_argument("--repeats", type=int, default=5, help="the median of each side counts")
     command.add_argument("--scale", type=float, default=1.0, help="of each part's size, for a try")
+
+
+def _add_gpu(command: argparse.ArgumentParser) -> None:
+    items = list(DEADLINES_S)
+    command.add_argument("--budget", type=float, default=330.0, help="seconds of all items")
+    command.add_argument("--item", nargs="+", choices=items, default=items, help="all by default")
+    command.add_argument("--tiny", action="store_true", help="presets, a few rows; on a CPU too")
 
 
 def _device(options: argparse.Namespace) -> str:

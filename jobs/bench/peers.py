@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from jobs.bench.peer_part import PeerResult, PeersBench
+from jobs.bench.peers_models import measure_encoding, measure_scoring
 from jobs.bench.peers_near import measure_near_hashes
 from jobs.bench.peers_recut import measure_recut
 from jobs.bench.peers_train import measure_reading, measure_training
@@ -11,6 +12,8 @@ from sd_core.say import Say
 
 PARTS: dict[str, Callable[[PeersBench], list[PeerResult]]] = {
     "training": measure_training,
+    "scoring": measure_scoring,
+    "encoding": measure_encoding,
     "reading": measure_reading,
     "re-cut": measure_recut,
     "near-hashes": measure_near_hashes,

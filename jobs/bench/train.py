@@ -112,7 +112,7 @@ def measure_train(bench: TrainBench, *, say: Say) -> TrainBenchResult:
     online = _online_batches(model, bench)
     with tempfile.TemporaryDirectory(prefix="bench-train-") as folder:
         cache = write_random_cache(Path(folder), model=model, rows=max(64, 2 * bench.batch_size))
-        cached = _cached_batches(cache, bench)
+        cached = cached_batches(cache, batch_size=bench.batch_size)
         rates: dict[str, list[float]] = {"cached": [], "online": []}
         for name, batches in (("cached", cached), ("online", online)) * bench.repeats:
             rates[name].append(_training_rate(model, batches, bench, device))
@@ -166,8 +166,9 @@ def collated_batches(
             yield collate(drawn, [cache], seed=0, objective=ObjectiveConfig(), threads=threads)
 
 
-def _cached_batches(cache: LatentCache, bench: TrainBench) -> Generator[GatheredBatch, None, None]:
-    return prefetch(collated_batches(cache, batch_size=bench.batch_size))
+def cached_batches(cache: LatentCache, *, batch_size: int) -> Generator[GatheredBatch, None, None]:
+    """What a training takes, read ahead; to be closed."""
+    return prefetch(collated_batches(cache, batch_size=batch_size))
 
 
 def _online_batches(model: LatentDiffusion, bench: TrainBench) -> Iterator[TrainingBatch]:
@@ -195,7 +196,7 @@ def _online_batches(model: LatentDiffusion, bench: TrainBench) -> Iterator[Train
         )
 
 
-class _Silent:
+class SilentEvents:
     """Keeps nothing."""
 
     def on_metrics(self, metrics: Metrics) -> None:
@@ -223,7 +224,7 @@ def silent_trainer(
         sample_every=10**9,
         channels_last=device.type == "cuda",
     )
-    return Trainer(task, loop, device=device, events=_Silent())
+    return Trainer(task, loop, device=device, events=SilentEvents())
 
 
 def _training_rate(

@@ -155,6 +155,7 @@ class Committed:
         keys: frozenset[str] | None = None,
         on_failure: OnFailure | None = None,
         rows: Sequence[dict[str, Any]] | None = None,
+        num_threads: int = 1,
     ) -> Iterator[StoredImage]:
         """The shard's images in plan order, streaming; of the step that made the run's images.
 
@@ -164,12 +165,20 @@ class Committed:
                 were read elsewhere; from the step's own facts by default.
             on_failure: Told the facts of an image that does not decode, which is then left out;
                 by default its error is raised.
+            num_threads: That decode, a few images ahead each.
 
         Raises:
             ShardError: also where the shard's tar and its facts disagree.
         """
         made = self.manifest(shard_id)
-        return iterate_images(self.store, made, keys=keys, on_failure=on_failure, rows=rows)
+        return iterate_images(
+            self.store,
+            made,
+            keys=keys,
+            on_failure=on_failure,
+            rows=rows,
+            num_threads=num_threads,
+        )
 
 
 def _unpickled(

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any
 
 import cv2
@@ -13,6 +14,7 @@ import simplejpeg
 from pipelines.run.checked import read_checked
 from pipelines.run.crops import open_images
 from pipelines.run.manifest import FileEntry, Manifest, ShardError
+from pipelines.run.on_threads import in_order
 from pipelines.run.store import RunStore
 from sd_core.tar_members import TarFault, iterate_members
 
@@ -51,26 +53,49 @@ def iterate_images(
     keys: frozenset[str] | None = None,
     on_failure: Callable[[dict[str, Any], ShardError], None] | None = None,
     rows: Sequence[dict[str, Any]] | None = None,
+    num_threads: int = 1,
 ) -> Iterator[StoredImage]:
     """What `Committed.images` gives, of a shard of `download` or `generate`."""
     crops = manifest.file("images")
     with open_images(store, crops) as found:
         if found is not None:
             images, stream = found
-            yield from _decoded(store, manifest, images, stream, keys, on_failure, rows)
+            encoded = _encoded(store, manifest, images, stream, keys, rows)
+            decode = partial(_decoded, path=store.place(images.path))
+            on_threads = num_threads > 1  # JPEG, PNG and WebP decode beside each other
+            for row, pixels in (
+                in_order(decode, encoded, num_threads=num_threads)
+                if on_threads
+                else map(decode, encoded)
+            ):
+                if not isinstance(pixels, ShardError):
+                    yield StoredImage(facts=row, pixels=pixels)
+                elif on_failure is None:
+                    raise pixels
+                else:
+                    on_failure(row, pixels)
         elif manifest.kept and not (crops and keys is not None):
             raise _no_tar(manifest)
 
 
 def _decoded(
+    image: tuple[dict[str, Any], bytes], *, path: str
+) -> tuple[dict[str, Any], npt.NDArray[np.uint8] | ShardError]:
+    row, encoded = image
+    try:
+        return row, decode_crop(encoded, f"{path}: {row['key']}")
+    except ShardError as error:
+        return row, error
+
+
+def _encoded(
     store: RunStore,
     manifest: Manifest,
     images: FileEntry,
     stream: IO[bytes],
     keys: frozenset[str] | None,
-    on_failure: Callable[[dict[str, Any], ShardError], None] | None,
     known: Sequence[dict[str, Any]] | None,
-) -> Iterator[StoredImage]:
+) -> Iterator[tuple[dict[str, Any], bytes]]:
     origin, shard_id = manifest.step, manifest.shard_id
     facts = manifest.file(f"facts/{origin}")
     if facts is None:
@@ -93,14 +118,7 @@ def _decoded(
             )
         if keys is not None and key not in keys:
             continue
-        try:
-            pixels = decode_crop(encoded, f"{store.place(images.path)}: {key}")
-        except ShardError as error:
-            if on_failure is None:
-                raise
-            on_failure(row, error)
-            continue
-        yield StoredImage(facts=row, pixels=pixels)
+        yield row, encoded
     if next(stored, None) is not None:
         raise ShardError(f"{store.place(images.path)}: holds fewer images than {facts.path} has")
 

@@ -1,4 +1,4 @@
-"""Removing files by exactly their names, on any file system."""
+"""Removing files of a store by exactly their names."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +16,7 @@ _BULK: Final = 1_000
 def remove_files(
     filesystem: fsspec.AbstractFileSystem, paths: Sequence[str], *, num_threads: int
 ) -> None:
-    """Remove files, of an object store a thousand by each request; no error where one is not there.
+    """Remove files of an object store, a thousand by each request; no error where one is not there.
 
     One by one where a name holds `*`, `?` or `[`, that of the run's folder perhaps: fsspec's `rm`
     takes such a name for a pattern, which misses the file and meets those of others.
@@ -26,10 +26,6 @@ def remove_files(
         with suppress(FileNotFoundError):
             filesystem.rm_file(path)
 
-    if isinstance(filesystem, LocalFileSystem):
-        for path in paths:
-            remove(path)
-        return
     if any(map(has_magic, paths)):
         do_all(remove, paths, num_threads=num_threads)
         return

@@ -276,7 +276,9 @@ class RunStore:
     @fenced
     def delete_all(self, paths: Sequence[str]) -> None:
         """As `delete`, of an object store a thousand by each request."""
-        full = [self.absolute(path) for path in paths]
+        for path in paths if self.is_local else ():
+            self.delete(path)
+        full = [self.absolute(path) for path in paths] if not self.is_local else []
         remove_files(self.filesystem, full, num_threads=self.num_threads)
 
     @fenced

@@ -39,6 +39,11 @@ class ModelStep(CommittedStep, ABC):
     device: str = field(default="cpu", init=False)
     """On which its models run, `cpu` or `cuda`; after `open`."""
 
+    @property
+    def decode_threads(self) -> int:
+        """That decode images for its models: what one does is enough for a CPU's."""
+        return 1 if self.device == "cpu" else max(2, min(12, (os.cpu_count() or 1) - 2))
+
     batch_size: int = field(default=0, init=False)
     """How many rows its models take at once, always as many; after `open`."""
 

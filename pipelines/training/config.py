@@ -31,6 +31,10 @@ class OrderConfig(Config):
     num_streams: int = Field(default=64, ge=1, le=65_536)
     """Canonical streams that are divided among the workers, whose number must divide it. Unit:
     streams."""
+    rows_per_unit: int | None = Field(default=None, ge=1)
+    """Of caches of several sizes (`image.buckets`): rows of one size that go through the model
+    together. It divides `loop.batch_size`, and the workers divide what comes out. Null: the largest
+    divisor that is at most 8."""
 
 
 class SamplesConfig(Config):

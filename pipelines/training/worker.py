@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from pipelines.config import ConfigError
 from pipelines.run.sight import Tell
 from pipelines.run.store import RunStore
 from pipelines.training.config import TrainConfig
@@ -14,15 +15,18 @@ from pipelines.training.result import cache_sha256, publish_result
 from pipelines.training.samples import Shown, draw_samples, with_weights
 from sd_core.cache.dataset import TrainingDataset
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
+from sd_core.cache.order import count_streams
 from sd_core.cache.reading import check_contents
+from sd_core.cache.unit_dataset import UnitDataset
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
 from sd_core.model.latent_diffusion_saving import save_latent_diffusion
 from sd_core.say import Say
-from sd_core.training.batches import GatheredBatch, collate
+from sd_core.training.batches import collate
 from sd_core.training.denoiser_task import DENOISER, DenoiserTask
 from sd_core.training.flops import count_flops, forward_once
-from sd_core.training.task import Place
+from sd_core.training.task import Place, TaskBatch
 from sd_core.training.trainer import Trainer
+from sd_core.training.unit_batches import collate_units, rows_per_unit_of
 
 _NOISE_THREADS = 4
 
@@ -64,6 +68,39 @@ def open_caches(config: TrainConfig) -> list[LatentCache]:
     return [open_cache(data.path, storage_options=data.storage_options) for data in config.data]
 
 
+def check_streams(config: TrainConfig, caches: Sequence[LatentCache]) -> None:
+    """Refuse workers that do not divide the streams that there are.
+
+    Raises:
+        ConfigError: they do not; a small cache has fewer than `order.num_streams`.
+    """
+    rows, workers = [cache.num_rows for cache in caches], config.engine.num_workers
+    found = count_streams(rows, num_streams=config.order.num_streams)
+    if found % workers:
+        raise ConfigError(
+            f"engine.num_workers {workers}: they must divide the {found} streams that the smallest "
+            f"cache's {min(rows)} rows fill (order.num_streams is {config.order.num_streams}); "
+            "give fewer workers, or more rows"
+        )
+
+
+def rows_per_unit_of_config(config: TrainConfig) -> int:
+    """Of caches of several sizes.
+
+    Raises:
+        ConfigError: it does not divide the batch, or the workers not what comes out.
+    """
+    batch_size, workers = config.loop.batch_size, config.engine.num_workers
+    rows = config.order.rows_per_unit or rows_per_unit_of(batch_size)
+    if batch_size % (rows * workers):
+        raise ConfigError(
+            f"loop.batch_size {batch_size}: of caches of several sizes a batch is made of units of "
+            f"order.rows_per_unit ({rows}) rows, which {workers} worker(s) share; give a multiple "
+            f"of {rows * workers}, or other rows_per_unit"
+        )
+    return rows
+
+
 class DenoiserTraining:
     """A latent diffusion model's denoiser, learning from caches."""
 
@@ -80,7 +117,12 @@ class DenoiserTraining:
             ema_decay=config.loop.ema_decay,
         )
 
-    def batches(self, place: Place, *, start_step: int) -> Generator[GatheredBatch, None, None]:
+    def batches(self, place: Place, *, start_step: int) -> Generator[TaskBatch, None, None]:
+        if self._caches[0].spec.buckets:
+            return self._unit_batches(place, start_step)
+        return self._sample_batches(place, start_step)
+
+    def _sample_batches(self, place: Place, start_step: int) -> Generator[TaskBatch, None, None]:
         config = self._config
         dataset = TrainingDataset(
             self._caches,
@@ -95,6 +137,31 @@ class DenoiserTraining:
                 yield collate(
                     drawn,
                     self._caches,
+                    seed=config.loop.seed,
+                    objective=config.objective,
+                    threads=threads,
+                )
+
+    def _unit_batches(self, place: Place, start_step: int) -> Generator[TaskBatch, None, None]:
+        config, rows_per_unit = self._config, rows_per_unit_of_config(self._config)
+        dataset = UnitDataset(
+            self._caches,
+            weights=[data.weight for data in config.data],
+            rows_per_unit=rows_per_unit,
+            seed=config.loop.seed,
+            num_streams=config.order.num_streams,
+            rank=place.rank,
+            world_size=place.world_size,
+        )
+        units = config.loop.batch_size // rows_per_unit
+        steps = dataset.steps(units_per_step=units, start_step=start_step)
+        with ThreadPoolExecutor(_NOISE_THREADS, thread_name_prefix="noise") as threads:
+            for step, drawn in enumerate(steps, start_step):
+                rows = dataset.count_rows(step, units_per_step=units)
+                yield collate_units(
+                    drawn,
+                    self._caches,
+                    rows_a_worker=rows / place.world_size,
                     seed=config.loop.seed,
                     objective=config.objective,
                     threads=threads,

@@ -63,10 +63,10 @@ class CurateSteps(RunSteps):
         return self.config.caption_files
 
     @property
-    def cache_size(self) -> int | None:
-        """The side of every crop, where there is a cache of squares."""
-        image = self.config.image
-        return None if self.config.encode is None or image.buckets else image.size
+    def cache_sizes(self) -> Sequence[tuple[int, int]]:
+        """Of the crops, where there is a cache."""
+        sizes = self.config.image.sizes
+        return () if self.config.encode is None else [(one.width, one.height) for one in sizes]
 
     def num_shards(self, step: str) -> int:
         """Latent shards hold the kept rows of several."""

@@ -1,5 +1,6 @@
 """From a generation's configuration to its steps: what is generate's own."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -51,15 +52,15 @@ class GenerateSteps(RunSteps):
         return self._tokenizer
 
     @property
-    def cache_size(self) -> int | None:
-        """The side of the images whose latents generate stores: the model's own."""
+    def cache_sizes(self) -> Sequence[tuple[int, int]]:
+        """Of the images whose latents generate stores: the model's own, where none are named."""
         if self.config.generate.latents is None:
-            return None
+            return ()
         try:
             spec, _ = read_recorded(self.committed("generate"))
         except ShardError:  # no worker ever loaded the model, so there is no image either
-            return None
-        return spec.resolution_px
+            return ()
+        return spec.sizes
 
     def own_step(self, step: str, resources: Resources) -> ShardStep:
         if step == "generate":

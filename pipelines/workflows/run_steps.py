@@ -97,8 +97,8 @@ class RunSteps(ABC):
 
     @property
     @abstractmethod
-    def cache_size(self) -> int | None:
-        """Pixels of a side of the images that encode takes; None: whatever there is."""
+    def cache_sizes(self) -> Sequence[tuple[int, int]]:
+        """Width and height of the images that encode takes; empty: whatever there is."""
 
     @property
     def public_config(self) -> dict[str, Any]:
@@ -217,7 +217,7 @@ class RunSteps(ABC):
             score=self.committed("score") if "score" in self.identities else None,
             read_rows=self.read_rows,
             token_counter=self.token_counter,
-            cache_size=self.cache_size,
+            cache_sizes=self.cache_sizes,
             further=further_columns(self.config.score, has_captions=self.captions is not None),
             captions=self.captions,
             say=say,

@@ -98,6 +98,8 @@ class BucketUnits:
         self._num_rows = int(self._counts.sum())
         self._bucket_ends = self._counts.cumsum(axis=1)
         self._layout = lru_cache(maxsize=4)(self._lay_out)
+        self.tail = lru_cache(maxsize=2)(self._make_tail)
+        """The units of the rows that no lane's main units hold, of an epoch."""
         self.units_per_epoch = int((-(-self._counts.sum(axis=0) // self._m)).sum())
 
     def num_main(self, epoch: int) -> int:
@@ -121,8 +123,7 @@ class BucketUnits:
                     return
             yield from filling.carried()
 
-    def tail(self, epoch: int) -> list[Unit]:
-        """The units of the rows that no lane's main units hold."""
+    def _make_tail(self, epoch: int) -> list[Unit]:
         parts = [self._rest_of_lane(epoch, lane) for lane in range(self._lanes)]
         shards, rows, buckets = (np.concatenate(column) for column in zip(*parts, strict=True))
         units = list[Unit]()

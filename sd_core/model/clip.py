@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from sd_core.model.clip_names import check_open_clip_name, trained_preprocess
 from sd_core.model.clip_tokenizer import open_clip_tokenizer
 from sd_core.model.config import ModelConfig
 from sd_core.model.memory import aligned, place_module
@@ -73,7 +74,7 @@ class ClipConfig(ModelConfig):
             raise ValueError("pretrained is false (random weights), yet a checkpoint is named")
         if self.checkpoint is None and self.pretrained is None:
             raise ValueError(f"pretrained must be set for {self.name}: a tag, or false")
-        _check_open_clip_name(self.name, self.pretrained)
+        check_open_clip_name(self.name, self.pretrained)
         return self
 
     def weight_needs(self, where: str) -> list[WeightsNeed]:
@@ -200,7 +201,7 @@ def load_clip(config: ClipConfig, *, device: str | torch.device) -> Clip:
                 name,
                 pretrained=checkpoint,
                 pretrained_text=False,
-                force_preprocess_cfg=_trained_preprocess(config),
+                force_preprocess_cfg=trained_preprocess(config.name, config.pretrained),
                 weights_only=True,
             )
         except (RuntimeError, ValueError, OSError, KeyError, AssertionError) as error:
@@ -283,41 +284,3 @@ def _locate_model(config: ClipConfig) -> tuple[str, str | None]:
     if not any(path.glob("*.safetensors")):
         raise WeightsError(f"clip.name: {path} holds no .safetensors file")
     return f"local-dir:{path}", None
-
-
-def _check_open_clip_name(name: str, pretrained: str | Literal[False] | None) -> None:
-    """Refuse unknown names and tags, and a tag whose activation is not the model's.
-
-    OpenAI's weights (and a few more) were trained with QuickGELU. open_clip builds the plain name
-    with GELU and only warns; a V1 score moved from 4.44 to 5.05.
-    """
-    import open_clip
-    from open_clip import pretrained as table
-
-    if name not in open_clip.list_models():
-        raise ValueError(f"open_clip has no model {name!r}; see open_clip.list_models()")
-    if not pretrained:
-        return
-    tag = table.get_pretrained_cfg(name, pretrained)
-    base = name.removesuffix("-quickgelu")
-    other = base if name != base else f"{base}-quickgelu"
-    if not tag:
-        tags = ", ".join(table.list_pretrained_tags_by_model(name)) or "none"
-        hint = f" ({other} has it)" if table.get_pretrained_cfg(other, pretrained) else ""
-        raise ValueError(f"open_clip has no tag {pretrained!r} for {name}{hint}; it has: {tags}")
-    builds_quick = bool((open_clip.get_model_config(name) or {}).get("quick_gelu", False))
-    if builds_quick != bool(tag.get("quick_gelu", False)):
-        trained, built = ("QuickGELU", "GELU") if not builds_quick else ("GELU", "QuickGELU")
-        raise ValueError(
-            f"{name} is built with {built}, but {pretrained!r} was trained with {trained} and "
-            f"would give wrong embeddings; name it {other}"
-        )
-
-
-def _trained_preprocess(config: ClipConfig) -> dict[str, Any]:
-    """What the tag says of preprocessing; open_clip forgets it when the checkpoint is a path."""
-    from open_clip import pretrained as table
-
-    entry = table.get_pretrained_cfg(config.name, config.pretrained) if config.pretrained else {}
-    wanted = ("mean", "std", "interpolation", "resize_mode")
-    return {key: entry[key] for key in wanted if key in entry}

@@ -1,5 +1,4 @@
-"""Where weights and batches lie in memory, which the last bit of a product follows, and how they
-reach a GPU and come back.
+"""Where weights and batches lie in memory, which the last bit of a product follows.
 
 A matrix product on a CPU takes other paths for operands that do not begin at a multiple of a cache
 line, and on some processors (seen on AMD EPYC) another path rounds otherwise. A tensor that is
@@ -8,8 +7,7 @@ numpy put it. So what a model computes with is brought to memory of torch's own,
 else: the same weights give the same bytes, whatever file they came in.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -50,15 +48,3 @@ def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu" and tensor.numel():
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def to_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors of one device on the CPU, where they are a GPU's after one wait for all of them."""
-    if not any(tensor.device.type == "cuda" for tensor in tensors):
-        return list(tensors)
-    copies = [torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for one in tensors]
-    for copy, tensor in zip(copies, tensors, strict=True):
-        copy.copy_(tensor, non_blocking=True)
-    cuda: Any = torch.cuda  # its streams carry no types
-    cuda.current_stream().synchronize()
-    return copies

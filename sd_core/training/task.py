@@ -1,6 +1,6 @@
 """What the trainer trains: parts with their own optimizers, and the losses of a batch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
@@ -36,11 +36,44 @@ class TaskBatch:
         }
         return replace(self, **sliced)
 
+    def pieces(self, count: int) -> "Iterator[MicroBatch]":
+        """The batch in `count` parts, each forward and backward by itself."""
+        total = len(self.keys)
+        size = -(-total // count)
+        for start in range(0, total, size):
+            piece = self.part(start, min(start + size, total))
+            yield MicroBatch(batch=piece, share=len(piece.keys) / total)
+
     def _each(self, change: Callable[[Tensor], Any]) -> Self:
         changed: dict[str, Any] = {
             name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **changed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """Rows of a step that go through the model together.
+
+    Args:
+        batch: The rows.
+        share: Theirs of the step's loss, which is then their mean.
+        weights: (B,) float32, each row's of the step's loss, instead.
+    """
+
+    batch: TaskBatch
+    share: float = 0.0
+    weights: Tensor | None = None
+
+    def loss(self, losses: Tensor) -> Tensor:
+        """What the rows' (B,) losses add to the step's."""
+        if self.weights is None:
+            return losses.mean() * self.share
+        return (losses * self.weights).sum()
+
+    def figure(self, value: Tensor) -> Tensor:
+        """What a figure of the piece adds to the step's."""
+        return value * (self.share if self.weights is None else self.weights.sum())
 
 
 @dataclass(frozen=True, kw_only=True)

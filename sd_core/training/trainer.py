@@ -203,25 +203,22 @@ class Trainer:
 
     def _backward(self, part: _Part, batch: Any) -> dict[str, Tensor] | None:
         """Forward and backward over the micro-batches; the loss is the mean over them."""
-        total, pieces = len(batch.keys), self.loop.gradient_accumulation
-        size = -(-total // pieces)
+        pieces = list(batch.pieces(self.loop.gradient_accumulation))
         sums: dict[str, Tensor] = {}
-        for start in range(0, total, size):
-            piece = batch.part(start, min(start + size, total))
-            share = len(piece.keys) / total
-            with self._synchronised(part, last=start + size >= total):
+        for piece in pieces:
+            with self._synchronised(part, last=piece is pieces[-1]):
                 with torch.autocast(
                     self.device.type, self._dtype, enabled=self._dtype != torch.float32
                 ):
-                    found = self._losses(part, piece)
+                    found = self._losses(part, piece.batch)
                 if found is None:
                     return None
-                self._watch.losses(found.losses, piece.keys, step=self.step)
-                torch.autograd.backward(found.losses.mean() * share)
-            for key, value in {"loss": found.losses.mean(), **found.metrics}.items():
-                sums[key] = sums.get(key, torch.zeros((), device=self.device)) + (
-                    value.detach() * share
-                )
+                self._watch.losses(found.losses, piece.batch.keys, step=self.step)
+                loss = piece.loss(found.losses)
+                torch.autograd.backward(loss)
+            figures = {key: piece.figure(value.detach()) for key, value in found.metrics.items()}
+            for key, value in {"loss": loss.detach(), **figures}.items():
+                sums[key] = sums.get(key, torch.zeros((), device=self.device)) + value
         return sums
 
     def _losses(self, part: _Part, piece: Any) -> Losses | None:

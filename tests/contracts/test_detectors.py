@@ -95,3 +95,18 @@ def test_a_rule_by_a_detector_that_is_not_asked_for_is_refused(
         told = job_cases.call(curate.main, *asked, capsys=capsys)
         assert told.code == 2
         assert key in told.err
+
+
+def test_pictures_are_ranked_by_the_similarity_without_their_text(tmp_path: Path) -> None:
+    clip = "{clip: {name: preset:tiny/clip, without_text: true}}"
+    assert curate.main(options(tmp_path, score=clip, select__rules="[{preset: t_mars}]")) == 0
+    run = tmp_path / "run"
+    ledger = pa.concat_tables(pq.read_table(p) for p in committed_files(run, "ledger"))
+    rows = {row["caption"]: row for row in ledger.to_pylist()}
+    sign, wall = rows["a sign"], rows["a wall"]
+    assert wall["clip_similarity_without_text"] == wall["clip_similarity"]
+    assert sign["clip_similarity_without_text"] != sign["clip_similarity"]
+    better, worse = sorted(rows.values(), key=lambda row: -row["clip_similarity_without_text"])
+    assert (better["kept"], worse["reason"]) == (True, "ranked_below_best")
+    assert worse["rule"] == "t_mars"
+    assert verify.main([str(run), "--deep"]) == 0

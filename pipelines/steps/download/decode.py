@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipelines.rows.image_facts import ImageFacts, measure_image
 from pipelines.steps.download.bounds import check_jpeg
-from pipelines.steps.download.geometry import Window, centre_window, resize_window, upright
+from pipelines.steps.download.geometry import CropWindow, centre_window, resize_window, upright
 from pipelines.steps.download.header import ImageHeader, check_size, read_header, shown_size
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.download.image_rejected import ImageRejected
@@ -118,7 +118,7 @@ def _jpeg_crop(
 def _raster_crop(data: bytes, header: ImageHeader, config: ImageConfig) -> CropPixels:
     raster = decode_window(data, header, config)
     high, wide = raster.pixels.shape[:2]
-    whole = Window(left=0, top=0, width=wide, height=high)
+    whole = CropWindow(left=0, top=0, width=wide, height=high)
     pixels = resize_window(raster.pixels, whole, size=raster.size, enlarge=config.enlarge)
     width, height = shown_size(raster.width, raster.height, raster.orientation)
     return CropPixels(

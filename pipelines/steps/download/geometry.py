@@ -16,7 +16,7 @@ _BLEND_BELOW = 1.6  # shrinking by less, a once-reduced image is resampled, not 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
+class CropWindow:
     """A window, in whole pixels."""
 
     left: int
@@ -28,9 +28,9 @@ class Window:
         """Whether it holds at least `times` pixels a side for each of the stored picture's."""
         return self.width >= times * size.width and self.height >= times * size.height
 
-    def reduced(self, denominator: int) -> "Window":
+    def reduced(self, denominator: int) -> "CropWindow":
         """The same window in an image of 1/denominator the size; exact on aligned windows."""
-        return Window(
+        return CropWindow(
             left=self.left // denominator,
             top=self.top // denominator,
             width=self.width // denominator,
@@ -38,7 +38,7 @@ class Window:
         )
 
 
-def centre_window(width: int, height: int, size: Bucket, *, align: int = 1) -> Window:
+def centre_window(width: int, height: int, size: Bucket, *, align: int = 1) -> CropWindow:
     """The largest window of the stored picture's aspect in the middle whose bounds are multiples
     of `align` pixels; the side that is cut is the nearest such multiple.
 
@@ -53,10 +53,10 @@ def centre_window(width: int, height: int, size: Bucket, *, align: int = 1) -> W
     left, top = (
         (room + align - 1) // (2 * align) * align for room in (width - found[0], height - found[1])
     )
-    return Window(left=left, top=top, width=found[0], height=found[1])
+    return CropWindow(left=left, top=top, width=found[0], height=found[1])
 
 
-def strip_reduction(window: Window, size: Bucket) -> int:
+def strip_reduction(window: CropWindow, size: Bucket) -> int:
     """By how much strips of a window may be averaged before a picture is made of them: the mean
     that follows still takes two of their pixels for one of the picture's."""
     return next((k for k in _STRIP_REDUCTIONS if window.covers(size, times=2 * k)), 1)
@@ -64,7 +64,7 @@ def strip_reduction(window: Window, size: Bucket) -> int:
 
 def resize_window(
     image: NDArray[np.uint8],
-    window: Window,
+    window: CropWindow,
     *,
     size: Bucket,
     enlarge: Enlarge = "lanczos",

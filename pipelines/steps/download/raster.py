@@ -28,7 +28,7 @@ from PIL import (
 from PIL.Image import Image as PillowImage
 
 from pipelines.steps.download.bounds import MAX_TEXT_BYTES, choose_way
-from pipelines.steps.download.geometry import Window, centre_window, strip_reduction
+from pipelines.steps.download.geometry import CropWindow, centre_window, strip_reduction
 from pipelines.steps.download.header import ImageFormat, ImageHeader, check_size, webp_orientation
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.download.image_rejected import ImageRejected
@@ -156,14 +156,16 @@ def _orientation(image: PillowImage) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _window_of(width: int, height: int, size: Bucket, *, is_reduced: bool) -> tuple[Window, Window]:
+def _window_of(
+    width: int, height: int, size: Bucket, *, is_reduced: bool
+) -> tuple[CropWindow, CropWindow]:
     """The window in the middle, and what is left of it once its strips are averaged."""
     reduction = strip_reduction(centre_window(width, height, size), size) if is_reduced else 1
     window = centre_window(width, height, size, align=reduction)
     return window, window.reduced(reduction)
 
 
-def _strip_boxes(window: Window) -> Iterator[tuple[int, int, int, int]]:
+def _strip_boxes(window: CropWindow) -> Iterator[tuple[int, int, int, int]]:
     """Yields (left, top, right, bottom) of the window's strips, a multiple of 8 rows each but the
     last."""
     rows = min(_STRIP_ROWS, max(8, _STRIP_PIXELS // window.width // 8 * 8))
@@ -173,7 +175,7 @@ def _strip_boxes(window: Window) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _joined(
-    strips: Iterator[PillowImage], made: Window, *, transparency: Any = None
+    strips: Iterator[PillowImage], made: CropWindow, *, transparency: Any = None
 ) -> NDArray[np.uint8]:
     """The strips as one array as high as `made`, each averaged to its width."""
     pixels: NDArray[np.uint8] | None = None

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.rows.failures import Failures, Isolation, failed_rows, made_ahead, reject
+from pipelines.rows.failures import Isolation, made_ahead
 from pipelines.run.cache_files import record_cache
 from pipelines.run.committed import Committed
 from pipelines.run.images import FACTS, StoredImage, batches_of_one_size, stack_pixels
@@ -19,7 +19,6 @@ from pipelines.steps.encode.encode import (
     BatchInputs,
     EncodeConfig,
     EncodeModels,
-    Encoding,
     batch_inputs,
     describe_cache,
     encode_batch,
@@ -27,17 +26,14 @@ from pipelines.steps.encode.encode import (
     load_encode_models,
     pixels_for,
 )
-from pipelines.steps.encode.stored import NOT_FINITE, commit_latents
+from pipelines.steps.encode.rows import EncodedImages, Rejects, write_batch
+from pipelines.steps.encode.stored import commit_latents
 from pipelines.steps.model_worker import ModelStep, free_models
 from pipelines.steps.step import ShardWork
 from sd_core.cache.formats import format_of, open_shard_writer
-from sd_core.cache.samples import LatentSample
-from sd_core.cache.shard_format import ShardWriter
 from sd_core.cache.spec import CacheSpec
 from sd_core.model.buckets import Bucket
 from sd_core.model.transfer import Transfers
-
-_ATTRIBUTES = ("row", "sha256", "original_width", "original_height", "width", "height")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -137,7 +133,7 @@ class EncodeStep(ModelStep):
         )
 
 
-class _EncodeShard(ShardWork["_Images", "list[_Encoded]"]):
+class _EncodeShard(ShardWork["_Images", "list[EncodedImages]"]):
     """One latent shard on its way."""
 
     def __init__(
@@ -164,15 +160,15 @@ class _EncodeShard(ShardWork["_Images", "list[_Encoded]"]):
         for batch in batches_of_one_size(self._kept_images(), size=self._step.batch_size):
             yield _Images(images=batch, inputs=made_ahead(self._prepare, batch))
 
-    def compute(self, batch: "_Images") -> "list[_Encoded]":
+    def compute(self, batch: "_Images") -> "list[EncodedImages]":
         """The latents and embeddings of a batch; in parts where a row of it fails."""
         self._whole = batch
         return self._isolation.run(batch.images)
 
-    def write(self, parts: "Sequence[_Encoded]") -> None:
+    def write(self, parts: "Sequence[EncodedImages]") -> None:
         """Put them into the local shard."""
         for part in parts:
-            _write_batch(part, self._writer, self._rejects)
+            write_batch(part, self._writer, self._rejects)
             rows_done.add(len(part.images))
 
     def commit(self) -> Manifest:
@@ -199,7 +195,13 @@ class _EncodeShard(ShardWork["_Images", "list[_Encoded]"]):
             rows = ledger.filter(ledger["kept"]).select(FACTS).to_pylist()
             found = len(rejects.seen)
             refuse = partial(rejects.undecodable, part)
-            for image in images.images(part, keys=frozenset(kept), on_failure=refuse, rows=rows):
+            for image in images.images(
+                part,
+                keys=frozenset(kept),
+                on_failure=refuse,
+                rows=rows,
+                num_threads=self._step.decode_threads,
+            ):
                 image.facts["shard_id"] = part
                 image.facts["caption"] = kept[image.facts["key"]] or image.facts["caption"]
                 rejects.seen.append(image.facts)
@@ -232,11 +234,11 @@ class _EncodeShard(ShardWork["_Images", "list[_Encoded]"]):
             transfers=self._transfers,
         )
 
-    def _encode(self, images: Sequence[StoredImage]) -> "_Encoded":
+    def _encode(self, images: Sequence[StoredImage]) -> "EncodedImages":
         whole = self._whole
         ahead = whole.inputs if whole is not None and whole.images is images else None
         encoding = encode_batch(self._models, ahead or self._prepare(images), self._transfers)
-        return _Encoded(images, encoding)
+        return EncodedImages(images, encoding)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,54 +260,3 @@ def _attempt(models: EncodeModels, size: Bucket, batch_size: int) -> None:
         transfers=transfers,
     )
     encode_batch(models, inputs, transfers).take()
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """Images with what they are encoded to."""
-
-    images: Sequence[StoredImage]
-    encoding: Encoding
-
-
-@dataclass
-class Rejects:
-    """The rows of a shard that encode was given, and those that it refuses."""
-
-    seen: list[dict[str, Any]] = field(default_factory=list)
-    failures: Failures = field(default_factory=dict)
-    not_finite: set[str] = field(default_factory=set)
-
-    def undecodable(self, shard_id: int, facts: dict[str, Any], error: Exception) -> None:
-        """Take a row whose stored image does not decode."""
-        self.seen.append({**facts, "shard_id": shard_id})
-        self.failures[facts["key"]] = error
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Rows of `REJECTS`, in the order of the images."""
-        found = failed_rows(self.seen, self.failures)
-        found += [
-            reject(row, reason="latents_not_finite", message=NOT_FINITE)
-            for row in self.seen
-            if row["key"] in self.not_finite
-        ]
-        place = {row["key"]: number for number, row in enumerate(self.seen)}
-        return sorted(found, key=lambda row: place[row["key"]])
-
-
-def _write_batch(batch: _Encoded, writer: ShardWriter, rejects: Rejects) -> None:
-    encoded = batch.encoding.take()
-    for index, image in enumerate(batch.images):
-        facts = image.facts
-        sample = LatentSample(
-            key=facts["key"],
-            raw_latents=encoded.raw_latents[index].numpy(),
-            input_ids=encoded.input_ids[index].numpy(),
-            prompt_embeds=None
-            if encoded.prompt_embeds is None
-            else encoded.prompt_embeds[index].numpy(),
-            caption=facts["caption"] or "",
-            attributes={"shard_id": facts["shard_id"], **{n: facts[n] for n in _ATTRIBUTES}},
-        )
-        if not writer.write(sample):
-            rejects.not_finite.add(facts["key"])

@@ -1,8 +1,8 @@
 """How images are made of prompts: the model, defaults for rows without their own, the files."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.config import StorageOptions
 from pipelines.rows.image_facts import ImageFactsConfig
@@ -67,6 +67,16 @@ class StoredLatentsConfig(ModelConfig):
     """Tars that WebDataset reads, or Parquet; the same rows and values in either."""
     prompt_embeds: bool = True
     """Store text embeddings beside the token ids."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Of the images whose latents are kept, as [width, height]; empty: the model's own alone. The
+    cache is then one of several sizes. Unit: pixels."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        wrong = [list(size) for size in self.sizes if any(side < 8 or side % 4 for side in size)]
+        if wrong:
+            raise ValueError(f"sizes {wrong}: each side is a multiple of 4, and at least 8")
+        return self
 
 
 class InitConfig(ModelConfig):
@@ -160,8 +170,10 @@ class GenerateConfig(ModelConfig):
         apart = {"model", "loras", "refiner", "encode_threads", "init", "facts"}
         init = None if self.init is None else self.init.model_dump(exclude={"storage_options"})
         options = self.model_dump(mode="json", exclude=apart)
-        if not self.cuda_graphs:  # an option that came later
+        if not self.cuda_graphs:  # options that came later
             del options["cuda_graphs"]
+        if self.latents is not None and not self.latents.sizes:
+            del options["latents"]["sizes"]
         return {
             "noise": NOISE_VERSION,
             **options,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
@@ -64,13 +65,20 @@ class ImageSpool:
         self._stack.callback(self._pool.shutdown, cancel_futures=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         is_whole = False
         try:
+            if kind is not None:
+                self._stack.__exit__(kind, error, trace)
+                return
             with self._stack:
-                if kind is None:
-                    self._wait()
-                    is_whole = True
+                self._wait()
+            is_whole = True
         finally:
             if not is_whole:
                 self._images.close()  # else `finish` still reads it
@@ -99,7 +107,7 @@ class ImageSpool:
 
     def _write_latents(self, painted: PaintedBatch, at: int) -> None:
         row, spec = painted.batch.rows[at], self._spec
-        if spec is not None and row.width == row.height == spec.resolution_px:
+        if spec is not None and (row.width, row.height) in spec.sizes:
             assert self._latents is not None
             self._latents.write(_sample(painted, at))
 
@@ -128,7 +136,12 @@ class ImageSpool:
         if self._spec is not None and self._latents is not None and self._latents.num_written:
             latents = self._latents_path(self._spec)
             files.append(
-                SpooledFile(folder=LATENTS_FOLDER, path=latents, num_rows=self._latents.num_written)
+                SpooledFile(
+                    folder=LATENTS_FOLDER,
+                    path=latents,
+                    num_rows=self._latents.num_written,
+                    bucket_rows=self._latents.bucket_rows,
+                )
             )
         return files
 

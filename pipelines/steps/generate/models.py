@@ -15,13 +15,14 @@ from pipelines.steps.generate.foresee import embeds_guidance, own_sampler
 from pipelines.steps.generate.rows import ModelLimits
 from sd_core.cache.samples import EmptyCaption
 from sd_core.cache.spec import CacheSpec
+from sd_core.model.buckets import Bucket, sort_buckets
 from sd_core.model.compiling import check_compiler
 from sd_core.model.denoiser import unwrap_module
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
 from sd_core.model.lora import fuse_loras
 from sd_core.model.task import Task
 from sd_core.model.text_conditioning import encode_cached_captions
-from sd_core.model.weights import loads_weights, weights_sha256
+from sd_core.model.weights import WeightsError, loads_weights, weights_sha256
 from sd_core.sampling.preparation import prepare_for_sampling
 from sd_core.sampling.samplers import SamplerName, build_sampler, samplers_of
 from sd_core.sampling.steps_limit import StepsLimit
@@ -162,12 +163,22 @@ def describe_generated_cache(models: GenerateModels, config: GenerateConfig) -> 
     stored = config.latents
     if stored is None:
         return None
+    buckets = sort_buckets([Bucket(width=width, height=height) for width, height in stored.sizes])
+    factor = models.model.autoencoder.downsampling
+    for side in (side for size in buckets for side in (size.width, size.height)):
+        if side % factor:
+            raise WeightsError(
+                f"generate.latents.sizes: {side} is no multiple of {factor}, the down-sampling of "
+                "the model's autoencoder"
+            )
     return CacheSpec(
+        schema_version=2 if buckets else 1,
         identity=models.model.identity,
         form="mean",
         dtype=stored.dtype,
         format=stored.format,
-        resolution_px=models.native_px,
+        resolution_px=None if buckets else models.native_px,
+        buckets=tuple((size.width, size.height) for size in buckets),
         prompt_embeds=stored.prompt_embeds,
         sources={"generated_by": models.name},
     )

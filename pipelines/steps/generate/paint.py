@@ -26,8 +26,9 @@ from pipelines.steps.generate.source_pictures import SourcePictures
 from pipelines.steps.generate.text_cache import TextCache, stack_texts
 from sd_core.batch_size import BatchSize, say_here
 from sd_core.cache.latents import unscale_latents
-from sd_core.model.memory import to_cpu, to_device
+from sd_core.model.memory import to_device
 from sd_core.model.text_conditioning import size_time_ids, without_text
+from sd_core.model.transfer import Transfers
 from sd_core.sampling.noise import initial_noise, row_generators
 from sd_core.sampling.source import SourceLatents, compose_inpainted
 from sd_core.sampling.stage import WHOLE
@@ -63,6 +64,7 @@ class Painter:
         self._texts = TextCache(models.model, batch_size=config.rows_at_once, say=say)
         self._refiner = open_refiner(models.refiner, config, say=say)
         self._say = say
+        self._transfers = Transfers(models.device)
         self._sizes: dict[tuple[str, int, int], BatchSize] = {}
         on_gpu = models.device.type == "cuda"
         cuda: Any = torch.cuda  # its streams and events carry no types
@@ -234,7 +236,7 @@ class Painter:
             kept = torch.stack([one.latents for one in sources[start : start + batch_size]])
             kept = to_device(kept, self._models.device)
             made.append(levels_of(decode_scaled(model, kept, batch_size=batch_size)))
-        images, raw_latents, is_finite, *of_sources = to_cpu(made)
+        images, raw_latents, is_finite, *of_sources = self._transfers.fetch(made).take()
         return _Decoded(images, raw_latents, is_finite, of_sources[0] if of_sources else None)
 
 

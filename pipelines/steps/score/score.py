@@ -34,6 +34,8 @@ class ScoreModels:
         described: dict[str, Any] = {"device": self.device.type}
         if self.clip is not None:
             described |= {"dtype": str(self.clip.dtype), "clip": self.clip.weights_sha256}
+        if self.detector is not None:
+            described["text_detector"] = self.detector.made_with
         digests = {name: scorer.weights_sha256 for name, scorer in self.scorers.items()}
         return described | {name: digest for name, digest in digests.items() if digest is not None}
 

@@ -47,6 +47,7 @@ class ScoreShard(ShardWork[Captions | _Images, list[_Scored]]):
 
     Args:
         images: The step that made the images.
+        num_threads: That decode.
         publish: Commits the shard's facts and its refused rows.
     """
 
@@ -58,12 +59,13 @@ class ScoreShard(ShardWork[Captions | _Images, list[_Scored]]):
         models: ScoreModels,
         batch_size: int,
         text_length: TextLength,
+        num_threads: int,
         publish: Callable[[pa.Table, Sequence[dict[str, Any]]], Manifest],
     ) -> None:
         super().__init__()
         self._shard_id, self._images = shard_id, images
         self._models, self._batch_size = models, batch_size
-        self._publish = publish
+        self._publish, self._num_threads = publish, num_threads
         self._schema = models.schema()
         self._transfers = Transfers(models.device)
         self._captions: ShardCaptions | None = None
@@ -86,7 +88,9 @@ class ScoreShard(ShardWork[Captions | _Images, list[_Scored]]):
             facts = self._images.table(self._shard_id, origin, columns=FACTS)
             rows = [] if facts is None else facts.to_pylist()
             yield from self._captions.read([row for row in rows if row["reason"] is None])
-        images = self._images.images(self._shard_id, on_failure=self._refuse, rows=rows)
+        images = self._images.images(
+            self._shard_id, on_failure=self._refuse, rows=rows, num_threads=self._num_threads
+        )
         for batch in batches_of_one_size(self._noted(images), size=self._batch_size):
             yield _Images(images=batch, sent=made_ahead(self._send, batch))
 

@@ -79,6 +79,7 @@ class ScoreStep(ModelStep):
             models=self._models,
             batch_size=self.batch_size,
             text_length=self.config.text_length,
+            num_threads=self.decode_threads,
             publish=partial(self.commit, shard_id),
         )
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +10,8 @@ import torch
 
 from pipelines.redact import redact_text_column
 from pipelines.steps.score.scorer import ScoreBatch, Scorer, ScorerConfig, Values
-from pipelines.steps.score.text_detector import FINDER, READER, text_mask
+from pipelines.steps.score.text_detector import FINDER, MAX_TEXT_CHARS, READER, text_mask
 from sd_core.model.clip import Clip
-
-MAX_TEXT_CHARS: Final = 1_000
-"""Of what is read in a picture, these are kept."""
 
 _WHERE = "score.text"
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
@@ -53,9 +50,8 @@ class Text(Scorer):
     )
     reads_text = True
 
-    def __init__(self, config: TextConfig, *, device: torch.device, where: str) -> None:
+    def __init__(self, config: TextConfig) -> None:
         self.config = config
-        self._made_with = FINDER.describe(device, where)
 
     @classmethod
     def columns_of(cls, config: TextConfig) -> tuple[pa.Field, ...]:
@@ -66,15 +62,11 @@ class Text(Scorer):
     def open(
         cls, config: TextConfig, *, device: torch.device, clip: Clip | None, where: str
     ) -> Self:
-        return cls(config, device=device, where=where)
+        return cls(config)
 
     @classmethod
     def check(cls, config: TextConfig, *, embed_dim: int | None, where: str) -> None:
         detector_identity(where)
-
-    @property
-    def weights_sha256(self) -> str:
-        return self._made_with
 
     def score(self, batch: ScoreBatch) -> Mapping[str, Values]:
         size, found = batch.images.shape[-2:], batch.writing

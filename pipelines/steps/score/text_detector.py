@@ -28,13 +28,15 @@ Boxes = npt.NDArray[np.float32]
 
 FINDER: Final = WheelModel("rapidocr", "models/PP-OCRv6_det_small.onnx")
 READER: Final = WheelModel("rapidocr", "models/PP-OCRv6_rec_small.onnx")
+MAX_TEXT_CHARS: Final = 1_000
+"""After so many, no further line of a picture is read."""
 
 _SIDE_PX = 736  # the finder sees a picture as it is, or with its longer side at this
 _MULTIPLE_PX = 32
 _LEAST_FOUND = 0.45  # score of a place; its makers take 0.5, and what follows is theirs
 _LEAST_INK, _GROWN_BY = 0.3, 1.6
 _LINE_HEIGHT_PX, _LEAST_LINE_PX, _MOST_LINE_PX = 48, 320, 3_200
-_MOST_READ = 200  # places of a picture; further ones go by their score
+_MOST_READ = 60  # places of a picture; further ones go by the finder's score
 
 # What is a line of writing, chosen on 160 drawn pictures and the 159 photographs of `bench text`.
 _MOST_HEIGHT = 0.35  # of the picture's shorter side
@@ -60,15 +62,22 @@ NO_WRITING: Final = Writing(np.zeros((0, 4, 2), np.float32), ())
 
 
 class TextDetector:
-    """Finds and reads lines of writing; about 31 megabytes of weights."""
+    """Finds and reads lines of writing; about 31 megabytes of weights.
 
-    def __init__(self, finder: "InferenceSession", reader: "InferenceSession") -> None:
+    Attributes:
+        made_with: What a run records of it.
+    """
+
+    def __init__(
+        self, finder: "InferenceSession", reader: "InferenceSession", *, made_with: str
+    ) -> None:
         from rapidocr.ch_ppocr_det import TextDetector as Original
         from rapidocr.ch_ppocr_det.utils import DBPostProcess
         from rapidocr.ch_ppocr_rec.utils import CTCLabelDecode
         from rapidocr.utils.process_img import get_rotate_crop_image
 
         self._finder, self._reader = finder, reader
+        self.made_with = made_with
         self._to_places = DBPostProcess(
             thresh=_LEAST_INK, box_thresh=_LEAST_FOUND, unclip_ratio=_GROWN_BY, use_dilation=True
         )
@@ -80,7 +89,9 @@ class TextDetector:
     @classmethod
     def open(cls, device: torch.device, where: str) -> "TextDetector":
         """Load it; `where` is the key that asks for it. Raises `MissingDetectorError`."""
-        return cls(FINDER.open(device, where), READER.open(device, where))
+        finder, reader = FINDER.open(device, where), READER.open(device, where)
+        made_with = f"{FINDER.sha256(where)}, {READER.describe(device, where)}"
+        return cls(finder, reader, made_with=made_with)
 
     def find(self, picture: Pixels) -> Writing:
         """The lines of a picture; a picture of one colour has none, and is not looked at."""
@@ -91,8 +102,8 @@ class TextDetector:
         score_of = {place.tobytes(): score for place, score in zip(places, scores, strict=True)}
         boxes: list[npt.NDArray[np.float32]] = []
         lines: list[str] = []
-        for place in self._in_order(places):
-            is_read = len(lines) < _MOST_READ
+        for number, place in enumerate(self._in_order(places)):
+            is_read = number < _MOST_READ and sum(map(len, lines)) < MAX_TEXT_CHARS
             line, probability = self._read(picture, place) if is_read else ("", 0.0)
             score = score_of[place.tobytes()]
             if _is_line(place, line, probability, score=score, side=min(picture.shape[:2])):

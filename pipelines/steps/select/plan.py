@@ -35,43 +35,49 @@ class FiniteScores:
         return breaks
 
 
-class CacheSize:
-    """The latent cache holds images of one size, and encode is given no others."""
+class CacheSizes:
+    """The latent cache holds images of these sizes, and encode is given no others."""
 
     columns = ("width", "height")
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        text = f"the latent cache holds {size}x{size} px"
+    def __init__(self, sizes: Sequence[tuple[int, int]]) -> None:
+        self._sizes = sizes
+        text = f"the latent cache holds {', '.join(f'{w}x{h}' for w, h in sizes)} px"
         self.outcomes = (RuleOutcome(reason="image_of_another_size", rule=text),)
 
     def check(self, types: Mapping[str, pa.DataType]) -> None:
         """Every run has the sizes of its images."""
 
     def broken(self, rows: pa.Table) -> Breaks:
-        fits = [pc.equal(array_of(rows, name), self._size) for name in self.columns]
-        return (~np.asarray(pc.fill_null(pc.and_(*fits), False), bool)).astype(np.int16)
+        fits = np.zeros(rows.num_rows, bool)
+        for size in self._sizes:
+            same = [
+                pc.equal(array_of(rows, name), side)
+                for name, side in zip(self.columns, size, strict=True)
+            ]
+            fits |= np.asarray(pc.fill_null(pc.and_(*same), False), bool)
+        return (~fits).astype(np.int16)
 
 
 def plan_rules(
     config: SelectConfig,
     storage_options: OpenOptions,
     *,
-    cache_size: int | None = None,
+    cache_sizes: Sequence[tuple[int, int]] = (),
     further: Sequence[pa.Field] = (),
 ) -> list[ReadyRule | Ranked]:
     """Every rule in order; the finiteness of scores first, then the size that encode takes.
 
     Args:
-        cache_size: Pixels of a side of the images in the latent cache, where one is made.
+        cache_sizes: Width and height of the images in the latent cache, where one is made.
         further: The scores' columns beside those of every run.
 
     Raises:
         ConfigError: a condition is not one, or a list cannot be read.
     """
     rules: list[ReadyRule | Ranked] = [FiniteScores(further)]
-    if cache_size is not None:
-        rules.append(CacheSize(cache_size))
+    if cache_sizes:
+        rules.append(CacheSizes(cache_sizes))
     for key, rule in config.ordered_rules():
         rules.append(_plan_rule(rule, f"select.{key}", storage_options))
     return rules

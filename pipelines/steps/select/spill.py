@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 SpilledRecords = npt.NDArray[np.void]
 
-_BUFFER_BYTES = 32 << 20
+_BUFFER_BYTES = 8 << 20
 
 
 class Spill:

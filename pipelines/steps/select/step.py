@@ -63,8 +63,8 @@ class Select(CommittedStep):
     read_rows: Callable[[int], pa.Table]
     token_counter: "CaptionTokenizer | None" = None
     """Encode's tokenizer; None: the captions' tokens are not counted."""
-    cache_size: int | None = None
-    """Pixels of a side of the images that encode takes; None: whatever there is."""
+    cache_sizes: Sequence[tuple[int, int]] = ()
+    """Width and height of the images that encode takes; empty: whatever there is."""
     further: Sequence[pa.Field] = ()
     """Columns of the ledger beside those of every run."""
     captions: CaptionFiles | None = None
@@ -116,7 +116,9 @@ class Select(CommittedStep):
         self, facts: Facts, verdicts: Verdicts, references: References, folder: Path
     ) -> None:
         options = self.store.storage_options
-        planned = plan_rules(self.config, options, cache_size=self.cache_size, further=self.further)
+        planned = plan_rules(
+            self.config, options, cache_sizes=self.cache_sizes, further=self.further
+        )
         rules: list[tuple[int, ReadyRule | Contest]] = []
         for rule in planned:
             code = verdicts.register(rule.outcomes)

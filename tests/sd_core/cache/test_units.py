@@ -1,6 +1,8 @@
 """Units of one bucket: every row once an epoch, for any seed, buckets, lanes and resume."""
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from sd_core.cache.order import block_counts
 from sd_core.cache.unit_mixture import UnitMixture
 from sd_core.cache.units import BucketUnits, Carried, Unit
+from sd_core.model.buckets import BucketsConfig, bucket_of
 
 _TABLES = st.integers(1, 5).flatmap(
     lambda buckets: st.lists(
@@ -117,3 +120,36 @@ def test_a_streams_own_units_hold_each_caches_share_exactly_in_every_thousand() 
     for stream, block in itertools.product((0, 5, 15), (0, 3)):
         found = [mixture.pick((block * 1_000 + p) * 16 + stream)[0] for p in range(1_000)]
         assert tuple(np.bincount(found, minlength=2)) == counts
+
+
+def test_five_thousand_pictures_of_real_sizes_come_once_an_epoch(
+    shared_data: Path,
+) -> None:
+    text = (shared_data / "metadata" / "laion_aesthetics_image_sizes.json").read_text()
+    buckets = BucketsConfig(preset="sdxl").buckets()
+    crops = [bucket_of(one["width"], one["height"], buckets) for one in json.loads(text)[:5_000]]
+    assert sum(1 - crop.kept for crop in crops) / len(crops) < 0.08
+    counts = np.zeros((10, len(buckets)), np.int64)
+    for number, crop in enumerate(crops):
+        counts[number // 500, crop.index] += 1
+    order = BucketUnits(counts, rows_per_unit=8, num_lanes=64, seed=1)
+    whole = [_places(unit) for epoch in (0, 1) for unit in _units_of_draws(order, epoch)]
+    assert len(whole) == 2 * order.units_per_epoch
+    for epoch in (0, 1):
+        units = _units_of_draws(order, epoch)
+        seen = {
+            place
+            for unit in units
+            for place in list(zip(unit.shards.tolist(), unit.rows.tolist(), strict=True))[
+                : unit.num_rows
+            ]
+        }
+        assert len(seen) == sum(unit.num_rows for unit in units) == len(crops)
+
+
+def _units_of_draws(order: BucketUnits, epoch: int) -> list[Unit]:
+    """An epoch's units in the order in which they are drawn: a unit of each lane in turn."""
+    lanes = [
+        [unit for unit in order.lane(epoch, lane) if isinstance(unit, Unit)] for lane in range(64)
+    ]
+    return [unit for turn in zip(*lanes, strict=True) for unit in turn] + order.tail(epoch)

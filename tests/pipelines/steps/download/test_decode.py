@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.steps.download.decode import crop_pixels, decode_to_crop
-from pipelines.steps.download.geometry import Window, centre_window
+from pipelines.steps.download.geometry import CropWindow, centre_window
 from pipelines.steps.download.image_config import ImageConfig
 from pipelines.steps.download.image_rejected import ImageRejected
 from sd_core.model.buckets import Bucket, BucketsConfig
@@ -238,7 +238,7 @@ def test_the_square_is_in_the_middle_and_inside(align: int) -> None:
             assert 0 <= start <= room - square.width
             assert abs(start - (room - square.width) / 2) <= max(align / 2, 0.5)
     found = centre_window(640, 480, SQUARE)
-    assert found == Window(left=80, top=0, width=480, height=480)
+    assert found == CropWindow(left=80, top=0, width=480, height=480)
 
 
 @pytest.mark.parametrize("align", [1, 2, 4, 8])

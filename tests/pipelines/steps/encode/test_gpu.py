@@ -39,8 +39,10 @@ def test_a_batch_of_latents_is_waited_for_once(tmp_path: Path) -> None:
     )
     with pretend_gpu() as gpu:
         step.open()
-        with gpu.watch() as seen:
-            manifest = step.run(0)
+        with gpu.watch() as seen, step.begin(0) as work:  # no thread: the device takes one
+            for item in work.read():
+                work.write(work.compute(item))
+            manifest = work.commit()
     assert manifest.kept == 8
     assert len(seen.waits) <= 2, seen  # batches
     assert len(seen.copies("to_host")) == 2 * 2, seen  # latents and embeddings

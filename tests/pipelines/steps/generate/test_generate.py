@@ -23,6 +23,7 @@ from pipelines.steps.generate.rows import ImageRow
 from pipelines.steps.generate.text_cache import TextCache
 from sd_core.model.latent_diffusion import LatentDiffusionConfig
 from tests.contracts.generation_cases import write_prompts
+from tests.pretend_gpu import pretend_gpu
 
 
 def row(number: int, **options: Any) -> ImageRow:
@@ -195,6 +196,33 @@ def test_texts_and_decoding_are_halved_as_well(
     painted = paint_all()
     assert sizes == [4, 2, 2]
     assert (painted.images.int() - expected.images.int()).abs().max() <= 1
+
+
+def test_a_batch_on_a_gpu_is_waited_for_once_and_decoded_at_its_full_size(
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    with pretend_gpu() as gpu:
+        on_gpu = load_generate_models(config, device="cuda")
+        module: Any = on_gpu.model.autoencoder.module
+        decode = module.decode
+
+        def noted(latents: torch.Tensor) -> Any:
+            sizes.append(len(latents))
+            return decode(latents)
+
+        monkeypatch.setattr(module, "decode", noted)
+        painter = Painter(on_gpu, config)
+        rows = [row(number) for number in range(3)]
+        prepared = painter.prepare(RowBatch(settings=settings_of(rows[0]), rows=rows))
+        with gpu.watch() as seen:
+            denoised = painter.denoise(prepared)
+        assert not seen.waits, seen
+        with gpu.watch() as seen:
+            painted = painter.decode(denoised)
+        assert len(seen.waits) == 1, seen
+    assert sizes == [4], "three rows, filled up to the batch"
+    assert (len(painted.images), painted.is_finite) == (3, [True] * 3)
 
 
 def test_an_error_that_is_not_of_memory_is_not_swallowed(

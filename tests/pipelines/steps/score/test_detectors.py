@@ -143,8 +143,10 @@ def test_only_asked_columns_are_made_and_asked_models_loaded(
     assert config.tells_fields  # a shard without images needs no models
     models = load_score_models(config, device="cpu")
     assert models.clip is None
-    assert models.describe().keys() == {"device", "text", "open_nsfw"}
-    assert models.describe()["open_nsfw"].endswith(" on CPUExecutionProvider")
+    described = models.describe()
+    assert described.keys() == {"device", "text_detector", "open_nsfw"}
+    for name in ("text_detector", "open_nsfw"):
+        assert described[name].endswith(" on CPUExecutionProvider")
 
 
 def test_the_bytes_of_a_model_are_part_of_the_identity(

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from pipelines.run.committed import Committed
 from pipelines.run.store import RunStore
 from pipelines.steps.score import HeadConfig, ScoreConfig, ScoreStep
+from pipelines.steps.score.config import ScoreClipConfig
 from pipelines.steps.step import Resources
-from sd_core.model.clip import ClipConfig
 from tests import model_cases, run_cases
 from tests.pretend_gpu import pretend_gpu
 
@@ -23,7 +23,7 @@ def test_a_batch_of_scores_is_waited_for_once_and_comes_in_one_go(tmp_path: Path
     }
     save_file(nsfw, tmp_path / "nsfw.safetensors")
     config = ScoreConfig(
-        clip=ClipConfig(name=str(model_cases.clip_folder(tmp_path / "clip"))),
+        clip=ScoreClipConfig(name=str(model_cases.clip_folder(tmp_path / "clip"))),
         aesthetic_v1=HeadConfig(
             weights=str(model_cases.aesthetic_head(tmp_path / "h.safetensors"))
         ),
@@ -45,8 +45,10 @@ def test_a_batch_of_scores_is_waited_for_once_and_comes_in_one_go(tmp_path: Path
     images = sum(row.pixels is not None for row in rows)
     with pretend_gpu() as gpu:
         step.open()
-        with gpu.watch() as seen:
-            manifest = step.run(0)
+        with gpu.watch() as seen, step.begin(0) as work:  # no thread: the device takes one
+            for item in work.read():
+                work.write(work.compute(item))
+            manifest = work.commit()
     assert manifest.kept == images == 12
     assert len(seen.waits) <= 3, seen  # batches
     # The scores of four scorers; pixels, two arrays of their grid, the places of their captions;
