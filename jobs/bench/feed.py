@@ -7,6 +7,7 @@ before batches were prepared ahead, of which a small copy is kept here.
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -69,8 +70,7 @@ def measure_feed(
     num_images: int, *, photos: Path, metadata: Path, say: Say
 ) -> tuple[list[FeedPart], list[FeedGoal]]:
     """Measure each part on so many crops, the fastest of three; then what the goals need."""
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="bench-feed-") as name:
+    with tempfile.TemporaryDirectory(prefix="bench-feed-") as name, _one_thread():
         case = make_crops(
             Path(name), photos=photos, metadata=metadata, num_images=num_images, side=_SIDE
         )
@@ -114,6 +114,16 @@ def feed_table(parts: Sequence[FeedPart], goals: Sequence[FeedGoal]) -> str:
             text_table(head, needs),
         ]
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _goal(step: str, parts: Sequence[FeedPart]) -> FeedGoal:

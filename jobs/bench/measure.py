@@ -20,7 +20,6 @@ from jobs.bench.options import (
     planted_bench,
     readers_bench,
     select_bench,
-    takedown_bench,
     train_bench,
 )
 from jobs.bench.peers import measure_peers, peers_table
@@ -35,7 +34,7 @@ from jobs.bench.tables import (
     select_table,
     train_table,
 )
-from jobs.bench.takedown import measure_takedown, takedown_table
+from jobs.bench.takedown import TakedownBench, measure_takedown, takedown_table
 from jobs.bench.text import TextBench, measure_text, text_findings_table
 from jobs.bench.train import measure_loader, measure_train
 from jobs.bench.why import measure_why, why_table
@@ -64,7 +63,10 @@ def measure(options: argparse.Namespace) -> tuple[list[object], str]:
         cuts = measure_select(select_bench(options), say=_say)
         return [*cuts], select_table(cuts)
     if options.command == "takedown":
-        done = measure_takedown(takedown_bench(options), say=_say)
+        asks = TakedownBench(
+            shards=options.shards, rows_per_shard=options.rows_per_shard, urls=options.urls
+        )
+        done = measure_takedown(asks, say=_say)
         return [done], takedown_table(done)
     if options.command == "planted":
         findings = measure_planted(planted_bench(options), say=_say)

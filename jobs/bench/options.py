@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from jobs.bench.planted import PlantedBench
     from jobs.bench.readers import ReadersBench
     from jobs.bench.select import SelectBench
-    from jobs.bench.takedown import TakedownBench
     from jobs.bench.train import TrainBench
 
 _SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the project
@@ -160,15 +159,6 @@ def select_bench(options: argparse.Namespace) -> "SelectBench":
     from jobs.bench.select import SelectBench
 
     return SelectBench(rows=tuple(sorted(options.rows)), metadata=options.metadata)
-
-
-def takedown_bench(options: argparse.Namespace) -> "TakedownBench":
-    """What `takedown` measures."""
-    from jobs.bench.takedown import TakedownBench
-
-    return TakedownBench(
-        shards=options.shards, rows_per_shard=options.rows_per_shard, urls=options.urls
-    )
 
 
 def readers_bench(options: argparse.Namespace) -> "ReadersBench":

@@ -29,7 +29,12 @@ from pipelines.training.result import (
     read_result,
 )
 from pipelines.training.samples import check_samples
-from pipelines.training.worker import open_caches, rows_per_unit_of_config, train_worker
+from pipelines.training.worker import (
+    check_streams,
+    open_caches,
+    rows_per_unit_of_config,
+    train_worker,
+)
 from sd_core.cache.latent_cache import LatentCache, check_caches
 from sd_core.errors import FoundryError
 from sd_core.model.denoiser import denoiser_settings
@@ -132,6 +137,7 @@ def denoiser_options(config: TrainConfig, *, say: Say) -> Mapping[str, Any]:
     """Check caches, weights and samples; everything that changes the weights after a given step."""
     caches: Sequence[LatentCache] = open_caches(config)
     check_caches(caches, model_identity=None)
+    check_streams(config, caches)
     if caches[0].spec.buckets:
         rows_per_unit_of_config(config)
     check_weights(config.model.weight_needs("model"))

@@ -1,7 +1,7 @@
 """What the workers of every training share: resume, train, record, publish."""
 
-from collections.abc import Callable, Generator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,9 +18,12 @@ from pipelines.training.config import AutoencoderTrainConfig, TrainConfig, Train
 from pipelines.training.records import TrainingRecords, read_metrics
 from pipelines.training.result import LOSS_CURVE_FILE, draw_loss_curve
 from pipelines.training.samples import SAMPLES_FOLDER, Shown
+from sd_core.errors import EnvironmentFault, is_out_of_memory
+from sd_core.faults import describe_fault
 from sd_core.model.precision import model_dtype
 from sd_core.say import Say
 from sd_core.training.checkpoint import CheckpointError
+from sd_core.training.config import LoopConfig
 from sd_core.training.flops import measure_peak
 from sd_core.training.metrics import Metrics
 from sd_core.training.prefetch import feed
@@ -93,12 +96,36 @@ def run_training(
             writer = CheckpointWriter(store, keep=config.loop.keep_checkpoints)
             events.begin(trainer, stack.enter_context(writer), resumed=checkpoint is not None)
         batches = training.batches(place, start_step=trainer.step)
-        with feed(batches, place.device) as fed:
+        with feed(batches, place.device) as fed, memory_told(config.loop):
             trainer.run(fed, until=until)
     if place.rank == 0:
         events.end(trainer, fingerprint=fingerprint)
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
+
+
+@contextmanager
+def memory_told(loop: LoopConfig) -> Iterator[None]:
+    """Where the memory is too small, say which settings need less of it.
+
+    A batch is not halved in silence, as a step that only infers does: what dropout draws and how
+    gradients are summed follow the micro-batch, and so the weights do.
+
+    Raises:
+        EnvironmentFault: in the place of an error of memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise EnvironmentFault(
+            f"training: the memory is too small for its share of loop.batch_size "
+            f"{loop.batch_size} in loop.gradient_accumulation {loop.gradient_accumulation} parts. "
+            "Set loop.gradient_checkpointing, or more parts (the global batch stays as it is), "
+            "which trains other last bits and so needs another output; or free memory, and the "
+            f"same command goes on: {describe_fault(error)}"
+        ) from error
 
 
 @dataclass

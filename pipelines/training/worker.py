@@ -15,6 +15,7 @@ from pipelines.training.result import cache_sha256, publish_result
 from pipelines.training.samples import Shown, draw_samples, with_weights
 from sd_core.cache.dataset import TrainingDataset
 from sd_core.cache.latent_cache import LatentCache, check_caches, open_cache
+from sd_core.cache.order import count_streams
 from sd_core.cache.reading import check_contents
 from sd_core.cache.unit_dataset import UnitDataset
 from sd_core.model.latent_diffusion import LatentDiffusion, load_latent_diffusion
@@ -65,6 +66,22 @@ def train_worker(
 def open_caches(config: TrainConfig) -> list[LatentCache]:
     """Open every cache of the configuration; see `open_cache` for what it raises."""
     return [open_cache(data.path, storage_options=data.storage_options) for data in config.data]
+
+
+def check_streams(config: TrainConfig, caches: Sequence[LatentCache]) -> None:
+    """Refuse workers that do not divide the streams that there are.
+
+    Raises:
+        ConfigError: they do not; a small cache has fewer than `order.num_streams`.
+    """
+    rows, workers = [cache.num_rows for cache in caches], config.engine.num_workers
+    found = count_streams(rows, num_streams=config.order.num_streams)
+    if found % workers:
+        raise ConfigError(
+            f"engine.num_workers {workers}: they must divide the {found} streams that the smallest "
+            f"cache's {min(rows)} rows fill (order.num_streams is {config.order.num_streams}); "
+            "give fewer workers, or more rows"
+        )
 
 
 def rows_per_unit_of_config(config: TrainConfig) -> int:

@@ -49,7 +49,9 @@ def open_shard_writer(path: Path, spec: CacheSpec) -> ShardWriter:
     Of many sizes samples may come in any order, and lie bucket by bucket.
     """
     form = format_of(spec)
-    return SortingWriter(path, spec, form) if spec.buckets else form.open_writer(path, spec)
+    if not spec.buckets:
+        return form.open_writer(path, spec)
+    return SortingWriter(path, spec, form, parts=CACHE_FORMATS["webdataset"])
 
 
 def iterate_shard(stream: IO[bytes], spec: CacheSpec, *, name: str) -> Iterator[LatentSample]:

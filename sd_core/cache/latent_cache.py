@@ -260,12 +260,12 @@ class _Folder:
 
 
 def _shard_of(row: dict[str, Any], path: str) -> CacheShard:
-    by_bucket = row.pop("bucket_rows", None) or (row["num_rows"],)
-    return CacheShard(**{**row, "path": path, "bucket_rows": tuple(by_bucket)})
+    by_bucket = tuple(row.pop("bucket_rows", None) or (row["num_rows"],))
+    return CacheShard(**{**row, "path": path, "bucket_rows": by_bucket})
 
 
 def _read_index(folder: _Folder, spec: CacheSpec) -> tuple[CacheShard, ...]:
-    columns = [*_INDEX_COLUMNS, *(["bucket_rows"] if spec.buckets else [])]
+    columns = list(_INDEX_COLUMNS)
     where = f"{folder.name}/index.parquet"
     content = folder.read("index.parquet")
     try:
@@ -273,6 +273,7 @@ def _read_index(folder: _Folder, spec: CacheSpec) -> tuple[CacheShard, ...]:
         index = pq.ParquetFile(
             pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False
         )
+        columns += ["bucket_rows"] if spec.buckets and index.metadata.num_rows else []
         if missing := set(columns) - set(index.schema_arrow.names):
             raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")
         table = index.read(columns=columns, use_threads=False)
@@ -291,10 +292,10 @@ def _read_index(folder: _Folder, spec: CacheSpec) -> tuple[CacheShard, ...]:
     for shard in shards:
         if not isinstance(shard.num_rows, int) or shard.num_rows < 0:
             raise CacheSpecError(f"{where}: {shard.path} has {shard.num_rows!r} rows")
-        if len(shard.bucket_rows) != len(spec.sizes) or sum(shard.bucket_rows) != shard.num_rows:
-            raise CacheSpecError(
-                f"{where}: {shard.path} has {shard.num_rows} rows, {shard.bucket_rows} by bucket"
-            )
+        counts = [rows for rows in shard.bucket_rows if isinstance(rows, int) and rows >= 0]
+        if len(counts) != len(spec.sizes) or sum(counts) != shard.num_rows:
+            found = f"{shard.num_rows} rows, {shard.bucket_rows} by bucket"
+            raise CacheSpecError(f"{where}: {shard.path} has {found}")
     if not shards:
         raise CacheFolderError(f"{folder.name}: the cache holds no rows; nothing to train on")
     return shards

@@ -16,10 +16,16 @@ class SortingWriter:
     """Writes a file of each bucket beside the shard, and puts them together at the end.
 
     Within a bucket samples keep the order in which they came.
+
+    Args:
+        form: Of the shard.
+        parts: Of the files beside it; one that holds no samples back.
     """
 
-    def __init__(self, path: Path, spec: CacheSpec, form: CacheFormat) -> None:
-        self._path, self._spec, self._form = path, spec, form
+    def __init__(
+        self, path: Path, spec: CacheSpec, form: CacheFormat, *, parts: CacheFormat
+    ) -> None:
+        self._path, self._spec, self._form, self._part_form = path, spec, form, parts
         self._folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
         self._open = ExitStack()
         self._parts: dict[int, tuple[Path, ShardWriter]] = {}
@@ -44,7 +50,7 @@ class SortingWriter:
         bucket = shapes.index(shape) if shape in shapes else 0  # whose writer refuses it
         if bucket not in self._parts:
             path = self._folder / str(bucket)
-            writer = self._open.enter_context(self._form.open_writer(path, self._spec))
+            writer = self._open.enter_context(self._part_form.open_writer(path, self._spec))
             self._parts[bucket] = path, writer
         is_written = self._parts[bucket][1].write(sample)
         self.num_written += is_written
@@ -71,6 +77,6 @@ class SortingWriter:
             for bucket in sorted(self._parts):
                 path, _ = self._parts[bucket]
                 with path.open("rb") as stream:
-                    for sample in self._form.iterate(stream, self._spec, name=path.name):
+                    for sample in self._part_form.iterate(stream, self._spec, name=path.name):
                         writer.write(sample)
                 path.unlink()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sd_core.cache.drawing import OpenShards, ShardPlace
+from sd_core.cache.held_rows import HeldRows, RowPlace
 from sd_core.cache.latent_cache import LatentCache, check_caches
 from sd_core.cache.order import block_counts, count_streams
 from sd_core.cache.reading import open_shard_reader, read_finite
@@ -46,7 +47,9 @@ class UnitDataset:
         rows_per_unit: m.
         num_streams: C, lowered where a cache has fewer rows.
         seed: Decides the order, with nothing else.
-        scratch: Where remote shards are copied, or None for the system's temporary folder.
+        scratch: Where remote shards are copied, and rows that are read before their turn are kept
+            (a few per stream and bucket; of a remote cache also an epoch's tail), or None for the
+            system's temporary folder.
 
     Raises:
         CacheMismatchError: the caches do not belong together.
@@ -76,6 +79,12 @@ class UnitDataset:
         check_caches(caches, model_identity=None)
         self.caches = tuple(caches)
         self.num_streams = count_streams([c.num_rows for c in caches], num_streams=num_streams)
+        if self.num_streams % world_size:
+            raise ValueError(
+                f"{world_size} processes do not divide {self.num_streams} streams evenly; "
+                f"num_streams is {num_streams} and the smallest cache has "
+                f"{min(cache.num_rows for cache in caches)} rows"
+            )
         self._m, self._scratch = rows_per_unit, scratch
         self._rank, self._world_size = rank, world_size
         self._mixture = UnitMixture(block_counts(weights), num_streams=self.num_streams, seed=seed)
@@ -148,31 +157,39 @@ class _Reading:
         self._scratch = scratch
         self._shards = OpenShards(self._open)
         self._walks: dict[tuple[int, int], _Walk] = {}
+        self._tails: dict[int, tuple[int, set[RowPlace]]] = {}
+        self.held = HeldRows(scratch)
 
     def unit(self, index: int, cache_index: int, draw: int) -> DrawnUnit:
         """A cache's `draw`-th unit over all streams."""
         order, stream = self._orders[cache_index], draw % self._num_streams
         epoch, number = divmod(draw, order.units_per_epoch)
-        if number >= order.num_main(epoch):
-            unit = order.tail(epoch)[number - order.num_main(epoch)]
-            samples = [
-                self._read_once((cache_index, shard), row)
-                for shard, row in zip(unit.shards.tolist(), unit.rows.tolist(), strict=True)
-            ]
+        if number < order.num_main(epoch):
+            walk = self._walk(cache_index, stream, epoch, number)
+            unit, read = walk.next(), walk.read
         else:
-            unit, samples = self._walk(cache_index, stream, epoch, number).next()
+            self._keep_tail(cache_index, epoch)
+            unit, read = order.tail(epoch)[number - order.num_main(epoch)], self._read_once
+        places = [
+            (cache_index, shard, row)
+            for shard, row in zip(unit.shards.tolist(), unit.rows.tolist(), strict=True)
+        ]
+        samples = {
+            place: self.held.take(place) if place in self.held else read(place)
+            for place in dict.fromkeys(places)
+        }
         return DrawnUnit(
-            samples=samples,
+            samples=[samples[place] for place in places],
             num_rows=unit.num_rows,
             cache_index=cache_index,
             epoch=epoch,
             index=index,
         )
 
-    def read(self, place: ShardPlace, row: int) -> LatentSample:
+    def read(self, place: RowPlace) -> LatentSample:
         """A row of a shard that somebody holds."""
-        cache_index, shard_index = place
-        reader = self._shards.reader(place)
+        cache_index, shard_index, row = place
+        reader = self._shards.reader((cache_index, shard_index))
         return read_finite(self._caches[cache_index], shard_index, reader, row)
 
     def hold(self, place: ShardPlace) -> None:
@@ -185,6 +202,7 @@ class _Reading:
 
     def close(self) -> None:
         self._shards.close()
+        self.held.close()
 
     def _walk(self, cache_index: int, stream: int, epoch: int, number: int) -> "_Walk":
         """The stream's walk along its lane, at that unit."""
@@ -198,12 +216,29 @@ class _Reading:
             self._walks[cache_index, stream] = walk
         return walk
 
-    def _read_once(self, place: ShardPlace, row: int) -> LatentSample:
-        self.hold(place)
+    def _keep_tail(self, cache_index: int, epoch: int) -> None:
+        """Read the tail of a remote cache shard by shard: a unit's rows lie in as many shards as it
+        has rows, and each of these would be copied anew."""
+        kept = self._tails.get(cache_index, (-1, set[RowPlace]()))
+        if self._caches[cache_index].is_local or kept[0] == epoch:
+            return
+        self.held.drop(kept[1])
+        places = {
+            (cache_index, shard, row)
+            for unit in self._orders[cache_index].tail(epoch)
+            for shard, row in zip(unit.shards.tolist(), unit.rows.tolist(), strict=True)
+        }
+        for place in sorted(places):
+            if place not in self.held:
+                self.held.put(place, self._read_once(place))
+        self._tails[cache_index] = epoch, places
+
+    def _read_once(self, place: RowPlace) -> LatentSample:
+        self.hold(place[:2])
         try:
-            return self.read(place, row)
+            return self.read(place)
         finally:
-            self.let_go(place)
+            self.let_go(place[:2])
 
     def _open(self, place: ShardPlace) -> ShardReader:
         cache = self._caches[place[0]]
@@ -224,32 +259,36 @@ class _Walk:
         self._reading, self._cache_index, self._events = reading, cache_index, events
         self.place = place
         self._shard: ShardPlace | None = None
-        self._held: dict[tuple[int, int], LatentSample] = {}
+        self._carried = set[RowPlace]()
 
-    def next(self) -> tuple[Unit, list[LatentSample]]:
-        """The unit at `place`, which moves on."""
+    def next(self) -> Unit:
+        """The unit at `place`, which moves on; the rows that it waited for are held."""
         epoch, lane, number = self.place
         self.place = epoch, lane, number + 1
         for event in self._events:
             if isinstance(event, Unit):
-                places = zip(event.shards.tolist(), event.rows.tolist(), strict=True)
-                return event, [self._read(shard, row) for shard, row in places]
+                return event
             for row in event.rows.tolist():
-                place = event.shard_index, row
-                self._held[place] = self._read(*place)
+                place = self._cache_index, event.shard_index, row
+                self._reading.held.put(place, self.read(place))
+                self._carried.add(place)
         raise RuntimeError(f"lane {lane} of epoch {epoch} has no unit {number}")
 
+    def read(self, place: RowPlace) -> LatentSample:
+        """A row of the shard where the walk is."""
+        shard = place[:2]
+        if self._shard != shard:
+            self._reading.hold(shard)
+            self._leave()
+            self._shard = shard
+        return self._reading.read(place)
+
     def close(self) -> None:
+        """End here: what no main unit took is the tail's, which reads it again."""
+        self._leave()
+        self._reading.held.drop(self._carried)
+
+    def _leave(self) -> None:
         if self._shard is not None:
             self._reading.let_go(self._shard)
             self._shard = None
-
-    def _read(self, shard: int, row: int) -> LatentSample:
-        if (shard, row) in self._held:
-            return self._held.pop((shard, row))
-        place = self._cache_index, shard
-        if self._shard != place:
-            self._reading.hold(place)
-            self.close()
-            self._shard = place
-        return self._reading.read(place, row)

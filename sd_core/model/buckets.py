@@ -16,6 +16,8 @@ from sd_core.model.config import ModelConfig
 
 BucketPreset = Literal["sd3", "sdxl"]
 
+_MOST_PX: Final = 4096
+_MOST_BUCKETS: Final = 256
 # Widths by height of the taller half of appendix I's table, which its other half mirrors.
 _SDXL: Final = {
     2048: (512,), 1984: (512,), 1920: (512,), 1856: (512,),
@@ -83,6 +85,13 @@ class BucketsConfig(ModelConfig):
         wrong += [list(size) for size in self.sizes if any(side % self.step for side in size)]
         if wrong:
             raise ValueError(f"sizes {wrong}: no positive multiples of step, {self.step}")
+        if large := [list(size) for size in self.sizes if max(size) > _MOST_PX]:
+            raise ValueError(f"sizes {large}: sides of at most {_MOST_PX} pixels are stored")
+        if not 1 <= len(found := _buckets_of(self)) <= _MOST_BUCKETS:
+            raise ValueError(
+                f"{len(found)} buckets; 1 to {_MOST_BUCKETS} are allowed: take another step, or "
+                "more or less of pixels and aspect"
+            )
         return self
 
     def buckets(self) -> tuple[Bucket, ...]:
@@ -106,7 +115,7 @@ def bucket_of(width: int, height: int, buckets: Sequence[Bucket]) -> BucketCrop:
         width, height: Of the picture, in pixels.
         buckets: At least one.
     """
-    index = min(range(len(buckets)), key=lambda k: (_distance(width, height, buckets[k]), k))
+    index = _nearest(width, height, buckets)
     bucket = buckets[index]
     enlargement = max(bucket.width / width, bucket.height / height)
     crop_width, crop_height = bucket.width / enlargement, bucket.height / enlargement
@@ -132,10 +141,16 @@ def _buckets_of(config: BucketsConfig) -> tuple[Bucket, ...]:
     return sort_buckets([Bucket(width=w, height=h) for w, h in found])
 
 
-def _distance(width: int, height: int, bucket: Bucket) -> Fraction:
-    """exp |log aspect - log the bucket's aspect|, exactly: the same on every machine."""
-    ours, its = width * bucket.height, height * bucket.width
-    return Fraction(max(ours, its), min(ours, its))
+def _nearest(width: int, height: int, buckets: Sequence[Bucket]) -> int:
+    """By exp |log aspect - log the bucket's aspect|, a fraction of whole numbers that are compared
+    as such: the same on every machine."""
+    best, over, under = 0, 0, 0
+    for number, bucket in enumerate(buckets):
+        ours, its = width * bucket.height, height * bucket.width
+        more, less = (ours, its) if ours > its else (its, ours)
+        if not number or more * under < over * less:
+            best, over, under = number, more, less
+    return best
 
 
 def _sizes_within(pixels: int, *, step: int, aspect: float) -> set[tuple[int, int]]:

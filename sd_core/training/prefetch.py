@@ -1,6 +1,5 @@
 """Make batches in a thread, and copy them, while a GPU computes."""
 
-import itertools
 import queue
 import threading
 from collections.abc import Generator, Iterator
@@ -45,8 +44,13 @@ def copied_ahead(batches: Iterator[TaskBatch], device: torch.device) -> Batches:
     """The batches on the GPU, each copied, on a stream of its own, during the step before."""
     cuda: Any = torch.cuda
     copying, ahead = cuda.Stream(device), None
-    for batch in itertools.chain(batches, [None]):
-        ready = ahead
+    failure: BaseException | None = None
+    while ahead is not None or failure is None:
+        ready, ahead = ahead, None
+        try:
+            batch = next(batches, None) if failure is None else None
+        except Exception as error:  # told after the batches before it
+            batch, failure = None, error
         if batch is not None:
             with cuda.stream(copying):
                 moved = batch.to(device)
@@ -56,6 +60,10 @@ def copied_ahead(batches: Iterator[TaskBatch], device: torch.device) -> Batches:
             present.wait_event(ready[1])
             ready[0].used_by(present)
             yield ready[0]
+        if batch is None and failure is None:
+            return
+    if failure is not None:
+        raise failure
 
 
 def prefetch(items: Iterator[ItemT], *, depth: int = 4) -> Generator[ItemT, None, None]:

@@ -60,7 +60,8 @@ def distributions(module: str) -> set[str]:
 @pytest.mark.parametrize("folder", ["sd_core", "pipelines", "jobs", "tests"])
 def test_what_is_imported_is_declared(folder: str) -> None:
     product = declared(PROJECT["dependencies"])
-    product |= declared(PROJECT["optional-dependencies"]["s3"])  # opened where a URL asks for it
+    for extra in ("s3", "detectors"):  # opened where a URL, or the configuration, asks for it
+        product |= declared(PROJECT["optional-dependencies"][extra])
     measuring = product | declared(PROJECT["optional-dependencies"]["dev"])
     missing = {
         f"{path}: {module}"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
@@ -64,13 +65,20 @@ class ImageSpool:
         self._stack.callback(self._pool.shutdown, cancel_futures=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         is_whole = False
         try:
+            if kind is not None:
+                self._stack.__exit__(kind, error, trace)
+                return
             with self._stack:
-                if kind is None:
-                    self._wait()
-                    is_whole = True
+                self._wait()
+            is_whole = True
         finally:
             if not is_whole:
                 self._images.close()  # else `finish` still reads it

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,9 +10,12 @@ import cv2
 from jobs.bench.browse import browse_table, measure_browse
 from jobs.bench.engine import ideal_seconds
 from jobs.bench.engine_step import WaitingStep
+from jobs.bench.feed import feed_table, measure_feed
 from jobs.bench.gated_step import read_spans
 from jobs.bench.image_set import RealSize, make_image_set, read_real_sizes
 from jobs.bench.ledger_case import make_facts
+from jobs.bench.peer_part import PEER_PARTS, PeerResult
+from jobs.bench.peers import PARTS, peers_table
 from jobs.bench.process_memory import MemorySampler
 from jobs.bench.select import CUTS, cut_ledger
 from jobs.bench.tables import select_table
@@ -76,6 +80,34 @@ def test_a_made_ledger_is_cut_in_each_way(tmp_path: Path) -> None:
     assert results[0].dropped["ranked_below_best"] > 50
     assert results[1].dropped["duplicate_phash"] > 5
     assert len(select_table(results).splitlines()) == 2 + 2 * len(CUTS)
+
+
+def test_the_feed_of_a_few_crops_tells_each_part_and_what_goals_need(shared_data: Path) -> None:
+    parts, goals = measure_feed(
+        4,
+        photos=shared_data / "photos" / "coco_mini",
+        metadata=shared_data / "metadata",
+        say=lambda line: None,
+    )
+    assert {one.part: one.before_ms is not None for one in parts} == {
+        **{"tar": False, "decode": False, "stack": True, "tokenize": False},
+        **{"resample": True, "collate": False, "png": False},
+    }
+    assert [goal.step for goal in goals] == ["score", "encode", "train", "generate"]
+    assert len(feed_table(parts, goals).splitlines()) == 2 + len(parts) + 1 + 2 + len(goals)
+
+
+def test_a_promise_beside_a_peer_is_of_speed_and_of_memory() -> None:
+    made = PeerResult(
+        part="x", peer="y", unit="rows", amount=10, our_seconds=2, peer_seconds=3, min_ratio=1.25
+    )
+    assert made.is_good_enough
+    assert not replace(made, min_ratio=1.6).is_good_enough
+    assert not replace(made, min_per_second=6).is_good_enough
+    heavy = replace(made, our_bytes=6, peer_bytes=10, max_memory_ratio=0.5)
+    assert not heavy.is_good_enough
+    assert "NO" in peers_table([made, heavy])
+    assert {*PARTS} <= {*PEER_PARTS}
 
 
 def test_the_ideal_counts_the_nodes_that_are_there() -> None:

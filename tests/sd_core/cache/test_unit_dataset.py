@@ -10,8 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sd_core.cache.latent_cache import LatentCache, open_cache
+from sd_core.cache import unit_dataset
+from sd_core.cache.latent_cache import CacheShard, LatentCache, open_cache
+from sd_core.cache.reading import open_shard_reader
 from sd_core.cache.samples import CacheShardError
+from sd_core.cache.shard_format import ShardReader
 from sd_core.cache.spec import CacheMismatchError, CacheSpecError
 from sd_core.cache.unit_dataset import DrawnUnit, UnitDataset
 from tests.sd_core.cache.caches import write_cache
@@ -125,3 +128,31 @@ def test_a_row_that_is_damaged_is_named_with_its_shard(tmp_path: Path, kind: str
     shard.write_bytes(bytes(content))
     with pytest.raises(CacheShardError, match=shard.name):
         draw([cache], steps=40, units=1)
+
+
+def test_a_remote_cache_opens_each_shard_few_times_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, url, rows = make_bucket_spec(), "memory://units/run", [25] * 16
+    write_cache(url, tmp_path, spec, shard_rows=rows, seed=0)
+    write_cache(str(tmp_path / "run"), tmp_path, spec, shard_rows=rows, seed=0)
+    remote, local = open_cache(f"{url}/latents"), open_cache(tmp_path / "run" / "latents")
+    opened = list[str]()
+
+    def count(cache: LatentCache, shard: CacheShard, **options: Any) -> ShardReader:
+        opened.append(shard.path)
+        return open_shard_reader(cache, shard, **options)
+
+    monkeypatch.setattr(unit_dataset, "open_shard_reader", count)
+    monkeypatch.setattr("sd_core.cache.drawing._IDLE_SHARDS", 1)
+    per_epoch = sum(-(-sum(s.bucket_rows[k] for s in local.shards) // 4) for k in range(3))
+    drawn = [draw([cache], steps=per_epoch, units=1) for cache in (remote, local)]
+    assert places(drawn[0]) == places(drawn[1])
+    # Of a lane its own shards, the next one's beginning, and the tail once.
+    assert len([path for path in opened if path.startswith("/units")]) <= 4 * len(rows)
+
+
+def test_workers_that_do_not_divide_the_streams_there_are_are_refused(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, shard_rows=[5])
+    with pytest.raises(ValueError, match="3 processes do not divide 4 streams evenly"):
+        UnitDataset([cache], weights=[1], rows_per_unit=4, seed=0, num_streams=96, world_size=3)

@@ -66,6 +66,9 @@ def test_real_sizes_lose_a_quarter_in_a_square_and_under_8_percent_in_buckets(
     ("options", "said"),
     [
         ({}, "set preset, pixels or sizes"),
+        ({"pixels": 10_000, "aspect": 1.0}, "0 buckets; 1 to 256 are allowed"),
+        ({"pixels": 4096**2, "step": 8, "aspect": 16.0}, "buckets; 1 to 256 are allowed"),
+        ({"sizes": ((65536, 65536),)}, "sides of at most 4096 pixels"),
         ({"preset": "sdxl", "pixels": _MILLION}, "one of preset and pixels"),
         ({"sizes": ((500, 512),)}, r"sizes \[\[500, 512\]\]: no positive multiples of step, 64"),
     ],
