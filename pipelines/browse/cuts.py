@@ -1,5 +1,6 @@
 """Other cuts of the run beside the present one: with a threshold moved, or of another revision."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
@@ -7,6 +8,7 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines.browse.moved import MovedRules
@@ -80,7 +82,8 @@ class Cuts:
         Of a group of copies the first that passes stays, so that a copy takes the place of one
         that does not pass any more.
         """
-        number, bound = self._table.number(moved.column), self._table.bound(moved.column)
+        number = self._table.number(moved.column)
+        bound, value = self._table.bound(moved.column, moved.value)
         sign = {"min": ">=", "above": ">", "max": "<=", "below": "<"}[moved.bound]
         missing = "true" if self.rules.keeps_missing(moved) else "false"
         freed = self.rules.freed(moved)
@@ -95,7 +98,7 @@ class Cuts:
         if self.rules.drops_same_bytes:
             same = f"QUALIFY row_number() OVER (PARTITION BY coalesce(sha256, key) {first}"
             chosen = f"SELECT * FROM ({chosen}) {same}"
-        return f"SELECT {PLACE} FROM ({chosen})", [freed, moved.value]
+        return f"SELECT {PLACE} FROM ({chosen})", [freed, value]
 
     def earlier(self) -> list[EarlierCut]:
         """Those that the run still has whole, the last first."""
@@ -142,19 +145,21 @@ class Cuts:
                 return
             if fingerprint not in run.store.list_folders("manifests/select"):
                 raise NotInRunError(f"{run.path}: has no other cut {fingerprint!r}")
-            cut = Committed(run.store, "select", fingerprint)
-            place = 0
-            for table in in_order(
-                lambda shard_id: _verdicts(cut, shard_id),
-                range(run.step("select").num_shards),
-                num_threads=min(4, run.store.num_threads),
-            ):
-                places = pa.array(range(place, place + table.num_rows), pa.int64())
-                names = pa.array([fingerprint] * table.num_rows, pa.string())
-                table = table.append_column(PLACE, places).append_column("cut", names)
-                self._table.add("cuts", table)
-                place += table.num_rows
+            self._table.add_all("cuts", self._shards_of(fingerprint))
             self._read_in.add(fingerprint)
+
+    def _shards_of(self, fingerprint: str) -> Iterator[pa.Table]:
+        run, place = self._table.run, 0
+        cut = Committed(run.store, "select", fingerprint)
+        for table in in_order(
+            lambda shard_id: _verdicts(cut, shard_id),
+            range(run.step("select").num_shards),
+            num_threads=min(4, run.store.num_threads),
+        ):
+            places = pa.array(np.arange(place, place + table.num_rows))
+            names = pa.repeat(fingerprint, table.num_rows)
+            yield table.append_column(PLACE, places).append_column("cut", names)
+            place += table.num_rows
 
 
 def _verdicts(cut: Committed, shard_id: int) -> pa.Table:

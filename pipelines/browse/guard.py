@@ -97,7 +97,7 @@ class Guard:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if not self.knows(request.headers.get("Host")):
             return web.Response(status=421, text="this server is not asked by that name\n")
-        given = request.path.split("/")[1]
+        given = request.path.removeprefix("/").partition("/")[0]  # `*`, or nothing, has no /
         if not self.lets_in(given):
             if self.takes(given):
                 return web.Response(status=302, headers={"Location": f"/{self.token}/"})

@@ -116,7 +116,8 @@ class Rows:
             return f"{told} IS {'NOT ' if where.op == 'there' else ''}NULL", []
         if where.op in ("least", "most"):
             number, sign = self._table.number(where.column), ">=" if where.op == "least" else "<="
-            return f"{number} {sign} {self._table.bound(where.column)}", [where.value]
+            bound, value = self._table.bound(where.column, float(where.value or 0))
+            return f"{number} {sign} {bound}", [value]
         text = f"CAST({told} AS VARCHAR)"
         if where.op == "is":
             return f"{text} = ?", [where.value]

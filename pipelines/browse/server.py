@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import logging
+import socket
 import threading
 from collections.abc import Coroutine
 from contextlib import ExitStack, closing
@@ -9,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from pipelines.browse.api import Api, static_routes
 from pipelines.browse.guard import Guard, is_loopback
@@ -52,7 +55,7 @@ class BrowseServer:
         """Read the ledger, then listen.
 
         Raises:
-            InputError: the port is taken, or may not be used.
+            InputError: the port is taken, or may not be used; the host has no address.
             IncompleteRunError, ShardError: as `Run.ledger`.
         """
         with ExitStack() as stack:
@@ -65,7 +68,9 @@ class BrowseServer:
             thread.start()
             stack.callback(thread.join, _PATIENCE_S)
             stack.callback(self._loop.call_soon_threadsafe, self._loop.stop)
-            runner = web.AppRunner(app, access_log=None, shutdown_timeout=_PATIENCE_S)
+            runner = web.AppRunner(
+                app, access_log=None, logger=_quiet_logger(), shutdown_timeout=_PATIENCE_S
+            )
             stack.callback(self._do, self._leave(runner))
             self._do(self._listen(runner))
             self._held = stack.pop_all()
@@ -75,6 +80,10 @@ class BrowseServer:
         await runner.setup()
         try:
             await web.TCPSite(runner, self._host, self._port).start()
+        except (socket.gaierror, UnicodeError):
+            raise InputError(
+                f"--host {self._host}: that name has no address; give an address of this machine"
+            ) from None
         except OSError as error:
             if (told := _REFUSED.get(error.errno or 0)) is None:
                 raise
@@ -98,6 +107,18 @@ class BrowseServer:
         trace: TracebackType | None,
     ) -> None:
         self._held.close()
+
+
+def _quiet_logger() -> logging.Logger:
+    """Says what is wrong with the server, with its trace, and nothing of requests that are no
+    HTTP: whoever asks is answered 400."""
+
+    def is_ours(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+    logger = logging.getLogger(__name__)
+    logger.addFilter(is_ours)
+    return logger
 
 
 def check_host(host: str, *, allow_others: bool) -> None:

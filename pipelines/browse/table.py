@@ -3,9 +3,8 @@
 What is asked for comes in as parameters, never as SQL; a column is named only where it is one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from pipelines.report.ledgers import without_names
 from pipelines.rows.ledger import is_score
 from pipelines.run.funnel import steps_by_reason
 from pipelines.run.on_threads import in_order
-from pipelines.run.reader import Run
+from pipelines.run.reader import EVERY, Run
 from pipelines.run.revision_files import NotInRunError
 from sd_core.errors import EnvironmentFault
 from sd_core.say import Say
@@ -37,6 +36,7 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
 _WANTS: Final = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException)
 _NUMBERS: Final = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "HUGEINT")
 _TOLD_EVERY: Final = 200
+_ROWS_AT_ONCE: Final = 100_000
 Row = dict[str, Any]
 
 
@@ -57,7 +57,7 @@ class RowsTable:
         settings = {**_SETTINGS, "temp_directory": str(folder / "spilled")}
         with _kept_in(folder):
             self._database = duckdb.connect(str(folder / "rows.duckdb"), config=settings)
-        self._read(say)
+        self.add_all("rows", self._shards(say))
         self._database.execute("SET lock_configuration = true")
         found = self._database.execute("DESCRIBE rows").fetchall()
         self.types: dict[str, str] = {name: kind for name, kind, *_ in found}
@@ -76,7 +76,7 @@ class RowsTable:
         """Let go of the database."""
         self._database.close()
 
-    def _read(self, say: Say) -> None:
+    def _shards(self, say: Say) -> Iterator[pa.Table]:
         steps, place = _StepOf(self.run), 0
         num_shards = self.run.step("select").num_shards
         read = in_order(
@@ -84,9 +84,9 @@ class RowsTable:
         )
         for number, shard in enumerate(read, start=1):
             rules = without_names(shard["rule"], shard["reason"])
-            shard = shard.append_column(PLACE, pa.array(range(place, place + shard.num_rows)))
-            shard = shard.append_column(STEP, steps(shard)).append_column(RULE, rules)
-            self.add("rows", shard)
+            places = pa.array(np.arange(place, place + shard.num_rows))
+            found = shard.append_column(PLACE, places).append_column(STEP, steps(shard))
+            yield found.append_column(RULE, rules)
             place += shard.num_rows
             if number % _TOLD_EVERY == 0:
                 say(f"the ledger: {number:,} of {num_shards:,} shards are read")
@@ -108,6 +108,18 @@ class RowsTable:
                     cursor.execute(f"ALTER TABLE {name} ADD COLUMN {quoted(column)} {kind}")
             cursor.execute(f"INSERT INTO {name} BY NAME FROM added")
             cursor.unregister("added")
+
+    def add_all(self, name: str, tables: Iterable[pa.Table]) -> None:
+        """As `add`, many together: each time costs the same, however few the rows are."""
+        held, num_rows = list[pa.Table](), 0
+        for table in tables:
+            if held and (num_rows >= _ROWS_AT_ONCE or table.schema != held[0].schema):
+                self.add(name, pa.concat_tables(held))
+                held, num_rows = [], 0
+            held.append(table)
+            num_rows += table.num_rows
+        if held:
+            self.add(name, pa.concat_tables(held))
 
     def ask(self, sql: str, given: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query with these parameters; from any thread."""
@@ -152,9 +164,13 @@ class RowsTable:
         kind = self.types.get(name, "")
         return kind.lstrip("U") in _NUMBERS or kind.startswith("DECIMAL")
 
-    def bound(self, name: str) -> str:
-        """A number to hold against a column, in the column's own precision, as rules do."""
-        return "CAST(? AS FLOAT)" if self.types[name] == "FLOAT" else "CAST(? AS DOUBLE)"
+    def bound(self, name: str, value: float) -> tuple[str, float]:
+        """A number to hold against a column, in the column's own precision, as rules do: beyond
+        it, it is infinite."""
+        if self.types[name] != "FLOAT":
+            return "CAST(? AS DOUBLE)", value
+        with np.errstate(over="ignore"):
+            return "CAST(? AS FLOAT)", float(np.float32(value))
 
 
 @contextmanager
@@ -176,18 +192,25 @@ class _StepOf:
     """Which step dropped each row of a ledger's shard."""
 
     def __init__(self, run: Run) -> None:
-        self._by_reason = steps_by_reason(run.revision, run.origin)
-        encode = run.revision.steps.get("encode")
-        refused = run.table("latents/rejects", ["key"])["key"] if encode and encode.dropped else []
-        self._refused = pa.array(refused, pa.string()) if refused == [] else refused
+        self._run, self._by_reason = run, steps_by_reason(run.revision, run.origin)
 
     def __call__(self, shard: pa.Table) -> pa.ChunkedArray:
         names = pa.array(list(self._by_reason), pa.string())
         steps = pa.array(list(self._by_reason.values()), pa.string())
-        of = partial(pc.if_else, pc.invert(shard["kept"]))
         found = steps.take(pc.index_in(shard["reason"].combine_chunks(), value_set=names))
         by_select = pc.and_kleene(pc.equal(shard["reason"], "row_failed"), shard["rule"].is_valid())
         found = pc.if_else(pc.fill_null(by_select, False), "select", found)
-        if len(self._refused):
-            found = pc.if_else(pc.is_in(shard["key"], value_set=self._refused), "encode", found)
-        return of(found, pa.scalar(None, pa.string()))
+        found = pc.if_else(self._is_encodes(shard), "encode", found)
+        return pc.if_else(shard["kept"], pa.scalar(None, pa.string()), found)
+
+    def _is_encodes(self, shard: pa.Table) -> pa.Array | pa.Scalar:
+        refused = self._run.refused.get(shard["shard_id"][0].as_py()) if shard.num_rows else None
+        if not refused:
+            return pa.scalar(False)
+        rows = zip(*(shard[name].to_pylist() for name in ("key", "reason", "rule")), strict=True)
+        ends = [
+            (refused.get(k) or refused.get(EVERY) or {}, reason, rule) for k, reason, rule in rows
+        ]
+        return pa.array(
+            [rule is None and end.get("reason", "") == reason for end, reason, rule in ends]
+        )

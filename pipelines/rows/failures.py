@@ -2,8 +2,8 @@
 
 What is no row's fault is never charged to one. Errors of the machine (memory, storage, a GPU) are
 raised as they are. A row that fails alone is charged only where others went through: where a whole
-batch fails, a row that went through before is tried once more, and where none ever did, the first
-error is raised at the end.
+batch fails, a row that went through before is tried once more, and where none ever did, one that
+is known to be good; without such a one the first error is raised at the end.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,10 +63,21 @@ class Isolation(Generic[RowT, ResultT]):
             self._work(proven)  # raises where it is not these rows, but everything
         return results
 
-    def finish(self) -> None:
-        """After the last batch: raise the first error where no row ever went through."""
-        if self._proven is None and self._failures:
-            raise self._first_error or next(iter(self._failures.values()))
+    def finish(self, *, known: RowT | None = None) -> None:
+        """After the last batch: raise the first error where no row ever went through.
+
+        Args:
+            known: A row that nobody refuses: where it goes through, the others are to blame.
+        """
+        if self._proven is not None or not self._failures:
+            return
+        first = self._first_error or next(iter(self._failures.values()))
+        if known is None:
+            raise first
+        try:
+            self._work([known])
+        except Exception as error:
+            raise error if is_of_everything(error) else first from None
 
     def _attempt(self, rows: Sequence[RowT]) -> list[ResultT]:
         error = None

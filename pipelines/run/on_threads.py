@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -19,6 +19,9 @@ def in_order(
 ) -> Iterator[ResultT]:
     """`work` of each item, on threads; memory holds the results of twice as many as there are.
 
+    Once it ends, however it does, no thread of its works any more, and `items` are closed where
+    they can be: those that come of threads of their own.
+
     Args:
         num_threads: `RunStore.num_threads` for work that mostly waits for storage.
     """
@@ -33,6 +36,8 @@ def in_order(
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # what a signal left unasked
+            if isinstance(items, Generator):
+                items.close()
 
 
 def do_all(work: Callable[[ItemT], object], items: Iterable[ItemT], *, num_threads: int) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _END = ("shard_id", "key", "kept")
-_EVERY = "*"  # no key
+EVERY = "*"  # no key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,21 +223,21 @@ class Run(RevisionFiles):
 
     def _end(self, table: pa.Table) -> pa.Table:
         """Select's verdicts on rows of one shard with what encode refused of them."""
-        refused = self._refused.get(table["shard_id"][0].as_py()) if table.num_rows else None
+        refused = self.refused.get(table["shard_id"][0].as_py()) if table.num_rows else None
         if not refused:
             return table
         rows = table.to_pylist()
         for row in rows:
-            end = refused.get(row["key"]) or refused.get(_EVERY)
+            end = refused.get(row["key"]) or refused.get(EVERY)
             if row["kept"] and end is not None:
                 row.update(end, kept=False)
         return pa.Table.from_pylist(rows, schema=table.schema)
 
     @cached_property
-    def _refused(self) -> dict[int, dict[str, dict[str, Any]]]:
+    def refused(self) -> dict[int, dict[str, dict[str, Any]]]:
         """Reason and error of what encode refused, by shard of the ledger and key.
 
-        A shard that it gave up has one for every key.
+        A shard that it gave up has one for `EVERY` key.
         """
         found: dict[int, dict[str, dict[str, Any]]] = {}
         encode = self.revision.steps.get("encode")
@@ -255,7 +255,7 @@ class Run(RevisionFiles):
                 group=config.get("download_shards_per_file", 1),
                 num_shards=self.step("select").num_shards,
             ):
-                found.setdefault(source, {})[_EVERY] = end
+                found.setdefault(source, {})[EVERY] = end
         return found
 
     def _stored(self, shard_id: int, rows: dict[str, dict[str, Any]]) -> Iterator[RunImage]:

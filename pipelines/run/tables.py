@@ -39,7 +39,13 @@ def with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) 
 
 
 def texts_of(column: pa.StringArray) -> bytes:
-    """UTF-8 of all texts, one after another; no row is null."""
+    """UTF-8 of all texts, one after another; no row is null.
+
+    Raises:
+        TypeError: other texts, whose buffers are others (`large_string`, a dictionary).
+    """
+    if not pa.types.is_string(column.type):
+        raise TypeError(f"texts of {column.type}, not string")
     _, offsets, content = column.buffers()
     if content is None:
         return b""

@@ -3,7 +3,8 @@
 import gc
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -11,16 +12,20 @@ from typing import Any, Final
 import torch
 
 from pipelines.run.committed import Committed
-from pipelines.run.manifest import Manifest, OtherModelsError
+from pipelines.run.manifest import Manifest, OtherModelsError, SpooledFile
 from pipelines.run.processors import note_processor
 from pipelines.run.stored_json import read_json
 from pipelines.steps.overlap import run_shard
-from pipelines.steps.step import CommittedStep, Resources, ShardWork
+from pipelines.steps.step import CommittedStep, Resources, ShardWork, is_light
 from sd_core.batch_size import BatchSize
 from sd_core.errors import EnvironmentFault, is_out_of_memory
 from sd_core.sealed import seal_tree, unseal
 
 _BATCH_SIZE: Final = "batch_size"
+
+
+class _OtherSize(Exception):
+    """The record names another batch size than this worker's."""
 
 
 class DeviceError(EnvironmentFault):
@@ -46,6 +51,8 @@ class ModelStep(CommittedStep, ABC):
 
     batch_size: int = field(default=0, init=False)
     """How many rows its models take at once, always as many; after `open`."""
+    _configured_size: int = field(default=0, init=False)
+    _has_committed: bool = field(default=False, init=False)
 
     @abstractmethod
     def open(self) -> None:
@@ -65,7 +72,20 @@ class ModelStep(CommittedStep, ABC):
 
     def run(self, shard_id: int) -> Manifest:
         """Take a shard to its commit."""
-        return run_shard(self.begin(shard_id))
+        while True:
+            with suppress(_OtherSize):  # the GPU of a worker that began beside this one holds less
+                return run_shard(self.begin(shard_id))
+            self.close()
+            self.open()
+
+    def commit_shard(self, shard_id: int, files: Sequence[SpooledFile], **told: Any) -> Manifest:
+        """As of `CommittedStep`; before its first, a GPU's worker looks what is recorded now."""
+        is_first = self.device == "cuda" and self.batch_size and not self._has_committed
+        if is_first and self._recorded_size() != self.batch_size:
+            raise _OtherSize
+        manifest = super().commit_shard(shard_id, files, **told)
+        self._has_committed = True
+        return manifest
 
     def _record(
         self, models: Mapping[str, Any], *, batch_size: int, attempt: Callable[[int], object]
@@ -73,8 +93,8 @@ class ModelStep(CommittedStep, ABC):
         """Record the models, and set `batch_size`: as configured, or halved until a GPU holds it.
 
         The last bit of a result follows the size of its batch. So it is found before the first
-        shard, is part of the record where it was halved, and counts for all later workers; one
-        whose GPU holds less is refused.
+        shard, is part of the record where it was halved, and counts for all later workers. One
+        whose GPU holds less lowers it for all while no shard is committed, and is refused after.
 
         Args:
             models: As `record_models`.
@@ -83,15 +103,25 @@ class ModelStep(CommittedStep, ABC):
         Raises:
             OtherModelsError: as `record_models`.
         """
-        self.batch_size = batch_size
-        if models["device"] == "cuda":
-            self.batch_size = self._fitting(batch_size, attempt)
-        halved = {} if self.batch_size == batch_size else {_BATCH_SIZE: self.batch_size}
-        record_models(self.made, {**models, **halved})
+        self._configured_size = self.batch_size = batch_size
+        if models["device"] != "cuda":
+            return record_models(self.made, models)
+        while True:
+            self.batch_size = self._fitting(attempt)
+            halved = {} if self.batch_size == batch_size else {_BATCH_SIZE: self.batch_size}
+            try:
+                return record_models(self.made, {**models, **halved})
+            except OtherModelsError:
+                if self._recorded_size() == self.batch_size:
+                    raise
+                # Another worker recorded its own in the meantime.
 
-    def _fitting(self, configured: int, attempt: Callable[[int], object]) -> int:
+    def _recorded_size(self) -> int:
+        return int(recorded_models(self.made).get(_BATCH_SIZE, self._configured_size))
+
+    def _fitting(self, attempt: Callable[[int], object]) -> int:
         recorded = recorded_models(self.made)
-        before = int(recorded.get(_BATCH_SIZE, configured))
+        before = int(recorded.get(_BATCH_SIZE, self._configured_size))
         fitting = BatchSize(before, what=f"{self.name}: rows")
         try:
             fitting.run(attempt)
@@ -100,6 +130,10 @@ class ModelStep(CommittedStep, ABC):
                 raise
             # What else a made-up batch ends with is said of the first real one that does.
         if recorded and fitting.size < before:
+            if all(is_light(self, shard_id) for shard_id in self.made.shards()):
+                lower = seal_tree({**recorded, _BATCH_SIZE: fitting.size})
+                self.store.replace(_record_path(self.made), lower)
+                return fitting.size
             raise OtherModelsError(
                 f"{self.name}: earlier shards of this run were made {before} rows at once; the "
                 f"memory of this GPU holds {fitting.size}, and the last bit of a result follows "
@@ -111,6 +145,10 @@ class ModelStep(CommittedStep, ABC):
         device = prepare_torch(self.resources, threads=self.torch_threads)
         self.device = device.type
         return device
+
+    def _recorded_dtype(self, name: str = "dtype") -> str | None:
+        """What `auto` came to on the GPU that made the shards before; for `auto_is`."""
+        return recorded_models(self.made).get(name) if self.device == "cuda" else None
 
 
 def prepare_torch(resources: Resources, *, threads: int) -> torch.device:

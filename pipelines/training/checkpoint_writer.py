@@ -59,15 +59,17 @@ class CheckpointWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            self.wait()
-        elif isinstance(error, Exception):
-            while self._thread.is_alive() and not self._is_free.wait(_LOOK_S):
-                continue
-        else:
-            self._is_free.wait(_PATIENCE_S)
-        self._given = None
-        self._is_given.set()  # which ends the thread
+        try:
+            if error is None:
+                self.wait()
+            elif isinstance(error, Exception):
+                while self._thread.is_alive() and not self._is_free.wait(_LOOK_S):
+                    continue
+            else:
+                self._is_free.wait(_PATIENCE_S)
+        finally:
+            self._given = None
+            self._is_given.set()  # which ends the thread
 
     def _run(self) -> None:
         while True:

@@ -22,6 +22,7 @@ from sd_core.model.latent_diffusion_sources import (
     holds_same_weights,
 )
 from sd_core.model.noise_schedule import low_res_schedule, scheduler_of_noise_schedule
+from sd_core.model.quiet import without_progress_bars
 from sd_core.model.task import Task
 from sd_core.model.text_encoder import TextEncoder, load_text_encoder
 from sd_core.model.text_encoder_loading import TEXT_PARTS, tokenizer_folder
@@ -76,7 +77,8 @@ class _Part:
             copy_model_files(self.source, folder / self.name)
         elif self.name in TEXT_PARTS:
             typed: Any = self.module
-            typed.save_pretrained(folder / self.name)
+            with without_progress_bars():
+                typed.save_pretrained(folder / self.name)
         else:
             _write_diffusers_module(self.module, folder / self.name)
 

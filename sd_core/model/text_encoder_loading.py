@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sd_core.model.clip import ClipConfig, load_clip
 from sd_core.model.clip_tokenizer import clip_tokenizer, clip_vocabulary_tokenizer
 from sd_core.model.precision import seeded
+from sd_core.model.quiet import without_progress_bars
 from sd_core.model.settings_check import check_settings
 from sd_core.model.single_file import detect_layout, fill_from_single_file
 from sd_core.model.single_file_names import clip_source, open_clip_source
@@ -70,13 +71,14 @@ def load_from_folder(
     settings = _settings(weights, where=where)
     model_class: Any = getattr(transformers, class_name_of_settings(settings))
     try:
-        module, report = model_class.from_pretrained(
-            weights,
-            use_safetensors=True,
-            local_files_only=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        with without_progress_bars():
+            module, report = model_class.from_pretrained(
+                weights,
+                use_safetensors=True,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         kind = "T5 encoder" if is_t5(settings) else "CLIP text model"
         raise WeightsError(

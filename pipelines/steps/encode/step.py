@@ -33,6 +33,7 @@ from pipelines.steps.step import ShardWork
 from sd_core.cache.formats import format_of, open_shard_writer
 from sd_core.cache.spec import CacheSpec
 from sd_core.model.buckets import Bucket
+from sd_core.model.precision import auto_is
 from sd_core.model.transfer import Transfers
 
 
@@ -61,7 +62,10 @@ class EncodeStep(ModelStep):
 
     def open(self) -> None:
         """Load the models and record what cache they make."""
-        models = load_encode_models(self.config, device=self._device())
+        device = self._device()
+        own = self.config.autoencoder.precision
+        with auto_is(self._recorded_dtype("dtype" if own == "auto" else "text_dtype")):
+            models = load_encode_models(self.config, device=device)
         spec = describe_cache(models, self.config, sizes=self.sizes)
         self._record(
             models.describe(),

@@ -39,6 +39,7 @@ from pipelines.steps.step import ShardWork
 from sd_core.cache.spec import CacheSpec
 from sd_core.model.caption_tokenizer import caption_tokenizer_of
 from sd_core.model.latent_diffusion import LatentDiffusion
+from sd_core.model.precision import auto_is
 
 _GPU_ROWS = 32
 _OWN = [name for name in METADATA.names if name in ImageRow.__dataclass_fields__]
@@ -62,7 +63,11 @@ class GenerateStep(ModelStep):
 
     def open(self) -> None:
         """Load the model and record what it is."""
-        models = load_generate_models(self.config, device=self._device())
+        device = self._device()
+        model = self.config.model
+        is_auto = (model.denoiser or model).precision == "auto"
+        with auto_is(self._recorded_dtype() if is_auto else None):
+            models = load_generate_models(self.config, device=device)
         config = self._fixed(models)
         spec = describe_generated_cache(models, self.config)
         if spec is not None:

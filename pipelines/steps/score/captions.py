@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from pipelines.rows.failures import Failures, Isolation
 from sd_core.model.clip import Clip
 from sd_core.model.clip_text import CaptionSteps, embed_captions
 from sd_core.model.transfer import Sent, Transfers
+
+_PLAIN: Final = "a photo"
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,12 @@ class ShardCaptions:
         self._embedding.run(batch.captions)
 
     def finish(self) -> None:
-        """Raise where no caption went through."""
-        self._tokenizing.finish()
-        self._embedding.finish()
+        """Raise where no caption goes through, not even a plain one."""
+        known = {"key": "", "caption": _PLAIN}
+        self._tokenizing.finish(known=known)
+        if self.failures:
+            [[caption], *_] = self._tokenize([known])
+            self._embedding.finish(known=caption)
 
     def of(self, keys: Sequence[str], *, size: int) -> Tensor:
         """(size, embed_dim) on the device, in the order of the keys; zeros for blank captions, and

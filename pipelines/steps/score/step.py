@@ -19,6 +19,7 @@ from pipelines.steps.model_worker import ModelStep, free_models
 from pipelines.steps.score.config import ScoreConfig
 from pipelines.steps.score.score import ScoreModels, load_score_models, score_images, score_schema
 from pipelines.steps.score.shard import ScoreShard
+from sd_core.model.precision import auto_is
 from sd_core.model.resample import OriginalSize
 
 SCORE_REJECTS = "facts/score/rejects"
@@ -44,7 +45,9 @@ class ScoreStep(ModelStep):
 
     def open(self) -> None:
         """Load the CLIP and the scorers."""
-        models = load_score_models(self.config, device=self._device())
+        device = self._device()
+        with auto_is(self._recorded_dtype()):
+            models = load_score_models(self.config, device=device)
         self._record(
             models.describe(),
             batch_size=self.config.batch_size,

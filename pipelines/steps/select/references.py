@@ -58,16 +58,15 @@ class References:
         return {f"references.{at}": found.digest() for at, found in enumerate(self._sets)}
 
     def columns(self, method: ReferenceMethod) -> Iterator[tuple[int, pa.Array]]:
-        """The column of that name, of the sets compared by it: number of the first row, values.
+        """The column of that name, of the sets compared by it: number of the first row, texts.
 
         Raises:
             ConfigError: a value is no hash; says where.
         """
         for _, config, number, table in self._tables(method):
             if method in config.by:
-                values = table[method].combine_chunks()
-                _check_digits(values, method, first=number, where=_shown(config.path))
-                yield number, values
+                texts = _digits(table[method], method, first=number, where=_shown(config.path))
+                yield number, texts
 
     def embeddings(self) -> Iterator[tuple[int, RunEmbeddings]]:
         """Number of the first row, and the embeddings of the rows after it."""
@@ -193,10 +192,16 @@ def _open(path: str, options: Mapping[str, Any]) -> _File | _Run:
         raise ConfigError(f"select.duplicates.references: {error}") from None
 
 
-def _check_digits(values: pa.Array, method: str, *, first: int, where: str) -> None:
-    """Refuse what is neither null nor so many hex digits: it would shift all after it."""
+def _digits(values: pa.ChunkedArray, method: str, *, first: int, where: str) -> pa.StringArray:
+    """As strings, whatever texts the set has; refuses what is neither null nor so many hex digits:
+    it would shift all after it."""
     digits = _DIGITS[method]
-    texts = pc.cast(values, pa.string())
+    try:
+        texts = pc.cast(values, pa.string()).combine_chunks()
+    except pa.ArrowException:
+        raise ConfigError(
+            f"select.duplicates.references {where}: {method} is {values.type}, not text"
+        ) from None
     fits = pc.fill_null(pc.match_substring_regex(texts, f"^[0-9a-fA-F]{{{digits}}}$"), True)
     wrong = np.flatnonzero(~np.asarray(fits, bool))
     if len(wrong):
@@ -206,6 +211,7 @@ def _check_digits(values: pa.Array, method: str, *, first: int, where: str) -> N
             f"{first + at} of the sets; allowed are {digits} hex digits, or null ({len(wrong)} "
             "row(s) here have something else)"
         )
+    return texts
 
 
 def _rows_only(num_rows: int) -> pa.Table:

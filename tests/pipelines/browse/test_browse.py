@@ -8,6 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -16,14 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from jobs.bench import ledger_case
 from jobs.bench.ledger_case import LedgerCase, make_facts
 from jobs.browse import main as browse
 from pipelines import open_run
 from pipelines.browse.api import browser_value
+from pipelines.browse.cuts import Cuts
 from pipelines.browse.server import BrowseServer
-from pipelines.browse.table import RowsTable
+from pipelines.browse.table import KEPT_BY_SELECT, STEP, RowsTable
 from pipelines.config import validate_config
 from pipelines.run.committed import Committed
+from pipelines.run.reader import EVERY
 from pipelines.run.record import StepIdentity, complete_step, read_run
 from pipelines.run.recorded_options import check_or_record
 from pipelines.steps.kinds import STEP_KINDS, later_steps
@@ -78,7 +82,9 @@ def cut(case: LedgerCase, tree: Mapping[str, Any], *, records: bool = True) -> p
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> LedgerCase:
     root = tmp_path_factory.mktemp("made") / "run"
-    return make_facts(root, num_rows=NUM_ROWS, metadata=root / "none")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger_case, "ROWS_PER_SHARD", NUM_ROWS // 5)
+        return make_facts(root, num_rows=NUM_ROWS, metadata=root / "none")
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +146,19 @@ def test_the_live_count_of_a_threshold_is_that_of_the_cut(
     tree = "\n".join(told["yaml"])
     assert tree.count("column: aesthetic_v2") == 1
     assert "shorter side" in tree
+
+
+@pytest.mark.parametrize("beyond", [1e39, -1e39])
+def test_a_number_beyond_a_columns_precision_is_held_against_it_as_rules_do(
+    case: LedgerCase, server: BrowseServer, ledger: pa.Table, beyond: float
+) -> None:
+    moved = {"column": "aesthetic_v2", "bound": "min", "value": beyond}
+    expected = cut(case, rules(beyond), records=False)
+    assert ask(server, "moved", moved=moved)["then"] == pc.sum(expected["kept"]).as_py()
+    scored = len(ledger["aesthetic_v2"].drop_null())
+    for op, is_all in (("least", beyond < 0), ("most", beyond > 0)):
+        where = [{"column": "aesthetic_v2", "op": op, "value": beyond}]
+        assert ask(server, "rows", view={"where": where})["total"] == (scored if is_all else 0)
 
 
 def test_a_column_without_a_threshold_gets_one(server: BrowseServer, ledger: pa.Table) -> None:
@@ -263,6 +282,27 @@ def test_only_whoever_has_the_token_is_answered_and_by_a_name_of_this_machine(
     assert status(server.ticket_url) == 403
 
 
+def test_a_request_that_names_no_path_is_refused_in_silence(
+    server: BrowseServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = urlsplit(server.url)
+    token = parts.path.strip("/").encode()
+    asked = {
+        b"OPTIONS *": b"403",
+        b"CONNECT a:80": b"403",
+        b"GET http://localhost": b"403",
+        b"GET //%s/run" % token: b"403",
+        b"CONNECT %s:80" % token: b"403",
+        "GET /\u00e9".encode(): b"400",
+        b"nonsense": b"400",
+    }
+    for line, code in asked.items():
+        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10) as sent:
+            sent.sendall(line + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert sent.recv(64).split()[1] == code, line
+    assert not caplog.records
+
+
 def test_every_answer_forbids_what_is_not_of_this_server(server: BrowseServer) -> None:
     for name in ("", "main.js", "run", "picture?place=0", "nothing"):
         try:
@@ -300,6 +340,45 @@ def test_a_temporary_folder_that_cannot_be_used_is_the_environments(
         RowsTable(open_run(case.store.root), tmp_path / "gone", say=print)
 
 
+def test_many_shards_are_read_into_the_table_at_once(
+    case: LedgerCase,
+    ledger: pa.Table,
+    earlier: pa.Table,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    added, add = list[tuple[str, int]](), RowsTable.add
+
+    def counted(self: RowsTable, name: str, table: pa.Table) -> None:
+        added.append((name, table.num_rows))
+        add(self, name, table)
+
+    monkeypatch.setattr(RowsTable, "add", counted)
+    with closing(RowsTable(open_run(case.store.root), tmp_path, say=print)) as table:
+        cuts = Cuts(table)
+        cuts.add_earlier([], cuts.earlier()[0].fingerprint)
+        assert case.num_shards == 5
+        assert [found for found in added if found[1]] == [("rows", NUM_ROWS), ("cuts", NUM_ROWS)]
+        told = dict(table.ask("SELECT key, kept FROM rows"))
+    assert told == dict(zip(*(ledger[c].to_pylist() for c in ("key", "kept")), strict=True))
+
+
+def test_a_row_that_encode_refused_is_its_and_no_other_of_that_key(
+    case: LedgerCase, ledger: pa.Table, tmp_path: Path
+) -> None:
+    run, kept = open_run(case.store.root), ledger.filter(ledger["kept"])
+    row, other = (kept.filter(pc.equal(kept["shard_id"], s)).to_pylist()[0] for s in (0, 1))
+    ends = [{"reason": name, "error_message": "no"} for name in ("row_failed", "shard_quarantined")]
+    refused = {0: {row["key"]: ends[0], other["key"]: ends[0]}, 3: {EVERY: ends[1]}}
+    run.__dict__["refused"] = refused  # by shard, as the run tells it
+    with closing(RowsTable(run, tmp_path, say=print)) as table:
+        found = table.ask(f"SELECT shard_id, key FROM rows WHERE {STEP} = 'encode'")
+        [(by_select,)] = table.ask(f"SELECT count(*) FROM rows WHERE {KEPT_BY_SELECT}")
+    whole = kept.filter(pc.equal(kept["shard_id"], 3))["key"].to_pylist()
+    assert set(found) == {(0, row["key"]), *((3, key) for key in whole)}
+    assert by_select == kept.num_rows
+
+
 def test_values_reach_the_browser_as_they_are_and_as_texts_where_it_has_no_such() -> None:
     told = browser_value({"seed": 2**60, "nan": float("nan"), "text": "a\u202eb\x1b", "no": None})
     assert told == {"seed": str(2**60), "nan": "nan", "text": "a b ", "no": None}
@@ -320,6 +399,11 @@ def test_the_command_ends_as_its_codes_say(
     for host in ("0.0.0.0", "192.0.2.1", "example.org"):
         assert browse([root, "--no-open", "--host", host]) == 2
         assert "--allow-others" in capsys.readouterr().err
+    for host in ("no.such.name.invalid", "no..name"):
+        assert browse([root, "--no-open", "--host", host, "--allow-others"]) == 2
+        assert capsys.readouterr().err == (
+            f"--host {host}: that name has no address; give an address of this machine\n"
+        )
     assert browse([str(tmp_path), "--no-open"]) == 2
     assert "not a run" in capsys.readouterr().err
     stop = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))

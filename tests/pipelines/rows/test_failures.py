@@ -54,6 +54,18 @@ def test_what_fails_with_every_row_is_raised() -> None:
         isolated([[0]], refusing(0))
 
 
+def test_where_a_row_known_to_be_good_goes_through_the_others_are_to_blame() -> None:
+    failures: Failures = {}
+    isolation = Isolation(refusing(0), key_of=str, failures=failures)
+    assert isolation.run([0]) == []
+    isolation.finish(known=5)
+    assert list(failures) == ["0"]
+    with pytest.raises(ValueError, match="row 0"):
+        isolation.finish(known=0)
+    with pytest.raises(ValueError, match="row 0"):
+        isolation.finish()
+
+
 def test_what_breaks_on_the_way_is_not_charged_to_the_rows_after_it() -> None:
     calls = []
 

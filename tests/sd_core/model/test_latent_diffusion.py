@@ -59,7 +59,9 @@ def weight_files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "settings", [diffusion_cases.UNET, diffusion_cases.TRANSFORMER], ids=["unet", "transformer"]
 )
-def test_a_saved_folder_loads_to_the_same_model(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_a_saved_folder_loads_to_the_same_model(
+    tmp_path: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     config = diffusion_cases.diffusion_config(tmp_path, settings)
     model = load_latent_diffusion(config, device="cpu")
     save_latent_diffusion(model, tmp_path / "saved")
@@ -70,6 +72,7 @@ def test_a_saved_folder_loads_to_the_same_model(tmp_path: Path, settings: dict[s
     assert torch.equal(prediction(loaded), prediction(model))
     save_latent_diffusion(loaded, tmp_path / "again")
     assert weight_files(tmp_path / "again") == weight_files(tmp_path / "saved")
+    assert capsys.readouterr().err == "", "no progress bars"
 
 
 def test_a_folder_that_diffusers_wrote_keeps_its_weights_to_the_byte(

@@ -1,6 +1,9 @@
 """Scoring a committed shard."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +16,11 @@ from pipelines.run.committed import Committed
 from pipelines.run.manifest import Manifest, ShardError
 from pipelines.run.store import RunStore
 from pipelines.run.tables import read_table
-from pipelines.steps.score import HeadConfig, ScoreConfig, ScoreStep
+from pipelines.steps.score import HeadConfig, ScoreConfig, ScoreStep, captions
 from pipelines.steps.score.config import ScoreClipConfig
 from pipelines.steps.score.score import load_score_models, score_images
+from sd_core.model.clip import Clip
+from sd_core.model.clip_text import CaptionSteps
 from tests import model_cases, run_cases
 
 
@@ -84,8 +89,8 @@ def test_scores_are_those_of_the_pure_function(
     models = load_score_models(config, device="cpu")
     pixels = np.stack([row.pixels for row in shard if row.pixels is not None])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    captions = [row.caption for row in shard]
-    expected = score_images(models, images, captions=captions)
+    texts = [row.caption for row in shard]
+    expected = score_images(models, images, captions=texts)
     np.testing.assert_array_equal(table["aesthetic_v1"].to_numpy(), expected["aesthetic_v1"])
     assert table["clip_similarity"].null_count == 1
     assert table["clip_similarity"][1].as_py() is None  # its caption is null
@@ -187,6 +192,38 @@ def test_what_fails_with_every_row_is_raised(
     break_images(store, count=2)
     with pytest.raises(ShardError, match="0000000000000000: a stored image does not decode"):
         score(store, config)
+
+
+def test_the_only_caption_of_a_shard_may_be_refused(
+    store: RunStore, config: ScoreConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = [replace(row, caption=None) for row in run_cases.rows(3)]
+    shard[2] = replace(shard[2], caption="refused")
+    run_cases.commit_download(store, 0, shard, tmp_path)
+    split, embed, calls = CaptionSteps.split, captions.embed_captions, []
+
+    def tokenize(self: CaptionSteps, clip: Clip, texts: Sequence[str]) -> Any:
+        if "refused" in texts:
+            raise ValueError("this caption")
+        return split(self, clip, texts)
+
+    def embed_after_first(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 1:
+            raise ValueError("this caption")
+        return embed(*given)
+
+    for owner, name, work in (
+        (CaptionSteps, "split", tokenize),
+        (captions, "embed_captions", embed_after_first),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, work)
+            manifest = score(store, config, fingerprint=name)
+        assert (manifest.kept, manifest.dropped) == (2, {"row_failed": 1})
+    monkeypatch.setattr(captions, "embed_captions", lambda *given: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        score(store, config, fingerprint="every")
 
 
 def test_images_of_several_sizes_score_as_they_do_alone(

@@ -300,6 +300,35 @@ def test_every_reason_of_select_is_in_the_closed_list() -> None:
     assert {*given.split(), "duplicate_embedding"} <= REASONS
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
+def test_a_reference_sets_hashes_may_be_any_kind_of_text(tmp_path: Path, kind: pa.DataType) -> None:
+    held = {"sha256": [sha256("a"), None, sha256("b")], "phash": [bits(1), bits(*range(9)), None]}
+    columns = {name: pa.array(texts).cast(kind) for name, texts in held.items()}
+    pq.write_table(pa.table(columns).slice(0, 2), tmp_path / "first.parquet")  # two rows exactly
+    pq.write_table(pa.table(columns).slice(2), tmp_path / "rest.parquet")
+    sets = [
+        {"path": str(tmp_path / name), "by": by}
+        for name, by in (("first.parquet", ["sha256", "phash"]), ("rest.parquet", ["sha256"]))
+    ]
+    rows: list[Row] = [
+        {"sha256": sha256("b"), "phash": bits(60, 61)},
+        {"sha256": sha256("c"), "phash": bits(*range(9))},
+        {"sha256": sha256("d"), "phash": bits(50, 51, 52)},
+    ]
+    duplicates = {"by": ["sha256", "phash"], "phash_distance": 0, "references": sets}
+    ledger = ledger_of(tmp_path / "run", rows, duplicates=duplicates)
+    assert reasons(ledger) == ["in_reference_set", "in_reference_set", None]
+
+
+def test_a_reference_set_whose_hashes_are_no_texts_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"sha256": [[1], [2]]}), tmp_path / "held.parquet")
+    references = [{"path": str(tmp_path / "held.parquet"), "by": ["sha256"]}]
+    with pytest.raises(ConfigError, match=r"held\.parquet: sha256 is list.*, not text"):
+        ledger_of(tmp_path / "run", [{}], duplicates={"references": references})
+
+
 @pytest.mark.parametrize(("column", "value"), [("sha256", "abc"), ("phash", "not a hash 16 ch")])
 def test_a_reference_set_with_a_value_that_is_no_hash_is_refused(
     tmp_path: Path, column: str, value: str
