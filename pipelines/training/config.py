@@ -34,7 +34,7 @@ class OrderConfig(Config):
     rows_per_unit: int | None = Field(default=None, ge=1)
     """Of caches of several sizes (`image.buckets`): rows of one size that go through the model
     together. It divides `loop.batch_size`, and the workers divide what comes out. Null: the largest
-    divisor that is at most 8."""
+    divisor that is at most 8. Unit: rows."""
 
 
 class SamplesConfig(Config):
