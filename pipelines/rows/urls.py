@@ -90,7 +90,7 @@ def normalise_url(text: str) -> str:
         url = parse_url(text)
     except ValueError:
         return text
-    host = url.host.rstrip(".")
+    host = url.host.rstrip(".") or url.host
     if url.scheme not in DEFAULT_PORTS or not host:
         return text
     host = f"[{host}]" if ":" in host else host

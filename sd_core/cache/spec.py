@@ -96,6 +96,18 @@ class CacheSpec(_Record):
         return self.buckets if side is None else ((side, side),)
 
     @property
+    def latents_shape(self) -> tuple[int, int, int]:
+        """(channels, h, w) of one stored latent, in a cache of one size.
+
+        Raises:
+            ValueError: it is one of several sizes; see `latents_shapes`.
+        """
+        shape, *others = self.latents_shapes
+        if others:
+            raise ValueError(f"the cache holds latents of {len(others) + 1} sizes: latents_shapes")
+        return shape
+
+    @property
     def latents_shapes(self) -> tuple[tuple[int, int, int], ...]:
         """(channels, h, w) of stored latents, by bucket; moments have twice the channels."""
         autoencoder = self.identity.autoencoder

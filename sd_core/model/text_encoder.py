@@ -17,7 +17,7 @@ from sd_core.model.denoiser_family import TextShape
 from sd_core.model.memory import place_module
 from sd_core.model.precision import Precision, model_dtype
 from sd_core.model.single_file import is_single_file
-from sd_core.model.text_encoder_architectures import TEXT_ENCODER_ARCHITECTURES, text_shape
+from sd_core.model.text_encoder_architectures import TEXT_ENCODER_ARCHITECTURES, shape_of_module
 from sd_core.model.text_encoder_loading import (
     LoadedTextEncoder,
     TextPart,
@@ -180,7 +180,7 @@ def load_text_encoder(config: TextEncoderConfig, *, device: str | torch.device) 
         module=place_module(module, device=device, dtype=dtype),
         tokenizer=loaded.tokenizer,
         token_length=_token_length(config, module, loaded.tokenizer),
-        shape=text_shape(module.config.to_dict()),
+        shape=shape_of_module(module),
         pad_token_id=int(loaded.tokenizer.pad_token_id),
         source="open_clip" if config.clip is not None else "diffusers",
         device=torch.device(device),
@@ -217,7 +217,7 @@ def _token_length(config: TextEncoderConfig, module: Any, tokenizer: Any) -> int
     """open_clip's tokenizers do not tell; a folder's may hold fewer tokens than its encoder."""
     if config.clip is not None:
         return int(module.config.max_position_embeddings)
-    if text_shape(module.config.to_dict()).kind == "t5":
+    if shape_of_module(module).kind == "t5":
         return min(config.max_sequence_length, int(tokenizer.model_max_length))
     return token_length_of(tokenizer, module.config.to_dict())
 

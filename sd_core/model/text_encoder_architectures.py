@@ -87,6 +87,11 @@ def text_shape(settings: dict[str, Any]) -> TextShape:
     return TextShape(kind="clip", embed_dim=width, pooled_dim=pooled)
 
 
+def shape_of_module(module: Any) -> TextShape:
+    """Of a loaded or a built one, whose configuration does not name its class."""
+    return text_shape({**module.config.to_dict(), "architectures": [type(module).__name__]})
+
+
 def build_text_model(settings: dict[str, Any], *, seed: int | None) -> nn.Module:
     """Build a text model with weights drawn from `seed`, or without any (None).
 

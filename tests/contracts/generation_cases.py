@@ -126,9 +126,14 @@ def table(output: Path, folder: str) -> pa.Table:
 
 
 def digests(output: Path) -> dict[str, str]:
-    """sha256 of every data file and manifest, by path in the run."""
+    """sha256 of every data file and manifest, by path in the run.
+
+    A process killed within a write leaves a `.tmp-` file, which the storage never lists.
+    """
     return {
         path.relative_to(output).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(output.rglob("*"))
-        if path.is_file() and (path.suffix in (".tar", ".parquet") or "manifests" in path.parts)
+        if path.is_file()
+        and (path.suffix in (".tar", ".parquet") or "manifests" in path.parts)
+        and not path.name.startswith(".tmp-")
     }

@@ -174,10 +174,10 @@ class PoisonPrompt:
         """Wrap the encoding of prompts."""
         encode = TextCache._encode
 
-        def poisoned(cache: TextCache, texts: Any) -> Any:
+        def poisoned(cache: TextCache, texts: Any, *further: Any) -> Any:
             if any(self.text in text for text in texts):
                 raise ValueError("a poison prompt")
-            return encode(cache, texts)
+            return encode(cache, texts, *further)
 
         TextCache._encode = poisoned  # type: ignore[method-assign]
 

@@ -17,6 +17,7 @@ from sd_core.errors import EnvironmentFault, ExitCode, FoundryError, InputError
 pytestmark = pytest.mark.slow  # it imports every module
 
 INTERNAL = {
+    "pipelines.steps.model_worker._OtherSize": "a worker tells itself to fit its batch again",
     # What became of one row; its step makes a reason of it. One that got away would be a bug.
     "pipelines.steps.download.failure.FetchFailed": "a row's reason",
     "pipelines.steps.download.failure.MalformedAnswer": "a row's reason",
