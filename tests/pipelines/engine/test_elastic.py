@@ -178,7 +178,8 @@ def test_of_two_jobs_on_a_full_cluster_both_end_and_the_waiting_one_says_for_wha
 def test_places_are_kept_between_steps_and_a_slow_shard_gets_a_second_attempt(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    steps = [{"name": "score"}, {"name": "encode", "slow_once": [15, 18]}]
+    # So long that all workers open it, whichever of them comes first.
+    steps = [{"name": "score", "pause_s": 0.5}, {"name": "encode", "slow_once": [15, 18]}]
     config = {"cpu_model_workers": 3}
     job = Job(tmp_path, config=config, num_shards=20, steps=steps).start()
     said = job.end(timeout_s=50)
