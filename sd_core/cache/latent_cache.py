@@ -265,7 +265,6 @@ def _shard_of(row: dict[str, Any], path: str) -> CacheShard:
 
 
 def _read_index(folder: _Folder, spec: CacheSpec) -> tuple[CacheShard, ...]:
-    columns = list(_INDEX_COLUMNS)
     where = f"{folder.name}/index.parquet"
     content = folder.read("index.parquet")
     try:
@@ -273,10 +272,10 @@ def _read_index(folder: _Folder, spec: CacheSpec) -> tuple[CacheShard, ...]:
         index = pq.ParquetFile(
             pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False
         )
-        columns += ["bucket_rows"] if spec.buckets and index.metadata.num_rows else []
-        if missing := set(columns) - set(index.schema_arrow.names):
+        further = ["bucket_rows"] if spec.buckets and index.metadata.num_rows else []
+        if missing := {*_INDEX_COLUMNS, *further} - set(index.schema_arrow.names):
             raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")
-        table = index.read(columns=columns, use_threads=False)
+        table = index.read(columns=[*_INDEX_COLUMNS, *further], use_threads=False)
         names = [path.rpartition("/")[2] for path in table["path"].to_pylist()]
         shards = tuple(
             _shard_of(row, folder.path_of(name))
