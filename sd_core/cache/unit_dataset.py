@@ -4,6 +4,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sd_core.batch_size import say_here
 from sd_core.cache.drawing import OpenShards, ShardPlace
 from sd_core.cache.held_rows import HeldRows, RowPlace
 from sd_core.cache.latent_cache import LatentCache, check_caches
@@ -228,6 +229,10 @@ class _Reading:
             for unit in self._orders[cache_index].tail(epoch)
             for shard, row in zip(unit.shards.tolist(), unit.rows.tolist(), strict=True)
         }
+        say_here(
+            f"{self._caches[cache_index].name}: {len(places):,} rows that filled no unit of epoch "
+            f"{epoch} are fetched before their turn"
+        )
         for place in sorted(places):
             if place not in self.held:
                 self.held.put(place, self._read_once(place))

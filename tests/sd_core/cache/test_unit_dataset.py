@@ -130,8 +130,8 @@ def test_a_row_that_is_damaged_is_named_with_its_shard(tmp_path: Path, kind: str
         draw([cache], steps=40, units=1)
 
 
-def test_a_remote_cache_opens_each_shard_few_times_an_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_remote_cache_opens_each_shard_few_times_an_epoch_and_says_so_of_the_tail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec, url, rows = make_bucket_spec(), "memory://units/run", [25] * 16
     write_cache(url, tmp_path, spec, shard_rows=rows, seed=0)
@@ -148,6 +148,8 @@ def test_a_remote_cache_opens_each_shard_few_times_an_epoch(
     per_epoch = sum(-(-sum(s.bucket_rows[k] for s in local.shards) // 4) for k in range(3))
     drawn = [draw([cache], steps=per_epoch, units=1) for cache in (remote, local)]
     assert places(drawn[0]) == places(drawn[1])
+    told = capsys.readouterr()
+    assert (told.out + told.err).count("rows that filled no unit of epoch 0 are fetched") == 1
     # Of a lane its own shards, the next one's beginning, and the tail once.
     assert len([path for path in opened if path.startswith("/units")]) <= 4 * len(rows)
 
